@@ -1,0 +1,26 @@
+"""Train a model or heads: `python experiments/train.py train=lm data.path=... output=...`."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from specdec.experiments.app import build, run
+
+
+def task(config: DictConfig) -> None:
+    """Build the objective and the trainer, and train."""
+    trainer = build(config.trainer)
+    objective = build(config.train)
+    output = Path(config.output)
+    evaluation = trainer.fit(objective, output)
+    numbers = "  ".join(f"{name} {value:.4f}" for name, value in evaluation.items())
+    print(f"trained {trainer.max_steps} steps: {numbers}\nsaved in {output}")
+
+
+def main() -> None:
+    """Console script `specdec-train`."""
+    run(task, "train")
+
+
+if __name__ == "__main__":
+    main()

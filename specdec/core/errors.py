@@ -1,0 +1,29 @@
+"""The one exception whose message is meant for the person at the keyboard."""
+
+
+class UserError(ValueError):
+    """Input that the user can mend: the message names the field, the value and what would be right.
+
+    Entry points print it as one line and exit with status 2; anything else is our own bug and
+    keeps its traceback.
+    """
+
+
+def require(condition: bool, field: str, value: object, expected: str) -> None:
+    """Raise a UserError that reads `field=value: expected ...` unless `condition` holds."""
+    if not condition:
+        raise UserError(f"{field}={value!r}: expected {expected}")
+
+
+def require_int(field: str, value: object, minimum: int) -> None:
+    """Refuse anything that is not an integer of at least `minimum` (booleans are not integers)."""
+    ok = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+    require(ok, field, value, f"an integer >= {minimum}")
+
+
+def require_number(field: str, value: object, low: float, high: float = float("inf")) -> None:
+    """Refuse anything that is not a finite number in [low, high]."""
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+    ok = ok and value != float("inf")
+    upper = "" if high == float("inf") else f" and <= {high:g}"
+    require(ok, field, value, f"a number >= {low:g}{upper}")

@@ -1,0 +1,150 @@
+"""The parts that can be exchanged. A plug-in is a class with these methods and one YAML file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from specdec.core.randomness import RandomStream, Stream
+from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What a model says about the M new cells of each of its B rows."""
+
+    logits: Tensor  # [B, M, V]
+    hidden: Mapping[Layer, Tensor]  # per layer asked for: [B, M, H]
+
+
+class CausalLM(Protocol):
+    """A decoder-only language model with a KV cache of `num_rows` rows of unlike lengths.
+
+    A cell is one cached position of one row. `extend` and `forward` append cells; `keep` rewinds
+    a row. No cell that is kept is ever computed a second time.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """V: the width of the logits."""
+        ...
+
+    @property
+    def max_length(self) -> int:
+        """The largest number of tokens a row can hold."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the logits are."""
+        ...
+
+    def open(self, num_rows: int, capacity: int) -> None:
+        """Start afresh with empty rows that hold up to `capacity` cells each."""
+        ...
+
+    def length(self, row: int) -> int:
+        """Return the number of cells of a row."""
+        ...
+
+    def prefill(
+        self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], layers: Sequence[Layer] = ()
+    ) -> list[dict[Layer, Tensor]]:
+        """Append ordinary text to some rows; returns the hidden states of each row's new cells."""
+        ...
+
+    def forward(
+        self,
+        rows: Sequence[int],  # B rows
+        token_ids: Tensor,  # [B, M] int64
+        positions: Tensor | None = None,  # [B, M] int64
+        attend: Tensor | None = None,  # [B, M, L] bool, L = longest cached row + M
+        layers: Sequence[Layer] = (),
+    ) -> Forward:
+        """Append M cells to each row and return their logits.
+
+        Column j of `attend` is cell j of that row: first its cached cells, then its new ones.
+        By default every new cell follows the one before it: it attends to all cells of its row up
+        to itself, and positions count on. Rows with fewer than M tokens are padded at the end;
+        `keep` drops what the padding appended.
+        """
+        ...
+
+    def keep(self, row: int, prefix: int, nodes: Sequence[int] = ()) -> None:
+        """Keep a row's first `prefix` cells and, of those behind, only the ones listed.
+
+        `nodes` counts from 0 at cell `prefix`; it must ascend.
+        """
+        ...
+
+
+class Proposer(Protocol):
+    """Any source of candidates. State is per row and begins anew with `reset`."""
+
+    @property
+    def draw(self) -> Draw:
+        """How its candidates are chosen."""
+        ...
+
+    @property
+    def max_depth(self) -> int:
+        """The deepest draft token it ever proposes."""
+        ...
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """The verifier's hidden layers it wants in `Context.features`."""
+        ...
+
+    def open(self, num_rows: int, capacity: int) -> None:
+        """Start afresh for up to `num_rows` requests in flight of up to `capacity` tokens each."""
+        ...
+
+    def reset(self, contexts: Sequence[Context]) -> None:
+        """Begin these requests: whatever their rows held is over, their prompts are committed."""
+        ...
+
+    def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
+        """Grow one candidate tree for each request; node 0 is its last committed token."""
+        ...
+
+    def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
+        """Learn what was accepted; `contexts` are those of the step before the commit."""
+        ...
+
+
+class TreePolicy(Protocol):
+    """Which candidates go into the tree, given the draft's distributions."""
+
+    @property
+    def draw(self) -> Draw:
+        """How siblings are chosen."""
+        ...
+
+    @property
+    def max_depth(self) -> int:
+        """The number of levels below the root."""
+        ...
+
+    def expand(self, draft_probs: Tensor, streams: Sequence[RandomStream]) -> Tensor:
+        """Choose the children of a level's nodes.
+
+        Takes the laws after each of the F nodes of B requests, [B, F, V], and one stream for each
+        request; returns token ids [B, F, C] without waiting for the device.
+        """
+        ...
+
+
+class VerificationRule(Protocol):
+    """Which candidates survive."""
+
+    @property
+    def lossless_for(self) -> frozenset[Draw]:
+        """The draws for which the emitted text has exactly the verifier's distribution."""
+        ...
+
+    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+        """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
+        ...

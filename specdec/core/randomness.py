@@ -1,0 +1,52 @@
+"""Random streams keyed by (seed, prompt, step, purpose): fresh noise for every step.
+
+Noise keyed by token position would be used again when a position is drafted again; rules that
+look ahead (block verification, say) are then biased. Here each step owns new streams, and a
+request draws the same numbers whatever else is in the batch.
+"""
+
+import hashlib
+import random
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from specdec.core.sampling import draw
+
+
+class Stream(Protocol):
+    """The only two random decisions there are, so that tests can enumerate both exactly."""
+
+    def accept(self, probability: float) -> bool:
+        """Decide yes with this probability (values above 1 mean 1)."""
+        ...
+
+    def choose(self, weights: Tensor) -> int:  # weights: [V]
+        """Draw a token in proportion to its weight."""
+        ...
+
+
+class RandomStream:
+    """Pseudo-random decisions from the standard library's Mersenne Twister, 53 bits a number."""
+
+    def __init__(self, *key: object):
+        digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+        self._random = random.Random(int.from_bytes(digest))
+
+    def uniform(self) -> float:
+        """Return a number in [0, 1)."""
+        return self._random.random()
+
+    def integer(self, bound: int) -> int:
+        """Return an integer in [0, bound)."""
+        return self._random.randrange(bound)
+
+    def accept(self, probability: float) -> bool:
+        """Decide yes with this probability: strictly, so that probability 0 never does."""
+        return self._random.random() < probability
+
+    def choose(self, weights: Tensor) -> int:  # weights: [V]
+        """Draw a token in proportion to its weight."""
+        uniform = torch.tensor(self.uniform(), dtype=torch.float64, device=weights.device)
+        return int(draw(weights, uniform))

@@ -1,0 +1,70 @@
+"""What decoding one prompt looked like: raw counts and seconds, from which every metric follows.
+
+Record raw, derive late: `traces.jsonl` holds one of these a line, and no number in a report needs
+a model to be computed again.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from specdec.core.values import Outcome
+
+
+@dataclass(frozen=True)
+class Step:
+    """One verifier forward, as one request saw it.
+
+    With B requests in flight a step's seconds are shared out equally, so that the seconds of all
+    traces add up to the wall time.
+    """
+
+    drafted: int  # N: draft tokens submitted to the verifier
+    depth: int  # the deepest of them
+    accepted: int  # A: draft tokens that became text
+    emitted: int  # tokens that became text: A, and one of the verifier's unless the text ended
+    outcome: Outcome
+    overlap: tuple[float, ...]  # per visited node with candidates: sum_v min(p, q)
+    draft_calls: int
+    propose_seconds: float
+    verify_seconds: float  # the verifier's forward
+    other_seconds: float
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One prompt (one turn of it, if it has several) decoded by one arm."""
+
+    prompt_id: str
+    category: str
+    turn: int  # 0-based
+    num_prompt_tokens: int
+    output_ids: tuple[int, ...]
+    output_text: str
+    finish_reason: str  # "eos", "stop" (a stop string) or "length" (max_new_tokens)
+    prefill_seconds: float  # verifier and proposer; not a step
+    steps: tuple[Step, ...] = field(repr=False)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        row = asdict(self)
+        row["output_ids"] = list(self.output_ids)
+        row["steps"] = [_step_row(step) for step in self.steps]
+        return row
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> "Trace":
+        """Read what `to_row` wrote."""
+        steps = tuple(
+            Step(**{**step, "outcome": Outcome(step["outcome"]), "overlap": tuple(step["overlap"])})
+            for step in row["steps"]
+        )
+        return cls(**{**row, "output_ids": tuple(row["output_ids"]), "steps": steps})
+
+
+def _step_row(step: Step) -> dict[str, Any]:
+    row = asdict(step)
+    row["outcome"] = step.outcome.value
+    row["overlap"] = [round(value, 6) for value in step.overlap]
+    for name in ("propose_seconds", "verify_seconds", "other_seconds"):
+        row[name] = round(row[name], 9)
+    return row

@@ -1,0 +1,144 @@
+"""A KV cache for rows of unlike lengths, written in place and rewound without recomputing.
+
+transformers' `DynamicCache` re-allocates at every call and can only crop; a tree of candidates
+needs to keep some cells and to drop others, each row by itself.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class RowCache(Cache):
+    """Pre-allocated keys and values [rows, heads, capacity, dim] per layer, one length per row.
+
+    The model writes while it runs: `place` says beforehand for which rows, `lengths` is moved
+    afterwards by whoever called the model.
+    """
+
+    def __init__(self, num_layers: int, num_rows: int, capacity: int):
+        self.writing = Writing()
+        self.lengths = [0] * num_rows
+        self.capacity = capacity
+        super().__init__(layers=[RowLayer(self, num_rows) for _ in range(num_layers)])
+
+    def place(self, rows: Sequence[int], num_new: int, device: torch.device) -> int:
+        """Announce `num_new` cells for each of `rows`; returns L, the longest row with them."""
+        starts = [self.lengths[row] for row in rows]
+        longest = max(starts) + num_new
+        if longest > self.capacity:
+            self.capacity = longest + longest // 2
+        self.writing = Writing.of(rows, starts, num_new, device)
+        return longest
+
+    def keep(self, row: int, prefix: int, nodes: Sequence[int]) -> None:
+        """Move the cells `prefix + nodes` of a row behind its first `prefix`; drop the rest."""
+        assert prefix <= self.lengths[row]
+        end = prefix + len(nodes)
+        if list(nodes) != list(range(len(nodes))):  # already in place otherwise
+            assert all(a < b for a, b in zip(nodes, nodes[1:], strict=False))
+            for layer in self.layers:
+                layer.gather(row, prefix, nodes)
+        self.lengths[row] = end
+
+
+class Writing:
+    """Where the cells of the forward that is running go."""
+
+    def __init__(self) -> None:
+        self.rows: slice | Tensor = slice(0, 0)
+        self.length = 0  # L: what attention looks at
+        self.start: int | None = None  # where all rows start, if they start alike
+        self.slots: Tensor | None = None  # [B, M], if they do not
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[int], starts: Sequence[int], num_new: int, device: torch.device
+    ) -> "Writing":
+        """Choose slices (no copy on reading) where rows are neighbours, index tensors elsewhere."""
+        writing = cls()
+        writing.length = max(starts) + num_new
+        contiguous = list(rows) == list(range(rows[0], rows[0] + len(rows)))
+        if contiguous:
+            writing.rows = slice(rows[0], rows[0] + len(rows))
+        else:
+            writing.rows = torch.tensor(list(rows), device=device)
+        if contiguous and len(set(starts)) == 1:
+            writing.start = starts[0]
+        else:
+            offsets = torch.arange(num_new, device=device)
+            writing.slots = torch.tensor(list(starts), device=device)[:, None] + offsets
+        return writing
+
+
+class RowLayer(CacheLayerMixin):
+    """Keys and values of one decoder layer. All keys are kept; windows are the mask's business."""
+
+    is_sliding = False
+
+    def __init__(self, cache: RowCache, num_rows: int):
+        super().__init__()
+        self._cache = cache
+        self._num_rows = num_rows
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Allocate when the first states tell heads, dimension and type."""
+        self.keys = self._allocate(key_states)
+        self.values = self._allocate(value_states)
+        self.is_initialized = True
+
+    def _allocate(self, states: Tensor) -> Tensor:
+        # Zeros, because cells that no one attends to must still be finite.
+        _, heads, _, dim = states.shape
+        return states.new_zeros(self._num_rows, heads, self._cache.capacity, dim)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:  # each [B, heads, M, dim] -> [B, heads, L, dim]
+        """Write the new cells of the announced rows and return those rows up to length L."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        if self._cache.capacity > self.keys.shape[2]:
+            self.keys = self._grown(self.keys)
+            self.values = self._grown(self.values)
+        return self._write(self.keys, key_states), self._write(self.values, value_states)
+
+    def _grown(self, old: Tensor) -> Tensor:
+        new = self._allocate(old)
+        new[:, :, : old.shape[2]] = old
+        return new
+
+    def _write(self, buffer: Tensor, states: Tensor) -> Tensor:
+        writing = self._cache.writing
+        if writing.start is not None:
+            buffer[writing.rows, :, writing.start : writing.start + states.shape[2]] = states
+        else:
+            rows = writing.rows
+            if isinstance(rows, slice):
+                rows = torch.arange(rows.start, rows.stop, device=buffer.device)
+            buffer[rows[:, None], :, writing.slots] = states.transpose(1, 2)
+        if isinstance(writing.rows, slice):
+            return buffer[writing.rows, :, : writing.length]
+        return buffer[:, :, : writing.length].index_select(0, writing.rows)
+
+    def gather(self, row: int, prefix: int, nodes: Sequence[int]) -> None:
+        """Move cells `prefix + nodes` of one row to `prefix`, `prefix + 1`, ..."""
+        if not self.is_initialized:
+            return
+        source = torch.tensor([prefix + node for node in nodes], device=self.keys.device)
+        for buffer in (self.keys, self.values):
+            buffer[row, :, prefix : prefix + len(nodes)] = buffer[row, :, source]
+
+    def get_seq_length(self) -> int:
+        """Return how many cells came before those being written."""
+        return max(self._cache.lengths)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return (L, offset); only asked for when a model builds a mask of its own."""
+        return self._cache.writing.length, 0
+
+    def get_max_length(self) -> int:
+        """Return -1: buffers grow."""
+        return -1

@@ -1,0 +1,97 @@
+"""The proof at load time: on this very model, a tree forward equals plain forwards.
+
+A model whose code ignores the mask, the positions or the cache would decode without a word of
+warning, and wrongly. So a ragged batch of two rows with a branching tree is run through our cache,
+rewound, continued, and compared with the stock model reading each path as ordinary text.
+"""
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from specdec.core.errors import UserError
+from specdec.core.tree import CandidateTree
+from specdec.lm import mask
+from specdec.lm.hf import HFCausalLM, pad
+
+# The largest relative difference (2-norm over the logits) that rounding explains. A wrong mask,
+# position or cell gives differences of the order of 1.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+SHAPE = CandidateTree((0, 1, 2, 3, 4, 5), (-1, 0, 0, 1, 2, 2))
+KEPT = (0, 2, 5)  # the path that is accepted
+LONGEST_WINDOW = 1024  # beyond this the proof would cost more than it tells
+
+
+@torch.inference_mode()
+def prove(model: PreTrainedModel, name: str) -> float:
+    """Compare tree forwards with plain forwards and return the largest relative difference.
+
+    Raises:
+        UserError: they differ by more than the type's rounding, or the model cannot be called.
+    """
+    try:
+        error = largest_error(model)
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise UserError(
+            f"{name}: {model.config.model_type} cannot decode trees with a stock KV cache ({reason})"
+        ) from problem
+    tolerance = TOLERANCE[model.dtype]
+    if not error <= tolerance:
+        raise UserError(
+            f"{name}: {model.config.model_type} is not supported: a tree forward differs from plain"
+            f" forwards by {error:.1e} (relative; {model.dtype} allows {tolerance:.0e})"
+        )
+    return error
+
+
+def largest_error(model: PreTrainedModel) -> float:
+    """Run the comparison on two rows of unlike length, the longer one past any short window."""
+    lm = HFCausalLM(model)
+    window = mask.MaskKind.of(model.config.get_text_config()).window or 0
+    long = 9 + (window if window <= LONGEST_WINDOW else 0)
+    generator = torch.Generator().manual_seed(0)
+    sizes = [min(long, lm.max_length - 8), 5]
+    texts = [torch.randint(lm.vocab_size, (n,), generator=generator).tolist() for n in sizes]
+    nodes = torch.randint(lm.vocab_size, (2, len(SHAPE.token_ids)), generator=generator).tolist()
+
+    # 1) Prefill two rows, then forward one tree on each.
+    lm.open(num_rows=2, capacity=max(sizes) + 8)
+    lm.prefill([0, 1], texts)
+    starts = [lm.length(row) for row in (0, 1)]
+    positions = torch.tensor([[start + depth for depth in SHAPE.depths] for start in starts])
+    attend = mask.trees(starts, [SHAPE.ancestors()] * 2, lm.device)
+    logits = lm.forward([0, 1], pad(nodes, lm.device), positions.to(lm.device), attend).logits
+
+    # 2) Accept one path in each row and go on from there.
+    for row in (0, 1):
+        lm.keep(row, starts[row], KEPT)
+    following = [[7 % lm.vocab_size], [8 % lm.vocab_size]]
+    after = lm.forward([0, 1], pad(following, lm.device)).logits
+
+    errors = []
+    for row, text in enumerate(texts):
+        for node in range(len(SHAPE.token_ids)):
+            path = text + [nodes[row][n] for n in _path(node)]
+            errors.append(_difference(logits[row, node], _plain(model, path)))
+        path = text + [nodes[row][n] for n in KEPT] + following[row]
+        errors.append(_difference(after[row, 0], _plain(model, path)))
+    return max(errors)
+
+
+def _path(node: int) -> list[int]:
+    """Nodes from the root to `node`."""
+    return [number for number, marked in enumerate(SHAPE.ancestors()[node]) if marked]
+
+
+def _plain(model: PreTrainedModel, token_ids: list[int]) -> Tensor:  # [V]
+    """What the stock model says after ordinary text, without any cache."""
+    batch = torch.tensor([token_ids], device=model.device)
+    return model(input_ids=batch, use_cache=False).logits[0, -1]
+
+
+def _difference(ours: Tensor, plain: Tensor) -> float:
+    """Relative 2-norm; infinite or missing numbers count as infinitely different."""
+    plain = plain.float()
+    difference = float((ours.float() - plain).norm() / plain.norm().clamp_min(1e-30))
+    return difference if difference == difference else float("inf")

@@ -1,0 +1,152 @@
+"""Any stock Hugging Face decoder behind the `CausalLM` protocol: no forked modelling code."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from specdec.core.protocols import Forward
+from specdec.core.values import Layer
+from specdec.lm import mask
+from specdec.lm.cache import RowCache
+
+PREFILL_CHUNK = 512  # tokens of a prompt per forward: bounds the mask, whatever the prompt
+
+
+class HFCausalLM:
+    """A transformers model and a cache of rows; the weights may be shared, the cache is its own.
+
+    Counts `num_calls` and `num_cells` (cells computed, padding included) since it was opened.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None):
+        self.model = model
+        self.tokenizer = tokenizer
+        config = model.config.get_text_config()
+        self._mask_kind = mask.MaskKind.of(config)
+        self._num_layers: int = config.num_hidden_layers
+        self.vocab_size: int = config.vocab_size
+        self.max_length: int = config.max_position_embeddings
+        self.device: torch.device = model.device
+        self.num_calls = 0
+        self.num_cells = 0
+        self.open(num_rows=1, capacity=64)
+
+    def open(self, num_rows: int, capacity: int) -> None:
+        """Start afresh with empty rows; buffers that are large enough are used again."""
+        self.num_calls = self.num_cells = 0
+        cache = getattr(self, "_cache", None)
+        if cache is not None and len(cache.lengths) == num_rows and cache.capacity >= capacity:
+            cache.lengths = [0] * num_rows
+            return
+        self._cache = RowCache(self._num_layers, num_rows, capacity)
+        # Positions of the cached cells: a window reaches so many positions back, not so many cells.
+        self._positions = torch.zeros(num_rows, 0, dtype=torch.int64, device=self.device)
+
+    def length(self, row: int) -> int:
+        """Return the number of cells of a row."""
+        return self._cache.lengths[row]
+
+    @torch.inference_mode()
+    def keep(self, row: int, prefix: int, nodes: Sequence[int] = ()) -> None:
+        """Keep a row's first `prefix` cells and, of those behind, only the ones listed."""
+        self._cache.keep(row, prefix, nodes)
+        if self._mask_kind.window is not None and nodes:
+            source = torch.tensor([prefix + node for node in nodes], device=self.device)
+            self._positions[row, prefix : prefix + len(nodes)] = self._positions[row, source]
+
+    @torch.inference_mode()
+    def prefill(
+        self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], layers: Sequence[Layer] = ()
+    ) -> list[dict[Layer, Tensor]]:
+        """Append ordinary text to rows, without logits, in chunks; see `CausalLM.prefill`."""
+        pieces: list[dict[Layer, list[Tensor]]] = [{layer: [] for layer in layers} for _ in rows]
+        longest = max((len(ids) for ids in token_ids), default=0)
+        for start in range(0, longest, PREFILL_CHUNK):
+            chunks = [list(ids[start : start + PREFILL_CHUNK]) for ids in token_ids]
+            active = [index for index, chunk in enumerate(chunks) if chunk]
+            some_rows = [rows[index] for index in active]
+            lengths = [self.length(row) for row in some_rows]
+            batch = pad([chunks[index] for index in active], self.device)
+            # The model below the vocabulary head: nobody asks for the logits of a prompt.
+            hidden = self._run(self.model.base_model, some_rows, batch, None, None, layers)[1]
+            for number, index in enumerate(active):
+                num_new = len(chunks[index])
+                self.keep(rows[index], lengths[number] + num_new)
+                for layer in layers:
+                    pieces[index][layer].append(hidden[layer][number, :num_new])
+        return [
+            {layer: torch.cat(parts) for layer, parts in piece.items() if parts} for piece in pieces
+        ]
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        rows: Sequence[int],
+        token_ids: Tensor,
+        positions: Tensor | None = None,
+        attend: Tensor | None = None,
+        layers: Sequence[Layer] = (),
+    ) -> Forward:
+        """Append M cells to each row and return their logits; see `CausalLM.forward`."""
+        output, hidden = self._run(self.model, rows, token_ids, positions, attend, layers)
+        return Forward(output.logits, hidden)
+
+    def _run(
+        self,
+        module: torch.nn.Module,
+        rows: Sequence[int],
+        token_ids: Tensor,  # [B, M]
+        positions: Tensor | None,
+        attend: Tensor | None,
+        layers: Sequence[Layer],
+    ) -> tuple[object, dict[Layer, Tensor]]:
+        num_new = token_ids.shape[1]
+        starts = [self.length(row) for row in rows]
+        length = self._cache.place(rows, num_new, self.device)
+        if positions is None:
+            offsets = torch.arange(num_new, device=self.device)
+            positions = torch.tensor(starts, device=self.device)[:, None] + offsets
+        if attend is None:
+            attend = mask.causal(starts, num_new, self.device)
+        key_positions = self._note_positions(rows, positions, length)
+        output = module(
+            input_ids=token_ids,
+            position_ids=positions,
+            attention_mask=self._mask_kind.masks(attend, positions, key_positions, self.model.dtype),
+            past_key_values=self._cache,
+            use_cache=True,
+            output_hidden_states=bool(layers),
+        )
+        self.num_calls += 1
+        self.num_cells += token_ids.numel()
+        for row, start in zip(rows, starts, strict=True):
+            self._cache.lengths[row] = start + num_new
+        return output, {layer: _hidden(output.hidden_states, layer) for layer in layers}
+
+    def _note_positions(self, rows: Sequence[int], positions: Tensor, length: int) -> Tensor | None:
+        """Remember where the new cells stand; returns key positions [B, L] if windows need them."""
+        if self._mask_kind.window is None:
+            return None
+        missing = length - self._positions.shape[1]
+        if missing > 0:
+            self._positions = torch.nn.functional.pad(self._positions, (0, missing + length // 2))
+        for index, row in enumerate(rows):
+            start = self.length(row)
+            self._positions[row, start : start + positions.shape[1]] = positions[index]
+        return self._positions[list(rows), :length]
+
+
+def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:  # [B, M] int64
+    """Stack rows of unlike lengths, zeros at the end."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+
+
+def _hidden(hidden_states: Sequence[Tensor], layer: Layer) -> Tensor:
+    """Entry i + 1 is the output of layer i; the last entry is behind the final norm."""
+    if layer == "final":
+        return hidden_states[-1]
+    assert isinstance(layer, int) and 0 <= layer < len(hidden_states) - 2
+    return hidden_states[layer + 1]

@@ -1,0 +1,95 @@
+"""Attention masks: additive floats [B, 1, M, L], made here and nowhere else.
+
+A boolean mask would be silently wrong under eager attention, which adds whatever it is given.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from specdec.core.errors import UserError
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+@dataclass(frozen=True)
+class MaskKind:
+    """Which masks a model wants: `window` is None where it has no sliding-window layer."""
+
+    window: int | None
+    hybrid: bool  # full and sliding layers mixed: the model takes a dict of both
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> "MaskKind":
+        """Read it off a configuration; refuse layers that are not plain attention.
+
+        Raises:
+            UserError: the model has layers (recurrent, linear, chunked, ...) without a KV cache
+                that can be rewound.
+        """
+        kinds = set(getattr(config, "layer_types", None) or [])
+        strange = sorted(kinds - {FULL, SLIDING})
+        if strange:
+            raise UserError(
+                f"verifier or draft of type {config.model_type!r}: layers of kind"
+                f" {', '.join(strange)} cannot be rewound to an accepted path; supported are"
+                f" {FULL} and {SLIDING}"
+            )
+        window = getattr(config, "sliding_window", None)
+        if kinds:
+            return cls(window if SLIDING in kinds else None, hybrid=len(kinds) == 2)
+        return cls(window, hybrid=False)
+
+    def masks(
+        self, attend: Tensor, query_positions: Tensor, key_positions: Tensor | None, dtype: torch.dtype
+    ) -> Tensor | dict[str, Tensor]:
+        """Turn `attend` [B, M, L] into what the model takes as `attention_mask`.
+
+        `query_positions` [B, M] and `key_positions` [B, L] matter for windows only: a query at
+        position s sees keys at positions above s - window.
+        """
+        if self.window is None:
+            return additive(attend, dtype)
+        assert key_positions is not None
+        near = query_positions[:, :, None] - key_positions[:, None, :] < self.window
+        windowed = additive(attend & near, dtype)
+        if not self.hybrid:
+            return windowed
+        return {FULL: additive(attend, dtype), SLIDING: windowed}
+
+
+def additive(attend: Tensor, dtype: torch.dtype) -> Tensor:  # [B, M, L] bool -> [B, 1, M, L]
+    """0 where attention is allowed, the type's lowest number elsewhere."""
+    mask = torch.zeros(attend.shape, dtype=dtype, device=attend.device)
+    return mask.masked_fill_(~attend, torch.finfo(dtype).min).unsqueeze(1)
+
+
+def causal(starts: Sequence[int], num_new: int, device: torch.device) -> Tensor:
+    """Each new cell sees its row up to itself. Two rows with 3 and 1 cached cells, M = 2:
+
+        row 0: x x x x .     row 1: x x . . .
+               x x x x x            x x x . .
+    """  # returns [B, M, L] bool
+    columns = torch.arange(max(starts) + num_new, device=device)
+    last = torch.tensor(list(starts), device=device)[:, None] + torch.arange(num_new, device=device)
+    return columns <= last[:, :, None]
+
+
+def trees(
+    starts: Sequence[int], ancestors: Sequence[Sequence[Sequence[bool]]], device: torch.device
+) -> Tensor:
+    """Each node sees the cached cells of its row, its ancestors and itself; padding sees itself.
+
+    `starts[b]` cells are cached in row b, and `ancestors[b]` is `CandidateTree.ancestors()`.
+    """  # returns [B, M, L] bool
+    num_new = max(len(rows) for rows in ancestors)
+    attend = torch.zeros(len(starts), num_new, max(starts) + num_new, dtype=torch.bool)
+    attend |= torch.arange(attend.shape[2]) < torch.tensor(list(starts))[:, None, None]
+    for index, (start, rows) in enumerate(zip(starts, ancestors, strict=True)):
+        attend[index, : len(rows), start : start + len(rows)] = torch.tensor(rows)
+        for padding in range(len(rows), num_new):
+            attend[index, padding, start + padding] = True
+    return attend.to(device)

@@ -1,0 +1,150 @@
+"""Train a decoder-only language model from scratch: how the zoo's models come about."""
+
+import copy
+import math
+from pathlib import Path
+
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from specdec.core.errors import UserError, require, require_int, require_number
+from specdec.training.blocks import Blocks
+from specdec.training.text import read_documents
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+class LanguageModeling:
+    """A Llama-shaped model, its tokenizer and the next-token cross-entropy on plain text.
+
+    `init_path` continues from a saved folder (model and tokenizer) instead of starting afresh;
+    `tokenizer_path` shares a tokenizer with another model, which a draft model must.
+    """
+
+    def __init__(
+        self,
+        data_path: str,
+        held_out_path: str,
+        block_length: int = 512,
+        hidden_size: int = 192,
+        intermediate_size: int = 544,
+        num_hidden_layers: int = 8,
+        num_attention_heads: int = 3,
+        max_position_embeddings: int = 2048,
+        vocab_size: int = 2048,
+        tokenizer_path: str | None = None,
+        init_path: str | None = None,
+        eval_tokens: int = 50_000,
+        seed: int = 0,
+    ):
+        require_int("block_length", block_length, 2)
+        require_int("vocab_size", vocab_size, 257)
+        require_number("eval_tokens", eval_tokens, 1)
+        require(
+            block_length <= max_position_embeddings, "block_length", block_length,
+            f"at most max_position_embeddings={max_position_embeddings}",
+        )
+        require(
+            hidden_size % num_attention_heads == 0, "hidden_size", hidden_size,
+            f"a multiple of num_attention_heads={num_attention_heads}",
+        )
+        documents = read_documents(data_path)
+        held_out = read_documents(held_out_path)
+        source = init_path or tokenizer_path
+        self.tokenizer = (
+            train_tokenizer(documents, vocab_size) if source is None else load_tokenizer(source)
+        )
+        self._blocks = Blocks(_tokenize(self.tokenizer, documents), block_length, seed)
+        self._held_out = _tokenize(self.tokenizer, held_out)[: int(eval_tokens)]
+        self._block_length = block_length
+        if init_path is not None:
+            self.module: nn.Module = AutoModelForCausalLM.from_pretrained(
+                init_path, dtype=torch.float32
+            )
+            return
+        torch.manual_seed(seed)
+        self.module = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(self.tokenizer),
+                hidden_size=hidden_size,
+                intermediate_size=intermediate_size,
+                num_hidden_layers=num_hidden_layers,
+                num_attention_heads=num_attention_heads,
+                num_key_value_heads=num_attention_heads,
+                max_position_embeddings=max_position_embeddings,
+                tie_word_embeddings=True,
+                bos_token_id=None,
+                eos_token_id=self.tokenizer.eos_token_id,
+                pad_token_id=None,
+            )
+        )
+
+    def batch(self, first: int, count: int) -> Tensor:  # [count, block_length]
+        """Return the blocks numbered first ... first + count - 1."""
+        return self._blocks.take(first, count)
+
+    def loss(self, module: nn.Module, batch: Tensor) -> Tensor:
+        """Mean cross-entropy of the next token, in nats."""
+        return module(input_ids=batch, labels=batch, use_cache=False).loss
+
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        """Return the held-out loss in nats per token and in bits per byte."""
+        device = next(module.parameters()).device
+        total, num_tokens = 0.0, 0
+        scored: list[int] = []
+        for start in range(0, len(self._held_out) - 1, self._block_length):
+            block = self._held_out[start : start + self._block_length].to(device)[None]
+            if block.shape[1] < 2:
+                continue
+            total += float(self.loss(module, block)) * (block.shape[1] - 1)
+            num_tokens += block.shape[1] - 1
+            scored += block[0, 1:].tolist()
+        num_bytes = len(self.tokenizer.decode(scored).encode())
+        return {
+            "eval_loss": total / num_tokens,
+            "eval_bits_per_byte": total / math.log(2) / num_bytes,
+        }
+
+    def save(self, module: nn.Module, folder: Path) -> None:
+        """Write a Hugging Face folder: bf16 safetensors, config and tokenizer."""
+        # A copy, because training may go on in fp32 after a save.
+        copy.deepcopy(module).to(torch.bfloat16).save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def train_tokenizer(documents: list[str], vocab_size: int) -> PreTrainedTokenizerBase:
+    """Learn a byte-level BPE; every text round-trips, since all 256 bytes are in it."""
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(
+        documents, vocab_size=vocab_size, special_tokens=[END_OF_TEXT], show_progress=False
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, eos_token=END_OF_TEXT, clean_up_tokenization_spaces=False
+    )
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a folder or the Hub."""
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"tokenizer_path={path!r}: cannot be loaded ({reason})") from None
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, documents: list[str]) -> Tensor:
+    """All documents in one row, each ended by the end-of-text token."""  # [T] int64
+    token_ids: list[int] = []
+    for ids in tokenizer(documents, add_special_tokens=False)["input_ids"]:
+        token_ids += ids
+        token_ids.append(tokenizer.eos_token_id)
+    return torch.tensor(token_ids)

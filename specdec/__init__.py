@@ -1,0 +1,1 @@
+"""Speculative decoding for research: proposers, trees, verification rules, and honest numbers."""

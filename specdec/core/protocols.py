@@ -98,8 +98,11 @@ class Proposer(Protocol):
         """The verifier's hidden layers it wants in `Context.features`."""
         ...
 
-    def open(self, num_rows: int, capacity: int) -> None:
-        """Start afresh for up to `num_rows` requests in flight of up to `capacity` tokens each."""
+    def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
+        """Start afresh for up to `num_rows` requests in flight of up to `capacity` tokens each.
+
+        Token ids and the rows of `draft_probs` range over the verifier's `vocab_size`.
+        """
         ...
 
     def reset(self, contexts: Sequence[Context]) -> None:
@@ -111,7 +114,7 @@ class Proposer(Protocol):
         ...
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
-        """Learn what was accepted; `contexts` are those of the step before the commit."""
+        """Learn what was accepted, after the commit: `token_ids` hold the emitted tokens now."""
         ...
 
 

@@ -7,6 +7,7 @@ request draws the same numbers whatever else is in the batch.
 
 import hashlib
 import random
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -31,8 +32,13 @@ class RandomStream:
     """Pseudo-random decisions from the standard library's Mersenne Twister, 53 bits a number."""
 
     def __init__(self, *key: object):
-        digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
-        self._random = random.Random(int.from_bytes(digest))
+        self._key = key
+
+    @cached_property
+    def _random(self) -> random.Random:
+        # Seeded on first use: many steps of many proposers draw nothing at all.
+        digest = hashlib.blake2b(repr(self._key).encode(), digest_size=16).digest()
+        return random.Random(int.from_bytes(digest, "big"))
 
     def uniform(self) -> float:
         """Return a number in [0, 1)."""

@@ -10,6 +10,11 @@ from typing import Any
 from specdec.core.values import Outcome
 
 
+def request_id(prompt_id: str, turn: int) -> str:
+    """Name one turn of a prompt: what a request is called while it is decoded."""
+    return prompt_id if turn == 0 else f"{prompt_id}#{turn}"
+
+
 @dataclass(frozen=True)
 class Step:
     """One verifier forward, as one request saw it.
@@ -25,9 +30,9 @@ class Step:
     outcome: Outcome
     overlap: tuple[float, ...]  # per visited node with candidates: sum_v min(p, q)
     draft_calls: int
-    propose_seconds: float
-    verify_seconds: float  # the verifier's forward
-    other_seconds: float
+    propose_seconds: float = 0.0
+    verify_seconds: float = 0.0  # the verifier's forward
+    other_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Trace:
     num_prompt_tokens: int
     output_ids: tuple[int, ...]
     output_text: str
-    finish_reason: str  # "eos", "stop" (a stop string) or "length" (max_new_tokens)
+    finish_reason: str  # "eos", "stop" (a stop string) or "length" (max_new_tokens) or "context" (full)
     prefill_seconds: float  # verifier and proposer; not a step
     steps: tuple[Step, ...] = field(repr=False)
 

@@ -35,10 +35,13 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Context:
-    """What a proposer and a rule may know about a request at the start of a step."""
+    """What a proposer and a rule may know about a request at the start of a step.
+
+    `token_ids` is the live text: after the step's commit it holds the emitted tokens too.
+    """
 
     row: int  # the request's row in every KV cache, its own as long as it is in flight
-    prompt_id: str
+    request_id: str  # one turn of one prompt
     token_ids: Sequence[int]  # [T] committed tokens, the prompt included
     num_prompt_tokens: int
     sampling: Sampling

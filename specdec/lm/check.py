@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from specdec.core.errors import UserError
 from specdec.core.tree import CandidateTree
 from specdec.lm import mask
-from specdec.lm.hf import HFCausalLM, pad
+from specdec.lm.batch import TreeBatch, pad
+from specdec.lm.hf import HFCausalLM
 
 # The largest relative difference (2-norm over the logits) that rounding explains. A wrong mask,
 # position or cell gives differences of the order of 1.
@@ -59,9 +60,8 @@ def largest_error(model: PreTrainedModel) -> float:
     lm.open(num_rows=2, capacity=max(sizes) + 8)
     lm.prefill([0, 1], texts)
     starts = [lm.length(row) for row in (0, 1)]
-    positions = torch.tensor([[start + depth for depth in SHAPE.depths] for start in starts])
-    attend = mask.trees(starts, [SHAPE.ancestors()] * 2, lm.device)
-    logits = lm.forward([0, 1], pad(nodes, lm.device), positions.to(lm.device), attend).logits
+    trees = [CandidateTree(tuple(ids), SHAPE.parents) for ids in nodes]
+    logits = lm.forward([0, 1], *TreeBatch.of(trees, starts, lm.device)).logits
 
     # 2) Accept one path in each row and go on from there.
     for row in (0, 1):

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from specdec.core.protocols import Forward
 from specdec.core.values import Layer
 from specdec.lm import mask
+from specdec.lm.batch import pad
 from specdec.lm.cache import RowCache
 
 PREFILL_CHUNK = 512  # tokens of a prompt per forward: bounds the mask, whatever the prompt
@@ -136,12 +137,6 @@ class HFCausalLM:
             start = self.length(row)
             self._positions[row, start : start + positions.shape[1]] = positions[index]
         return self._positions[list(rows), :length]
-
-
-def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:  # [B, M] int64
-    """Stack rows of unlike lengths, zeros at the end."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
 
 
 def _hidden(hidden_states: Sequence[Tensor], layer: Layer) -> Tensor:

@@ -1,0 +1,43 @@
+"""From traces to numbers with intervals: pure functions that need no model."""
+
+from specdec.metrics.acceptance import (
+    acceptance_at_depth,
+    acceptance_rate,
+    block_efficiency,
+    cost_ratio,
+    num_accepted,
+    overlap,
+    reached_depth,
+)
+from specdec.metrics.counts import ratio_of_sums
+from specdec.metrics.estimate import (
+    Estimate,
+    Sums,
+    paired_difference,
+    paired_ratio,
+    ratio_estimate,
+)
+from specdec.metrics.speed import prefill_seconds, speedup, time_shares, tokens_per_second
+from specdec.metrics.summary import DEFINITIONS, summarize
+
+__all__ = [
+    "DEFINITIONS",
+    "Estimate",
+    "Sums",
+    "acceptance_at_depth",
+    "acceptance_rate",
+    "block_efficiency",
+    "cost_ratio",
+    "num_accepted",
+    "overlap",
+    "paired_difference",
+    "paired_ratio",
+    "prefill_seconds",
+    "ratio_estimate",
+    "ratio_of_sums",
+    "reached_depth",
+    "speedup",
+    "summarize",
+    "time_shares",
+    "tokens_per_second",
+]

@@ -1,0 +1,212 @@
+"""The decoding loop, and nothing else: propose, verify, commit, update, record."""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from specdec.core.errors import UserError, require_int
+from specdec.core.protocols import CausalLM, Forward, Proposer, VerificationRule
+from specdec.core.sampling import Sampling
+from specdec.core.trace import Step, Trace
+from specdec.core.tree import ROOT, CandidateTree
+from specdec.core.values import Context, Proposal, Verdict
+from specdec.decoding.overlap import overlap
+from specdec.decoding.request import Flight, Request
+from specdec.decoding.stopping import Stopping
+from specdec.lm.batch import TreeBatch
+
+
+class SpeculativeDecoder:
+    """Decode requests with one verifier, one proposer and one rule, `batch` requests at a time.
+
+    Raises:
+        UserError: the rule is not lossless for the proposer's candidates and `allow_lossy` is off.
+    """
+
+    def __init__(
+        self,
+        verifier: CausalLM,
+        proposer: Proposer,
+        rule: VerificationRule,
+        sampling: Sampling | None = None,
+        stopping: Stopping | None = None,
+        batch: int = 1,
+        seed: int = 0,
+        allow_lossy: bool = False,
+    ):
+        require_int("batch", batch, 1)
+        require_int("seed", seed, 0)
+        self.lossless = proposer.draw in rule.lossless_for
+        if not self.lossless and not allow_lossy:
+            raise UserError(
+                f"verification={type(rule).__name__}: not lossless for {proposer.draw.value}"
+                " candidates; set verification.allow_lossy=true to run it all the same"
+            )
+        self.verifier = verifier
+        self.proposer = proposer
+        self.rule = rule
+        self.sampling = sampling or Sampling()
+        self.stopping = stopping or Stopping()
+        self.batch = batch
+        self.seed = seed
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Refuse requests that cannot be decoded, before any is.
+
+        Raises:
+            UserError: a prompt is empty or leaves no room in the verifier's context.
+        """
+        limit = self.verifier.max_length
+        for request in requests:
+            if not request.token_ids:
+                raise UserError(f"prompt {request.request_id}: it is empty")
+            if len(request.token_ids) >= limit:
+                raise UserError(
+                    f"prompt {request.request_id}: {len(request.token_ids)} tokens do not fit the"
+                    f" verifier's context of {limit}"
+                )
+
+    def decode(self, requests: Sequence[Request]) -> list[Trace]:
+        """Decode all requests and return their traces in the order of the requests."""
+        traces = {(trace.prompt_id, trace.turn): trace for trace in self.stream(requests)}
+        return [traces[request.prompt_id, request.turn] for request in requests]
+
+    @torch.inference_mode()
+    def stream(self, requests: Sequence[Request]) -> Iterator[Trace]:
+        """Yield each request's trace as soon as it is finished."""
+        self.check(requests)
+        self._open(requests)
+        waiting, in_flight = deque(requests), list[Flight]()
+        while waiting or in_flight:
+            in_flight = self._admit(waiting, in_flight)
+            contexts = [flight.context() for flight in in_flight]
+            clock = Clock(self.verifier.device)
+
+            proposals = self._propose(contexts)
+            clock.lap("propose")
+            forward = self._look_at(contexts, proposals)
+            clock.lap("verify")
+            target_probs = self.sampling.warp(forward.logits)  # [B, M, V]
+            verdicts = [
+                self.rule.verify(proposal, probs[: len(proposal.tree.parents)], context.verify_stream)
+                for proposal, probs, context in zip(proposals, target_probs, contexts, strict=True)
+            ]
+            steps = self._commit(in_flight, proposals, verdicts, target_probs, forward)
+            self.proposer.update(contexts, verdicts)
+            clock.lap("other")
+
+            for flight, step in zip(in_flight, steps, strict=True):
+                flight.steps.append(clock.stamp(step, share=len(in_flight)))
+            yield from (self._trace(flight) for flight in in_flight if flight.finish_reason)
+            in_flight = [flight for flight in in_flight if not flight.finish_reason]
+
+    def _open(self, requests: Sequence[Request]) -> None:
+        """Give verifier and proposer as many empty rows as can be in flight."""
+        num_rows = max(1, min(self.batch, len(requests)))
+        longest = max((len(request.token_ids) for request in requests), default=1)
+        capacity = longest + self.stopping.max_new_tokens + self.proposer.max_depth + 1
+        self.verifier.open(num_rows, capacity)
+        self.proposer.open(num_rows, capacity, self.verifier.vocab_size)
+        self._num_rows = num_rows
+
+    def _admit(self, waiting: deque[Request], in_flight: list[Flight]) -> list[Flight]:
+        """Prefill: waiting requests take the free rows; not a step."""
+        free = sorted(set(range(self._num_rows)) - {flight.row for flight in in_flight})
+        entering = [self._take_off(waiting.popleft(), row) for row in free if waiting]
+        if not entering:
+            return in_flight
+        clock = Clock(self.verifier.device)
+        rows = [flight.row for flight in entering]
+        for row in rows:
+            self.verifier.keep(row, 0)
+        # The last token of a prompt is the root of the first tree, and is read with it.
+        prompts = [flight.token_ids[:-1] for flight in entering]
+        features = self.verifier.prefill(rows, prompts, self.proposer.layers)
+        for flight, hidden in zip(entering, features, strict=True):
+            flight.features = hidden
+        self.proposer.reset([flight.context() for flight in entering])
+        clock.lap("prefill")
+        for flight in entering:
+            flight.prefill_seconds = clock.seconds["prefill"] / len(entering)
+        return sorted([*in_flight, *entering], key=lambda flight: flight.row)
+
+    def _take_off(self, request: Request, row: int) -> Flight:
+        room = self.verifier.max_length - len(request.token_ids)
+        budget = min(self.stopping.max_new_tokens, room)
+        return Flight(request, row, self.sampling, self.stopping, self.seed, budget)
+
+    def _propose(self, contexts: Sequence[Context]) -> list[Proposal]:
+        """Ask for candidates; what could never be emitted is not submitted."""
+        proposals = self.proposer.propose(contexts)
+        ends = self.stopping.end_ids
+        return [
+            proposal.pruned(context.max_depth, ends)
+            for proposal, context in zip(proposals, contexts, strict=True)
+        ]
+
+    def _look_at(self, contexts: Sequence[Context], proposals: Sequence[Proposal]) -> Forward:
+        """Let the verifier read every tree, all of them in one forward: this is the step."""
+        rows = [context.row for context in contexts]
+        trees: list[CandidateTree] = [proposal.tree for proposal in proposals]
+        starts = [self.verifier.length(row) for row in rows]
+        batch = TreeBatch.of(trees, starts, self.verifier.device)
+        return self.verifier.forward(rows, *batch, layers=self.proposer.layers)
+
+    def _commit(
+        self,
+        in_flight: Sequence[Flight],
+        proposals: Sequence[Proposal],
+        verdicts: Sequence[Verdict],
+        target_probs: Tensor,
+        forward: Forward,
+    ) -> list[Step]:
+        """Append the emitted tokens; rewind each cache row to the accepted path."""
+        steps: list[Step] = []
+        for index, (flight, proposal, verdict) in enumerate(
+            zip(in_flight, proposals, verdicts, strict=True)
+        ):
+            accepted = [ROOT, *verdict.path]
+            self.verifier.keep(flight.row, len(flight.token_ids) - 1, accepted)
+            flight.features = {
+                layer: hidden[index, accepted] for layer, hidden in forward.hidden.items()
+            }
+            covered = overlap(proposal, target_probs[index], verdict)
+            steps.append(flight.commit(proposal, verdict, covered))
+        return steps
+
+    def _trace(self, flight: Flight) -> Trace:
+        decode = self.stopping.decode
+        return flight.trace("" if decode is None else decode(flight.output_ids))
+
+
+class Clock:
+    """Wall seconds between laps; waits for the device, so that each lap owns its work."""
+
+    def __init__(self, device: torch.device):
+        self.seconds: dict[str, float] = {}
+        self._device = device
+        self._last = self._now()
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Book the time since the last lap under a name."""
+        now = self._now()
+        self.seconds[name] = now - self._last
+        self._last = now
+
+    def stamp(self, step: Step, share: int) -> Step:
+        """Fill in a step's seconds, shared among the requests in flight."""
+        return replace(
+            step,
+            propose_seconds=self.seconds["propose"] / share,
+            verify_seconds=self.seconds["verify"] / share,
+            other_seconds=self.seconds["other"] / share,
+        )

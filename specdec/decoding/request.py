@@ -1,0 +1,103 @@
+"""One request: what is asked for, and its state while it is in flight."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from specdec.core.randomness import RandomStream
+from specdec.core.sampling import Sampling
+from specdec.core.trace import Step, Trace, request_id
+from specdec.core.values import Context, Layer, Outcome, Proposal, Verdict
+from specdec.decoding.stopping import Stopping
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to continue. `category` and `turn` are carried into the trace."""
+
+    prompt_id: str
+    token_ids: Sequence[int]
+    category: str = ""
+    turn: int = 0
+
+    @property
+    def request_id(self) -> str:
+        """The name that keys the request's randomness."""
+        return request_id(self.prompt_id, self.turn)
+
+
+@dataclass
+class Flight:
+    """A request in flight: it owns a row of every cache until it is finished."""
+
+    request: Request
+    row: int
+    sampling: Sampling
+    stopping: Stopping
+    seed: int
+    budget: int  # tokens that may be emitted in all
+    token_ids: list[int] = field(init=False)
+    features: Mapping[Layer, Tensor] = field(default_factory=dict[Layer, Tensor])
+    prefill_seconds: float = 0.0
+    steps: list[Step] = field(default_factory=list[Step])
+    finish_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        self.token_ids = list(self.request.token_ids)
+
+    @property
+    def output_ids(self) -> list[int]:
+        """The tokens emitted so far."""
+        return self.token_ids[len(self.request.token_ids) :]
+
+    def context(self) -> Context:
+        """Freeze what proposers and rules may know at the start of the next step."""
+        key = (self.seed, self.request.request_id, len(self.steps))
+        num_prompt_tokens = len(self.request.token_ids)
+        return Context(
+            row=self.row,
+            request_id=self.request.request_id,
+            token_ids=self.token_ids,
+            num_prompt_tokens=num_prompt_tokens,
+            sampling=self.sampling,
+            budget=self.budget - (len(self.token_ids) - num_prompt_tokens),
+            draft_stream=RandomStream(*key, "draft"),
+            verify_stream=RandomStream(*key, "verify"),
+            features=self.features,
+        )
+
+    def commit(self, proposal: Proposal, verdict: Verdict, overlap: Sequence[float]) -> Step:
+        """Append what a step emits, up to the first end of the text; return its counts."""
+        tree = proposal.tree
+        block = [*(tree.token_ids[node] for node in verdict.path), verdict.next_token]
+        emitted, self.finish_reason = self.stopping.cut(self.output_ids, block)
+        self.token_ids += emitted
+        if self.finish_reason is None and len(self.output_ids) >= self.budget:
+            at_limit = self.budget == self.stopping.max_new_tokens
+            self.finish_reason = "length" if at_limit else "context"
+        ended = len(emitted) <= len(verdict.path)
+        return Step(
+            drafted=tree.num_draft_tokens,
+            depth=max(tree.depths),
+            accepted=min(len(verdict.path), len(emitted)),
+            emitted=len(emitted),
+            outcome=Outcome.ENDED if ended else verdict.outcome,
+            overlap=tuple(overlap),
+            draft_calls=proposal.num_draft_calls,
+        )
+
+    def trace(self, output_text: str) -> Trace:
+        """Return the finished request's record."""
+        assert self.finish_reason is not None
+        return Trace(
+            prompt_id=self.request.prompt_id,
+            category=self.request.category,
+            turn=self.request.turn,
+            num_prompt_tokens=len(self.request.token_ids),
+            output_ids=tuple(self.output_ids),
+            output_text=output_text,
+            finish_reason=self.finish_reason,
+            prefill_seconds=self.prefill_seconds,
+            steps=tuple(self.steps),
+        )

@@ -1,0 +1,79 @@
+"""All metrics of one arm as one JSON object, and what each of them means."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from specdec.core.trace import Trace
+from specdec.metrics import acceptance, counts, speed
+from specdec.metrics.estimate import Estimate
+
+# One sentence for every key of `summarize`, and for the two metrics that need a second arm.
+DEFINITIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "block_efficiency": "Emitted tokens / verifier calls (tau): the verifier's own token "
+        "included, prefill excluded.",
+        "num_accepted": "Accepted draft tokens of one step, the verifier's own token excluded.",
+        "acceptance_rate": "Accepted / drafted tokens; chains only, otherwise null.",
+        "acceptance_at_depth": "P(A >= d given A >= d-1) over the steps at risk: a candidate at "
+        "depth d was submitted and the text had not ended above it.",
+        "reached_depth": "P(A >= d) over all steps, whatever they submitted.",
+        "overlap": "Mean of sum_v min(p, q) over visited nodes with candidates (alpha) "
+        "= 1 - TV(p, q).",
+        "cost_ratio": "Draft seconds of one step / verifier seconds of a one-token forward, the "
+        "latter from proposer=none on the same prompts.",
+        "tokens_per_second": "Emitted tokens / seconds of all steps, prefill excluded.",
+        "speedup": "tokens_per_second over that of proposer=none on the same prompts, paired.",
+        "prefill_seconds": "Mean seconds of prefill (verifier and proposer) of one turn.",
+        "time_shares": "Share of the steps' seconds spent on drafting (propose), the verifier's "
+        "forward (verify) and the rest (other).",
+        "num_prompts": "Prompts: the units that the bootstrap resamples.",
+        "num_turns": "Decoded texts: one a prompt unless it has several turns.",
+        "num_steps": "Verifier calls, prefill excluded.",
+        "num_emitted": "Tokens that became text.",
+        "num_drafted": "Draft tokens submitted to the verifier.",
+        "num_accepted_tokens": "Draft tokens that became text, over all steps.",
+        "draft_calls": "Forwards of the draft model or heads, prefill excluded.",
+        "finish_reasons": "Texts by why they ended: eos, stop (a stop string) or length.",
+    }
+)
+
+
+def summarize(traces: Sequence[Trace]) -> dict[str, Any]:
+    """Return every metric that needs no second arm as {value, low, high, n}, and the counters.
+
+    The keys of depths are strings, as JSON wants them. A metric that is undefined for these
+    traces is null, or has a null value.
+    """
+    rate = acceptance.acceptance_rate(traces)
+    return {
+        "block_efficiency": acceptance.block_efficiency(traces).to_row(),
+        "num_accepted": acceptance.num_accepted(traces).to_row(),
+        "acceptance_rate": None if rate is None else rate.to_row(),
+        "acceptance_at_depth": _rows(acceptance.acceptance_at_depth(traces)),
+        "reached_depth": _rows(acceptance.reached_depth(traces)),
+        "overlap": acceptance.overlap(traces).to_row(),
+        "tokens_per_second": speed.tokens_per_second(traces).to_row(),
+        "prefill_seconds": speed.prefill_seconds(traces).to_row(),
+        "time_shares": _rows(speed.time_shares(traces)),
+        **_counters(traces),
+    }
+
+
+def _counters(traces: Sequence[Trace]) -> dict[str, Any]:
+    reasons = Counter(trace.finish_reason for trace in traces)
+    return {
+        "num_prompts": len(counts.prompt_ids(traces)),
+        "num_turns": len(traces),
+        "num_steps": sum(map(counts.num_steps, traces)),
+        "num_emitted": sum(map(counts.num_emitted, traces)),
+        "num_drafted": sum(map(counts.num_drafted, traces)),
+        "num_accepted_tokens": sum(map(counts.num_accepted, traces)),
+        "draft_calls": sum(step.draft_calls for trace in traces for step in trace.steps),
+        "finish_reasons": dict(sorted(reasons.items())),
+    }
+
+
+def _rows(estimates: Mapping[int, Estimate] | Mapping[str, Estimate]) -> dict[str, Any]:
+    return {str(key): estimate.to_row() for key, estimate in estimates.items()}

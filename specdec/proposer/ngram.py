@@ -1,0 +1,76 @@
+"""Prompt lookup: what followed the last few tokens when they occurred before."""
+
+from collections.abc import Sequence
+
+from specdec.core.errors import require, require_int
+from specdec.core.tree import CandidateTree
+from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
+
+
+class NGram:
+    """Copy up to gamma tokens from behind the latest earlier occurrence of the last n tokens.
+
+    Tries n = max_ngram first, then shorter ones down to min_ngram (Saxena 2023, prompt lookup
+    decoding). Candidates are point masses, so the text stays lossless at any temperature.
+    """
+
+    draw = Draw.DETERMINISTIC
+    layers: Sequence[Layer] = ()
+
+    def __init__(self, gamma: int, max_ngram: int = 3, min_ngram: int = 1):
+        require_int("tree.gamma", gamma, 1)
+        require_int("proposer.min_ngram", min_ngram, 1)
+        require_int("proposer.max_ngram", max_ngram, 1)
+        require(
+            min_ngram <= max_ngram, "proposer.min_ngram", min_ngram,
+            f"at most proposer.max_ngram={max_ngram}",
+        )
+        self.max_depth = gamma
+        self._sizes = range(max_ngram, min_ngram - 1, -1)
+        self._indices: dict[int, NGramIndex] = {}
+
+    def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
+        """Forget every row."""
+        self._indices = {}
+
+    def reset(self, contexts: Sequence[Context]) -> None:
+        """Start an empty index for each new request; it fills while it is asked."""
+        for context in contexts:
+            self._indices[context.row] = NGramIndex(self._sizes)
+
+    def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
+        """Copy what followed last time."""
+        return [Proposal(self._candidates(context)) for context in contexts]
+
+    def _candidates(self, context: Context) -> CandidateTree:
+        start = self._indices[context.row].find(context.token_ids)
+        length = min(self.max_depth, context.max_depth)
+        draft_ids = () if start is None else context.token_ids[start : start + length]
+        return CandidateTree.chain(context.token_ids[-1], draft_ids)
+
+    def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
+        """The index reads the committed tokens when it is next asked."""
+
+
+class NGramIndex:
+    """Where each n-gram of a growing text was last seen to be followed by a token."""
+
+    def __init__(self, sizes: Sequence[int]):
+        self._sizes = sizes
+        self._next: dict[tuple[int, ...], int] = {}  # n-gram -> position behind it
+        self._indexed = 0
+
+    def find(self, token_ids: Sequence[int]) -> int | None:
+        """Return the position behind the latest earlier occurrence of the longest known suffix."""
+        # The n-grams that end at the last token are not indexed yet: nothing follows them.
+        for position in range(self._indexed + 1, len(token_ids)):
+            for size in self._sizes:
+                if position >= size:
+                    self._next[tuple(token_ids[position - size : position])] = position
+        self._indexed = max(self._indexed, len(token_ids) - 1)
+        for size in self._sizes:
+            if len(token_ids) > size:
+                found = self._next.get(tuple(token_ids[-size:]))
+                if found is not None:
+                    return found
+        return None

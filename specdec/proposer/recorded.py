@@ -1,0 +1,74 @@
+"""Replay a recorded text with a given quality: the engine's speed without a model's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from specdec.core.errors import UserError, require, require_int, require_number
+from specdec.core.jsonl import read_jsonl
+from specdec.core.trace import request_id
+from specdec.core.tree import CandidateTree
+from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
+
+
+class Recorded:
+    """Propose the next gamma tokens of a recorded text, each right with probability `accuracy`.
+
+    Wrong tokens are uniform over the rest of the vocabulary and drawn independently of the
+    verifier's noise, so the text stays lossless. At temperature 0, with the text of the same
+    verifier, `accuracy` is the acceptance rate of each token given that it is tested.
+    """
+
+    draw = Draw.DETERMINISTIC
+    layers: Sequence[Layer] = ()
+
+    def __init__(self, texts: dict[str, Sequence[int]], gamma: int, accuracy: float = 1.0):
+        require_int("tree.gamma", gamma, 1)
+        require_number("proposer.accuracy", accuracy, 0.0, 1.0)
+        self.max_depth = gamma
+        self._texts = texts
+        self._accuracy = accuracy
+        self._vocab_size = 0
+
+    @classmethod
+    def from_run(cls, path: str | None, gamma: int, accuracy: float = 1.0) -> "Recorded":
+        """Read the outputs of a run directory.
+
+        Raises:
+            UserError: there is no `traces.jsonl` in that folder.
+        """
+        require(bool(path), "proposer.path", path, "a run directory to take the text from")
+        traces = Path(str(path)) / "traces.jsonl"
+        if not traces.is_file():
+            raise UserError(f"proposer.path={path!r}: no traces.jsonl in that folder")
+        rows = [row for _, row in read_jsonl(traces)]
+        texts = {request_id(row["prompt_id"], row["turn"]): row["output_ids"] for row in rows}
+        return cls(texts, gamma, accuracy)
+
+    def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
+        """Learn what a wrong token can be."""
+        self._vocab_size = vocab_size
+
+    def reset(self, contexts: Sequence[Context]) -> None:
+        """Refuse a request that was not recorded."""
+        for context in contexts:
+            if context.request_id not in self._texts:
+                raise UserError(f"proposer.path: nothing recorded for prompt {context.request_id}")
+
+    def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
+        """Copy from the recording, with errors."""
+        return [Proposal(self._candidates(context)) for context in contexts]
+
+    def _candidates(self, context: Context) -> CandidateTree:
+        text = self._texts[context.request_id]
+        start = len(context.token_ids) - context.num_prompt_tokens
+        length = min(self.max_depth, context.max_depth)
+        draft_ids = [self._spoilt(token, context) for token in text[start : start + length]]
+        return CandidateTree.chain(context.token_ids[-1], draft_ids)
+
+    def _spoilt(self, token: int, context: Context) -> int:
+        if context.draft_stream.accept(self._accuracy):
+            return token
+        return (token + 1 + context.draft_stream.integer(self._vocab_size - 1)) % self._vocab_size
+
+    def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
+        """The position in the text follows from the committed tokens."""

@@ -1,0 +1,65 @@
+"""Exact enumeration: the law of what a rule emits, without drawing a single random number.
+
+A rule makes two kinds of random decisions, `accept` and `choose`. `BranchingStream` replays a
+prefix of decisions and backtracks through all others, so that the probability of every outcome is
+a sum of products; a wrong rule shows as a difference that no sample size has to resolve.
+"""
+
+from collections.abc import Callable, Hashable, Iterator
+from typing import TypeVar
+
+from torch import Tensor
+
+OutcomeT = TypeVar("OutcomeT", bound=Hashable)
+
+
+class BranchingStream:
+    """A `Stream` that takes prescribed decisions and notes the open alternatives."""
+
+    def __init__(self, prescribed: list[int]):
+        self._prescribed = prescribed
+        self.taken: list[int] = []
+        self.open: list[list[int]] = []  # alternatives not yet tried, per decision
+        self.probability = 1.0
+
+    def accept(self, probability: float) -> bool:
+        """Branch into yes and no."""
+        yes = min(1.0, max(0.0, probability))
+        return self._branch([1.0 - yes, yes], preferred=1) == 1
+
+    def choose(self, weights: Tensor) -> int:
+        """Branch into every token that has weight."""
+        values: list[float] = weights.double().tolist()
+        total = sum(values)
+        return self._branch([value / total for value in values])
+
+    def _branch(self, probabilities: list[float], preferred: int = 0) -> int:
+        possible = [index for index, value in enumerate(probabilities) if value > 0]
+        position = len(self.taken)
+        if position < len(self._prescribed):
+            decision = self._prescribed[position]
+            self.open.append([])
+        else:
+            decision = preferred if preferred in possible else possible[0]
+            self.open.append([index for index in possible if index != decision])
+        self.taken.append(decision)
+        self.probability *= probabilities[decision]
+        return decision
+
+
+def outcomes(play: Callable[[BranchingStream], OutcomeT]) -> dict[OutcomeT, float]:
+    """Return the exact probability of everything that `play` can return."""
+    law: dict[OutcomeT, float] = {}
+    for outcome, probability in _runs(play):
+        law[outcome] = law.get(outcome, 0.0) + probability
+    return law
+
+
+def _runs(play: Callable[[BranchingStream], OutcomeT]) -> Iterator[tuple[OutcomeT, float]]:
+    pending: list[list[int]] = [[]]
+    while pending:
+        stream = BranchingStream(pending.pop())
+        outcome = play(stream)
+        yield outcome, stream.probability
+        for position, alternatives in enumerate(stream.open):
+            pending += [[*stream.taken[:position], other] for other in alternatives]

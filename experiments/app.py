@@ -42,6 +42,8 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     """
     # Without this, Hydra prints a page about its own exceptions and exits with 1.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    if not sys.stderr.isatty():  # progress bars of downloads and of loading weights
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     decorate = hydra.main(
         version_base="1.3", config_path="pkg://specdec.configs", config_name=config_name
     )

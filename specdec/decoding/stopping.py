@@ -2,8 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from specdec.core.errors import require, require_int
+
+
+class TextModel(Protocol):
+    """A model that knows its tokenizer."""
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end a text."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Turn token ids into text."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -20,6 +34,13 @@ class Stopping:
         good = all(isinstance(string, str) and string for string in self.stop_strings)
         require(good, "stop_strings", self.stop_strings, "strings that are not empty")
         assert self.decode is not None or not self.stop_strings
+
+    @classmethod
+    def of(
+        cls, verifier: "TextModel", max_new_tokens: int = 128, stop_strings: Sequence[str] = ()
+    ) -> "Stopping":
+        """Take end tokens and decoding from the verifier."""
+        return cls(max_new_tokens, verifier.end_ids, tuple(stop_strings), verifier.decode)
 
     def cut(self, output_ids: Sequence[int], new_ids: Sequence[int]) -> tuple[list[int], str | None]:
         """Return the part of `new_ids` that becomes text, and why the text ends there, if it does.

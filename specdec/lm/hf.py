@@ -45,6 +45,24 @@ class HFCausalLM:
         # Positions of the cached cells: a window reaches so many positions back, not so many cells.
         self._positions = torch.zeros(num_rows, 0, dtype=torch.int64, device=self.device)
 
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end a text, as the model's generation configuration has them."""
+        found = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        if found is None and self.tokenizer is not None:
+            found = self.tokenizer.eos_token_id
+        return frozenset([found] if isinstance(found, int) else found or [])
+
+    def encode(self, text: str) -> list[int]:
+        """Turn text into token ids."""
+        assert self.tokenizer is not None
+        return self.tokenizer(text)["input_ids"]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Turn token ids into text, without special tokens."""
+        assert self.tokenizer is not None
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
     def length(self, row: int) -> int:
         """Return the number of cells of a row."""
         return self._cache.lengths[row]

@@ -1,5 +1,7 @@
 """From a Hub id or a folder to a model that is proven to decode trees rightly, or a refusal."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +25,11 @@ ZOO = Path(__file__).parent.parent / "zoo"
 
 
 def load(
-    path: str, device: str = "cpu", dtype: str = "float32", attention: str | None = None,
+    path: str,
+    device: str = "cpu",
+    dtype: str = "float32",
+    attention: str | None = None,
+    vocabulary_of: str | None = None,
     field: str = "verifier.path",
 ) -> HFCausalLM:
     """Load a model and its tokenizer; the weights are shared with earlier loads of the same.
@@ -31,14 +37,32 @@ def load(
     Args:
         path: a Hub id, a folder, or `zoo:verifier` and `zoo:draft` for the embedded family.
         attention: transformers' `attn_implementation`; by default sdpa where the model has it.
+        vocabulary_of: another model whose tokenizer must be the same: a draft's is its verifier's.
         field: how error messages name the path.
 
     Raises:
-        UserError: no such model or device, or a model that trees cannot be decoded with.
+        UserError: no such model or device, another vocabulary, or a model that trees cannot be
+            decoded with.
     """
     require(isinstance(path, str) and bool(path), field, path, "a Hub id or a folder")
     require(dtype in DTYPES, "dtype", dtype, "one of " + ", ".join(DTYPES))
-    return HFCausalLM(*_pretrained(path, checked_device(device), DTYPES[dtype], attention, field))
+    placed = checked_device(device)
+    if vocabulary_of is not None:
+        require_same_vocabulary(path, vocabulary_of, field)
+    return HFCausalLM(_model(path, placed, DTYPES[dtype], attention, field), _tokenizer(path, field))
+
+
+def require_same_vocabulary(path: str, other: str, field: str) -> None:
+    """Compare token for token: sizes of logits are padded and say nothing about the tokenizer."""
+    ours, theirs = _tokenizer(path, field).get_vocab(), _tokenizer(other, "verifier.path").get_vocab()
+    if ours == theirs:
+        return
+    differing = len(set(ours.items()) ^ set(theirs.items()))
+    raise UserError(
+        f"{field}={path!r}: its vocabulary of {len(ours)} tokens is not that of"
+        f" verifier.path={other!r} with {len(theirs)} ({differing} entries differ);"
+        " a draft model must share the verifier's tokenizer"
+    )
 
 
 def checked_device(device: str) -> torch.device:
@@ -55,41 +79,53 @@ def checked_device(device: str) -> torch.device:
 
 
 @cache
-def _pretrained(
+def _tokenizer(path: str, field: str) -> PreTrainedTokenizerBase:
+    with _one_line(path, field):
+        return AutoTokenizer.from_pretrained(_source(path))
+
+
+@cache
+def _model(
     path: str, device: torch.device, dtype: torch.dtype, attention: str | None, field: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load, check and remember one set of weights."""
-    source = str(ZOO / path.removeprefix("zoo:")) if path.startswith("zoo:") else path
-    try:
-        config = AutoConfig.from_pretrained(source)
-        refuse_unsupported(config, field, path)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = _model(source, dtype, attention)
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{field}={path!r}: cannot be loaded ({reason})") from None
-    model = model.to(device).eval()
+) -> PreTrainedModel:
+    """Load, prove and remember one set of weights."""
+    with _one_line(path, field):
+        refuse_unsupported(AutoConfig.from_pretrained(_source(path)), field, path)
+        model = _from_pretrained(_source(path), dtype, attention).to(device).eval()
     prove(model, f"{field}={path!r}")
-    return model, tokenizer
+    return model
 
 
-def _model(source: str, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
-    if attention is not None:
-        return AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation=attention
-        )
+def _from_pretrained(
+    source: str, dtype: torch.dtype, attention: str | None
+) -> PreTrainedModel:
     try:
         return AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation="sdpa"
+            source, dtype=dtype, attn_implementation=attention or "sdpa"
         )
     except ValueError as error:
-        if "scaled_dot_product_attention" not in str(error):
+        # A few families (gpt_oss, gemma2, bloom) have no sdpa; the message names it.
+        if attention is not None or "scaled_dot_product_attention" not in str(error):
             raise
         return AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, attn_implementation="eager"
         )
+
+
+def _source(path: str) -> str:
+    return str(ZOO / path.removeprefix("zoo:")) if path.startswith("zoo:") else path
+
+
+@contextmanager
+def _one_line(path: str, field: str) -> Iterator[None]:
+    """Turn what transformers raises about a path into one line for the user."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{field}={path!r}: cannot be loaded ({reason})") from None
 
 
 def refuse_unsupported(config: PreTrainedConfig, field: str, path: str) -> None:

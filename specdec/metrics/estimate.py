@@ -62,7 +62,7 @@ def ratio_estimate(numerators: FloatArray, denominators: FloatArray) -> Estimate
     """Estimate sum(numerators) / sum(denominators) with a percentile interval.
 
     Resamples whose denominator is 0 are left out. The percentile interval is a little too narrow
-    for few prompts: about 93 % instead of 95 % at P = 30.
+    for few prompts: about 93 % instead of 95 % at P = 20.
     """
     return ratio_estimates(numerators[:, None], denominators[:, None])[0]
 
@@ -71,7 +71,9 @@ def ratio_estimates(numerators: FloatArray, denominators: FloatArray) -> list[Es
     """Estimate M ratios at once, from columns [P, M]; each as `ratio_estimate` would."""
     weights = bootstrap_weights(len(numerators))
     values = _divide(numerators.sum(axis=0), denominators.sum(axis=0))
-    resampled = _divide(_resampled_sums(weights, numerators), _resampled_sums(weights, denominators))
+    resampled = _divide(
+        _resampled_sums(weights, numerators), _resampled_sums(weights, denominators)
+    )
     num_prompts = (denominators > 0).sum(axis=0)
     return [
         _estimate(float(value), column, int(n))

@@ -68,7 +68,7 @@ class LanguageModeling:
         self._block_length = block_length
         if init_path is not None:
             self.module: nn.Module = AutoModelForCausalLM.from_pretrained(
-                init_path, dtype=torch.float32
+                init_path, dtype=torch.float32, max_position_embeddings=max_position_embeddings
             )
             return
         torch.manual_seed(seed)

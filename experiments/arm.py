@@ -1,0 +1,111 @@
+"""An arm: one proposer, one tree and one rule, built from a configuration and ready to decode."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from specdec.core.trace import Trace
+from specdec.decoding.decoder import SpeculativeDecoder
+from specdec.decoding.request import Request
+from specdec.decoding.stopping import Stopping
+from specdec.experiments.app import build
+from specdec.lm.hf import HFCausalLM
+from specdec.metrics import summarize
+from specdec.prompts import Prompt, load_prompts, render_turn
+from specdec.report.provenance import provenance
+from specdec.report.run_dir import RunDir
+
+
+@dataclass
+class Arm:
+    """A decoder with the names that tables call it by."""
+
+    name: str
+    rule: str
+    config: DictConfig
+    verifier: HFCausalLM
+    decoder: SpeculativeDecoder
+
+    def run_dir(self, path: Path) -> RunDir:
+        """Prepare the folder that the arm's results go to."""
+        attention = self.verifier.model.config._attn_implementation
+        facts = provenance(self.verifier.device, self.config.dtype, attention)
+        return RunDir(path, self.config, facts)
+
+    def decode(self, prompts: Sequence[Prompt]) -> Iterator[Trace]:
+        """Decode prompts turn by turn; a later turn is asked after the arm's own answers."""
+        answers: dict[str, list[str]] = {prompt.prompt_id: [] for prompt in prompts}
+        for turn in range(max(prompt.num_turns for prompt in prompts)):
+            asked = [prompt for prompt in prompts if prompt.num_turns > turn]
+            requests = [self.request(prompt, answers[prompt.prompt_id]) for prompt in asked]
+            for trace in self.decoder.stream(requests):
+                answers[trace.prompt_id].append(trace.output_text)
+                yield trace
+
+    def request(self, prompt: Prompt, answers: Sequence[str]) -> Request:
+        """Render the turn that comes after `answers`."""
+        mode = self.config.prompts.chat_template
+        rendered = render_turn(prompt, answers, self.verifier.tokenizer, mode)
+        return Request(prompt.prompt_id, rendered.token_ids, prompt.category, len(answers))
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Refuse prompts that cannot be decoded, before any is."""
+        self.decoder.check([self.request(prompt, []) for prompt in prompts])
+
+    def warm_up(self, prompt: Prompt) -> None:
+        """Decode a few tokens that are not recorded: first calls pay for what later ones reuse."""
+        for step, _ in enumerate(self.decoder.stream([self.request(prompt, [])])):
+            if step == 0:
+                return
+
+
+def build_prompts(config: DictConfig) -> list[Prompt]:
+    """Read the prompts; long before any model is loaded, since this may fail."""
+    prompts = config.prompts
+    return load_prompts(prompts.path, prompts.limit, prompts.split)
+
+
+def check_options(config: DictConfig) -> None:
+    """Build what is cheap to build, so that a bad option is refused before a model is loaded."""
+    build(config.sampling)
+    build(config.tree)
+    build(config.verification.rule)
+    Stopping(config.max_new_tokens)
+
+
+def build_arm(config: DictConfig, verifier: HFCausalLM, name: str = "") -> Arm:
+    """Build everything but the verifier, which the arms of a comparison share."""
+    proposer = build(config.proposer)
+    rule = build(config.verification.rule)
+    decoder = SpeculativeDecoder(
+        verifier,
+        proposer,
+        rule,
+        sampling=build(config.sampling),
+        stopping=Stopping.of(verifier, config.max_new_tokens, config.stop_strings),
+        batch=config.batch,
+        seed=config.seed,
+        allow_lossy=config.verification.allow_lossy,
+    )
+    return Arm(name or _stem(proposer), _stem(rule), config, verifier, decoder)
+
+
+def _stem(plug_in: object) -> str:
+    """The file that a plug-in lives in, which is what the command line calls it."""
+    return type(plug_in).__module__.rsplit(".", 1)[-1]
+
+
+def summary_of(arm: Arm, traces: Sequence[Trace]) -> dict[str, Any]:
+    """Return an arm's metrics together with what a reader needs to judge them."""
+    return {"arm": arm.name, "rule": arm.rule, "lossless": arm.decoder.lossless, **summarize(traces)}
+
+
+def announce(arm: Arm, prompts: Sequence[Prompt]) -> None:
+    """Say what is about to be decoded, and show the first prompt as the model gets it."""
+    rendered = render_turn(prompts[0], [], arm.verifier.tokenizer, arm.config.prompts.chat_template)
+    shown = rendered.text[-400:]
+    print(f"{len(prompts)} prompts; the first one ({len(rendered.token_ids)} tokens) ends in:")
+    print("\n".join(f"  | {line}" for line in shown.splitlines()))

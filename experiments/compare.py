@@ -1,0 +1,166 @@
+"""Compare proposers on the same prompts, interleaved in one process: one table, with intervals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from specdec.core.errors import UserError, require, require_int
+from specdec.experiments.app import build, run
+
+if TYPE_CHECKING:
+    from specdec.core.trace import Trace
+    from specdec.experiments.arm import Arm
+    from specdec.prompts import Prompt
+
+BASELINE = "none"
+
+
+def task(config: DictConfig) -> None:
+    """Decode every prompt with every arm, write one run directory each, print the table."""
+    # Here and not above, because torch takes seconds to import and --help should not wait.
+    from specdec.experiments import arm as arms
+    from specdec.report.table import Row, print_table
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    configs = arm_configs(config.arms)
+    for each in configs.values():
+        arms.check_options(each)
+    prompts = arms.build_prompts(config)
+    verifier = build(config.verifier)
+    competing = [arms.build_arm(each, verifier, name) for name, each in configs.items()]
+    competing[0].check(prompts)
+    arms.announce(competing[0], prompts)
+
+    traces: dict[str, list[Trace]] = {arm.name: [] for arm in competing}
+    interrupted = False
+    with ExitStack() as stack:
+        run_dirs = {
+            arm.name: stack.enter_context(arm.run_dir(folder / arm.name)) for arm in competing
+        }
+        try:
+            for arm, trace in interleave(competing, prompts, turn_size(config)):
+                traces[arm.name].append(trace)
+                run_dirs[arm.name].append(trace)
+        except KeyboardInterrupt:
+            interrupted = True
+        summaries = summarize_paired(competing, traces)
+        for name, summary in summaries.items():
+            run_dirs[name].summarize(summary)
+        done = min(summary["num_prompts"] for summary in summaries.values()) if summaries else 0
+        if summaries:
+            rows = [Row(arm.name, arm.rule, summaries[arm.name]) for arm in competing]
+            print_table(rows, f"{done} prompts, temperature {config.sampling.temperature:g}")
+        for name, run_dir in run_dirs.items():
+            print(f"run directory of {name}: {run_dir.path}")
+        if interrupted:
+            print(f"interrupted after {done} of {len(prompts)} prompts; the results above are valid")
+            raise KeyboardInterrupt
+
+
+def arm_configs(arms: Sequence[str]) -> dict[str, DictConfig]:
+    """Compose one configuration per arm: the command line's overrides, then the arm's."""
+    require(len(arms) > 0, "arms", list(arms), "at least one string of overrides")
+    common = [text for text in HydraConfig.get().overrides.task if not text.startswith("arms=")]
+    configs: dict[str, DictConfig] = {}
+    for arm in arms:
+        require(isinstance(arm, str), "arms", arm, "a string of overrides, proposer=ngram")
+        name = path_safe(arm)
+        if name in configs:
+            raise UserError(f"arms: {arm!r} is there twice")
+        configs[name] = hydra.compose("compare", [*common, *arm.split()])
+    return configs
+
+
+def path_safe(arm: str) -> str:
+    """Name an arm by its overrides, fit for a folder."""
+    short = ",".join(arm.split()).removeprefix("proposer=")
+    return re.sub(r"[^\w.,=+-]", "_", short)
+
+
+def turn_size(config: DictConfig) -> int:
+    """How many prompts one arm decodes before the next arm gets the same ones."""
+    if config.turn is not None:
+        require_int("turn", config.turn, 1)
+        return config.turn
+    # A batch needs a queue, so that new prompts can take the place of finished ones.
+    return 1 if config.batch == 1 else 4 * config.batch
+
+
+def interleave(
+    competing: Sequence[Arm], prompts: Sequence[Prompt], size: int
+) -> Iterator[tuple[Arm, Trace]]:
+    """Let all arms decode the same few prompts, then the next few; another arm begins each time.
+
+    So a machine that slows down or speeds up does so for every arm.
+    """
+    from tqdm import tqdm
+
+    for arm in competing:
+        arm.warm_up(prompts[0])
+    turns = sum(prompt.num_turns for prompt in prompts)
+    with tqdm(total=turns * len(competing), desc="decode", unit="text", disable=None) as bar:
+        for number, start in enumerate(range(0, len(prompts), size)):
+            first = number % len(competing)
+            for arm in [*competing[first:], *competing[:first]]:
+                bar.set_postfix_str(arm.name)
+                for trace in arm.decode(prompts[start : start + size]):
+                    bar.update()
+                    yield arm, trace
+
+
+def summarize_paired(
+    competing: Sequence[Arm], traces: dict[str, list[Trace]]
+) -> dict[str, dict[str, Any]]:
+    """Summarize each arm on the prompts that all arms finished, in the same order."""
+    from specdec.experiments.arm import summary_of
+    from specdec.metrics import cost_ratio, speedup
+
+    finished = common_turns(traces)
+    if not finished:
+        return {}
+    paired = {
+        name: sorted(
+            (trace for trace in each if (trace.prompt_id, trace.turn) in finished),
+            key=lambda trace: finished[trace.prompt_id, trace.turn],
+        )
+        for name, each in traces.items()
+    }
+    summaries = {arm.name: summary_of(arm, paired[arm.name]) for arm in competing}
+    baseline = paired.get(BASELINE)
+    if baseline is not None:
+        greedy = competing[0].config.sampling.temperature == 0
+        for name, summary in summaries.items():
+            summary["speedup"] = speedup(paired[name], baseline).to_row()
+            summary["cost_ratio"] = cost_ratio(paired[name], baseline).to_row()
+            summary["same_text"] = same_text(paired[name], baseline) if greedy else None
+    return summaries
+
+
+def common_turns(traces: dict[str, list[Trace]]) -> dict[tuple[str, int], int]:
+    """Number the texts that every arm has, in the order of the first arm."""
+    ids = [[(trace.prompt_id, trace.turn) for trace in each] for each in traces.values()]
+    shared = set(ids[0]).intersection(*ids[1:])
+    return {turn: number for number, turn in enumerate(t for t in ids[0] if t in shared)}
+
+
+def same_text(traces: Sequence[Trace], baseline: Sequence[Trace]) -> dict[str, int]:
+    """Count the texts that are token for token those of the baseline."""
+    equal = sum(a.output_ids == b.output_ids for a, b in zip(traces, baseline, strict=True))
+    return {"equal": equal, "of": len(traces)}
+
+
+def main() -> None:
+    """Console script `specdec-compare`."""
+    run(task, "compare")
+
+
+if __name__ == "__main__":
+    main()

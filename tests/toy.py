@@ -1,0 +1,176 @@
+"""Toy laws of text that are known exactly, and models that speak them; shared by many tests."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from specdec.core.sampling import Sampling
+from specdec.core.tree import CandidateTree
+from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
+from specdec.lm.table import TableLM
+from specdec.verification.enumeration import BranchingStream
+
+Tokens = tuple[int, ...]
+Law = Callable[[Tokens], Tensor]  # the tokens so far -> probabilities of the next one, [V] float64
+TextLaw = dict[Tokens, float]
+NO_END: frozenset[int] = frozenset()
+
+
+def full_context(seed: int, concentration: float = 0.7, vocab_size: int = 3) -> Law:
+    """Make a table with one Dirichlet row for each prefix: nothing can be forgotten unnoticed."""
+
+    @cache
+    def law(tokens: Tokens) -> Tensor:
+        generator = np.random.default_rng([seed, len(tokens), *tokens])
+        return torch.from_numpy(generator.dirichlet(np.full(vocab_size, concentration)))
+
+    return law
+
+
+def gridded(seed: int, cells: int, vocab_size: int = 3) -> Law:
+    """Make a table whose probabilities are multiples of 1 / cells; see `EnumeratedStream`."""
+
+    @cache
+    def law(tokens: Tokens) -> Tensor:
+        generator = np.random.default_rng([seed, len(tokens), *tokens])
+        shares = generator.dirichlet(np.ones(vocab_size))
+        return torch.from_numpy(generator.multinomial(cells, shares) / cells)
+
+    return law
+
+
+def memoryless(*row: float) -> Law:
+    """Make the law that draws every token from the same row."""
+    probs = torch.tensor(row, dtype=torch.float64)
+    return lambda tokens: probs
+
+
+def markov(order: int, law: Law) -> Law:
+    """Let a law see no more than the last `order` tokens."""
+    return lambda tokens: law(tokens[-order:])
+
+
+def mixture(first: Law, second: Law, weight: float) -> Law:
+    """Mix two laws: a draft that resembles its verifier."""
+    return cache(lambda tokens: weight * first(tokens) + (1 - weight) * second(tokens))
+
+
+def warped(law: Law, sampling: Sampling) -> Law:
+    """Apply temperature and filters."""
+    return cache(lambda tokens: sampling.warp(law(tokens).log()))
+
+
+def text_law(law: Law, length: int, ends: frozenset[int] = NO_END, prompt: Tokens = ()) -> TextLaw:
+    """Return the exact law of the text that follows a prompt, up to `length` tokens or an end."""
+    return complete({(): 1.0}, law, length, ends, prompt)
+
+
+def complete(
+    texts: TextLaw, law: Law, length: int, ends: frozenset[int] = NO_END, prompt: Tokens = ()
+) -> TextLaw:
+    """Continue texts from `law`, one token after another, up to `length` tokens or an end."""
+    finished: TextLaw = {}
+    growing = dict(texts)
+    while growing:
+        text, mass = growing.popitem()
+        assert len(text) <= length, f"{text} is longer than {length}"
+        if len(text) == length or (text and text[-1] in ends):
+            finished[text] = finished.get(text, 0.0) + mass
+            continue
+        for token, probability in enumerate(law(prompt + text).tolist()):
+            if probability > 0:
+                longer = (*text, token)
+                growing[longer] = growing.get(longer, 0.0) + mass * probability
+    return finished
+
+
+def total_variation(first: TextLaw, second: TextLaw) -> float:
+    """Return half the sum of the absolute differences."""
+    texts = first.keys() | second.keys()
+    return 0.5 * sum(abs(first.get(text, 0.0) - second.get(text, 0.0)) for text in texts)
+
+
+def table_lm(law: Law, vocab_size: int = 3, max_length: int = 1 << 20) -> TableLM:
+    """Make the language model that speaks `law`."""
+    return TableLM(cache(lambda tokens: law(tokens).log()), vocab_size, max_length)
+
+
+class EnumeratedStream:
+    """What `RandomStream` offers, but every decision is enumerated by a `BranchingStream`.
+
+    A uniform number is the middle of one of `cells` equal intervals. That is exact where the
+    probabilities that it is compared with are multiples of 1 / cells.
+    """
+
+    def __init__(self, branching: BranchingStream, cells: int = 1):
+        self._branching = branching
+        self._cells = cells
+
+    def uniform(self) -> float:
+        return (self.integer(self._cells) + 0.5) / self._cells
+
+    def integer(self, bound: int) -> int:
+        return self._branching.choose(torch.ones(bound))
+
+    def accept(self, probability: float) -> bool:
+        return self._branching.accept(probability)
+
+    def choose(self, weights: Tensor) -> int:
+        return self._branching.choose(weights)
+
+
+class ChoosingChain:
+    """The tree policy `Chain`, with draws that can be enumerated whatever q is."""
+
+    draw = Draw.IID
+
+    def __init__(self, gamma: int):
+        self.max_depth = gamma
+
+    def expand(self, draft_probs: Tensor, streams: Sequence[EnumeratedStream]) -> Tensor:
+        pairs = zip(draft_probs, streams, strict=True)
+        return torch.tensor([[[stream.choose(law[0])]] for law, stream in pairs])
+
+
+class RankedTree:
+    """A proposer of trees: the children of each node are the likeliest tokens after it."""
+
+    draw = Draw.DETERMINISTIC
+    layers: Sequence[Layer] = ()
+
+    def __init__(self, parents: Sequence[int], law: Law):
+        self._parents = tuple(parents)
+        self._law = law
+        self.max_depth = max(CandidateTree(self._parents, self._parents).depths)
+
+    def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
+        pass
+
+    def reset(self, contexts: Sequence[Context]) -> None:
+        pass
+
+    def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
+        return [Proposal(ranked_tree(self._parents, self._law, c.token_ids)) for c in contexts]
+
+    def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
+        pass
+
+
+def ranked_tree(parents: Sequence[int], law: Law, prompt: Sequence[int]) -> CandidateTree:
+    """Give the j-th child of each node the j-th likeliest token after it."""
+    texts: list[Tokens] = [tuple(prompt)]
+    num_children = [0] * len(parents)
+    for parent in parents[1:]:
+        ranking = law(texts[parent]).argsort(descending=True, stable=True).tolist()
+        texts.append((*texts[parent], ranking[num_children[parent]]))
+        num_children[parent] += 1
+    return CandidateTree(tuple(text[-1] for text in texts), tuple(parents))
+
+
+def is_path(tree: CandidateTree, nodes: Sequence[int]) -> bool:
+    """Whether nodes lead downwards from a child of the root, each the child of the one before."""
+    return all(tree.parents[node] == parent for parent, node in pairwise([0, *nodes]))

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from specdec.experiments.app import build
+from transformers import PreTrainedTokenizerBase
 
 from specdec.core.trace import Trace
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
-from specdec.experiments.app import build
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import summarize
 from specdec.prompts import Prompt, load_prompts, render_turn
@@ -29,9 +30,15 @@ class Arm:
     verifier: HFCausalLM
     decoder: SpeculativeDecoder
 
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The verifier's tokenizer, which a loaded model always has."""
+        assert self.verifier.tokenizer is not None
+        return self.verifier.tokenizer
+
     def run_dir(self, path: Path) -> RunDir:
         """Prepare the folder that the arm's results go to."""
-        attention = self.verifier.model.config._attn_implementation
+        attention = self.verifier.attention
         facts = provenance(self.verifier.device, self.config.dtype, attention)
         return RunDir(path, self.config, facts)
 
@@ -48,7 +55,7 @@ class Arm:
     def request(self, prompt: Prompt, answers: Sequence[str]) -> Request:
         """Render the turn that comes after `answers`."""
         mode = self.config.prompts.chat_template
-        rendered = render_turn(prompt, answers, self.verifier.tokenizer, mode)
+        rendered = render_turn(prompt, answers, self.tokenizer, mode)
         return Request(prompt.prompt_id, rendered.token_ids, prompt.category, len(answers))
 
     def check(self, prompts: Sequence[Prompt]) -> None:
@@ -100,12 +107,17 @@ def _stem(plug_in: object) -> str:
 
 def summary_of(arm: Arm, traces: Sequence[Trace]) -> dict[str, Any]:
     """Return an arm's metrics together with what a reader needs to judge them."""
-    return {"arm": arm.name, "rule": arm.rule, "lossless": arm.decoder.lossless, **summarize(traces)}
+    return {
+        "arm": arm.name,
+        "rule": arm.rule,
+        "lossless": arm.decoder.lossless,
+        **summarize(traces),
+    }
 
 
 def announce(arm: Arm, prompts: Sequence[Prompt]) -> None:
     """Say what is about to be decoded, and show the first prompt as the model gets it."""
-    rendered = render_turn(prompts[0], [], arm.verifier.tokenizer, arm.config.prompts.chat_template)
+    rendered = render_turn(prompts[0], [], arm.tokenizer, arm.config.prompts.chat_template)
     shown = rendered.text[-400:]
     print(f"{len(prompts)} prompts; the first one ({len(rendered.token_ids)} tokens) ends in:")
     print("\n".join(f"  | {line}" for line in shown.splitlines()))

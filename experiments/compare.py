@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-
-from specdec.core.errors import UserError, require, require_int
 from specdec.experiments.app import build, run
 
+from specdec.core.errors import UserError, require, require_int
+
 if TYPE_CHECKING:
-    from specdec.core.trace import Trace
     from specdec.experiments.arm import Arm
+
+    from specdec.core.trace import Trace
     from specdec.prompts import Prompt
 
 BASELINE = "none"
@@ -27,6 +28,7 @@ def task(config: DictConfig) -> None:
     """Decode every prompt with every arm, write one run directory each, print the table."""
     # Here and not above, because torch takes seconds to import and --help should not wait.
     from specdec.experiments import arm as arms
+
     from specdec.report.table import Row, print_table
 
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -61,7 +63,9 @@ def task(config: DictConfig) -> None:
         for name, run_dir in run_dirs.items():
             print(f"run directory of {name}: {run_dir.path}")
         if interrupted:
-            print(f"interrupted after {done} of {len(prompts)} prompts; the results above are valid")
+            print(
+                f"interrupted after {done} of {len(prompts)} prompts; the results above are valid"
+            )
             raise KeyboardInterrupt
 
 
@@ -121,6 +125,7 @@ def summarize_paired(
 ) -> dict[str, dict[str, Any]]:
     """Summarize each arm on the prompts that all arms finished, in the same order."""
     from specdec.experiments.arm import summary_of
+
     from specdec.metrics import cost_ratio, speedup
 
     finished = common_turns(traces)

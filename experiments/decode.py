@@ -4,16 +4,15 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-
 from specdec.experiments.app import build, run
 
 
 def task(config: DictConfig) -> float:
     """Decode, write the run directory, print a table; returns block efficiency for sweepers."""
     # Here and not above, because torch takes seconds to import and --help should not wait.
+    from specdec.experiments import arm as arms
     from tqdm import tqdm
 
-    from specdec.experiments import arm as arms
     from specdec.report.table import Row, print_table
 
     folder = Path(HydraConfig.get().runtime.output_dir)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from omegaconf import DictConfig
-
 from specdec.experiments.app import build, run
 
 

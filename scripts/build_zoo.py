@@ -16,15 +16,20 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from specdec.core.jsonl import read_jsonl, write_jsonl, write_text
 from specdec.zoo.stdlib import HELD_OUT, held_out_files, training_files
 
 CONTEXT = 1024
 TOKENS_PER_STEP = 4096
-SHIPPED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
-           "tokenizer_config.json")
+SHIPPED = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Shape:
 
 SIZES = {
     "zoo": {
-        "verifier": Shape(192, 544, 8, 3, 2.5e-3, steps=2000, context_steps=150),
+        "verifier": Shape(192, 544, 8, 3, 2.5e-3, steps=1500, context_steps=150),
         "draft": Shape(128, 384, 1, 4, 4e-3, steps=2000, context_steps=100),
     },
     "small": {
@@ -54,13 +59,20 @@ SIZES = {
         "draft": Shape(384, 1024, 4, 6, 2e-3, steps=20000, context_steps=1000),
     },
 }
-DEFAULTS = {"size": "zoo", "output": "specdec/zoo", "work": "outputs/zoo_${size}", "seed": 0,
-            "mixed_precision": "no", "scale": 1.0}  # scale multiplies all step counts
+DEFAULTS = {
+    "size": "zoo",
+    "output": "specdec/zoo",
+    "work": "outputs/zoo_${size}",
+    "seed": 0,
+    "mixed_precision": "no",
+    "scale": 1.0,
+}  # scale multiplies all step counts
 
 
 def main() -> None:
     """Build what the command line asks for."""
     options = OmegaConf.merge(DEFAULTS, OmegaConf.from_cli())
+    assert isinstance(options, DictConfig)
     if options.size not in SIZES:
         sys.exit(f"error: size={options.size!r}: expected one of {', '.join(SIZES)}")
     work, output = Path(options.work), Path(options.output)
@@ -98,11 +110,23 @@ class Build:
         """Train one model, on short blocks and then at the full context; return its folder."""
         short, full = self.work / f"{role}_short", self.work / role
         shared = [] if role == "verifier" else [f"train.tokenizer_path={self.work / 'verifier'}"]
-        sizes = [f"train.{name}={getattr(shape, name)}" for name in (
-            "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")]
+        sizes = [
+            f"train.{name}={getattr(shape, name)}"
+            for name in (
+                "hidden_size",
+                "intermediate_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+            )
+        ]
         self._train(short, shape.steps, shape.learning_rate, 512, [*sizes, *shared])
-        self._train(full, shape.context_steps, shape.learning_rate / 10, CONTEXT,
-                    [f"train.init_path={short}", f"train.max_position_embeddings={CONTEXT}"])
+        self._train(
+            full,
+            shape.context_steps,
+            shape.learning_rate / 10,
+            CONTEXT,
+            [f"train.init_path={short}", f"train.max_position_embeddings={CONTEXT}"],
+        )
         return full
 
     def _train(
@@ -113,16 +137,23 @@ class Build:
         steps = max(1, round(steps * self.scale))
         subprocess.run(
             [
-                sys.executable, "-m", "specdec.experiments.train", "train=lm",
+                sys.executable,
+                "-m",
+                "specdec.experiments.train",
+                "train=lm",
                 f"data.path={self.work / 'train.jsonl'}",
                 f"data.held_out_path={self.work / 'held_out.jsonl'}",
-                f"output={output}", f"max_steps={steps}", f"seed={self.seed}",
+                f"output={output}",
+                f"max_steps={steps}",
+                f"seed={self.seed}",
                 f"train.block_length={block_length}",
                 f"trainer.per_device_train_batch_size={TOKENS_PER_STEP // block_length}",
                 f"trainer.learning_rate={learning_rate}",
                 f"trainer.warmup_steps={min(100, steps // 10)}",
                 f"trainer.mixed_precision={self.mixed_precision}",
-                "trainer.save_steps=100", "trainer.resume_from_checkpoint=latest", *more,
+                "trainer.save_steps=100",
+                "trainer.resume_from_checkpoint=latest",
+                *more,
             ],
             check=True,
         )
@@ -140,11 +171,13 @@ def prompts() -> list[dict[str, str]]:
                 if len(text) + len(line) > 600:
                     break
                 text += line
-            rows.append({"id": f"{name}:{part}", "category": name.removesuffix(".py"), "prompt": text})
+            rows.append(
+                {"id": f"{name}:{part}", "category": name.removesuffix(".py"), "prompt": text}
+            )
     return rows
 
 
-def card(work: Path, shapes: dict[str, Shape], options: object) -> str:
+def card(work: Path, shapes: dict[str, Shape], options: DictConfig) -> str:
     """Write the model card from what the runs logged."""
     rows: list[str] = []
     for role in ("verifier", "draft"):
@@ -157,9 +190,13 @@ def card(work: Path, shapes: dict[str, Shape], options: object) -> str:
                 f" {last['step']} | {last['step'] * TOKENS_PER_STEP / 1e6:.1f} M |"
                 f" {last['eval_loss']:.3f} | {last['eval_bits_per_byte']:.3f} |"
             )
-    return CARD.format(rows="\n".join(rows), command=" ".join(["python", *sys.argv]),
-                       held_out=", ".join(f"`{name}`" for name in HELD_OUT),
-                       python=sys.version.split()[0], seed=options.seed)
+    return CARD.format(
+        rows="\n".join(rows),
+        command=" ".join(["python", *sys.argv]),
+        held_out=", ".join(f"`{name}`" for name in HELD_OUT),
+        python=sys.version.split()[0],
+        seed=options.seed,
+    )
 
 
 CARD = """# The embedded model family

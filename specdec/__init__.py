@@ -1,12 +1,12 @@
 """Speculative decoding for research: proposers, trees, verification rules, and honest numbers.
 
-    import specdec as sd
-    verifier, draft = sd.load("zoo:verifier"), sd.load("zoo:draft")
-    proposer = sd.DraftModel(draft, sd.Chain(gamma=4))
-    decoder = sd.SpeculativeDecoder(verifier, proposer, sd.Rejection(), sd.Sampling(0.7),
-                                    sd.Stopping.of(verifier, max_new_tokens=64))
-    trace = decoder.decode([sd.Request("prompt", verifier.encode("import os"))])[0]
-    print(trace.output_text, sd.summarize([trace])["block_efficiency"])
+import specdec as sd
+verifier, draft = sd.load("zoo:verifier"), sd.load("zoo:draft")
+proposer = sd.DraftModel(draft, sd.Chain(gamma=4))
+decoder = sd.SpeculativeDecoder(verifier, proposer, sd.Rejection(), sd.Sampling(0.7),
+                                sd.Stopping.of(verifier, max_new_tokens=64))
+trace = decoder.decode([sd.Request("prompt", verifier.encode("import os"))])[0]
+print(trace.output_text, sd.summarize([trace])["block_efficiency"])
 """
 
 from importlib import import_module

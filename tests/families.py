@@ -1,40 +1,75 @@
 """Tiny random models of every family the project holds; nothing is ever downloaded."""
 
+from collections.abc import Sequence
+
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 VOCAB_SIZE = 61
+WINDOW = 6  # of the sliding-window families: shorter than most texts of the tests
 SMALL = {
     "vocab_size": VOCAB_SIZE, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
     "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0,
-}
+}  # fmt: skip
 EXPERTS = {"num_experts_per_tok": 2}
+HYBRID = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 FAMILIES: dict[str, dict[str, object]] = {
     "llama": {},
     "qwen2": {},
     "qwen3": {"head_dim": 8},
-    "mistral": {"sliding_window": 6, "head_dim": 8},
+    "mistral": {"sliding_window": WINDOW, "head_dim": 8},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "rotary_dim": 4},
     "gpt_neox": {},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
-    "phi3": {"sliding_window": 6},
-    "gemma3_text": {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8,
-                    "layer_types": ["sliding_attention", "full_attention"]},
+    "falcon": {},  # one head of keys for all queries
+    "phi3": {"sliding_window": WINDOW},
+    "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8, **HYBRID},  # soft caps, so no sdpa
+    "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8, **HYBRID},
     "mixtral": {**EXPERTS, "num_local_experts": 4},
     "olmoe": {**EXPERTS, "num_experts": 4},
-    "gpt_oss": {**EXPERTS, "num_local_experts": 4, "head_dim": 8, "sliding_window": 6,
-                "layer_types": ["sliding_attention", "full_attention"]},
-}
+    "gpt_oss": {**EXPERTS, "num_local_experts": 4, "head_dim": 8, **HYBRID},
+    "deepseek_v3": {  # keys and values of unlike sizes
+        **EXPERTS, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_key_value_heads": 4,
+        "moe_intermediate_size": 24, "first_k_dense_replace": 1, "kv_lora_rank": 16,
+        "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 4,
+    },
+}  # fmt: skip
+WINDOWED = frozenset(name for name, kwargs in FAMILIES.items() if "sliding_window" in kwargs)
 
 
-def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:
+def tiny_model(
+    family: str, seed: int = 0, attention: str | None = None, **overrides: object
+) -> PreTrainedModel:
     """Build a random model whose logits vary as much as a trained one's."""
-    torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **{**SMALL, "initializer_range": 0.3, **FAMILIES[family]})
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    settings = {**SMALL, "initializer_range": 0.3, **FAMILIES.get(family, {}), **overrides}
+    config = AutoConfig.for_model(family, **settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=attention
+        )
+        _disturb_vectors(model)
     return model.eval()
+
+
+def _disturb_vectors(model: PreTrainedModel) -> None:
+    """Move biases and norms off the zeros and ones they are born with: training would."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+
+
+@torch.inference_mode()
+def plain_logits(model: PreTrainedModel, token_ids: Sequence[int]) -> torch.Tensor:  # [T, V]
+    """Return what the stock model says of ordinary text: one row, no cache, no mask of ours."""
+    batch = torch.tensor([list(token_ids)], device=model.device)
+    return model(input_ids=batch, use_cache=False).logits[0]
+
+
+def random_ids(num: int, seed: int, vocab_size: int = VOCAB_SIZE) -> list[int]:
+    """Make an ordinary text: no bos, eos or pad among its tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(2, vocab_size, (num,), generator=generator).tolist()

@@ -77,8 +77,8 @@ def draw(probs: Tensor, uniforms: Tensor) -> Tensor:  # [..., V], [...] float64 
     Sums in float64: with 24-bit sums a token in the tail of a large vocabulary would never be
     drawn. The weights need not sum to one. A token of weight zero is never returned.
     """
-    cumulative = probs.to(torch.float64).cumsum(dim=-1)
-    targets = (uniforms * cumulative[..., -1]).unsqueeze(-1)
+    cumulative = probs.cumsum(dim=-1, dtype=torch.float64)
+    targets = uniforms.unsqueeze(-1) * cumulative[..., -1:]
     drawn = torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
     # Rounding may push a target up to the total itself; the last token is then the right one.
     return drawn.clamp_(max=probs.shape[-1] - 1)

@@ -45,7 +45,9 @@ class Trace:
     num_prompt_tokens: int
     output_ids: tuple[int, ...]
     output_text: str
-    finish_reason: str  # "eos", "stop" (a stop string) or "length" (max_new_tokens) or "context" (full)
+    finish_reason: (
+        str  # "eos", "stop" (a stop string) or "length" (max_new_tokens) or "context" (full)
+    )
     prefill_seconds: float  # verifier and proposer; not a step
     steps: tuple[Step, ...] = field(repr=False)
 
@@ -59,11 +61,17 @@ class Trace:
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Trace":
         """Read what `to_row` wrote."""
-        steps = tuple(
-            Step(**{**step, "outcome": Outcome(step["outcome"]), "overlap": tuple(step["overlap"])})
-            for step in row["steps"]
-        )
-        return cls(**{**row, "output_ids": tuple(row["output_ids"]), "steps": steps})
+        fields = dict(row)
+        fields["output_ids"] = tuple(row["output_ids"])
+        fields["steps"] = tuple(_step(step) for step in row["steps"])
+        return cls(**fields)
+
+
+def _step(row: dict[str, Any]) -> Step:
+    fields = dict(row)
+    fields["outcome"] = Outcome(row["outcome"])
+    fields["overlap"] = tuple(row["overlap"])
+    return Step(**fields)
 
 
 def _step_row(step: Step) -> dict[str, Any]:

@@ -51,6 +51,8 @@ class CandidateTree:
     @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:  # [N+1] of node lists
         """The children of each node, in drawing order."""
+        if self.is_chain:
+            return (*((node,) for node in range(1, len(self.parents))), ())
         children: list[list[int]] = [[] for _ in self.parents]
         for node, parent in enumerate(self.parents[1:], start=1):
             children[parent].append(node)

@@ -92,7 +92,9 @@ class SpeculativeDecoder:
             clock.lap("verify")
             target_probs = self.sampling.warp(forward.logits)  # [B, M, V]
             verdicts = [
-                self.rule.verify(proposal, probs[: len(proposal.tree.parents)], context.verify_stream)
+                self.rule.verify(
+                    proposal, probs[: len(proposal.tree.parents)], context.verify_stream
+                )
                 for proposal, probs, context in zip(proposals, target_probs, contexts, strict=True)
             ]
             steps = self._commit(in_flight, proposals, verdicts, target_probs, forward)

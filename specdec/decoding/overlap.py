@@ -17,7 +17,8 @@ def overlap(proposal: Proposal, target_probs: Tensor, verdict: Verdict) -> list[
     if not visited:
         return []
     if proposal.draft_probs is not None:
-        p, q = target_probs[visited], proposal.draft_probs[visited]
+        rows = slice(0, len(visited)) if tree.is_chain else visited
+        p, q = target_probs[rows], proposal.draft_probs[rows]
         return p.minimum(q).sum(dim=-1).tolist()
     covered: list[float] = []
     for node in visited:

@@ -42,7 +42,9 @@ class Stopping:
         """Take end tokens and decoding from the verifier."""
         return cls(max_new_tokens, verifier.end_ids, tuple(stop_strings), verifier.decode)
 
-    def cut(self, output_ids: Sequence[int], new_ids: Sequence[int]) -> tuple[list[int], str | None]:
+    def cut(
+        self, output_ids: Sequence[int], new_ids: Sequence[int]
+    ) -> tuple[list[int], str | None]:
         """Return the part of `new_ids` that becomes text, and why the text ends there, if it does.
 
         `output_ids` is what was emitted before; `new_ids` never exceed the budget.

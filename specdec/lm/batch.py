@@ -35,7 +35,10 @@ class TreeBatch(NamedTuple):
         if all(tree.is_chain for tree in trees):
             return cls(token_ids, None, None)
         positions = pad(
-            [[start + depth for depth in tree.depths] for start, tree in zip(starts, trees, strict=True)],
+            [
+                [start + depth for depth in tree.depths]
+                for start, tree in zip(starts, trees, strict=True)
+            ],
             device,
         )
         attend = mask.trees(starts, [tree.ancestors() for tree in trees], device)

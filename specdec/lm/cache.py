@@ -22,7 +22,8 @@ class RowCache(Cache):
         self.writing = Writing()
         self.lengths = [0] * num_rows
         self.capacity = capacity
-        super().__init__(layers=[RowLayer(self, num_rows) for _ in range(num_layers)])
+        self._row_layers = [RowLayer(self, num_rows) for _ in range(num_layers)]
+        super().__init__(layers=[*self._row_layers])
 
     def place(self, rows: Sequence[int], num_new: int, device: torch.device) -> int:
         """Announce `num_new` cells for each of `rows`; returns L, the longest row with them."""
@@ -38,8 +39,8 @@ class RowCache(Cache):
         assert prefix <= self.lengths[row]
         end = prefix + len(nodes)
         if list(nodes) != list(range(len(nodes))):  # already in place otherwise
-            assert all(a < b for a, b in zip(nodes, nodes[1:], strict=False))
-            for layer in self.layers:
+            assert list(nodes) == sorted(set(nodes))
+            for layer in self._row_layers:
                 layer.gather(row, prefix, nodes)
         self.lengths[row] = end
 
@@ -100,6 +101,8 @@ class RowLayer(CacheLayerMixin):
         """Write the new cells of the announced rows and return those rows up to length L."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None
+        assert self.values is not None
         if self._cache.capacity > self.keys.shape[2]:
             self.keys = self._grown(self.keys)
             self.values = self._grown(self.values)
@@ -125,7 +128,7 @@ class RowLayer(CacheLayerMixin):
 
     def gather(self, row: int, prefix: int, nodes: Sequence[int]) -> None:
         """Move cells `prefix + nodes` of one row to `prefix`, `prefix + 1`, ..."""
-        if not self.is_initialized:
+        if self.keys is None or self.values is None:
             return
         source = torch.tensor([prefix + node for node in nodes], device=self.keys.device)
         for buffer in (self.keys, self.values):

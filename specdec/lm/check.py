@@ -35,7 +35,8 @@ def prove(model: PreTrainedModel, name: str) -> float:
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as problem:
         reason = str(problem).strip().splitlines()[0]
         raise UserError(
-            f"{name}: {model.config.model_type} cannot decode trees with a stock KV cache ({reason})"
+            f"{name}: {model.config.model_type} cannot decode trees with a stock KV cache"
+            f" ({reason})"
         ) from problem
     tolerance = TOLERANCE[model.dtype]
     if not error <= tolerance:

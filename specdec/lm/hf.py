@@ -1,6 +1,7 @@
 """Any stock Hugging Face decoder behind the `CausalLM` protocol: no forked modelling code."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class HFCausalLM:
         self.vocab_size: int = config.vocab_size
         self.max_length: int = config.max_position_embeddings
         self.device: torch.device = model.device
+        self._plain = mask.PlainText(self._mask_kind, model.dtype, self.device)
         self.num_calls = 0
         self.num_cells = 0
         self.open(num_rows=1, capacity=64)
@@ -46,12 +48,20 @@ class HFCausalLM:
         self._positions = torch.zeros(num_rows, 0, dtype=torch.int64, device=self.device)
 
     @property
+    def attention(self) -> str:
+        """Which attention implementation of transformers the model runs."""
+        return str(self.model.config._attn_implementation)
+
+    @property
     def end_ids(self) -> frozenset[int]:
         """The tokens that end a text, as the model's generation configuration has them."""
-        found = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        settings = self.model.generation_config
+        found = None if settings is None else settings.eos_token_id
         if found is None and self.tokenizer is not None:
             found = self.tokenizer.eos_token_id
-        return frozenset([found] if isinstance(found, int) else found or [])
+        if found is None:
+            return frozenset()
+        return frozenset(map(int, found if isinstance(found, list) else [found]))
 
     def encode(self, text: str) -> list[int]:
         """Turn text into token ids."""
@@ -61,7 +71,7 @@ class HFCausalLM:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turn token ids into text, without special tokens."""
         assert self.tokenizer is not None
-        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
     def length(self, row: int) -> int:
         """Return the number of cells of a row."""
@@ -120,20 +130,20 @@ class HFCausalLM:
         positions: Tensor | None,
         attend: Tensor | None,
         layers: Sequence[Layer],
-    ) -> tuple[object, dict[Layer, Tensor]]:
+    ) -> tuple[Any, dict[Layer, Tensor]]:
         num_new = token_ids.shape[1]
         starts = [self.length(row) for row in rows]
         length = self._cache.place(rows, num_new, self.device)
-        if positions is None:
-            offsets = torch.arange(num_new, device=self.device)
-            positions = torch.tensor(starts, device=self.device)[:, None] + offsets
-        if attend is None:
-            attend = mask.causal(starts, num_new, self.device)
-        key_positions = self._note_positions(rows, positions, length)
+        if attend is None and positions is None and self._plain.serves(starts):
+            positions, attention_mask = self._plain.at(starts[0], num_new)
+        else:
+            positions, attention_mask = self._general(
+                rows, starts, length, num_new, positions, attend
+            )
         output = module(
             input_ids=token_ids,
             position_ids=positions,
-            attention_mask=self._mask_kind.masks(attend, positions, key_positions, self.model.dtype),
+            attention_mask=attention_mask,
             past_key_values=self._cache,
             use_cache=True,
             output_hidden_states=bool(layers),
@@ -143,6 +153,25 @@ class HFCausalLM:
         for row, start in zip(rows, starts, strict=True):
             self._cache.lengths[row] = start + num_new
         return output, {layer: _hidden(output.hidden_states, layer) for layer in layers}
+
+    def _general(
+        self,
+        rows: Sequence[int],
+        starts: Sequence[int],
+        length: int,
+        num_new: int,
+        positions: Tensor | None,
+        attend: Tensor | None,
+    ) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
+        """Positions [B, M] and masks for rows of unlike lengths, trees and windows."""
+        if positions is None:
+            offsets = torch.arange(num_new, device=self.device)
+            positions = torch.tensor(starts, device=self.device)[:, None] + offsets
+        if attend is None:
+            attend = mask.causal(starts, num_new, self.device)
+        key_positions = self._note_positions(rows, positions, length)
+        masks = self._mask_kind.masks(attend, positions, key_positions, self.model.dtype)
+        return positions, masks
 
     def _note_positions(self, rows: Sequence[int], positions: Tensor, length: int) -> Tensor | None:
         """Remember where the new cells stand; returns key positions [B, L] if windows need them."""
@@ -161,5 +190,6 @@ def _hidden(hidden_states: Sequence[Tensor], layer: Layer) -> Tensor:
     """Entry i + 1 is the output of layer i; the last entry is behind the final norm."""
     if layer == "final":
         return hidden_states[-1]
-    assert isinstance(layer, int) and 0 <= layer < len(hidden_states) - 2
+    assert isinstance(layer, int)
+    assert 0 <= layer < len(hidden_states) - 2
     return hidden_states[layer + 1]

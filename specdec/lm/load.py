@@ -49,12 +49,17 @@ def load(
     placed = checked_device(device)
     if vocabulary_of is not None:
         require_same_vocabulary(path, vocabulary_of, field)
-    return HFCausalLM(_model(path, placed, DTYPES[dtype], attention, field), _tokenizer(path, field))
+    return HFCausalLM(
+        _model(path, placed, DTYPES[dtype], attention, field), _tokenizer(path, field)
+    )
 
 
 def require_same_vocabulary(path: str, other: str, field: str) -> None:
     """Compare token for token: sizes of logits are padded and say nothing about the tokenizer."""
-    ours, theirs = _tokenizer(path, field).get_vocab(), _tokenizer(other, "verifier.path").get_vocab()
+    ours, theirs = (
+        _tokenizer(path, field).get_vocab(),
+        _tokenizer(other, "verifier.path").get_vocab(),
+    )
     if ours == theirs:
         return
     differing = len(set(ours.items()) ^ set(theirs.items()))
@@ -91,14 +96,14 @@ def _model(
     """Load, prove and remember one set of weights."""
     with _one_line(path, field):
         refuse_unsupported(AutoConfig.from_pretrained(_source(path)), field, path)
-        model = _from_pretrained(_source(path), dtype, attention).to(device).eval()
+        model = _from_pretrained(_source(path), dtype, attention)
+        torch.nn.Module.to(model, device)  # typed, unlike the method of transformers
+        model.eval()
     prove(model, f"{field}={path!r}")
     return model
 
 
-def _from_pretrained(
-    source: str, dtype: torch.dtype, attention: str | None
-) -> PreTrainedModel:
+def _from_pretrained(source: str, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
     try:
         return AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, attn_implementation=attention or "sdpa"
@@ -131,12 +136,16 @@ def _one_line(path: str, field: str) -> Iterator[None]:
 def refuse_unsupported(config: PreTrainedConfig, field: str, path: str) -> None:
     """Refuse what has no plain KV cache, before any weights are read."""
     if config.is_encoder_decoder:
-        raise UserError(f"{field}={path!r}: {config.model_type} is an encoder-decoder model;"
-                        " only decoder-only models are supported")
+        raise UserError(
+            f"{field}={path!r}: {config.model_type} is an encoder-decoder model;"
+            " only decoder-only models are supported"
+        )
     text_config = config.get_text_config()
     needed = ("num_hidden_layers", "vocab_size", "max_position_embeddings")
     missing = [name for name in needed if not isinstance(getattr(text_config, name, None), int)]
     if missing:
-        raise UserError(f"{field}={path!r}: {config.model_type} has no {', '.join(missing)} and so"
-                        " no KV cache of positions; recurrent models are not supported")
+        raise UserError(
+            f"{field}={path!r}: {config.model_type} has no {', '.join(missing)} and so"
+            " no KV cache of positions; recurrent models are not supported"
+        )
     MaskKind.of(text_config)

@@ -44,7 +44,11 @@ class MaskKind:
         return cls(window, hybrid=False)
 
     def masks(
-        self, attend: Tensor, query_positions: Tensor, key_positions: Tensor | None, dtype: torch.dtype
+        self,
+        attend: Tensor,
+        query_positions: Tensor,
+        key_positions: Tensor | None,
+        dtype: torch.dtype,
     ) -> Tensor | dict[str, Tensor]:
         """Turn `attend` [B, M, L] into what the model takes as `attention_mask`.
 
@@ -61,6 +65,46 @@ class MaskKind:
         return {FULL: additive(attend, dtype), SLIDING: windowed}
 
 
+class PlainText:
+    """Positions and masks of ordinary text in rows of one length, as views of stored tensors.
+
+    One new token after another is what a draft model reads all the time; building the same zeros
+    anew each time would cost a noticeable share of a small model's forward.
+    """
+
+    def __init__(self, kind: MaskKind, dtype: torch.dtype, device: torch.device):
+        self._windowed = kind.window is not None
+        self._dtype = dtype
+        self._positions = torch.arange(0, device=device)
+        self._masks: dict[int, Tensor] = {}  # M -> [1, 1, M, width + M]
+
+    def serves(self, starts: Sequence[int]) -> bool:
+        """Whether these rows can use it: they start alike, and there is no window."""
+        return not self._windowed and min(starts) == max(starts)
+
+    def at(self, start: int, num_new: int) -> tuple[Tensor, Tensor]:  # [1, M], [1, 1, M, start + M]
+        """Return positions and the additive mask of `num_new` cells behind `start` cached ones."""
+        if len(self._positions) < start + num_new:
+            width = 2 * (start + num_new)
+            self._positions = torch.arange(width, device=self._positions.device)
+            self._masks = {}
+        positions = self._positions[None, start : start + num_new]
+        wide = self._masks.get(num_new)
+        if wide is None:
+            wide = self._wide(num_new)
+        first = wide.shape[-1] - num_new - start
+        return positions, wide[..., first:]
+
+    def _wide(self, num_new: int) -> Tensor:
+        """Zeros, then the causal triangle: every narrower mask is a suffix of its columns."""
+        width = len(self._positions)
+        attend = causal([width], num_new, self._positions.device)
+        wide = additive(attend, self._dtype)
+        if num_new <= 64:  # the masks of long prompts are large, and seldom asked for twice
+            self._masks[num_new] = wide
+        return wide
+
+
 def additive(attend: Tensor, dtype: torch.dtype) -> Tensor:  # [B, M, L] bool -> [B, 1, M, L]
     """0 where attention is allowed, the type's lowest number elsewhere."""
     mask = torch.zeros(attend.shape, dtype=dtype, device=attend.device)
@@ -70,8 +114,8 @@ def additive(attend: Tensor, dtype: torch.dtype) -> Tensor:  # [B, M, L] bool ->
 def causal(starts: Sequence[int], num_new: int, device: torch.device) -> Tensor:
     """Each new cell sees its row up to itself. Two rows with 3 and 1 cached cells, M = 2:
 
-        row 0: x x x x .     row 1: x x . . .
-               x x x x x            x x x . .
+    row 0: x x x x .     row 1: x x . . .
+           x x x x x            x x x . .
     """  # returns [B, M, L] bool
     columns = torch.arange(max(starts) + num_new, device=device)
     last = torch.tensor(list(starts), device=device)[:, None] + torch.arange(num_new, device=device)

@@ -17,7 +17,9 @@ class TableLM:
     """
 
     def __init__(
-        self, logits_after: Callable[[tuple[int, ...]], Tensor], vocab_size: int,
+        self,
+        logits_after: Callable[[tuple[int, ...]], Tensor],
+        vocab_size: int,
         max_length: int = 1 << 20,
     ):
         self._logits_after = logits_after
@@ -59,7 +61,8 @@ class TableLM:
         self.num_calls += 1
         logits = [
             self._row(
-                row, token_ids[index].tolist(),
+                row,
+                token_ids[index].tolist(),
                 None if positions is None else positions[index].tolist(),
                 None if attend is None else attend[index].tolist(),
             )
@@ -68,7 +71,10 @@ class TableLM:
         return Forward(torch.stack(logits), {})
 
     def _row(
-        self, row: int, token_ids: list[int], positions: list[int] | None,
+        self,
+        row: int,
+        token_ids: list[int],
+        positions: list[int] | None,
         attend: list[list[bool]] | None,
     ) -> Tensor:  # [M, V]
         cells = self._cells[row]

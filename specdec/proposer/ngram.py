@@ -22,7 +22,9 @@ class NGram:
         require_int("proposer.min_ngram", min_ngram, 1)
         require_int("proposer.max_ngram", max_ngram, 1)
         require(
-            min_ngram <= max_ngram, "proposer.min_ngram", min_ngram,
+            min_ngram <= max_ngram,
+            "proposer.min_ngram",
+            min_ngram,
             f"at most proposer.max_ngram={max_ngram}",
         )
         self.max_depth = gamma

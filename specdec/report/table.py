@@ -36,8 +36,13 @@ def comparison(rows: Sequence[Row], title: str) -> Table:
     """Lay the arms out, one a row."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_lines=True)
     table.add_column("proposer\n[dim]rule[/dim]", no_wrap=True)
-    for name in ("block\nefficiency", "acceptance\nrate", "acceptance\nat depth", "tokens/s",
-                 "speedup"):
+    for name in (
+        "block\nefficiency",
+        "acceptance\nrate",
+        "acceptance\nat depth",
+        "tokens/s",
+        "speedup",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("lossless", no_wrap=True)
     table.add_column("same text as\nautoregressive\nat T=0", no_wrap=True)
@@ -71,7 +76,9 @@ def by_depth(rows: Mapping[str, Mapping[str, Any]]) -> str:
     lines: list[str] = []
     for depth, row in rows.items():
         if row["value"] is not None:
-            interval = "" if row["low"] is None else f" [dim]{row['low']:.2f}-{row['high']:.2f}[/dim]"
+            interval = (
+                "" if row["low"] is None else f" [dim]{row['low']:.2f}-{row['high']:.2f}[/dim]"
+            )
             lines.append(f"{depth}: {row['value']:.2f}{interval}")
     return "\n".join(lines) or "-"
 

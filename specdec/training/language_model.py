@@ -12,6 +12,7 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
@@ -50,11 +51,15 @@ class LanguageModeling:
         require_int("vocab_size", vocab_size, 257)
         require_number("eval_tokens", eval_tokens, 1)
         require(
-            block_length <= max_position_embeddings, "block_length", block_length,
+            block_length <= max_position_embeddings,
+            "block_length",
+            block_length,
             f"at most max_position_embeddings={max_position_embeddings}",
         )
         require(
-            hidden_size % num_attention_heads == 0, "hidden_size", hidden_size,
+            hidden_size % num_attention_heads == 0,
+            "hidden_size",
+            hidden_size,
             f"a multiple of num_attention_heads={num_attention_heads}",
         )
         documents = read_documents(data_path)
@@ -83,7 +88,7 @@ class LanguageModeling:
                 max_position_embeddings=max_position_embeddings,
                 tie_word_embeddings=True,
                 bos_token_id=None,
-                eos_token_id=self.tokenizer.eos_token_id,
+                eos_token_id=_end_id(self.tokenizer),
                 pad_token_id=None,
             )
         )
@@ -108,7 +113,7 @@ class LanguageModeling:
             total += float(self.loss(module, block)) * (block.shape[1] - 1)
             num_tokens += block.shape[1] - 1
             scored += block[0, 1:].tolist()
-        num_bytes = len(self.tokenizer.decode(scored).encode())
+        num_bytes = len(str(self.tokenizer.decode(scored)).encode())
         return {
             "eval_loss": total / num_tokens,
             "eval_bits_per_byte": total / math.log(2) / num_bytes,
@@ -117,7 +122,9 @@ class LanguageModeling:
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write a Hugging Face folder: bf16 safetensors, config and tokenizer."""
         # A copy, because training may go on in fp32 after a save.
-        copy.deepcopy(module).to(torch.bfloat16).save_pretrained(folder)
+        rounded = copy.deepcopy(module).to(torch.bfloat16)
+        assert isinstance(rounded, PreTrainedModel)
+        rounded.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 
@@ -141,10 +148,18 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         raise UserError(f"tokenizer_path={path!r}: cannot be loaded ({reason})") from None
 
 
+def _end_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    end = tokenizer.eos_token_id
+    require(isinstance(end, int), "tokenizer_path", tokenizer.name_or_path, "one with an EOS token")
+    assert isinstance(end, int)
+    return end
+
+
 def _tokenize(tokenizer: PreTrainedTokenizerBase, documents: list[str]) -> Tensor:
     """All documents in one row, each ended by the end-of-text token."""  # [T] int64
+    end = _end_id(tokenizer)
     token_ids: list[int] = []
     for ids in tokenizer(documents, add_special_tokens=False)["input_ids"]:
         token_ids += ids
-        token_ids.append(tokenizer.eos_token_id)
+        token_ids.append(end)
     return torch.tensor(token_ids)

@@ -42,5 +42,7 @@ def _turn(path: Path, number: int, turn: Any) -> str:
     role = turn.get("role", turn.get("from"))
     content = turn.get("content", turn.get("value"))
     if not isinstance(role, str) or not isinstance(content, str):
-        raise UserError(f"{path}:{number}: a message needs `role` and `content` (or `from`, `value`)")
+        raise UserError(
+            f"{path}:{number}: a message needs `role` and `content` (or `from`, `value`)"
+        )
     return f"{role}: {content}"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import get_scheduler
 
@@ -65,11 +65,15 @@ class Trainer:
         require_number("learning_rate", learning_rate, 0.0)
         require_number("max_grad_norm", max_grad_norm, 0.0)
         require(
-            mixed_precision in ("no", "bf16", "fp16"), "mixed_precision", mixed_precision,
+            mixed_precision in ("no", "bf16", "fp16"),
+            "mixed_precision",
+            mixed_precision,
             "no, bf16 or fp16",
         )
         require(
-            lr_scheduler_type in SCHEDULERS, "lr_scheduler_type", lr_scheduler_type,
+            lr_scheduler_type in SCHEDULERS,
+            "lr_scheduler_type",
+            lr_scheduler_type,
             "one of " + ", ".join(SCHEDULERS),
         )
         self.max_steps = max_steps
@@ -103,11 +107,15 @@ class Trainer:
         )
         optimizer = torch.optim.AdamW(
             _decay_groups(objective.module, self.weight_decay),
-            lr=self.learning_rate, betas=(0.9, self.adam_beta2), fused=True,
+            lr=self.learning_rate,
+            betas=(0.9, self.adam_beta2),
+            fused=True,
         )
         scheduler = get_scheduler(
-            self.lr_scheduler_type, optimizer,
-            num_warmup_steps=self.warmup_steps, num_training_steps=self.max_steps,
+            self.lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=self.warmup_steps,
+            num_training_steps=self.max_steps,
         )
         module, optimizer = accelerator.prepare(objective.module, optimizer)
         accelerator.register_for_checkpointing(scheduler)
@@ -117,7 +125,10 @@ class Trainer:
 
         per_step = self.batch_size * accelerator.num_processes * self.accumulation
         bar = tqdm(
-            total=self.max_steps, initial=step, unit="step", desc="train",
+            total=self.max_steps,
+            initial=step,
+            unit="step",
+            desc="train",
             disable=None if accelerator.is_main_process else True,
         )
         module.train()
@@ -143,12 +154,16 @@ class Trainer:
 
             # 2) Log, evaluate and save at their own intervals.
             if step % self.logging_steps == 0 or step == self.max_steps:
-                mean = float(accelerator.reduce(torch.stack(losses).mean(), "mean"))
+                mean = _mean(accelerator, losses)
                 if not math.isfinite(mean):
                     raise UserError(f"step {step}: the loss is {mean}; lower learning_rate")
                 seconds = time.perf_counter() - since
-                log.write(step, loss=mean, learning_rate=scheduler.get_last_lr()[0],
-                          tokens_per_second=num_tokens / seconds)
+                log.write(
+                    step,
+                    loss=mean,
+                    learning_rate=float(scheduler.get_last_lr()[0]),
+                    tokens_per_second=num_tokens / seconds,
+                )
                 bar.set_postfix(loss=f"{mean:.3f}")
                 since, num_tokens, losses = time.perf_counter(), 0, []
             if step % self.eval_steps == 0 or step == self.max_steps:
@@ -174,6 +189,13 @@ class Trainer:
             evaluation = objective.evaluate(accelerator.unwrap_model(module))
         module.train()
         return evaluation
+
+
+def _mean(accelerator: Accelerator, losses: list[Tensor]) -> float:
+    """Average over micro-batches and processes."""
+    mean = accelerator.reduce(torch.stack(losses).mean(), "mean")
+    assert isinstance(mean, Tensor)
+    return float(mean)
 
 
 def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

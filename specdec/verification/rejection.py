@@ -1,5 +1,6 @@
 """Speculative sampling by rejection, token by token."""
 
+import torch
 from torch import Tensor
 
 from specdec.core.randomness import Stream
@@ -46,10 +47,9 @@ def _reject_along_chain(proposal: Proposal, target_probs: Tensor, stream: Stream
     assert q is not None
     assert tree.is_chain
     num_drafted = tree.num_draft_tokens
-    drafted = target_probs.new_tensor(tree.token_ids[1:]).long().unsqueeze(-1)  # [N, 1]
-    p_drafted = target_probs[:num_drafted].gather(-1, drafted)
-    ratios = (p_drafted / q[:num_drafted].gather(-1, drafted)).squeeze(-1).tolist()
-    for depth, ratio in enumerate(ratios):
+    drafted = torch.tensor(tree.token_ids[1:], dtype=torch.int64, device=q.device).unsqueeze(-1)
+    ratios = target_probs[:num_drafted].gather(-1, drafted) / q[:num_drafted].gather(-1, drafted)
+    for depth, ratio in enumerate(ratios.squeeze(-1).tolist()):
         if not stream.accept(ratio):
             residual = (target_probs[depth] - q[depth]).clamp_(min=0)
             # In exact arithmetic a residual without mass is never drawn from; in floats it can be.

@@ -6,14 +6,38 @@ from pathlib import Path
 # Modules of the held-out set: never trained on; their loss is reported, their code gives the
 # prompts. All of them exist, as single files, in Python 3.11 to 3.14.
 HELD_OUT = (
-    "argparse.py", "bisect.py", "calendar.py", "configparser.py", "csv.py", "difflib.py",
-    "email/message.py", "fractions.py", "heapq.py", "http/cookies.py", "json/decoder.py",
-    "logging/handlers.py", "queue.py", "sched.py", "shutil.py", "statistics.py", "string.py",
-    "textwrap.py", "urllib/robotparser.py", "wsgiref/handlers.py",
+    "argparse.py",
+    "bisect.py",
+    "calendar.py",
+    "configparser.py",
+    "csv.py",
+    "difflib.py",
+    "email/message.py",
+    "fractions.py",
+    "heapq.py",
+    "http/cookies.py",
+    "json/decoder.py",
+    "logging/handlers.py",
+    "queue.py",
+    "sched.py",
+    "shutil.py",
+    "statistics.py",
+    "string.py",
+    "textwrap.py",
+    "urllib/robotparser.py",
+    "wsgiref/handlers.py",
 )
 # Tests, other people's packages, and tables that are data rather than code.
-LEFT_OUT = ("site-packages", "dist-packages", "test", "tests", "idle_test", "encodings",
-            "pydoc_data", "__phello__")
+LEFT_OUT = (
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idle_test",
+    "encodings",
+    "pydoc_data",
+    "__phello__",
+)
 
 
 def training_files() -> list[Path]:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from toy import NO_END, Law, TextLaw, Tokens, complete, is_path, text_law, total_variation
 from torch import Tensor
+from toy import NO_END, Law, TextLaw, Tokens, complete, is_path, text_law, total_variation
 
 from specdec.core.protocols import VerificationRule
 from specdec.core.randomness import Stream

@@ -138,14 +138,18 @@ def test_the_text_has_exactly_the_verifiers_law(case: Case, pair: Pair) -> None:
 def test_every_outcome_is_counted(case: Case) -> None:
     for pair in HAND:
         total = sum(outcomes(case.play(pair.p, pair.q)).values())
-        assert abs(total - 1) < EXACT, f"{pair}: outcomes add up to {total}, so the harness is blind"
+        assert abs(total - 1) < EXACT, (
+            f"{pair}: outcomes add up to {total}, so the harness is blind"
+        )
 
 
 def test_every_configured_rule_is_enumerated() -> None:
     """A rule that has a YAML file but no line in CASES is not known to be lossless."""
     folder = Path(__file__).parents[2] / "configs" / "verification"
     texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.yaml"))]
-    configured = {name for text in texts for name in re.findall(r"specdec\.verification[\w.]*", text)}
+    configured = {
+        name for text in texts for name in re.findall(r"specdec\.verification[\w.]*", text)
+    }
     assert configured, f"no rule found in {folder}"
     enumerated = {f"{type(c.rule).__module__}.{type(c.rule).__qualname__}" for c in CASES}
     assert configured <= enumerated, f"no line in CASES for {configured - enumerated}"
@@ -161,7 +165,7 @@ def test_every_draw_that_a_rule_claims_is_enumerated(rule: VerificationRule) -> 
 
 
 def _prefix_overlaps(p: Law, q: Law, gamma: int) -> list[float]:
-    """Return sum over x_1 .. x_k of prod_i min(p, q)(x_i), for k = 1 .. gamma (Leviathan et al.)."""
+    """Return sum over x_1 .. x_k of prod_i min(p, q)(x_i), for k = 1 .. gamma."""
     masses: dict[Tokens, float] = {(): 1.0}
     overlaps: list[float] = []
     for _ in range(gamma):

@@ -1,0 +1,235 @@
+"""How fast the engine is, next to transformers' own loops, on the same models and machine.
+
+    python benchmarks/speed.py                                   # the embedded pair
+    python benchmarks/speed.py verifier=FOLDER draft=FOLDER      # any pair
+    python benchmarks/speed.py prompts=4 repeats=1               # shorter
+
+Everything that is compared runs interleaved in one process, prompt by prompt, and each number is a
+ratio of medians over prompts and repeats, with its smallest and largest ratio over the repeats. An
+absolute time means little on a shared machine.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel, set_seed
+
+import specdec as sd
+from specdec.core.protocols import Proposer
+
+DEFAULTS = {
+    "verifier": "zoo:verifier",
+    "draft": "zoo:draft",
+    "prompts": 8,
+    "repeats": 3,
+    "gamma": 4,
+    "new_tokens": 96,
+    "device": "cpu",
+    "dtype": "float32",
+    "path": "zoo:prompts",
+}
+Arm = Callable[[list[int]], float]  # decodes a prompt, returns tokens per second
+
+
+class Bench:
+    """Two models, some prompts, and the arms that decode them."""
+
+    def __init__(self, options: DictConfig):
+        self.options = options
+        place = (options.device, options.dtype)
+        self.verifier = sd.load(options.verifier, *place)
+        self.draft = sd.load(options.draft, *place, vocabulary_of=options.verifier)
+        texts = [prompt.turns[0][-1].content for prompt in sd.load_prompts(options.path)]
+        self.prompts = [self.verifier.encode(text) for text in texts[: options.prompts]]
+        # Texts of one length each: an arm that stops early would be timed on other work.
+        self.stopping = sd.Stopping(max_new_tokens=options.new_tokens)
+
+    def ours(self, proposer: Proposer, temperature: float, batch: int = 1) -> sd.SpeculativeDecoder:
+        """Build our decoder."""
+        sampling = sd.Sampling(temperature)
+        return sd.SpeculativeDecoder(
+            self.verifier, proposer, sd.Rejection(), sampling, self.stopping, batch=batch
+        )
+
+    def draft_model(self) -> sd.DraftModel:
+        """Build the proposer that drafts chains of gamma tokens."""
+        return sd.DraftModel(self.draft, sd.Chain(self.options.gamma))
+
+    def arm(self, proposer: Proposer, temperature: float) -> Arm:
+        """Time our decoder on one prompt."""
+        decoder = self.ours(proposer, temperature)
+
+        def decode(prompt: list[int]) -> float:
+            start = time.perf_counter()
+            trace = decoder.decode([sd.Request(str(prompt[:8]), prompt)])[0]
+            return len(trace.output_ids) / (time.perf_counter() - start)
+
+        return decode
+
+    def transformers_arm(self, temperature: float, assistant: PreTrainedModel | None) -> Arm:
+        """Time `generate()` on one prompt, alone or assisted with a constant gamma."""
+        model: Any = self.verifier.model
+        how: dict[str, Any] = {"do_sample": temperature > 0}
+        if temperature > 0:
+            how |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if assistant is not None:
+            settings = assistant.generation_config
+            settings.num_assistant_tokens = self.options.gamma
+            settings.num_assistant_tokens_schedule = "constant"
+            settings.assistant_confidence_threshold = 0.0
+            how["assistant_model"] = assistant
+
+        def decode(prompt: list[int]) -> float:
+            batch = torch.tensor([prompt], device=model.device)
+            start = time.perf_counter()
+            with torch.inference_mode():
+                output = model.generate(
+                    batch,
+                    attention_mask=torch.ones_like(batch),
+                    pad_token_id=0,
+                    eos_token_id=-1,
+                    max_new_tokens=self.options.new_tokens,
+                    **how,
+                )
+            return (output.shape[1] - len(prompt)) / (time.perf_counter() - start)
+
+        return decode
+
+    def race(self, arms: dict[str, Arm]) -> dict[str, list[list[float]]]:
+        """Let all arms decode each prompt in turn; returns [repeat][prompt] per arm."""
+        for arm in arms.values():
+            arm(self.prompts[0])
+        speeds: dict[str, list[list[float]]] = {name: [] for name in arms}
+        for repeat in range(self.options.repeats):
+            set_seed(repeat)
+            for each in speeds.values():
+                each.append([])
+            for number, prompt in enumerate(self.prompts):
+                names = list(arms)
+                first = number % len(names)
+                for name in names[first:] + names[:first]:
+                    speeds[name][-1].append(arms[name](prompt))
+        return speeds
+
+
+@contextmanager
+def forward_seconds(models: Sequence[PreTrainedModel]) -> Iterator[list[float]]:
+    """Add up the time spent inside the forwards of some models."""
+    spent = [0.0]
+
+    def timed(forward: Callable[..., object]) -> Callable[..., object]:
+        def run(*args: object, **kwargs: object) -> object:
+            start = time.perf_counter()
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                spent[0] += time.perf_counter() - start
+
+        return run
+
+    originals = [model.forward for model in models]
+    for model, original in zip(models, originals, strict=True):
+        model.forward = timed(original)
+    try:
+        yield spent
+    finally:
+        for model, original in zip(models, originals, strict=True):
+            model.forward = original
+
+
+def overhead(bench: Bench, temperature: float) -> list[float]:
+    """(a) Share of the steps' wall time outside of the models' forwards, per repeat."""
+    decoder = bench.ours(bench.draft_model(), temperature)
+    shares: list[float] = []
+    for _ in range(bench.options.repeats + 1):
+        with forward_seconds([bench.verifier.model, bench.draft.model]) as spent:
+            total = 0.0
+            for number, prompt in enumerate(bench.prompts):
+                trace = decoder.decode([sd.Request(str(number), prompt)])[0]
+                total += sum(
+                    s.propose_seconds + s.verify_seconds + s.other_seconds for s in trace.steps
+                )
+        shares.append(1 - spent[0] / total)
+    return shares[1:]  # the first one warms up
+
+
+def ratios(above: list[list[float]], below: list[list[float]]) -> list[float]:
+    """Median over all, then the smallest and the largest of the repeats' ratios."""
+    each = [statistics.median(a) / statistics.median(b) for a, b in zip(above, below, strict=True)]
+    overall = statistics.median(chain(*above)) / statistics.median(chain(*below))
+    return [overall, min(each), max(each)]
+
+
+def batching(bench: Bench, proposer: Callable[[], Proposer], batch: int) -> list[float]:
+    """(d) Tokens per second with `batch` requests in flight over one at a time."""
+    count = max(3 * batch, len(bench.prompts))
+    requests = [
+        sd.Request(str(number), bench.prompts[number % len(bench.prompts)])
+        for number in range(count)
+    ]
+    decoders = {size: bench.ours(proposer(), 0.0, size) for size in (1, batch)}
+    speeds: dict[int, list[list[float]]] = {1: [], batch: []}
+    for size, decoder in decoders.items():
+        decoder.decode(requests[:size])
+    for _ in range(bench.options.repeats):
+        for size, decoder in decoders.items():
+            start = time.perf_counter()
+            traces = decoder.decode(requests)
+            emitted = sum(len(trace.output_ids) for trace in traces)
+            speeds[size].append([emitted / (time.perf_counter() - start)])
+    return ratios(speeds[batch], speeds[1])
+
+
+def main() -> None:
+    """Measure everything and print one table."""
+    options = OmegaConf.merge(DEFAULTS, OmegaConf.from_cli())
+    assert isinstance(options, DictConfig)
+    bench = Bench(options)
+    table = Table("measure", "median", "range over repeats", "target (zoo, small)")
+
+    def add(name: str, values: Sequence[float], target: str, form: str = "{:.2f}") -> None:
+        low, high = (min(values), max(values)) if len(values) != 3 else (values[1], values[2])
+        middle = values[0] if len(values) == 3 else statistics.median(values)
+        table.add_row(
+            name, form.format(middle), f"{form.format(low)} to {form.format(high)}", target
+        )
+
+    for temperature in (0.0, 1.0):
+        shares = overhead(bench, temperature)
+        spread = [statistics.median(shares), min(shares), max(shares)]
+        add(f"(a) share outside forwards, T={temperature:g}", spread, "<= 10 %, <= 5 %", "{:.1%}")
+    for temperature in (0.0, 1.0):
+        speeds = bench.race(
+            {
+                "ours": bench.arm(bench.draft_model(), temperature),
+                "assisted": bench.transformers_arm(temperature, bench.draft.model),
+            }
+        )
+        add(
+            f"(b) draft model / assisted generation, T={temperature:g}",
+            ratios(speeds["ours"], speeds["assisted"]),
+            ">= 1.25, >= 1.05",
+        )
+    speeds = bench.race(
+        {
+            "ours": bench.arm(sd.NoProposer(), 0.0),
+            "generate": bench.transformers_arm(0.0, None),
+        }
+    )
+    add("(c) autoregressive / generate()", ratios(speeds["ours"], speeds["generate"]), ">= 1")
+    for name, proposer in (("none", sd.NoProposer), ("draft_model", bench.draft_model)):
+        add(f"(d) batch 8 / batch 1, {name}", batching(bench, proposer, 8), ">= 2.5")
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

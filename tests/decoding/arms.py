@@ -1,0 +1,66 @@
+"""Every proposer over the same toy verifier; a new one is one line in PROPOSERS."""
+
+import random
+from collections.abc import Callable, Sequence
+
+from toy import Law, Tokens, RankedTree, full_context, markov, mixture, table_lm
+
+from specdec.core.protocols import CausalLM, Proposer, VerificationRule
+from specdec.core.sampling import Sampling
+from specdec.decoding.decoder import SpeculativeDecoder
+from specdec.decoding.request import Request
+from specdec.decoding.stopping import Stopping
+from specdec.proposer.draft_model import DraftModel
+from specdec.proposer.ngram import NGram
+from specdec.proposer.none import NoProposer
+from specdec.proposer.recorded import Recorded
+from specdec.tree.chain import Chain
+from specdec.verification.rejection import Rejection
+
+V = 3
+GAMMA = 2
+PROMPT: Tokens = (0, 1, 2, 0, 1)  # its last bigram has occurred before, so that n-grams find it
+NUM_REQUESTS = 4096  # the most that a test decodes at once
+TREE = (-1, 0, 0, 1, 1, 2)  # depth 2, siblings at both levels
+
+TARGET = markov(2, full_context(5, 1.5, V))
+DRAFT = markov(1, mixture(TARGET, full_context(6, 1.5, V), 0.5))
+
+
+def _texts() -> dict[str, Sequence[int]]:
+    """Texts that owe nothing to the verifier or to its noise."""
+    rng = random.Random(0)
+    return {str(number): rng.choices(range(V), k=64) for number in range(NUM_REQUESTS)}
+
+
+PROPOSERS: dict[str, Callable[[], Proposer]] = {
+    "none": NoProposer,
+    "draft_model": lambda: DraftModel(table_lm(DRAFT, V), Chain(GAMMA)),
+    "draft_model_greedy": lambda: DraftModel(table_lm(DRAFT, V), Chain(GAMMA), temperature=0.0),
+    "draft_model_short": lambda: DraftModel(table_lm(DRAFT, V, max_length=11), Chain(GAMMA)),
+    "ngram": lambda: NGram(GAMMA),
+    "recorded": lambda: Recorded(_texts(), GAMMA, accuracy=0.5),
+    "ranked_tree": lambda: RankedTree(TREE, DRAFT),
+}
+
+
+def requests(num: int, prompt: Sequence[int] = PROMPT) -> list[Request]:
+    """The same prompt under many names: the names alone make the texts differ."""
+    assert num <= NUM_REQUESTS
+    return [Request(str(number), prompt) for number in range(num)]
+
+
+def decoder(
+    proposer: Proposer,
+    law: Law = TARGET,
+    verifier: CausalLM | None = None,
+    rule: VerificationRule | None = None,
+    sampling: Sampling | None = None,
+    stopping: Stopping | None = None,
+    batch: int = 1,
+    seed: int = 0,
+) -> SpeculativeDecoder:
+    """Put the product's loop around the toy verifier."""
+    return SpeculativeDecoder(
+        verifier or table_lm(law, V), proposer, rule or Rejection(), sampling, stopping, batch, seed
+    )

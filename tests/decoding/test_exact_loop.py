@@ -1,0 +1,131 @@
+"""Whole texts, several steps long, enumerated through the real loop: the law is p's to 1e-12.
+
+All random decisions of all steps are enumerated, so cache, rewinding, pruning, budget and end of
+text are tested without noise. What this cannot see is noise that is not independent between
+decisions: test_lossless_multistep.py decodes with the real streams.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from arms import PROMPT, decoder
+from toy import (
+    NO_END,
+    ChoosingChain,
+    EnumeratedStream,
+    Law,
+    RankedTree,
+    TextLaw,
+    Tokens,
+    full_context,
+    gridded,
+    mixture,
+    table_lm,
+    text_law,
+    total_variation,
+)
+
+from specdec.core.protocols import Proposer
+from specdec.decoding import request as request_module
+from specdec.decoding.request import Request
+from specdec.decoding.stopping import Stopping
+from specdec.proposer.draft_model import DraftModel
+from specdec.proposer.ngram import NGram
+from specdec.proposer.none import NoProposer
+from specdec.proposer.recorded import Recorded
+from specdec.tree.chain import Chain
+from specdec.verification.enumeration import BranchingStream, outcomes
+
+EXACT = 1e-12
+CELLS = 4  # of the grid on which the laws of `Chain`'s test lie
+TARGET = full_context(11, 1.0)
+DRAFT = mixture(TARGET, full_context(12, 1.0), 0.4)
+ON_GRID = gridded(13, CELLS)
+TEXT = (1, 2, 0, 0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A proposer, and how long the texts may be for a run of a second or two."""
+
+    name: str
+    make: Callable[[], Proposer]
+    length: int
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ARMS = [
+    Arm("none", NoProposer, 5),
+    Arm("ngram", lambda: NGram(3, max_ngram=2), 5),
+    Arm("draft_model", lambda: DraftModel(table_lm(DRAFT), ChoosingChain(2)), 4),
+    Arm("draft_model_gamma_3", lambda: DraftModel(table_lm(DRAFT), ChoosingChain(3)), 3),
+    Arm("draft_model_full", lambda: DraftModel(table_lm(DRAFT, max_length=8), ChoosingChain(2)), 4),
+    Arm("draft_model_chain", lambda: DraftModel(table_lm(ON_GRID), Chain(2)), 3),
+    Arm("recorded", lambda: Recorded({"a": TEXT, "b": TEXT}, 2, accuracy=0.5), 3),
+    Arm("ranked_tree_2_2", lambda: RankedTree((-1, 0, 0, 1, 1, 2, 2), DRAFT), 5),
+    Arm("ranked_tree_uneven", lambda: RankedTree((-1, 0, 0, 2, 2, 3, 5), DRAFT), 5),
+]
+
+
+@pytest.fixture()
+def enumerate_streams(monkeypatch: pytest.MonkeyPatch) -> Callable[[BranchingStream], None]:
+    """Return a function that makes all streams of the next run branch."""
+
+    def patch(branching: BranchingStream) -> None:
+        stream = EnumeratedStream(branching, CELLS)
+        monkeypatch.setattr(request_module, "RandomStream", lambda *key: stream)
+
+    return patch
+
+
+def loop_law(
+    proposer: Proposer,
+    stopping: Stopping,
+    enumerate_streams: Callable[[BranchingStream], None],
+    law: Law = TARGET,
+) -> TextLaw:
+    """Return the exact law of what the decoder emits for one request."""
+    speculative = decoder(proposer, law, stopping=stopping)
+
+    def play(branching: BranchingStream) -> Tokens:
+        enumerate_streams(branching)
+        return speculative.decode([Request("a", PROMPT)])[0].output_ids
+
+    return outcomes(play)
+
+
+@pytest.mark.parametrize("ends", [NO_END, frozenset({1})], ids=["endless", "ends"])
+@pytest.mark.parametrize("arm", ARMS, ids=str)
+def test_the_loop_has_exactly_the_verifiers_law(
+    arm: Arm, ends: frozenset[int], enumerate_streams: Callable[[BranchingStream], None]
+) -> None:
+    found = loop_law(arm.make(), Stopping(arm.length, ends), enumerate_streams)
+    expected = text_law(TARGET, arm.length, ends, PROMPT)
+    bias = total_variation(found, expected)
+    assert bias < EXACT, f"TV {bias:.3e}: with {arm} the text does not have the verifier's law"
+
+
+def test_two_requests_in_one_batch_are_independent(
+    enumerate_streams: Callable[[BranchingStream], None],
+) -> None:
+    """The joint law of two texts decoded together is the product of their own laws."""
+    prompts: dict[str, Tokens] = {"a": PROMPT, "b": (2,)}
+    speculative = decoder(
+        DraftModel(table_lm(DRAFT), ChoosingChain(1)), TARGET, stopping=Stopping(2), batch=2
+    )
+
+    def play(branching: BranchingStream) -> tuple[Tokens, Tokens]:
+        enumerate_streams(branching)
+        first, second = speculative.decode([Request(*item) for item in prompts.items()])
+        return first.output_ids, second.output_ids
+
+    found = outcomes(play)
+    first, second = (text_law(TARGET, 2, prompt=prompt) for prompt in prompts.values())
+    for a, mass_a in first.items():
+        for b, mass_b in second.items():
+            assert found.get((a, b), 0.0) == pytest.approx(mass_a * mass_b, abs=EXACT), (
+                f"texts {a} and {b} of two requests in flight are not independent"
+            )

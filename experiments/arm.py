@@ -1,7 +1,8 @@
 """An arm: one proposer, one tree and one rule, built from a configuration and ready to decode."""
 
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,9 @@ class Arm:
 
     def warm_up(self, prompt: Prompt) -> None:
         """Decode a few tokens that are not recorded: first calls pay for what later ones reuse."""
-        for step, _ in enumerate(self.decoder.stream([self.request(prompt, [])])):
-            if step == 0:
-                return
+        short = copy.copy(self.decoder)
+        short.stopping = replace(short.stopping, max_new_tokens=8)
+        short.decode([self.request(prompt, [])])
 
 
 def build_prompts(config: DictConfig) -> list[Prompt]:
@@ -117,6 +118,13 @@ def summary_of(arm: Arm, traces: Sequence[Trace]) -> dict[str, Any]:
 
 def announce(arm: Arm, prompts: Sequence[Prompt]) -> None:
     """Say what is about to be decoded, and show the first prompt as the model gets it."""
+    verifier = arm.verifier
+    millions = verifier.model.num_parameters() / 1e6
+    print(
+        f"verifier {arm.config.verifier.path}: {verifier.model.config.model_type},"
+        f" {millions:.1f} M parameters; proven: tree forwards equal plain forwards"
+        f" (relative difference {verifier.tree_error:.0e})"
+    )
     rendered = render_turn(prompts[0], [], arm.tokenizer, arm.config.prompts.chat_template)
     shown = rendered.text[-400:]
     print(f"{len(prompts)} prompts; the first one ({len(rendered.token_ids)} tokens) ends in:")

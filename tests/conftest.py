@@ -90,19 +90,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     text = folder / "text.txt"
     text.write_text(TEXT, encoding="utf-8")
     return Tiny(
-        verifier=write_llama(folder / "verifier", shared, seed=1),
-        draft=write_llama(folder / "draft", shared, seed=2),
-        padded=write_llama(folder / "padded", shared, seed=2, num_logits=VOCAB_SIZE + 20),
-        stranger=write_llama(folder / "stranger", foreign, seed=2),
+        verifier=write_llama(folder / "verifier", shared),
+        draft=write_llama(folder / "draft", shared, noise=0.03),
+        padded=write_llama(folder / "padded", shared, num_logits=VOCAB_SIZE + 20),
+        stranger=write_llama(folder / "stranger", foreign),
         prompts=prompts,
         text=text,
     )
 
 
 def write_llama(
-    folder: Path, tokenizer: "PreTrainedTokenizerBase", seed: int, num_logits: int = VOCAB_SIZE
+    folder: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    num_logits: int = VOCAB_SIZE,
+    noise: float = 0.0,
 ) -> Path:
-    """Save a random model whose logits vary as much as a trained one's."""
+    """Save a random model whose logits vary as much as a trained one's; noise makes a draft."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -120,8 +123,12 @@ def write_llama(
         pad_token_id=None,
     )
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        LlamaForCausalLM(config).save_pretrained(folder)
+        torch.manual_seed(11)
+        model = LlamaForCausalLM(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(noise * torch.randn_like(parameter))
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -1,6 +1,7 @@
 """Tiny random models of every family the project holds; nothing is ever downloaded."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -73,3 +74,15 @@ def random_ids(num: int, seed: int, vocab_size: int = VOCAB_SIZE) -> list[int]:
     """Make an ordinary text: no bos, eos or pad among its tokens."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(2, vocab_size, (num,), generator=generator).tolist()
+
+
+def noisy_copy(model: PreTrainedModel, amount: float = 0.1, seed: int = 0) -> PreTrainedModel:
+    """Make a draft model that often agrees: the same weights, a little beside."""
+    copy = deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            if parameter.dim() > 1:
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(noise * parameter.std(), alpha=amount)
+    return copy

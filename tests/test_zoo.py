@@ -1,4 +1,4 @@
-"""The embedded family: small enough for git, trained well enough, decoded like `generate()` does."""
+"""The embedded family: small enough for git, trained well enough, decoded as `generate()` does."""
 
 import json
 import math
@@ -109,8 +109,9 @@ def test_family_fits_into_git() -> None:
 def test_prompts_are_held_out() -> None:
     rows = [row for _, row in read_jsonl(ZOO / "prompts.jsonl")]
     assert {row["category"] for row in rows} == {name.removesuffix(".py") for name in HELD_OUT}
-    trained_on = {path.as_posix() for path in training_files()}
-    assert not any(path.endswith(f"/{name}") for path in trained_on for name in HELD_OUT if "/" in name)
+    trained_on = [path.as_posix() for path in training_files()]
+    in_packages = tuple(f"/{name}" for name in HELD_OUT if "/" in name)
+    assert not [path for path in trained_on if path.endswith(in_packages)]
 
 
 def test_both_models_have_a_context_of_1024() -> None:

@@ -51,8 +51,8 @@ class Writing:
     def __init__(self) -> None:
         self.rows: slice | Tensor = slice(0, 0)
         self.length = 0  # L: what attention looks at
-        self.start: int | None = None  # where all rows start, if they start alike
-        self.slots: Tensor | None = None  # [B, M], if they do not
+        self.start = 0  # where all rows start, if they are neighbours and start alike
+        self.cells: tuple[Tensor, Tensor] | None = None  # rows [B, 1] and slots [B, M] otherwise
 
     @classmethod
     def of(
@@ -70,7 +70,8 @@ class Writing:
             writing.start = starts[0]
         else:
             offsets = torch.arange(num_new, device=device)
-            writing.slots = torch.tensor(list(starts), device=device)[:, None] + offsets
+            slots = torch.tensor(list(starts), device=device)[:, None] + offsets
+            writing.cells = torch.tensor(list(rows), device=device)[:, None], slots
         return writing
 
 
@@ -115,13 +116,12 @@ class RowLayer(CacheLayerMixin):
 
     def _write(self, buffer: Tensor, states: Tensor) -> Tensor:
         writing = self._cache.writing
-        if writing.start is not None:
-            buffer[writing.rows, :, writing.start : writing.start + states.shape[2]] = states
+        if writing.cells is not None:
+            rows, slots = writing.cells
+            buffer[rows, :, slots] = states.transpose(1, 2)
         else:
-            rows = writing.rows
-            if isinstance(rows, slice):
-                rows = torch.arange(rows.start, rows.stop, device=buffer.device)
-            buffer[rows[:, None], :, writing.slots] = states.transpose(1, 2)
+            end = writing.start + states.shape[2]
+            buffer[writing.rows, :, writing.start : end] = states
         if isinstance(writing.rows, slice):
             return buffer[writing.rows, :, : writing.length]
         return buffer[:, :, : writing.length].index_select(0, writing.rows)

@@ -22,9 +22,16 @@ class HFCausalLM:
     Counts `num_calls` and `num_cells` (cells computed, padding included) since it was opened.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        tree_error: float | None = None,
+    ):
         self.model = model
         self.tokenizer = tokenizer
+        # How far a tree forward was from plain forwards when the loader compared them.
+        self.tree_error = tree_error
         config = model.config.get_text_config()
         self._mask_kind = mask.MaskKind.of(config)
         self._num_layers: int = config.num_hidden_layers

@@ -49,9 +49,8 @@ def load(
     placed = checked_device(device)
     if vocabulary_of is not None:
         require_same_vocabulary(path, vocabulary_of, field)
-    return HFCausalLM(
-        _model(path, placed, DTYPES[dtype], attention, field), _tokenizer(path, field)
-    )
+    model, error = _proven(path, placed, DTYPES[dtype], attention, field)
+    return HFCausalLM(model, _tokenizer(path, field), tree_error=error)
 
 
 def require_same_vocabulary(path: str, other: str, field: str) -> None:
@@ -90,17 +89,16 @@ def _tokenizer(path: str, field: str) -> PreTrainedTokenizerBase:
 
 
 @cache
-def _model(
+def _proven(
     path: str, device: torch.device, dtype: torch.dtype, attention: str | None, field: str
-) -> PreTrainedModel:
-    """Load, prove and remember one set of weights."""
+) -> tuple[PreTrainedModel, float]:
+    """Load, prove and remember one set of weights; returns what `prove` measured beside it."""
     with _one_line(path, field):
         refuse_unsupported(AutoConfig.from_pretrained(_source(path)), field, path)
         model = _from_pretrained(_source(path), dtype, attention)
         torch.nn.Module.to(model, device)  # typed, unlike the method of transformers
         model.eval()
-    prove(model, f"{field}={path!r}")
-    return model
+    return model, prove(model, f"{field}={path!r}")
 
 
 def _from_pretrained(source: str, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 import math
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -153,7 +154,7 @@ def test_filters_change_nothing_at_temperature_zero() -> None:
 @pytest.mark.parametrize("temperature", [1e-4, 1e-8, 1e-30, 1e-38])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_greedy_is_the_limit_of_small_temperatures(temperature: float, dtype: torch.dtype) -> None:
-    logits = torch.tensor([[12.0, -5.0, 11.5, 0.0], [-300.0, -301.0, -299.0, -400.0]], dtype=dtype)
+    logits = torch.tensor([[12.0, -5.0, 11.5, 0.0], [-30.0, -31.0, -29.0, -400.0]], dtype=dtype)
     for sampling in (Sampling(temperature), Sampling(temperature, 3, 0.9, 0.1)):
         probs = sampling.warp(logits)
         assert bool(probs.isfinite().all()), f"{sampling}: {probs}"
@@ -215,16 +216,17 @@ def test_half_precision_logits_are_warped_in_float32(dtype: torch.dtype) -> None
     ],
 )
 def test_a_bad_option_is_named_with_its_value(field: str, value: object) -> None:
+    options: dict[str, Any] = {field: value}
     with pytest.raises(UserError) as caught:
-        Sampling(**{field: value})  # type: ignore[arg-type]
+        Sampling(**options)
     message = str(caught.value)
     assert message.startswith(f"sampling.{field}={value!r}: expected "), message
     assert "\n" not in message
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0}, {"top_p": 1}, {"min_p": 1}, {"top_k": 0}])
-def test_integers_do_where_numbers_are_expected(options: dict[str, int]) -> None:
-    Sampling(**options)  # type: ignore[arg-type]
+def test_integers_do_where_numbers_are_expected(options: dict[str, Any]) -> None:
+    Sampling(**options)
 
 
 # --- draw ---------------------------------------------------------------------------------------
@@ -244,9 +246,7 @@ BELOW = math.nextafter(0.25, 0), math.nextafter(0.75, 0)
     [(0.0, 0), (BELOW[0], 0), (0.25, 1), (BELOW[1], 1), (0.75, 2), (LAST_UNIFORM, 2)],
 )
 @pytest.mark.parametrize("scale", [1.0, 8.0, 2.0**-40], ids=["normed", "larger", "smaller"])
-def test_draw_inverts_the_cumulative_distribution(
-    uniform: float, token: int, scale: float
-) -> None:
+def test_draw_inverts_the_cumulative_distribution(uniform: float, token: int, scale: float) -> None:
     """Token v owns [F(v - 1), F(v)) of the uniforms, whatever the weights add up to."""
     assert drawn([0.25 * scale, 0.5 * scale, 0.25 * scale], uniform) == token
 

@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Callable, Sequence
+from functools import cache
 
-from toy import Law, Tokens, RankedTree, full_context, markov, mixture, table_lm
+from toy import Law, RankedTree, Tokens, full_context, markov, mixture, table_lm
 
 from specdec.core.protocols import CausalLM, Proposer, VerificationRule
 from specdec.core.sampling import Sampling
@@ -27,6 +28,7 @@ TARGET = markov(2, full_context(5, 1.5, V))
 DRAFT = markov(1, mixture(TARGET, full_context(6, 1.5, V), 0.5))
 
 
+@cache
 def _texts() -> dict[str, Sequence[int]]:
     """Texts that owe nothing to the verifier or to its noise."""
     rng = random.Random(0)

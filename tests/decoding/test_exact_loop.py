@@ -5,16 +5,16 @@ text are tested without noise. What this cannot see is noise that is not indepen
 decisions: test_lossless_multistep.py decodes with the real streams.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import pytest
 from arms import PROMPT, decoder
+from torch import Tensor
 from toy import (
     NO_END,
     ChoosingChain,
     EnumeratedStream,
-    Law,
     RankedTree,
     TextLaw,
     Tokens,
@@ -27,15 +27,19 @@ from toy import (
 )
 
 from specdec.core.protocols import Proposer
+from specdec.core.randomness import Stream
+from specdec.core.values import Outcome, Proposal, Verdict
 from specdec.decoding import request as request_module
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
+from specdec.lm.table import TableLM
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.ngram import NGram
 from specdec.proposer.none import NoProposer
 from specdec.proposer.recorded import Recorded
 from specdec.tree.chain import Chain
 from specdec.verification.enumeration import BranchingStream, outcomes
+from specdec.verification.rejection import Rejection
 
 EXACT = 1e-12
 CELLS = 4  # of the grid on which the laws of `Chain`'s test lie
@@ -70,7 +74,7 @@ ARMS = [
 ]
 
 
-@pytest.fixture()
+@pytest.fixture
 def enumerate_streams(monkeypatch: pytest.MonkeyPatch) -> Callable[[BranchingStream], None]:
     """Return a function that makes all streams of the next run branch."""
 
@@ -85,10 +89,10 @@ def loop_law(
     proposer: Proposer,
     stopping: Stopping,
     enumerate_streams: Callable[[BranchingStream], None],
-    law: Law = TARGET,
+    **parts: object,
 ) -> TextLaw:
     """Return the exact law of what the decoder emits for one request."""
-    speculative = decoder(proposer, law, stopping=stopping)
+    speculative = decoder(proposer, TARGET, stopping=stopping, **parts)  # type: ignore[arg-type]
 
     def play(branching: BranchingStream) -> Tokens:
         enumerate_streams(branching)
@@ -129,3 +133,49 @@ def test_two_requests_in_one_batch_are_independent(
             assert found.get((a, b), 0.0) == pytest.approx(mass_a * mass_b, abs=EXACT), (
                 f"texts {a} and {b} of two requests in flight are not independent"
             )
+
+
+# --- negative controls: each must be found ------------------------------------------------------
+
+
+class _CorrectionFromP(Rejection):
+    """Draws the correction from p instead of the residual."""
+
+    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+        verdict = super().verify(proposal, target_probs, stream)
+        if verdict.outcome is not Outcome.RECOVERED:
+            return verdict
+        return replace(verdict, next_token=stream.choose(target_probs[len(verdict.path)]))
+
+
+class _ForgetfulRewind(TableLM):
+    """Leaves the first rejected cell in the cache."""
+
+    def keep(self, row: int, prefix: int, nodes: Sequence[int] = ()) -> None:
+        stale = [len(nodes)] if nodes and prefix + len(nodes) < self.length(row) else []
+        super().keep(row, prefix, [*nodes, *stale])
+
+
+class _WrongRewind(TableLM):
+    """Keeps the root once more instead of the last accepted cell."""
+
+    def keep(self, row: int, prefix: int, nodes: Sequence[int] = ()) -> None:
+        super().keep(row, prefix, [*nodes[:-1], 0] if nodes else nodes)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rule": _CorrectionFromP()},
+        {"verifier": _ForgetfulRewind(table_lm(TARGET)._logits_after, 3)},
+        {"verifier": _WrongRewind(table_lm(TARGET)._logits_after, 3)},
+    ],
+    ids=["correction-from-p", "rejected-cell-kept", "wrong-cell-kept"],
+)
+def test_a_wrong_loop_is_found(
+    wrong: dict[str, object], enumerate_streams: Callable[[BranchingStream], None]
+) -> None:
+    proposer = DraftModel(table_lm(DRAFT), ChoosingChain(2))
+    found = loop_law(proposer, Stopping(3), enumerate_streams, **wrong)  # type: ignore[arg-type]
+    bias = total_variation(found, text_law(TARGET, 3, prompt=PROMPT))
+    assert bias > 1e-3, f"TV {bias:.1e}: the enumeration of the loop is blind to this bug"

@@ -112,7 +112,9 @@ WRONG_TYPES = [
     Mistake("stop_strings", ["stop_strings=abc"], ["stop_strings='abc'"]),
     Mistake("stop_number", ["stop_strings=5"], ["stop_strings=5"]),
     # Any text is true in Python, so a misspelt false would allow lossy rules.
-    Mistake("allow_lossy", ["verification.allow_lossy=flase"], ["verification.allow_lossy='flase'"]),
+    Mistake(
+        "allow_lossy", ["verification.allow_lossy=flase"], ["verification.allow_lossy='flase'"]
+    ),
     Mistake("arms_null", ["arms=null"], ["arms=None"]),
     # A bare string would be taken letter by letter.
     Mistake("arms_text", ["arms=ngram"], ["arms", "ngram"]),

@@ -1,0 +1,210 @@
+"""Who may import whom, kept by walking the syntax trees: a layer that leaks is a failing test."""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SPECDEC = ROOT / "specdec"
+# The packages of specdec that a package may import besides itself; imports run one way:
+# core <- {lm, tree, verification, heads} <- proposer <- ... <- experiments.
+MAY_IMPORT = {
+    "core": set(),
+    "lm": {"core"},
+    "tree": {"core"},
+    "verification": {"core"},
+    "heads": {"core"},
+    # Tree policies and rules reach a proposer and the loop through the protocols of core.
+    "proposer": {"core", "lm", "heads"},
+    "decoding": {"core", "lm"},
+    "metrics": {"core"},
+    "report": {"core", "metrics"},
+    "prompts": {"core"},
+    "zoo": {"core"},
+    "training": {"core", "lm", "heads", "prompts", "decoding"},
+}
+# Other people's packages, where they are restricted at all.
+THIRD_PARTY = {
+    "core": {"torch"},
+    "tree": {"torch"},
+    "verification": {"torch"},
+    "decoding": {"torch"},
+    "metrics": {"numpy"},
+}
+# Folders that may know what a DictConfig is; a run directory holds the configuration.
+CONFIGURED = ("experiments", "scripts", "specdec/report")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, with the line that imports it."""
+
+    path: Path
+    line: int
+    module: str
+
+    def __str__(self) -> str:
+        return f"{self.path.relative_to(ROOT)}:{self.line}: {self.module}"
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> list[Import]:
+    """Find all imports of a file: those inside functions and for type checkers too."""
+    found: list[Import] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [Import(path, node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno}: imports are absolute"
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [Import(path, node.lineno, module) for module in modules]
+    return found
+
+
+def packages() -> list[str]:
+    inits = (path.relative_to(SPECDEC) for path in SPECDEC.rglob("__init__.py"))
+    return sorted({path.parts[0] for path in inits if len(path.parts) > 1})
+
+
+def modules_of(package: str) -> Iterator[Import]:
+    for path in sources(f"specdec/{package}"):
+        yield from imports(path)
+
+
+def first(module: str) -> str:
+    return module.split(".")[0]
+
+
+def test_every_package_has_its_place() -> None:
+    assert packages(), "no packages found: the test is blind"
+    unknown = set(packages()) - MAY_IMPORT.keys()
+    assert not unknown, f"say in MAY_IMPORT what {sorted(unknown)} may import"
+
+
+@pytest.mark.parametrize("package", packages())
+def test_imports_run_one_way(package: str) -> None:
+    allowed = MAY_IMPORT.get(package, set()) | {package}
+    ours = [found for found in modules_of(package) if first(found.module) == "specdec"]
+    wrong = [str(found) for found in ours if (found.module + ".").split(".")[1] not in allowed]
+    assert not wrong, f"{package} may import {sorted(allowed)} of specdec only"
+
+
+@pytest.mark.parametrize("package", sorted(THIRD_PARTY))
+def test_the_inner_packages_need_little(package: str) -> None:
+    allowed = THIRD_PARTY[package] | set(sys.stdlib_module_names) | {"specdec"}
+    wrong = [str(found) for found in modules_of(package) if first(found.module) not in allowed]
+    assert not wrong, f"{package} may need the standard library and {THIRD_PARTY[package]} only"
+
+
+def test_only_entry_points_know_hydra() -> None:
+    found = [each for path in sources("specdec", "scripts") for each in imports(path)]
+    wrong = [str(each) for each in found if first(each.module) == "hydra"]
+    assert not wrong, "experiments/ is the only user of Hydra"
+
+
+def test_few_know_what_a_configuration_is() -> None:
+    wrong = [
+        str(each)
+        for path in sources("specdec", "experiments", "scripts")
+        for each in imports(path)
+        if first(each.module) == "omegaconf"
+        and not path.relative_to(ROOT).as_posix().startswith(CONFIGURED)
+    ]
+    assert not wrong, "constructors take plain values; OmegaConf stays with the entry points"
+
+
+def test_nothing_imports_tests_scripts_or_benchmarks() -> None:
+    names = {path.stem for path in sources("tests")} - {"__init__"}
+    outside = {"tests", "scripts", "benchmarks", "pytest", "conftest"} | names
+    wrong = [
+        str(each)
+        for path in sources("specdec", "experiments", "scripts")
+        for each in imports(path)
+        if first(each.module) in outside
+    ]
+    assert not wrong, "what is shipped must not need what is not"
+
+
+def test_entry_points_are_reached_by_their_installed_name() -> None:
+    """`import experiments` works in the checkout only; in the wheel it is specdec.experiments."""
+    wrong = [
+        str(each)
+        for path in sources("specdec", "experiments", "scripts", "tests")
+        for each in imports(path)
+        if first(each.module) in {"experiments", "configs"}
+    ]
+    assert not wrong
+
+
+def test_no_module_shadows_another() -> None:
+    """`python experiments/x.py` puts experiments/ first on the path: names there must be free."""
+    taken = set(sys.stdlib_module_names) | {"hydra"}
+    everywhere = [path.stem for path in sources("specdec", "experiments", "scripts")]
+    assert "hydra" not in everywhere, "a module called hydra shadows the library"
+    scripts = {path.stem for path in sources("experiments", "scripts")} - {"__init__"}
+    assert not scripts & taken, f"{scripts & taken} would shadow a standard module"
+
+
+def test_no_complaint_is_silenced() -> None:
+    # Put together here, so that this file does not find itself.
+    patterns = ["type" + r":\s*ignore", "no" + "qa", "pyright" + r":\s*ignore"]
+    silenced = re.compile("#.*(" + "|".join(patterns) + ")", re.IGNORECASE)
+    wrong = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in sources("specdec", "experiments", "scripts")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if silenced.search(line)
+    ]
+    assert not wrong, "mend what the tool complains of, or drop the rule for all"
+
+
+def test_no_exception_is_swallowed_unnamed() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources("specdec", "experiments", "scripts")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ExceptHandler) and node.type is None
+    ]
+    assert not wrong, "a bare except also catches Ctrl-C"
+
+
+def test_the_text_is_ascii() -> None:
+    files = sources("specdec", "experiments", "scripts", "tests")
+    files += sorted((ROOT / "configs").rglob("*.yaml"))
+    wrong = [str(path.relative_to(ROOT)) for path in files if not path.read_bytes().isascii()]
+    assert not wrong
+
+
+def test_the_wheel_lists_every_package() -> None:
+    """An explicit list forgets nothing by accident only if something checks it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    settings = project["tool"]["setuptools"]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in SPECDEC.rglob("__init__.py")}
+    mapped = settings["package-dir"]
+    assert mapped == {"specdec.configs": "configs", "specdec.experiments": "experiments"}
+    assert set(settings["packages"]) == found | mapped.keys()
+    assert settings["packages"] == sorted(settings["packages"])
+
+
+def test_every_entry_point_has_a_console_script() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    scripts = project["project"]["scripts"]
+    runnable = {
+        path.stem
+        for path in sources("experiments")
+        if any(
+            isinstance(node, ast.FunctionDef) and node.name == "main"
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+        )
+    }
+    expected = {f"specdec-{name}": f"specdec.experiments.{name}:main" for name in runnable}
+    assert scripts == expected

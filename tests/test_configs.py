@@ -1,0 +1,244 @@
+"""Contracts of the configuration, found by globbing: a new YAML file is tested by being there."""
+
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+# A config group and the package that its plug-ins live in.
+PACKAGES = {
+    "proposer": "specdec.proposer",
+    "tree": "specdec.tree",
+    "verification": "specdec.verification",
+    "train": "specdec.training",
+}
+ENTRY_POINTS = ("compare", "decode", "train")
+# What a plug-in cannot do without: one line for each that needs a file or a folder.
+NEEDED = {"proposer=recorded": ["proposer.path=recorded_run"]}
+SMALL = (
+    "train.block_length=16",
+    "train.vocab_size=300",
+    "train.hidden_size=12",
+    "train.num_hidden_layers=1",
+    "train.num_attention_heads=1",
+)
+
+
+def stems(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+PLUG_INS = [(group, stem) for group in PACKAGES for stem in stems(group)]
+DECODING = [(group, stem) for group, stem in PLUG_INS if group != "train"]
+
+
+def targets(node: Any) -> Iterator[dict[str, Any]]:
+    """Find the mappings with a `_target_`."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for value in node.values():
+            yield from targets(value)
+
+
+def plug_in(group: str, stem: str) -> dict[str, Any]:
+    """Return the one mapping of a YAML file that says what to build."""
+    (found,) = targets(yaml.safe_load((CONFIGS / group / f"{stem}.yaml").read_text()))
+    return found
+
+
+def locate(target: str) -> Any:
+    """Import what a `_target_` names: a class, or a constructor of one."""
+    module, *names = target.split(".")
+    found: Any = import_module(module)
+    for number, name in enumerate(names):
+        if inspect.ismodule(found) and not hasattr(found, name):
+            import_module(".".join([module, *names[: number + 1]]))
+        found = getattr(found, name)
+    return found
+
+
+def composed(entry_point: str, overrides: Sequence[str]) -> DictConfig:
+    with initialize_config_module("specdec.configs", version_base="1.3"):
+        return compose(entry_point, list(overrides))
+
+
+# --- Every plug-in ---
+
+
+def test_every_group_has_a_folder_of_plug_ins() -> None:
+    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"__pycache__"}
+    unknown = groups - PACKAGES.keys() - {"experiment", "tracker"}
+    assert not unknown, f"{unknown}: say in PACKAGES which package these plug-ins live in"
+    assert all(stems(group) for group in PACKAGES), "globbing found nothing: the test is blind"
+
+
+@pytest.mark.parametrize(("group", "stem"), PLUG_INS)
+def test_a_plug_in_is_called_like_its_file(group: str, stem: str) -> None:
+    """specdec/proposer/ngram.py <-> configs/proposer/ngram.yaml <-> proposer=ngram."""
+    target = plug_in(group, stem)["_target_"]
+    module = f"{PACKAGES[group]}.{stem}"
+    assert target.startswith(f"{module}."), f"configs/{group}/{stem}.yaml builds {target}"
+
+
+@pytest.mark.parametrize(("group", "stem"), PLUG_INS)
+def test_a_plug_in_spells_out_its_constructor(group: str, stem: str) -> None:
+    """Hydra refuses keys that are not there, so a parameter without a key cannot be set."""
+    node = plug_in(group, stem)
+    parameters = set(inspect.signature(locate(node["_target_"])).parameters)
+    keys = node.keys() - {"_target_"}
+    assert keys == parameters, (
+        f"configs/{group}/{stem}.yaml: missing {parameters - keys}, unknown {keys - parameters}"
+    )
+
+
+def test_the_other_constructors_are_spelt_out_too() -> None:
+    """The models, the sampling and the trainer are configured in the primary files."""
+    for name in ("decode", "train"):
+        for node in targets(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())):
+            if node["_target_"].endswith("load.load"):
+                continue  # a draft has one key more than a verifier
+            parameters = set(inspect.signature(locate(node["_target_"])).parameters)
+            assert node.keys() - {"_target_"} == parameters, f"configs/{name}.yaml: {node}"
+
+
+@pytest.mark.parametrize(("group", "stem"), DECODING)
+def test_a_plug_in_decodes(cli, tiny, group: str, stem: str) -> None:
+    """Composes, instantiates and runs, at the least with proposals from a draft model."""
+    choice = f"{group}={stem}"
+    options = ["max_new_tokens=4", "prompts.limit=1"]
+    assert cli("decode", *tiny.options("recorded_run", *options)).status == 0
+    chosen = [choice] if group == "proposer" else ["proposer=draft_model", choice]
+    ended = cli("decode", *tiny.options("run", *options, *chosen, *NEEDED.get(choice, [])))
+    assert ended.status == 0, f"{choice}: {ended.err}; does it need a line in NEEDED?"
+    config = OmegaConf.load("run/config.yaml")
+    assert plug_in(group, stem)["_target_"] in OmegaConf.to_yaml(config)
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+@pytest.mark.parametrize("stem", stems("train"))
+def test_a_training_objective_trains(cli, tiny, stem: str) -> None:
+    choice = f"train={stem}"
+    data = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}", "output=trained"]
+    ended = cli("train", choice, *data, *SMALL, "max_steps=1", *NEEDED.get(choice, []))
+    assert ended.status == 0, f"{choice}: {ended.err}; does it need a line in NEEDED?"
+    assert "trained 1 steps" in ended.out
+
+
+# --- Every experiment ---
+
+
+def entry_point_of(stem: str) -> str:
+    """Find the entry point whose options an experiment sets."""
+    complaints = []
+    for entry_point in ENTRY_POINTS:
+        try:
+            composed(entry_point, [f"experiment={stem}"])
+            return entry_point
+        except HydraException as error:
+            complaints.append(f"{entry_point}: {error}")
+    raise AssertionError(f"experiment={stem} fits no entry point:\n" + "\n".join(complaints))
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+@pytest.mark.parametrize("stem", stems("experiment"))
+def test_an_experiment_runs_shortened(cli, tiny, stem: str) -> None:
+    entry_point = entry_point_of(stem)
+    if entry_point == "train":
+        data = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}", "output=run"]
+        options = [*data, *SMALL, "max_steps=1"]
+    else:
+        options = tiny.options("run", "hydra.sweep.dir=run", "max_new_tokens=2", "prompts.limit=1")
+    ended = cli(entry_point, f"experiment={stem}", *options)
+    assert ended.status == 0, ended.err
+    states = [path.read_text() for path in Path("run").rglob("status.json")]
+    assert all('"complete"' in state for state in states)
+    assert states or entry_point == "train", "the experiment decoded nothing"
+
+
+# --- Help ---
+
+
+def examples(entry_point: str) -> list[list[str]]:
+    """Cut the commands out of a help text, as a shell would split them."""
+    header = yaml.safe_load((CONFIGS / f"{entry_point}.yaml").read_text())["hydra"]["help"][
+        "header"
+    ]
+    lines = re.sub(r"\\\n\s*", "", header).splitlines()
+    commands = [line.strip() for line in lines if line.strip().startswith("python ")]
+    return [shlex.split(command) for command in commands]
+
+
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
+def test_the_examples_of_the_help_text_are_valid(entry_point: str) -> None:
+    """People copy them: each must compose, and so must every arm in them."""
+    found = examples(entry_point)
+    assert found, f"the help text of {entry_point} has no example"
+    for _, script, *overrides in found:
+        assert script == f"experiments/{entry_point}.py"
+        try:
+            config = composed(entry_point, overrides)
+            for arm in config.get("arms", []):
+                composed(entry_point, arm.split())
+        except HydraException as error:
+            reason = " ".join(str(error).split())
+            raise AssertionError(f"the example {shlex.join(overrides)!r} fails: {reason}") from None
+
+
+HELP = """
+import resource, sys
+from importlib import import_module
+main = import_module(sys.argv[1]).main
+sys.argv = ["specdec", "--help"]
+try:
+    main()
+finally:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    print("CPU SECONDS", usage.ru_utime + usage.ru_stime)
+    print("HEAVY", sorted({"torch", "transformers", "accelerate", "datasets"} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
+def test_help_is_quick_and_complete(entry_point: str) -> None:
+    """Torch takes seconds to import; nobody who asks for help should wait for it."""
+    command = [sys.executable, "-c", HELP, f"specdec.experiments.{entry_point}"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "HEAVY []" in ended.stdout, "--help imports what only a run needs"
+    # Seconds of this process alone, so that a busy machine cannot fail the test.
+    found = re.search(r"CPU SECONDS ([\d.]+)", ended.stdout)
+    assert found is not None
+    assert float(found[1]) < 5
+    for group in PACKAGES.keys() & read_groups(entry_point):
+        for stem in stems(group):
+            assert stem in ended.stdout, f"--help does not list {group}={stem}"
+
+
+def read_groups(entry_point: str) -> set[str]:
+    """Return the config groups that an entry point chooses from."""
+    config = yaml.safe_load((CONFIGS / f"{entry_point}.yaml").read_text())
+    groups = {name for entry in config["defaults"] if isinstance(entry, dict) for name in entry}
+    return groups | (read_groups("decode") if "decode" in config["defaults"] else set())
+
+
+def test_help_of_a_real_command_line() -> None:
+    command = [sys.executable, "-m", "specdec.experiments.compare", "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "Examples:" in ended.stdout
+    assert not ended.stderr

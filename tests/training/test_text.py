@@ -1,0 +1,120 @@
+"""Every form of training text is read, and every complaint says where."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from specdec.core.errors import UserError
+from specdec.training.language_model import END_OF_TEXT, train_tokenizer
+from specdec.training.text import read_documents
+
+
+def write_rows(folder: Path, *rows: object) -> Path:
+    path = folder / "text.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def complaint(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_documents(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_text_file_is_one_document(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("one\n\ntwo\n", encoding="utf-8")
+    assert read_documents(str(path)) == ["one\n\ntwo\n"]
+
+
+def test_each_row_is_a_document(tmp_path: Path) -> None:
+    rows = [{"text": " one\n"}, {"text": ""}, {"text": "\u4e8c", "id": 7}]
+    assert read_documents(write_rows(tmp_path, *rows)) == [" one\n", "\u4e8c"]
+
+
+@pytest.mark.parametrize(
+    ("field", "role", "content"),
+    [("messages", "role", "content"), ("conversations", "from", "value")],
+)
+def test_conversations_become_text(tmp_path: Path, field: str, role: str, content: str) -> None:
+    turns = [{role: "user", content: "Why?"}, {role: "assistant", content: "Because."}]
+    assert read_documents(write_rows(tmp_path, {field: turns})) == [
+        "user: Why?\nassistant: Because."
+    ]
+
+
+def test_a_field_may_be_null(tmp_path: Path) -> None:
+    """Exports fill up the columns that a row does not have."""
+    turns = [{"from": "human", "value": "Why?"}]
+    row = {"text": None, "messages": None, "conversations": turns}
+    assert read_documents(write_rows(tmp_path, row)) == ["human: Why?"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"content": "x"}, "`text`, `messages` or `conversations`"),
+        ({"text": 5}, "`text`"),
+        ({"messages": "x"}, "`messages`"),
+        ({"messages": ["x"]}, "object"),
+        ({"messages": [{"role": "user"}]}, "`role` and `content`"),
+        (["x"], "object"),
+    ],
+)
+def test_a_row_that_is_no_text_is_named(tmp_path: Path, row: object, said: str) -> None:
+    path = write_rows(tmp_path, {"text": "fine"}, row)
+    message = complaint(path)
+    assert f"{path}:2:" in message
+    assert said in message
+
+
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "text.jsonl"
+    path.write_text('{"text": "fine"}\n\n{"text": \n', encoding="utf-8")
+    assert f"{path}:3:" in complaint(path)
+
+
+@pytest.mark.parametrize("name", ["nothing.txt", "nothing.jsonl"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    message = complaint(tmp_path / name)
+    assert str(tmp_path / name) in message
+    assert "no such file" in message
+
+
+@pytest.mark.parametrize(("name", "text"), [("e.txt", ""), ("e.jsonl", '{"text": ""}\n')])
+def test_a_file_without_text_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    assert "no text" in complaint(path)
+
+
+@pytest.mark.parametrize("name", ["latin.txt", "latin.jsonl"])
+def test_other_encodings_are_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes('{"text": "caf\u00e9"}'.encode("latin-1"))
+    message = complaint(path)
+    assert str(path) in message
+    assert "UTF-8" in message
+
+
+@pytest.mark.parametrize("name", ["text.json", "text.csv", "text.parquet"])
+def test_other_formats_are_not_read_as_plain_text(tmp_path: Path, name: str) -> None:
+    """A model trained on brackets and quotes would look like it had been trained on the text."""
+    path = tmp_path / name
+    path.write_text('[{"text": "one"}]', encoding="utf-8")
+    message = complaint(path)
+    assert name in message
+    assert ".txt" in message
+
+
+def test_the_tokenizer_loses_nothing() -> None:
+    """Byte-level: whatever it was trained on, any text comes back as it was."""
+    tokenizer = train_tokenizer(["the cat sat on the mat. " * 20], vocab_size=270)
+    for text in ("the cat", " a  b\n\n\tc ,d .", "\u4e8c\U0001f600", "it 's n't \u00e9"):
+        token_ids = tokenizer(text)["input_ids"]
+        assert tokenizer.decode(token_ids) == text
+    assert tokenizer.convert_ids_to_tokens(tokenizer.eos_token_id) == END_OF_TEXT
+    assert len(tokenizer) <= 270

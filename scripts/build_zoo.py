@@ -48,7 +48,7 @@ class Shape:
 SIZES = {
     "zoo": {
         "verifier": Shape(192, 544, 8, 3, 2.5e-3, steps=1300, context_steps=100),
-        "draft": Shape(128, 384, 1, 4, 4e-3, steps=1500, context_steps=100),
+        "draft": Shape(128, 384, 1, 4, 4e-3, steps=1000, context_steps=100),
     },
     "small": {
         "verifier": Shape(512, 1376, 8, 8, 1.5e-3, steps=8000, context_steps=500),

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
@@ -131,7 +132,7 @@ class ChoosingChain:
     def __init__(self, gamma: int):
         self.max_depth = gamma
 
-    def expand(self, draft_probs: Tensor, streams: Sequence[EnumeratedStream]) -> Tensor:
+    def expand(self, draft_probs: Tensor, streams: Sequence[RandomStream]) -> Tensor:
         pairs = zip(draft_probs, streams, strict=True)
         return torch.tensor([[[stream.choose(law[0])]] for law, stream in pairs])
 

@@ -24,6 +24,18 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
 
 
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file.
+
+    Raises:
+        UserError: it cannot be read, or is in another encoding.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+
+
 def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)

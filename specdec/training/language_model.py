@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from specdec.core.errors import UserError, require, require_int, require_number
+from specdec.core.errors import UserError, require, require_int
 from specdec.training.blocks import Blocks
 from specdec.training.text import read_documents
 
@@ -47,9 +47,18 @@ class LanguageModeling:
         eval_tokens: int = 50_000,
         seed: int = 0,
     ):
-        require_int("block_length", block_length, 2)
-        require_int("vocab_size", vocab_size, 257)
-        require_number("eval_tokens", eval_tokens, 1)
+        for name, value, minimum in (
+            ("block_length", block_length, 2),
+            ("hidden_size", hidden_size, 1),
+            ("intermediate_size", intermediate_size, 1),
+            ("num_hidden_layers", num_hidden_layers, 1),
+            ("num_attention_heads", num_attention_heads, 1),
+            ("max_position_embeddings", max_position_embeddings, 2),
+            ("vocab_size", vocab_size, 257),
+            ("eval_tokens", eval_tokens, 2),
+            ("seed", seed, 0),
+        ):
+            require_int(name, value, minimum)
         require(
             block_length <= max_position_embeddings,
             "block_length",
@@ -63,13 +72,15 @@ class LanguageModeling:
             f"a multiple of num_attention_heads={num_attention_heads}",
         )
         documents = read_documents(data_path)
-        held_out = read_documents(held_out_path)
+        held_out = read_documents(held_out_path, "data.held_out_path")
         source = init_path or tokenizer_path
         self.tokenizer = (
-            train_tokenizer(documents, vocab_size) if source is None else load_tokenizer(source)
+            train_tokenizer(documents, vocab_size)
+            if source is None
+            else load_tokenizer(source, "tokenizer_path" if init_path is None else "init_path")
         )
         self._blocks = Blocks(_tokenize(self.tokenizer, documents), block_length, seed)
-        self._held_out = _tokenize(self.tokenizer, held_out)[: int(eval_tokens)]
+        self._held_out = _tokenize(self.tokenizer, held_out)[:eval_tokens]
         self._block_length = block_length
         if init_path is not None:
             self.module: nn.Module = AutoModelForCausalLM.from_pretrained(
@@ -113,7 +124,7 @@ class LanguageModeling:
             total += float(self.loss(module, block)) * (block.shape[1] - 1)
             num_tokens += block.shape[1] - 1
             scored += block[0, 1:].tolist()
-        num_bytes = len(str(self.tokenizer.decode(scored)).encode())
+        num_bytes = len(str(self.tokenizer.decode(scored, skip_special_tokens=True)).encode())
         return {
             "eval_loss": total / num_tokens,
             "eval_bits_per_byte": total / math.log(2) / num_bytes,
@@ -139,13 +150,13 @@ def train_tokenizer(documents: list[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str, field: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a folder or the Hub."""
     try:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"tokenizer_path={path!r}: cannot be loaded ({reason})") from None
+        raise UserError(f"{field}={path!r}: cannot be loaded ({reason})") from None
 
 
 def _end_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -4,32 +4,35 @@ from pathlib import Path
 from typing import Any
 
 from specdec.core.errors import UserError
-from specdec.core.jsonl import read_jsonl
+from specdec.core.jsonl import read_jsonl, read_text
 
 
-def read_documents(path: str | Path) -> list[str]:
+def read_documents(path: str | Path, field: str = "data.path") -> list[str]:
     """Read every document of a file; a `.txt` file is one document.
 
     Raises:
-        UserError: the file is missing, empty, or has a row without a known text field.
+        UserError: the file is missing, empty, of another kind, or has a row without a known text
+            field; `field` is how the message names it.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"data.path={str(path)!r}: no such file")
+        raise UserError(f"{field}={str(path)!r}: no such file")
     if path.suffix == ".jsonl":
         documents = [_document(path, number, row) for number, row in read_jsonl(path)]
+    elif path.suffix == ".txt":
+        documents = [read_text(path)]
     else:
-        documents = [path.read_text(encoding="utf-8")]
+        raise UserError(f"{field}={str(path)!r}: expected a file ending in .txt or .jsonl")
     documents = [document for document in documents if document]
     if not documents:
-        raise UserError(f"data.path={str(path)!r}: the file holds no text")
+        raise UserError(f"{field}={str(path)!r}: the file holds no text")
     return documents
 
 
 def _document(path: Path, number: int, row: dict[str, Any]) -> str:
     if isinstance(row.get("text"), str):
         return row["text"]
-    turns = row.get("messages", row.get("conversations"))
+    turns = row.get("messages") or row.get("conversations")  # a null counts as absent
     if isinstance(turns, list):
         return "\n".join(_turn(path, number, turn) for turn in turns)
     raise UserError(f"{path}:{number}: expected a field `text`, `messages` or `conversations`")

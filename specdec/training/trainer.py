@@ -1,10 +1,6 @@
 """One training loop for everything: a thin loop over accelerate."""
 
-import json
 import math
-import os
-import re
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +13,8 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from specdec.core.errors import UserError, require, require_int, require_number
-from specdec.core.jsonl import read_jsonl, write_jsonl
+from specdec.training.checkpoints import Checkpoints
+from specdec.training.metrics_log import MetricsLog
 from specdec.training.objective import Objective
 
 SCHEDULERS = ("cosine", "linear", "constant_with_warmup")
@@ -64,6 +61,14 @@ class Trainer:
             require_int(name, value, minimum)
         require_number("learning_rate", learning_rate, 0.0)
         require_number("max_grad_norm", max_grad_norm, 0.0)
+        require_number("weight_decay", weight_decay, 0.0)
+        require_number("adam_beta2", adam_beta2, 0.0, 0.999999)
+        require(
+            resume_from_checkpoint is None or isinstance(resume_from_checkpoint, str),
+            "resume_from_checkpoint",
+            resume_from_checkpoint,
+            "a folder, latest or null",
+        )
         require(
             mixed_precision in ("no", "bf16", "fp16"),
             "mixed_precision",
@@ -101,101 +106,164 @@ class Trainer:
                 number (the last checkpoint is kept).
         """
         set_seed(self.seed)
-        accelerator = Accelerator(
-            mixed_precision=self.mixed_precision,
-            gradient_accumulation_steps=self.accumulation,
+        run = _Run(self, objective, output)
+        hidden = None if run.accelerator.is_main_process else True
+        with tqdm(
+            total=self.max_steps, initial=run.step, unit="step", desc="train", disable=hidden
+        ) as bar:
+            while run.step < self.max_steps:
+                run.advance()
+                bar.update()
+                if self._due(run, self.logging_steps):
+                    bar.set_postfix(loss=f"{run.log_loss():.3f}")
+                if self._due(run, self.eval_steps):
+                    run.evaluate()
+                if self._due(run, self.save_steps):
+                    run.save_checkpoint()
+        return run.finish()
+
+    def _due(self, run: "_Run", interval: int) -> bool:
+        """Whether this step is one of every `interval`, or the last."""
+        return run.step % interval == 0 or run.step == self.max_steps
+
+
+class _Run:
+    """What changes while a trainer trains."""
+
+    def __init__(self, options: Trainer, objective: Objective, output: Path):
+        self.options = options
+        self.objective = objective
+        self.output = output
+        self.accelerator = Accelerator(
+            mixed_precision=options.mixed_precision,
+            gradient_accumulation_steps=options.accumulation,
         )
         optimizer = torch.optim.AdamW(
-            _decay_groups(objective.module, self.weight_decay),
-            lr=self.learning_rate,
-            betas=(0.9, self.adam_beta2),
+            _decay_groups(objective.module, options.weight_decay),
+            lr=options.learning_rate,
+            betas=(0.9, options.adam_beta2),
             fused=True,
         )
-        scheduler = get_scheduler(
-            self.lr_scheduler_type,
+        self.scheduler = get_scheduler(
+            options.lr_scheduler_type,
             optimizer,
-            num_warmup_steps=self.warmup_steps,
-            num_training_steps=self.max_steps,
+            num_warmup_steps=options.warmup_steps,
+            num_training_steps=options.max_steps,
         )
-        module, optimizer = accelerator.prepare(objective.module, optimizer)
-        accelerator.register_for_checkpointing(scheduler)
-        checkpoints = Checkpoints(output / "checkpoints", self.save_total_limit)
-        step = checkpoints.resume(accelerator, self.resume_from_checkpoint)
-        log = MetricsLog(output / "metrics.jsonl", step, enabled=accelerator.is_main_process)
+        self.module, self.optimizer = self.accelerator.prepare(objective.module, optimizer)
+        self._losses = Losses()
+        self.accelerator.register_for_checkpointing(self.scheduler, self._losses)
+        self._checkpoints = Checkpoints(output / "checkpoints", options.save_total_limit)
+        self.step = self._checkpoints.resume(self.accelerator, options.resume_from_checkpoint)
+        writes = self.accelerator.is_main_process
+        self._log = MetricsLog(output / "metrics.jsonl", self.step, enabled=writes)
+        self.module.train()
+        self._restart_clock()
 
-        per_step = self.batch_size * accelerator.num_processes * self.accumulation
-        bar = tqdm(
-            total=self.max_steps,
-            initial=step,
-            unit="step",
-            desc="train",
-            disable=None if accelerator.is_main_process else True,
+        self._gradient_norm: Tensor | float | None = None
+
+    def _restart_clock(self) -> None:
+        self._since = time.perf_counter()
+        self._num_tokens = 0
+
+    def advance(self) -> None:
+        """Take one optimizer step on this process's share of the step's samples."""
+        accelerator, options = self.accelerator, self.options
+        per_step = options.batch_size * accelerator.num_processes * options.accumulation
+        for micro in range(options.accumulation):
+            shard = micro * accelerator.num_processes + accelerator.process_index
+            first = self.step * per_step + shard * options.batch_size
+            batch = self.objective.batch(first, options.batch_size).to(accelerator.device)
+            with accelerator.accumulate(self.module), accelerator.autocast():
+                loss = self.objective.loss(self.module, batch)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    self._gradient_norm = accelerator.clip_grad_norm_(
+                        self.module.parameters(), options.max_grad_norm
+                    )
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            self._losses.add(loss.detach())
+            self._num_tokens += batch.numel() * accelerator.num_processes
+        self.scheduler.step()
+        self.step += 1
+
+    def log_loss(self) -> float:
+        """Log the mean loss since the last time, over micro-batches and processes."""
+        loss = self._mean_loss()
+        self._log.write(
+            self.step,
+            loss=loss,
+            learning_rate=float(self.scheduler.get_last_lr()[0]),
+            tokens_per_second=self._num_tokens / (time.perf_counter() - self._since),
         )
-        module.train()
-        since, num_tokens, losses = time.perf_counter(), 0, []
-        while step < self.max_steps:
-            # 1) Accumulate gradients over this process's share of the step's samples.
-            for micro in range(self.accumulation):
-                shard = micro * accelerator.num_processes + accelerator.process_index
-                first = step * per_step + shard * self.batch_size
-                batch = objective.batch(first, self.batch_size).to(accelerator.device)
-                with accelerator.accumulate(module), accelerator.autocast():
-                    loss = objective.loss(module, batch)
-                    accelerator.backward(loss)
-                    if accelerator.sync_gradients:
-                        accelerator.clip_grad_norm_(module.parameters(), self.max_grad_norm)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                losses.append(loss.detach())
-                num_tokens += batch.numel() * accelerator.num_processes
-            scheduler.step()
-            step += 1
-            bar.update()
+        self._restart_clock()
+        self._losses.clear()
+        return loss
 
-            # 2) Log, evaluate and save at their own intervals.
-            if step % self.logging_steps == 0 or step == self.max_steps:
-                mean = _mean(accelerator, losses)
-                if not math.isfinite(mean):
-                    raise UserError(f"step {step}: the loss is {mean}; lower learning_rate")
-                seconds = time.perf_counter() - since
-                log.write(
-                    step,
-                    loss=mean,
-                    learning_rate=float(scheduler.get_last_lr()[0]),
-                    tokens_per_second=num_tokens / seconds,
-                )
-                bar.set_postfix(loss=f"{mean:.3f}")
-                since, num_tokens, losses = time.perf_counter(), 0, []
-            if step % self.eval_steps == 0 or step == self.max_steps:
-                evaluation = self._evaluate(accelerator, objective, module)
-                log.write(step, **evaluation)
-                since, num_tokens = time.perf_counter(), 0
-            if step % self.save_steps == 0 or step == self.max_steps:
-                checkpoints.save(accelerator, step)
-        bar.close()
+    def _mean_loss(self) -> float:
+        """Raise a UserError where the loss is no number, so that no such state is saved."""
+        mean = self.accelerator.reduce(self._losses.mean(), "mean")
+        assert isinstance(mean, Tensor)
+        self._require_finite("loss", float(mean))
+        return float(mean)
 
-        if step == 0 or not log.last_evaluation:
-            log.last_evaluation = self._evaluate(accelerator, objective, module)
-        if accelerator.is_main_process:
-            objective.save(accelerator.unwrap_model(module), output)
-        return log.last_evaluation
+    def _require_finite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise UserError(f"step {self.step}: the {name} is {value}; lower learning_rate")
 
     @torch.no_grad()
-    def _evaluate(
-        self, accelerator: Accelerator, objective: Objective, module: nn.Module
-    ) -> dict[str, float]:
-        module.eval()
-        with accelerator.autocast():
-            evaluation = objective.evaluate(accelerator.unwrap_model(module))
-        module.train()
-        return evaluation
+    def evaluate(self) -> None:
+        """Measure on held-out data and log it."""
+        self.module.eval()
+        with self.accelerator.autocast():
+            evaluation = self.objective.evaluate(self.accelerator.unwrap_model(self.module))
+        self.module.train()
+        self._log.write(self.step, **evaluation)
+        self._since, self._num_tokens = time.perf_counter(), 0
+
+    def save_checkpoint(self) -> None:
+        """Save what a resumed run needs; weights that are no numbers never replace good ones."""
+        if self._losses.values:
+            self._mean_loss()
+        if self.accelerator.scaler is None:  # which skips steps with infinite gradients
+            self._require_finite("gradient's norm", float(self._gradient_norm or 0.0))
+        self._checkpoints.save(self.accelerator, self.step)
+
+    def finish(self) -> dict[str, float]:
+        """Save what the user loads, and return the last evaluation."""
+        if not self._log.last_evaluation:  # resumed from a run that was complete
+            self.evaluate()
+        if self.accelerator.is_main_process:
+            self.objective.save(self.accelerator.unwrap_model(self.module), self.output)
+        return self._log.last_evaluation
 
 
-def _mean(accelerator: Accelerator, losses: list[Tensor]) -> float:
-    """Average over micro-batches and processes."""
-    mean = accelerator.reduce(torch.stack(losses).mean(), "mean")
-    assert isinstance(mean, Tensor)
-    return float(mean)
+class Losses:
+    """The losses since the last logged step; saved with a checkpoint, so that logs agree too."""
+
+    def __init__(self) -> None:
+        self.values: list[Tensor] = []
+
+    def add(self, loss: Tensor) -> None:
+        """Note one micro-batch, without waiting for the device."""
+        self.values.append(loss)
+
+    def mean(self) -> Tensor:
+        """Average what was noted."""
+        return torch.stack(self.values).mean()
+
+    def clear(self) -> None:
+        """Begin anew after logging."""
+        self.values = []
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """Return what a checkpoint holds."""
+        return {"values": self.values}
+
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        """Take up what a checkpoint held."""
+        self.values = list(state["values"])
 
 
 def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -205,67 +273,3 @@ def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-
-
-class MetricsLog:
-    """`metrics.jsonl`, cut back to the step that a run resumes from."""
-
-    def __init__(self, path: Path, resumed_step: int, enabled: bool):
-        self.last_evaluation: dict[str, float] = {}
-        self._path = path
-        self._enabled = enabled
-        if enabled:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            rows = [row for _, row in read_jsonl(path)] if path.exists() else []
-            write_jsonl(path, [row for row in rows if row["step"] <= resumed_step])
-
-    def write(self, step: int, **values: float) -> None:
-        """Append one line; the last line with an evaluation is remembered."""
-        if any(name.startswith("eval_") for name in values):
-            self.last_evaluation = values
-        if self._enabled:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-
-
-class Checkpoints:
-    """Folders `step-N`: model, optimizer, schedule and random states, each whole or absent."""
-
-    def __init__(self, folder: Path, limit: int):
-        self.folder = folder
-        self._limit = limit
-
-    def saved(self) -> list[Path]:
-        """Return the complete checkpoints, oldest first."""
-        found = [p for p in self.folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name)]
-        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
-
-    def resume(self, accelerator: Accelerator, source: str | None) -> int:
-        """Load `source` (a folder, "latest" or None) and return the step it was saved at."""
-        if source is None:
-            return 0
-        if source == "latest":
-            saved = self.saved()
-            if not saved:
-                return 0
-            path = saved[-1]
-        else:
-            path = Path(source)
-        if not path.is_dir():
-            raise UserError(f"resume_from_checkpoint={source!r}: no such folder")
-        accelerator.load_state(str(path))
-        return int(path.name.removeprefix("step-"))
-
-    def save(self, accelerator: Accelerator, step: int) -> None:
-        """Save under a temporary name, rename, and drop the oldest beyond the limit."""
-        target = self.folder / f"step-{step}"
-        temporary = self.folder / f".step-{step}"
-        accelerator.save_state(str(temporary))
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(temporary, target)
-            for old in self.saved()[: -self._limit]:
-                shutil.rmtree(old)
-        accelerator.wait_for_everyone()

@@ -7,6 +7,7 @@ decisions: test_lossless_multistep.py decodes with the real streams.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from arms import PROMPT, decoder
@@ -89,10 +90,10 @@ def loop_law(
     proposer: Proposer,
     stopping: Stopping,
     enumerate_streams: Callable[[BranchingStream], None],
-    **parts: object,
+    **parts: Any,
 ) -> TextLaw:
     """Return the exact law of what the decoder emits for one request."""
-    speculative = decoder(proposer, TARGET, stopping=stopping, **parts)  # type: ignore[arg-type]
+    speculative = decoder(proposer, TARGET, stopping=stopping, **parts)
 
     def play(branching: BranchingStream) -> Tokens:
         enumerate_streams(branching)
@@ -173,9 +174,9 @@ class _WrongRewind(TableLM):
     ids=["correction-from-p", "rejected-cell-kept", "wrong-cell-kept"],
 )
 def test_a_wrong_loop_is_found(
-    wrong: dict[str, object], enumerate_streams: Callable[[BranchingStream], None]
+    wrong: dict[str, Any], enumerate_streams: Callable[[BranchingStream], None]
 ) -> None:
     proposer = DraftModel(table_lm(DRAFT), ChoosingChain(2))
-    found = loop_law(proposer, Stopping(3), enumerate_streams, **wrong)  # type: ignore[arg-type]
+    found = loop_law(proposer, Stopping(3), enumerate_streams, **wrong)
     bias = total_variation(found, text_law(TARGET, 3, prompt=PROMPT))
     assert bias > 1e-3, f"TV {bias:.1e}: the enumeration of the loop is blind to this bug"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from arms import DRAFT, GAMMA, PROMPT, PROPOSERS, TARGET, TREE, V, decoder, requests
@@ -128,9 +129,9 @@ class Watched:
             )
 
 
-def decode(name: str, num: int = 1, **arm: object) -> list[Trace]:
+def decode(name: str, num: int = 1, **arm: Any) -> list[Trace]:
     """Decode the usual requests with a proposer of PROPOSERS."""
-    return decoder(PROPOSERS[name](), **arm).decode(requests(num))  # type: ignore[arg-type]
+    return decoder(PROPOSERS[name](), **arm).decode(requests(num))
 
 
 def facts(trace: Trace) -> tuple[object, ...]:
@@ -221,9 +222,9 @@ def test_a_draft_model_that_is_the_verifier_is_always_right(gamma: int, batch: i
 def test_greedy_texts_are_the_same_for_all_proposers(name: str, batch: int) -> None:
     law = full_context(31, 1.0, V)
     prompts = [Request(str(n), [n % V, (n // V) % V, 1]) for n in range(9)]
-    arm = {"law": law, "sampling": GREEDY, "stopping": Stopping(12, ENDS)}
-    expected = decoder(NoProposer(), **arm).decode(prompts)  # type: ignore[arg-type]
-    found = decoder(PROPOSERS[name](), batch=batch, **arm).decode(prompts)  # type: ignore[arg-type]
+    arm: dict[str, Any] = {"law": law, "sampling": GREEDY, "stopping": Stopping(12, ENDS)}
+    expected = decoder(NoProposer(), **arm).decode(prompts)
+    found = decoder(PROPOSERS[name](), batch=batch, **arm).decode(prompts)
     assert [t.output_ids for t in found] == [t.output_ids for t in expected]
     assert [t.finish_reason for t in found] == [t.finish_reason for t in expected]
 
@@ -403,14 +404,9 @@ def mixed_requests() -> list[Request]:
 @pytest.mark.parametrize("batch", [2, 4, 64])
 @every_proposer
 def test_a_batch_gives_the_traces_of_single_runs(name: str, batch: int, sampling: Sampling) -> None:
-    arm = {"sampling": sampling, "stopping": Stopping(9, ENDS), "seed": 5}
-    together = decoder(PROPOSERS[name](), batch=batch, **arm).decode(  # type: ignore[arg-type]
-        mixed_requests()
-    )
-    alone = [
-        decoder(PROPOSERS[name](), **arm).decode([request])[0]  # type: ignore[arg-type]
-        for request in mixed_requests()
-    ]
+    arm: dict[str, Any] = {"sampling": sampling, "stopping": Stopping(9, ENDS), "seed": 5}
+    together = decoder(PROPOSERS[name](), batch=batch, **arm).decode(mixed_requests())
+    alone = [decoder(PROPOSERS[name](), **arm).decode([request])[0] for request in mixed_requests()]
     for one, other in zip(together, alone, strict=True):
         assert facts(one) == facts(other), (
             f"request {one.prompt_id} decodes differently in a batch of {batch} than alone"
@@ -534,9 +530,9 @@ def test_a_pair_that_is_not_lossless_is_refused_unless_allowed() -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), [("batch", 0), ("batch", 1.5), ("seed", -1)])
-def test_senseless_numbers_are_refused(field: str, value: object) -> None:
+def test_senseless_numbers_are_refused(field: str, value: Any) -> None:
     with pytest.raises(UserError, match=field):
-        decoder(NoProposer(), **{field: value})  # type: ignore[arg-type]
+        decoder(NoProposer(), **{field: value})
 
 
 # --- the watchers can see -----------------------------------------------------------------------
@@ -561,9 +557,9 @@ def test_trees_are_read_along_their_branches() -> None:
     def logits(tokens: Tokens) -> Tensor:
         return law(tokens).log()
 
-    arm = {"sampling": GREEDY, "stopping": Stopping(30)}
+    arm: dict[str, Any] = {"sampling": GREEDY, "stopping": Stopping(30)}
     seeing, blind = (
-        decoder(RankedTree(TREE, law), verifier=model(logits, V), **arm)  # type: ignore[arg-type]
+        decoder(RankedTree(TREE, law), verifier=model(logits, V), **arm)
         .decode(requests(1))[0]
         .output_ids
         for model in (TableLM, Blind)

@@ -14,7 +14,7 @@ holds the numbers. The negative controls at the end must be found.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from arms import DRAFT, GAMMA, PROMPT, PROPOSERS, TARGET, V, decoder, requests
@@ -23,7 +23,6 @@ from scipy.stats import chi2, ncx2
 from torch import Tensor
 from toy import NO_END, TextLaw, Tokens, memoryless, table_lm, text_law, warped
 
-from specdec.core.protocols import Proposer
 from specdec.core.randomness import RandomStream, Stream
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
@@ -91,7 +90,8 @@ def detectable(num_texts: int, degrees: int) -> float:
     """
     critical = chi2.isf(FALSE_ALARM, degrees)
     needed = brentq(lambda x: ncx2.sf(critical, degrees, x) - POWER, 1.0, 1e5)
-    return float((needed / (4 * num_texts)) ** 0.5)
+    assert isinstance(needed, float)
+    return (needed / (4 * num_texts)) ** 0.5
 
 
 def assert_fits(traces: Sequence[Trace], law: TextLaw, what: str) -> None:
@@ -194,13 +194,10 @@ def _with_flat_q(proposal: Proposal) -> Proposal:
     return replace(proposal, draft_probs=roots / roots.sum(dim=-1, keepdim=True))
 
 
-def _draft_model() -> Proposer:
-    return PROPOSERS["draft_model"]()
-
-
-def _decode_wrongly(**wrong: object) -> list[Trace]:
-    arm = {"proposer": _draft_model(), "stopping": Stopping(LENGTH), "batch": 7, "seed": 3, **wrong}
-    return decoder(**arm).decode(requests(NUM_WRONG_TEXTS))  # type: ignore[arg-type]
+def _decode_wrongly(**wrong: Any) -> list[Trace]:
+    usual: dict[str, Any] = {"stopping": Stopping(LENGTH), "batch": 7, "seed": 3}
+    wrong.setdefault("proposer", PROPOSERS["draft_model"]())
+    return decoder(**usual, **wrong).decode(requests(NUM_WRONG_TEXTS))
 
 
 def _assert_found(traces: Sequence[Trace], bug: str) -> None:
@@ -277,13 +274,10 @@ def test_a_recording_of_the_verifier_can_be_replayed(seed: int) -> None:
     law = memoryless(0.5, 0.3, 0.2)
     stopping = Stopping(LENGTH)
     recorded = decoder(NoProposer(), law, stopping=stopping, batch=7, seed=1)
-    texts = {
-        trace.prompt_id: trace.output_ids for trace in recorded.decode(requests(NUM_WRONG_TEXTS))
-    }
+    names = requests(NUM_WRONG_TEXTS)
+    texts: dict[str, Sequence[int]] = {t.prompt_id: t.output_ids for t in recorded.decode(names)}
     again = decoder(Recorded(texts, GAMMA), law, stopping=stopping, batch=7, seed=seed)
-    assert_fits(
-        again.decode(requests(NUM_WRONG_TEXTS)), text_law(law, LENGTH), "a replayed recording"
-    )
+    assert_fits(again.decode(names), text_law(law, LENGTH), "a replayed recording")
 
 
 def test_cells_are_pooled_and_impossible_texts_counted() -> None:

@@ -1,0 +1,33 @@
+"""`metrics.jsonl`: one line per logged step of a training run."""
+
+import json
+from pathlib import Path
+
+from specdec.core.jsonl import read_jsonl, write_jsonl
+
+
+class MetricsLog:
+    """`metrics.jsonl`, cut back to the step that a run resumes from."""
+
+    def __init__(self, path: Path, resumed_step: int, enabled: bool):
+        self.last_evaluation: dict[str, float] = {}
+        self._path = path
+        self._enabled = enabled
+        rows = [row for _, row in read_jsonl(path)] if path.exists() else []
+        kept = [row for row in rows if row["step"] <= resumed_step]
+        for row in kept:
+            self._remember(row)
+        if enabled:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_jsonl(path, kept)
+
+    def _remember(self, row: dict[str, float]) -> None:
+        evaluation = {name: value for name, value in row.items() if name.startswith("eval_")}
+        self.last_evaluation = evaluation or self.last_evaluation
+
+    def write(self, step: int, **values: float) -> None:
+        """Append one line; the last line with an evaluation is remembered."""
+        self._remember(values)
+        if self._enabled:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")

@@ -1,0 +1,338 @@
+"""The proof at load time: right models pass, and no wrong one is ever served.
+
+What passes and what is refused among all decoders of transformers was tried by hand (189 model
+types, transformers 5.23); here are a few of each kind.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from families import FAMILIES, WINDOW, plain_logits, random_ids, tiny_model
+from ragged import EXACT, Conversation, difference
+from transformers import AutoConfig, PreTrainedModel
+
+from specdec.core.errors import UserError
+from specdec.lm.check import TOLERANCE, prove
+from specdec.lm.load import refuse_unsupported
+
+# Small settings of models that are not in FAMILIES.
+STATE_SPACE = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
+CONVOLUTION_AND_ATTENTION = {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}
+LOCAL = {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]}
+HYBRID = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+BERT = {"hidden_size": 32}
+
+
+def refusal(model: PreTrainedModel) -> str:
+    """Return the one line with which a model is refused."""
+    with pytest.raises(UserError) as caught:
+        prove(model, "draft.path='x'")
+    message = str(caught.value)
+    assert message.startswith(f"draft.path='x': {model.config.model_type} "), message
+    assert "\n" not in message, f"more than one line:\n{message}"
+    return message
+
+
+# --- right models -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", [None, "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_accepted(family: str, attention: str | None) -> None:
+    error = prove(tiny_model(family, attention=attention), family)
+    assert 0 < error < EXACT, f"{family}: {error:.1e}"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "gemma3_text"])
+def test_rounding_of_half_precision_is_no_reason_to_refuse(family: str, dtype: torch.dtype) -> None:
+    error = prove(tiny_model(family).to(dtype), family)
+    assert 10 * EXACT < error < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides"),
+    [
+        ("llama", {"max_position_embeddings": 16}),
+        ("gpt2", {"max_position_embeddings": 16, "n_positions": 16}),
+        ("mistral", {"sliding_window": 1}),
+        ("mistral", {"sliding_window": 4096}),  # too long to be reached by the proof
+        ("mistral", {"sliding_window": None}),
+        ("llama", {"vocab_size": 5}),
+    ],
+    ids=str,
+)
+def test_extreme_settings_are_accepted(family: str, overrides: dict[str, object]) -> None:
+    assert prove(tiny_model(family, **overrides), family) < EXACT
+
+
+OTHERS: dict[str, dict[str, object]] = {
+    "cohere2": {"head_dim": 8, **HYBRID},
+    "granite": {},
+    "olmo2": {},
+    "stablelm": {},
+    "starcoder2": {"sliding_window": WINDOW},
+    "codegen": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "rotary_dim": 4},
+    "qwen2_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
+    # All layers plain, in families that also have other layers.
+    "jamba": {"attn_layer_period": 1, "attn_layer_offset": 0, "num_experts": 2, "mamba_dt_rank": 4},
+}
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_others_that_are_accepted_are_served_rightly(family: str) -> None:
+    """Passing the proof is not enough: longer rows, more of them, more trees."""
+    model = tiny_model(family, **OTHERS[family])
+    prove(model, family)
+    assert ragged_error(model, longest=24) < EXACT
+
+
+def ragged_error(model: PreTrainedModel, longest: int) -> float:
+    """Return the largest error of a conversation in three rows, one of them long."""
+    talk = Conversation(model, [longest, 2, 9], capacity=16)
+    talk.prefill()
+    talk.step([0, 1, 2], [0, 1, 2])
+    talk.step([0, 2], [2, 0])
+    talk.step([0, 1, 2], [1, 3, 1])
+    talk.check_texts()
+    return talk.worst
+
+
+# --- models that would be served wrongly, if they were ------------------------------------------
+
+
+def ignoring_the_mask(given: dict[str, object]) -> None:
+    given["attention_mask"] = None
+
+
+def ignoring_positions(given: dict[str, object]) -> None:
+    given["position_ids"] = None
+
+
+def ignoring_the_cache(given: dict[str, object]) -> None:
+    given["past_key_values"] = None
+
+
+def masking_with_booleans(given: dict[str, object]) -> None:
+    """Eager attention adds them, as zeros and ones."""
+    if given["attention_mask"] is not None:
+        given["attention_mask"] = given["attention_mask"] == 0
+
+
+def shifting_positions(given: dict[str, object]) -> None:
+    """Number the cells from 2 where there is a cache, as some models number after padding."""
+    if given["position_ids"] is not None:
+        given["position_ids"] = given["position_ids"] + 2
+
+
+def changed(family: str, change: Callable[[dict[str, object]], None]) -> PreTrainedModel:
+    """Build a model whose decoder gets other arguments than the caller gave."""
+    model = tiny_model(family, attention="eager")
+    forward = model.base_model.forward
+
+    def wrong(**given: object) -> object:
+        change(given)
+        return forward(**given)
+
+    model.base_model.forward = wrong
+    return model
+
+
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("llama", ignoring_the_mask),
+        ("gpt2", ignoring_the_mask),
+        ("llama", ignoring_positions),
+        ("gpt2", ignoring_positions),
+        ("llama", ignoring_the_cache),
+        ("llama", masking_with_booleans),
+        ("gpt2", shifting_positions),
+    ],
+)
+def test_a_model_that_does_not_do_as_it_is_told_is_refused(
+    family: str, change: Callable[[dict[str, object]], None]
+) -> None:
+    refusal(changed(family, change))
+
+
+def test_positions_count_relatively_in_rotary_models() -> None:
+    """The control of `shifting_positions`: rotary models read differences only, so it is right."""
+    assert prove(changed("llama", shifting_positions), "llama") < EXACT
+
+
+def test_a_model_that_returns_nothing_finite_is_refused() -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.base_model.norm.weight.fill_(float("nan"))
+    assert "inf (relative" in refusal(model)
+
+
+REFUSED: dict[str, dict[str, object]] = {
+    "falcon": {"alibi": True},  # a bias that follows the 2-D mask of padding
+    "bloom": {"n_layer": 2, "n_head": 4, "max_position_embeddings": 256},
+    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_position_embeddings": 256},
+    "gpt_neo": {**LOCAL, "window_size": 4},  # a window of its own, counted in cells
+    "bert": BERT,  # sees the future
+    "rwkv": {"context_length": 256, "attention_hidden_size": 32},  # recurrent, without saying so
+}
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_models_with_a_bias_a_window_or_a_state_of_their_own_are_refused(family: str) -> None:
+    refusal(tiny_model(family, **REFUSED[family]))
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="the proof's texts are shorter than what makes these models differ",
+)
+@pytest.mark.parametrize(
+    ("family", "overrides"),
+    [
+        # A window in cells, not positions, counted from the longest row's end (TinyStories).
+        ("gpt_neo", {**LOCAL, "window_size": 32}),
+        # Other frequencies for the whole batch once one row is long (Phi-3, Phi-4).
+        (
+            "phi3",
+            {
+                "sliding_window": None,
+                "original_max_position_embeddings": 32,
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "rope_theta": 10000.0,
+                    "original_max_position_embeddings": 32,
+                    "short_factor": [1.0] * 4,
+                    "long_factor": [4.0] * 4,
+                },
+            },
+        ),
+    ],
+    ids=["gpt_neo", "phi3-longrope"],
+)
+def test_models_that_change_with_the_length_are_refused_or_served_rightly(
+    family: str, overrides: dict[str, object]
+) -> None:
+    model = tiny_model(family, **overrides)
+    try:
+        prove(model, family)
+    except UserError:
+        return
+    error = ragged_error(model, longest=60)
+    assert error < EXACT, f"{family} passed the proof, and differs from plain text by {error:.1e}"
+
+
+def test_plain_text_of_such_a_model_is_right_in_one_row() -> None:
+    """The control of the test above: without ragged rows, the local window is the model's own."""
+    model = tiny_model("gpt_neo", **LOCAL, window_size=32)
+    talk = Conversation(model, [60], capacity=16)
+    talk.prefill()
+    talk.check_texts()
+    assert talk.worst < EXACT
+
+
+# --- refused before any weights are read --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "reason"),
+    [
+        ("t5", {}, "encoder-decoder"),
+        ("bart", {}, "encoder-decoder"),
+        ("whisper", {}, "encoder-decoder"),
+        ("mamba", STATE_SPACE, "no max_position_embeddings"),
+        ("mamba2", {}, "no max_position_embeddings"),
+        ("falcon_mamba", STATE_SPACE, "no max_position_embeddings"),
+        ("recurrent_gemma", {}, "no max_position_embeddings"),
+        ("qwen3_next", {}, "linear_attention cannot be rewound"),
+        ("jamba", {}, "linear_attention cannot be rewound"),
+        ("bamba", {"attn_layer_indices": [1]}, "linear_attention cannot be rewound"),
+        ("minimax", {}, "linear_attention cannot be rewound"),
+        ("lfm2", CONVOLUTION_AND_ATTENTION, "conv cannot be rewound"),
+        ("zamba2", {}, "hybrid, linear_attention cannot be rewound"),
+        ("llama4", {}, "chunked_attention cannot be rewound"),
+    ],
+)
+def test_what_has_no_plain_cache_is_refused_by_its_configuration(
+    family: str, settings: dict[str, object], reason: str
+) -> None:
+    config = AutoConfig.for_model(family, **settings)
+    with pytest.raises(UserError) as caught:
+        refuse_unsupported(config, "verifier.path", "some/model")
+    message = str(caught.value)
+    assert reason in message, message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_family_is_refused_by_its_configuration(family: str) -> None:
+    refuse_unsupported(tiny_model(family).config, "verifier.path", family)
+
+
+# --- models that cannot be called ---------------------------------------------------------------
+
+
+def failing(error: Exception) -> PreTrainedModel:
+    model = tiny_model("llama")
+
+    def fail(**given: object) -> None:
+        raise error
+
+    model.base_model.forward = fail
+    return model
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TypeError("forward() got an unexpected keyword argument 'position_ids'"),
+        RuntimeError("the size of tensor a\nmust match the size of tensor b"),
+        ValueError("cache of its own\n"),
+        AttributeError("'RowCache' object has no attribute 'conv_states'"),
+        IndexError("index out of range in self"),
+        NotImplementedError("no cache"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_model_that_cannot_be_called_is_refused_with_its_reason(error: Exception) -> None:
+    message = refusal(failing(error))
+    assert f"({str(error).strip().splitlines()[0]})" in message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(
+            ValueError(),
+            marks=pytest.mark.xfail(
+                strict=True, raises=IndexError, reason="there is no first line of no message"
+            ),
+        ),
+        pytest.param(
+            AssertionError("x"),  # XLM does
+            marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason="not caught"),
+        ),
+        pytest.param(
+            KeyError("sliding_attention"),  # an unknown kind of mask would
+            marks=pytest.mark.xfail(strict=True, raises=KeyError, reason="not caught"),
+        ),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_a_model_raises_is_one_line(error: Exception) -> None:
+    refusal(failing(error))
+
+
+def test_the_proof_leaves_the_model_as_it_was() -> None:
+    model = tiny_model("llama")
+    before = {name: weights.clone() for name, weights in model.state_dict().items()}
+    state = torch.get_rng_state()
+    logits = plain_logits(model, random_ids(5, seed=1))
+    prove(model, "x")
+    assert torch.equal(torch.get_rng_state(), state), "the global generator was moved"
+    assert all(torch.equal(before[name], weights) for name, weights in model.state_dict().items())
+    assert difference(plain_logits(model, random_ids(5, seed=1)), logits) == 0

@@ -1,0 +1,242 @@
+"""From a folder to a model, or to one line that says what is wrong with the folder."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from families import noisy_copy, plain_logits, tiny_model
+from ragged import EXACT, difference
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from specdec.core.errors import UserError
+from specdec.lm.hf import HFCausalLM
+from specdec.lm.load import load
+
+
+def complaint(path: object, **options: object) -> str:
+    """Return the one line with which a load is refused."""
+    with pytest.raises(UserError) as caught:
+        load(path, **options)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert "\n" not in message, f"more than one line:\n{message}"
+    return message
+
+
+@pytest.fixture
+def folder(tiny, tmp_path: Path) -> Path:
+    """A copy of the verifier's folder, to be spoilt."""
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny.verifier, copy)
+    return copy
+
+
+# --- what works ---------------------------------------------------------------------------------
+
+
+def test_a_folder_is_loaded(tiny) -> None:
+    lm = load(str(tiny.verifier))
+    stock = AutoModelForCausalLM.from_pretrained(tiny.verifier, dtype=torch.float32).eval()
+    text = lm.encode("def add(first, second):")
+    assert lm.decode(text) == "def add(first, second):"
+    assert lm.end_ids == {stock.config.eos_token_id}
+    assert (lm.vocab_size, lm.max_length, lm.attention) == (300, 256, "sdpa")
+    assert (lm.device, lm.model.dtype, lm.model.training) == (
+        torch.device("cpu"), torch.float32, False,
+    )  # fmt: skip
+    lm.prefill([0], [text[:-1]])
+    logits = lm.forward([0], torch.tensor([text[-1:]])).logits[0, 0]
+    assert difference(logits, plain_logits(stock, text)[-1]) < EXACT
+
+
+def test_weights_are_shared_and_caches_are_not(tiny) -> None:
+    first, second = load(str(tiny.verifier)), load(str(tiny.verifier))
+    assert first.model is second.model
+    first.prefill([0], [[3, 4, 5]])
+    assert (first.length(0), second.length(0)) == (3, 0)
+
+
+@pytest.mark.xfail(strict=True, reason="the name of the field is part of the key of the cache")
+def test_weights_are_shared_between_a_verifier_and_a_draft(tiny) -> None:
+    """A model that drafts for itself would take twice the memory, and be proven twice."""
+    verifier = load(str(tiny.verifier))
+    draft = load(str(tiny.verifier), field="draft.path", vocabulary_of=str(tiny.verifier))
+    assert verifier.model is draft.model
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(tiny, dtype: str) -> None:
+    lm = load(str(tiny.verifier), dtype=dtype)
+    assert lm.model.dtype == getattr(torch, dtype)
+    assert lm.model is not load(str(tiny.verifier)).model
+
+
+def test_attention_can_be_chosen(tiny) -> None:
+    assert load(str(tiny.verifier), attention="eager").attention == "eager"
+
+
+def test_families_without_sdpa_fall_back_to_eager(folder: Path) -> None:
+    tiny_model("gemma2", vocab_size=300).save_pretrained(folder)
+    assert load(str(folder)).attention == "eager"
+
+
+def test_a_draft_may_have_more_logits_than_the_verifier(tiny) -> None:
+    """Padded vocabularies of a family differ; the tokenizer is what must be the same."""
+    lm = load(str(tiny.padded), vocabulary_of=str(tiny.verifier), field="draft.path")
+    assert lm.vocab_size == 320
+
+
+# --- what does not ------------------------------------------------------------------------------
+
+
+def test_another_vocabulary_is_refused(tiny) -> None:
+    """Of the same size: comparing sizes would let it pass."""
+    message = complaint(str(tiny.stranger), vocabulary_of=str(tiny.verifier), field="draft.path")
+    assert message.startswith(f"draft.path={str(tiny.stranger)!r}: its vocabulary of ")
+    assert f"verifier.path={str(tiny.verifier)!r}" in message
+    assert "must share the verifier's tokenizer" in message
+
+
+@pytest.mark.parametrize("path", ["", None, 3])
+def test_a_path_that_is_none(path: object) -> None:
+    assert complaint(path) == f"verifier.path={path!r}: expected a Hub id or a folder"
+
+
+@pytest.mark.parametrize("name", ["nowhere", "no/where/at/all"])
+def test_an_unknown_folder(tmp_path: Path, name: str) -> None:
+    path = str(tmp_path / name)
+    assert complaint(path, field="draft.path").startswith(
+        f"draft.path={path!r}: cannot be loaded ("
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float8", "fp16", "", "torch.float32", None])
+def test_an_unknown_dtype(tiny, dtype: object) -> None:
+    expected = f"dtype={dtype!r}: expected one of float32, bfloat16, float16"
+    assert complaint(str(tiny.verifier), dtype=dtype) == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
+def test_a_gpu_that_is_not_there(tiny, device: str) -> None:
+    assert complaint(str(tiny.verifier), device=device) == (
+        f"device={device!r}: no GPU is available here; use device=cpu"
+    )
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda0", None, "cpu:x"])
+def test_an_unknown_device(tiny, device: object) -> None:
+    assert complaint(str(tiny.verifier), device=device).startswith(f"device={device!r}: expected")
+
+
+def test_an_unknown_attention(tiny) -> None:
+    message = complaint(str(tiny.verifier), attention="fast")
+    assert message.startswith(f"verifier.path={str(tiny.verifier)!r}: cannot be loaded (")
+    assert '"fast"' in message
+
+
+def without_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+def without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def without_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def broken_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def config_of_nothing(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "no_such_type"}')
+
+
+def config_of_another_kind(folder: Path) -> None:
+    AutoConfig.for_model("vit").save_pretrained(folder)
+
+
+def encoder_decoder(folder: Path) -> None:
+    AutoConfig.for_model("t5").save_pretrained(folder)
+    without_weights(folder)
+
+
+def recurrent(folder: Path) -> None:
+    AutoConfig.for_model("mamba").save_pretrained(folder)
+    without_weights(folder)
+
+
+def biased(folder: Path) -> None:
+    tiny_model("falcon", alibi=True, vocab_size=300).save_pretrained(folder)
+
+
+def truncated_weights(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def weights_of_another_shape(folder: Path) -> None:
+    config = AutoConfig.from_pretrained(folder)
+    config.intermediate_size = 64
+    config.save_pretrained(folder)
+
+
+def missing_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.0.self_attn.q_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        without_tokenizer,
+        without_weights,
+        without_config,
+        broken_config,
+        config_of_nothing,
+        config_of_another_kind,
+        encoder_decoder,
+        recurrent,
+        biased,
+        pytest.param(
+            truncated_weights,
+            marks=pytest.mark.xfail(strict=True, reason="a SafetensorError is let through"),
+        ),
+        pytest.param(
+            weights_of_another_shape,
+            marks=pytest.mark.xfail(strict=True, reason="a RuntimeError is let through"),
+        ),
+        pytest.param(
+            missing_weight,
+            marks=pytest.mark.xfail(
+                strict=True, reason="served all the same, with random numbers for that weight"
+            ),
+        ),
+    ],
+    ids=lambda spoil: spoil.__name__,
+)
+def test_a_folder_with_something_wrong_is_refused_in_one_line(
+    folder: Path, spoil: Callable[[Path], None]
+) -> None:
+    spoil(folder)
+    message = complaint(str(folder), field="draft.path")
+    assert message.startswith(f"draft.path={str(folder)!r}") or "cannot be rewound" in message
+
+
+def test_end_ids_come_from_the_generation_configuration_then_from_the_tokenizer(tiny) -> None:
+    lm = load(str(tiny.verifier))
+    model = noisy_copy(lm.model, amount=0)
+    model.generation_config.eos_token_id = [3, 7]
+    assert HFCausalLM(model, lm.tokenizer).end_ids == {3, 7}
+    model.generation_config.eos_token_id = 5
+    assert HFCausalLM(model, lm.tokenizer).end_ids == {5}
+    model.generation_config.eos_token_id = None
+    assert HFCausalLM(model, lm.tokenizer).end_ids == {lm.tokenizer.eos_token_id}
+    assert HFCausalLM(model).end_ids == frozenset()

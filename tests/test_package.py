@@ -1,0 +1,148 @@
+"""The wheel: what is in the checkout and only works there is found here."""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WEIGHTS = "specdec/zoo/verifier/model.safetensors"
+DEMO = ("-m", "specdec.experiments.compare", "prompts.limit=2", "max_new_tokens=8")
+needs_zoo = pytest.mark.skipif(not (ROOT / WEIGHTS).exists(), reason="the zoo is not built yet")
+
+
+def python(
+    *arguments: str, cwd: Path, executable: str | Path = sys.executable, path: Path | None = None
+) -> str:
+    """Run Python away from the checkout, with `path` first where it looks for packages."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if path is not None:
+        environment["PYTHONPATH"] = str(path)
+    cwd.mkdir(exist_ok=True)
+    ended = subprocess.run(
+        [str(executable), *arguments],
+        cwd=cwd, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, f"{' '.join(arguments)}\n{ended.stdout}{ended.stderr}"
+    return ended.stdout
+
+
+def tracked_files() -> list[str]:
+    """Return what a clone would hold; everything, where there is no git."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode == 0:
+        return [name for name in ended.stdout.split("\0") if name and (ROOT / name).is_file()]
+    shipped = ("specdec", "experiments", "configs", "pyproject.toml", "LICENSE", "README.md")
+    paths = [path for name in shipped for path in [ROOT / name, *(ROOT / name).rglob("*")]]
+    return [str(path.relative_to(ROOT)) for path in paths if path.is_file()]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build from a copy, so that nothing that an earlier build left behind can help."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in tracked_files():
+        target = folder / "source" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target)
+    options = ["--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", str(folder)]
+    python("-m", "pip", "wheel", *options, str(folder / "source"), cwd=folder)
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install it into an empty folder; what it depends on comes from this environment."""
+    target = tmp_path_factory.mktemp("installed")
+    options = ["--no-deps", "--quiet", "--target", str(target)]
+    python("-m", "pip", "install", *options, str(wheel), cwd=target)
+    return target
+
+
+def expected(pattern: str, folders: Sequence[str]) -> set[str]:
+    """Return the tracked files that a wheel must hold, by their installed names."""
+    names = (name for name in tracked_files() if Path(name).match(pattern))
+    ours = [name for name in names if name.split("/")[0] in folders]
+    mapped = ("configs", "experiments")
+    return {f"specdec/{name}" if name.split("/")[0] in mapped else name for name in ours}
+
+
+def test_the_wheel_holds_all_modules_configurations_and_the_licence(wheel: Path) -> None:
+    held = set(zipfile.ZipFile(wheel).namelist())
+    folders = ("specdec", "experiments", "configs")
+    modules = expected("*.py", folders)
+    configs = expected("*.yaml", folders)
+    assert "specdec/experiments/compare.py" in modules
+    assert "specdec/configs/proposer/ngram.yaml" in configs
+    assert not modules - held, "packages in pyproject.toml must be listed one by one"
+    assert not configs - held, "package-data in pyproject.toml misses some"
+    assert "specdec/py.typed" in held
+    assert any(name.endswith("licenses/LICENSE") for name in held)
+
+
+def test_the_wheel_holds_nothing_else(wheel: Path) -> None:
+    held = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in held}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"specdec"}
+    assert not [name for name in held if "__pycache__" in name or "test" in Path(name).name]
+
+
+@needs_zoo
+def test_the_wheel_holds_the_zoo(wheel: Path) -> None:
+    held = set(zipfile.ZipFile(wheel).namelist())
+    zoo = {name for name in tracked_files() if name.startswith("specdec/zoo/")}
+    assert WEIGHTS in zoo, "the weights are not tracked"
+    assert not zoo - held, "package-data of specdec.zoo in pyproject.toml misses some"
+
+
+def test_an_installed_wheel_is_used_and_offers_help(installed: Path, tmp_path: Path) -> None:
+    places = python(
+        "-c", "import specdec, specdec.configs, specdec.experiments.app as app;"
+        "print(specdec.__file__, specdec.configs.__file__, app.__file__)",
+        cwd=tmp_path / "elsewhere", path=installed,
+    )  # fmt: skip
+    assert all(place.startswith(str(installed)) for place in places.split()), places
+    shown = python(
+        "-m", "specdec.experiments.compare", "--help", cwd=tmp_path / "elsewhere", path=installed
+    )
+    assert "ngram" in shown, "the configurations are not found"
+    assert "Examples:" in shown
+
+
+@needs_zoo
+def test_an_installed_wheel_runs_the_demo(installed: Path, tmp_path: Path) -> None:
+    shown = python(*DEMO, cwd=tmp_path / "elsewhere", path=installed)
+    assert "block_efficiency" in shown
+    assert list((tmp_path / "elsewhere" / "outputs").rglob("summary.json"))
+
+
+@pytest.mark.slow
+def test_a_wheel_works_in_a_new_environment(wheel: Path, tmp_path: Path) -> None:
+    """Nothing of this environment helps: every dependency must be declared."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    executable = tmp_path / "venv" / "bin" / "python"
+    constraints = ROOT / "constraints.txt"
+    pinned = ["--constraint", str(constraints)] if constraints.exists() else []
+    python(
+        "-m", "pip", "install", "--quiet", *pinned, str(wheel), cwd=tmp_path, executable=executable
+    )
+    elsewhere = tmp_path / "elsewhere"
+    shown = python(
+        "-m", "specdec.experiments.compare", "--help", cwd=elsewhere, executable=executable
+    )
+    assert "ngram" in shown
+    script = tmp_path / "venv" / "bin" / "specdec-compare"
+    assert "ngram" in python(str(script), "--help", cwd=elsewhere, executable=executable)
+    if (ROOT / WEIGHTS).exists():
+        assert "block_efficiency" in python(*DEMO, cwd=elsewhere, executable=executable)
+    else:
+        command = ("-c", "from specdec import SpeculativeDecoder, load")
+        python(*command, cwd=elsewhere, executable=executable)

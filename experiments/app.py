@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hydra
@@ -15,6 +15,22 @@ from specdec.core.errors import UserError
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+MISTAKES = (
+    UserError,
+    HydraException,
+    OmegaConfBaseException,
+    PermissionError,
+    NotADirectoryError,
+    FileExistsError,
+    KeyboardInterrupt,
+)
+# What Hydra itself takes; everything else is name=value.
+FLAGS = {
+    *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p"),
+    *("--run", "-r", "--multirun", "-m", "--shell-completion", "-sc", "--info", "-i"),
+    *("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
+    "--experimental-rerun",
+}
 
 
 def build(node: Any, **extra: Any) -> Any:
@@ -44,19 +60,45 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     if not sys.stderr.isatty():  # progress bars of downloads and of loading weights
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    mistakes: list[BaseException] = []
+
+    # Hydra would print a line of its own about a job that raises.
+    def job(config: DictConfig) -> object:
+        try:
+            return task(config)
+        except MISTAKES as error:
+            mistakes.append(error)
+            return None
+
     decorate = hydra.main(
         version_base="1.3", config_path="pkg://specdec.configs", config_name=config_name
     )
     try:
-        decorate(task)()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        if isinstance(error, InstantiationException):
-            raise  # a constructor failed for a reason that no user can mend
-        sys.exit(_fail(_one_line(error)))
-    except PermissionError as error:
-        sys.exit(_fail(f"{error.filename}: not writable ({error.strerror})"))
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+        _refuse_unknown_flags(sys.argv[1:])
+        decorate(job)()
+    except MISTAKES as error:
+        mistakes.append(error)
+    if mistakes:
+        sys.exit(_explain(mistakes[0]))
+
+
+def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
+    """Options are `name=value`; argparse would answer `--name value` with a page of usage."""
+    for argument in arguments:
+        name = argument.split("=")[0]
+        if name.startswith("-") and name not in FLAGS:
+            raise UserError(f"{argument}: options are written name=value, sampling.temperature=0.7")
+
+
+def _explain(error: BaseException) -> int:
+    """Print one line about a mistake and return the exit status; raise what is no mistake."""
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    if isinstance(error, InstantiationException):
+        raise error  # a constructor failed for a reason that no user can mend
+    if isinstance(error, OSError):
+        return _fail(f"{error.filename}: cannot be written ({error.strerror})")
+    return _fail(_one_line(error))
 
 
 def _fail(message: str) -> int:
@@ -64,7 +106,7 @@ def _fail(message: str) -> int:
     return EXIT_USER_ERROR
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     """Join the first sentences of a message: Hydra spreads the useful part over several lines."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     noise = ("full_key:", "object_type=", "reference_type=")

@@ -119,18 +119,21 @@ class Build:
                 "num_attention_heads",
             )
         ]
-        self._train(short, shape.steps, shape.learning_rate, 512, [*sizes, *shared])
-        self._train(
-            full,
-            shape.context_steps,
-            shape.learning_rate / 10,
-            CONTEXT,
-            [f"train.init_path={short}", f"train.max_position_embeddings={CONTEXT}"],
-        )
+        self._train(short, shape.steps, shape.learning_rate, 512, self.seed, [*sizes, *shared])
+        # Another seed: the last steps should not begin with the blocks that the first began with.
+        longer = [f"train.init_path={short}", f"train.max_position_embeddings={CONTEXT}"]
+        rate = shape.learning_rate / 10
+        self._train(full, shape.context_steps, rate, CONTEXT, self.seed + 1, longer)
         return full
 
     def _train(
-        self, output: Path, steps: int, learning_rate: float, block_length: int, more: list[str]
+        self,
+        output: Path,
+        steps: int,
+        learning_rate: float,
+        block_length: int,
+        seed: int,
+        more: list[str],
     ) -> None:
         if (output / "model.safetensors").exists():
             return  # saved only at the end
@@ -145,7 +148,7 @@ class Build:
                 f"data.held_out_path={self.work / 'held_out.jsonl'}",
                 f"output={output}",
                 f"max_steps={steps}",
-                f"seed={self.seed}",
+                f"seed={seed}",
                 f"train.block_length={block_length}",
                 f"trainer.per_device_train_batch_size={TOKENS_PER_STEP // block_length}",
                 f"trainer.learning_rate={learning_rate}",

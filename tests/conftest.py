@@ -80,7 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """Write random Llamas, 2 layers of 32, and their byte-level tokenizers."""
-    from specdec.training.language_model import train_tokenizer
+    from specdec.training.lm import train_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny")
     shared = train_tokenizer([TEXT], VOCAB_SIZE)

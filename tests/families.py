@@ -14,6 +14,8 @@ SMALL = {
     "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0,
 }  # fmt: skip
 EXPERTS = {"num_experts_per_tok": 2}
+# Its scaled embeddings, if they were tied, would make each token predict itself.
+GEMMA = {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}
 HYBRID = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 FAMILIES: dict[str, dict[str, object]] = {
     "llama": {},
@@ -21,13 +23,16 @@ FAMILIES: dict[str, dict[str, object]] = {
     "qwen3": {"head_dim": 8},
     "mistral": {"sliding_window": WINDOW, "head_dim": 8},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
-    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "rotary_dim": 4},
+    "gptj": {
+        "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "rotary_dim": 8,
+        "initializer_range": 0.4,  # less, and it repeats itself
+    },
     "gpt_neox": {},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
     "falcon": {},  # one head of keys for all queries
     "phi3": {"sliding_window": WINDOW},
-    "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8, **HYBRID},  # soft caps, so no sdpa
-    "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8, **HYBRID},
+    "gemma2": {"head_dim": 8, **GEMMA, **HYBRID},  # soft caps, so no sdpa
+    "gemma3_text": {"head_dim": 8, **GEMMA, **HYBRID},
     "mixtral": {**EXPERTS, "num_local_experts": 4},
     "olmoe": {**EXPERTS, "num_experts": 4},
     "gpt_oss": {**EXPERTS, "num_local_experts": 4, "head_dim": 8, **HYBRID},

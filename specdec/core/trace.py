@@ -77,7 +77,5 @@ def _step(row: dict[str, Any]) -> Step:
 def _step_row(step: Step) -> dict[str, Any]:
     row = asdict(step)
     row["outcome"] = step.outcome.value
-    row["overlap"] = [round(value, 6) for value in step.overlap]
-    for name in ("propose_seconds", "verify_seconds", "other_seconds"):
-        row[name] = round(row[name], 9)
+    row["overlap"] = list(step.overlap)
     return row

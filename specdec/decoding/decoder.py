@@ -208,7 +208,7 @@ class Clock:
         """Fill in a step's seconds, shared among the requests in flight."""
         return replace(
             step,
-            propose_seconds=self.seconds["propose"] / share,
-            verify_seconds=self.seconds["verify"] / share,
-            other_seconds=self.seconds["other"] / share,
+            propose_seconds=round(self.seconds["propose"] / share, 9),
+            verify_seconds=round(self.seconds["verify"] / share, 9),
+            other_seconds=round(self.seconds["other"] / share, 9),
         )

@@ -83,7 +83,7 @@ class Flight:
             accepted=min(len(verdict.path), len(emitted)),
             emitted=len(emitted),
             outcome=Outcome.ENDED if ended else verdict.outcome,
-            overlap=tuple(overlap),
+            overlap=tuple(round(value, 6) for value in overlap),
             draft_calls=proposal.num_draft_calls,
         )
 

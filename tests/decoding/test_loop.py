@@ -173,16 +173,35 @@ def test_no_cell_is_computed_twice(name: str) -> None:
     assert computed == expected, f"{computed} cells computed where {expected} were needed"
 
 
-def test_a_draft_model_reads_no_token_twice() -> None:
-    """A chain of g tokens costs g cells, and one more if the last chain was accepted in full."""
-    draft = CountingLM(TARGET)
-    proposer = DraftModel(draft, Chain(GAMMA))
-    (trace,) = decoder(proposer, stopping=Stopping(40)).decode(requests(1))
-    assert [s.accepted for s in trace.steps] == [s.drafted for s in trace.steps]
+@pytest.mark.parametrize("law", [TARGET, DRAFT], ids=["all-accepted", "some-rejected"])
+def test_a_draft_model_reads_no_token_twice(law: Law) -> None:
+    """A chain of g tokens costs g cells: the last committed token, and g - 1 of its own.
+
+    One more is needed where the chain before was accepted in full: its last token was never read.
+    """
+    draft = CountingLM(law)
+    (trace,) = decoder(DraftModel(draft, Chain(GAMMA)), stopping=Stopping(40)).decode(requests(1))
     drafting = [step for step in trace.steps if step.drafted]
-    expected = sum(step.drafted for step in drafting) + len(drafting) - 1
+    in_full = [step.accepted == step.drafted for step in drafting]
+    assert all(in_full) == (law is TARGET)
     assert draft.num_prefill_cells == len(PROMPT) - 1
+    expected = sum(step.drafted for step in drafting) + sum(in_full[:-1])
     assert draft.num_cells == expected, f"{draft.num_cells} cells where {expected} were needed"
+
+
+@every_batch
+def test_a_draft_model_drafts_as_long_as_its_own_context_lasts(batch: int) -> None:
+    """A draft model may have a shorter context than the verifier; the text goes on without it."""
+    draft = CountingLM(DRAFT, max_length=len(PROMPT) + 6)
+    proposer = DraftModel(draft, Chain(GAMMA))
+    for trace in decoder(proposer, stopping=Stopping(12), batch=batch).decode(requests(8)):
+        num_tokens = len(PROMPT)
+        for step in trace.steps:
+            fits = num_tokens + GAMMA <= draft.max_length
+            assert (step.drafted > 0) == fits, f"{num_tokens} tokens, {step.drafted} drafted"
+            num_tokens += step.emitted
+        assert len(trace.output_ids) == 12
+    assert draft.last_position < draft.max_length, "a position behind the draft model's context"
 
 
 @every_batch

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from specdec.training.language_model import LanguageModeling
+from specdec.training.lm import LanguageModeling
 
 Build = Callable[..., LanguageModeling]
 LEARNT = "the cat sat on the mat and the dog sat on the log. " * 60

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from specdec.core.errors import UserError
-from specdec.training.language_model import END_OF_TEXT, train_tokenizer
+from specdec.training.lm import END_OF_TEXT, train_tokenizer
 from specdec.training.text import read_documents
 
 

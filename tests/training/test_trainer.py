@@ -19,7 +19,7 @@ from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.lm.load import load
 from specdec.proposer.none import NoProposer
-from specdec.training.language_model import LanguageModeling
+from specdec.training.lm import LanguageModeling
 from specdec.training.trainer import Trainer
 from specdec.verification.rejection import Rejection
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+import torch
 from arms import DRAFT, GAMMA, PROMPT, PROPOSERS, TARGET, TREE, V, decoder, requests
 from torch import Tensor
 from toy import Law, RankedTree, Tokens, full_context, table_lm
@@ -21,6 +22,7 @@ from specdec.lm.table import TableLM
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.ngram import NGram
 from specdec.proposer.none import NoProposer
+from specdec.proposer.recorded import Recorded
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
 
@@ -106,6 +108,7 @@ class Watched:
                 "the root of a tree must be the last committed token"
             )
             assert proposal.draw is self.draw or proposal.tree.num_draft_tokens == 0
+            assert max(proposal.tree.depths) <= self.max_depth, "deeper than it says it goes"
         return proposals
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
@@ -234,6 +237,28 @@ def test_a_draft_model_that_is_the_verifier_is_always_right(gamma: int, batch: i
     for step in all_steps(traces):
         assert step.accepted == step.depth, "a draft token was rejected although p = q"
         assert all(value == pytest.approx(1.0) for value in step.overlap)
+
+
+@pytest.mark.parametrize(("accuracy", "share"), [(1.0, 1.0), (0.0, 0.0)])
+def test_a_recording_is_read_from_where_the_text_stands(accuracy: float, share: float) -> None:
+    """At temperature 0 the recorded text is the text: all of it is accepted, or none of it."""
+    law = full_context(61, 1.0, V)
+    arm: dict[str, Any] = {"law": law, "sampling": GREEDY, "stopping": Stopping(11)}
+    plain = decoder(NoProposer(), **arm).decode(requests(6))
+    texts: dict[str, Sequence[int]] = {trace.prompt_id: trace.output_ids for trace in plain}
+    again = decoder(Recorded(texts, GAMMA, accuracy), batch=3, **arm).decode(requests(6))
+    assert [trace.output_ids for trace in again] == [trace.output_ids for trace in plain]
+    for step in all_steps(again):
+        assert step.accepted == share * step.drafted
+
+
+def test_ngrams_repeat_what_followed_last_time() -> None:
+    """A text that goes round in a circle is known from its second round on."""
+    follows = torch.eye(V, dtype=torch.float64).roll(1, dims=1)  # 0 1 2 0 1 2 ...
+    arm: dict[str, Any] = {"law": lambda tokens: follows[tokens[-1]], "stopping": Stopping(13)}
+    (trace,) = decoder(NGram(GAMMA), **arm).decode([Request("0", (0, 1, 2, 0))])
+    assert trace.output_ids == (1, 2, 0) * 4 + (1,)
+    assert [step.accepted for step in trace.steps] == [2, 2, 2, 2, 0]
 
 
 @every_batch

@@ -1,11 +1,14 @@
 """What every entry point shares: Hydra around a task, one line for a user's mistake."""
 
+import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -79,7 +82,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     except MISTAKES as error:
         mistakes.append(error)
     if mistakes:
-        sys.exit(_explain(mistakes[0]))
+        sys.exit(_explain(mistakes[0], config_name))
 
 
 def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
@@ -90,15 +93,42 @@ def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
             raise UserError(f"{argument}: options are written name=value, sampling.temperature=0.7")
 
 
-def _explain(error: BaseException) -> int:
+def _explain(error: BaseException, config_name: str) -> int:
     """Print one line about a mistake and return the exit status; raise what is no mistake."""
     if isinstance(error, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     if isinstance(error, InstantiationException):
         raise error  # a constructor failed for a reason that no user can mend
-    if isinstance(error, OSError):
-        return _fail(f"{error.filename}: cannot be written ({error.strerror})")
-    return _fail(_one_line(error))
+    if isinstance(error, UserError):
+        return _fail(str(error))
+    if isinstance(error, HydraException | OmegaConfBaseException):  # some of them are OSErrors, too
+        return _fail(_mended(_one_line(error), config_name))
+    assert isinstance(error, OSError)
+    return _fail(f"{error.filename}: cannot be written ({error.strerror})")
+
+
+def _mended(message: str, config_name: str) -> str:
+    """Name the option that was meant, where Hydra only says which one there is not."""
+    found = re.search(r"Could not override '([^']+)'", message)
+    if found is None:
+        return message
+    wrong = found.group(1)
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_module("specdec.configs", version_base="1.3"):
+        names = _names(hydra.compose(config_name))
+    near = difflib.get_close_matches(wrong, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else "--help lists all"
+    return f"{wrong}: no such option; {hint}"
+
+
+def _names(node: DictConfig, prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for key in node:
+        value = node._get_node(key)
+        names.append(f"{prefix}{key}")
+        if isinstance(value, DictConfig):
+            names += _names(value, f"{prefix}{key}.")
+    return names
 
 
 def _fail(message: str) -> int:
@@ -108,6 +138,7 @@ def _fail(message: str) -> int:
 
 def _one_line(error: BaseException) -> str:
     """Join the first sentences of a message: Hydra spreads the useful part over several lines."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = str(error).split("Config search path")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     noise = ("full_key:", "object_type=", "reference_type=")
     return " ".join(line for line in lines if not line.startswith(noise))

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from specdec.experiments.app import build
 from transformers import PreTrainedTokenizerBase
 
+from specdec.core.errors import require
 from specdec.core.trace import Trace
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
@@ -82,6 +83,10 @@ def check_options(config: DictConfig) -> None:
     build(config.tree)
     build(config.verification.rule)
     Stopping(config.max_new_tokens)
+    strings = isinstance(config.stop_strings, ListConfig)
+    require(strings, "stop_strings", config.stop_strings, 'a list, ["END"]')
+    lossy = config.verification.allow_lossy
+    require(isinstance(lossy, bool), "verification.allow_lossy", lossy, "true or false")
 
 
 def build_arm(config: DictConfig, verifier: HFCausalLM, name: str = "") -> Arm:

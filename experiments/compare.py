@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from specdec.experiments.app import build, run
 
 from specdec.core.errors import UserError, require, require_int
@@ -35,6 +35,7 @@ def task(config: DictConfig) -> None:
     configs = arm_configs(config.arms)
     for each in configs.values():
         arms.check_options(each)
+    size = turn_size(config)
     prompts = arms.build_prompts(config)
     verifier = build(config.verifier)
     competing = [arms.build_arm(each, verifier, name) for name, each in configs.items()]
@@ -48,7 +49,7 @@ def task(config: DictConfig) -> None:
             arm.name: stack.enter_context(arm.run_dir(folder / arm.name)) for arm in competing
         }
         try:
-            for arm, trace in interleave(competing, prompts, turn_size(config)):
+            for arm, trace in interleave(competing, prompts, size):
                 traces[arm.name].append(trace)
                 run_dirs[arm.name].append(trace)
         except KeyboardInterrupt:
@@ -69,9 +70,10 @@ def task(config: DictConfig) -> None:
             raise KeyboardInterrupt
 
 
-def arm_configs(arms: Sequence[str]) -> dict[str, DictConfig]:
+def arm_configs(arms: ListConfig) -> dict[str, DictConfig]:
     """Compose one configuration per arm: the command line's overrides, then the arm's."""
-    require(len(arms) > 0, "arms", list(arms), "at least one string of overrides")
+    is_list = isinstance(arms, ListConfig) and len(arms) > 0
+    require(is_list, "arms", arms, 'a list of overrides, ["proposer=none","proposer=ngram"]')
     common = [text for text in HydraConfig.get().overrides.task if not text.startswith("arms=")]
     configs: dict[str, DictConfig] = {}
     for arm in arms:
@@ -94,6 +96,7 @@ def turn_size(config: DictConfig) -> int:
     if config.turn is not None:
         require_int("turn", config.turn, 1)
         return config.turn
+    require_int("batch", config.batch, 1)
     # A batch needs a queue, so that new prompts can take the place of finished ones.
     return 1 if config.batch == 1 else 4 * config.batch
 

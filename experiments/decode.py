@@ -29,6 +29,9 @@ def task(config: DictConfig) -> float:
             for trace in tqdm(arm.decode(prompts), total=turns, desc=arm.name, disable=None):
                 traces.append(trace)
                 run_dir.append(trace)
+        except KeyboardInterrupt:
+            print(f"interrupted after {len(traces)} of {turns} texts; those in {folder} are valid")
+            raise
         finally:
             if traces:
                 run_dir.summarize(arms.summary_of(arm, traces))

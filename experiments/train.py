@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from specdec.experiments.app import build, run
+
+from specdec.core.errors import UserError
 
 
 def task(config: DictConfig) -> None:
     """Build the objective and the trainer, and train."""
+    for name in ("path", "held_out_path"):
+        if OmegaConf.is_missing(config.data, name):
+            raise UserError(f"data.{name}: missing; expected data.{name}=FILE, .txt or .jsonl")
     trainer = build(config.trainer)
     objective = build(config.train)
     output = Path(config.output)

@@ -39,7 +39,9 @@ class Sampling:
             return torch.zeros_like(logits).scatter_(-1, winners, 1.0)
         if self.temperature != 1:
             # The largest logit becomes 0 first, so that no temperature is too small to divide by.
-            logits = (logits - logits.amax(dim=-1, keepdim=True)) / self.temperature
+            logits = (logits - logits.amax(dim=-1, keepdim=True)) / max(
+                self.temperature, torch.finfo(logits.dtype).tiny
+            )
         if 0 < self.top_k < logits.shape[-1]:
             logits = _keep_top_k(logits, self.top_k)
         probs = logits.softmax(dim=-1)

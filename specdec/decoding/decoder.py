@@ -1,7 +1,7 @@
 """The decoding loop, and nothing else: propose, verify, commit, update, record."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -58,10 +58,13 @@ class SpeculativeDecoder:
         """Refuse requests that cannot be decoded, before any is.
 
         Raises:
-            UserError: a prompt is empty or leaves no room in the verifier's context.
+            UserError: two prompts bear one name, or one is empty or leaves no room in the verifier's context.
         """
         limit = self.verifier.max_length
+        names = Counter(request.request_id for request in requests)
         for request in requests:
+            if names[request.request_id] > 1:
+                raise UserError(f"prompt {request.request_id}: there are two of that name")
             if not request.token_ids:
                 raise UserError(f"prompt {request.request_id}: it is empty")
             if len(request.token_ids) >= limit:

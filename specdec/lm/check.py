@@ -32,8 +32,8 @@ def prove(model: PreTrainedModel, name: str) -> float:
     """
     try:
         error = largest_error(model)
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as problem:
-        reason = str(problem).strip().splitlines()[0]
+    except Exception as problem:  # whatever foreign code raises, it cannot be used
+        reason = first_line(problem)
         raise UserError(
             f"{name}: {model.config.model_type} cannot decode trees with a stock KV cache"
             f" ({reason})"
@@ -89,6 +89,11 @@ def _plain(model: PreTrainedModel, token_ids: list[int]) -> Tensor:  # [V]
     """What the stock model says after ordinary text, without any cache."""
     batch = torch.tensor([token_ids], device=model.device)
     return model(input_ids=batch, use_cache=False).logits[0, -1]
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an exception says in one line, its type if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _difference(ours: Tensor, plain: Tensor) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from specdec.core.protocols import Forward
 from specdec.core.values import Layer
@@ -36,7 +36,7 @@ class HFCausalLM:
         self._mask_kind = mask.MaskKind.of(config)
         self._num_layers: int = config.num_hidden_layers
         self.vocab_size: int = config.vocab_size
-        self.max_length: int = config.max_position_embeddings
+        self.max_length: int = _steady_length(config)
         self.device: torch.device = model.device
         self._plain = mask.PlainText(self._mask_kind, model.dtype, self.device)
         self.num_calls = 0
@@ -112,9 +112,13 @@ class HFCausalLM:
                 self.keep(rows[index], lengths[number] + num_new)
                 for layer in layers:
                     pieces[index][layer].append(hidden[layer][number, :num_new])
-        return [
-            {layer: torch.cat(parts) for layer, parts in piece.items() if parts} for piece in pieces
-        ]
+        return [{layer: self._joined(parts) for layer, parts in piece.items()} for piece in pieces]
+
+    def _joined(self, parts: list[Tensor]) -> Tensor:  # [n, H]
+        if parts:
+            return torch.cat(parts)
+        width = self.model.config.get_text_config().hidden_size
+        return torch.zeros(0, width, dtype=self.model.dtype, device=self.device)
 
     @torch.inference_mode()
     def forward(
@@ -174,6 +178,8 @@ class HFCausalLM:
         if positions is None:
             offsets = torch.arange(num_new, device=self.device)
             positions = torch.tensor(starts, device=self.device)[:, None] + offsets
+            # Only padding can stand behind the context, where learned positions end.
+            positions = positions.clamp(max=self.max_length - 1)
         if attend is None:
             attend = mask.causal(starts, num_new, self.device)
         key_positions = self._note_positions(rows, positions, length)
@@ -191,6 +197,19 @@ class HFCausalLM:
             start = self.length(row)
             self._positions[row, start : start + positions.shape[1]] = positions[index]
         return self._positions[list(rows), :length]
+
+
+def _steady_length(config: PreTrainedConfig) -> int:
+    """The context within which a position's rotation does not depend on the rest of the batch.
+
+    Scaled rotations of type longrope and dynamic change for all rows, cached cells included, as
+    soon as one row is longer than the original context; so that context is the limit here.
+    """
+    scaling = getattr(config, "rope_parameters", None) or {}
+    original = scaling.get("original_max_position_embeddings")
+    if scaling.get("rope_type") in ("longrope", "dynamic") and original:
+        return min(int(original), config.max_position_embeddings)
+    return config.max_position_embeddings
 
 
 def _hidden(hidden_states: Sequence[Tensor], layer: Layer) -> Tensor:

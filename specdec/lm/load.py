@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,11 +18,12 @@ from transformers import (
 )
 
 from specdec.core.errors import UserError, require
-from specdec.lm.check import prove
+from specdec.lm.check import first_line, prove
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.mask import MaskKind
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+EXPECTED = "a Hub id, a folder with a model, zoo:verifier or zoo:draft"
 ZOO = Path(__file__).parent.parent / "zoo"
 
 
@@ -44,26 +47,33 @@ def load(
         UserError: no such model or device, another vocabulary, or a model that trees cannot be
             decoded with.
     """
-    require(isinstance(path, str) and bool(path), field, path, "a Hub id or a folder")
-    require(dtype in DTYPES, "dtype", dtype, "one of " + ", ".join(DTYPES))
+    require(isinstance(path, str) and bool(path), field, path, EXPECTED)
+    require(isinstance(dtype, str) and dtype in DTYPES, "dtype", dtype, " or ".join(DTYPES))
     placed = checked_device(device)
-    if vocabulary_of is not None:
-        require_same_vocabulary(path, vocabulary_of, field)
-    model, error = _proven(path, placed, DTYPES[dtype], attention, field)
-    return HFCausalLM(model, _tokenizer(path, field), tree_error=error)
+    with _named(field):
+        if vocabulary_of is not None:
+            require_same_vocabulary(path, vocabulary_of)
+        model, error = _proven(path, placed, DTYPES[dtype], attention)
+        return HFCausalLM(model, _tokenizer(path), tree_error=error)
 
 
-def require_same_vocabulary(path: str, other: str, field: str) -> None:
+@contextmanager
+def _named(field: str) -> Iterator[None]:
+    """Put the option's name before a complaint that begins with its value."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{field}={error}") from None
+
+
+def require_same_vocabulary(path: str, other: str) -> None:
     """Compare token for token: sizes of logits are padded and say nothing about the tokenizer."""
-    ours, theirs = (
-        _tokenizer(path, field).get_vocab(),
-        _tokenizer(other, "verifier.path").get_vocab(),
-    )
+    ours, theirs = _tokenizer(path).get_vocab(), _tokenizer(other).get_vocab()
     if ours == theirs:
         return
     differing = len(set(ours.items()) ^ set(theirs.items()))
     raise UserError(
-        f"{field}={path!r}: its vocabulary of {len(ours)} tokens is not that of"
+        f"{path!r}: its vocabulary of {len(ours)} tokens is not that of"
         f" verifier.path={other!r} with {len(theirs)} ({differing} entries differ);"
         " a draft model must share the verifier's tokenizer"
     )
@@ -83,59 +93,71 @@ def checked_device(device: str) -> torch.device:
 
 
 @cache
-def _tokenizer(path: str, field: str) -> PreTrainedTokenizerBase:
-    with _one_line(path, field):
+def _tokenizer(path: str) -> PreTrainedTokenizerBase:
+    with _one_line(path):
         return AutoTokenizer.from_pretrained(_source(path))
 
 
 @cache
 def _proven(
-    path: str, device: torch.device, dtype: torch.dtype, attention: str | None, field: str
+    path: str, device: torch.device, dtype: torch.dtype, attention: str | None
 ) -> tuple[PreTrainedModel, float]:
     """Load, prove and remember one set of weights; returns what `prove` measured beside it."""
-    with _one_line(path, field):
-        refuse_unsupported(AutoConfig.from_pretrained(_source(path)), field, path)
-        model = _from_pretrained(_source(path), dtype, attention)
+    with _one_line(path):
+        refuse_unsupported(AutoConfig.from_pretrained(_source(path)), path)
+        model = _from_pretrained(path, dtype, attention)
         torch.nn.Module.to(model, device)  # typed, unlike the method of transformers
         model.eval()
-    return model, prove(model, f"{field}={path!r}")
+    return model, prove(model, repr(path))
 
 
-def _from_pretrained(source: str, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
+def _from_pretrained(path: str, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation=attention or "sdpa"
-        )
+        return _with_all_weights(path, dtype, attention or "sdpa")
     except ValueError as error:
         # A few families (gpt_oss, gemma2, bloom) have no sdpa; the message names it.
         if attention is not None or "scaled_dot_product_attention" not in str(error):
             raise
-        return AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation="eager"
-        )
+        return _with_all_weights(path, dtype, "eager")
+
+
+def _with_all_weights(path: str, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    """Refuse a checkpoint that lacks weights: transformers would make them up."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        _source(path), dtype=dtype, attn_implementation=attention, output_loading_info=True
+    )
+    model, info = loaded
+    if info["missing_keys"]:
+        raise UserError(f"{path!r}: weights are missing: {', '.join(sorted(info['missing_keys']))}")
+    return model
 
 
 def _source(path: str) -> str:
-    return str(ZOO / path.removeprefix("zoo:")) if path.startswith("zoo:") else path
+    if not path.startswith("zoo:"):
+        return path
+    folder = ZOO / path.removeprefix("zoo:")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{path!r}: not in the zoo; expected {EXPECTED}")
+    return str(folder)
 
 
 @contextmanager
-def _one_line(path: str, field: str) -> Iterator[None]:
+def _one_line(path: str) -> Iterator[None]:
     """Turn what transformers raises about a path into one line for the user."""
     try:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{field}={path!r}: cannot be loaded ({reason})") from None
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = first_line(error)
+        raise UserError(f"{path!r}: not loaded; expected {EXPECTED} ({reason})") from None
 
 
-def refuse_unsupported(config: PreTrainedConfig, field: str, path: str) -> None:
+def refuse_unsupported(config: PreTrainedConfig, path: str) -> None:
     """Refuse what has no plain KV cache, before any weights are read."""
     if config.is_encoder_decoder:
         raise UserError(
-            f"{field}={path!r}: {config.model_type} is an encoder-decoder model;"
+            f"{path!r}: {config.model_type} is an encoder-decoder model;"
             " only decoder-only models are supported"
         )
     text_config = config.get_text_config()
@@ -143,7 +165,10 @@ def refuse_unsupported(config: PreTrainedConfig, field: str, path: str) -> None:
     missing = [name for name in needed if not isinstance(getattr(text_config, name, None), int)]
     if missing:
         raise UserError(
-            f"{field}={path!r}: {config.model_type} has no {', '.join(missing)} and so"
+            f"{path!r}: {config.model_type} has no {', '.join(missing)} and so"
             " no KV cache of positions; recurrent models are not supported"
         )
-    MaskKind.of(text_config)
+    try:
+        MaskKind.of(text_config)
+    except UserError as error:
+        raise UserError(f"{path!r}: {error}") from None

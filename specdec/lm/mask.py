@@ -31,12 +31,15 @@ class MaskKind:
                 that can be rewound.
         """
         kinds = set(getattr(config, "layer_types", None) or [])
-        strange = sorted(kinds - {FULL, SLIDING})
+        # GPT-Neo's local attention counts cells, not positions, so a tree shifts its windows.
+        local = {
+            kind for kind in getattr(config, "attention_layers", None) or [] if kind == "local"
+        }
+        strange = sorted(kinds - {FULL, SLIDING} | local)
         if strange:
             raise UserError(
-                f"verifier or draft of type {config.model_type!r}: layers of kind"
-                f" {', '.join(strange)} cannot be rewound to an accepted path; supported are"
-                f" {FULL} and {SLIDING}"
+                f"{config.model_type}: layers of kind {', '.join(strange)} cannot be rewound to an"
+                f" accepted path; supported are {FULL} and {SLIDING}"
             )
         window = getattr(config, "sliding_window", None)
         if kinds:

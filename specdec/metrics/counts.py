@@ -58,8 +58,8 @@ def total(traces: Sequence[Trace], count: Count) -> float:
 
 
 def prompt_ids(traces: Sequence[Trace]) -> list[str]:  # [P]
-    """Return each prompt once, in the order of its first turn."""
-    return list(dict.fromkeys(trace.prompt_id for trace in traces))
+    """Return each prompt once, sorted: no number depends on the order of the traces."""
+    return sorted({trace.prompt_id for trace in traces})
 
 
 def per_prompt(traces: Sequence[Trace], count: Count) -> FloatArray:  # [P]

@@ -52,7 +52,9 @@ class DraftModel:
         for context in contexts:
             self.model.keep(context.row, 0)
         readable = [context for context in contexts if self._fits(context)]
-        self.model.prefill(_rows(readable), [context.token_ids[:-1] for context in readable])
+        self.model.prefill(
+            _rows(readable), [self._known(context.token_ids[:-1]) for context in readable]
+        )
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
         """Grow one chain per request, all of them level by level in one batch."""
@@ -90,7 +92,9 @@ class DraftModel:
 
     def _catch_up(self, contexts: Sequence[Context]) -> Tensor:  # [B, V]
         """Read the committed tokens that are not cached; return the logits after the last one."""
-        missing = [context.token_ids[self.model.length(context.row) :] for context in contexts]
+        missing = [
+            self._known(context.token_ids[self.model.length(context.row) :]) for context in contexts
+        ]
         logits = self.model.forward(_rows(contexts), pad(missing, self.model.device)).logits
         for context in contexts:
             self.model.keep(context.row, len(context.token_ids))  # without the padding
@@ -98,6 +102,12 @@ class DraftModel:
             return logits[:, 0]
         last = torch.tensor([len(ids) - 1 for ids in missing], device=logits.device)
         return logits[torch.arange(len(contexts), device=logits.device), last]
+
+    def _known(self, token_ids: Sequence[int]) -> Sequence[int]:
+        """Read padding of the verifier's vocabulary, which may be drawn, as some other token."""
+        if self._vocab_size <= self.model.vocab_size:
+            return token_ids
+        return [token if token < self.model.vocab_size else 0 for token in token_ids]
 
     def _fits(self, context: Context) -> bool:
         """Whether the text and a whole chain fit the draft model's own context."""

@@ -15,7 +15,9 @@ class Recorded:
 
     Wrong tokens are uniform over the rest of the vocabulary and drawn independently of the
     verifier's noise, so the text stays lossless. At temperature 0, with the text of the same
-    verifier, `accuracy` is the acceptance rate of each token given that it is tested.
+    verifier, `accuracy` is the acceptance rate of each token given that it is tested. At other
+    temperatures decode with another seed than the recording's: its tokens were drawn with the
+    noise of that seed, which must not judge them again.
     """
 
     draw = Draw.DETERMINISTIC
@@ -40,8 +42,12 @@ class Recorded:
         traces = Path(str(path)) / "traces.jsonl"
         if not traces.is_file():
             raise UserError(f"proposer.path={path!r}: no traces.jsonl in that folder")
-        rows = [row for _, row in read_jsonl(traces)]
-        texts = {request_id(row["prompt_id"], row["turn"]): row["output_ids"] for row in rows}
+        texts: dict[str, Sequence[int]] = {}
+        for number, row in read_jsonl(traces):
+            missing = {"prompt_id", "turn", "output_ids"} - set(row)
+            if missing:
+                raise UserError(f"{traces}:{number}: not a trace: no {', '.join(sorted(missing))}")
+            texts[request_id(row["prompt_id"], row["turn"])] = row["output_ids"]
         return cls(texts, gamma, accuracy)
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:

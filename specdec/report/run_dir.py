@@ -29,6 +29,7 @@ class RunDir:
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(self._config, resolve=True))
         write_json(self.path / "provenance.json", self._provenance)
+        (self.path / "summary.json").unlink(missing_ok=True)  # of an earlier run
         write_text(self.path / "traces.jsonl", "")
         self._status("started")
         return self

@@ -11,7 +11,6 @@ from rich.table import Table
 from specdec.metrics import DEFINITIONS
 
 SHOWN = ("block_efficiency", "acceptance_rate", "acceptance_at_depth", "speedup")
-MINIMUM_WIDTH = 112  # narrower, and numbers are cut off; pipes and files claim to be 80
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,12 @@ class Row:
 
 def print_table(rows: Sequence[Row], title: str) -> None:
     """Print one table with definitions below it, in colour on a terminal."""
-    console = Console(width=max(MINIMUM_WIDTH, Console().width))
-    console.print(comparison(rows, title))
+    table = comparison(rows, title)
+    console = Console()
+    # Cut-off numbers are worse than broken lines; pipes and files claim to be 80 wide.
+    needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    console = Console(width=max(needed, console.width))
+    console.print(table)
     console.print("[dim]Intervals: 95 %, bootstrap over prompts.[/dim]")
     for name in SHOWN:
         console.print(f"[dim]{name}: {DEFINITIONS[name]}[/dim]", highlight=False)

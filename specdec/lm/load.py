@@ -23,7 +23,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.mask import MaskKind
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-EXPECTED = "a Hub id, a folder with a model, zoo:verifier or zoo:draft"
+EXPECTED = "a Hub id or a folder with a model, or zoo:verifier, zoo:draft"
 ZOO = Path(__file__).parent.parent / "zoo"
 
 
@@ -48,7 +48,9 @@ def load(
             decoded with.
     """
     require(isinstance(path, str) and bool(path), field, path, EXPECTED)
-    require(isinstance(dtype, str) and dtype in DTYPES, "dtype", dtype, " or ".join(DTYPES))
+    require(
+        isinstance(dtype, str) and dtype in DTYPES, "dtype", dtype, "one of " + ", ".join(DTYPES)
+    )
     placed = checked_device(device)
     with _named(field):
         if vocabulary_of is not None:

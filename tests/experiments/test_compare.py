@@ -398,6 +398,24 @@ def test_no_number_of_an_earlier_run_is_left_in_its_folder(
         assert not (run_dir / "summary.json").exists(), "the summary of another run is still here"
 
 
+def test_a_sweep_writes_one_run_each(cli, tiny) -> None:
+    sweep = ["hydra.sweep.dir=sweep", "tree.gamma=1,2", "proposer=ngram", "max_new_tokens=4"]
+    ended = cli("decode", "-m", *tiny.options("unused", *sweep))
+    assert ended.status == 0, ended.err
+    configs = [OmegaConf.load(path) for path in sorted(Path("sweep").rglob("config.yaml"))]
+    assert [config.tree.gamma for config in configs] == [1, 2]
+    assert [state(path.parent) for path in Path("sweep").rglob("status.json")] == ["complete"] * 2
+
+
+def test_ctrl_c_ends_a_whole_sweep(cli, tiny, monkeypatch) -> None:
+    stop_after(monkeypatch, 1, KeyboardInterrupt())
+    sweep = ["hydra.sweep.dir=sweep", "tree.gamma=1,2,3", "proposer=ngram", "max_new_tokens=4"]
+    ended = cli("decode", "-m", *tiny.options("unused", *sweep))
+    assert ended.status == 130
+    states = [state(path.parent) for path in Path("sweep").rglob("status.json")]
+    assert states == ["interrupted"], "Ctrl-C only skipped one job; the next ones went on"
+
+
 def test_a_real_ctrl_c(tiny) -> None:
     """A signal, not a mock: Hydra, tqdm and torch are all in between."""
     rows = [{"id": str(number), "prompt": "def add(first"} for number in range(2000)]

@@ -14,6 +14,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from specdec.core.errors import UserError
 from specdec.lm.check import TOLERANCE, prove
+from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import refuse_unsupported
 
 # Small settings of models that are not in FAMILIES.
@@ -249,7 +250,7 @@ def test_what_has_no_plain_cache_is_refused_by_its_configuration(
 ) -> None:
     config = AutoConfig.for_model(family, **settings)
     with pytest.raises(UserError) as caught:
-        refuse_unsupported(config, "verifier.path", "some/model")
+        refuse_unsupported(config, "some/model")
     message = str(caught.value)
     assert reason in message, message
     assert "\n" not in message
@@ -257,7 +258,7 @@ def test_what_has_no_plain_cache_is_refused_by_its_configuration(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_family_is_refused_by_its_configuration(family: str) -> None:
-    refuse_unsupported(tiny_model(family).config, "verifier.path", family)
+    refuse_unsupported(tiny_model(family).config, family)
 
 
 # --- models that cannot be called ---------------------------------------------------------------

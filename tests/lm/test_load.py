@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from specdec.core.errors import UserError
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.load import load
+from specdec.lm.load import EXPECTED, load
 
 
 def complaint(path: object, **options: object) -> str:
@@ -100,14 +100,14 @@ def test_another_vocabulary_is_refused(tiny) -> None:
 
 @pytest.mark.parametrize("path", ["", None, 3])
 def test_a_path_that_is_none(path: object) -> None:
-    assert complaint(path) == f"verifier.path={path!r}: expected a Hub id or a folder"
+    assert complaint(path) == f"verifier.path={path!r}: expected {EXPECTED}"
 
 
 @pytest.mark.parametrize("name", ["nowhere", "no/where/at/all"])
 def test_an_unknown_folder(tmp_path: Path, name: str) -> None:
     path = str(tmp_path / name)
     assert complaint(path, field="draft.path").startswith(
-        f"draft.path={path!r}: cannot be loaded ("
+        f"draft.path={path!r}: not loaded; expected"
     )
 
 
@@ -132,7 +132,7 @@ def test_an_unknown_device(tiny, device: object) -> None:
 
 def test_an_unknown_attention(tiny) -> None:
     message = complaint(str(tiny.verifier), attention="fast")
-    assert message.startswith(f"verifier.path={str(tiny.verifier)!r}: cannot be loaded (")
+    assert message.startswith(f"verifier.path={str(tiny.verifier)!r}: not loaded; expected")
     assert '"fast"' in message
 
 

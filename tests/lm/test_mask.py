@@ -150,5 +150,5 @@ def test_a_window_that_no_layer_uses_is_none() -> None:
 def test_layers_that_cannot_be_rewound_are_named(kind: str) -> None:
     config = AutoConfig.for_model("llama")
     config.layer_types = [FULL, kind]
-    with pytest.raises(UserError, match=f"'llama': layers of kind {kind} cannot be rewound"):
+    with pytest.raises(UserError, match=f"llama: layers of kind {kind} cannot be rewound"):
         MaskKind.of(config)

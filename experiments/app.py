@@ -65,10 +65,12 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     mistakes: list[BaseException] = []
 
-    # Hydra would print a line of its own about a job that raises.
+    # Hydra would print a line of its own about a job that raises, and end a sweep there.
     def job(config: DictConfig) -> object:
         try:
             return task(config)
+        except KeyboardInterrupt:
+            raise  # ends a whole sweep
         except MISTAKES as error:
             mistakes.append(error)
             return None

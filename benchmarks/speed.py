@@ -21,7 +21,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, logging, set_seed
 
 import specdec as sd
 from specdec.core.protocols import Proposer
@@ -191,6 +191,7 @@ def batching(bench: Bench, proposer: Callable[[], Proposer], batch: int) -> list
 
 def main() -> None:
     """Measure everything and print one table."""
+    logging.set_verbosity_error()  # an EOS id that never comes draws a warning per prompt
     options = OmegaConf.merge(DEFAULTS, OmegaConf.from_cli())
     assert isinstance(options, DictConfig)
     bench = Bench(options)

@@ -83,7 +83,8 @@ class Flight:
             accepted=min(len(verdict.path), len(emitted)),
             emitted=len(emitted),
             outcome=Outcome.ENDED if ended else verdict.outcome,
-            overlap=tuple(round(value, 6) for value in overlap),
+            # Entry k is about token k of the block; what a stop string cut off was not visited.
+            overlap=tuple(round(value, 6) for value in overlap[: len(emitted)]),
             draft_calls=proposal.num_draft_calls,
         )
 

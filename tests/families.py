@@ -23,6 +23,10 @@ FAMILIES: dict[str, dict[str, object]] = {
     "qwen3": {"head_dim": 8},
     "mistral": {"sliding_window": WINDOW, "head_dim": 8},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    "gptj": {
+        "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "rotary_dim": 8,
+        "initializer_range": 0.4,  # less, and it repeats itself
+    },
     "gpt_neox": {},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
     "falcon": {},  # one head of keys for all queries

@@ -43,7 +43,7 @@ def by_transformers(sampling: Sampling, logits: Tensor) -> Tensor:  # [B, V] -> 
 GRID = [
     Sampling(temperature, top_k, top_p, min_p)
     for temperature, top_k, top_p, min_p in product(
-        (0.3, 1.0, 1.7), (0, 1, 5, 1000), (1.0, 0.9, 0.35, 1e-6), (0.0, 0.05, 0.5, 1.0)
+        (0.3, 1.0, 1.7), (0, 1, 5, 1000), (1.0, 0.9, 0.35, 1e-9), (0.0, 0.05, 0.5, 1.0)
     )
 ]
 
@@ -98,6 +98,14 @@ def test_ties_are_cut_by_top_p_as_transformers_cuts_them() -> None:
             atol=1e-7,
             msg=lambda text, s=sampling: f"{s}: {text}",
         )
+
+
+@pytest.mark.parametrize(("top_p", "kept"), [(0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3), (0.76, 4)])
+def test_top_p_stops_as_soon_as_its_mass_is_reached(top_p: float, kept: int) -> None:
+    """Four tokens of exactly 1/4: two of them are a mass of 0.5, and a third is too much."""
+    logits = torch.zeros(1, 4)
+    assert int((Sampling(top_p=top_p).warp(logits) > 0).sum()) == kept
+    assert int((by_transformers(Sampling(top_p=top_p), logits) > 0).sum()) == kept
 
 
 def test_every_law_adds_up_to_one_and_keeps_the_likeliest_token() -> None:

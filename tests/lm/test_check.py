@@ -16,6 +16,7 @@ from specdec.core.errors import UserError
 from specdec.lm.check import TOLERANCE, prove
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import refuse_unsupported
+from specdec.lm.mask import MaskKind
 
 # Small settings of models that are not in FAMILIES.
 STATE_SPACE = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
@@ -163,6 +164,16 @@ def test_a_model_that_does_not_do_as_it_is_told_is_refused(
 def test_positions_count_relatively_in_rotary_models() -> None:
     """The control of `shifting_positions`: rotary models read differences only, so it is right."""
     assert prove(changed("llama", shifting_positions), "llama") < EXACT
+
+
+@pytest.mark.parametrize("window", [WINDOW, 100])
+def test_a_window_that_is_off_by_one_is_noticed(
+    window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proof's long text must reach beyond the window, also where that is not short."""
+    misread = MaskKind(window - 1, hybrid=False)
+    monkeypatch.setattr(MaskKind, "of", lambda config: misread)
+    refusal(tiny_model("mistral", sliding_window=window))
 
 
 def test_a_model_that_returns_nothing_finite_is_refused() -> None:

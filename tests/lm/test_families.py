@@ -149,7 +149,7 @@ def test_the_comparison_notices_a_mistake(family: str, mistake: str) -> None:
     """These models must depend on positions, masks and paths, or nothing above means anything."""
     model = tiny_model(family)
     lm = HFCausalLM(model)
-    text, following = random_ids(9, seed=1), 7
+    text = random_ids(9, seed=1)
     tree = CandidateTree((11, 12, 13, 14, 15, 16), (-1, 0, 0, 1, 2, 4))
     lm.prefill([0], [text])
     token_ids, positions, attend = TreeBatch.of([tree], [9], lm.device)
@@ -157,10 +157,12 @@ def test_the_comparison_notices_a_mistake(family: str, mistake: str) -> None:
         positions = 9 + torch.arange(6)[None]
     if mistake == "mask":
         attend = torch.ones(1, 6, 15, dtype=torch.bool).tril(9)
-    lm.forward([0], token_ids, positions, attend)
-    lm.keep(0, 9, (0, 1, 3) if mistake == "path" else (0, 2, 4, 5))
-    after = lm.forward([0], torch.tensor([[following]])).logits[0, 0]
-    error = difference(after, plain_logits(model, [*text, 11, 13, 15, 16, following])[-1])
+    said = lm.forward([0], token_ids, positions, attend).logits[0, 5]
+    accepted = [*text, 11, 13, 15, 16]
+    if mistake == "path":
+        lm.keep(0, 9, (0, 1, 3))
+        said, accepted = lm.forward([0], torch.tensor([[7]])).logits[0, 0], [*accepted, 7]
+    error = difference(said, plain_logits(model, accepted)[-1])
     assert error > 100 * EXACT, (
         f"{family}: a wrong {mistake} makes a difference of {error:.1e} only"
     )

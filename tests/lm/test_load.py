@@ -1,5 +1,6 @@
 """From a folder to a model, or to one line that says what is wrong with the folder."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -91,11 +92,22 @@ def test_a_draft_may_have_more_logits_than_the_verifier(tiny) -> None:
 
 
 def test_another_vocabulary_is_refused(tiny) -> None:
-    """Of the same size: comparing sizes would let it pass."""
     message = complaint(str(tiny.stranger), vocabulary_of=str(tiny.verifier), field="draft.path")
     assert message.startswith(f"draft.path={str(tiny.stranger)!r}: its vocabulary of ")
     assert f"verifier.path={str(tiny.verifier)!r}" in message
     assert "must share the verifier's tokenizer" in message
+
+
+def test_vocabularies_are_compared_token_for_token(tiny, folder: Path) -> None:
+    """Two tokens have changed places: the size is the same, and so are the tokens."""
+    tokenizer = folder / "tokenizer.json"
+    content = json.loads(tokenizer.read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    first, second = sorted(vocabulary)[-2:]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    tokenizer.write_text(json.dumps(content), encoding="utf-8")
+    message = complaint(str(folder), vocabulary_of=str(tiny.verifier), field="draft.path")
+    assert "(2 entries differ)" in message or "(4 entries differ)" in message, message
 
 
 @pytest.mark.parametrize("path", ["", None, 3])

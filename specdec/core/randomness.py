@@ -10,7 +10,6 @@ import random
 from functools import cached_property
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from specdec.core.sampling import draw
@@ -54,5 +53,4 @@ class RandomStream:
 
     def choose(self, weights: Tensor) -> int:  # weights: [V]
         """Draw a token in proportion to its weight."""
-        uniform = torch.tensor(self.uniform(), dtype=torch.float64, device=weights.device)
-        return int(draw(weights, uniform))
+        return int(draw(weights, self.uniform()))

@@ -33,7 +33,8 @@ class Sampling:
 
         Float64 logits stay float64, which the exact tests use.
         """
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        if logits.dtype not in (torch.float32, torch.float64):
+            logits = logits.float()
         if self.temperature == 0:
             winners = logits.argmax(dim=-1, keepdim=True)
             return torch.zeros_like(logits).scatter_(-1, winners, 1.0)
@@ -73,14 +74,14 @@ def _keep_min_p(probs: Tensor, min_p: float) -> Tensor:
     return probs / probs.sum(dim=-1, keepdim=True)
 
 
-def draw(probs: Tensor, uniforms: Tensor) -> Tensor:  # [..., V], [...] float64 -> [...] int64
-    """Invert the cumulative distribution at `uniforms` in [0, 1).
+def draw(probs: Tensor, uniforms: Tensor | float) -> Tensor:  # [..., V], [..., n] -> [..., n] int64
+    """Draw n tokens from each law: invert its cumulative sum at `uniforms` in [0, 1), in float64.
 
-    Sums in float64: with 24-bit sums a token in the tail of a large vocabulary would never be
-    drawn. The weights need not sum to one. A token of weight zero is never returned.
+    With 24-bit sums a token in the tail of a large vocabulary would never be drawn. The weights
+    need not sum to one. A token of weight zero is never returned. One float is n = 1.
     """
     cumulative = probs.cumsum(dim=-1, dtype=torch.float64)
-    targets = uniforms.unsqueeze(-1) * cumulative[..., -1:]
-    drawn = torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
-    # Rounding may push a target up to the total itself; the last token is then the right one.
-    return drawn.clamp_(max=probs.shape[-1] - 1)
+    # Below the total even after rounding: uniforms are at most 1 - 2^-53, half a unit in the last
+    # place of 1, and where the total lies further above its power of two the gap is more than that.
+    targets = cumulative[..., -1:] * uniforms
+    return torch.searchsorted(cumulative, targets, right=True)

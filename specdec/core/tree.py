@@ -81,6 +81,8 @@ class CandidateTree:
         sampled tree leaves the text's distribution as it is. Returns the tree and, for each of
         its nodes, the number the node had here.
         """
+        if max(self.depths) <= max_depth and end_ids.isdisjoint(self.token_ids):
+            return self, list(range(len(self.parents)))
         kept: list[int] = []
         renumbered: dict[int, int] = {-1: -1}
         for node, parent in enumerate(self.parents):

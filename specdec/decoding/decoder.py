@@ -195,10 +195,11 @@ class Clock:
     def __init__(self, device: torch.device):
         self.seconds: dict[str, float] = {}
         self._device = device
+        self._asynchronous = device.type == "cuda"
         self._last = self._now()
 
     def _now(self) -> float:
-        if self._device.type == "cuda":
+        if self._asynchronous:
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
 

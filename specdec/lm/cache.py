@@ -49,10 +49,10 @@ class Writing:
     """Where the cells of the forward that is running go."""
 
     def __init__(self) -> None:
-        self.rows: slice | Tensor = slice(0, 0)
         self.length = 0  # L: what attention looks at
-        self.start = 0  # where all rows start, if they are neighbours and start alike
-        self.cells: tuple[Tensor, Tensor] | None = None  # rows [B, 1] and slots [B, M] otherwise
+        self.neighbours: tuple[int, int] | None = (0, 0)  # first row and B, if they are in a row
+        self.start: int | None = 0  # where all rows start, if neighbours start alike
+        self.cells: tuple[Tensor, Tensor]  # rows [B, 1] and slots [B, M] otherwise
 
     @classmethod
     def of(
@@ -61,18 +61,30 @@ class Writing:
         """Choose slices (no copy on reading) where rows are neighbours, index tensors elsewhere."""
         writing = cls()
         writing.length = max(starts) + num_new
-        contiguous = list(rows) == list(range(rows[0], rows[0] + len(rows)))
-        if contiguous:
-            writing.rows = slice(rows[0], rows[0] + len(rows))
-        else:
-            writing.rows = torch.tensor(list(rows), device=device)
-        if contiguous and len(set(starts)) == 1:
-            writing.start = starts[0]
-        else:
+        first, count = rows[0], len(rows)
+        in_a_row = list(rows) == list(range(first, first + count))
+        writing.neighbours = (first, count) if in_a_row else None
+        writing.start = starts[0] if in_a_row and min(starts) == max(starts) else None
+        if writing.start is None:
             offsets = torch.arange(num_new, device=device)
             slots = torch.tensor(list(starts), device=device)[:, None] + offsets
             writing.cells = torch.tensor(list(rows), device=device)[:, None], slots
         return writing
+
+    def into(self, buffer: Tensor, states: Tensor) -> Tensor:
+        """Write states [B, heads, M, dim] into a buffer; return its B rows [B, heads, L, dim]."""
+        if self.neighbours is None:
+            rows, slots = self.cells
+            buffer[rows, :, slots] = states.transpose(1, 2)
+            return buffer.narrow(2, 0, self.length).index_select(0, rows[:, 0])
+        # narrow() is a slice that costs half as much, and this runs in every layer.
+        batch = buffer.narrow(0, *self.neighbours)
+        if self.start is None:
+            rows, slots = self.cells
+            buffer[rows, :, slots] = states.transpose(1, 2)
+        else:
+            batch.narrow(2, self.start, states.shape[2]).copy_(states)
+        return batch.narrow(2, 0, self.length)
 
 
 class RowLayer(CacheLayerMixin):
@@ -107,24 +119,13 @@ class RowLayer(CacheLayerMixin):
         if self._cache.capacity > self.keys.shape[2]:
             self.keys = self._grown(self.keys)
             self.values = self._grown(self.values)
-        return self._write(self.keys, key_states), self._write(self.values, value_states)
+        writing = self._cache.writing
+        return writing.into(self.keys, key_states), writing.into(self.values, value_states)
 
     def _grown(self, old: Tensor) -> Tensor:
         new = self._allocate(old)
         new[:, :, : old.shape[2]] = old
         return new
-
-    def _write(self, buffer: Tensor, states: Tensor) -> Tensor:
-        writing = self._cache.writing
-        if writing.cells is not None:
-            rows, slots = writing.cells
-            buffer[rows, :, slots] = states.transpose(1, 2)
-        else:
-            end = writing.start + states.shape[2]
-            buffer[writing.rows, :, writing.start : end] = states
-        if isinstance(writing.rows, slice):
-            return buffer[writing.rows, :, : writing.length]
-        return buffer[:, :, : writing.length].index_select(0, writing.rows)
 
     def gather(self, row: int, prefix: int, nodes: Sequence[int]) -> None:
         """Move cells `prefix + nodes` of one row to `prefix`, `prefix + 1`, ..."""

@@ -1,7 +1,8 @@
 """Any stock Hugging Face decoder behind the `CausalLM` protocol: no forked modelling code."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,7 +14,22 @@ from specdec.lm import mask
 from specdec.lm.batch import pad
 from specdec.lm.cache import RowCache
 
+P = ParamSpec("P")
+R = TypeVar("R")
 PREFILL_CHUNK = 512  # tokens of a prompt per forward: bounds the mask, whatever the prompt
+
+
+def _without_gradients(method: Callable[P, R]) -> Callable[P, R]:
+    """Enter inference mode unless the caller has: entering costs as much as some small tensors."""
+
+    @wraps(method)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.is_inference_mode_enabled():
+            return method(*args, **kwargs)
+        with torch.inference_mode():
+            return method(*args, **kwargs)
+
+    return run
 
 
 class HFCausalLM:
@@ -84,7 +100,7 @@ class HFCausalLM:
         """Return the number of cells of a row."""
         return self._cache.lengths[row]
 
-    @torch.inference_mode()
+    @_without_gradients
     def keep(self, row: int, prefix: int, nodes: Sequence[int] = ()) -> None:
         """Keep a row's first `prefix` cells and, of those behind, only the ones listed."""
         self._cache.keep(row, prefix, nodes)
@@ -92,7 +108,7 @@ class HFCausalLM:
             source = torch.tensor([prefix + node for node in nodes], device=self.device)
             self._positions[row, prefix : prefix + len(nodes)] = self._positions[row, source]
 
-    @torch.inference_mode()
+    @_without_gradients
     def prefill(
         self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], layers: Sequence[Layer] = ()
     ) -> list[dict[Layer, Tensor]]:
@@ -120,7 +136,7 @@ class HFCausalLM:
         width = self.model.config.get_text_config().hidden_size
         return torch.zeros(0, width, dtype=self.model.dtype, device=self.device)
 
-    @torch.inference_mode()
+    @_without_gradients
     def forward(
         self,
         rows: Sequence[int],

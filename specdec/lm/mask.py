@@ -78,7 +78,7 @@ class PlainText:
     def __init__(self, kind: MaskKind, dtype: torch.dtype, device: torch.device):
         self._windowed = kind.window is not None
         self._dtype = dtype
-        self._positions = torch.arange(0, device=device)
+        self._positions = torch.arange(0, device=device)[None]
         self._masks: dict[int, Tensor] = {}  # M -> [1, 1, M, width + M]
 
     def serves(self, starts: Sequence[int]) -> bool:
@@ -87,20 +87,19 @@ class PlainText:
 
     def at(self, start: int, num_new: int) -> tuple[Tensor, Tensor]:  # [1, M], [1, 1, M, start + M]
         """Return positions and the additive mask of `num_new` cells behind `start` cached ones."""
-        if len(self._positions) < start + num_new:
-            width = 2 * (start + num_new)
-            self._positions = torch.arange(width, device=self._positions.device)
+        end = start + num_new
+        if self._positions.shape[1] < end:
+            self._positions = torch.arange(2 * end, device=self._positions.device)[None]
             self._masks = {}
-        positions = self._positions[None, start : start + num_new]
         wide = self._masks.get(num_new)
         if wide is None:
             wide = self._wide(num_new)
-        first = wide.shape[-1] - num_new - start
-        return positions, wide[..., first:]
+        # narrow() is the same as a slice, and twice as fast.
+        return self._positions.narrow(1, start, num_new), wide.narrow(3, wide.shape[3] - end, end)
 
     def _wide(self, num_new: int) -> Tensor:
         """Zeros, then the causal triangle: every narrower mask is a suffix of its columns."""
-        width = len(self._positions)
+        width = self._positions.shape[1]
         attend = causal([width], num_new, self._positions.device)
         wide = additive(attend, self._dtype)
         if num_new <= 64:  # the masks of long prompts are large, and seldom asked for twice

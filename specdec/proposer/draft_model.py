@@ -60,10 +60,9 @@ class DraftModel:
         """Grow one chain per request, all of them level by level in one batch."""
         drafting = [c for c in contexts if c.max_depth > 0 and self._fits(c)]
         proposals = dict(zip(_rows(drafting), self._chains(drafting), strict=True))
-        nothing = (Proposal(CandidateTree.chain(c.token_ids[-1], ())) for c in contexts)
         return [
-            proposals.get(context.row, empty)
-            for context, empty in zip(contexts, nothing, strict=True)
+            proposals.get(c.row) or Proposal(CandidateTree.chain(c.token_ids[-1], ()))
+            for c in contexts
         ]
 
     def _chains(self, contexts: Sequence[Context]) -> list[Proposal]:
@@ -74,14 +73,14 @@ class DraftModel:
         streams = [context.draft_stream for context in contexts]
         sampling = self._sampling(contexts[0].sampling)
 
-        logits = self._catch_up(contexts)  # [B, V]
+        logits = self._catch_up(contexts)  # [B, 1, V]
         laws: list[Tensor] = []
         levels: list[Tensor] = []
         for level in range(depth):
-            laws.append(sampling.warp(self._fitted(logits)).unsqueeze(1))  # [B, 1, V]
+            laws.append(sampling.warp(self._fitted(logits)))  # [B, 1, V]
             levels.append(self._tree.expand(laws[-1], streams).squeeze(-1))  # [B, 1]
             if level < depth - 1:
-                logits = self.model.forward(rows, levels[-1]).logits[:, -1]
+                logits = self.model.forward(rows, levels[-1]).logits
 
         draft_ids = torch.cat(levels, dim=1).tolist()  # the only wait for the device
         draft_probs = torch.cat(laws, dim=1)  # [B, depth, V]
@@ -90,7 +89,7 @@ class DraftModel:
             for c, ids, probs in zip(contexts, draft_ids, draft_probs, strict=True)
         ]
 
-    def _catch_up(self, contexts: Sequence[Context]) -> Tensor:  # [B, V]
+    def _catch_up(self, contexts: Sequence[Context]) -> Tensor:  # [B, 1, V]
         """Read the committed tokens that are not cached; return the logits after the last one."""
         missing = [
             self._known(context.token_ids[self.model.length(context.row) :]) for context in contexts
@@ -98,10 +97,10 @@ class DraftModel:
         logits = self.model.forward(_rows(contexts), pad(missing, self.model.device)).logits
         for context in contexts:
             self.model.keep(context.row, len(context.token_ids))  # without the padding
-        if logits.shape[1] == 1:
-            return logits[:, 0]
-        last = torch.tensor([len(ids) - 1 for ids in missing], device=logits.device)
-        return logits[torch.arange(len(contexts), device=logits.device), last]
+        if len(set(map(len, missing))) == 1:
+            return logits[:, -1:]
+        last = torch.tensor([[len(ids) - 1] for ids in missing], device=logits.device)
+        return logits[torch.arange(len(contexts), device=logits.device)[:, None], last]
 
     def _known(self, token_ids: Sequence[int]) -> Sequence[int]:
         """Read padding of the verifier's vocabulary, which may be drawn, as some other token."""

@@ -158,9 +158,8 @@ class _Run:
         writes = self.accelerator.is_main_process
         self._log = MetricsLog(output / "metrics.jsonl", self.step, enabled=writes)
         self.module.train()
-        self._restart_clock()
-
         self._gradient_norm: Tensor | float | None = None
+        self._restart_clock()
 
     def _restart_clock(self) -> None:
         self._since = time.perf_counter()

@@ -22,5 +22,9 @@ class Chain:
 
     def expand(self, draft_probs: Tensor, streams: Sequence[RandomStream]) -> Tensor:
         """Draw one child for the one node of each request: [B, 1, V] -> [B, 1, 1]."""
-        uniforms = torch.tensor([[stream.uniform()] for stream in streams], dtype=torch.float64)
-        return draw(draft_probs, uniforms.to(draft_probs.device)).unsqueeze(-1)
+        uniforms = torch.tensor(
+            [[[stream.uniform()]] for stream in streams],
+            dtype=torch.float64,
+            device=draft_probs.device,
+        )
+        return draw(draft_probs, uniforms)

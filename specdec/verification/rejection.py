@@ -7,6 +7,8 @@ from specdec.core.randomness import Stream
 from specdec.core.tree import ROOT
 from specdec.core.values import Draw, Outcome, Proposal, Verdict
 
+HAIR = 1e-30  # far below the rounding of any residual that has mass
+
 
 class Rejection:
     """Accept x ~ q with probability min(1, p(x)/q(x)), else draw from norm((p - q)+).
@@ -49,11 +51,13 @@ def _reject_along_chain(proposal: Proposal, target_probs: Tensor, stream: Stream
     num_drafted = tree.num_draft_tokens
     drafted = torch.tensor(tree.token_ids[1:], dtype=torch.int64, device=q.device).unsqueeze(-1)
     ratios = target_probs[:num_drafted].gather(-1, drafted) / q[:num_drafted].gather(-1, drafted)
-    for depth, ratio in enumerate(ratios.squeeze(-1).tolist()):
+    for depth, (ratio,) in enumerate(ratios.tolist()):
         if not stream.accept(ratio):
-            residual = (target_probs[depth] - q[depth]).clamp_(min=0)
-            # In exact arithmetic a residual without mass is never drawn from; in floats it can be.
-            weights = residual if bool(residual.any()) else target_probs[depth]
-            return Verdict(tuple(range(1, depth + 1)), stream.choose(weights), Outcome.RECOVERED)
+            p = target_probs[depth]
+            residual = (p - q[depth]).clamp_(min=0)
+            # In exact arithmetic a residual without mass is never drawn from; in floats it can be,
+            # and is p then. A hair of p does that without waiting for the device to look.
+            residual.add_(p, alpha=HAIR)
+            return Verdict(tuple(range(1, depth + 1)), stream.choose(residual), Outcome.RECOVERED)
     path = tuple(range(1, num_drafted + 1))
     return Verdict(path, stream.choose(target_probs[num_drafted]), Outcome.BONUS)

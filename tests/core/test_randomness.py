@@ -109,7 +109,7 @@ def test_decisions_use_one_number_each_in_their_order() -> None:
     weights = torch.tensor([0.1, 0.0, 0.5, 0.4])
     stream = RandomStream(*KEY)
     assert stream.accept(0.5) is (uniforms[0] < 0.5)
-    expected = draw(weights, torch.tensor(uniforms[1], dtype=torch.float64))
+    expected = draw(weights, uniforms[1])
     assert stream.choose(weights) == int(expected)
     assert stream.uniform() == uniforms[2]
     assert stream.accept(uniforms[3]) is False, "accept must be strict: u < probability"

@@ -240,7 +240,7 @@ def test_integers_do_where_numbers_are_expected(options: dict[str, Any]) -> None
 def drawn(weights: list[float] | Tensor, uniform: float) -> int:
     if not isinstance(weights, Tensor):
         weights = torch.tensor(weights)
-    return int(draw(weights, torch.tensor(uniform, dtype=torch.float64)))
+    return int(draw(weights, uniform))
 
 
 BELOW = math.nextafter(0.25, 0), math.nextafter(0.75, 0)
@@ -270,20 +270,21 @@ def test_rounding_never_reaches_the_zeros_at_the_end() -> None:
     weights = torch.rand(2000, 6, generator=generator, dtype=torch.float64)
     weights *= torch.logspace(-20, 20, 2000, dtype=torch.float64)[:, None]
     weights[:, 4:] = 0.0
-    tokens = draw(weights, torch.full((2000,), LAST_UNIFORM, dtype=torch.float64))
+    tokens = draw(weights, torch.full((2000, 1), LAST_UNIFORM, dtype=torch.float64))
     assert tokens.unique().tolist() == [3], "u=1-2**-53 drew a token of weight zero"
-    first = draw(weights.flip(-1), torch.zeros(2000, dtype=torch.float64))
+    first = draw(weights.flip(-1), torch.zeros(2000, 1, dtype=torch.float64))
     assert first.unique().tolist() == [2], "u=0 drew a token of weight zero"
 
 
-def test_draw_takes_any_batch_shape_and_one_uniform_a_row() -> None:
+def test_draw_takes_any_batch_shape_and_several_uniforms_a_row() -> None:
     generator = torch.Generator().manual_seed(8)
     probs = torch.rand(2, 3, 5, generator=generator)
-    uniforms = torch.rand(2, 3, generator=generator, dtype=torch.float64)
+    uniforms = torch.rand(2, 3, 4, generator=generator, dtype=torch.float64)
     tokens = draw(probs, uniforms)
     assert tokens.dtype == torch.int64
     assert tokens.tolist() == [
-        [drawn(probs[i, j], float(uniforms[i, j])) for j in range(3)] for i in range(2)
+        [[drawn(probs[i, j], u) for u in uniforms[i, j].tolist()] for j in range(3)]
+        for i in range(2)
     ]
 
 
@@ -308,7 +309,7 @@ def test_frequencies_are_the_weights(scale: float) -> None:
     probs = torch.rand(50, generator=generator, dtype=torch.float64) ** 3
     probs[[0, 20, 49]] = 0.0
     uniforms = torch.rand(200_000, generator=generator, dtype=torch.float64)
-    counts = draw((probs * scale).expand(len(uniforms), -1), uniforms).bincount(minlength=50)
+    counts = draw(probs * scale, uniforms).bincount(minlength=50)
     assert counts[probs == 0].tolist() == [0, 0, 0]
     possible = probs > 0
     expected = (probs / probs.sum() * len(uniforms))[possible]

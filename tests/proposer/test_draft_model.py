@@ -82,8 +82,8 @@ def test_q_is_exactly_what_was_drawn_from(sampling: Sampling, temperature: float
             q, expected, msg=lambda text: f"q is not the draft's law: {text}"
         )
         stream = context(TEXT, key=key).draft_stream
-        uniforms = torch.tensor([stream.uniform() for _ in drafted], dtype=torch.float64)
-        assert draw(q, uniforms).tolist() == drafted, "the tokens are not drawn from this q"
+        uniforms = torch.tensor([[stream.uniform()] for _ in drafted], dtype=torch.float64)
+        assert draw(q, uniforms)[:, 0].tolist() == drafted, "the tokens are not drawn from this q"
 
 
 @pytest.mark.parametrize("sampling", SETTINGS, ids=str)

@@ -1,7 +1,9 @@
 """Replay a recorded text with a given quality: the engine's speed without a model's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from omegaconf import OmegaConf
 
 from specdec.core.errors import UserError, require, require_int, require_number
 from specdec.core.jsonl import read_jsonl
@@ -17,13 +19,13 @@ class Recorded:
     verifier's noise, so the text stays lossless. At temperature 0, with the text of the same
     verifier, `accuracy` is the acceptance rate of each token given that it is tested. At other
     temperatures decode with another seed than the recording's: its tokens were drawn with the
-    noise of that seed, which must not judge them again.
+    noise of that seed, which must not judge them again; `from_run` refuses it.
     """
 
     draw = Draw.DETERMINISTIC
     layers: Sequence[Layer] = ()
 
-    def __init__(self, texts: dict[str, Sequence[int]], gamma: int, accuracy: float = 1.0):
+    def __init__(self, texts: Mapping[str, Sequence[int]], gamma: int, accuracy: float = 1.0):
         require_int("tree.gamma", gamma, 1)
         require_number("proposer.accuracy", accuracy, 0.0, 1.0)
         self.max_depth = gamma
@@ -32,16 +34,20 @@ class Recorded:
         self._vocab_size = 0
 
     @classmethod
-    def from_run(cls, path: str | None, gamma: int, accuracy: float = 1.0) -> "Recorded":
-        """Read the outputs of a run directory.
+    def from_run(
+        cls, path: str | None, gamma: int, accuracy: float = 1.0, seed: int | None = None
+    ) -> "Recorded":
+        """Read the outputs of a run directory; `seed` is the one that will decode.
 
         Raises:
-            UserError: there is no `traces.jsonl` in that folder.
+            UserError: there is no `traces.jsonl` in that folder, or its texts were drawn at a
+                temperature with this very seed.
         """
         require(bool(path), "proposer.path", path, "a run directory to take the text from")
         traces = Path(str(path)) / "traces.jsonl"
         if not traces.is_file():
             raise UserError(f"proposer.path={path!r}: no traces.jsonl in that folder")
+        _refuse_own_noise(traces.with_name("config.yaml"), seed)
         texts: dict[str, Sequence[int]] = {}
         for number, row in read_jsonl(traces):
             missing = {"prompt_id", "turn", "output_ids"} - set(row)
@@ -78,3 +84,16 @@ class Recorded:
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         """The position in the text follows from the committed tokens."""
+
+
+def _refuse_own_noise(config_path: Path, seed: int | None) -> None:
+    """Refuse to let the noise that drew a text decide on it again: too much would be accepted."""
+    if seed is None or not config_path.is_file():
+        return
+    config = OmegaConf.load(config_path)
+    temperature = OmegaConf.select(config, "sampling.temperature", default=0)
+    if temperature > 0 and OmegaConf.select(config, "seed") == seed:
+        raise UserError(
+            f"seed={seed}: the texts in {str(config_path.parent)!r} were drawn with this seed at"
+            f" temperature {temperature}; choose another, or their own noise would judge them"
+        )

@@ -289,6 +289,17 @@ def test_a_recorded_run_is_proposed_again(cli, tiny) -> None:
     assert summary["num_steps"] < read_json(Path("first/summary.json"))["num_steps"]
 
 
+def test_a_sampled_recording_is_not_judged_by_its_own_noise(cli, tiny) -> None:
+    sampled = "sampling.temperature=1"
+    assert cli("decode", *tiny.options("first", sampled, "seed=3")).status == 0
+    options = ["proposer=recorded", "proposer.path=first", sampled]
+    ended = cli("decode", *tiny.options("again", *options, "seed=3"))
+    assert ended.status == 2
+    assert "Traceback" not in ended.err
+    assert "seed=3: the texts in 'first' were drawn with this seed" in ended.err
+    assert cli("decode", *tiny.options("again", *options, "seed=4")).status == 0
+
+
 def test_a_prompt_that_was_not_recorded_is_named(cli, tiny) -> None:
     assert cli("decode", *tiny.options("first", "prompts.limit=2")).status == 0
     options = ["proposer=recorded", "proposer.path=first"]

@@ -85,9 +85,15 @@ class DraftModel:
         draft_ids = torch.cat(levels, dim=1).tolist()  # the only wait for the device
         draft_probs = torch.cat(laws, dim=1)  # [B, depth, V]
         return [
-            Proposal(CandidateTree.chain(c.token_ids[-1], ids), self.draw, probs, depth)
+            self._proposal(c, ids, probs)
             for c, ids, probs in zip(contexts, draft_ids, draft_probs, strict=True)
         ]
+
+    def _proposal(self, context: Context, draft_ids: list[int], probs: Tensor) -> Proposal:
+        tree = CandidateTree.chain(context.token_ids[-1], draft_ids)
+        # What it would have cost alone: neighbours in the batch may have asked for more levels.
+        num_calls = min(len(draft_ids), context.max_depth)
+        return Proposal(tree, self.draw, probs, num_calls)
 
     def _catch_up(self, contexts: Sequence[Context]) -> Tensor:  # [B, 1, V]
         """Read the committed tokens that are not cached; return the logits after the last one."""

@@ -138,14 +138,9 @@ def decode(name: str, num: int = 1, **arm: Any) -> list[Trace]:
 
 
 def facts(trace: Trace) -> tuple[object, ...]:
-    """Everything about a trace but its seconds.
-
-    `draft_calls` is left out too: a draft model that grows the chains of a batch together is
-    called as often as the deepest of them needs.
-    """
+    """Everything about a trace but its seconds."""
     steps = [
-        replace(s, propose_seconds=0, verify_seconds=0, other_seconds=0, draft_calls=0)
-        for s in trace.steps
+        replace(s, propose_seconds=0, verify_seconds=0, other_seconds=0) for s in trace.steps
     ]
     return (trace.prompt_id, trace.output_ids, trace.finish_reason, trace.output_text, steps)
 

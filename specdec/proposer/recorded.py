@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
+import yaml
 
 from specdec.core.errors import UserError, require, require_int, require_number
 from specdec.core.jsonl import read_jsonl
@@ -90,9 +90,9 @@ def _refuse_own_noise(config_path: Path, seed: int | None) -> None:
     """Refuse to let the noise that drew a text decide on it again: too much would be accepted."""
     if seed is None or not config_path.is_file():
         return
-    config = OmegaConf.load(config_path)
-    temperature = OmegaConf.select(config, "sampling.temperature", default=0)
-    if temperature > 0 and OmegaConf.select(config, "seed") == seed:
+    config = yaml.safe_load(config_path.read_text(encoding="utf-8"))
+    temperature = config["sampling"]["temperature"]
+    if temperature > 0 and config["seed"] == seed:
         raise UserError(
             f"seed={seed}: the texts in {str(config_path.parent)!r} were drawn with this seed at"
             f" temperature {temperature}; choose another, or their own noise would judge them"

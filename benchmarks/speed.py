@@ -125,14 +125,20 @@ class Bench:
 def forward_seconds(models: Sequence[PreTrainedModel]) -> Iterator[list[float]]:
     """Add up the time spent inside the forwards of some models."""
     spent = [0.0]
+    on_gpu = models[0].device.type == "cuda"
+
+    def now() -> float:
+        if on_gpu:  # a forward has only been launched when the call returns
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     def timed(forward: Callable[..., object]) -> Callable[..., object]:
         def run(*args: object, **kwargs: object) -> object:
-            start = time.perf_counter()
+            start = now()
             try:
                 return forward(*args, **kwargs)
             finally:
-                spent[0] += time.perf_counter() - start
+                spent[0] += now() - start
 
         return run
 
@@ -192,8 +198,9 @@ def batching(bench: Bench, proposer: Callable[[], Proposer], batch: int) -> list
 def main() -> None:
     """Measure everything and print one table."""
     logging.set_verbosity_error()  # an EOS id that never comes draws a warning per prompt
-    options = OmegaConf.merge(DEFAULTS, OmegaConf.from_cli())
-    assert isinstance(options, DictConfig)
+    options = OmegaConf.create(DEFAULTS)
+    OmegaConf.set_struct(options, True)  # a mistyped option is refused
+    options.merge_with_cli()
     bench = Bench(options)
     table = Table("measure", "median", "range over repeats", "target (zoo, small)")
 

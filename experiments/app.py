@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from specdec.core.errors import UserError
 
 EXIT_USER_ERROR = 2
+ARM_EXAMPLE = 'arms=["proposer=ngram proposer.max_ngram=4"]'
 EXIT_INTERRUPTED = 130
 MISTAKES = (
     UserError,
@@ -118,6 +119,8 @@ def _mended(message: str, config_name: str) -> str:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module("specdec.configs", version_base="1.3"):
         names = _names(hydra.compose(config_name))
+    if config_name == "compare" and wrong.startswith("proposer."):
+        return f"{wrong}: every arm has its own proposer; put it into an arm, {ARM_EXAMPLE}"
     near = difflib.get_close_matches(wrong, names, n=1)
     hint = f"did you mean {near[0]}?" if near else "--help lists all"
     return f"{wrong}: no such option; {hint}"

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig
 from specdec.experiments.app import build
 from transformers import PreTrainedTokenizerBase
 
-from specdec.core.errors import require
+from specdec.core.errors import require, require_int
 from specdec.core.trace import Trace
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
@@ -79,6 +79,8 @@ def build_prompts(config: DictConfig) -> list[Prompt]:
 
 def check_options(config: DictConfig) -> None:
     """Build what is cheap to build, so that a bad option is refused before a model is loaded."""
+    require_int("batch", config.batch, 1)
+    require_int("seed", config.seed, 0)
     build(config.sampling)
     build(config.tree)
     build(config.verification.rule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from specdec.prompts import Prompt
 
 BASELINE = "none"
+SHARED = ("verifier", "prompts", "sampling", "dtype", "device")  # the same in all arms
 
 
 def task(config: DictConfig) -> None:
@@ -80,13 +82,21 @@ def arm_configs(arms: ListConfig) -> dict[str, DictConfig]:
         'a list with at least one string of overrides, ["proposer=none","proposer=ngram"]',
     )
     common = [text for text in HydraConfig.get().overrides.task if not text.startswith("arms=")]
+    for text in common:
+        if text.startswith(("proposer=", "proposer.")):
+            raise UserError(f'{text}: every arm has its own proposer; expected arms=["{text}"]')
     configs: dict[str, DictConfig] = {}
     for arm in arms:
         require(isinstance(arm, str), "arms", arm, "a string of overrides, proposer=ngram")
         name = path_safe(arm)
         if name in configs:
             raise UserError(f"arms: {arm!r} is there twice")
-        configs[name] = hydra.compose("compare", [*common, *arm.split()])
+        configs[name] = hydra.compose("compare", [*common, *shlex.split(arm)])
+    first = next(iter(configs.values()))
+    for arm, each in zip(arms, configs.values(), strict=True):
+        for field in SHARED:
+            same = each[field] == first[field]
+            require(same, "arms", arm, f"the same {field} in every arm; set it outside of them")
     return configs
 
 

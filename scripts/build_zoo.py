@@ -8,6 +8,7 @@ Training is `experiments/train.py train=lm`, in stages of falling learning rates
 first, the full context last. A build that was interrupted goes on where it stopped.
 """
 
+import json
 import math
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from specdec.core.jsonl import read_jsonl, write_jsonl, write_text
+from specdec.core.jsonl import read_jsonl, write_json, write_jsonl, write_text
 from specdec.zoo.stdlib import HELD_OUT, held_out_files, training_files
 
 CONTEXT = 1024
@@ -92,8 +93,9 @@ DEFAULTS = {
 
 def main() -> None:
     """Build what the command line asks for."""
-    options = OmegaConf.merge(DEFAULTS, OmegaConf.from_cli())
-    assert isinstance(options, DictConfig)
+    options = OmegaConf.create(DEFAULTS)
+    OmegaConf.set_struct(options, True)  # a mistyped option is refused
+    options.merge_with_cli()
     if options.size not in SIZES:
         sys.exit(f"error: size={options.size!r}: expected one of {', '.join(SIZES)}")
     work, output = Path(options.work), Path(options.output)
@@ -151,33 +153,39 @@ class Build:
 
     def _train(self, role: str, number: int, stage: Stage, start: list[str]) -> None:
         output = self.stage(role, number)
-        if (output / "model.safetensors").exists():
-            return  # saved only at the end
         steps = max(1, round(stage.steps * self.scale))
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "specdec.experiments.train",
-                "train=lm",
-                f"data.path={self.work / 'train.jsonl'}",
-                f"data.held_out_path={self.work / 'held_out.jsonl'}",
-                f"output={output}",
-                f"max_steps={steps}",
-                # Another seed: no stage should begin with the blocks that the last one began with.
-                f"seed={self.seed + number}",
-                f"train.block_length={stage.block_length}",
-                f"train.max_position_embeddings={CONTEXT}",
-                f"trainer.per_device_train_batch_size={TOKENS_PER_STEP // stage.block_length}",
-                f"trainer.learning_rate={stage.learning_rate}",
-                f"trainer.warmup_steps={min(100, steps // 10)}",
-                f"trainer.mixed_precision={self.mixed_precision}",
-                "trainer.save_steps=100",
-                "trainer.resume_from_checkpoint=latest",
-                *start,
-            ],
-            check=True,
-        )
+        options = [
+            "train=lm",
+            f"data.path={self.work / 'train.jsonl'}",
+            f"data.held_out_path={self.work / 'held_out.jsonl'}",
+            f"output={output}",
+            f"max_steps={steps}",
+            # Another seed: no stage should begin with the blocks that the last one began with.
+            f"seed={self.seed + number}",
+            f"train.block_length={stage.block_length}",
+            f"train.max_position_embeddings={CONTEXT}",
+            f"trainer.per_device_train_batch_size={TOKENS_PER_STEP // stage.block_length}",
+            f"trainer.learning_rate={stage.learning_rate}",
+            f"trainer.warmup_steps={min(100, steps // 10)}",
+            f"trainer.mixed_precision={self.mixed_precision}",
+            "trainer.save_steps=100",
+            "trainer.resume_from_checkpoint=latest",
+            *start,
+        ]
+        if not is_finished(output, options):
+            subprocess.run(
+                [sys.executable, "-m", "specdec.experiments.train", *options], check=True
+            )
+
+
+def is_finished(output: Path, options: list[str]) -> bool:
+    """Whether a stage was trained already; exits where it was with other options."""
+    note = output / "stage.json"
+    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != options:
+        sys.exit(f"error: {output} holds a stage of another build; choose another folder, work=...")
+    output.mkdir(exist_ok=True)
+    write_json(note, options)
+    return (output / "model.safetensors").exists()  # saved last
 
 
 def prompts() -> list[dict[str, str]]:

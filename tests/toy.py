@@ -11,7 +11,7 @@ from torch import Tensor
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
-from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
+from specdec.core.values import Context, Draw, Layer, Level, Proposal, Verdict
 from specdec.lm.table import TableLM
 from specdec.verification.enumeration import BranchingStream
 
@@ -132,9 +132,9 @@ class ChoosingChain:
     def __init__(self, gamma: int):
         self.max_depth = gamma
 
-    def expand(self, draft_probs: Tensor, streams: Sequence[RandomStream]) -> Tensor:
+    def expand(self, depth: int, draft_probs: Tensor, streams: Sequence[RandomStream]) -> Level:
         pairs = zip(draft_probs, streams, strict=True)
-        return torch.tensor([[[stream.choose(law[0])]] for law, stream in pairs])
+        return Level((0,), torch.tensor([[stream.choose(law[0])] for law, stream in pairs]))
 
 
 class RankedTree:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.randomness import RandomStream, Stream
-from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
+from specdec.core.values import Context, Draw, Layer, Level, Proposal, Verdict
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,11 @@ class TreePolicy(Protocol):
         """The number of levels below the root."""
         ...
 
-    def expand(self, draft_probs: Tensor, streams: Sequence[RandomStream]) -> Tensor:
-        """Choose the children of a level's nodes.
+    def expand(self, depth: int, draft_probs: Tensor, streams: Sequence[RandomStream]) -> Level:
+        """Choose the candidates at `depth` (1 hangs from the root), without waiting for the device.
 
-        Takes the laws after each of the F nodes of B requests, [B, F, V], and one stream for each
-        request; returns token ids [B, F, C] without waiting for the device.
+        Takes the laws after each of the F nodes above them, [B, F, V], and one stream for each
+        request.
         """
         ...
 

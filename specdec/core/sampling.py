@@ -1,6 +1,6 @@
 """From logits to the law a token is drawn from; greedy decoding is the limit T -> 0 of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,10 @@ class Sampling:
         require_number("sampling.top_p", self.top_p, 0.0, 1.0)
         require(self.top_p > 0, "sampling.top_p", self.top_p, "a number in (0, 1]")
         require_number("sampling.min_p", self.min_p, 0.0, 1.0)
+
+    def at(self, temperature: float | None) -> "Sampling":
+        """Return the same with another temperature, or itself for None."""
+        return self if temperature is None else replace(self, temperature=temperature)
 
     def warp(self, logits: Tensor) -> Tensor:  # [..., V] -> [..., V] float32
         """Return the probabilities of the next token; computed in fp32 whatever the model's type.
@@ -78,7 +82,8 @@ def draw(probs: Tensor, uniforms: Tensor | float) -> Tensor:  # [..., V], [..., 
     """Draw n tokens from each law: invert its cumulative sum at `uniforms` in [0, 1), in float64.
 
     With 24-bit sums a token in the tail of a large vocabulary would never be drawn. The weights
-    need not sum to one. A token of weight zero is never returned. One float is n = 1.
+    need not sum to one. A token of weight zero is never returned; V is, where a weight is NaN.
+    One float is n = 1.
     """
     cumulative = probs.cumsum(dim=-1, dtype=torch.float64)
     # Below the total even after rounding: uniforms are at most 1 - 2^-53, half a unit in the last

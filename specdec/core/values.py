@@ -49,8 +49,8 @@ class Context:
     draft_stream: RandomStream
     verify_stream: RandomStream
     # Per layer asked for: the verifier's hidden states [n, H] of the positions that were committed
-    # since the last call. They end one position before the last committed token, which the
-    # verifier has not read yet.
+    # since the last `propose`; the first has those of the prompt, `reset` none. They end one
+    # position before the last committed token, which the verifier has not read yet.
     features: Mapping[Layer, Tensor] = field(default_factory=dict[Layer, Tensor])
 
     @property
@@ -85,6 +85,17 @@ class Proposal:
         if rows is not None:
             rows = rows[[node for node in kept if node < len(rows)]]
         return replace(self, tree=tree, draft_probs=rows)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of candidates: child j hangs from node `parents[j]` of the level above it.
+
+    The shape is the same for all B requests; children of one node stand in drawing order.
+    """
+
+    parents: tuple[int, ...]  # [C]
+    token_ids: Tensor  # [B, C] int64
 
 
 @dataclass(frozen=True)

@@ -132,9 +132,9 @@ class SpeculativeDecoder:
         # The last token of a prompt is the root of the first tree, and is read with it.
         prompts = [flight.token_ids[:-1] for flight in entering]
         features = self.verifier.prefill(rows, prompts, self.proposer.layers)
+        self.proposer.reset([flight.context() for flight in entering])
         for flight, hidden in zip(entering, features, strict=True):
             flight.features = hidden
-        self.proposer.reset([flight.context() for flight in entering])
         clock.lap("prefill")
         for flight in entering:
             flight.prefill_seconds = clock.seconds["prefill"] / len(entering)
@@ -175,6 +175,11 @@ class SpeculativeDecoder:
         for index, (flight, proposal, verdict) in enumerate(
             zip(in_flight, proposals, verdicts, strict=True)
         ):
+            if verdict.next_token >= target_probs.shape[-1]:
+                raise UserError(
+                    f"prompt {flight.request.request_id}: the verifier's or the draft's logits are"
+                    " not numbers (NaN); a wider dtype may help, dtype=bfloat16 or float32"
+                )
             accepted = [ROOT, *verdict.path]
             self.verifier.keep(flight.row, len(flight.token_ids) - 1, accepted)
             flight.features = {

@@ -96,6 +96,16 @@ class HFCausalLM:
         assert self.tokenizer is not None
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
+    def embed(self, token_ids: Tensor) -> Tensor:  # [...] -> [..., H]
+        """Look up what the first layer reads."""
+        return self.model.get_input_embeddings()(token_ids)
+
+    def unembed(self, hidden: Tensor) -> Tensor:  # [..., H] -> [..., V]
+        """Apply the vocabulary head to states behind the final norm."""
+        head = self.model.get_output_embeddings()
+        assert head is not None
+        return head(hidden)
+
     def length(self, row: int) -> int:
         """Return the number of cells of a row."""
         return self._cache.lengths[row]

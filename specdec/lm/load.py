@@ -87,6 +87,7 @@ def checked_device(device: str) -> torch.device:
         found = torch.device(device)
     except (RuntimeError, TypeError):
         raise UserError(f"device={device!r}: expected cpu, cuda or cuda:0, ...") from None
+    require(found.type in ("cpu", "cuda"), "device", device, "cpu, cuda or cuda:0, ...")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={device!r}: no GPU is available here; use device=cpu")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():

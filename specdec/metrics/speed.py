@@ -12,9 +12,10 @@ from specdec.metrics.estimate import Estimate, paired_ratio, ratio_estimates
 def tokens_per_second(traces: Sequence[Trace]) -> Estimate:
     """Return the decode speed: emitted tokens / all seconds of the steps, prefill excluded.
 
-    Prefill is the same work for every arm and depends on the prompt's length, not on how the text
-    is decoded; see `prefill_seconds`. A step's seconds are a request's share of the wall time, so
-    this is the throughput of all B requests in flight together.
+    Prefill depends on the prompt's length, not on how the text is decoded, and is reported beside
+    it (`prefill_seconds`): a draft model reads the prompt too, which this number leaves out. A
+    step's seconds are a request's share of the wall time, so this is the throughput of all B
+    requests in flight together.
     """
     return counts.ratio_of_sums(traces, counts.num_emitted, counts.decode_seconds)
 

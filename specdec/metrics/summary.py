@@ -24,7 +24,8 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "cost_ratio": "Draft seconds of one step / verifier seconds of a one-token forward, the "
         "latter from proposer=none on the same prompts.",
         "tokens_per_second": "Emitted tokens / seconds of all steps, prefill excluded.",
-        "speedup": "tokens_per_second over that of proposer=none on the same prompts, paired.",
+        "speedup": "tokens_per_second (prefill excluded) over that of proposer=none on the same "
+        "prompts, paired.",
         "prefill_seconds": "Mean seconds of prefill (verifier and proposer) of one turn.",
         "time_shares": "Share of the steps' seconds spent on drafting (propose), the verifier's "
         "forward (verify) and the rest (other).",
@@ -34,8 +35,10 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "num_emitted": "Tokens that became text.",
         "num_drafted": "Draft tokens submitted to the verifier.",
         "num_accepted_tokens": "Draft tokens that became text, over all steps.",
-        "draft_calls": "Forwards of the draft model or heads, prefill excluded.",
-        "finish_reasons": "Texts by why they ended: eos, stop (a stop string) or length.",
+        "draft_calls": "Forwards of the draft model or heads that each text would need alone, "
+        "prefill excluded; a batch shares them.",
+        "finish_reasons": "Texts by why they ended: eos, stop (a stop string), length "
+        "or context (the verifier's is full).",
     }
 )
 

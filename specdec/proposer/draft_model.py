@@ -1,24 +1,23 @@
 """A small language model drafts, with a KV cache of its own that follows the committed text."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from specdec.core.errors import require_number
 from specdec.core.protocols import CausalLM, TreePolicy
-from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
+from specdec.proposer.growth import LogitSource, TreeShape, grow
 
 
 class DraftModel:
-    """Draw chains from a draft model (Leviathan et al. 2023; Chen et al. 2023).
+    """Draft with a small model (Leviathan et al. 2023; Chen et al. 2023), in chains or trees.
 
     Drafts are sampled like the verifier's text (same top-k, top-p, min-p) at `temperature`, by
-    default the verifier's. The cache holds cells of committed tokens, and while a chain grows those
+    default the verifier's. The cache holds cells of committed tokens, and while a tree grows those
     of its tokens; whatever the text has and the cache has not is read at the start of a step.
     """
 
@@ -57,43 +56,35 @@ class DraftModel:
         )
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
-        """Grow one chain per request, all of them level by level in one batch."""
+        """Grow one tree per request, all of them level by level in one batch."""
         drafting = [c for c in contexts if c.max_depth > 0 and self._fits(c)]
-        proposals = dict(zip(_rows(drafting), self._chains(drafting), strict=True))
+        proposals = dict(zip(_rows(drafting), self._grow(drafting), strict=True))
         return [
             proposals.get(c.row) or Proposal(CandidateTree.chain(c.token_ids[-1], ()))
             for c in contexts
         ]
 
-    def _chains(self, contexts: Sequence[Context]) -> list[Proposal]:
+    def _grow(self, contexts: Sequence[Context]) -> list[Proposal]:
         if not contexts:
             return []
-        depth = min(self.max_depth, max(context.max_depth for context in contexts))
+        proposals = grow(self._tree, contexts, self._read(contexts), self._temperature)
+        if not proposals[0].tree.is_chain:
+            # Its cells are in no order that a path could be kept from; accepted tokens are read
+            # again with those that follow, in the forward that starts the next step anyway.
+            for context in contexts:
+                self.model.keep(context.row, len(context.token_ids))
+        return proposals
+
+    def _read(self, contexts: Sequence[Context]) -> LogitSource:
+        """Read the text, then one level of candidates after the other."""
         rows = _rows(contexts)
-        streams = [context.draft_stream for context in contexts]
-        sampling = self._sampling(contexts[0].sampling)
-
-        logits = self._catch_up(contexts)  # [B, 1, V]
-        laws: list[Tensor] = []
-        levels: list[Tensor] = []
-        for level in range(depth):
-            laws.append(sampling.warp(self._fitted(logits)))  # [B, 1, V]
-            levels.append(self._tree.expand(laws[-1], streams).squeeze(-1))  # [B, 1]
-            if level < depth - 1:
-                logits = self.model.forward(rows, levels[-1]).logits
-
-        draft_ids = torch.cat(levels, dim=1).tolist()  # the only wait for the device
-        draft_probs = torch.cat(laws, dim=1)  # [B, depth, V]
-        return [
-            self._proposal(c, ids, probs)
-            for c, ids, probs in zip(contexts, draft_ids, draft_probs, strict=True)
-        ]
-
-    def _proposal(self, context: Context, draft_ids: list[int], probs: Tensor) -> Proposal:
-        tree = CandidateTree.chain(context.token_ids[-1], draft_ids)
-        # What it would have cost alone: neighbours in the batch may have asked for more levels.
-        num_calls = min(len(draft_ids), context.max_depth)
-        return Proposal(tree, self.draw, probs, num_calls)
+        lengths = [len(context.token_ids) for context in contexts]
+        level = yield self._fitted(self._catch_up(contexts))
+        shape = TreeShape()
+        while True:
+            shape.add(level)
+            where = (None, None) if shape.is_chain else shape.cells(lengths, self.model.device)
+            level = yield self._fitted(self.model.forward(rows, level.token_ids, *where).logits)
 
     def _catch_up(self, contexts: Sequence[Context]) -> Tensor:  # [B, 1, V]
         """Read the committed tokens that are not cached; return the logits after the last one."""
@@ -115,13 +106,8 @@ class DraftModel:
         return [token if token < self.model.vocab_size else 0 for token in token_ids]
 
     def _fits(self, context: Context) -> bool:
-        """Whether the text and a whole chain fit the draft model's own context."""
+        """Whether the text and a whole tree fit the draft model's own context."""
         return len(context.token_ids) + self.max_depth <= self.model.max_length
-
-    def _sampling(self, sampling: Sampling) -> Sampling:
-        if self._temperature is None:
-            return sampling
-        return replace(sampling, temperature=self._temperature)
 
     def _fitted(self, logits: Tensor) -> Tensor:  # [B, V of the draft] -> [B, V of the verifier]
         """Cut or widen to the verifier's logits: padded vocabularies differ within a family."""

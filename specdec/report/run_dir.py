@@ -2,7 +2,7 @@
 
 import json
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -63,8 +63,3 @@ class RunDir:
 def read_traces(path: Path) -> list[Trace]:
     """Read the traces of a run directory."""
     return [Trace.from_row(row) for _, row in read_jsonl(path / "traces.jsonl")]
-
-
-def prompts_of(traces: Sequence[Trace]) -> set[str]:
-    """Return the prompts that have at least one trace."""
-    return {trace.prompt_id for trace in traces}

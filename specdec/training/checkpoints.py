@@ -20,15 +20,18 @@ class Checkpoints:
     def saved(self) -> list[Path]:
         """Return the complete checkpoints, oldest first."""
         found = filter(is_checkpoint, self.folder.glob("step-*"))
-        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+        return sorted(found, key=_step)
 
     def resume(self, accelerator: Accelerator, source: str | None) -> int:
-        """Load `source` (a folder, "latest" or None) and return the step it was saved at."""
+        """Load `source` (a folder, "latest" or None) and return the step it was saved at.
+
+        Later checkpoints of this run are dropped: the run takes another way from here.
+        """
         saved = self.saved()
         if source is None and saved:
             raise UserError(
                 f"output={str(self.folder.parent)!r}: there are checkpoints of an earlier run; set"
-                " resume_from_checkpoint=latest to go on with it, or choose another folder"
+                " trainer.resume_from_checkpoint=latest to go on with it, or choose another folder"
             )
         if source is None or (source == "latest" and not saved):
             return 0
@@ -37,7 +40,12 @@ class Checkpoints:
             expected = "a folder step-N below `checkpoints`, or latest"
             raise UserError(f"resume_from_checkpoint={source!r}: expected {expected}")
         accelerator.load_state(str(path))
-        return int(path.name.removeprefix("step-"))
+        step = _step(path)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            for abandoned in [other for other in saved if _step(other) > step]:
+                shutil.rmtree(abandoned)
+        return step
 
     def save(self, accelerator: Accelerator, step: int) -> None:
         """Save under a temporary name, rename, and drop the oldest beyond the limit."""
@@ -52,6 +60,10 @@ class Checkpoints:
             for old in self.saved()[: -self._limit]:
                 shutil.rmtree(old)
         accelerator.wait_for_everyone()
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def is_checkpoint(path: Path) -> bool:

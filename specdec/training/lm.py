@@ -21,13 +21,15 @@ from specdec.core.errors import UserError, require, require_int
 from specdec.training.blocks import Blocks
 from specdec.training.text import read_documents
 
+DEFAULT_CONTEXT = 2048
 END_OF_TEXT = "<|endoftext|>"
 
 
 class LanguageModeling:
     """A Llama-shaped model, its tokenizer and the next-token cross-entropy on plain text.
 
-    `init_path` continues from a saved folder (model and tokenizer) instead of starting afresh;
+    `init_path` continues from a saved folder (model, tokenizer, and its context length unless
+    `max_position_embeddings` gives another) instead of starting afresh, in that model's shape;
     `tokenizer_path` shares a tokenizer with another model, which a draft model must.
     """
 
@@ -40,7 +42,7 @@ class LanguageModeling:
         intermediate_size: int = 544,
         num_hidden_layers: int = 8,
         num_attention_heads: int = 3,
-        max_position_embeddings: int = 2048,
+        max_position_embeddings: int | None = None,
         vocab_size: int = 2048,
         tokenizer_path: str | None = None,
         init_path: str | None = None,
@@ -53,18 +55,12 @@ class LanguageModeling:
             ("intermediate_size", intermediate_size, 1),
             ("num_hidden_layers", num_hidden_layers, 1),
             ("num_attention_heads", num_attention_heads, 1),
-            ("max_position_embeddings", max_position_embeddings, 2),
+            ("max_position_embeddings", max_position_embeddings or DEFAULT_CONTEXT, 2),
             ("vocab_size", vocab_size, 257),
             ("eval_tokens", eval_tokens, 2),
             ("seed", seed, 0),
         ):
             require_int(name, value, minimum)
-        require(
-            block_length <= max_position_embeddings,
-            "block_length",
-            block_length,
-            f"at most max_position_embeddings={max_position_embeddings}",
-        )
         require(
             hidden_size % num_attention_heads == 0,
             "hidden_size",
@@ -82,27 +78,28 @@ class LanguageModeling:
         self._blocks = Blocks(_tokenize(self.tokenizer, documents), block_length, seed)
         self._held_out = _tokenize(self.tokenizer, held_out)[:eval_tokens]
         self._block_length = block_length
-        if init_path is not None:
-            self.module: nn.Module = AutoModelForCausalLM.from_pretrained(
-                init_path, dtype=torch.float32, max_position_embeddings=max_position_embeddings
-            )
-            return
-        torch.manual_seed(seed)
-        self.module = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(self.tokenizer),
-                hidden_size=hidden_size,
-                intermediate_size=intermediate_size,
-                num_hidden_layers=num_hidden_layers,
-                num_attention_heads=num_attention_heads,
-                num_key_value_heads=num_attention_heads,
-                max_position_embeddings=max_position_embeddings,
-                tie_word_embeddings=True,
-                bos_token_id=None,
-                eos_token_id=_end_id(self.tokenizer),
-                pad_token_id=None,
-            )
+        shape = LlamaConfig(
+            vocab_size=len(self.tokenizer),
+            hidden_size=hidden_size,
+            intermediate_size=intermediate_size,
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=num_attention_heads,
+            num_key_value_heads=num_attention_heads,
+            max_position_embeddings=max_position_embeddings or DEFAULT_CONTEXT,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=_end_id(self.tokenizer),
+            pad_token_id=None,
         )
+        torch.manual_seed(seed)
+        self.module: PreTrainedModel = (
+            LlamaForCausalLM(shape)
+            if init_path is None
+            else _continued(init_path, max_position_embeddings)
+        )
+        context = self.module.config.max_position_embeddings
+        fits = block_length <= context
+        require(fits, "block_length", block_length, f"at most max_position_embeddings={context}")
 
     def batch(self, first: int, count: int) -> Tensor:  # [count, block_length]
         """Return the blocks numbered first ... first + count - 1."""
@@ -135,8 +132,13 @@ class LanguageModeling:
         # A copy, because training may go on in fp32 after a save.
         rounded = copy.deepcopy(module).to(torch.bfloat16)
         assert isinstance(rounded, PreTrainedModel)
-        rounded.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        rounded.save_pretrained(folder)
+
+
+def _continued(init_path: str, context: int | None) -> PreTrainedModel:
+    changes = {} if context is None else {"max_position_embeddings": context}
+    return AutoModelForCausalLM.from_pretrained(init_path, dtype=torch.float32, **changes)
 
 
 def train_tokenizer(documents: list[str], vocab_size: int) -> PreTrainedTokenizerBase:

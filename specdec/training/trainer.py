@@ -178,7 +178,7 @@ class _Run:
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     self._gradient_norm = accelerator.clip_grad_norm_(
-                        self.module.parameters(), options.max_grad_norm
+                        self.module.parameters(), options.max_grad_norm or math.inf
                     )
                 self.optimizer.step()
                 self.optimizer.zero_grad()
@@ -250,7 +250,9 @@ class Losses:
 
     def mean(self) -> Tensor:
         """Average what was noted."""
-        return torch.stack(self.values).mean()
+        # Those of a checkpoint come back on the CPU.
+        device = self.values[-1].device
+        return torch.stack([value.to(device) for value in self.values]).mean()
 
     def clear(self) -> None:
         """Begin anew after logging."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from specdec.core.errors import require_int
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import draw
-from specdec.core.values import Draw
+from specdec.core.values import Draw, Level
 
 
 class Chain:
@@ -20,11 +20,13 @@ class Chain:
         require_int("tree.gamma", gamma, 1)
         self.max_depth = gamma
 
-    def expand(self, draft_probs: Tensor, streams: Sequence[RandomStream]) -> Tensor:
-        """Draw one child for the one node of each request: [B, 1, V] -> [B, 1, 1]."""
+    def expand(self, depth: int, draft_probs: Tensor, streams: Sequence[RandomStream]) -> Level:
+        """Draw one child for the one node of each request."""
         uniforms = torch.tensor(
             [[[stream.uniform()]] for stream in streams],
             dtype=torch.float64,
             device=draft_probs.device,
         )
-        return draw(draft_probs, uniforms)
+        # Where the draft's numbers are NaN, nothing is below the target; the verifier shall judge.
+        drawn = draw(draft_probs, uniforms).clamp_(max=draft_probs.shape[-1] - 1)
+        return Level((0,), drawn.flatten(1))

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from arms import DRAFT, GAMMA, PROMPT, PROPOSERS, TARGET, TREE, V, decoder, requests
 from torch import Tensor
-from toy import Law, RankedTree, Tokens, full_context, table_lm
+from toy import Law, RankedTree, Tokens, full_context, memoryless, table_lm
 
 from specdec.core.errors import UserError
 from specdec.core.protocols import Forward, Proposer
@@ -139,9 +140,7 @@ def decode(name: str, num: int = 1, **arm: Any) -> list[Trace]:
 
 def facts(trace: Trace) -> tuple[object, ...]:
     """Everything about a trace but its seconds."""
-    steps = [
-        replace(s, propose_seconds=0, verify_seconds=0, other_seconds=0) for s in trace.steps
-    ]
+    steps = [replace(s, propose_seconds=0, verify_seconds=0, other_seconds=0) for s in trace.steps]
     return (trace.prompt_id, trace.output_ids, trace.finish_reason, trace.output_text, steps)
 
 
@@ -583,3 +582,21 @@ def test_trees_are_read_along_their_branches() -> None:
         for model in (TableLM, Blind)
     )
     assert seeing != blind
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_laws_that_are_not_numbers_are_refused(temperature: float) -> None:
+    """An fp16 model that overflows on some prompt only, long after it was proven to work."""
+    law = memoryless(0.2, 0.3, 0.5)
+    broken = cache(lambda tokens: law(tokens) * (float("nan") if len(tokens) > 4 else 1.0))
+    verifier, draft = table_lm(broken), table_lm(broken)
+    for proposer in (
+        NoProposer(),
+        DraftModel(draft, Chain(2)),
+        DraftModel(table_lm(law), Chain(2)),
+    ):
+        decoder = SpeculativeDecoder(
+            verifier, proposer, Rejection(), Sampling(temperature), Stopping(9)
+        )
+        with pytest.raises(UserError, match=r"^prompt a: .*NaN"):
+            decoder.decode([Request("a", [0, 1])])

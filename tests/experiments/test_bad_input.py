@@ -151,6 +151,18 @@ OF_TRAINING = [
 ]  # fmt: skip
 
 
+OF_COMPARE = [
+    Mistake("proposer_outside", ["proposer=ngram"], ["proposer=ngram", "arms="]),
+    Mistake("option_outside", ["proposer.max_ngram=2"], ["proposer.max_ngram=2", "arms="]),
+    Mistake("dtypes", ['arms=["proposer=none","proposer=ngram dtype=bfloat16"]'], ["dtype"]),
+    Mistake("prompts", ['arms=["proposer=none","proposer=ngram prompts.limit=1"]'], ["prompts"]),
+    Mistake(
+        "temperatures", ['arms=["proposer=none","proposer=ngram sampling.temperature=1"]'],
+        ["the same sampling in every arm"],
+    ),
+]  # fmt: skip
+
+
 def assert_one_line(status: int, err: str, names: Sequence[str] = ()) -> None:
     """Check the contract of every complaint."""
     lines = err.splitlines()
@@ -226,6 +238,11 @@ def test_mistyped_options_are_refused(cli, tiny, mistake: Mistake) -> None:
 @named([*OUT_OF_RANGE[:1], *PROMPT_FILES[:4], *MISTYPED[:1]])
 def test_compare_refuses_alike(cli, tiny, mistake: Mistake) -> None:
     check(cli, "compare", tiny.options("run", 'arms=["proposer=none"]'), mistake)
+
+
+@named(OF_COMPARE)
+def test_what_arms_cannot_differ_in_is_named(cli, tiny, mistake: Mistake) -> None:
+    check(cli, "compare", tiny.options("run"), mistake)
 
 
 @pytest.mark.usefixtures("fresh_accelerator")

@@ -218,6 +218,35 @@ def test_a_named_checkpoint_can_be_resumed_from(build, tmp_path: Path) -> None:
     assert_identical(weights(resumed), weights(undisturbed))
 
 
+def test_an_abandoned_way_is_never_taken_up_again(build, tmp_path: Path) -> None:
+    """Back to an older checkpoint: `latest` must not find what was trained beyond it."""
+    output = tmp_path / "out"
+    trainer(save_total_limit=9).fit(build(), output)
+    older = checkpoints(output)[0]
+    source = str(output / "checkpoints" / older)
+    interrupt(build, output, resume_from_checkpoint=source, learning_rate=1e-4, save_steps=100)
+    assert checkpoints(output) == [older]
+
+
+def test_a_torn_line_of_the_log_does_not_stop_a_resumed_run(build, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    interrupt(build, output)
+    before = logged(output)
+    with (output / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    trainer(resume_from_checkpoint="latest").fit(build(), output)
+    assert logged(output)[:2] == before[:2]
+    assert logged(output)[-1]["step"] == NUM_STEPS
+
+
+def test_no_clipping_is_not_no_gradient(build, tmp_path: Path) -> None:
+    """`max_grad_norm=0` means off, as it does in transformers."""
+    free, unclipped = build(), build()
+    trainer(max_grad_norm=1e9).fit(free, tmp_path / "free")
+    trainer(max_grad_norm=0).fit(unclipped, tmp_path / "off")
+    assert_identical(weights(unclipped), weights(free))
+
+
 def test_latest_without_a_checkpoint_starts_afresh(build, tmp_path: Path) -> None:
     """So that one command line starts a run and goes on with it, whatever happened before."""
     trainer(max_steps=1, resume_from_checkpoint="latest").fit(build(), tmp_path / "out")

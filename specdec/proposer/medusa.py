@@ -1,0 +1,72 @@
+"""Medusa heads propose a tree of their likeliest tokens from the verifier's last hidden state."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from specdec.core.errors import UserError
+from specdec.core.protocols import TreePolicy
+from specdec.core.tree import CandidateTree
+from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
+from specdec.heads.medusa import MedusaHeads
+from specdec.lm.hf import HFCausalLM
+from specdec.proposer.growth import LogitSource, grow
+
+
+class Medusa:
+    """Grow trees from K heads that know nothing of each other's tokens (Cai et al. 2024).
+
+    All nodes of a level share one law, that of the level's head: head i speaks about the tokens
+    i + 1 below the root.
+
+    Raises:
+        UserError: the tree is deeper than there are heads.
+    """
+
+    layers: Sequence[Layer] = ("final",)
+
+    def __init__(self, heads: MedusaHeads, verifier: HFCausalLM, tree: TreePolicy):
+        if tree.max_depth > heads.num_heads:
+            raise UserError(f"tree: {tree.max_depth} levels, but there are {heads.num_heads} heads")
+        self._heads = heads
+        self._verifier = verifier
+        self._tree = tree
+
+    @property
+    def draw(self) -> Draw:
+        """Chosen by the tree."""
+        return self._tree.draw
+
+    @property
+    def max_depth(self) -> int:
+        """Chosen by the tree."""
+        return self._tree.max_depth
+
+    def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
+        """Nothing is kept from step to step."""
+
+    def reset(self, contexts: Sequence[Context]) -> None:
+        """Nothing is kept from step to step."""
+
+    def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
+        """Read the hidden state below the last committed token of each request."""
+        # A prompt of one token has no such state yet.
+        ready = [c for c in contexts if c.max_depth > 0 and len(c.features["final"]) > 0]
+        grown = grow(self._tree, ready, self._read(ready)) if ready else []
+        proposals = {c.row: proposal for c, proposal in zip(ready, grown, strict=True)}
+        return [
+            proposals.get(c.row) or Proposal(CandidateTree.chain(c.token_ids[-1], ()))
+            for c in contexts
+        ]
+
+    def _read(self, contexts: Sequence[Context]) -> LogitSource:
+        """Compute all heads at once; each level below repeats its head's law for every node."""
+        hidden = torch.stack([context.features["final"][-1] for context in contexts])  # [B, H]
+        logits: Tensor = self._heads(hidden, self._verifier.unembed)  # [B, K, V]
+        level = yield logits[:, :1]
+        for head in range(1, self._heads.num_heads):
+            level = yield logits[:, head : head + 1].expand(-1, len(level.parents), -1)
+
+    def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
+        """Nothing is kept from step to step."""

@@ -1,0 +1,77 @@
+"""Medusa heads as modules: a fresh one is the verifier's head, and a saved one comes back."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from specdec.core.errors import UserError
+from specdec.heads.medusa import MedusaHeads
+
+H, V, K = 8, 11, 3
+
+
+def hidden(seed: int = 0) -> torch.Tensor:
+    return torch.randn(2, 5, H, generator=torch.Generator().manual_seed(seed))
+
+
+def disturbed(heads: MedusaHeads) -> MedusaHeads:
+    generator = torch.Generator().manual_seed(1)
+    for weight in heads.parameters():
+        weight.data.add_(torch.randn(weight.shape, generator=generator))
+    return heads
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_fresh_head_is_the_verifier_s(own: bool) -> None:
+    unembed = nn.Linear(H, V, bias=False)
+    heads = MedusaHeads(H, V, K, num_layers=2, own_vocabulary_head=own)
+    heads.start_from(unembed.weight)
+    x = hidden()
+    for logits in heads(x, unembed).unbind(-2):
+        assert torch.equal(logits, unembed(x))
+
+
+def test_every_block_is_a_block_of_its_own() -> None:
+    heads = MedusaHeads(H, V, K, num_layers=2)
+    storages = {weight.data_ptr() for weight in heads.parameters()}
+    assert len(storages) == len(list(heads.parameters())) == K * (2 * 2 + 1)
+    disturbed(heads)
+    one, two, three = heads(hidden(), nn.Identity()).unbind(-2)
+    assert not torch.allclose(one, two)
+    assert not torch.allclose(two, three)
+
+
+def test_blocks_compute_what_the_paper_says() -> None:
+    heads = disturbed(MedusaHeads(H, V, 1, own_vocabulary_head=False))
+    x, linear = hidden(), heads.blocks[0][0].linear
+    expected = x + nn.functional.silu(x @ linear.weight.T + linear.bias)
+    torch.testing.assert_close(heads(x, nn.Identity())[..., 0, :], expected)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_saved_head_comes_back(tmp_path: Path, own: bool) -> None:
+    heads = disturbed(MedusaHeads(H, V, K, 2, own, verifier={"path": "somewhere"}))
+    heads.save_pretrained(tmp_path)
+    again = MedusaHeads.from_pretrained(tmp_path, strict=True)
+    assert again.verifier == {"path": "somewhere"}
+    unembed = nn.Linear(H, V, bias=False)
+    assert torch.equal(again(hidden(), unembed), heads(hidden(), unembed))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden_size": 0},
+        {"num_heads": 0},
+        {"num_heads": 2.0},
+        {"num_layers": -1},
+        {"own_vocabulary_head": 1},
+    ],
+)
+def test_bad_options_are_named(options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(UserError, match=f"^heads.{name}="):
+        MedusaHeads(**{"hidden_size": H, "vocab_size": V, **options})

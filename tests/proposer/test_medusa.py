@@ -1,0 +1,117 @@
+"""Medusa's proposals: the states are the right ones, and so are the ranks."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from families import random_ids, tiny_model
+from toy import is_path
+
+from specdec.core.errors import UserError
+from specdec.core.sampling import Sampling
+from specdec.core.tree import CandidateTree
+from specdec.core.values import Context, Proposal
+from specdec.decoding.decoder import SpeculativeDecoder
+from specdec.decoding.request import Request
+from specdec.decoding.stopping import Stopping
+from specdec.heads.medusa import MedusaHeads
+from specdec.lm.hf import HFCausalLM
+from specdec.proposer.medusa import Medusa
+from specdec.proposer.none import NoProposer
+from specdec.tree.chain import Chain
+from specdec.tree.sparse import Sparse
+from specdec.verification.rejection import Rejection
+
+K = 3
+PATHS = [[0, 0, 0], [1, 0], [0, 2], [2]]
+
+
+def random_heads(model: torch.nn.Module, seed: int = 0) -> MedusaHeads:
+    """Heads that say something else each, and now and then what the verifier says."""
+    weight = model.get_output_embeddings().weight
+    heads = MedusaHeads(weight.shape[1], weight.shape[0], K)
+    heads.start_from(weight)
+    generator = torch.Generator().manual_seed(seed)
+    for block in heads.blocks.parameters():
+        block.data.copy_(0.3 * torch.randn(block.shape, generator=generator))
+    return heads
+
+
+class Checked(Medusa):
+    """Compares each proposal with heads on states that the stock model computes afresh."""
+
+    num_checked = 0
+
+    def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
+        proposals = super().propose(contexts)
+        for one, proposal in zip(contexts, proposals, strict=True):
+            if len(one.token_ids) > 1 and one.max_depth > 0:
+                self.compare(one, proposal.tree)
+        return proposals
+
+    def compare(self, one: Context, tree: CandidateTree) -> None:
+        model = self._verifier.model
+        states = model.base_model(torch.tensor([list(one.token_ids[:-1])])).last_hidden_state
+        laws = self._heads(states[0, -1], model.get_output_embeddings())  # [K, V]
+        paths = [path for path in PATHS if len(path) <= one.max_depth]
+        for path in paths:
+            tokens = [int(law.topk(9).indices[rank]) for law, rank in zip(laws, path, strict=False)]
+            node = 0
+            for token in tokens:
+                children = [c for c in tree.children[node] if tree.token_ids[c] == token]
+                assert children, f"after {len(one.token_ids)} tokens: no {path} in the tree"
+                node = children[0]
+            self.num_checked += 1
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text"])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_heads_read_the_state_below_the_last_token(
+    family: str, batch: int, temperature: float
+) -> None:
+    """Through prefill, accepted paths and ragged batches; and at T=0 the text is unchanged."""
+    model = tiny_model(family)
+    lm = HFCausalLM(model)
+    proposer = Checked(random_heads(model), lm, Sparse(PATHS))
+    prompts = [random_ids(num, seed=num) for num in (1, 4, 9, 13)]
+    requests = [Request(str(number), prompt) for number, prompt in enumerate(prompts)]
+    options = {"sampling": Sampling(temperature), "stopping": Stopping(12), "batch": batch}
+    traces = SpeculativeDecoder(lm, proposer, Rejection(), **options).decode(requests)
+    assert proposer.num_checked > 50
+    if temperature == 0:
+        plain = SpeculativeDecoder(lm, NoProposer(), Rejection(), **options).decode(requests)
+        assert [t.output_ids for t in traces] == [t.output_ids for t in plain]
+
+
+def test_sampled_chains_carry_the_heads_laws() -> None:
+    """With `tree=chain` the tokens are drawn, and q is each head's law as the text is sampled."""
+    model = tiny_model("llama")
+    lm = HFCausalLM(model)
+    heads = random_heads(model)
+    sampling = Sampling(0.7, top_k=5)
+    seen: list[Proposal] = []
+
+    class Noted(Medusa):
+        def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
+            proposals = super().propose(contexts)
+            for one, proposal in zip(contexts, proposals, strict=True):
+                if proposal.draft_probs is None:
+                    assert one.max_depth == 0
+                    continue
+                laws = heads(one.features["final"][-1], lm.unembed)[: len(proposal.draft_probs)]
+                torch.testing.assert_close(proposal.draft_probs, sampling.warp(laws))
+                path = tuple(range(1, 1 + proposal.tree.num_draft_tokens))
+                assert is_path(proposal.tree, path)
+            seen.extend(proposals)
+            return proposals
+
+    decoder = SpeculativeDecoder(lm, Noted(heads, lm, Chain(2)), Rejection(), sampling, Stopping(9))
+    decoder.decode([Request("a", random_ids(5, seed=1))])
+    assert len(seen) > 3
+
+
+def test_a_tree_deeper_than_the_heads_is_refused() -> None:
+    model = tiny_model("llama")
+    with pytest.raises(UserError, match="4 levels, but there are 3 heads"):
+        Medusa(random_heads(model), HFCausalLM(model), Chain(4))

@@ -589,12 +589,9 @@ def test_laws_that_are_not_numbers_are_refused(temperature: float) -> None:
     """An fp16 model that overflows on some prompt only, long after it was proven to work."""
     law = memoryless(0.2, 0.3, 0.5)
     broken = cache(lambda tokens: law(tokens) * (float("nan") if len(tokens) > 4 else 1.0))
-    verifier, draft = table_lm(broken), table_lm(broken)
-    for proposer in (
-        NoProposer(),
-        DraftModel(draft, Chain(2)),
-        DraftModel(table_lm(law), Chain(2)),
-    ):
+    verifier = table_lm(broken)
+    drafts = [DraftModel(table_lm(each), Chain(2)) for each in (broken, law)]
+    for proposer in (NoProposer(), *drafts):
         decoder = SpeculativeDecoder(
             verifier, proposer, Rejection(), Sampling(temperature), Stopping(9)
         )

@@ -153,7 +153,7 @@ OF_TRAINING = [
 
 OF_COMPARE = [
     Mistake("proposer_outside", ["proposer=ngram"], ["proposer=ngram", "arms="]),
-    Mistake("option_outside", ["proposer.max_ngram=2"], ["proposer.max_ngram=2", "arms="]),
+    Mistake("option_outside", ["proposer.max_ngram=2"], ["proposer.max_ngram", "arms="]),
     Mistake("dtypes", ['arms=["proposer=none","proposer=ngram dtype=bfloat16"]'], ["dtype"]),
     Mistake("prompts", ['arms=["proposer=none","proposer=ngram prompts.limit=1"]'], ["prompts"]),
     Mistake(

@@ -93,7 +93,9 @@ def check_options(config: DictConfig) -> None:
 
 def build_arm(config: DictConfig, verifier: HFCausalLM, name: str = "") -> Arm:
     """Build everything but the verifier, which the arms of a comparison share."""
-    proposer = build(config.proposer)
+    # Heads need the very model that they sit on, not another copy of it.
+    given = {"verifier": verifier} if "verifier" in config.proposer else {}
+    proposer = build(config.proposer, **given)
     rule = build(config.verification.rule)
     decoder = SpeculativeDecoder(
         verifier,

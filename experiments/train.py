@@ -16,6 +16,8 @@ def task(config: DictConfig) -> None:
     trainer = build(config.trainer)
     objective = build(config.train)
     output = Path(config.output)
+    print("the first sample, with what is not trained on in [[brackets]]:")
+    print("\n".join(f"  | {line}" for line in objective.preview().splitlines()[:20]))
     evaluation = trainer.fit(objective, output)
     numbers = "  ".join(f"{name} {value:.4f}" for name, value in evaluation.items())
     print(f"trained {trainer.max_steps} steps: {numbers}\nsaved in {output}")

@@ -25,17 +25,24 @@ PACKAGES = {
     "tree": "specdec.tree",
     "verification": "specdec.verification",
     "train": "specdec.training",
+    "loss": "specdec.training.loss",
 }
 ENTRY_POINTS = ("compare", "decode", "train")
 # What a plug-in cannot do without: one line for each that needs a file or a folder.
-NEEDED = {"proposer=recorded": ["proposer.path=recorded_run"]}
-SMALL = (
-    "train.block_length=16",
-    "train.vocab_size=300",
-    "train.hidden_size=12",
-    "train.num_hidden_layers=1",
-    "train.num_attention_heads=1",
-)
+NEEDED = {
+    "proposer=recorded": ["proposer.path=recorded_run"],
+    "proposer=medusa": ["proposer.path=heads", "tree=sparse"],
+}
+SMALL = {  # options of `train=...` that make it small
+    "lm": (
+        "train.block_length=16",
+        "train.vocab_size=300",
+        "train.hidden_size=12",
+        "train.num_hidden_layers=1",
+        "train.num_attention_heads=1",
+    ),
+    "medusa": ("train.max_length=16", "train.num_heads=2"),
+}
 
 
 def stems(group: str) -> list[str]:
@@ -43,7 +50,7 @@ def stems(group: str) -> list[str]:
 
 
 PLUG_INS = [(group, stem) for group in PACKAGES for stem in stems(group)]
-DECODING = [(group, stem) for group, stem in PLUG_INS if group != "train"]
+DECODING = [(group, stem) for group, stem in PLUG_INS if group not in ("train", "loss")]
 
 
 def targets(node: Any) -> Iterator[dict[str, Any]]:
@@ -120,6 +127,8 @@ def test_the_other_constructors_are_spelt_out_too() -> None:
 def test_a_plug_in_decodes(cli, tiny, group: str, stem: str) -> None:
     """Composes, instantiates and runs, at the least with proposals from a draft model."""
     choice = f"{group}={stem}"
+    if choice == "proposer=medusa":
+        train_heads(cli, tiny)
     options = ["max_new_tokens=4", "prompts.limit=1"]
     assert cli("decode", *tiny.options("recorded_run", *options)).status == 0
     chosen = [choice] if group == "proposer" else ["proposer=draft_model", choice]
@@ -129,14 +138,31 @@ def test_a_plug_in_decodes(cli, tiny, group: str, stem: str) -> None:
     assert plug_in(group, stem)["_target_"] in OmegaConf.to_yaml(config)
 
 
+def train(cli, tiny, stem: str, *options: str):
+    """Train for one step."""
+    data = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}"]
+    given = [f"train={stem}", f"verifier.path={tiny.verifier}", "max_steps=1", *SMALL[stem]]
+    return cli("train", *given, *data, *options)
+
+
+def train_heads(cli, tiny) -> None:
+    ended = train(cli, tiny, "medusa", "train.num_heads=4", "output=heads")
+    assert ended.status == 0, ended.err
+
+
 @pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.parametrize("stem", stems("train"))
 def test_a_training_objective_trains(cli, tiny, stem: str) -> None:
-    choice = f"train={stem}"
-    data = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}", "output=trained"]
-    ended = cli("train", choice, *data, *SMALL, "max_steps=1", *NEEDED.get(choice, []))
-    assert ended.status == 0, f"{choice}: {ended.err}; does it need a line in NEEDED?"
+    ended = train(cli, tiny, stem, "output=trained")
+    assert ended.status == 0, f"train={stem}: {ended.err}; does it need a line in SMALL?"
     assert "trained 1 steps" in ended.out
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+@pytest.mark.parametrize("stem", stems("loss"))
+def test_a_loss_trains_heads(cli, tiny, stem: str) -> None:
+    ended = train(cli, tiny, "medusa", f"loss={stem}", "output=trained")
+    assert ended.status == 0, f"loss={stem}: {ended.err}"
 
 
 # --- Every experiment ---
@@ -184,7 +210,7 @@ def test_an_experiment_runs_shortened(cli, tiny, stem: str) -> None:
     entry_point = entry_point_of(stem)
     if entry_point == "train":
         data = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}", "output=run"]
-        options = [*data, *SMALL, "max_steps=1"]
+        options = [*data, *SMALL["lm"], "max_steps=1"]
     else:
         options = tiny.options("run", "hydra.sweep.dir=run", "max_new_tokens=2", "prompts.limit=1")
     ended = cli(entry_point, f"experiment={stem}", *options)

@@ -53,6 +53,7 @@ class MedusaHeads(nn.Module, PyTorchModelHubMixin):
         own = own_vocabulary_head
         require(isinstance(own, bool), "heads.own_vocabulary_head", own, "true or false")
         self.num_heads = num_heads
+        self.vocab_size = vocab_size
         self.verifier = verifier  # whose states it was trained on; see `specdec.lm.fingerprint`
         # A list of its own for every head and layer: `[block] * n` would be one block n times.
         self.blocks = nn.ModuleList(

@@ -103,8 +103,8 @@ class HFCausalLM:
     def unembed(self, hidden: Tensor) -> Tensor:  # [..., H] -> [..., V]
         """Apply the vocabulary head to states behind the final norm."""
         head = self.model.get_output_embeddings()
-        assert head is not None
-        return head(hidden)
+        assert isinstance(head, torch.nn.Linear)
+        return head(hidden.to(head.weight.dtype))
 
     def length(self, row: int) -> int:
         """Return the number of cells of a row."""

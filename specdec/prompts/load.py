@@ -203,7 +203,7 @@ def _conversation(where: str, form: str, value: object) -> tuple[Message, ...]:
     if not isinstance(value, list):
         kind = "text or a list of messages" if form == "prompt" else "a list of messages"
         raise UserError(f"{where}: `{form}` must be {kind}, got {type(value).__name__}")
-    messages = [_message(where, item) for item in value]
+    messages = [read_message(where, item) for item in value]
     while messages and messages[-1].role != "user":
         messages.pop()
     if not messages:
@@ -211,7 +211,7 @@ def _conversation(where: str, form: str, value: object) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _message(where: str, item: Any) -> Message:
+def read_message(where: str, item: Any) -> Message:
     """Read one message; ShareGPT says `from` and `value`, human and gpt."""
     if not isinstance(item, dict):
         raise UserError(f"{where}: a message must be an object, got {type(item).__name__}")

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from specdec.core.errors import UserError
+from specdec.core.errors import UserError, require
 from specdec.core.protocols import TreePolicy
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.heads.medusa import MedusaHeads
+from specdec.lm.fingerprint import require_trained_on
 from specdec.lm.hf import HFCausalLM
 from specdec.proposer.growth import LogitSource, grow
 
@@ -32,6 +33,27 @@ class Medusa:
         self._heads = heads
         self._verifier = verifier
         self._tree = tree
+
+    @classmethod
+    def load(
+        cls, path: str | None, verifier: HFCausalLM, tree: TreePolicy, force: bool = False
+    ) -> "Medusa":
+        """Load what `train=medusa` saved.
+
+        Raises:
+            UserError: no heads at `path`, or heads that were trained on another verifier and no
+                `force`.
+        """
+        require(isinstance(path, str) and bool(path), "proposer.path", path, "a folder of heads")
+        assert path is not None
+        try:
+            heads = MedusaHeads.from_pretrained(path, strict=True)
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"proposer.path={path!r}: no Medusa heads ({reason})") from None
+        require_trained_on(verifier, heads.verifier, f"proposer.path={path!r}", force)
+        heads = heads.to(verifier.device, verifier.model.dtype).eval()
+        return cls(heads, verifier, tree)
 
     @property
     def draw(self) -> Draw:

@@ -19,7 +19,8 @@ from transformers import (
 
 from specdec.core.errors import UserError, require, require_int
 from specdec.training.blocks import Blocks
-from specdec.training.text import read_documents
+from specdec.training.objective import Batch
+from specdec.training.text import read_texts
 
 DEFAULT_CONTEXT = 2048
 END_OF_TEXT = "<|endoftext|>"
@@ -67,8 +68,8 @@ class LanguageModeling:
             hidden_size,
             f"a multiple of num_attention_heads={num_attention_heads}",
         )
-        documents = read_documents(data_path)
-        held_out = read_documents(held_out_path, "data.held_out_path")
+        documents = read_texts(data_path)
+        held_out = read_texts(held_out_path, "data.held_out_path")
         source = init_path or tokenizer_path
         self.tokenizer = (
             train_tokenizer(documents, vocab_size)
@@ -101,13 +102,19 @@ class LanguageModeling:
         fits = block_length <= context
         require(fits, "block_length", block_length, f"at most max_position_embeddings={context}")
 
-    def batch(self, first: int, count: int) -> Tensor:  # [count, block_length]
-        """Return the blocks numbered first ... first + count - 1."""
-        return self._blocks.take(first, count)
+    def preview(self) -> str:
+        """Return the beginning of the first block."""
+        return f"{self.tokenizer.decode(self._blocks.take(0, 1)[0, :64].tolist())} ..."
 
-    def loss(self, module: nn.Module, batch: Tensor) -> Tensor:
-        """Mean cross-entropy of the next token, in nats."""
-        return module(input_ids=batch, labels=batch, use_cache=False).loss
+    def batch(self, first: int, count: int) -> Batch:
+        """Return the blocks numbered first ... first + count - 1."""
+        return Batch.of(self._blocks.take(first, count))
+
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        """Sum of the cross-entropy of every next token, in nats."""
+        logits = module(input_ids=batch.token_ids, use_cache=False).logits[:, :-1]
+        targets = batch.token_ids[:, 1:].flatten()
+        return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets, reduction="sum")
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Return the held-out loss in nats per token and in bits per byte."""
@@ -118,7 +125,7 @@ class LanguageModeling:
             block = self._held_out[start : start + self._block_length].to(device)[None]
             if block.shape[1] < 2:
                 continue
-            total += float(self.loss(module, block)) * (block.shape[1] - 1)
+            total += float(self.loss(module, Batch.of(block)))
             num_tokens += block.shape[1] - 1
             scored += block[0, 1:].tolist()
         num_bytes = len(str(self.tokenizer.decode(scored, skip_special_tokens=True)).encode())

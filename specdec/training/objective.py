@@ -1,9 +1,33 @@
 """What a trainer trains: one protocol, so that heads and whole models share one loop."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one length, padded at the end."""
+
+    token_ids: Tensor  # [B, T] int64
+    counted: Tensor  # [B, T] bool: the tokens whose prediction the loss counts
+
+    @classmethod
+    def of(cls, token_ids: Tensor) -> "Batch":
+        """Count every token."""
+        return cls(token_ids, torch.ones_like(token_ids, dtype=torch.bool))
+
+    @property
+    def num_counted(self) -> Tensor:  # scalar int64
+        """The number of counted tokens; the first of a sample is never predicted."""
+        return self.counted[:, 1:].sum()
+
+    def to(self, device: torch.device) -> "Batch":
+        """Move to a device."""
+        return Batch(self.token_ids.to(device), self.counted.to(device))
 
 
 class Objective(Protocol):
@@ -15,12 +39,19 @@ class Objective(Protocol):
 
     module: nn.Module
 
-    def batch(self, first: int, count: int) -> Tensor:
+    def preview(self) -> str:
+        """Return the first sample as text, to be looked at before hours of training."""
+        ...
+
+    def batch(self, first: int, count: int) -> Batch:
         """Return the training samples numbered first ... first + count - 1."""
         ...
 
-    def loss(self, module: nn.Module, batch: Tensor) -> Tensor:
-        """Return the mean loss of a batch in nats per token (a scalar with a graph)."""
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        """Return the sum of the counted tokens' losses in nats (a scalar with a graph).
+
+        The trainer divides by their number, over all micro-batches and processes of a step.
+        """
         ...
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:

@@ -5,9 +5,22 @@ from typing import Any
 
 from specdec.core.errors import UserError
 from specdec.core.jsonl import read_jsonl, read_text
+from specdec.prompts import Message, read_message
+
+Document = str | tuple[Message, ...]  # plain text or a conversation
 
 
-def read_documents(path: str | Path, field: str = "data.path") -> list[str]:
+def read_texts(path: str | Path, field: str = "data.path") -> list[str]:
+    """Read every document as plain text; of a message, `role: content`."""
+    return [
+        document
+        if isinstance(document, str)
+        else "\n".join(f"{message.role}: {message.content}" for message in document)
+        for document in read_documents(path, field)
+    ]
+
+
+def read_documents(path: str | Path, field: str = "data.path") -> list[Document]:
     """Read every document of a file; a `.txt` file is one document.
 
     Raises:
@@ -20,7 +33,7 @@ def read_documents(path: str | Path, field: str = "data.path") -> list[str]:
     if path.suffix == ".jsonl":
         documents = [_document(path, number, row) for number, row in read_jsonl(path)]
     elif path.suffix == ".txt":
-        documents = [read_text(path)]
+        documents: list[Document] = [read_text(path)]
     else:
         raise UserError(f"{field}={str(path)!r}: expected a file ending in .txt or .jsonl")
     documents = [document for document in documents if document]
@@ -29,23 +42,10 @@ def read_documents(path: str | Path, field: str = "data.path") -> list[str]:
     return documents
 
 
-def _document(path: Path, number: int, row: dict[str, Any]) -> str:
+def _document(path: Path, number: int, row: dict[str, Any]) -> Document:
     if isinstance(row.get("text"), str):
         return row["text"]
     turns = row.get("messages") or row.get("conversations")  # a null counts as absent
     if isinstance(turns, list):
-        return "\n".join(_turn(path, number, turn) for turn in turns)
+        return tuple(read_message(f"{path}:{number}", turn) for turn in turns)
     raise UserError(f"{path}:{number}: expected a field `text`, `messages` or `conversations`")
-
-
-def _turn(path: Path, number: int, turn: Any) -> str:
-    """One message as `role: content`; ShareGPT says `from` and `value`."""
-    if not isinstance(turn, dict):
-        raise UserError(f"{path}:{number}: a message must be an object, got {turn!r}")
-    role = turn.get("role", turn.get("from"))
-    content = turn.get("content", turn.get("value"))
-    if not isinstance(role, str) or not isinstance(content, str):
-        raise UserError(
-            f"{path}:{number}: a message needs `role` and `content` (or `from`, `value`)"
-        )
-    return f"{role}: {content}"

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import get_scheduler
 from specdec.core.errors import UserError, require, require_int, require_number
 from specdec.training.checkpoints import Checkpoints
 from specdec.training.metrics_log import MetricsLog
-from specdec.training.objective import Objective
+from specdec.training.objective import Batch, Objective
 
 SCHEDULERS = ("cosine", "linear", "constant_with_warmup")
 
@@ -168,27 +169,42 @@ class _Run:
     def advance(self) -> None:
         """Take one optimizer step on this process's share of the step's samples."""
         accelerator, options = self.accelerator, self.options
-        per_step = options.batch_size * accelerator.num_processes * options.accumulation
-        for micro in range(options.accumulation):
-            shard = micro * accelerator.num_processes + accelerator.process_index
-            first = self.step * per_step + shard * options.batch_size
-            batch = self.objective.batch(first, options.batch_size).to(accelerator.device)
+        batches = [self._batch(micro) for micro in range(options.accumulation)]
+        count = self._count(batches)
+        step_loss = torch.zeros((), device=accelerator.device)
+        for batch in batches:
             with accelerator.accumulate(self.module), accelerator.autocast():
-                loss = self.objective.loss(self.module, batch)
-                accelerator.backward(loss)
+                loss = self.objective.loss(self.module, batch) / count
+                step_loss += loss.detach()
+                # accelerate averages over micro-batches and processes; this is a sum over both.
+                accelerator.backward(loss * options.accumulation * accelerator.num_processes)
                 if accelerator.sync_gradients:
                     self._gradient_norm = accelerator.clip_grad_norm_(
                         self.module.parameters(), options.max_grad_norm or math.inf
                     )
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            self._losses.add(loss.detach())
-            self._num_tokens += batch.numel() * accelerator.num_processes
+            self._num_tokens += batch.token_ids.numel() * accelerator.num_processes
+        self._losses.add(step_loss)
         self.scheduler.step()
         self.step += 1
 
+    def _batch(self, micro: int) -> Batch:
+        """Return this process's samples of one micro-batch of the step."""
+        options, processes = self.options, self.accelerator.num_processes
+        shard = (self.step * options.accumulation + micro) * processes
+        first = (shard + self.accelerator.process_index) * options.batch_size
+        return self.objective.batch(first, options.batch_size).to(self.accelerator.device)
+
+    def _count(self, batches: Sequence[Batch]) -> Tensor:
+        """Count the tokens of a step, over all micro-batches and processes."""
+        count = torch.stack([batch.num_counted for batch in batches]).sum()
+        total = self.accelerator.reduce(count, "sum")
+        assert isinstance(total, Tensor)
+        return total.clamp(min=1)
+
     def log_loss(self) -> float:
-        """Log the mean loss since the last time, over micro-batches and processes."""
+        """Log the mean loss per counted token of the steps since the last time."""
         loss = self._mean_loss()
         self._log.write(
             self.step,
@@ -202,7 +218,7 @@ class _Run:
 
     def _mean_loss(self) -> float:
         """Raise a UserError where the loss is no number, so that no such state is saved."""
-        mean = self.accelerator.reduce(self._losses.mean(), "mean")
+        mean = self.accelerator.reduce(self._losses.mean(), "sum")  # each has its tokens' share
         assert isinstance(mean, Tensor)
         self._require_finite("loss", float(mean))
         return float(mean)
@@ -239,13 +255,13 @@ class _Run:
 
 
 class Losses:
-    """The losses since the last logged step; saved with a checkpoint, so that logs agree too."""
+    """Each step's loss since the last log; saved with a checkpoint, so that logs agree too."""
 
     def __init__(self) -> None:
         self.values: list[Tensor] = []
 
     def add(self, loss: Tensor) -> None:
-        """Note one micro-batch, without waiting for the device."""
+        """Note one step, without waiting for the device."""
         self.values.append(loss)
 
     def mean(self) -> Tensor:

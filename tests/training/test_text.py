@@ -7,7 +7,7 @@ import pytest
 
 from specdec.core.errors import UserError
 from specdec.training.lm import END_OF_TEXT, train_tokenizer
-from specdec.training.text import read_documents
+from specdec.training.text import read_texts
 
 
 def write_rows(folder: Path, *rows: object) -> Path:
@@ -18,7 +18,7 @@ def write_rows(folder: Path, *rows: object) -> Path:
 
 def complaint(path: Path) -> str:
     with pytest.raises(UserError) as caught:
-        read_documents(path)
+        read_texts(path)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -27,12 +27,12 @@ def complaint(path: Path) -> str:
 def test_a_text_file_is_one_document(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("one\n\ntwo\n", encoding="utf-8")
-    assert read_documents(str(path)) == ["one\n\ntwo\n"]
+    assert read_texts(str(path)) == ["one\n\ntwo\n"]
 
 
 def test_each_row_is_a_document(tmp_path: Path) -> None:
     rows = [{"text": " one\n"}, {"text": ""}, {"text": "\u4e8c", "id": 7}]
-    assert read_documents(write_rows(tmp_path, *rows)) == [" one\n", "\u4e8c"]
+    assert read_texts(write_rows(tmp_path, *rows)) == [" one\n", "\u4e8c"]
 
 
 @pytest.mark.parametrize(
@@ -41,16 +41,14 @@ def test_each_row_is_a_document(tmp_path: Path) -> None:
 )
 def test_conversations_become_text(tmp_path: Path, field: str, role: str, content: str) -> None:
     turns = [{role: "user", content: "Why?"}, {role: "assistant", content: "Because."}]
-    assert read_documents(write_rows(tmp_path, {field: turns})) == [
-        "user: Why?\nassistant: Because."
-    ]
+    assert read_texts(write_rows(tmp_path, {field: turns})) == ["user: Why?\nassistant: Because."]
 
 
 def test_a_field_may_be_null(tmp_path: Path) -> None:
     """Exports fill up the columns that a row does not have."""
     turns = [{"from": "human", "value": "Why?"}]
     row = {"text": None, "messages": None, "conversations": turns}
-    assert read_documents(write_rows(tmp_path, row)) == ["human: Why?"]
+    assert read_texts(write_rows(tmp_path, row)) == ["user: Why?"]
 
 
 @pytest.mark.parametrize(

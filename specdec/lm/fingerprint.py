@@ -1,0 +1,67 @@
+"""Tell one model from another: heads trained on one are worth nothing on another."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from specdec.core.errors import UserError
+from specdec.lm.hf import HFCausalLM
+
+# Where a model lies and how it is run, as opposed to what it is.
+DIGESTS = ("config", "tokenizer", "weights")
+INCIDENTAL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+
+
+def fingerprint(lm: HFCausalLM) -> dict[str, str]:
+    """Return the model's path and dtype, and digests of configuration, tokenizer and weights."""
+    config = lm.model.config.to_dict()
+    assert lm.tokenizer is not None
+    return {
+        "path": str(lm.model.config._name_or_path),
+        "dtype": str(lm.model.dtype).removeprefix("torch."),
+        "config": _digest({name: config[name] for name in config if name not in INCIDENTAL}),
+        "tokenizer": _digest(lm.tokenizer.get_vocab()),
+        "weights": _probe(lm),
+    }
+
+
+def require_trained_on(
+    lm: HFCausalLM, theirs: Mapping[str, str] | None, where: str, force: bool
+) -> None:
+    """Refuse heads of another model, wherever either lies and whatever its dtype.
+
+    Raises:
+        UserError: configuration, tokenizer or weights differ, and `force` is off.
+    """
+    if force:
+        return
+    ours = fingerprint(lm)
+    known = theirs or {}
+    differing = [name for name in DIGESTS if ours[name] != known.get(name)]
+    if differing:
+        raise UserError(
+            f"{where}: trained on another verifier, {known.get('path')!r} ({', '.join(differing)}"
+            " differ); set proposer.force=true to use it all the same"
+        )
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _probe(lm: HFCausalLM) -> str:
+    """A digest of a few weights, rounded to bf16 so that it is the same in every dtype."""
+    embedding = lm.model.get_input_embeddings().weight
+    assert isinstance(embedding, Tensor)
+    weights = [embedding, *_last_vectors(lm)]
+    pieces = [weight.detach().flatten()[:4096].bfloat16().float().cpu() for weight in weights]
+    return hashlib.sha256(torch.cat(pieces).numpy().tobytes()).hexdigest()[:16]
+
+
+def _last_vectors(lm: HFCausalLM) -> Sequence[Tensor]:
+    """Norm gains and the like: small, and different in every training run."""
+    return [weight for weight in lm.model.parameters() if weight.ndim == 1][-4:]

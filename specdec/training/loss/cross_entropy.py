@@ -1,0 +1,15 @@
+"""Cross-entropy with the text: the loss of Medusa-1."""
+
+from torch import Tensor, nn
+
+
+class CrossEntropy:
+    """-log q(x) of the token that the text goes on with (Cai et al. 2024, eq. 1)."""
+
+    uses_verifier = False
+
+    def __call__(
+        self, logits: Tensor, target_ids: Tensor, verifier_logits: Tensor | None
+    ) -> Tensor:  # [n, V], [n], [n, V] -> [n] nats
+        """Score each token."""
+        return nn.functional.cross_entropy(logits, target_ids, reduction="none")

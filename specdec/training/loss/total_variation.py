@@ -1,0 +1,20 @@
+"""Total variation distance to the verifier's distribution: the chance of a rejection."""
+
+from torch import Tensor
+
+
+class TotalVariation:
+    """1 - sum_v min(p, q): one draw from q is rejected so often (Leviathan et al. 2023, th. 3.5).
+
+    Its gradient vanishes where p and q hardly overlap; `loss=lk` mends that.
+    """
+
+    uses_verifier = True
+
+    def __call__(
+        self, logits: Tensor, target_ids: Tensor, verifier_logits: Tensor | None
+    ) -> Tensor:  # [n, V], [n], [n, V] -> [n] in [0, 1]
+        """Score each token."""
+        assert verifier_logits is not None
+        p, q = verifier_logits.softmax(dim=-1), logits.softmax(dim=-1)
+        return 1 - p.minimum(q).sum(dim=-1)

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from specdec.core.errors import require_number
 from specdec.core.protocols import CausalLM, TreePolicy
-from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
-from specdec.proposer.growth import LogitSource, TreeShape, grow
+from specdec.proposer.growth import LogitSource, TreeShape, grow, propose_where
 
 
 class DraftModel:
@@ -57,16 +56,9 @@ class DraftModel:
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
         """Grow one tree per request, all of them level by level in one batch."""
-        drafting = [c for c in contexts if c.max_depth > 0 and self._fits(c)]
-        proposals = dict(zip(_rows(drafting), self._grow(drafting), strict=True))
-        return [
-            proposals.get(c.row) or Proposal(CandidateTree.chain(c.token_ids[-1], ()))
-            for c in contexts
-        ]
+        return propose_where(self._fits, contexts, self._grow)
 
     def _grow(self, contexts: Sequence[Context]) -> list[Proposal]:
-        if not contexts:
-            return []
         proposals = grow(self._tree, contexts, self._read(contexts), self._temperature)
         if not proposals[0].tree.is_chain:
             # Its cells are in no order that a path could be kept from; accepted tokens are read

@@ -1,6 +1,6 @@
 """Grow candidate trees level by level: what every proposer with a draft distribution shares."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,20 @@ from specdec.core.values import Context, Draw, Level, Proposal
 # Yields the logits [B, F, V] after the F nodes of the level above, first after the root alone, and
 # is sent the level that was chosen from them.
 LogitSource = Generator[Tensor, Level, None]
+
+
+def propose_where(
+    ready: Callable[[Context], bool],
+    contexts: Sequence[Context],
+    grown: Callable[[Sequence[Context]], list[Proposal]],
+) -> list[Proposal]:
+    """Grow trees for the requests that are ready and have tokens left; the others get none."""
+    able = [context for context in contexts if context.max_depth > 0 and ready(context)]
+    trees = zip(able, grown(able) if able else [], strict=True)
+    proposals = {context.row: proposal for context, proposal in trees}
+    return [
+        proposals.get(c.row) or Proposal(CandidateTree.chain(c.token_ids[-1], ())) for c in contexts
+    ]
 
 
 def grow(

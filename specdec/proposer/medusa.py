@@ -7,12 +7,11 @@ from torch import Tensor
 
 from specdec.core.errors import UserError, require
 from specdec.core.protocols import TreePolicy
-from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.heads.medusa import MedusaHeads
 from specdec.lm.fingerprint import require_trained_on
 from specdec.lm.hf import HFCausalLM
-from specdec.proposer.growth import LogitSource, grow
+from specdec.proposer.growth import LogitSource, grow, propose_where
 
 
 class Medusa:
@@ -73,14 +72,10 @@ class Medusa:
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
         """Read the hidden state below the last committed token of each request."""
-        # A prompt of one token has no such state yet.
-        ready = [c for c in contexts if c.max_depth > 0 and len(c.features["final"]) > 0]
-        grown = grow(self._tree, ready, self._read(ready)) if ready else []
-        proposals = {c.row: proposal for c, proposal in zip(ready, grown, strict=True)}
-        return [
-            proposals.get(c.row) or Proposal(CandidateTree.chain(c.token_ids[-1], ()))
-            for c in contexts
-        ]
+        return propose_where(_has_state, contexts, self._grow)
+
+    def _grow(self, contexts: Sequence[Context]) -> list[Proposal]:
+        return grow(self._tree, contexts, self._read(contexts))
 
     def _read(self, contexts: Sequence[Context]) -> LogitSource:
         """Compute all heads at once; each level below repeats its head's law for every node."""
@@ -92,3 +87,8 @@ class Medusa:
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         """Nothing is kept from step to step."""
+
+
+def _has_state(context: Context) -> bool:
+    """A prompt of one token has no hidden state yet."""
+    return len(context.features["final"]) > 0

@@ -20,7 +20,7 @@ from transformers import (
 from specdec.core.errors import UserError, require, require_int
 from specdec.training.blocks import Blocks
 from specdec.training.objective import Batch
-from specdec.training.text import read_texts
+from specdec.training.text import joined, read_texts
 
 DEFAULT_CONTEXT = 2048
 END_OF_TEXT = "<|endoftext|>"
@@ -76,8 +76,8 @@ class LanguageModeling:
             if source is None
             else load_tokenizer(source, "tokenizer_path" if init_path is None else "init_path")
         )
-        self._blocks = Blocks(_tokenize(self.tokenizer, documents), block_length, seed)
-        self._held_out = _tokenize(self.tokenizer, held_out)[:eval_tokens]
+        self._blocks = Blocks(joined(self.tokenizer, documents), block_length, seed)
+        self._held_out = joined(self.tokenizer, held_out)[:eval_tokens]
         self._block_length = block_length
         shape = LlamaConfig(
             vocab_size=len(self.tokenizer),
@@ -173,13 +173,3 @@ def _end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     require(isinstance(end, int), "tokenizer_path", tokenizer.name_or_path, "one with an EOS token")
     assert isinstance(end, int)
     return end
-
-
-def _tokenize(tokenizer: PreTrainedTokenizerBase, documents: list[str]) -> Tensor:
-    """All documents in one row, each ended by the end-of-text token."""  # [T] int64
-    end = _end_id(tokenizer)
-    token_ids: list[int] = []
-    for ids in tokenizer(documents, add_special_tokens=False)["input_ids"]:
-        token_ids += ids
-        token_ids.append(end)
-    return torch.tensor(token_ids)

@@ -11,7 +11,7 @@ from specdec.core.errors import UserError
 from specdec.prompts import Message
 from specdec.training.blocks import Blocks
 from specdec.training.objective import Batch
-from specdec.training.text import read_documents
+from specdec.training.text import joined, read_documents
 
 Sample = tuple[Tensor, Tensor]  # token ids [T] and which of them count [T]
 
@@ -44,7 +44,7 @@ class Samples:
         self.rows: list[Sample] = []
         self._blocks = None
         if texts:
-            self._blocks = Blocks(_joined(tokenizer, texts), max_length, seed)
+            self._blocks = Blocks(joined(tokenizer, texts), max_length, seed)
         for number, messages in enumerate(conversations, start=1):
             token_ids, counted = render(messages, tokenizer, f"{field}={path!r}: row {number}")
             if not any(counted[1:max_length]):
@@ -136,12 +136,3 @@ def _rendered(
     except (TemplateError, TypeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{where}: the chat template refuses it ({reason})") from None
-
-
-def _joined(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Tensor:  # [T] int64
-    """All texts in one row, each ended by the end-of-text token if there is one."""
-    ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    token_ids: list[int] = []
-    for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
-        token_ids += [*ids, *ends]
-    return torch.tensor(token_ids)

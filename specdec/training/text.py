@@ -3,6 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
 from specdec.core.errors import UserError
 from specdec.core.jsonl import read_jsonl, read_text
 from specdec.prompts import Message, read_message
@@ -49,3 +53,12 @@ def _document(path: Path, number: int, row: dict[str, Any]) -> Document:
     if isinstance(turns, list):
         return tuple(read_message(f"{path}:{number}", turn) for turn in turns)
     raise UserError(f"{path}:{number}: expected a field `text`, `messages` or `conversations`")
+
+
+def joined(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Tensor:  # [T] int64
+    """Tokenize all texts into one row, each ended by the end-of-text token if there is one."""
+    ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    token_ids: list[int] = []
+    for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
+        token_ids += [*ids, *ends]
+    return torch.tensor(token_ids)

@@ -15,7 +15,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.training.objective import Batch
 from specdec.training.samples import Samples
 
-LOGITS_AT_ONCE = 1 << 25  # of the vocabulary projection: 128 MiB in fp32, whatever K x T x V
+LOGITS_AT_ONCE = 1 << 23  # of a vocabulary projection: 32 MiB in fp32, whatever K x T x V
 
 
 class Loss(Protocol):

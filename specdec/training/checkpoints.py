@@ -1,13 +1,22 @@
 """Checkpoints of a training run: each whole or absent, the newest few kept."""
 
 import os
+import pickle
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from specdec.core.errors import UserError
+
+# What reading a truncated or overwritten file of torch, safetensors or pickle raises.
+DAMAGE = (
+    *(OSError, EOFError, KeyError, RuntimeError, ValueError),
+    *(pickle.UnpicklingError, SafetensorError),
+)
 
 
 class Checkpoints:
@@ -35,17 +44,31 @@ class Checkpoints:
             )
         if source is None or (source == "latest" and not saved):
             return 0
-        path = saved[-1] if source == "latest" else Path(source)
-        if not path.is_dir() or not is_checkpoint(path):
-            expected = "a folder step-N below `checkpoints`, or latest"
-            raise UserError(f"resume_from_checkpoint={source!r}: expected {expected}")
-        accelerator.load_state(str(path))
-        step = _step(path)
+        if source == "latest":
+            step = self._load_newest(accelerator, saved)
+        else:
+            path = Path(source)
+            if not path.is_dir() or not is_checkpoint(path):
+                expected = "a folder step-N below `checkpoints`, or latest"
+                raise UserError(f"resume_from_checkpoint={source!r}: expected {expected}")
+            reason = _load(accelerator, path)
+            if reason is not None:
+                raise UserError(f"resume_from_checkpoint={source!r}: damaged ({reason})")
+            step = _step(path)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             for abandoned in [other for other in saved if _step(other) > step]:
                 shutil.rmtree(abandoned)
         return step
+
+    def _load_newest(self, accelerator: Accelerator, saved: Sequence[Path]) -> int:
+        """Load the newest checkpoint that is not damaged."""
+        for path in reversed(saved):
+            reason = _load(accelerator, path)
+            if reason is None:
+                return _step(path)
+            accelerator.print(f"{path}: damaged ({reason}); trying the one before it")
+        raise UserError(f"{self.folder}: every checkpoint is damaged; remove them to start afresh")
 
     def save(self, accelerator: Accelerator, step: int) -> None:
         """Save under a temporary name, rename, and drop the oldest beyond the limit."""
@@ -60,6 +83,15 @@ class Checkpoints:
             for old in self.saved()[: -self._limit]:
                 shutil.rmtree(old)
         accelerator.wait_for_everyone()
+
+
+def _load(accelerator: Accelerator, path: Path) -> str | None:
+    """Load a checkpoint; returns what is wrong with it, if something is."""
+    try:
+        accelerator.load_state(str(path))
+    except DAMAGE as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return None
 
 
 def _step(path: Path) -> int:

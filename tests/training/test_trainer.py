@@ -218,6 +218,29 @@ def test_a_named_checkpoint_can_be_resumed_from(build, tmp_path: Path) -> None:
     assert_identical(weights(resumed), weights(undisturbed))
 
 
+@pytest.mark.parametrize("damage", ["truncated", "empty", "overwritten", "missing"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    build, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    undisturbed = build()
+    trainer().fit(undisturbed, tmp_path / "whole")
+    output = tmp_path / "out"
+    interrupt(build, output)
+    newest = output / "checkpoints" / checkpoints(output)[-1]
+    for file in [path for path in newest.iterdir() if path.suffix in (".safetensors", ".bin")]:
+        content = file.read_bytes()
+        if damage == "missing":
+            file.unlink()
+        else:
+            half = len(content) // 2
+            broken = {"truncated": content[:half], "empty": b"", "overwritten": b"x" * len(content)}
+            file.write_bytes(broken[damage])
+    resumed = build()
+    trainer(resume_from_checkpoint="latest").fit(resumed, output)
+    assert f"{newest}: damaged" in capsys.readouterr().out
+    assert_identical(weights(resumed), weights(undisturbed))
+
+
 def test_an_abandoned_way_is_never_taken_up_again(build, tmp_path: Path) -> None:
     """Back to an older checkpoint: `latest` must not find what was trained beyond it."""
     output = tmp_path / "out"

@@ -71,7 +71,9 @@ def test_lk_blends_by_the_overlap(eta: float) -> None:
     torch.testing.assert_close(gradient(LK(eta), LOGITS), pull, msg="lambda was differentiated")
 
 
-@pytest.mark.parametrize("loss", [KL(), TotalVariation(), LK(), LK(None)], ids=repr)
+@pytest.mark.parametrize(
+    "loss", [KL(), TotalVariation(), LK(), LK(None)], ids=["kl", "tv", "lk", "log_overlap"]
+)
 def test_nothing_is_lost_where_draft_and_verifier_agree(loss) -> None:
     torch.testing.assert_close(
         loss(VERIFIER, TARGETS, VERIFIER), torch.zeros(N, dtype=torch.float64), atol=1e-12, rtol=0

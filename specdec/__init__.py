@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from specdec.metrics import summarize as summarize
     from specdec.prompts import load_prompts as load_prompts
     from specdec.proposer.draft_model import DraftModel as DraftModel
+    from specdec.proposer.medusa import Medusa as Medusa
     from specdec.proposer.ngram import NGram as NGram
     from specdec.proposer.none import NoProposer as NoProposer
     from specdec.proposer.recorded import Recorded as Recorded
     from specdec.tree.chain import Chain as Chain
+    from specdec.tree.sparse import Sparse as Sparse
     from specdec.verification.rejection import Rejection as Rejection
 
 # Imported when first used: torch takes seconds, and `--help` should not wait for it.
@@ -43,10 +45,12 @@ _HOMES = {
     "summarize": "specdec.metrics",
     "load_prompts": "specdec.prompts",
     "DraftModel": "specdec.proposer.draft_model",
+    "Medusa": "specdec.proposer.medusa",
     "NGram": "specdec.proposer.ngram",
     "NoProposer": "specdec.proposer.none",
     "Recorded": "specdec.proposer.recorded",
     "Chain": "specdec.tree.chain",
+    "Sparse": "specdec.tree.sparse",
     "Rejection": "specdec.verification.rejection",
 }
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,10 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import EXPECTED, load
 
 
-def complaint(path: object, **options: object) -> str:
+def complaint(path: Any, **options: Any) -> str:
     """Return the one line with which a load is refused."""
     with pytest.raises(UserError) as caught:
-        load(path, **options)  # type: ignore[arg-type]
+        load(path, **options)
     message = str(caught.value)
     assert "\n" not in message, f"more than one line:\n{message}"
     return message

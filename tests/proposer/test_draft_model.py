@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -301,7 +302,7 @@ def test_a_token_that_the_draft_lacks_is_no_reason_to_fail() -> None:
 
 
 @pytest.mark.parametrize("temperature", [-1.0, "1", float("nan"), True])
-def test_a_bad_temperature_is_named(temperature: object) -> None:
+def test_a_bad_temperature_is_named(temperature: Any) -> None:
     with pytest.raises(UserError) as caught:
-        DraftModel(table_lm(Q, V), Chain(GAMMA), temperature)  # type: ignore[arg-type]
+        DraftModel(table_lm(Q, V), Chain(GAMMA), temperature)
     assert str(caught.value) == f"proposer.temperature={temperature!r}: expected a number >= 0"

@@ -32,6 +32,7 @@ ENTRY_POINTS = ("compare", "decode", "train")
 NEEDED = {
     "proposer=recorded": ["proposer.path=recorded_run"],
     "proposer=medusa": ["proposer.path=heads", "tree=sparse"],
+    "proposer=chained": ["proposer.path=heads", "tree=sparse"],
 }
 SMALL = {  # options of `train=...` that make it small
     "lm": (
@@ -41,7 +42,8 @@ SMALL = {  # options of `train=...` that make it small
         "train.num_hidden_layers=1",
         "train.num_attention_heads=1",
     ),
-    "medusa": ("train.max_length=16", "train.num_heads=2"),
+    "medusa": ("data.max_length=16", "train.num_heads=2", "tree.gamma=2"),
+    "chained": ("data.max_length=16", "train.num_heads=2", "tree.gamma=2"),
 }
 
 
@@ -127,8 +129,8 @@ def test_the_other_constructors_are_spelt_out_too() -> None:
 def test_a_plug_in_decodes(cli, tiny, group: str, stem: str) -> None:
     """Composes, instantiates and runs, at the least with proposals from a draft model."""
     choice = f"{group}={stem}"
-    if choice == "proposer=medusa":
-        train_heads(cli, tiny)
+    if choice in ("proposer=medusa", "proposer=chained"):
+        train_heads(cli, tiny, stem)
     options = ["max_new_tokens=4", "prompts.limit=1"]
     assert cli("decode", *tiny.options("recorded_run", *options)).status == 0
     chosen = [choice] if group == "proposer" else ["proposer=draft_model", choice]
@@ -145,8 +147,8 @@ def train(cli, tiny, stem: str, *options: str):
     return cli("train", *given, *data, *options)
 
 
-def train_heads(cli, tiny) -> None:
-    ended = train(cli, tiny, "medusa", "train.num_heads=4", "output=heads")
+def train_heads(cli, tiny, stem: str) -> None:
+    ended = train(cli, tiny, stem, "train.num_heads=4", "output=heads")
     assert ended.status == 0, ended.err
 
 

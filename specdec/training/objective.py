@@ -1,6 +1,7 @@
 """What a trainer trains: one protocol, so that heads and whole models share one loop."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,7 @@ class Batch:
 
     token_ids: Tensor  # [B, T] int64
     counted: Tensor  # [B, T] bool: the tokens whose prediction the loss counts
+    places: tuple[int, ...] = ()  # [B]: where the samples stand in their file, if it has places
 
     @classmethod
     def of(cls, token_ids: Tensor) -> "Batch":
@@ -25,9 +27,28 @@ class Batch:
         """The number of counted tokens; the first of a sample is never predicted."""
         return self.counted[:, 1:].sum()
 
+    def rows(self) -> Iterator["Batch"]:
+        """Yield one sample after the other."""
+        for row in range(len(self.token_ids)):
+            one = slice(row, row + 1)
+            yield Batch(self.token_ids[one], self.counted[one], self.places[one])
+
     def to(self, device: torch.device) -> "Batch":
         """Move to a device."""
-        return Batch(self.token_ids.to(device), self.counted.to(device))
+        return replace(self, token_ids=self.token_ids.to(device), counted=self.counted.to(device))
+
+
+class Loss(Protocol):
+    """A loss of one token's distribution."""
+
+    @property
+    def uses_verifier(self) -> bool:
+        """Whether it wants the verifier's distribution."""
+        ...
+
+    def __call__(self, logits: Tensor, target_ids: Tensor, log_p: Tensor | None) -> Tensor:
+        """Score n tokens: logits [n, V] against target ids [n] or the verifier's log_p [n, V]."""
+        ...
 
 
 class Objective(Protocol):

@@ -9,9 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from specdec.core.errors import UserError
 from specdec.prompts import Message
-from specdec.training.blocks import Blocks
 from specdec.training.objective import Batch
-from specdec.training.text import joined, read_documents
+from specdec.training.text import Written, joined, read_documents
 
 Sample = tuple[Tensor, Tensor]  # token ids [T] and which of them count [T]
 
@@ -20,11 +19,12 @@ class Samples:
     """Batches of a data file, in an order that a seed fixes.
 
     Plain text is cut into blocks that count whole. Of a conversation only what the assistant says
-    counts; each one is a sample, cut at `max_length` tokens.
+    counts; each one is a sample, cut at `max_length` tokens. So is text that the verifier wrote
+    (`distill`), of which the prompt does not count.
 
     Raises:
-        UserError: the file is no training text, holds both kinds, or a conversation that cannot be
-            rendered or has no turn of the assistant within `max_length` tokens.
+        UserError: the file is no training text, holds several kinds, or has a row that cannot be
+            rendered or of which nothing counts within `max_length` tokens.
     """
 
     def __init__(
@@ -36,45 +36,66 @@ class Samples:
         field: str = "data.path",
     ):
         documents = read_documents(path, field)
-        texts = [document for document in documents if isinstance(document, str)]
-        conversations = [document for document in documents if not isinstance(document, str)]
-        if texts and conversations:
-            raise UserError(f"{field}={path!r}: holds plain text and conversations; expected one")
+        if len({type(document) for document in documents}) > 1:
+            kinds = "plain text, conversations and written tokens"
+            raise UserError(f"{field}={path!r}: holds several of {kinds}; expected one")
         self.tokenizer = tokenizer
-        self.rows: list[Sample] = []
-        self._blocks = None
-        if texts:
-            self._blocks = Blocks(joined(tokenizer, texts), max_length, seed)
-        for number, messages in enumerate(conversations, start=1):
-            token_ids, counted = render(messages, tokenizer, f"{field}={path!r}: row {number}")
-            if not any(counted[1:max_length]):
-                where = f"{field}={path!r}: conversation {number}"
-                raise UserError(f"{where}: no assistant's turn within {max_length} tokens")
-            ids = torch.tensor(token_ids[:max_length])
-            self.rows.append((ids, torch.tensor(counted[:max_length])))
+        self.num_cut = 0  # samples that were longer
+        self._max_length = max_length
         self._seed = seed
+        self._epoch, self._order = -1, list[int]()
+        self.rows: list[Sample] = []
+        texts = [document for document in documents if isinstance(document, str)]
+        if texts:
+            self.rows = self._blocks(joined(tokenizer, texts), f"{field}={path!r}")
+        for number, document in enumerate(documents, start=1):
+            where = f"{field}={path!r}: row {number}"
+            if isinstance(document, Written):
+                self.rows.append(self._sample(*self._written(document, where), where))
+            elif not isinstance(document, str):
+                self.rows.append(self._sample(*render(document, tokenizer, where), where))
+
+    def _blocks(self, token_ids: Tensor, where: str) -> list[Sample]:
+        blocks = [ids for ids in token_ids.split(self._max_length) if len(ids) > 2]
+        if not blocks:
+            raise UserError(f"{where}: {len(token_ids)} tokens are too few to learn from")
+        return [(ids, torch.ones_like(ids, dtype=torch.bool)) for ids in blocks]
+
+    def _written(self, document: Written, where: str) -> tuple[list[int], list[bool]]:
+        token_ids, asked = list(document.token_ids), document.num_prompt_tokens
+        if not all(0 <= token < len(self.tokenizer) for token in token_ids):
+            raise UserError(f"{where}: token ids of another tokenizer")
+        return token_ids, [index >= asked for index in range(len(token_ids))]
+
+    def _sample(self, token_ids: list[int], counted: list[bool], where: str) -> Sample:
+        length = self._max_length
+        self.num_cut += len(token_ids) > length
+        if not any(counted[1:length]):
+            raise UserError(f"{where}: no assistant's turn within {length} tokens")
+        return torch.tensor(token_ids[:length]), torch.tensor(counted[:length])
 
     def take(self, first: int, count: int) -> Batch:
         """Return the samples numbered first ... first + count - 1, counted over all epochs."""
-        if self._blocks is not None:
-            return Batch.of(self._blocks.take(first, count))
-        return padded([self._row(index) for index in range(first, first + count)])
+        return self.batch([self._place(number) for number in range(first, first + count)])
+
+    def batch(self, places: Sequence[int]) -> Batch:
+        """Return the samples at some places of the file."""
+        return padded([self.rows[place] for place in places], places)
 
     def first(self, count: int) -> Batch:
         """Return the first samples of the first epoch, or all of it."""
-        available = len(self.rows) if self._blocks is None else self._blocks.per_epoch
-        return self.take(0, min(count, available))
+        return self.take(0, min(count, len(self.rows)))
 
-    def _row(self, index: int) -> Sample:
-        epoch, position = divmod(index, len(self.rows))
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.rows), generator=generator)
-        return self.rows[int(order[position])]
+    def _place(self, number: int) -> int:
+        epoch, position = divmod(number, len(self.rows))
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+            self._order = torch.randperm(len(self.rows), generator=generator).tolist()
+            self._epoch = epoch
+        return self._order[position]
 
     def preview(self) -> str:
-        """Show the first sample; what does not count stands in grey brackets."""
-        if self._blocks is not None:
-            return f"{self.tokenizer.decode(self._blocks.take(0, 1)[0][:64].tolist())} ..."
+        """Show the first sample; what does not count stands in [[brackets]]."""
         shown: list[str] = []
         token_ids, counted = self.rows[0]
         start = 0
@@ -83,15 +104,17 @@ class Samples:
                 piece = str(self.tokenizer.decode(token_ids[start:end].tolist()))
                 shown.append(piece if counted[start] else f"[[{piece}]]")
                 start = end
-        return "".join(shown)
+        cut = f"\n({self.num_cut} of {len(self.rows)} samples are cut at {self._max_length} tokens)"
+        return "".join(shown) + (cut if self.num_cut else "")
 
 
-def padded(rows: Sequence[Sample]) -> Batch:
+def padded(rows: Sequence[Sample], places: Sequence[int] = ()) -> Batch:
     """Stack samples of unlike lengths; padding does not count."""
     token_ids, counted = zip(*rows, strict=True)
     return Batch(
         torch.nn.utils.rnn.pad_sequence(list(token_ids), batch_first=True),
         torch.nn.utils.rnn.pad_sequence(list(counted), batch_first=True),
+        tuple(places),
     )
 
 

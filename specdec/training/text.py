@@ -1,5 +1,6 @@
-"""Training text: `.txt`, or JSONL rows with `text`, `messages` or `conversations`."""
+"""Training text: `.txt`, or JSONL rows with `text`, `messages`, `conversations` or `token_ids`."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,31 @@ from specdec.core.errors import UserError
 from specdec.core.jsonl import read_jsonl, read_text
 from specdec.prompts import Message, read_message
 
-Document = str | tuple[Message, ...]  # plain text or a conversation
+
+@dataclass(frozen=True)
+class Written:
+    """What the verifier wrote after a prompt, token for token."""
+
+    token_ids: tuple[int, ...]  # the prompt's first
+    num_prompt_tokens: int
+
+
+Document = str | tuple[Message, ...] | Written  # plain text, a conversation, or written tokens
 
 
 def read_texts(path: str | Path, field: str = "data.path") -> list[str]:
     """Read every document as plain text; of a message, `role: content`."""
     return [
-        document
-        if isinstance(document, str)
-        else "\n".join(f"{message.role}: {message.content}" for message in document)
-        for document in read_documents(path, field)
+        _as_text(document, f"{field}={str(path)!r}") for document in read_documents(path, field)
     ]
+
+
+def _as_text(document: Document, where: str) -> str:
+    if isinstance(document, str):
+        return document
+    if isinstance(document, Written):
+        raise UserError(f"{where}: holds token ids; expected text")
+    return "\n".join(f"{message.role}: {message.content}" for message in document)
 
 
 def read_documents(path: str | Path, field: str = "data.path") -> list[Document]:
@@ -52,6 +67,8 @@ def _document(path: Path, number: int, row: dict[str, Any]) -> Document:
     turns = row.get("messages") or row.get("conversations")  # a null counts as absent
     if isinstance(turns, list):
         return tuple(read_message(f"{path}:{number}", turn) for turn in turns)
+    if isinstance(row.get("token_ids"), list) and isinstance(row.get("num_prompt_tokens"), int):
+        return Written(tuple(row["token_ids"]), row["num_prompt_tokens"])
     raise UserError(f"{path}:{number}: expected a field `text`, `messages` or `conversations`")
 
 

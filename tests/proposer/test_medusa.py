@@ -14,6 +14,7 @@ from specdec.core.values import Context, Proposal
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
+from specdec.heads.base import Unembed
 from specdec.heads.medusa import MedusaHeads
 from specdec.lm.hf import HFCausalLM
 from specdec.proposer.medusa import Medusa
@@ -37,6 +38,11 @@ def random_heads(model: torch.nn.Module, seed: int = 0) -> MedusaHeads:
     return heads
 
 
+def laws_of(heads: MedusaHeads, hidden: torch.Tensor, unembed: Unembed) -> torch.Tensor:  # [K, V]
+    states = heads.states(hidden, torch.zeros(K, 0))
+    return torch.stack([heads.logits(i, state, unembed) for i, state in enumerate(states)])
+
+
 class Checked(Medusa):
     """Compares each proposal with heads on states that the stock model computes afresh."""
 
@@ -50,9 +56,9 @@ class Checked(Medusa):
         return proposals
 
     def compare(self, one: Context, tree: CandidateTree) -> None:
-        model = self._verifier.model
+        model = self.verifier.model
         states = model.base_model(torch.tensor([list(one.token_ids[:-1])])).last_hidden_state
-        laws = self._heads(states[0, -1], model.get_output_embeddings())  # [K, V]
+        laws = laws_of(self.heads, states[0, -1], model.get_output_embeddings())
         paths = [path for path in PATHS if len(path) <= one.max_depth]
         for path in paths:
             tokens = [int(law.topk(9).indices[rank]) for law, rank in zip(laws, path, strict=False)]
@@ -99,7 +105,8 @@ def test_sampled_chains_carry_the_heads_laws() -> None:
                 if proposal.draft_probs is None:
                     assert one.max_depth == 0
                     continue
-                laws = heads(one.features["final"][-1], lm.unembed)[: len(proposal.draft_probs)]
+                laws = laws_of(heads, one.features["final"][-1], lm.unembed)
+                laws = laws[: len(proposal.draft_probs)]
                 torch.testing.assert_close(proposal.draft_probs, sampling.warp(laws))
                 path = tuple(range(1, 1 + proposal.tree.num_draft_tokens))
                 assert is_path(proposal.tree, path)

@@ -18,7 +18,7 @@ def rows(seed: int) -> Tensor:
     return 2 * torch.randn(N, V, generator=generator, dtype=torch.float64)
 
 
-LOGITS, VERIFIER = rows(1), rows(2)
+LOGITS, VERIFIER = rows(1), rows(2).log_softmax(-1)
 TARGETS = torch.arange(N) % V
 
 

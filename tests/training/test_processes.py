@@ -17,7 +17,7 @@ def launch(num_processes: int, output: Path, tiny, batch_size: int) -> list[floa
     options = [
         *("train=medusa", f"verifier.path={tiny.verifier}", f"data.path={tiny.text}"),
         *(f"data.held_out_path={tiny.text}", f"output={output}", "max_steps=4"),
-        *("train.max_length=16", "trainer.logging_steps=1", "trainer.warmup_steps=1"),
+        *("data.max_length=16", "trainer.logging_steps=1", "trainer.warmup_steps=1"),
         f"trainer.per_device_train_batch_size={batch_size}",
     ]
     program = [sys.executable, *launcher, "-m", "specdec.experiments.train", *options]

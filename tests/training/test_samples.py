@@ -80,8 +80,8 @@ def test_the_preview_shows_the_mask(tmp_path: Path) -> None:
     [
         (None, [{"messages": SHORT}], "no chat template"),
         (FORGETFUL, [{"messages": TALK}], "rewrites earlier turns"),
-        (CHATML, [{"messages": SHORT}, {"messages": SHORT[:1]}], "conversation 2: no assistant"),
-        (CHATML, [{"messages": SHORT}, {"text": "plain"}], "plain text and conversations"),
+        (CHATML, [{"messages": SHORT}, {"messages": SHORT[:1]}], "row 2: no assistant"),
+        (CHATML, [{"messages": SHORT}, {"text": "plain"}], "plain text, conversations"),
         ("{{ raise_exception('no') }}", [{"messages": SHORT}], "refuses it (no)"),
     ],
 )

@@ -8,8 +8,6 @@ class CrossEntropy:
 
     uses_verifier = False
 
-    def __call__(
-        self, logits: Tensor, target_ids: Tensor, verifier_logits: Tensor | None
-    ) -> Tensor:  # [n, V], [n], [n, V] -> [n] nats
-        """Score each token."""
+    def __call__(self, logits: Tensor, target_ids: Tensor, log_p: Tensor | None) -> Tensor:
+        """Score each token: [n, V], [n], [n, V] -> [n] nats."""
         return nn.functional.cross_entropy(logits, target_ids, reduction="none")

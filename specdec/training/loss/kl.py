@@ -12,10 +12,8 @@ class KL:
 
     uses_verifier = True
 
-    def __call__(
-        self, logits: Tensor, target_ids: Tensor, verifier_logits: Tensor | None
-    ) -> Tensor:  # [n, V], [n], [n, V] -> [n] nats
-        """Score each token."""
-        assert verifier_logits is not None
-        log_p = verifier_logits.log_softmax(dim=-1)
-        return (log_p.exp() * (log_p - logits.log_softmax(dim=-1))).sum(dim=-1)
+    def __call__(self, logits: Tensor, target_ids: Tensor, log_p: Tensor | None) -> Tensor:
+        """Score each token: [n, V], [n], [n, V] -> [n] nats."""
+        assert log_p is not None
+        # sum p (log p - log q), with log q = logits - logsumexp: two passes fewer over V.
+        return (log_p.exp() * (log_p - logits)).sum(dim=-1) + logits.logsumexp(dim=-1)

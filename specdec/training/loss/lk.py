@@ -22,12 +22,10 @@ class LK:
             require_number("loss.eta", eta, 0.0)
         self._eta = eta
 
-    def __call__(
-        self, logits: Tensor, target_ids: Tensor, verifier_logits: Tensor | None
-    ) -> Tensor:  # [n, V], [n], [n, V] -> [n]
-        """Score each token."""
-        distance = TotalVariation()(logits, target_ids, verifier_logits)
+    def __call__(self, logits: Tensor, target_ids: Tensor, log_p: Tensor | None) -> Tensor:
+        """Score each token: [n, V], [n], [n, V] -> [n]."""
+        distance = TotalVariation()(logits, target_ids, log_p)
         if self._eta is None:
             return -(1 - distance).clamp(min=1e-12).log()
         share = (-self._eta * (1 - distance.detach())).exp()
-        return share * KL()(logits, target_ids, verifier_logits) + (1 - share) * distance
+        return share * KL()(logits, target_ids, log_p) + (1 - share) * distance

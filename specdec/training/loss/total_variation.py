@@ -11,10 +11,8 @@ class TotalVariation:
 
     uses_verifier = True
 
-    def __call__(
-        self, logits: Tensor, target_ids: Tensor, verifier_logits: Tensor | None
-    ) -> Tensor:  # [n, V], [n], [n, V] -> [n] in [0, 1]
-        """Score each token."""
-        assert verifier_logits is not None
-        p, q = verifier_logits.softmax(dim=-1), logits.softmax(dim=-1)
+    def __call__(self, logits: Tensor, target_ids: Tensor, log_p: Tensor | None) -> Tensor:
+        """Score each token: [n, V], [n], [n, V] -> [n] in [0, 1]."""
+        assert log_p is not None
+        p, q = log_p.exp(), logits.softmax(dim=-1)
         return 1 - p.minimum(q).sum(dim=-1)

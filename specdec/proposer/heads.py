@@ -1,0 +1,146 @@
+"""Heads on the verifier's hidden states draft: what `medusa` and `chained` share."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from specdec.core.errors import UserError, require, require_number
+from specdec.core.protocols import TreePolicy
+from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
+from specdec.heads.base import Heads
+from specdec.lm.fingerprint import require_trained_on
+from specdec.lm.hf import HFCausalLM
+from specdec.lm.layer import CachedLayer
+from specdec.proposer.growth import LogitSource, grow, propose_where
+
+
+class HeadsProposer:
+    """Grow trees level by level, one head a level, from the state below the last committed token.
+
+    Head i speaks about the tokens i + 1 below the root. Sampled drafts (`tree=chain`) are drawn
+    like the verifier's text at `temperature`, by default the verifier's.
+
+    Raises:
+        UserError: the tree is deeper than there are heads.
+    """
+
+    layers: Sequence[Layer] = ("final",)
+    kind: ClassVar[type[Heads]]  # what a folder of heads is loaded as
+
+    def __init__(
+        self,
+        heads: Heads,
+        verifier: HFCausalLM,
+        tree: TreePolicy,
+        temperature: float | None = None,
+    ):
+        if temperature is not None:
+            require_number("proposer.temperature", temperature, 0.0)
+        if tree.max_depth > heads.num_heads:
+            raise UserError(f"tree: {tree.max_depth} levels, but there are {heads.num_heads} heads")
+        self.heads = heads
+        self.verifier = verifier
+        self._tree = tree
+        self._temperature = temperature
+        self._prefix = None if heads.prefix is None else CachedLayer(heads.prefix)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | None,
+        verifier: HFCausalLM,
+        tree: TreePolicy,
+        temperature: float | None = None,
+        force: bool = False,
+    ) -> Self:
+        """Load what training saved.
+
+        Raises:
+            UserError: no such heads at `path`, or heads that were trained on another verifier and
+                no `force`.
+        """
+        require(isinstance(path, str) and bool(path), "proposer.path", path, "a folder of heads")
+        assert path is not None
+        heads = load_heads(cls.kind, path)
+        require_trained_on(verifier, heads.verifier, f"proposer.path={path!r}", force)
+        heads = heads.to(verifier.device, verifier.model.dtype).eval()
+        return cls(heads, verifier, tree, temperature)
+
+    @property
+    def draw(self) -> Draw:
+        """Chosen by the tree."""
+        return self._tree.draw
+
+    @property
+    def max_depth(self) -> int:
+        """Chosen by the tree."""
+        return self._tree.max_depth
+
+    def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
+        """Empty the prefix layer's cache, if there is one."""
+        if self._prefix is not None:
+            self._prefix.open(num_rows, capacity)
+
+    def reset(self, contexts: Sequence[Context]) -> None:
+        """Empty the rows; the prompt's states come with the first `propose`."""
+        if self._prefix is not None:
+            for context in contexts:
+                self._prefix.reset(context.row)
+
+    def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
+        """Read the hidden state below the last committed token of each request."""
+        return propose_where(_has_state, contexts, self._grow)
+
+    def _grow(self, contexts: Sequence[Context]) -> list[Proposal]:
+        return grow(self._tree, contexts, self._read(contexts), self._temperature)
+
+    def _read(self, contexts: Sequence[Context]) -> LogitSource:
+        """Compute one head's laws after each of the F nodes of the level above it."""
+        heads = self.heads
+        state = hidden = self._hidden(contexts)[:, None]  # [B, 1, H]
+        roots = [[[context.token_ids[-1]]] for context in contexts]
+        path = torch.tensor(roots, device=hidden.device)  # [B, F, i + 1]: from the root down
+        embeddings = hidden[:, :, None]  # of the path, for heads that read it
+        num_nodes = 1
+        for head in range(heads.num_heads):
+            if heads.reads_tokens:
+                embeddings = self.verifier.embed(path).to(hidden.dtype)
+            state = heads.step(head, hidden, embeddings, state)
+            logits = heads.logits(head, state, self.verifier.unembed)
+            level = yield logits.expand(-1, num_nodes, -1)
+            num_nodes = len(level.parents)
+            if heads.reads_tokens:
+                above = list(level.parents)
+                path = torch.cat([path[:, above], level.token_ids[..., None]], dim=-1)
+                state = state[:, above]
+                hidden = hidden[:, :1].expand(-1, num_nodes, -1)
+
+    def _hidden(self, contexts: Sequence[Context]) -> Tensor:  # [B, H]
+        weight = next(self.heads.parameters())
+        states = [context.features["final"].to(weight.dtype) for context in contexts]
+        if self._prefix is None:
+            return torch.stack([state[-1] for state in states])
+        return self._prefix.append([context.row for context in contexts], states)
+
+    def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
+        """Nothing to take back: only true states were read."""
+
+
+def load_heads(kind: type[Heads], path: str) -> Heads:
+    """Load a folder that training saved; keys must agree both ways.
+
+    Raises:
+        UserError: it holds no heads of that kind.
+    """
+    try:
+        return kind.from_pretrained(path, strict=True)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"proposer.path={path!r}: no {kind.__name__} ({reason})") from None
+
+
+def _has_state(context: Context) -> bool:
+    """A prompt of one token has no hidden state yet."""
+    return len(context.features["final"]) > 0

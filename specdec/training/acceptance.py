@@ -1,0 +1,71 @@
+"""Measure what heads and drafts are trained for: block efficiency on held-out prompts."""
+
+import torch
+
+from specdec.core.errors import require_int
+from specdec.core.protocols import Proposer, TreePolicy
+from specdec.core.sampling import Sampling
+from specdec.decoding.decoder import SpeculativeDecoder
+from specdec.decoding.request import Request
+from specdec.decoding.stopping import Stopping
+from specdec.lm.hf import HFCausalLM
+from specdec.metrics.acceptance import block_efficiency
+from specdec.training.objective import Batch
+from specdec.verification.rejection import Rejection
+
+
+class Acceptance:
+    """Decode the beginnings of held-out samples, with the tree and sampling that are configured.
+
+    A conversation's beginning is all before its first counted token; a text's its first
+    `prompt_tokens` tokens.
+    """
+
+    def __init__(
+        self,
+        tree: TreePolicy,
+        sampling: Sampling,
+        num_prompts: int = 8,
+        prompt_tokens: int = 64,
+        max_new_tokens: int = 64,
+        seed: int = 0,
+    ):
+        for name, value in (
+            ("num_prompts", num_prompts),
+            ("prompt_tokens", prompt_tokens),
+            ("max_new_tokens", max_new_tokens),
+        ):
+            require_int(f"evaluation.{name}", value, 1)
+        self.tree = tree
+        self._sampling = sampling
+        self._num_prompts = num_prompts
+        self._prompt_tokens = prompt_tokens
+        self._max_new_tokens = max_new_tokens
+        self._seed = seed
+
+    def measure(self, verifier: HFCausalLM, proposer: Proposer, held_out: Batch) -> float:
+        """Return tau = emitted tokens / verifier calls over the prompts of `held_out`."""
+        requests = self._requests(held_out)
+        decoder = SpeculativeDecoder(
+            verifier,
+            proposer,
+            Rejection(),
+            self._sampling,
+            Stopping.of(verifier, self._max_new_tokens),
+            batch=len(requests),
+            seed=self._seed,
+        )
+        # As decoding runs it: in the models' own types.
+        with torch.autocast(verifier.device.type, enabled=False):
+            traces = decoder.decode(requests)
+        tau = block_efficiency(traces).value
+        assert tau is not None  # there is a prompt, so there is a step
+        return tau
+
+    def _requests(self, held_out: Batch) -> list[Request]:
+        requests: list[Request] = []
+        for row, counted in zip(held_out.token_ids, held_out.counted, strict=True):
+            first = int(counted.int().argmax())
+            length = first or min(self._prompt_tokens, len(row) // 2)
+            requests.append(Request(f"held-out {len(requests)}", row[:length].tolist()))
+        return requests[: self._num_prompts]

@@ -1,0 +1,137 @@
+"""The losses of all heads along a text, in one module, as wrappers for several processes want."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from specdec.heads.base import Heads
+from specdec.lm.hf import HFCausalLM
+from specdec.training.chunked import chunked_sum
+from specdec.training.objective import Loss
+
+LOGITS_AT_ONCE = 1 << 23  # of a vocabulary projection: 32 MiB in fp32, whatever K x T x V
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The n positions that some head is asked at, of the flattened text [B * T]."""
+
+    positions: Tensor  # [n]
+    following_ids: Tensor  # [n, K + 1]: the tokens at t + 1 ... t + 1 + K
+    wanted: Tensor  # [n, K] bool: whether head i's token t + 2 + i is there and counts
+
+    @classmethod
+    def of(cls, token_ids: Tensor, counted: Tensor, num_heads: int) -> "Asked":  # [B, T] each
+        """Find them."""
+        following = nn.functional.pad(token_ids, (0, num_heads + 1))[:, 1:]
+        ahead = nn.functional.pad(counted, (0, num_heads + 1))[:, 2:]
+        wanted = ahead.unfold(1, num_heads, 1).flatten(0, 1)
+        positions = wanted.any(dim=1).nonzero()[:, 0]
+        ids = following.unfold(1, num_heads + 1, 1).flatten(0, 1)
+        return cls(positions, ids[positions], wanted[positions])
+
+    def part(self, share: float) -> tuple["Asked", float]:
+        """Choose a run of positions at a random place, and what its loss is to be multiplied by.
+
+        Neighbours, because the verifier's distribution after t serves the heads of K positions.
+        """
+        count = max(1, round(share * len(self.positions)))
+        if count >= len(self.positions):
+            return self, 1.0
+        start = int(torch.randint(len(self.positions), ()))
+        run = (start + torch.arange(count, device=self.positions.device)) % len(self.positions)
+        chosen = Asked(self.positions[run], self.following_ids[run], self.wanted[run])
+        return chosen, len(self.positions) / count
+
+
+class HeadLosses(nn.Module):
+    """Heads and their loss. The loss of head i (from 0) weighs `decay^i`."""
+
+    def __init__(
+        self, heads: Heads, verifier: HFCausalLM, loss: Loss, decay: float, share: float = 1.0
+    ):
+        super().__init__()
+        self.heads = heads
+        self._verifier = verifier
+        self._loss = loss
+        self._decay = decay
+        self._share = share
+
+    def forward(self, hidden: Tensor, token_ids: Tensor, counted: Tensor) -> Tensor:
+        """Sum the losses: hidden [B, T, H], token ids and counted [B, T] -> scalar."""
+        asked = Asked.of(token_ids, counted, self.heads.num_heads)
+        asked, factor = asked.part(self._share)
+        states = self._states(hidden, asked)
+        weights = torch.tensor(
+            [factor * self._decay**head for head in range(len(states))], device=hidden.device
+        )
+        told = hidden.flatten(0, 1).detach()
+
+        def score(piece: slice, chunk: Sequence[Tensor]) -> Tensor:
+            wanted = asked.wanted[piece]
+            targets = asked.following_ids[piece, 1:]
+            laws = self._laws(told, asked.positions[piece], len(chunk))
+            losses = [
+                self._loss(self._logits(head, state), targets[:, head], next(laws))
+                for head, state in enumerate(chunk)
+            ]
+            return (torch.stack(losses, dim=1) * wanted * weights).sum()
+
+        return chunked_sum(score, states, self._trained(), self._chunk_size)
+
+    @property
+    def _chunk_size(self) -> int:
+        return max(1, LOGITS_AT_ONCE // self.heads.vocab_size)
+
+    def _trained(self) -> list[Tensor]:
+        """The vocabulary projections that gradients are wanted for."""
+        return [weight for weight in self.heads.vocabulary_heads.parameters()]
+
+    def _states(self, hidden: Tensor, asked: Asked) -> list[Tensor]:  # K times [n, H]
+        """Let the heads read the text as it goes on (teacher forcing)."""
+        prefix = self.heads.prefix
+        read = hidden if prefix is None else prefix(hidden)
+        states = read.flatten(0, 1)[asked.positions]
+        known = asked.following_ids[:, : self.heads.num_heads]
+        embeddings = states.new_empty(*known.shape, 0)  # for heads that read no tokens
+        if self.heads.reads_tokens:
+            embeddings = self._verifier.embed(known).to(states.dtype)
+        return self.heads.states(states, embeddings)
+
+    def _logits(self, head: int, state: Tensor) -> Tensor:  # [n, H] -> [n, V]
+        return self.heads.logits(head, state, self._verifier.unembed).float()
+
+    @torch.no_grad()
+    def _laws(self, told: Tensor, positions: Tensor, num_heads: int) -> Iterator[Tensor | None]:
+        """Yield for each head the verifier's log-probabilities [n, V] of the same token.
+
+        Head i's are those after position t + 1 + i: neighbours share them, so each position's are
+        computed once for all heads.
+        """
+        if not self._loss.uses_verifier:
+            yield from [None] * num_heads
+            return
+        ahead = positions[:, None] + torch.arange(1, num_heads + 1, device=positions.device)
+        # Behind the end no head is wanted; any law will do.
+        needed, place = ahead.clamp(max=len(told) - 1).unique(return_inverse=True)
+        log_p = self._verifier.unembed(told[needed]).float().log_softmax(dim=-1)
+        for head in range(num_heads):
+            yield log_p[place[:, head]]
+
+    @torch.no_grad()
+    def hits(self, hidden: Tensor, token_ids: Tensor, counted: Tensor) -> Tensor:  # [K, 3]
+        """Count per head: right at rank 1, right within rank 5, asked."""
+        asked = Asked.of(token_ids, counted, self.heads.num_heads)
+        states = self._states(hidden, asked)
+        size = self._chunk_size
+        hits = torch.zeros(len(states), 3, device=hidden.device)
+        for head, state in enumerate(states):
+            for start in range(0, len(state), size):
+                piece = slice(start, start + size)
+                wanted, targets = asked.wanted[piece, head], asked.following_ids[piece, head + 1]
+                best = self._logits(head, state[piece]).topk(5, dim=-1).indices
+                right = (best == targets[:, None]) & wanted[:, None]
+                hits[head] += torch.stack([right[:, 0].sum(), right.sum(), wanted.sum()])
+        return hits

@@ -1,0 +1,90 @@
+"""Train heads on a frozen verifier: what `medusa` and `chained` share."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from specdec.core.errors import require_number
+from specdec.heads.base import Heads
+from specdec.lm.hf import HFCausalLM
+from specdec.proposer.heads import HeadsProposer
+from specdec.training.acceptance import Acceptance
+from specdec.training.head_losses import HeadLosses
+from specdec.training.objective import Batch, Loss
+from specdec.training.states import VerifierStates
+
+
+class HeadTraining:
+    """K heads on the verifier's last hidden states; only the heads are trained and saved.
+
+    `share` is the part of each batch's positions whose loss is computed: a run at a random place,
+    scaled so that the expected gradient is the same.
+
+    Raises:
+        UserError: the tree that acceptance is measured with is deeper than there are heads.
+    """
+
+    proposer: ClassVar[type[HeadsProposer]]  # who decodes with the heads
+
+    def __init__(
+        self,
+        states: VerifierStates,
+        heads: Heads,
+        loss: Loss,
+        acceptance: Acceptance,
+        decay: float,
+        share: float,
+    ):
+        require_number("train.decay", decay, 0.0, 1.0)
+        require_number("train.share", share, 0.0, 1.0)
+        heads.start_from(vocabulary_head(states.verifier))
+        self.proposer(heads, states.verifier, acceptance.tree)  # refuses what cannot be measured
+        self._states = states
+        self._acceptance = acceptance
+        self.module: nn.Module = HeadLosses(heads, states.verifier, loss, decay, share)
+
+    def preview(self) -> str:
+        """Show the first sample."""
+        return self._states.preview()
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Return the samples numbered first ... first + count - 1."""
+        return self._states.batch(first, count)
+
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        """Sum of all heads' losses over the counted tokens."""
+        return module(self._states.hidden(batch), batch.token_ids, batch.counted)
+
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        """Measure each head's top-1 and top-5 accuracy, and block efficiency, on held-out data."""
+        assert isinstance(module, HeadLosses)
+        proposer = self.proposer(module.heads, self._states.placed(), self._acceptance.tree)
+        tau = self._acceptance.measure(proposer.verifier, proposer, self._states.held_out)
+        return {**self._accuracies(module), "eval_block_efficiency": tau}
+
+    def _accuracies(self, module: HeadLosses) -> dict[str, float]:
+        device = next(module.parameters()).device
+        hits = torch.zeros(module.heads.num_heads, 3)
+        for batch in self._states.held_out.rows():
+            batch = batch.to(device)
+            hits += module.hits(self._states.hidden(batch), batch.token_ids, batch.counted).cpu()
+        rates = hits[:, :2] / hits[:, 2:].clamp(min=1)
+        return {
+            f"eval_head{head}_top{k}": float(rates[head, column])
+            for head in range(len(hits))
+            for column, k in enumerate((1, 5))
+        }
+
+    def save(self, module: nn.Module, folder: Path) -> None:
+        """Write a folder that the proposer of the same name decodes with."""
+        assert isinstance(module, HeadLosses)
+        module.heads.save_pretrained(folder)
+
+
+def vocabulary_head(verifier: HFCausalLM) -> Tensor:  # [V, H]
+    """Return the weights of the verifier's own head."""
+    unembedding = verifier.model.get_output_embeddings()
+    assert isinstance(unembedding, nn.Linear)
+    return unembedding.weight.detach()

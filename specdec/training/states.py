@@ -1,0 +1,101 @@
+"""What heads are trained on: token ids, and the verifier's last hidden states along them."""
+
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from specdec.core.errors import require, require_int
+from specdec.lm.fingerprint import DIGESTS, fingerprint
+from specdec.lm.hf import HFCausalLM
+from specdec.training.objective import Batch
+from specdec.training.samples import Samples
+from specdec.training.state_cache import StateCache
+
+
+class VerifierStates:
+    """Samples of a data file, and the frozen verifier that reads them.
+
+    With `cache_path` each sample is read once, by whichever run comes first.
+
+    Raises:
+        UserError: a file is no training text (see `Samples`), or the cache cannot be used (see
+            `StateCache`).
+    """
+
+    def __init__(
+        self,
+        verifier: HFCausalLM,
+        data_path: str,
+        held_out_path: str,
+        max_length: int = 512,
+        eval_samples: int = 32,
+        cache_path: str | None = None,
+        seed: int = 0,
+    ):
+        require_int("data.max_length", max_length, 2)
+        require_int("data.eval_samples", eval_samples, 1)
+        require_int("seed", seed, 0)
+        good = cache_path is None or (isinstance(cache_path, str) and bool(cache_path))
+        require(good, "data.cache_path", cache_path, "a folder or null")
+        assert verifier.tokenizer is not None
+        verifier.model.requires_grad_(False)
+        self._length = length = min(max_length, verifier.max_length)
+        self.verifier = verifier
+        self._samples = Samples(data_path, verifier.tokenizer, length, seed)
+        held_out = Samples(held_out_path, verifier.tokenizer, length, seed, "data.held_out_path")
+        # Their places are in another file than that of the cache.
+        self.held_out = replace(held_out.first(eval_samples), places=())
+        self._cache = None if cache_path is None else self._open_cache(cache_path, data_path)
+
+    def _open_cache(self, cache_path: str, data_path: str) -> StateCache:
+        known = fingerprint(self.verifier)
+        identity = {
+            "verifier": [known[name] for name in DIGESTS],
+            "dtype": known["dtype"],
+            "data": sha256(Path(data_path).read_bytes()).hexdigest()[:16],
+            "max_length": self._length,
+        }
+        return StateCache(
+            cache_path,
+            [len(token_ids) for token_ids, _ in self._samples.rows],
+            self.verifier.model.config.get_text_config().hidden_size,
+            self.verifier.model.dtype,
+            identity,
+        )
+
+    def preview(self) -> str:
+        """Show the first sample."""
+        return self._samples.preview()
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Return the samples numbered first ... first + count - 1."""
+        return self._samples.take(first, count)
+
+    @torch.no_grad()
+    def hidden(self, batch: Batch) -> Tensor:  # [B, T, H] float32
+        """Return the last hidden states, from the cache where there is one."""
+        if self._cache is None or not batch.places:
+            return self._run(batch.token_ids).float()
+        missing = self._cache.missing(batch.places)
+        if missing:
+            new = self._samples.batch(missing)
+            states = self._run(new.token_ids.to(batch.token_ids.device)).cpu()
+            for place, state in zip(missing, states, strict=True):
+                self._cache.write(place, state[: len(self._cache.read(place))])
+        stored = [self._cache.read(place) for place in batch.places]
+        return pad_sequence(stored, batch_first=True).to(batch.token_ids.device).float()
+
+    def _run(self, token_ids: Tensor) -> Tensor:  # [B, T] -> [B, T, H]
+        """Run the verifier below its vocabulary head; padding stands behind, where none look."""
+        model = self.verifier.model
+        if model.device != token_ids.device:  # the trainer decides where it trains
+            nn.Module.to(model, token_ids.device)
+        return model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
+
+    def placed(self) -> HFCausalLM:
+        """Return the verifier where it is now, to decode with."""
+        return HFCausalLM(self.verifier.model, self.verifier.tokenizer)

@@ -1,18 +1,26 @@
 """What all heads share: a state for every token ahead, and a vocabulary projection of it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from specdec.core.errors import require, require_int
+from specdec.heads.card import CARD
 from specdec.heads.prefix import PrefixAttention
 
 Unembed = Callable[[Tensor], Tensor]  # the verifier's vocabulary head: [..., H] -> [..., V]
 
 
-class Heads(nn.Module, PyTorchModelHubMixin):
+class Heads(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="specdec-lab",
+    tags=["speculative-decoding"],
+    model_card_template=CARD,
+):
     """K heads on the verifier's last hidden states.
 
     Head i (from 0) speaks at position t about token t + 2 + i; the verifier's own head speaks
@@ -47,6 +55,19 @@ class Heads(nn.Module, PyTorchModelHubMixin):
         self.verifier = verifier  # whose states it was trained on; see `specdec.lm.fingerprint`
         self.vocabulary_heads = nn.ModuleList(
             nn.Linear(hidden_size, vocab_size, bias=False) for _ in range(num_heads if own else 0)
+        )
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """Write the README that a folder of heads has; `facts` are lines about the training."""
+        config = dict(self._hub_mixin_config) if isinstance(self._hub_mixin_config, dict) else {}
+        config.pop("verifier", None)
+        missing = dict.fromkeys(("path", "dtype", "config", "tokenizer", "weights"), "unknown")
+        return super().generate_model_card(
+            kind=type(self).__name__,
+            proposer=type(self).__name__.removesuffix("Heads").lower(),
+            verifier={**missing, **(self.verifier or {})},
+            options=config,
+            facts=kwargs.get("facts", {}),
         )
 
     def start_from(self, unembedding: Tensor) -> None:  # [V, H]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from specdec.core.errors import UserError
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.load import name_of
 
 # Where a model lies and how it is run, as opposed to what it is.
 DIGESTS = ("config", "tokenizer", "weights")
@@ -20,7 +21,7 @@ def fingerprint(lm: HFCausalLM) -> dict[str, str]:
     config = lm.model.config.to_dict()
     assert lm.tokenizer is not None
     return {
-        "path": str(lm.model.config._name_or_path),
+        "path": name_of(str(lm.model.config._name_or_path)),
         "dtype": str(lm.model.dtype).removeprefix("torch."),
         "config": _digest({name: config[name] for name in config if name not in INCIDENTAL}),
         "tokenizer": _digest(lm.tokenizer.get_vocab()),

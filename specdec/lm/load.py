@@ -98,7 +98,7 @@ def checked_device(device: str) -> torch.device:
 @cache
 def _tokenizer(path: str) -> PreTrainedTokenizerBase:
     with _one_line(path):
-        return AutoTokenizer.from_pretrained(_source(path))
+        return AutoTokenizer.from_pretrained(source(path))
 
 
 @cache
@@ -107,7 +107,7 @@ def _proven(
 ) -> tuple[PreTrainedModel, float]:
     """Load, prove and remember one set of weights; returns what `prove` measured beside it."""
     with _one_line(path):
-        refuse_unsupported(AutoConfig.from_pretrained(_source(path)), path)
+        refuse_unsupported(AutoConfig.from_pretrained(source(path)), path)
         model = _from_pretrained(path, dtype, attention)
         torch.nn.Module.to(model, device)  # typed, unlike the method of transformers
         model.eval()
@@ -127,7 +127,7 @@ def _from_pretrained(path: str, dtype: torch.dtype, attention: str | None) -> Pr
 def _with_all_weights(path: str, dtype: torch.dtype, attention: str) -> PreTrainedModel:
     """Refuse a checkpoint that lacks weights: transformers would make them up."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        _source(path), dtype=dtype, attn_implementation=attention, output_loading_info=True
+        source(path), dtype=dtype, attn_implementation=attention, output_loading_info=True
     )
     model, info = loaded
     if info["missing_keys"]:
@@ -135,13 +135,24 @@ def _with_all_weights(path: str, dtype: torch.dtype, attention: str) -> PreTrain
     return model
 
 
-def _source(path: str) -> str:
+def source(path: str) -> str:
+    """Turn `zoo:NAME` into a folder; anything else is what it is.
+
+    Raises:
+        UserError: there is no such model in the zoo.
+    """
     if not path.startswith("zoo:"):
         return path
     folder = ZOO / path.removeprefix("zoo:")
     if not (folder / "config.json").is_file():
         raise UserError(f"{path!r}: not in the zoo; expected {EXPECTED}")
     return str(folder)
+
+
+def name_of(source: str) -> str:
+    """Turn a folder of the zoo back into `zoo:NAME`: where it lies differs between machines."""
+    folder = Path(source)
+    return f"zoo:{folder.name}" if folder.parent == ZOO else source
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from specdec.heads.base import Heads
 from specdec.lm.fingerprint import require_trained_on
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer import CachedLayer
+from specdec.lm.load import source
 from specdec.proposer.growth import LogitSource, grow, propose_where
 
 
@@ -135,7 +136,9 @@ def load_heads(kind: type[Heads], path: str) -> Heads:
         UserError: it holds no heads of that kind.
     """
     try:
-        return kind.from_pretrained(path, strict=True)
+        return kind.from_pretrained(source(path), strict=True)
+    except UserError as error:
+        raise UserError(f"proposer.path={error}") from None
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"proposer.path={path!r}: no {kind.__name__} ({reason})") from None

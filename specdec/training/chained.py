@@ -1,5 +1,6 @@
 """Train chained heads on a frozen verifier (Ankner et al. 2024, Hydra, sections 3 and 4)."""
 
+import torch
 from torch import Tensor
 
 from specdec.core.errors import require
@@ -41,6 +42,7 @@ class Chained(HeadTraining):
         expected = f"as wide as its last hidden states ({hidden_size})"
         fits = embedding.shape[1] == hidden_size
         require(fits, "verifier.path: width of its embeddings", embedding.shape[1], expected)
+        torch.manual_seed(states.seed)
         heads = ChainedHeads(
             hidden_size,
             vocab_size,

@@ -4,7 +4,8 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -74,7 +75,8 @@ class Checkpoints:
         """Save under a temporary name, rename, and drop the oldest beyond the limit."""
         target = self.folder / f"step-{step}"
         temporary = self.folder / f".step-{step}"
-        accelerator.save_state(str(temporary))
+        with refused_writes(temporary):
+            accelerator.save_state(str(temporary))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             if target.exists():
@@ -83,6 +85,45 @@ class Checkpoints:
             for old in self.saved()[: -self._limit]:
                 shutil.rmtree(old)
         accelerator.wait_for_everyone()
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield a place to write files to; once they are whole, they take their place in `folder`."""
+    temporary = folder / ".new"
+    with refused_writes(temporary):
+        temporary.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        for path in temporary.iterdir():
+            target = folder / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(path, target)
+        temporary.rmdir()
+
+
+@contextmanager
+def refused_writes(temporary: Path) -> Iterator[None]:
+    """Turn a full disk into one line, and give back what was written in vain.
+
+    Raises:
+        UserError: a file below `temporary` could not be written; no other file was touched.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_refusal(error):
+            raise
+        shutil.rmtree(temporary, ignore_errors=True)
+        reason = str(error).splitlines()[0]
+        kept = "what was saved before is untouched, and a resumed run goes on from it"
+        raise UserError(f"{temporary.parent}: cannot be written ({reason}); {kept}") from None
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a write failed; torch and tokenizers have no class of their own for it."""
+    known = isinstance(error, OSError | SafetensorError)
+    return known or any(mark in str(error) for mark in ("PytorchStreamWriter", "(os error"))
 
 
 def _load(accelerator: Accelerator, path: Path) -> str | None:

@@ -43,6 +43,11 @@ class HeadTraining:
         self.proposer(heads, states.verifier, acceptance.tree)  # refuses what cannot be measured
         self._states = states
         self._acceptance = acceptance
+        self._facts = {
+            "data": f"{states.data_name}, {states.num_samples} samples",
+            "loss": f"{type(loss).__name__}, head i weighing {decay}^i",
+        }
+        self._last: dict[str, float] = {}  # evaluation
         self.module: nn.Module = HeadLosses(heads, states.verifier, loss, decay, share)
 
     def preview(self) -> str:
@@ -62,7 +67,8 @@ class HeadTraining:
         assert isinstance(module, HeadLosses)
         proposer = self.proposer(module.heads, self._states.placed(), self._acceptance.tree)
         tau = self._acceptance.measure(proposer.verifier, proposer, self._states.held_out)
-        return {**self._accuracies(module), "eval_block_efficiency": tau}
+        self._last = {**self._accuracies(module), "eval_block_efficiency": tau}
+        return self._last
 
     def _accuracies(self, module: HeadLosses) -> dict[str, float]:
         device = next(module.parameters()).device
@@ -77,10 +83,15 @@ class HeadTraining:
             for column, k in enumerate((1, 5))
         }
 
+    def score(self, evaluation: dict[str, float]) -> float:
+        """Heads are there to have their tokens accepted."""
+        return evaluation["eval_block_efficiency"]
+
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write a folder that the proposer of the same name decodes with."""
         assert isinstance(module, HeadLosses)
-        module.heads.save_pretrained(folder)
+        facts = {**self._facts, **{name: f"{value:.4f}" for name, value in self._last.items()}}
+        module.heads.save_pretrained(folder, model_card_kwargs={"facts": facts})
 
 
 def vocabulary_head(verifier: HFCausalLM) -> Tensor:  # [V, H]

@@ -134,6 +134,10 @@ class LanguageModeling:
             "eval_bits_per_byte": total / math.log(2) / num_bytes,
         }
 
+    def score(self, evaluation: dict[str, float]) -> float:
+        """The lower the held-out loss, the better."""
+        return -evaluation["eval_loss"]
+
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write a Hugging Face folder: bf16 safetensors, config and tokenizer."""
         # A copy, because training may go on in fp32 after a save.

@@ -1,5 +1,7 @@
 """Train Medusa heads on a frozen verifier (Medusa-1, Cai et al. 2024, section 2.2)."""
 
+import torch
+
 from specdec.heads.medusa import MedusaHeads
 from specdec.lm.fingerprint import fingerprint
 from specdec.proposer.medusa import Medusa as MedusaProposer
@@ -26,6 +28,7 @@ class Medusa(HeadTraining):
         share: float = 1.0,
     ):
         vocab_size, hidden_size = vocabulary_head(states.verifier).shape
+        torch.manual_seed(states.seed)
         heads = MedusaHeads(
             hidden_size,
             vocab_size,

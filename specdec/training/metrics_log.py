@@ -12,7 +12,7 @@ class MetricsLog:
     """`metrics.jsonl`, cut back to the step that a run resumes from."""
 
     def __init__(self, path: Path, resumed_step: int, enabled: bool):
-        self.last_evaluation: dict[str, float] = {}
+        self.evaluations: list[dict[str, float]] = []
         self._path = path
         self._enabled = enabled
         kept = [row for row in _whole_rows(path) if row["step"] <= resumed_step]
@@ -24,10 +24,11 @@ class MetricsLog:
 
     def _remember(self, row: dict[str, float]) -> None:
         evaluation = {name: value for name, value in row.items() if name.startswith("eval_")}
-        self.last_evaluation = evaluation or self.last_evaluation
+        if evaluation:
+            self.evaluations.append(evaluation)
 
     def write(self, step: int, **values: float) -> None:
-        """Append one line; the last line with an evaluation is remembered."""
+        """Append one line; evaluations are remembered."""
         self._remember(values)
         if self._enabled:
             with self._path.open("a", encoding="utf-8") as file:

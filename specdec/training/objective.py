@@ -79,6 +79,10 @@ class Objective(Protocol):
         """Measure on held-out data; called in eval mode, without gradients."""
         ...
 
+    def score(self, evaluation: dict[str, float]) -> float:
+        """Return what an evaluation is worth: `save_best` keeps the largest."""
+        ...
+
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write what a user loads afterwards."""
         ...

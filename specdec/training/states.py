@@ -45,6 +45,8 @@ class VerifierStates:
         verifier.model.requires_grad_(False)
         self._length = length = min(max_length, verifier.max_length)
         self.verifier = verifier
+        self.seed = seed
+        self.data_name = Path(data_path).name
         self._samples = Samples(data_path, verifier.tokenizer, length, seed)
         held_out = Samples(held_out_path, verifier.tokenizer, length, seed, "data.held_out_path")
         # Their places are in another file than that of the cache.
@@ -66,6 +68,11 @@ class VerifierStates:
             self.verifier.model.dtype,
             identity,
         )
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples an epoch has."""
+        return len(self._samples.rows)
 
     def preview(self) -> str:
         """Show the first sample."""

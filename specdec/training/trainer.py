@@ -14,9 +14,10 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from specdec.core.errors import UserError, require, require_int, require_number
-from specdec.training.checkpoints import Checkpoints
+from specdec.training.checkpoints import Checkpoints, replacing
 from specdec.training.metrics_log import MetricsLog
 from specdec.training.objective import Batch, Objective
+from specdec.training.tracking import log_with, start_trackers
 
 SCHEDULERS = ("cosine", "linear", "constant_with_warmup")
 
@@ -25,8 +26,8 @@ class Trainer:
     """Optimise an `Objective` with AdamW; options bear the names that transformers' users know.
 
     A run writes `metrics.jsonl` (one line per logged step) and `checkpoints/step-N` below the
-    output folder, and at the end what the objective saves. A checkpoint appears under its final
-    name only when it is whole.
+    output folder, and at the end what the objective saves; `save_best` puts that into `best`, too,
+    whenever an evaluation is better than all before. Nothing has its final name before it is whole.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class Trainer:
         eval_steps: int = 500,
         save_steps: int = 500,
         save_total_limit: int = 2,
+        save_best: bool = True,
         resume_from_checkpoint: str | None = None,
+        tracker: str = "jsonl",
         seed: int = 0,
     ):
         for name, value, minimum in (
@@ -70,6 +73,7 @@ class Trainer:
             resume_from_checkpoint,
             "a folder, latest or null",
         )
+        require(isinstance(save_best, bool), "save_best", save_best, "true or false")
         require(
             mixed_precision in ("no", "bf16", "fp16"),
             "mixed_precision",
@@ -96,7 +100,9 @@ class Trainer:
         self.eval_steps = eval_steps
         self.save_steps = save_steps
         self.save_total_limit = save_total_limit
+        self.save_best = save_best
         self.resume_from_checkpoint = resume_from_checkpoint
+        self.log_with = log_with(tracker)
         self.seed = seed
 
     def fit(self, objective: Objective, output: Path) -> dict[str, float]:
@@ -138,6 +144,8 @@ class _Run:
         self.accelerator = Accelerator(
             mixed_precision=options.mixed_precision,
             gradient_accumulation_steps=options.accumulation,
+            log_with=options.log_with,
+            project_dir=output,
         )
         optimizer = torch.optim.AdamW(
             _decay_groups(objective.module, options.weight_decay),
@@ -158,6 +166,7 @@ class _Run:
         self.step = self._checkpoints.resume(self.accelerator, options.resume_from_checkpoint)
         writes = self.accelerator.is_main_process
         self._log = MetricsLog(output / "metrics.jsonl", self.step, enabled=writes)
+        start_trackers(self.accelerator, output, vars(options))
         self.module.train()
         self._gradient_norm: Tensor | float | None = None
         self._restart_clock()
@@ -206,8 +215,7 @@ class _Run:
     def log_loss(self) -> float:
         """Log the mean loss per counted token of the steps since the last time."""
         loss = self._mean_loss()
-        self._log.write(
-            self.step,
+        self._write(
             loss=loss,
             learning_rate=float(self.scheduler.get_last_lr()[0]),
             tokens_per_second=self._num_tokens / (time.perf_counter() - self._since),
@@ -215,6 +223,11 @@ class _Run:
         self._restart_clock()
         self._losses.clear()
         return loss
+
+    def _write(self, **values: float) -> None:
+        """Log to `metrics.jsonl` and to the tracker."""
+        self._log.write(self.step, **values)
+        self.accelerator.log(values, step=self.step)
 
     def _mean_loss(self) -> float:
         """Raise a UserError where the loss is no number, so that no such state is saved."""
@@ -234,8 +247,21 @@ class _Run:
         with self.accelerator.autocast():
             evaluation = self.objective.evaluate(self.accelerator.unwrap_model(self.module))
         self.module.train()
-        self._log.write(self.step, **evaluation)
-        self._since, self._num_tokens = time.perf_counter(), 0
+        best = self._best_score()
+        self._write(**evaluation)
+        if self.options.save_best and self.objective.score(evaluation) > best:
+            self._save(self.output / "best")
+        self._restart_clock()
+
+    def _best_score(self) -> float:
+        return max(map(self.objective.score, self._log.evaluations), default=-math.inf)
+
+    def _save(self, folder: Path) -> None:
+        """Let the objective write what a user loads: whole, or not at all."""
+        if not self.accelerator.is_main_process:
+            return
+        with replacing(folder) as temporary:
+            self.objective.save(self.accelerator.unwrap_model(self.module), temporary)
 
     def save_checkpoint(self) -> None:
         """Save what a resumed run needs; weights that are no numbers never replace good ones."""
@@ -247,11 +273,11 @@ class _Run:
 
     def finish(self) -> dict[str, float]:
         """Save what the user loads, and return the last evaluation."""
-        if not self._log.last_evaluation:  # resumed from a run that was complete
+        if not self._log.evaluations:  # resumed from a run that was complete
             self.evaluate()
-        if self.accelerator.is_main_process:
-            self.objective.save(self.accelerator.unwrap_model(self.module), self.output)
-        return self._log.last_evaluation
+        self._save(self.output)
+        self.accelerator.end_training()
+        return self._log.evaluations[-1]
 
 
 class Losses:

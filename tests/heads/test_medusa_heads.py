@@ -85,3 +85,20 @@ def test_bad_options_are_named(options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(UserError, match=f"^heads.{name}="):
         MedusaHeads(**{"hidden_size": H, "vocab_size": V, **options})
+
+
+def test_the_card_says_whose_heads_they_are_and_how_to_use_them(tmp_path: Path) -> None:
+    known = {"path": "some/model", "dtype": "float32", "config": "c0ffee"}
+    heads = MedusaHeads(H, V, K, verifier=known)
+    heads.save_pretrained(tmp_path, model_card_kwargs={"facts": {"eval_head0_top1": "0.5"}})
+    card = (tmp_path / "README.md").read_text()
+    assert "# MedusaHeads for `some/model`" in card
+    assert "specdec-decode verifier.path=some/model proposer=medusa" in card
+    for line in (
+        "| num_heads | 3 |",
+        "| eval_head0_top1 | 0.5 |",
+        "c0ffee",
+        "library_name: specdec",
+    ):
+        assert line in card
+    assert "unknown" in card, "digests that nobody knows must not be made up"

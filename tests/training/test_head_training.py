@@ -132,7 +132,7 @@ def test_chunks_change_nothing(states, kind: str, loss: Any, monkeypatch) -> Non
     whole = gradients(one, batch)
     assert whole.keys() == dict(one.module.named_parameters()).keys()
     monkeypatch.setattr(head_losses, "LOGITS_AT_ONCE", 5 * losses_of(one).heads.vocab_size)
-    torch.testing.assert_close(gradients(one, batch), whole)
+    torch.testing.assert_close(gradients(one, batch), whole, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["medusa", "medusa shared", "both prefix"])
@@ -152,15 +152,15 @@ def test_gradients_are_those_of_differences(states, kind: str) -> None:
             assert weight.grad is not None
             direction = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
             with torch.no_grad():
-                weight.add_(1e-3 * direction)
+                weight.add_(3e-4 * direction)
                 above = score().double()
-                weight.sub_(2e-3 * direction)
+                weight.sub_(6e-4 * direction)
                 below = score().double()
-                weight.add_(1e-3 * direction)
-            slope = (above - below) / 2e-3
+                weight.add_(3e-4 * direction)
+            slope = (above - below) / 6e-4
             expected = (weight.grad * direction).sum()
-            rounding = float(1e-7 * above.abs() / 1e-3)  # the sum itself is in fp32
-            torch.testing.assert_close(slope, expected, rtol=2e-2, atol=2e-2 + rounding, msg=name)
+            rounding = float(1e-7 * above.abs() / 3e-4)  # the sum itself is in fp32
+            torch.testing.assert_close(slope, expected, rtol=2e-2, atol=2e-2 + rounding)
     finally:
         states.verifier.model.float()
 

@@ -324,7 +324,7 @@ def test_a_checkpoint_is_whole_or_absent(build, tmp_path: Path, monkeypatch) -> 
 
     with monkeypatch.context() as patch:
         patch.setattr(Accelerator, "save_state", crash)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(UserError, match="no space"):
             trainer().fit(build(), tmp_path / "out")
     assert checkpoints(tmp_path / "out") == ["step-2"], "half a checkpoint bears its final name"
 
@@ -332,6 +332,34 @@ def test_a_checkpoint_is_whole_or_absent(build, tmp_path: Path, monkeypatch) -> 
     trainer(resume_from_checkpoint="latest").fit(resumed, tmp_path / "out")
     assert_identical(weights(resumed), weights(undisturbed))
     assert checkpoints(tmp_path / "out") == ["step-6", "step-8"]
+
+
+class Judged(LanguageModeling):
+    """Its evaluations are given: the second is the best."""
+
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        self.num_evaluations = getattr(self, "num_evaluations", 0) + 1
+        self.seen = [*getattr(self, "seen", []), weights(self)]
+        return {"eval_loss": [3.0, 1.0, 2.0, 1.5][self.num_evaluations - 1]}
+
+
+def test_the_best_is_kept_apart(build, tmp_path: Path) -> None:
+    objective = build(Judged)
+    trainer(eval_steps=2).fit(objective, tmp_path / "out")
+    kept = load_file(tmp_path / "out" / "best" / "model.safetensors")
+    best, last = ({k: v.bfloat16() for k, v in objective.seen[i].items()} for i in (1, -1))
+    assert all(torch.equal(kept[name], best[name]) for name in kept)
+    assert any(not torch.equal(kept[name], last[name]) for name in kept)
+
+
+def test_a_resumed_run_remembers_the_best(build, tmp_path: Path) -> None:
+    trainer(max_steps=4, eval_steps=2).fit(build(Judged), tmp_path / "out")
+    before = (tmp_path / "out" / "best" / "model.safetensors").read_bytes()
+    worse = build(Judged)
+    worse.num_evaluations = 2
+    resumed = trainer(max_steps=8, eval_steps=2, resume_from_checkpoint="latest")
+    resumed.fit(worse, tmp_path / "out")
+    assert (tmp_path / "out" / "best" / "model.safetensors").read_bytes() == before
 
 
 def test_train_save_load_decode(build, tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""The README of a folder of heads, on disk and on the Hub."""
+
+CARD = """---
+{{ card_data }}
+---
+
+# {{ kind }} for `{{ verifier.path }}`
+
+{{ options.num_heads }} heads that predict several tokens ahead from the last hidden state of one
+language model, for speculative decoding. They are worth nothing on any other model: the verifier
+that they were trained on has these digests, and another one is refused.
+
+| verifier | dtype | config | tokenizer | weights |
+|---|---|---|---|---|
+| `{{ verifier.path }}` | {{ verifier.dtype }} | {{ verifier.config }} | {{ verifier.tokenizer }} \
+| {{ verifier.weights }} |
+
+| option | value |
+|---|---|
+{% for name, value in options.items() %}| {{ name }} | {{ value }} |
+{% endfor %}
+{% if facts %}
+| training | |
+|---|---|
+{% for name, value in facts.items() %}| {{ name }} | {{ value }} |
+{% endfor %}
+{% endif %}
+## Use
+
+With [specdec-lab](https://pypi.org/project/specdec-lab), in this folder:
+
+```
+specdec-decode verifier.path={{ verifier.path }} proposer={{ proposer }} proposer.path=. tree=sparse
+```
+
+The text keeps exactly the verifier's distribution, whatever these heads propose.
+"""

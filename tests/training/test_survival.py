@@ -1,0 +1,122 @@
+"""What a killed process and a full disk leave behind: a run that ends as if nothing had been."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from specdec.core.errors import UserError
+from specdec.core.jsonl import read_jsonl
+from specdec.training.trainer import Trainer
+
+STEPS = 40
+KILLS = 4
+
+
+def command(tiny, output: Path) -> list[str]:
+    options = [
+        *("train=chained", "train.link=both", "train.prefix_attention=true", "loss=lk"),
+        *("train.share=0.7", f"verifier.path={tiny.verifier}", f"data.path={tiny.text}"),
+        *(f"data.held_out_path={tiny.text}", f"output={output}", f"max_steps={STEPS}"),
+        *("data.max_length=16", "data.eval_samples=2", "evaluation.max_new_tokens=4"),
+        *("trainer.logging_steps=3", "trainer.save_steps=4", "trainer.eval_steps=20"),
+        *("trainer.per_device_train_batch_size=2", "trainer.warmup_steps=5"),
+        "trainer.resume_from_checkpoint=latest",
+    ]
+    return [sys.executable, "-m", "specdec.experiments.train", *options]
+
+
+def start(tiny, output: Path) -> subprocess.Popen[bytes]:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command(tiny, output), **quiet)
+
+
+def logged(output: Path) -> list[dict[str, float]]:
+    rows = [row for _, row in read_jsonl(output / "metrics.jsonl")]
+    return [{key: row[key] for key in row if key != "tokens_per_second"} for row in rows]
+
+
+def num_steps(output: Path) -> int:
+    """The last step that was logged, of a log that may be being written."""
+    path = output / "metrics.jsonl"
+    return path.read_text().count('"loss"') if path.exists() else 0
+
+
+def test_killed_at_any_moment_and_resumed_is_never_stopped(tiny, tmp_path: Path) -> None:
+    """SIGKILL, which no program can catch; weights are equal bit for bit, and so is the log."""
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    assert start(tiny, whole).wait(timeout=300) == 0
+    chance = random.Random(7)
+    for kill in range(KILLS):
+        process = start(tiny, torn)
+        deadline = time.monotonic() + 120
+        wanted = num_steps(torn) + 1 + kill % 2
+        while process.poll() is None and num_steps(torn) < wanted:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(0.2 * chance.random())  # within a step, a checkpoint or an evaluation
+        os.kill(process.pid, signal.SIGKILL)
+        if process.wait() == 0:
+            break  # it had ended
+    assert start(tiny, torn).wait(timeout=300) == 0
+    expected, found = (load_file(each / "model.safetensors") for each in (whole, torn))
+    assert expected.keys() == found.keys()
+    assert all(expected[name].equal(found[name]) for name in expected), "not bit-identical"
+    assert logged(torn) == logged(whole)
+
+
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """Let writes beyond that fail, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(build, tmp_path: Path) -> None:
+    """One line names it; the checkpoint before is whole, and resuming from it ends the run."""
+    output, whole = tmp_path / "out", tmp_path / "whole"
+    options = {"save_steps": 2, "warmup_steps": 1, "logging_steps": 1}
+    Trainer(max_steps=2, **options).fit(build(), output)
+    resumed = {**options, "resume_from_checkpoint": "latest"}
+    with (
+        pytest.raises(UserError, match=r"cannot be written \(.*too large"),
+        files_of_at_most(20_000),
+    ):
+        Trainer(max_steps=6, **resumed).fit(build(), output)
+    names = sorted(path.name for path in (output / "checkpoints").iterdir())
+    assert names == ["step-2"], "what was written in vain was not given back"
+    Trainer(max_steps=6, **resumed).fit(build(), output)
+
+    Trainer(max_steps=2, **options).fit(build(), whole)
+    Trainer(max_steps=6, **resumed).fit(build(), whole)
+    expected, found = (load_file(each / "model.safetensors") for each in (whole, output))
+    assert all(expected[name].equal(found[name]) for name in expected)
+
+
+def test_a_result_that_cannot_be_written_leaves_the_old_one(build, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    Trainer(max_steps=2, warmup_steps=1, save_best=False).fit(build(), output)
+    before = saved(output)
+    resumed = Trainer(max_steps=2, resume_from_checkpoint="latest", save_best=False)
+    with pytest.raises(UserError, match="cannot be written"), files_of_at_most(5_000):
+        resumed.fit(build(), output)
+    assert saved(output) == before
+
+
+def saved(output: Path) -> dict[str, bytes]:
+    """What a user loads."""
+    found = {path.name: path.read_bytes() for path in output.glob("*.*") if path.is_file()}
+    return {name: content for name, content in found.items() if name != "metrics.jsonl"}

@@ -1,4 +1,4 @@
-"""Measure which trees are worth growing: `python experiments/calibrate.py data.path=... output=...`."""
+"""Measure which trees are worth growing: `python experiments/calibrate.py output=tree.json ...`."""
 
 from __future__ import annotations
 

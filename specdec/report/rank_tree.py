@@ -15,7 +15,7 @@ CAVEAT = (
 
 def rank_tree(paths: Sequence[tuple[int, ...]], shares: Sequence[float]) -> Tree:
     """Draw paths, each behind its beginning, with the share of positions at which they hold."""
-    nodes = {(): Tree("the last committed token", highlight=False)}
+    nodes: dict[tuple[int, ...], Tree] = {(): Tree("the last committed token", highlight=False)}
     for path, share in zip(paths, shares, strict=True):
         nodes[path] = nodes[path[:-1]].add(f"rank {path[-1]}  [dim]{100 * share:.2f} %[/dim]")
     return nodes[()]

@@ -87,27 +87,29 @@ def product_paths(
     were independent. `marginals` is [D, ranks]; ties are broken as `PathCounts.most_frequent` does.
     Products of zero are left out, so that there may be fewer paths.
     """
+    depth = len(marginals)
     # The ranks of each depth, most frequent first, and how often they held.
     ordered = [
         sorted((-count, rank) for rank, count in enumerate(row) if count) for row in marginals
     ]
     found: list[Path] = []
-    # (-product, depth, path, product of the path above, place of the last rank in its order).
-    heap: list[tuple[float, int, Path, float, int]] = []
+    # (-score, length, path, score of the path above, place of the last rank in its order). Scores
+    # are the products times S^D: integers, so that what is equal compares equal.
+    heap: list[tuple[int, int, Path, int, int]] = []
 
-    def push(above: Path, product: float, place: int) -> None:
+    def push(above: Path, score: int, place: int) -> None:
         level = len(above)
-        if level < len(ordered) and place < len(ordered[level]):
-            count, rank = ordered[level][place]
-            score = product * count / num_positions  # negative, since the counts are
-            heapq.heappush(heap, (score, level + 1, (*above, rank), product, place))
+        if level < depth and place < len(ordered[level]):
+            minus_count, rank = ordered[level][place]
+            own = score // num_positions * minus_count
+            heapq.heappush(heap, (own, level + 1, (*above, rank), score, place))
 
-    push((), 1.0, 0)
+    push((), num_positions**depth, 0)
     while heap and len(found) < num_paths:
-        score, _, path, product, place = heapq.heappop(heap)
+        own, _, path, score, place = heapq.heappop(heap)
         found.append(path)
-        push(path, -score, 0)
-        push(path[:-1], product, place + 1)
+        push(path, -own, 0)
+        push(path[:-1], score, place + 1)
     return found
 
 

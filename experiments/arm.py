@@ -16,8 +16,10 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.load import vocabulary_size
 from specdec.metrics import summarize
 from specdec.prompts import Prompt, load_prompts, render_turn
+from specdec.proposer.fit import require_heads_fit, require_ranks
 from specdec.report.provenance import provenance
 from specdec.report.run_dir import RunDir
 
@@ -82,13 +84,24 @@ def check_options(config: DictConfig) -> None:
     require_int("batch", config.batch, 1)
     require_int("seed", config.seed, 0)
     build(config.sampling)
-    build(config.tree)
+    require_tree_fits(config)
     build(config.verification.rule)
     Stopping(config.max_new_tokens)
     strings = isinstance(config.stop_strings, ListConfig)
     require(strings, "stop_strings", config.stop_strings, 'a list, ["END"]')
     lossy = config.verification.allow_lossy
     require(isinstance(lossy, bool), "verification.allow_lossy", lossy, "true or false")
+
+
+def require_tree_fits(config: DictConfig) -> None:
+    """Build the tree and refuse one that the proposer cannot grow, as far as files tell."""
+    tree = build(config.tree)
+    proposer = config.proposer
+    if "verifier" in proposer:  # heads
+        require_heads_fit(tree, proposer.path)
+    elif "model" in proposer:
+        path = config.draft.path
+        require_ranks(tree, vocabulary_size(path, "draft.path"), f" in draft.path={path!r}")
 
 
 def build_arm(config: DictConfig, verifier: HFCausalLM, name: str = "") -> Arm:

@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "training": {
         *("core", "lm", "heads", "prompts", "proposer", "verification", "decoding", "metrics")
     },
+    "replay": {"core", "lm", "heads", "training"},
 }
 # Other people's packages, where they are restricted at all.
 THIRD_PARTY = {

@@ -27,12 +27,13 @@ PACKAGES = {
     "train": "specdec.training",
     "loss": "specdec.training.loss",
 }
-ENTRY_POINTS = ("compare", "decode", "train")
+ENTRY_POINTS = ("compare", "decode", "train", "calibrate")
 # What a plug-in cannot do without: one line for each that needs a file or a folder.
 NEEDED = {
     "proposer=recorded": ["proposer.path=recorded_run"],
     "proposer=medusa": ["proposer.path=heads", "tree=sparse"],
     "proposer=chained": ["proposer.path=heads", "tree=sparse"],
+    "tree=calibrated": ["tree.path=tree.json", "tree.num_nodes=4"],
 }
 SMALL = {  # options of `train=...` that make it small
     "lm": (
@@ -117,7 +118,7 @@ def test_a_plug_in_spells_out_its_constructor(group: str, stem: str) -> None:
 
 def test_the_other_constructors_are_spelt_out_too() -> None:
     """The models, the sampling and the trainer are configured in the primary files."""
-    for name in ("decode", "train"):
+    for name in ("decode", "train", "calibrate"):
         for node in targets(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())):
             if node["_target_"].endswith("load.load"):
                 continue  # a draft has one key more than a verifier
@@ -131,6 +132,8 @@ def test_a_plug_in_decodes(cli, tiny, group: str, stem: str) -> None:
     choice = f"{group}={stem}"
     if choice in ("proposer=medusa", "proposer=chained"):
         train_heads(cli, tiny, stem)
+    if choice == "tree=calibrated":
+        calibrate(cli, tiny)
     options = ["max_new_tokens=4", "prompts.limit=1"]
     assert cli("decode", *tiny.options("recorded_run", *options)).status == 0
     chosen = [choice] if group == "proposer" else ["proposer=draft_model", choice]
@@ -145,6 +148,12 @@ def train(cli, tiny, stem: str, *options: str):
     data = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}"]
     given = [f"train={stem}", f"verifier.path={tiny.verifier}", "max_steps=1", *SMALL[stem]]
     return cli("train", *given, *data, *options)
+
+
+def calibrate(cli, tiny) -> None:
+    models = [f"verifier.path={tiny.verifier}", f"draft.path={tiny.draft}"]
+    ended = cli("calibrate", *models, f"data.path={tiny.text}", "max_rank=99", "output=tree.json")
+    assert ended.status == 0, ended.err
 
 
 def train_heads(cli, tiny, stem: str) -> None:

@@ -135,6 +135,19 @@ def _with_all_weights(path: str, dtype: torch.dtype, attention: str) -> PreTrain
     return model
 
 
+def vocabulary_size(path: str, field: str = "verifier.path") -> int:
+    """Return V, the width of a model's logits, without loading its weights.
+
+    Raises:
+        UserError: no such model; `field` is how the message names it.
+    """
+    require(isinstance(path, str) and bool(path), field, path, EXPECTED)
+    with _named(field), _one_line(path):
+        config = AutoConfig.from_pretrained(source(path))
+        refuse_unsupported(config, path)
+        return config.get_text_config().vocab_size
+
+
 def source(path: str) -> str:
     """Turn `zoo:NAME` into a folder; anything else is what it is.
 

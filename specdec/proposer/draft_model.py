@@ -9,6 +9,7 @@ from specdec.core.errors import require_number
 from specdec.core.protocols import CausalLM, TreePolicy
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
+from specdec.proposer.fit import require_ranks
 from specdec.proposer.growth import LogitSource, TreeShape, grow, propose_where
 
 
@@ -18,6 +19,9 @@ class DraftModel:
     Drafts are sampled like the verifier's text (same top-k, top-p, min-p) at `temperature`, by
     default the verifier's. The cache holds cells of committed tokens, and while a tree grows those
     of its tokens; whatever the text has and the cache has not is read at the start of a step.
+
+    Raises:
+        UserError: the tree names a rank beyond the vocabulary.
     """
 
     layers: Sequence[Layer] = ()
@@ -25,6 +29,7 @@ class DraftModel:
     def __init__(self, model: CausalLM, tree: TreePolicy, temperature: float | None = None):
         if temperature is not None:
             require_number("proposer.temperature", temperature, 0.0)
+        require_ranks(tree, model.vocab_size)
         self.model = model
         self._tree = tree
         self._temperature = temperature

@@ -14,6 +14,7 @@ from specdec.lm.fingerprint import require_trained_on
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer import CachedLayer
 from specdec.lm.load import source
+from specdec.proposer.fit import require_levels, require_ranks
 from specdec.proposer.growth import LogitSource, grow, propose_where
 
 
@@ -24,7 +25,7 @@ class HeadsProposer:
     like the verifier's text at `temperature`, by default the verifier's.
 
     Raises:
-        UserError: the tree is deeper than there are heads.
+        UserError: the tree is deeper than there are heads, or names a rank beyond the vocabulary.
     """
 
     layers: Sequence[Layer] = ("final",)
@@ -39,8 +40,8 @@ class HeadsProposer:
     ):
         if temperature is not None:
             require_number("proposer.temperature", temperature, 0.0)
-        if tree.max_depth > heads.num_heads:
-            raise UserError(f"tree: {tree.max_depth} levels, but there are {heads.num_heads} heads")
+        require_levels(tree, heads.num_heads)
+        require_ranks(tree, heads.vocab_size)
         self.heads = heads
         self.verifier = verifier
         self._tree = tree

@@ -42,8 +42,28 @@ class Asked:
             return self, 1.0
         start = int(torch.randint(len(self.positions), ()))
         run = (start + torch.arange(count, device=self.positions.device)) % len(self.positions)
-        chosen = Asked(self.positions[run], self.following_ids[run], self.wanted[run])
-        return chosen, len(self.positions) / count
+        return self._at(run), len(self.positions) / count
+
+    def with_all(self, depth: int) -> "Asked":
+        """Choose the positions that the first `depth` heads are all asked at."""
+        return self._at(self.wanted[:, :depth].all(dim=1))
+
+    def _at(self, chosen: Tensor) -> "Asked":  # [m] places, or [n] bool
+        return Asked(self.positions[chosen], self.following_ids[chosen], self.wanted[chosen])
+
+
+def forced_states(heads: Heads, verifier: HFCausalLM, hidden: Tensor, asked: Asked) -> list[Tensor]:
+    """Let heads read the text as it goes on (teacher forcing): hidden [B, T, H] -> K times [n, H].
+
+    Asked must look as many tokens ahead as there are heads.
+    """
+    read = hidden if heads.prefix is None else heads.prefix(hidden)
+    states = read.flatten(0, 1)[asked.positions]
+    known = asked.following_ids[:, : heads.num_heads]
+    embeddings = states.new_empty(*known.shape, 0)  # for heads that read no tokens
+    if heads.reads_tokens:
+        embeddings = verifier.embed(known).to(states.dtype)
+    return heads.states(states, embeddings)
 
 
 class HeadLosses(nn.Module):
@@ -63,7 +83,7 @@ class HeadLosses(nn.Module):
         """Sum the losses: hidden [B, T, H], token ids and counted [B, T] -> scalar."""
         asked = Asked.of(token_ids, counted, self.heads.num_heads)
         asked, factor = asked.part(self._share)
-        states = self._states(hidden, asked)
+        states = forced_states(self.heads, self._verifier, hidden, asked)
         weights = torch.tensor(
             [factor * self._decay**head for head in range(len(states))], device=hidden.device
         )
@@ -89,17 +109,6 @@ class HeadLosses(nn.Module):
         """The vocabulary projections that gradients are wanted for."""
         return [weight for weight in self.heads.vocabulary_heads.parameters()]
 
-    def _states(self, hidden: Tensor, asked: Asked) -> list[Tensor]:  # K times [n, H]
-        """Let the heads read the text as it goes on (teacher forcing)."""
-        prefix = self.heads.prefix
-        read = hidden if prefix is None else prefix(hidden)
-        states = read.flatten(0, 1)[asked.positions]
-        known = asked.following_ids[:, : self.heads.num_heads]
-        embeddings = states.new_empty(*known.shape, 0)  # for heads that read no tokens
-        if self.heads.reads_tokens:
-            embeddings = self._verifier.embed(known).to(states.dtype)
-        return self.heads.states(states, embeddings)
-
     def _logits(self, head: int, state: Tensor) -> Tensor:  # [n, H] -> [n, V]
         return self.heads.logits(head, state, self._verifier.unembed).float()
 
@@ -124,7 +133,7 @@ class HeadLosses(nn.Module):
     def hits(self, hidden: Tensor, token_ids: Tensor, counted: Tensor) -> Tensor:  # [K, 3]
         """Count per head: right at rank 1, right within rank 5, asked."""
         asked = Asked.of(token_ids, counted, self.heads.num_heads)
-        states = self._states(hidden, asked)
+        states = forced_states(self.heads, self._verifier, hidden, asked)
         size = self._chunk_size
         hits = torch.zeros(len(states), 3, device=hidden.device)
         for head, state in enumerate(states):

@@ -97,12 +97,17 @@ class VerifierStates:
         return pad_sequence(stored, batch_first=True).to(batch.token_ids.device).float()
 
     def _run(self, token_ids: Tensor) -> Tensor:  # [B, T] -> [B, T, H]
-        """Run the verifier below its vocabulary head; padding stands behind, where none look."""
+        """Run the verifier where the trainer put the batch."""
         model = self.verifier.model
         if model.device != token_ids.device:  # the trainer decides where it trains
             nn.Module.to(model, token_ids.device)
-        return model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
+        return last_hidden(self.verifier, token_ids)
 
     def placed(self) -> HFCausalLM:
         """Return the verifier where it is now, to decode with."""
         return HFCausalLM(self.verifier.model, self.verifier.tokenizer)
+
+
+def last_hidden(lm: HFCausalLM, token_ids: Tensor) -> Tensor:  # [B, T] -> [B, T, H]
+    """Run a model below its vocabulary head; padding stands behind, where none look."""
+    return lm.model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state

@@ -1,0 +1,45 @@
+"""Whether a tree fits the draft that shall grow it; known before any model is loaded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from specdec.core.errors import UserError
+from specdec.core.protocols import TreePolicy
+from specdec.lm.load import source
+
+
+def require_levels(tree: TreePolicy, num_heads: int, where: str = "") -> None:
+    """Refuse a tree that is deeper than there are heads; `where` ends the message."""
+    if tree.max_depth > num_heads:
+        raise UserError(f"tree: {tree.max_depth} levels, but there are {num_heads} heads{where}")
+
+
+def require_ranks(tree: TreePolicy, vocab_size: int, where: str = "") -> None:
+    """Refuse a tree of fixed ranks of which one is beyond the vocabulary."""
+    max_rank = getattr(tree, "max_rank", None)  # trees that choose by other means have none
+    if max_rank is not None and max_rank >= vocab_size:
+        raise UserError(f"tree: rank {max_rank}, but there are {vocab_size} tokens{where}")
+
+
+def require_heads_fit(tree: TreePolicy, path: object) -> None:
+    """Refuse a tree that a folder of heads cannot grow, going by its `config.json`."""
+    sizes = heads_config(path)
+    where = f" in proposer.path={path!r}"
+    if isinstance(sizes.get("num_heads"), int):
+        require_levels(tree, sizes["num_heads"], where)
+    if isinstance(sizes.get("vocab_size"), int):
+        require_ranks(tree, sizes["vocab_size"], where)
+
+
+def heads_config(path: object) -> dict[str, Any]:
+    """Read what a folder of heads was built with; empty where it does not say.
+
+    What is wrong with such a folder is for `load_heads` to tell.
+    """
+    try:
+        text = (Path(source(str(path))) / "config.json").read_text(encoding="utf-8")
+        found = json.loads(text)
+    except (OSError, ValueError, UserError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,49 @@
+"""A measured tree of ranks, drawn, and what trees of all sizes would reach."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.tree import Tree
+
+CAVEAT = (
+    "Expected over all positions of the text, not over the block starts of decoding, which crowd "
+    "behind hard tokens; exact for a temperature where the verifier wrote the text at it."
+)
+
+
+def rank_tree(paths: Sequence[tuple[int, ...]], shares: Sequence[float]) -> Tree:
+    """Draw paths, each behind its beginning, with the share of positions at which they hold."""
+    nodes: dict[tuple[int, ...], Tree] = {(): Tree("the last committed token", highlight=False)}
+    for path, share in zip(paths, shares, strict=True):
+        nodes[path] = nodes[path[:-1]].add(f"rank {path[-1]}  [dim]{100 * share:.2f} %[/dim]")
+    return nodes[()]
+
+
+def efficiency_table(
+    reached: Mapping[str, Sequence[float]], depths: Sequence[int], num_nodes: int
+) -> Table:
+    """Lay out block efficiency by number of nodes: 1, 2, 4, ..., the chosen one and the largest.
+
+    `reached` maps a column's name to the values for 1, 2, ... nodes, the first being the longest
+    column or as long; `depths` are the depths of the first one's trees.
+    """
+    table = Table(title="expected block efficiency (tau)", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("nodes", "depth", *reached):
+        table.add_column(name, justify="right", no_wrap=True)
+    largest = len(depths)
+    sizes = {min(1 << power, largest) for power in range(largest.bit_length() + 1)}
+    for size in sorted(sizes | {num_nodes}):
+        values = [f"{row[size - 1]:.3f}" if size <= len(row) else "-" for row in reached.values()]
+        table.add_row(str(size), str(depths[size - 1]), *values)
+    return table
+
+
+def print_rank_tree(tree: Tree, table: Table, title: str) -> None:
+    """Print both, in colour on a terminal."""
+    console = Console()
+    console.print(title, highlight=False)
+    console.print(tree)
+    console.print(table)
+    console.print(f"[dim]{CAVEAT}[/dim]", highlight=False)

@@ -1,0 +1,70 @@
+"""The tree of the rank paths that held most often when `specdec-calibrate` looked."""
+
+import json
+from pathlib import Path as File
+from typing import Any
+
+from specdec.core.errors import UserError, require, require_int
+from specdec.core.jsonl import read_text
+from specdec.tree.sparse import Path, Sparse
+
+ESTIMATES = ("joint", "product")
+
+
+class Calibrated(Sparse):
+    """The best `num_nodes` paths of a calibration file, none longer than `max_depth`.
+
+    `estimate` says by which frequency they are the best: that of the whole path (`joint`), which
+    gives the best tree of this size for the text that was measured; or the product of each rank's
+    own frequency (`product`), Medusa's method.
+
+    Raises:
+        UserError: the file is missing or damaged, or has fewer paths than `num_nodes`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        num_nodes: int = 16,
+        estimate: str = "joint",
+        max_depth: int | None = None,
+    ):
+        require(
+            isinstance(path, str) and bool(path), "tree.path", path, "a file of specdec-calibrate"
+        )
+        require_int("tree.num_nodes", num_nodes, 1)
+        require(estimate in ESTIMATES, "tree.estimate", estimate, "one of " + ", ".join(ESTIMATES))
+        if max_depth is not None:
+            require_int("tree.max_depth", max_depth, 1)
+        paths = [p for p in read_paths(path, estimate) if max_depth is None or len(p) <= max_depth]
+        if num_nodes > len(paths):
+            within = "" if max_depth is None else f" of at most tree.max_depth={max_depth} tokens"
+            raise UserError(
+                f"tree.num_nodes={num_nodes}: tree.path={path!r} has {len(paths)} paths{within}"
+            )
+        super().__init__(paths[:num_nodes])
+
+
+def read_paths(path: str, estimate: str) -> list[Path]:
+    """Read the paths of a calibration file, the best first.
+
+    Raises:
+        UserError: there is no such file, or `specdec-calibrate` did not write it.
+    """
+    if not File(path).is_file():
+        raise UserError(f"tree.path={path!r}: no such file; specdec-calibrate writes one")
+    try:
+        rows: Any = json.loads(read_text(File(path)))
+        paths = [tuple(row) for row in rows[estimate]["paths"]]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"tree.path={path!r}: not what specdec-calibrate writes"
+            f" ({type(error).__name__}: {error})"
+        ) from None
+    known: set[Path] = {()}
+    for each in paths:
+        ranks = all(isinstance(rank, int) and rank >= 0 for rank in each)
+        if not (each and ranks and each[:-1] in known) or each in known:
+            raise UserError(f"tree.path={path!r}: {list(each)} in it is no path, or out of order")
+        known.add(each)
+    return paths

@@ -1,0 +1,175 @@
+"""`specdec-calibrate` from the command line: measure, write, grow, and refuse in one line."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+NOWHERE = "verifier.path=./no_such_model"  # what loads a model says so
+TREE = '{"joint": {"paths": [[0], [0, 0], [400]]}}'
+
+
+def measured(cli, tiny, *options: str) -> dict[str, Any]:
+    """Calibrate a draft model and read the file."""
+    models = [f"verifier.path={tiny.verifier}", f"draft.path={tiny.draft}"]
+    text = [f"data.path={tiny.text}", "data.max_length=24", "output=out/tree.json"]
+    ended = cli("calibrate", *models, *text, "max_rank=299", *options)
+    assert ended.status == 0, ended.err
+    return {**json.loads(Path("out/tree.json").read_text()), "printed": ended.out}
+
+
+def test_the_file_says_what_was_measured(cli, tiny) -> None:
+    found = measured(cli, tiny, "depth=3", "max_nodes=40", "num_nodes=5")
+    assert found["proposer"] == "draft_model"
+    assert (found["draft_path"], found["data_path"]) == (str(tiny.draft), str(tiny.text))
+    assert (found["depth"], found["max_rank"], len(found["marginals"])) == (3, 299, 3)
+    for kind in ("joint", "product"):
+        tree = found[kind]
+        assert len(tree["paths"]) == len(tree["counts"]) == 40
+        assert len(tree["expected_block_efficiency"]) == 40
+        total = sum(tree["counts"]) / found["num_positions"]
+        assert tree["expected_block_efficiency"][-1] == pytest.approx(1 + total)
+    assert found["joint"]["counts"] == sorted(found["joint"]["counts"], reverse=True)
+    # With every rank counted, each position has one path of each length.
+    assert all(sum(row) == found["num_positions"] for row in found["marginals"])
+
+
+def test_what_is_printed(cli, tiny) -> None:
+    found = measured(cli, tiny, "num_nodes=5")
+    rows = [line.split() for line in found["printed"].splitlines()]
+    sizes = [int(row[0]) for row in rows if len(row) == 4 and row[0].isdigit()]
+    assert sizes[:5] == [1, 2, 4, 5, 8]
+    assert sum("rank " in line for line in found["printed"].splitlines()) == 5
+    share = 100 * found["joint"]["counts"][0] / found["num_positions"]
+    assert f"rank {found['joint']['paths'][0][0]}  {share:.2f} %" in found["printed"]
+    assert "not over the block starts" in " ".join(found["printed"].split())
+
+
+def test_fewer_samples_and_other_batches(cli, tiny) -> None:
+    """A batch is only how many samples are read at a time; a limit is how many in all."""
+    whole, single = measured(cli, tiny), measured(cli, tiny, "batch=1")
+    assert single["joint"] == whole["joint"]
+    some = measured(cli, tiny, "data.limit=2")
+    assert some["num_positions"] == 2 * (24 - 1 - 4)
+    assert some["num_positions"] < whole["num_positions"]
+
+
+def test_heads_are_measured_and_grown(cli, tiny) -> None:
+    """Train -> calibrate -> decode, as a user would."""
+    data = [f"data.path={tiny.text}", "data.max_length=24"]
+    model = f"verifier.path={tiny.verifier}"
+    small = ["train.num_heads=3", "tree.gamma=2", "max_steps=1", "output=heads"]
+    held_out = f"data.held_out_path={tiny.text}"
+    assert cli("train", "train=chained", model, *data, held_out, *small).status == 0
+    heads = ["proposer=chained", "proposer.path=heads"]
+    ended = cli("calibrate", *heads, model, *data, "max_rank=299", "output=tree.json")
+    assert ended.status == 0, ended.err
+    assert json.loads(Path("tree.json").read_text())["depth"] == 3
+    tree = ["tree=calibrated", "tree.path=tree.json", "tree.num_nodes=9"]
+    ended = cli("decode", *tiny.options("run", *heads, *tree, "prompts.limit=1"))
+    assert ended.status == 0, ended.err
+    rows = Path("run/traces.jsonl").read_text().splitlines()
+    assert max(step["drafted"] for step in json.loads(rows[0])["steps"]) == 9
+
+
+def assert_one_line(ended, names: Sequence[str]) -> None:
+    assert (ended.status, len(ended.err.splitlines())) == (2, 1), ended.err
+    assert ended.err.startswith("error: ")
+    assert all(name in ended.err for name in names), ended.err
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["proposer=ngram"], ["proposer='ngram'", "medusa, chained, draft_model"]),
+        (["proposer=none"], ["proposer='none'"]),
+        (["depth=0"], ["depth=0", ">= 1"]),
+        (["max_rank=-1"], ["max_rank=-1"]),
+        (["num_nodes=600"], ["num_nodes=600", "max_nodes=512"]),
+        (["batch=0"], ["batch=0"]),
+        (["data.limit=0"], ["data.limit=0"]),
+        (["data.max_length=2"], ["data.max_length=2"]),
+        (["data.path=nothing.txt"], ["data.path='nothing.txt'", "no such file"]),
+        (["output=."], ["output='.'", "a file"]),
+        (["output=file/below.json"], ["file"]),
+        (["proposer=medusa", "proposer.path=heads", "depth=5"], ["depth=5", "4 heads"]),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+def test_bad_options_are_refused_before_a_model_is_loaded(cli, tiny, options, names) -> None:
+    Path("file").write_text("precious")
+    write_heads_config()
+    given = [f"data.path={tiny.text}", "output=tree.json", NOWHERE, "draft.path=./no_such_model"]
+    assert_one_line(cli("calibrate", *given, *options), names)
+    assert not Path("tree.json").exists()
+
+
+@pytest.mark.parametrize("missing", ["data.path", "output"])
+def test_a_missing_option_is_named(cli, tiny, missing: str) -> None:
+    given = {"data.path": tiny.text, "output": "tree.json"}
+    options = [f"{name}={value}" for name, value in given.items() if name != missing]
+    assert_one_line(cli("calibrate", *options), [missing])
+
+
+def test_a_text_without_a_path_is_named(cli, tiny) -> None:
+    models = [f"verifier.path={tiny.verifier}", f"draft.path={tiny.draft}"]
+    options = [*models, f"data.path={tiny.text}", "output=tree.json"]
+    ended = cli("calibrate", *options, "data.max_length=4")
+    assert_one_line(ended, ["data.path", "4 counted tokens"])
+
+
+# --- Trees that a proposer cannot grow ---
+
+
+def write_heads_config() -> None:
+    Path("heads").mkdir()
+    Path("heads/config.json").write_text('{"num_heads": 4, "vocab_size": 300}')
+
+
+HEADS = "in proposer.path='heads'"
+
+
+@pytest.mark.parametrize("proposer", ["medusa", "chained"])
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["tree.gamma=5"], ["tree: 5 levels", "4 heads", HEADS]),
+        (["tree=sparse", "tree.paths=[[0,0,0,0,0]]"], ["tree: 5 levels", "4 heads", HEADS]),
+        (["tree=sparse", "tree.paths=[[300]]"], ["tree: rank 300", "300 tokens", HEADS]),
+        (
+            ["tree=calibrated", "tree.path=tree.json", "tree.num_nodes=3"],
+            ["tree: rank 400", "300 tokens", HEADS],
+        ),
+    ],
+    ids=["chain", "deep", "wide", "calibrated"],
+)
+@pytest.mark.parametrize("entry_point", ["decode", "compare"])
+def test_trees_beyond_the_heads_are_refused_before_a_model_is_loaded(
+    cli, entry_point: str, proposer: str, options: list[str], names: list[str]
+) -> None:
+    write_heads_config()
+    Path("tree.json").write_text(TREE)
+    arm = [f"proposer={proposer}", "proposer.path=heads", *options]
+    given = arm if entry_point == "decode" else [f'arms=["{" ".join(arm)}"]']
+    assert_one_line(cli(entry_point, NOWHERE, *given), names)
+
+
+def test_ranks_beyond_a_draft_s_vocabulary_are_refused_before_a_model_is_loaded(cli, tiny) -> None:
+    draft = ["proposer=draft_model", f"draft.path={tiny.draft}"]
+    tree = ["tree=sparse", "tree.paths=[[0],[300]]"]
+    ended = cli("decode", NOWHERE, *draft, *tree)
+    assert_one_line(ended, ["tree: rank 300", "300 tokens", f"draft.path='{tiny.draft}'"])
+    assert_one_line(cli("decode", NOWHERE, *draft, "tree=sparse"), ["verifier.path", "no_such"])
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", "{}"])
+def test_a_folder_that_says_nothing_is_left_to_the_loader(cli, text: str | None) -> None:
+    if text is not None:
+        Path("heads").mkdir()
+        Path("heads/config.json").write_text(text)
+    heads = ["proposer=medusa", "proposer.path=heads", "tree.gamma=99"]
+    assert_one_line(cli("decode", NOWHERE, *heads), ["verifier.path='./no_such_model'"])

@@ -1,0 +1,99 @@
+"""A calibration file becomes the tree that it lists, or one line that says why not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from specdec.core.errors import UserError
+from specdec.tree.calibrated import Calibrated
+from specdec.tree.calibration import PathCounts, calibration
+
+# (0, 0) six times, (1, 1) four times, and once each rank alone.
+RANKS = torch.tensor([[0, 0]] * 6 + [[1, 1]] * 4 + [[2, 9], [0, 9]])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    file = tmp_path / "tree.json"
+    file.write_text(json.dumps(calibration(PathCounts(RANKS, 2), 5)))
+    return str(file)
+
+
+def nodes(tree: Calibrated) -> set[tuple[int, ...]]:
+    """Read the paths off what the tree grows from laws whose likeliest tokens are 0, 1, 2, ..."""
+    law = torch.tensor([[[0.4, 0.3, 0.2, 0.1]]])
+    paths: list[list[tuple[int, ...]]] = [[()]]
+    for depth in range(1, tree.max_depth + 1):
+        level = tree.expand(depth, law.expand(1, len(paths[-1]), 4), [])
+        ranks = level.token_ids[0].tolist()
+        paths.append([(*paths[-1][up], r) for up, r in zip(level.parents, ranks, strict=True)])
+    return {path for row in paths[1:] for path in row}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"num_nodes": 2}, {(0,), (0, 0)}),
+        ({"num_nodes": 4}, {(0,), (0, 0), (1,), (1, 1)}),
+        ({"num_nodes": 3, "max_depth": 1}, {(0,), (1,), (2,)}),
+        ({"num_nodes": 3, "estimate": "product"}, {(0,), (0, 0), (1,)}),
+        ({"num_nodes": 5, "estimate": "product"}, {(0,), (0, 0), (1,), (0, 1), (1, 0)}),
+    ],
+)
+def test_the_first_paths_are_grown(path: str, options: dict[str, Any], expected: set) -> None:
+    tree = Calibrated(path, **options)
+    assert nodes(tree) == expected
+    assert tree.num_nodes == len(expected)
+    assert tree.max_depth == max(map(len, expected))
+    assert tree.max_rank == max(map(max, expected))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_nodes": 6}, r"^tree\.num_nodes=6: .*tree\.json' has 5 paths$"),
+        ({"num_nodes": 4, "max_depth": 1}, r"^tree\.num_nodes=4: .* has 3 paths .*max_depth=1"),
+        ({"num_nodes": 0}, r"^tree\.num_nodes=0"),
+        ({"max_depth": 0}, r"^tree\.max_depth=0"),
+        ({"estimate": "both"}, r"^tree\.estimate='both': expected one of joint, product"),
+    ],
+)
+def test_bad_options_are_named(path: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Calibrated(path, **options)
+
+
+@pytest.mark.parametrize("missing", [None, "", 3, "nothing.json", "."])
+def test_a_file_that_is_missing_is_named(missing: Any) -> None:
+    with pytest.raises(UserError, match=r"^tree\.path="):
+        Calibrated(missing)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"joint": {"pat',
+        "[]",
+        "3",
+        "{}",
+        '{"joint": {}}',
+        '{"joint": {"paths": 3}}',
+        '{"joint": {"paths": [3]}}',
+        '{"joint": {"paths": [[]]}}',
+        '{"joint": {"paths": [[0], [0]]}}',
+        '{"joint": {"paths": [[0, 0], [0]]}}',
+        '{"joint": {"paths": [[-1]]}}',
+        '{"joint": {"paths": ["ab"]}}',
+        "\udce9",
+    ],
+)
+def test_a_damaged_file_is_one_line(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "tree.json"
+    file.write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(UserError) as caught:
+        Calibrated(str(file), num_nodes=1)
+    assert "tree.json" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

@@ -148,7 +148,7 @@ def test_gradients_are_those_of_differences(states, kind: str) -> None:
         score = lambda: one.module(hidden, batch.token_ids, batch.counted)  # noqa: E731
         score().backward()
         generator = torch.Generator().manual_seed(7)
-        for name, weight in one.module.named_parameters():
+        for weight in one.module.parameters():
             assert weight.grad is not None
             direction = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
             with torch.no_grad():

@@ -44,6 +44,13 @@ SMALL = {  # options of `train=...` that make it small
     ),
     "medusa": ("data.max_length=16", "train.num_heads=2", "tree.gamma=2"),
     "chained": ("data.max_length=16", "train.num_heads=2", "tree.gamma=2"),
+    "draft_model": (
+        "data.max_length=16",
+        "train.hidden_size=12",
+        "train.intermediate_size=16",
+        "train.num_attention_heads=1",
+        "tree.gamma=2",
+    ),
 }
 
 

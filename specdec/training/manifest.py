@@ -26,7 +26,7 @@ def file_digest(path: str, field: str) -> str:
 
 
 def differences(path: Path, ours: Mapping[str, object]) -> list[str]:
-    """Return the names of our values that the manifest at `path` does not have, or has otherwise."""
+    """Return the names of our values that the manifest at `path` has not, or has otherwise."""
     theirs = read(path)
     plain = json.loads(json.dumps(ours))
     return [name for name in plain if name not in theirs or theirs[name] != plain[name]]

@@ -223,16 +223,15 @@ def test_states_are_those_of_the_answers(verifier, tiny, tmp_path: Path) -> None
 
 def test_answers_that_begin_too_late_are_left_out_of_training(speaker, tmp_path: Path) -> None:
     data = conversations(tmp_path, TALK)
-    distill = Distill(str(tmp_path / "new.jsonl"), **SMALL)
-    short, long = (
-        row["num_prompt_tokens"] for row in answered(speaker, data, tmp_path / "n.jsonl")
-    )
+    path = str(tmp_path / "new.jsonl")
+    rows = answered(speaker, data, tmp_path / "new.jsonl")
+    short, long = (row["num_prompt_tokens"] for row in rows)
     assert short < long
-    states = VerifierStates(speaker, data, data, max_length=long, distill=distill)
+    states = VerifierStates(speaker, data, data, max_length=long, distill=Distill(path, **SMALL))
     assert len(states.batch(0, 1).token_ids[0]) < long
     assert f"(1 answers begin behind {long} tokens: left out)" in states.preview()
     with pytest.raises(UserError, match=f"no answer begins within {short} tokens"):
-        VerifierStates(speaker, str(tmp_path / "new.jsonl"), data, max_length=short)
+        VerifierStates(speaker, path, path, max_length=short)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ class Distill:
         answers = AnswerFile(self._path, self._settings(verifier, data_path))
         process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
         if process.is_main_process:
+            assert process.device is not None  # it is initialised
             if not answers.is_complete():
                 with _placed(verifier, process.device) as placed:
                     self._answer(placed, self._requests(verifier, data_path), answers)

@@ -1,4 +1,4 @@
-"""A draft model learns the verifier's law, chunk by chunk, and the engine accepts what it learnt."""
+"""A draft learns the verifier's law, chunk by chunk, and the engine accepts what it learnt."""
 
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,7 @@ def test_what_was_learnt_by_heart_is_accepted(
     one = objective(states, loss)
     if isinstance(loss, TotalVariation):  # whose gradient vanishes far from the goal
         warm = objective(states, CrossEntropy())
-        Trainer(max_steps=60, learning_rate=1e-2, warmup_steps=5).fit(warm, tmp_path / "warm")
+        Trainer(max_steps=100, learning_rate=1e-2, warmup_steps=5).fit(warm, tmp_path / "warm")
         one.module.load_state_dict(warm.module.state_dict())
     rate = 1e-3 if isinstance(loss, TotalVariation) else 1e-2
     trainer = Trainer(max_steps=120, learning_rate=rate, warmup_steps=5, weight_decay=0.0)
@@ -198,7 +198,7 @@ def test_what_was_learnt_by_heart_is_accepted(
     assert all(step.accepted == step.drafted for step in drafted.steps)
 
 
-@each_loss
+@pytest.mark.parametrize("loss", LOSSES[1:], ids=lambda loss: type(loss).__name__)
 def test_training_raises_the_overlap_and_leaves_the_verifier_alone(
     states, tmp_path: Path, loss: Any
 ) -> None:
@@ -208,12 +208,38 @@ def test_training_raises_the_overlap_and_leaves_the_verifier_alone(
         start = one.evaluate(one.module)
     trainer = Trainer(40, 4, learning_rate=1e-2, warmup_steps=4, weight_decay=0.0)
     end = trainer.fit(one, tmp_path)
-    gain = end["eval_overlap"] - start["eval_overlap"]
-    # Text that the verifier did not write says less about its law.
-    assert gain > (0.02 if loss.uses_verifier else 0.0), (start, end)
+    assert end["eval_overlap"] > start["eval_overlap"] + 0.02
     assert end["eval_loss"] < start["eval_loss"]
     for name, value in states.verifier.model.state_dict().items():
         assert torch.equal(value, before[name]), f"{name} of the verifier was changed"
+
+
+@pytest.mark.parametrize("start", ["fresh", "draft"])
+def test_an_interrupted_run_ends_as_an_undisturbed_one(
+    states, tiny, tmp_path: Path, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints hold one of two tied weights; both must come back."""
+
+    options = {} if start == "fresh" else {"init_path": str(tiny.draft)}
+    trainer = Trainer(4, 2, warmup_steps=0, save_steps=2, resume_from_checkpoint="latest")
+    whole = objective(states, KL(), **options)
+    trainer.fit(whole, tmp_path / "whole")
+
+    def interrupt(first: int, count: int) -> Batch:
+        if first >= 3 * count:
+            raise KeyboardInterrupt
+        return states.batch(first, count)
+
+    stopped = objective(states, KL(), **options)
+    monkeypatch.setattr(stopped, "batch", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(stopped, tmp_path / "resumed")
+    resumed = objective(states, KL(), seed=1, **options)  # nothing comes from its seed
+    trainer.fit(resumed, tmp_path / "resumed")
+    torch.testing.assert_close(resumed.module.state_dict(), whole.module.state_dict())
+    model = losses_of(resumed).model
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    assert (head.weight is embedding.weight) == (start == "fresh")
 
 
 def test_a_draft_is_trained_on_from_where_it_is(states, tiny, tmp_path: Path) -> None:

@@ -45,6 +45,13 @@ SMALL = {  # options of `train=...` that make it small
     ),
     "medusa": ("data.max_length=16", "train.num_heads=2", "tree.gamma=2"),
     "chained": ("data.max_length=16", "train.num_heads=2", "tree.gamma=2"),
+    "draft_model": (
+        "data.max_length=16",
+        "train.hidden_size=12",
+        "train.intermediate_size=16",
+        "train.num_attention_heads=1",
+        "tree.gamma=2",
+    ),
 }
 
 
@@ -174,6 +181,23 @@ def test_a_training_objective_trains(cli, tiny, stem: str) -> None:
 def test_a_loss_trains_heads(cli, tiny, stem: str) -> None:
     ended = train(cli, tiny, "medusa", f"loss={stem}", "output=trained")
     assert ended.status == 0, f"loss={stem}: {ended.err}"
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_a_draft_is_trained_on_what_the_verifier_wrote(cli, tiny) -> None:
+    """Two runs share the answers; other settings are refused in one line."""
+    answers = ["distill.path=answers.jsonl", "distill.max_new_tokens=8", "distill.prompt_tokens=8"]
+    for loss in ("kl", "cross_entropy"):
+        ended = train(cli, tiny, "draft_model", f"loss={loss}", f"output={loss}", *answers)
+        assert ended.status == 0, ended.err
+    written = Path("answers.jsonl").read_text()
+    decoded = cli("decode", *tiny.options("run", "proposer=draft_model", "draft.path=kl"))
+    assert decoded.status == 0, decoded.err
+    ended = train(cli, tiny, "draft_model", "output=other", *answers, "distill.temperature=0.5")
+    assert ended.status == 2
+    assert ended.err.splitlines()[-1].startswith("error: distill.path='answers.jsonl': was written")
+    assert "temperature" in ended.err
+    assert Path("answers.jsonl").read_text() == written
 
 
 # --- Every experiment ---

@@ -24,6 +24,21 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
 
 
+def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file that is appended to, up to a line that a crash has torn.
+
+    A missing file has no rows.
+    """
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            return
+        yield row
+
+
 def read_text(path: Path) -> str:
     """Read a UTF-8 file.
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LOGITS_AT_ONCE = 1 << 23  # of a vocabulary projection: 32 MiB in fp32, whatever the batch
+
 # Scores some tokens, given by a slice and by the slices of all states, as one sum.
 Score = Callable[[slice, Sequence[Tensor]], Tensor]
 

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from specdec.heads.base import Heads
 from specdec.lm.hf import HFCausalLM
-from specdec.training.chunked import chunked_sum
+from specdec.training.chunked import LOGITS_AT_ONCE, chunked_sum
 from specdec.training.objective import Loss
-
-LOGITS_AT_ONCE = 1 << 23  # of a vocabulary projection: 32 MiB in fp32, whatever K x T x V
+from specdec.training.share import random_run
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,8 @@ class Asked:
 
         Neighbours, because the verifier's distribution after t serves the heads of K positions.
         """
-        count = max(1, round(share * len(self.positions)))
-        if count >= len(self.positions):
-            return self, 1.0
-        start = int(torch.randint(len(self.positions), ()))
-        run = (start + torch.arange(count, device=self.positions.device)) % len(self.positions)
-        return self._at(run), len(self.positions) / count
+        run, factor = random_run(len(self.positions), share, self.positions.device)
+        return self._at(run), factor
 
     def with_all(self, depth: int) -> "Asked":
         """Choose the positions that the first `depth` heads are all asked at."""

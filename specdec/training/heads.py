@@ -11,6 +11,7 @@ from specdec.heads.base import Heads
 from specdec.lm.hf import HFCausalLM
 from specdec.proposer.heads import HeadsProposer
 from specdec.training.acceptance import Acceptance
+from specdec.training.draft_losses import require_linear_head
 from specdec.training.head_losses import HeadLosses
 from specdec.training.objective import Batch, Loss
 from specdec.training.states import VerifierStates
@@ -39,6 +40,8 @@ class HeadTraining:
     ):
         require_number("train.decay", decay, 0.0, 1.0)
         require_number("train.share", share, 0.0, 1.0)
+        if loss.uses_verifier:
+            require_linear_head(states.verifier.model, "verifier.path")
         heads.start_from(vocabulary_head(states.verifier))
         self.proposer(heads, states.verifier, acceptance.tree)  # refuses what cannot be measured
         self._states = states

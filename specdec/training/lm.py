@@ -1,6 +1,5 @@
 """Train a decoder-only language model from scratch: how the zoo's models come about."""
 
-import copy
 import math
 from pathlib import Path
 
@@ -10,8 +9,6 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -19,7 +16,9 @@ from transformers import (
 
 from specdec.core.errors import UserError, require, require_int
 from specdec.training.blocks import Blocks
+from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch
+from specdec.training.shape import Shape
 from specdec.training.text import joined, read_texts
 
 DEFAULT_CONTEXT = 2048
@@ -52,22 +51,13 @@ class LanguageModeling:
     ):
         for name, value, minimum in (
             ("block_length", block_length, 2),
-            ("hidden_size", hidden_size, 1),
-            ("intermediate_size", intermediate_size, 1),
-            ("num_hidden_layers", num_hidden_layers, 1),
-            ("num_attention_heads", num_attention_heads, 1),
             ("max_position_embeddings", max_position_embeddings or DEFAULT_CONTEXT, 2),
             ("vocab_size", vocab_size, 257),
             ("eval_tokens", eval_tokens, 2),
             ("seed", seed, 0),
         ):
             require_int(name, value, minimum)
-        require(
-            hidden_size % num_attention_heads == 0,
-            "hidden_size",
-            hidden_size,
-            f"a multiple of num_attention_heads={num_attention_heads}",
-        )
+        shape = Shape(hidden_size, intermediate_size, num_hidden_layers, num_attention_heads)
         documents = read_texts(data_path)
         held_out = read_texts(held_out_path, "data.held_out_path")
         source = init_path or tokenizer_path
@@ -79,22 +69,13 @@ class LanguageModeling:
         self._blocks = Blocks(joined(self.tokenizer, documents), block_length, seed)
         self._held_out = joined(self.tokenizer, held_out)[:eval_tokens]
         self._block_length = block_length
-        shape = LlamaConfig(
-            vocab_size=len(self.tokenizer),
-            hidden_size=hidden_size,
-            intermediate_size=intermediate_size,
-            num_hidden_layers=num_hidden_layers,
-            num_attention_heads=num_attention_heads,
-            num_key_value_heads=num_attention_heads,
-            max_position_embeddings=max_position_embeddings or DEFAULT_CONTEXT,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=_end_id(self.tokenizer),
-            pad_token_id=None,
-        )
-        torch.manual_seed(seed)
         self.module: PreTrainedModel = (
-            LlamaForCausalLM(shape)
+            shape.fresh(
+                len(self.tokenizer),
+                max_position_embeddings or DEFAULT_CONTEXT,
+                _end_id(self.tokenizer),
+                seed,
+            )
             if init_path is None
             else _continued(init_path, max_position_embeddings)
         )
@@ -140,11 +121,8 @@ class LanguageModeling:
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write a Hugging Face folder: bf16 safetensors, config and tokenizer."""
-        # A copy, because training may go on in fp32 after a save.
-        rounded = copy.deepcopy(module).to(torch.bfloat16)
-        assert isinstance(rounded, PreTrainedModel)
-        self.tokenizer.save_pretrained(folder)
-        rounded.save_pretrained(folder)
+        assert isinstance(module, PreTrainedModel)
+        save_rounded(module, self.tokenizer, folder)
 
 
 def _continued(init_path: str, context: int | None) -> PreTrainedModel:

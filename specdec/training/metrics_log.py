@@ -1,11 +1,9 @@
 """`metrics.jsonl`: one line per logged step of a training run."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from specdec.core.jsonl import write_jsonl
+from specdec.core.jsonl import whole_rows, write_jsonl
 
 
 class MetricsLog:
@@ -15,7 +13,8 @@ class MetricsLog:
         self.evaluations: list[dict[str, float]] = []
         self._path = path
         self._enabled = enabled
-        kept = [row for row in _whole_rows(path) if row["step"] <= resumed_step]
+        # What is behind a torn line is trained again.
+        kept = [row for row in whole_rows(path) if row["step"] <= resumed_step]
         for row in kept:
             self._remember(row)
         if enabled:
@@ -33,14 +32,3 @@ class MetricsLog:
         if self._enabled:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
-
-
-def _whole_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Read a log up to a line that a crash has torn: what is behind it is trained again."""
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return

@@ -20,11 +20,13 @@ class Samples:
 
     Plain text is cut into blocks that count whole. Of a conversation only what the assistant says
     counts; each one is a sample, cut at `max_length` tokens. So is text that the verifier wrote
-    (`distill`), of which the prompt does not count.
+    (`distill`), of which the prompt does not count; rows whose prompt is longer are left out.
+    `vocab_size` is how many tokens its embeddings hold: often more than the tokenizer, and such
+    padding may be drawn.
 
     Raises:
-        UserError: the file is no training text, holds several kinds, or has a row that cannot be
-            rendered or of which nothing counts within `max_length` tokens.
+        UserError: the file is no training text, holds several kinds, or has a conversation that
+            cannot be rendered or of which nothing counts within `max_length` tokens.
     """
 
     def __init__(
@@ -34,12 +36,14 @@ class Samples:
         max_length: int,
         seed: int = 0,
         field: str = "data.path",
+        vocab_size: int | None = None,
     ):
         documents = read_documents(path, field)
         if len({type(document) for document in documents}) > 1:
             kinds = "plain text, conversations and written tokens"
             raise UserError(f"{field}={path!r}: holds several of {kinds}; expected one")
         self.tokenizer = tokenizer
+        self._vocab_size = vocab_size or len(tokenizer)
         self.num_cut = 0  # samples that were longer
         self._max_length = max_length
         self._seed = seed
@@ -51,9 +55,13 @@ class Samples:
         for number, document in enumerate(documents, start=1):
             where = f"{field}={path!r}: row {number}"
             if isinstance(document, Written):
-                self.rows.append(self._sample(*self._written(document, where), where))
+                if document.num_prompt_tokens < max_length:
+                    self.rows.append(self._sample(*self._written(document, where), where))
             elif not isinstance(document, str):
                 self.rows.append(self._sample(*render(document, tokenizer, where), where))
+        self.num_left_out = 0 if texts else len(documents) - len(self.rows)
+        if not self.rows:
+            raise UserError(f"{field}={path!r}: no answer begins within {max_length} tokens")
 
     def _blocks(self, token_ids: Tensor, where: str) -> list[Sample]:
         blocks = [ids for ids in token_ids.split(self._max_length) if len(ids) > 2]
@@ -63,7 +71,7 @@ class Samples:
 
     def _written(self, document: Written, where: str) -> tuple[list[int], list[bool]]:
         token_ids, asked = list(document.token_ids), document.num_prompt_tokens
-        if not all(0 <= token < len(self.tokenizer) for token in token_ids):
+        if not all(0 <= token < self._vocab_size for token in token_ids):
             raise UserError(f"{where}: token ids of another tokenizer")
         return token_ids, [index >= asked for index in range(len(token_ids))]
 
@@ -104,8 +112,14 @@ class Samples:
                 piece = str(self.tokenizer.decode(token_ids[start:end].tolist()))
                 shown.append(piece if counted[start] else f"[[{piece}]]")
                 start = end
-        cut = f"\n({self.num_cut} of {len(self.rows)} samples are cut at {self._max_length} tokens)"
-        return "".join(shown) + (cut if self.num_cut else "")
+        length = self._max_length
+        if self.num_cut:
+            shown.append(
+                f"\n({self.num_cut} of {len(self.rows)} samples are cut at {length} tokens)"
+            )
+        if self.num_left_out:
+            shown.append(f"\n({self.num_left_out} answers begin behind {length} tokens: left out)")
+        return "".join(shown)
 
 
 def padded(rows: Sequence[Sample], places: Sequence[int] = ()) -> Batch:
@@ -130,14 +144,12 @@ def render(
         UserError: there is no chat template, it refuses the messages, or it rewrites earlier turns
             when later ones are added, so that boundaries are nowhere.
     """
-    if not tokenizer.chat_template:
-        raise UserError(f"{where}: the tokenizer has no chat template; expected plain `text`")
-    full = _rendered(messages, tokenizer, where, False)
+    full = rendered(messages, tokenizer, where, False)
     spans: list[tuple[int, int]] = []
     for turn, message in enumerate(messages):
         if message.role == "assistant":
-            asked = _rendered(messages[:turn], tokenizer, where, True)
-            answered = _rendered(messages[: turn + 1], tokenizer, where, False)
+            asked = rendered(messages[:turn], tokenizer, where, True)
+            answered = rendered(messages[: turn + 1], tokenizer, where, False)
             if not (answered.startswith(asked) and full.startswith(answered)):
                 raise UserError(f"{where}: the chat template rewrites earlier turns")
             spans.append((len(asked), len(answered)))
@@ -148,9 +160,16 @@ def render(
     return encoded["input_ids"], counted
 
 
-def _rendered(
+def rendered(
     messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, where: str, invite: bool
 ) -> str:
+    """Put messages through the chat template, with its invitation to answer if `invite`.
+
+    Raises:
+        UserError: there is no chat template, or it refuses the messages.
+    """
+    if not tokenizer.chat_template:
+        raise UserError(f"{where}: the tokenizer has no chat template; expected plain `text`")
     rows = [{"role": message.role, "content": message.content} for message in messages]
     try:
         return str(

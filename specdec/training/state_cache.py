@@ -1,7 +1,6 @@
 """Hidden states on disk: computed once, read by every later epoch and every run of a sweep."""
 
 import itertools
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from specdec.core.errors import UserError
 from specdec.core.jsonl import write_json
+from specdec.training.manifest import differences
 
 
 class StateCache:
@@ -45,12 +45,9 @@ class StateCache:
         """Claim the folder, or make sure that it is ours."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / "manifest.json"
-        ours = json.loads(json.dumps(identity))
         if not path.exists():
-            write_json(path, ours)
-            return
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        differing = [name for name in ours if theirs.get(name) != ours[name]]
+            write_json(path, identity)
+        differing = differences(path, identity)
         if differing:
             raise UserError(
                 f"data.cache_path={str(self._folder)!r}: holds the states of something else"

@@ -1,7 +1,6 @@
 """What heads are trained on: token ids, and the verifier's last hidden states along them."""
 
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -11,6 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 from specdec.core.errors import require, require_int
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
+from specdec.training.distill import Distill
+from specdec.training.manifest import file_digest
 from specdec.training.objective import Batch
 from specdec.training.samples import Samples
 from specdec.training.state_cache import StateCache
@@ -19,11 +20,12 @@ from specdec.training.state_cache import StateCache
 class VerifierStates:
     """Samples of a data file, and the frozen verifier that reads them.
 
-    With `cache_path` each sample is read once, by whichever run comes first.
+    With `cache_path` each sample is read once, by whichever run comes first. With `distill` the
+    verifier answers the training data anew before they are read; held-out data stay as they are.
 
     Raises:
-        UserError: a file is no training text (see `Samples`), or the cache cannot be used (see
-            `StateCache`).
+        UserError: a file is no training text (see `Samples`), or the cache or the answers cannot
+            be used (see `StateCache`, `Distill`).
     """
 
     def __init__(
@@ -35,30 +37,37 @@ class VerifierStates:
         eval_samples: int = 32,
         cache_path: str | None = None,
         seed: int = 0,
+        distill: Distill | None = None,
     ):
         require_int("data.max_length", max_length, 2)
         require_int("data.eval_samples", eval_samples, 1)
         require_int("seed", seed, 0)
         good = cache_path is None or (isinstance(cache_path, str) and bool(cache_path))
         require(good, "data.cache_path", cache_path, "a folder or null")
-        assert verifier.tokenizer is not None
         verifier.model.requires_grad_(False)
-        self._length = length = min(max_length, verifier.max_length)
+        self._length = min(max_length, verifier.max_length)
         self.verifier = verifier
         self.seed = seed
-        self.data_name = Path(data_path).name
-        self._samples = Samples(data_path, verifier.tokenizer, length, seed)
-        held_out = Samples(held_out_path, verifier.tokenizer, length, seed, "data.held_out_path")
+        held_out = self._read(held_out_path, seed, "data.held_out_path")
         # Their places are in another file than that of the cache.
         self.held_out = replace(held_out.first(eval_samples), places=())
+        if distill is not None:
+            data_path = distill.data_path(verifier, data_path)
+        self.data_name = Path(data_path).name
+        self._samples = self._read(data_path, seed, "data.path")
         self._cache = None if cache_path is None else self._open_cache(cache_path, data_path)
+
+    def _read(self, path: str, seed: int, field: str) -> Samples:
+        verifier = self.verifier
+        assert verifier.tokenizer is not None
+        return Samples(path, verifier.tokenizer, self._length, seed, field, verifier.vocab_size)
 
     def _open_cache(self, cache_path: str, data_path: str) -> StateCache:
         known = fingerprint(self.verifier)
         identity = {
             "verifier": [known[name] for name in DIGESTS],
             "dtype": known["dtype"],
-            "data": sha256(Path(data_path).read_bytes()).hexdigest()[:16],
+            "data": file_digest(data_path, "data.path"),
             "max_length": self._length,
         }
         return StateCache(

@@ -1,0 +1,188 @@
+"""Training text that the verifier wrote itself: what it says is what it will accept.
+
+DistillSpec (Zhou et al. 2023, arXiv 2310.08461, section 4) finds drafts trained on text of the
+models themselves better aligned than those trained on a fixed data set.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+from tqdm import tqdm
+
+from specdec.core.errors import UserError, require, require_int, require_number
+from specdec.core.sampling import Sampling
+from specdec.core.trace import Trace
+from specdec.decoding.decoder import SpeculativeDecoder
+from specdec.decoding.request import Request
+from specdec.decoding.stopping import Stopping
+from specdec.lm.fingerprint import DIGESTS, fingerprint
+from specdec.lm.hf import HFCausalLM
+from specdec.proposer.none import NoProposer
+from specdec.training.answer_file import AnswerFile
+from specdec.training.distill_prompts import prompts_of
+from specdec.training.manifest import digest, file_digest
+from specdec.training.text import read_documents
+from specdec.verification.rejection import Rejection
+
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class Distill:
+    """Have the verifier answer training data anew, once, into the JSONL file at `path`.
+
+    Of a conversation every turn of the assistant is answered, after the messages of the data before
+    it; of plain text the first `prompt_tokens` tokens of each block of `prompt_tokens` +
+    `max_new_tokens` are continued. Rows are `id`, `token_ids` (the prompt's first),
+    `num_prompt_tokens` and `finish_reason`. `limit` is the largest number of rows.
+
+    Randomness is keyed by `seed` and the row's id, so neither `batch` nor interruptions change the
+    answers, apart from the rounding of the logits, which depends on what else is in a batch.
+    `path=None` is off.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        max_new_tokens: int = 256,
+        prompt_tokens: int = 64,
+        batch: int = 16,
+        limit: int | None = None,
+        seed: int = 0,
+    ):
+        named = path is None or (isinstance(path, str) and path.endswith(".jsonl"))
+        require(named, "distill.path", path, "a file name ending in .jsonl, or null")
+        require_number("distill.temperature", temperature, 0.0)
+        require_int("distill.top_k", top_k, 0)
+        require_number("distill.top_p", top_p, 0.0, 1.0)
+        require(top_p > 0, "distill.top_p", top_p, "a number in (0, 1]")
+        for name, value, minimum in (
+            ("max_new_tokens", max_new_tokens, 1),
+            ("prompt_tokens", prompt_tokens, 1),
+            ("batch", batch, 1),
+            ("limit", 1 if limit is None else limit, 1),
+            ("seed", seed, 0),
+        ):
+            require_int(f"distill.{name}", value, minimum)
+        self._path = path
+        self._sampling = Sampling(temperature, top_k, top_p)
+        self._max_new_tokens = max_new_tokens
+        self._prompt_tokens = prompt_tokens
+        self._batch = batch
+        self._limit = limit
+        self._seed = seed
+
+    def data_path(self, verifier: HFCausalLM, data_path: str) -> str:
+        """Return the file to train on: `data_path` itself, or its answers once all are there.
+
+        The first of several processes writes them, on its accelerator; the others wait.
+
+        Raises:
+            UserError: `data_path` cannot be read or rendered, nothing in it fits the verifier's
+                context, or the file at `path` holds something else.
+        """
+        if self._path is None:
+            return data_path
+        answers = AnswerFile(self._path, self._settings(verifier, data_path))
+        process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+        if process.is_main_process:
+            assert process.device is not None  # it is initialised
+            if not answers.is_complete():
+                with _placed(verifier, process.device) as placed:
+                    self._answer(placed, self._requests(verifier, data_path), answers)
+        else:
+            # Not at a barrier: those give up after ten minutes or thirty, and this may take hours.
+            while not answers.is_complete():
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        return self._path
+
+    def _settings(self, verifier: HFCausalLM, data_path: str) -> dict[str, object]:
+        """Name all that decides what the answers are."""
+        known = fingerprint(verifier)
+        assert verifier.tokenizer is not None
+        return {
+            "verifier": [known[name] for name in DIGESTS],
+            "dtype": known["dtype"],
+            "chat_template": digest(str(verifier.tokenizer.chat_template).encode()),
+            "data": file_digest(data_path, "data.path"),
+            "temperature": self._sampling.temperature,
+            "top_k": self._sampling.top_k,
+            "top_p": self._sampling.top_p,
+            "max_new_tokens": self._max_new_tokens,
+            "prompt_tokens": self._prompt_tokens,
+            "limit": self._limit,
+            "seed": self._seed,
+        }
+
+    def _requests(self, verifier: HFCausalLM, data_path: str) -> list[Request]:
+        """Return what to answer, and say what is left out."""
+        assert verifier.tokenizer is not None
+        where = f"data.path={data_path!r}"
+        length = self._prompt_tokens + self._max_new_tokens
+        found: list[Request] = []
+        num_left_out = 0
+        for request in prompts_of(
+            read_documents(data_path), verifier.tokenizer, self._prompt_tokens, length, where
+        ):
+            if len(found) == self._limit:
+                break
+            if len(request.token_ids) < verifier.max_length:
+                found.append(request)
+            else:
+                num_left_out += 1
+        context = f"the verifier's context of {verifier.max_length} tokens"
+        if not found:
+            raise UserError(f"{where}: no prompt to answer that fits {context}")
+        if num_left_out:
+            print(f"distill: {num_left_out} prompts do not fit {context} and are left out")
+        return found
+
+    def _answer(
+        self, verifier: HFCausalLM, requests: Sequence[Request], answers: AnswerFile
+    ) -> None:
+        """Write what is missing, each text as soon as it ends."""
+        ids = [request.request_id for request in requests]
+        done = answers.begin(ids)
+        missing = [request for request in requests if request.request_id not in done]
+        prompts = {request.request_id: request.token_ids for request in missing}
+        decoder = SpeculativeDecoder(
+            verifier,
+            NoProposer(),
+            Rejection(),
+            self._sampling,
+            Stopping.of(verifier, self._max_new_tokens),
+            batch=self._batch,
+            seed=self._seed,
+        )
+        with tqdm(total=len(ids), initial=len(done), unit="text", desc="distill") as bar:
+            for trace in decoder.stream(missing):
+                answers.append(_row(trace, prompts[trace.prompt_id]))
+                bar.update()
+        answers.finish(ids)
+
+
+def _row(trace: Trace, prompt: Sequence[int]) -> dict[str, object]:
+    """Return what `text.Written` reads."""
+    return {
+        "id": trace.prompt_id,
+        "token_ids": [*prompt, *trace.output_ids],
+        "num_prompt_tokens": len(prompt),
+        "finish_reason": trace.finish_reason,
+    }
+
+
+@contextmanager
+def _placed(verifier: HFCausalLM, device: torch.device) -> Iterator[HFCausalLM]:
+    """Lend the verifier to a device, with a cache of its own."""
+    model, home = verifier.model, verifier.device
+    torch.nn.Module.to(model, device)
+    try:
+        yield HFCausalLM(model, verifier.tokenizer)
+    finally:
+        torch.nn.Module.to(model, home)

@@ -1,0 +1,123 @@
+"""Train a draft model on the verifier's distribution (DistillSpec, Zhou et al. 2023, section 4)."""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from specdec.core.errors import require, require_int, require_number
+from specdec.lm.hf import HFCausalLM
+from specdec.lm.load import load
+from specdec.proposer.draft_model import DraftModel as DraftModelProposer
+from specdec.training.acceptance import Acceptance
+from specdec.training.draft_losses import DraftLosses
+from specdec.training.loss.total_variation import TotalVariation
+from specdec.training.model_folder import save_rounded
+from specdec.training.objective import Batch, Loss
+from specdec.training.shape import Shape
+from specdec.training.states import VerifierStates
+
+
+class DraftModel:
+    """A small model with the verifier's vocabulary: the one at `init_path`, or a fresh Llama.
+
+    A fresh one has the verifier's context. `share` is the part of each batch's positions whose loss
+    is computed: a run at a random place, scaled so that the expected gradient is the same.
+
+    Raises:
+        UserError: an option is out of range, or the model at `init_path` cannot be loaded or has
+            another vocabulary than the verifier.
+    """
+
+    def __init__(
+        self,
+        states: VerifierStates,
+        loss: Loss,
+        acceptance: Acceptance,
+        init_path: str | None = None,
+        hidden_size: int = 128,
+        intermediate_size: int = 384,
+        num_hidden_layers: int = 1,
+        num_attention_heads: int = 4,
+        share: float = 1.0,
+        seed: int = 0,
+    ):
+        require_number("train.share", share, 0.0, 1.0)
+        require_int("seed", seed, 0)
+        shape = Shape(hidden_size, intermediate_size, num_hidden_layers, num_attention_heads)
+        self._states = states
+        self._loss = loss
+        self._acceptance = acceptance
+        model = (
+            _fresh(shape, states.verifier, seed)
+            if init_path is None
+            else _continued(init_path, states.verifier)
+        )
+        self.module: nn.Module = DraftLosses(model, states.verifier, loss, share)
+
+    def preview(self) -> str:
+        """Show the first sample."""
+        return self._states.preview()
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Return the samples numbered first ... first + count - 1."""
+        return self._states.batch(first, count)
+
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        """Sum of the loss over the counted tokens."""
+        return module(self._states.hidden(batch), batch.token_ids, batch.counted)
+
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        """Measure on held-out data.
+
+        `eval_loss` is per counted token; `eval_overlap` is the mean of sum_v min(p, q) at
+        temperature 1, the chance that one draft token is accepted; `eval_block_efficiency` comes
+        from decoding.
+        """
+        assert isinstance(module, DraftLosses)
+        loss, overlap = self._means(module)
+        verifier = self._states.placed()
+        draft = HFCausalLM(module.model, verifier.tokenizer)
+        proposer = DraftModelProposer(draft, self._acceptance.tree)
+        tau = self._acceptance.measure(verifier, proposer, self._states.held_out)
+        return {"eval_loss": loss, "eval_overlap": overlap, "eval_block_efficiency": tau}
+
+    def _means(self, module: DraftLosses) -> tuple[float, float]:
+        """Average the loss and the overlap over the counted held-out tokens."""
+        device = module.model.device
+        sums, num_counted = torch.zeros(2), 0
+        for row in self._states.held_out.rows():
+            row = row.to(device)
+            read = (self._states.hidden(row), row.token_ids, row.counted)
+            for index, loss in enumerate((self._loss, TotalVariation())):
+                sums[index] += module.measures(*read, of=loss).cpu()
+            num_counted += int(row.num_counted)
+        loss, distance = (sums / max(1, num_counted)).tolist()
+        return loss, 1 - distance
+
+    def score(self, evaluation: dict[str, float]) -> float:
+        """A draft is there to have its tokens accepted."""
+        return evaluation["eval_block_efficiency"]
+
+    def save(self, module: nn.Module, folder: Path) -> None:
+        """Write a folder that `draft.path` names."""
+        assert isinstance(module, DraftLosses)
+        tokenizer = self._states.verifier.tokenizer
+        assert tokenizer is not None
+        save_rounded(module.model, tokenizer, folder)
+
+
+def _fresh(shape: Shape, verifier: HFCausalLM, seed: int) -> PreTrainedModel:
+    end_ids = sorted(verifier.end_ids)
+    return shape.fresh(verifier.vocab_size, verifier.max_length, end_ids or None, seed)
+
+
+def _continued(init_path: str, verifier: HFCausalLM) -> PreTrainedModel:
+    """Load a draft in fp32; a copy, because loaded weights are shared."""
+    require(isinstance(init_path, str), "train.init_path", init_path, "a folder, a Hub id or null")
+    path = str(verifier.model.config._name_or_path)
+    loaded = load(init_path, vocabulary_of=path, field="train.init_path")
+    model = copy.deepcopy(loaded.model)
+    return model.requires_grad_(True)

@@ -1,0 +1,37 @@
+"""What stands beside a computed file, so that it is never taken for that of other settings."""
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+from specdec.core.errors import UserError
+
+
+def digest(content: bytes) -> str:
+    """Return 16 hexadecimal digits that tell contents apart."""
+    return sha256(content).hexdigest()[:16]
+
+
+def file_digest(path: str, field: str) -> str:
+    """Return the digest of a file.
+
+    Raises:
+        UserError: it cannot be read; `field` is how the message names it.
+    """
+    try:
+        return digest(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"{field}={path!r}: cannot be read ({error.strerror})") from None
+
+
+def differences(path: Path, ours: Mapping[str, object]) -> list[str]:
+    """Return the names of our values that the manifest at `path` has not, or has otherwise."""
+    theirs = read(path)
+    plain = json.loads(json.dumps(ours))
+    return [name for name in plain if name not in theirs or theirs[name] != plain[name]]
+
+
+def read(path: Path) -> Mapping[str, object]:
+    """Return what a manifest says."""
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -49,6 +49,15 @@ class Heads(nn.Module, PyTorchModelHubMixin):
             nn.Linear(hidden_size, vocab_size, bias=False) for _ in range(num_heads if own else 0)
         )
 
+    def belong_to(self, verifier: dict[str, str]) -> None:
+        """Note another verifier as the one that the heads were trained on; it is saved with them.
+
+        Takes the fingerprint of the verifier (see `specdec.lm.fingerprint`).
+        """
+        self.verifier = verifier
+        # What `save_pretrained` writes: the arguments that the heads were made with.
+        self._hub_mixin_config = {**self._hub_mixin_config, "verifier": verifier}
+
     def start_from(self, unembedding: Tensor) -> None:  # [V, H]
         """Copy the verifier's vocabulary head into each head's own."""
         for weight in self.vocabulary_heads.parameters():

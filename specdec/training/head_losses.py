@@ -54,7 +54,7 @@ class HeadLosses(nn.Module):
     ):
         super().__init__()
         self.heads = heads
-        self._verifier = verifier
+        self.verifier = verifier
         self._loss = loss
         self._decay = decay
         self._share = share
@@ -87,7 +87,9 @@ class HeadLosses(nn.Module):
 
     def _trained(self) -> list[Tensor]:
         """The vocabulary projections that gradients are wanted for."""
-        return [weight for weight in self.heads.vocabulary_heads.parameters()]
+        shared = self.verifier.model.get_output_embeddings()
+        weights = (self.heads.vocabulary_heads or shared).parameters()
+        return [weight for weight in weights if weight.requires_grad]
 
     def _states(self, hidden: Tensor, asked: Asked) -> list[Tensor]:  # K times [n, H]
         """Let the heads read the text as it goes on (teacher forcing)."""
@@ -97,11 +99,11 @@ class HeadLosses(nn.Module):
         known = asked.following_ids[:, : self.heads.num_heads]
         embeddings = states.new_empty(*known.shape, 0)  # for heads that read no tokens
         if self.heads.reads_tokens:
-            embeddings = self._verifier.embed(known).to(states.dtype)
+            embeddings = self.verifier.embed(known).to(states.dtype)
         return self.heads.states(states, embeddings)
 
     def _logits(self, head: int, state: Tensor) -> Tensor:  # [n, H] -> [n, V]
-        return self.heads.logits(head, state, self._verifier.unembed).float()
+        return self.heads.logits(head, state, self.verifier.unembed).float()
 
     @torch.no_grad()
     def _laws(self, told: Tensor, positions: Tensor, num_heads: int) -> Iterator[Tensor | None]:
@@ -116,7 +118,7 @@ class HeadLosses(nn.Module):
         ahead = positions[:, None] + torch.arange(1, num_heads + 1, device=positions.device)
         # Behind the end no head is wanted; any law will do.
         needed, place = ahead.clamp(max=len(told) - 1).unique(return_inverse=True)
-        log_p = self._verifier.unembed(told[needed]).float().log_softmax(dim=-1)
+        log_p = self.verifier.unembed(told[needed]).float().log_softmax(dim=-1)
         for head in range(num_heads):
             yield log_p[place[:, head]]
 

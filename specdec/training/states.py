@@ -1,5 +1,6 @@
 """What heads are trained on: token ids, and the verifier's last hidden states along them."""
 
+import copy
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -95,6 +96,12 @@ class VerifierStates:
         if model.device != token_ids.device:  # the trainer decides where it trains
             nn.Module.to(model, token_ids.device)
         return model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
+
+    def of(self, verifier: HFCausalLM) -> "VerifierStates":
+        """Return the same samples, read by another verifier with the same tokens, uncached."""
+        other = copy.copy(self)
+        other.verifier, other._cache = verifier, None
+        return other
 
     def placed(self) -> HFCausalLM:
         """Return the verifier where it is now, to decode with."""

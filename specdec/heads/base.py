@@ -55,8 +55,9 @@ class Heads(nn.Module, PyTorchModelHubMixin):
         Takes the fingerprint of the verifier (see `specdec.lm.fingerprint`).
         """
         self.verifier = verifier
-        # What `save_pretrained` writes: the arguments that the heads were made with.
-        self._hub_mixin_config = {**self._hub_mixin_config, "verifier": verifier}
+        made_with = self._hub_mixin_config  # which is what `save_pretrained` writes
+        assert isinstance(made_with, dict)
+        self._hub_mixin_config = {**made_with, "verifier": verifier}
 
     def start_from(self, unembedding: Tensor) -> None:  # [V, H]
         """Copy the verifier's vocabulary head into each head's own."""

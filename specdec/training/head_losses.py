@@ -85,11 +85,10 @@ class HeadLosses(nn.Module):
     def _chunk_size(self) -> int:
         return max(1, LOGITS_AT_ONCE // self.heads.vocab_size)
 
-    def _trained(self) -> list[Tensor]:
+    def _trained(self) -> Sequence[Tensor]:
         """The vocabulary projections that gradients are wanted for."""
-        shared = self.verifier.model.get_output_embeddings()
-        weights = (self.heads.vocabulary_heads or shared).parameters()
-        return [weight for weight in weights if weight.requires_grad]
+        own = list(self.heads.vocabulary_heads.parameters())
+        return own or trained_unembedding(self.verifier)
 
     def _states(self, hidden: Tensor, asked: Asked) -> list[Tensor]:  # K times [n, H]
         """Let the heads read the text as it goes on (teacher forcing)."""
@@ -137,3 +136,10 @@ class HeadLosses(nn.Module):
                 right = (best == targets[:, None]) & wanted[:, None]
                 hits[head] += torch.stack([right[:, 0].sum(), right.sum(), wanted.sum()])
         return hits
+
+
+def trained_unembedding(verifier: HFCausalLM) -> list[Tensor]:
+    """Return the weights of the verifier's own head, if it is trained."""
+    unembedding = verifier.model.get_output_embeddings()
+    assert unembedding is not None
+    return [weight for weight in unembedding.parameters() if weight.requires_grad]

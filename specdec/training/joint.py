@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from specdec.core.errors import UserError, require_int, require_number
 from specdec.lm.hf import HFCausalLM
 from specdec.training.chunked import chunked_sum
-from specdec.training.head_losses import LOGITS_AT_ONCE, HeadLosses
+from specdec.training.head_losses import LOGITS_AT_ONCE, HeadLosses, trained_unembedding
 from specdec.training.heads import HeadTraining
 from specdec.training.loss.cross_entropy import CrossEntropy
 from specdec.training.loss.kl import KL
@@ -40,7 +40,7 @@ class Joint:
         training: Objective,
         method: str = "lora",
         lora_rank: int = 16,
-        lora_alpha: float = 16.0,
+        lora_alpha: int = 16,
         lora_targets: Sequence[str] | None = None,
         learning_rate_scale: float = 0.1,
         heads_warmup_steps: int = 200,
@@ -201,7 +201,6 @@ class JointLosses(nn.Module):
             logits = self._tuned.lm.unembed(chunk[0]).float()
             return loss(logits, targets[piece], log_p).sum()
 
-        unembedding = self._tuned.lm.model.get_output_embeddings().parameters()
-        trained = [weight for weight in unembedding if weight.requires_grad]
+        trained = trained_unembedding(self._tuned.lm)
         size = max(1, LOGITS_AT_ONCE // self._tuned.lm.vocab_size)
         return chunked_sum(score, [hidden[:, :-1][asked]], trained, size)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from specdec.core.errors import UserError, require, require_int, require_number
+from specdec.core.errors import UserError, require, require_int
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 
@@ -49,7 +49,7 @@ class LoRA:
         self,
         original: PreTrainedModel,
         rank: int,
-        alpha: float,
+        alpha: int,
         targets: Sequence[str] | None,
         seed: int,
     ):
@@ -75,7 +75,9 @@ class LoRA:
 
     def merged(self) -> PreTrainedModel:
         """Return a copy that has no adapters any more."""
-        return copy.deepcopy(self._adapted).merge_and_unload()
+        merged = copy.deepcopy(self._adapted).merge_and_unload()
+        assert isinstance(merged, PreTrainedModel)
+        return merged
 
 
 def linear_layers(model: PreTrainedModel, targets: Sequence[str] | None) -> list[str]:
@@ -146,7 +148,7 @@ def tuned(
     original: HFCausalLM,
     method: str,
     lora_rank: int,
-    lora_alpha: float,
+    lora_alpha: int,
     lora_targets: Sequence[str] | None,
     seed: int,
 ) -> Tuned:
@@ -157,7 +159,7 @@ def tuned(
     """
     require(method in ("lora", "full"), "tuning.method", method, "lora or full")
     require_int("tuning.lora_rank", lora_rank, 1)
-    require_number("tuning.lora_alpha", lora_alpha, 0.0)
+    require_int("tuning.lora_alpha", lora_alpha, 1)
     require_int("seed", seed, 0)
     names = lora_targets is None or isinstance(lora_targets, list | tuple)
     require(names, "tuning.lora_targets", lora_targets, "a list of names or null")

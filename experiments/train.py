@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from specdec.experiments.app import build, run
 
-from specdec.core.errors import UserError
+from specdec.core.errors import UserError, require
 
 
 def task(config: DictConfig) -> None:
@@ -15,7 +15,7 @@ def task(config: DictConfig) -> None:
         if OmegaConf.is_missing(config.data, name):
             raise UserError(f"data.{name}: missing; expected data.{name}=FILE, .txt or .jsonl")
     trainer = build(config.trainer)
-    objective = build(config.train)
+    objective = build(_chosen(config))
     output = Path(config.output)
     # torchrun and accelerate start this once per process; one of them speaks.
     speaks = os.environ.get("RANK", "0") == "0"
@@ -26,6 +26,17 @@ def task(config: DictConfig) -> None:
     numbers = "  ".join(f"{name} {value:.4f}" for name, value in evaluation.items())
     if speaks:
         print(f"trained {trainer.max_steps} steps: {numbers}\nsaved in {output}")
+
+
+def _chosen(config: DictConfig) -> DictConfig:
+    """Return the node of the objective: heads or a model alone, or heads with their verifier."""
+    require(isinstance(config.joint, bool), "joint", config.joint, "true or false")
+    if not config.joint:
+        return config.train
+    cache_path = config.data.cache_path
+    expected = "null with joint=true, since the states of a verifier that is tuned do not last"
+    require(cache_path is None, "data.cache_path", cache_path, expected)
+    return config.tuning
 
 
 def main() -> None:

@@ -70,6 +70,16 @@ class Heads(
             facts=kwargs.get("facts", {}),
         )
 
+    def belong_to(self, verifier: dict[str, str]) -> None:
+        """Note another verifier as the one that the heads were trained on; it is saved with them.
+
+        Takes the fingerprint of the verifier (see `specdec.lm.fingerprint`).
+        """
+        self.verifier = verifier
+        made_with = self._hub_mixin_config  # which is what `save_pretrained` writes
+        assert isinstance(made_with, dict)
+        self._hub_mixin_config = {**made_with, "verifier": verifier}
+
     def start_from(self, unembedding: Tensor) -> None:  # [V, H]
         """Copy the verifier's vocabulary head into each head's own."""
         for weight in self.vocabulary_heads.parameters():

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from specdec.core.errors import UserError
 from specdec.lm.hf import HFCausalLM
@@ -55,14 +54,10 @@ def _digest(value: object) -> str:
 
 
 def _probe(lm: HFCausalLM) -> str:
-    """A digest of a few weights, rounded to bf16 so that it is the same in every dtype."""
-    embedding = lm.model.get_input_embeddings().weight
-    assert isinstance(embedding, Tensor)
-    weights = [embedding, *_last_vectors(lm)]
-    pieces = [weight.detach().flatten()[:4096].bfloat16().float().cpu() for weight in weights]
+    """A digest of the beginning of every weight: an adapter may have changed any few of them.
+
+    Rounded to bf16, so that it is the same in every dtype.
+    """
+    weights = lm.model.parameters()
+    pieces = [weight.detach().flatten()[:512].bfloat16().float().cpu() for weight in weights]
     return hashlib.sha256(torch.cat(pieces).numpy().tobytes()).hexdigest()[:16]
-
-
-def _last_vectors(lm: HFCausalLM) -> Sequence[Tensor]:
-    """Norm gains and the like: small, and different in every training run."""
-    return [weight for weight in lm.model.parameters() if weight.ndim == 1][-4:]

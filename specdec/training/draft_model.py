@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from specdec.training.acceptance import Acceptance
 from specdec.training.draft_losses import DraftLosses
 from specdec.training.loss.total_variation import TotalVariation
 from specdec.training.model_folder import save_rounded
-from specdec.training.objective import Batch, Loss
+from specdec.training.objective import Batch, Loss, decay_groups
 from specdec.training.shape import Shape
 from specdec.training.states import VerifierStates
 
@@ -68,6 +69,10 @@ class DraftModel:
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """Sum of the loss over the counted tokens."""
         return module(self._states.hidden(batch), batch.token_ids, batch.counted)
+
+    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Train the whole draft alike."""
+        return decay_groups(self.module, learning_rate, weight_decay)
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Measure on held-out data.

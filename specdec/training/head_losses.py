@@ -69,7 +69,7 @@ class HeadLosses(nn.Module):
     ):
         super().__init__()
         self.heads = heads
-        self._verifier = verifier
+        self.verifier = verifier
         self._loss = loss
         self._decay = decay
         self._share = share
@@ -78,7 +78,7 @@ class HeadLosses(nn.Module):
         """Sum the losses: hidden [B, T, H], token ids and counted [B, T] -> scalar."""
         asked = Asked.of(token_ids, counted, self.heads.num_heads)
         asked, factor = asked.part(self._share)
-        states = forced_states(self.heads, self._verifier, hidden, asked)
+        states = forced_states(self.heads, self.verifier, hidden, asked)
         weights = torch.tensor(
             [factor * self._decay**head for head in range(len(states))], device=hidden.device
         )
@@ -100,12 +100,13 @@ class HeadLosses(nn.Module):
     def _chunk_size(self) -> int:
         return max(1, LOGITS_AT_ONCE // self.heads.vocab_size)
 
-    def _trained(self) -> list[Tensor]:
+    def _trained(self) -> Sequence[Tensor]:
         """The vocabulary projections that gradients are wanted for."""
-        return [weight for weight in self.heads.vocabulary_heads.parameters()]
+        own = list(self.heads.vocabulary_heads.parameters())
+        return own or trained_unembedding(self.verifier)
 
     def _logits(self, head: int, state: Tensor) -> Tensor:  # [n, H] -> [n, V]
-        return self.heads.logits(head, state, self._verifier.unembed).float()
+        return self.heads.logits(head, state, self.verifier.unembed).float()
 
     @torch.no_grad()
     def _laws(self, told: Tensor, positions: Tensor, num_heads: int) -> Iterator[Tensor | None]:
@@ -120,7 +121,7 @@ class HeadLosses(nn.Module):
         ahead = positions[:, None] + torch.arange(1, num_heads + 1, device=positions.device)
         # Behind the end no head is wanted; any law will do.
         needed, place = ahead.clamp(max=len(told) - 1).unique(return_inverse=True)
-        log_p = self._verifier.unembed(told[needed]).float().log_softmax(dim=-1)
+        log_p = self.verifier.unembed(told[needed]).float().log_softmax(dim=-1)
         for head in range(num_heads):
             yield log_p[place[:, head]]
 
@@ -128,7 +129,7 @@ class HeadLosses(nn.Module):
     def hits(self, hidden: Tensor, token_ids: Tensor, counted: Tensor) -> Tensor:  # [K, 3]
         """Count per head: right at rank 1, right within rank 5, asked."""
         asked = Asked.of(token_ids, counted, self.heads.num_heads)
-        states = forced_states(self.heads, self._verifier, hidden, asked)
+        states = forced_states(self.heads, self.verifier, hidden, asked)
         size = self._chunk_size
         hits = torch.zeros(len(states), 3, device=hidden.device)
         for head, state in enumerate(states):
@@ -139,3 +140,10 @@ class HeadLosses(nn.Module):
                 right = (best == targets[:, None]) & wanted[:, None]
                 hits[head] += torch.stack([right[:, 0].sum(), right.sum(), wanted.sum()])
         return hits
+
+
+def trained_unembedding(verifier: HFCausalLM) -> list[Tensor]:
+    """Return the weights of the verifier's own head, if it is trained."""
+    unembedding = verifier.model.get_output_embeddings()
+    assert unembedding is not None
+    return [weight for weight in unembedding.parameters() if weight.requires_grad]

@@ -1,7 +1,7 @@
 """Train heads on a frozen verifier: what `medusa` and `chained` share."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from specdec.proposer.heads import HeadsProposer
 from specdec.training.acceptance import Acceptance
 from specdec.training.draft_losses import require_linear_head
 from specdec.training.head_losses import HeadLosses
-from specdec.training.objective import Batch, Loss
+from specdec.training.objective import Batch, Loss, decay_groups
 from specdec.training.states import VerifierStates
 
 
@@ -44,7 +44,7 @@ class HeadTraining:
             require_linear_head(states.verifier.model, "verifier.path")
         heads.start_from(vocabulary_head(states.verifier))
         self.proposer(heads, states.verifier, acceptance.tree)  # refuses what cannot be measured
-        self._states = states
+        self.states = states
         self._acceptance = acceptance
         self._facts = {
             "data": f"{states.data_name}, {states.num_samples} samples",
@@ -53,32 +53,42 @@ class HeadTraining:
         self._last: dict[str, float] = {}  # evaluation
         self.module: nn.Module = HeadLosses(heads, states.verifier, loss, decay, share)
 
+    def read(self, verifier: HFCausalLM) -> None:
+        """Train on and measure with another verifier from here on, of the same shape and tokens."""
+        assert isinstance(self.module, HeadLosses)
+        self.module.verifier = verifier
+        self.states = self.states.of(verifier)
+
     def preview(self) -> str:
         """Show the first sample."""
-        return self._states.preview()
+        return self.states.preview()
 
     def batch(self, first: int, count: int) -> Batch:
         """Return the samples numbered first ... first + count - 1."""
-        return self._states.batch(first, count)
+        return self.states.batch(first, count)
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """Sum of all heads' losses over the counted tokens."""
-        return module(self._states.hidden(batch), batch.token_ids, batch.counted)
+        return module(self.states.hidden(batch), batch.token_ids, batch.counted)
+
+    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Train all heads alike."""
+        return decay_groups(self.module, learning_rate, weight_decay)
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Measure each head's top-1 and top-5 accuracy, and block efficiency, on held-out data."""
         assert isinstance(module, HeadLosses)
-        proposer = self.proposer(module.heads, self._states.placed(), self._acceptance.tree)
-        tau = self._acceptance.measure(proposer.verifier, proposer, self._states.held_out)
+        proposer = self.proposer(module.heads, self.states.placed(), self._acceptance.tree)
+        tau = self._acceptance.measure(proposer.verifier, proposer, self.states.held_out)
         self._last = {**self._accuracies(module), "eval_block_efficiency": tau}
         return self._last
 
     def _accuracies(self, module: HeadLosses) -> dict[str, float]:
         device = next(module.parameters()).device
         hits = torch.zeros(module.heads.num_heads, 3)
-        for batch in self._states.held_out.rows():
+        for batch in self.states.held_out.rows():
             batch = batch.to(device)
-            hits += module.hits(self._states.hidden(batch), batch.token_ids, batch.counted).cpu()
+            hits += module.hits(self.states.hidden(batch), batch.token_ids, batch.counted).cpu()
         rates = hits[:, :2] / hits[:, 2:].clamp(min=1)
         return {
             f"eval_head{head}_top{k}": float(rates[head, column])

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import ByteLevelBPETokenizer
@@ -17,7 +18,7 @@ from transformers import (
 from specdec.core.errors import UserError, require, require_int
 from specdec.training.blocks import Blocks
 from specdec.training.model_folder import save_rounded
-from specdec.training.objective import Batch
+from specdec.training.objective import Batch, decay_groups
 from specdec.training.shape import Shape
 from specdec.training.text import joined, read_texts
 
@@ -96,6 +97,10 @@ class LanguageModeling:
         logits = module(input_ids=batch.token_ids, use_cache=False).logits[:, :-1]
         targets = batch.token_ids[:, 1:].flatten()
         return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets, reduction="sum")
+
+    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Train the whole model alike."""
+        return decay_groups(self.module, learning_rate, weight_decay)
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Return the held-out loss in nats per token and in bits per byte."""

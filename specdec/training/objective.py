@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ class Batch:
     token_ids: Tensor  # [B, T] int64
     counted: Tensor  # [B, T] bool: the tokens whose prediction the loss counts
     places: tuple[int, ...] = ()  # [B]: where the samples stand in their file, if it has places
+    step: int = 0  # of training, that the batch is for
 
     @classmethod
     def of(cls, token_ids: Tensor) -> "Batch":
@@ -31,7 +32,8 @@ class Batch:
         """Yield one sample after the other."""
         for row in range(len(self.token_ids)):
             one = slice(row, row + 1)
-            yield Batch(self.token_ids[one], self.counted[one], self.places[one])
+            token_ids, counted = self.token_ids[one], self.counted[one]
+            yield replace(self, token_ids=token_ids, counted=counted, places=self.places[one])
 
     def to(self, device: torch.device) -> "Batch":
         """Move to a device."""
@@ -75,6 +77,10 @@ class Objective(Protocol):
         """
         ...
 
+    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Return the groups that the optimizer gets; the first one's learning rate is logged."""
+        ...
+
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Measure on held-out data; called in eval mode, without gradients."""
         ...
@@ -86,3 +92,15 @@ class Objective(Protocol):
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write what a user loads afterwards."""
         ...
+
+
+def decay_groups(
+    module: nn.Module, learning_rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Decay matrices only: biases and norm gains have no direction to shrink along."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [{**group, "lr": learning_rate} for group in groups]

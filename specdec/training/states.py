@@ -1,5 +1,6 @@
 """What heads are trained on: token ids, and the verifier's last hidden states along them."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +112,12 @@ class VerifierStates:
         if model.device != token_ids.device:  # the trainer decides where it trains
             nn.Module.to(model, token_ids.device)
         return last_hidden(self.verifier, token_ids)
+
+    def of(self, verifier: HFCausalLM) -> "VerifierStates":
+        """Return the same samples, read by another verifier with the same tokens, uncached."""
+        other = copy.copy(self)
+        other.verifier, other._cache = verifier, None
+        return other
 
     def placed(self) -> HFCausalLM:
         """Return the verifier where it is now, to decode with."""

@@ -3,13 +3,13 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 from transformers import get_scheduler
 
@@ -148,8 +148,7 @@ class _Run:
             project_dir=output,
         )
         optimizer = torch.optim.AdamW(
-            _decay_groups(objective.module, options.weight_decay),
-            lr=options.learning_rate,
+            objective.parameter_groups(options.learning_rate, options.weight_decay),
             betas=(0.9, options.adam_beta2),
             fused=True,
         )
@@ -203,7 +202,8 @@ class _Run:
         options, processes = self.options, self.accelerator.num_processes
         shard = (self.step * options.accumulation + micro) * processes
         first = (shard + self.accelerator.process_index) * options.batch_size
-        return self.objective.batch(first, options.batch_size).to(self.accelerator.device)
+        batch = self.objective.batch(first, options.batch_size)
+        return replace(batch, step=self.step).to(self.accelerator.device)
 
     def _count(self, batches: Sequence[Batch]) -> Tensor:
         """Count the tokens of a step, over all micro-batches and processes."""
@@ -307,12 +307,3 @@ class Losses:
     def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
         """Take up what a checkpoint held."""
         self.values = list(state["values"])
-
-
-def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay matrices only: biases and norm gains have no direction to shrink along."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]

@@ -84,7 +84,7 @@ def masked(batch: Batch) -> Batch:
 
 def by_hand(one: HeadTraining, loss: Any, batch: Batch, decay: float) -> Tensor:
     """One token after another: head i at t speaks about t + 2 + i; the verifier at t + 1 + i."""
-    heads, verifier = losses_of(one).heads, one._states.verifier
+    heads, verifier = losses_of(one).heads, one.states.verifier
     total = torch.zeros(())
     for ids, counted in zip(batch.token_ids, batch.counted, strict=True):
         hidden = verifier.model.base_model(ids[None]).last_hidden_state[0]
@@ -234,7 +234,7 @@ def test_what_was_learnt_by_heart_is_accepted(
 
 def certain(self: HeadLosses, told: Tensor, positions: Tensor, num_heads: int):
     """Stand in for a verifier that is sure of its greedy choice."""
-    log_p = self._verifier.unembed(told).float().log_softmax(dim=-1)
+    log_p = self.verifier.unembed(told).float().log_softmax(dim=-1)
     sure = (50 * log_p).log_softmax(dim=-1)
     for head in range(num_heads):
         yield sure[(positions + 1 + head).clamp(max=len(told) - 1)]

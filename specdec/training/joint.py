@@ -1,0 +1,211 @@
+"""Train heads together with their verifier (Medusa-2, Cai et al. 2024, 2.2.2 and 2.3.2).
+
+The verifier becomes another model: what is lossless then is lossless with respect to that one.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from specdec.core.errors import UserError, require_int, require_number
+from specdec.lm.hf import HFCausalLM
+from specdec.training.chunked import LOGITS_AT_ONCE, chunked_sum
+from specdec.training.head_losses import HeadLosses, trained_unembedding
+from specdec.training.heads import HeadTraining
+from specdec.training.loss.cross_entropy import CrossEntropy
+from specdec.training.loss.kl import KL
+from specdec.training.objective import Batch, Objective, decay_groups
+from specdec.training.tuning import Tuned, tuned
+
+
+class Joint:
+    """Heads, and a copy of their verifier that is tuned with them and saved as a new verifier.
+
+    L = `heads_weight` L_heads + `self_distillation` KL(original || tuned)
+      + `language_modeling` CE(text, tuned), summed over the counted tokens.
+
+    In the first `heads_warmup_steps` steps only the heads are trained; afterwards the verifier's
+    learning rate is `learning_rate_scale` times theirs, without weight decay. Whatever the heads'
+    loss, their teacher is the tuned verifier as it is at that step.
+
+    Raises:
+        UserError: `training` trains no heads, or an option is out of its range (see `tuned`).
+    """
+
+    def __init__(
+        self,
+        training: Objective,
+        method: str = "lora",
+        lora_rank: int = 16,
+        lora_alpha: int = 16,
+        lora_targets: Sequence[str] | None = None,
+        learning_rate_scale: float = 0.1,
+        heads_warmup_steps: int = 200,
+        heads_weight: float = 0.2,
+        self_distillation: float = 1.0,
+        language_modeling: float = 0.0,
+        seed: int = 0,
+    ):
+        if not isinstance(training, HeadTraining):
+            name = type(training).__name__
+            raise UserError(f"joint=true: {name} has no heads; expected train=medusa or chained")
+        require_int("tuning.heads_warmup_steps", heads_warmup_steps, 0)
+        for name, value in (
+            ("learning_rate_scale", learning_rate_scale),
+            ("heads_weight", heads_weight),
+            ("self_distillation", self_distillation),
+            ("language_modeling", language_modeling),
+        ):
+            require_number(f"tuning.{name}", value, 0.0)
+        self._original = training.states
+        verifier = self._original.verifier
+        self.tuned = tuned(verifier, method, lora_rank, lora_alpha, lora_targets, seed)
+        training.read(self.tuned.lm)
+        self._training = training
+        self._heads_warmup_steps = heads_warmup_steps
+        self._learning_rate_scale = learning_rate_scale
+        assert isinstance(training.module, HeadLosses)
+        weights = (heads_weight, self_distillation, language_modeling)
+        self.module: nn.Module = JointLosses(training.module, verifier, self.tuned, weights)
+
+    def preview(self) -> str:
+        """Show the first sample."""
+        return self._training.preview()
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Return the samples numbered first ... first + count - 1."""
+        return self._training.batch(first, count)
+
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        """Sum of the losses over the counted tokens; of the heads' alone in the warm-up."""
+        self.tuned.place(batch.token_ids.device)
+        heads_only = batch.step < self._heads_warmup_steps
+        original = self._original.hidden(batch)
+        return module(batch.token_ids, batch.counted, original, heads_only)
+
+    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Train the verifier more slowly than the heads.
+
+        Undecayed, because it is to stay where it is: AdamW then leaves it alone in the warm-up.
+        """
+        module = self.module
+        assert isinstance(module, JointLosses)
+        verifier: dict[str, Any] = {
+            "params": list(module.verifier.values()),
+            "weight_decay": 0.0,
+            "lr": self._learning_rate_scale * learning_rate,
+        }
+        return [*decay_groups(module.head_losses, learning_rate, weight_decay), verifier]
+
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        """Measure the heads with the tuned verifier, and how far it is from the original.
+
+        `eval_kl_to_original` is the mean KL(original || tuned) of a counted token, in nats.
+        """
+        assert isinstance(module, JointLosses)
+        device = next(module.parameters()).device
+        self.tuned.place(device)
+        measured = self._training.evaluate(module.head_losses)
+        # As both decode: in the models' own types.
+        with torch.autocast(device.type, enabled=False):
+            return {**measured, "eval_kl_to_original": self._kl(module, device)}
+
+    def _kl(self, module: "JointLosses", device: torch.device) -> float:
+        held_out = self._training.states.held_out
+        total = 0.0
+        for batch in held_out.rows():
+            batch = batch.to(device)
+            original, own = self._original.hidden(batch), self._training.states.hidden(batch)
+            total += float(module.kl(original, own, batch.token_ids, batch.counted))
+        return total / max(1, int(held_out.num_counted))
+
+    def score(self, evaluation: dict[str, float]) -> float:
+        """What the heads are worth with the tuned verifier."""
+        return self._training.score(evaluation)
+
+    def save(self, module: nn.Module, folder: Path) -> None:
+        """Write the heads into `folder` and their new verifier into `folder/verifier`."""
+        assert isinstance(module, JointLosses)
+        heads = module.head_losses
+        known = self.tuned.save(folder / "verifier")
+        heads.heads.belong_to({**known, "path": "verifier"})  # wherever the folder goes
+        self._training.save(heads, folder)
+
+
+class JointLosses(nn.Module):
+    """The heads' losses and the tuned verifier's, in one module.
+
+    Of the verifier it registers what is trained, so that nothing else is saved in checkpoints.
+    """
+
+    def __init__(
+        self,
+        head_losses: HeadLosses,
+        original: HFCausalLM,
+        tuned: Tuned,
+        weights: tuple[float, float, float],
+    ):
+        super().__init__()
+        self.head_losses = head_losses
+        # Names of parameters may not hold dots.
+        trained = {name.replace(".", "/"): weight for name, weight in tuned.trained().items()}
+        self.verifier = nn.ParameterDict(trained)
+        self._original = original
+        self._tuned = tuned
+        self._heads_weight, self._self_distillation, self._language_modeling = weights
+
+    def forward(
+        self, token_ids: Tensor, counted: Tensor, original: Tensor, heads_only: bool
+    ) -> Tensor:
+        """Sum the losses: token ids and counted [B, T], the original's states [B, T, H] -> scalar.
+
+        With `heads_only` the verifier learns nothing, and so is still the original.
+        """
+        # Every parameter has a gradient, if of zeros: several processes wait for all of them.
+        total = torch.stack([weight.flatten()[:0].sum() for weight in self.verifier.values()]).sum()
+        hidden = original if heads_only else self._tuned.hidden(token_ids)
+        # Whose embeddings and vocabulary head the heads may share: they would be trained, too.
+        self.head_losses.verifier = self._original if heads_only else self._tuned.lm
+        total = total + self._heads_weight * self.head_losses(hidden, token_ids, counted)
+        if self._self_distillation > 0 and not heads_only:
+            kl = self.kl(original, hidden, token_ids, counted)
+            total = total + self._self_distillation * kl
+        if self._language_modeling > 0 and not heads_only:
+            cross_entropy = self._next_token(CrossEntropy(), None, hidden, token_ids, counted)
+            total = total + self._language_modeling * cross_entropy
+        return total
+
+    def kl(self, original: Tensor, hidden: Tensor, token_ids: Tensor, counted: Tensor) -> Tensor:
+        """Sum KL(original || tuned) over the counted tokens, in nats.
+
+        Takes both verifiers' states [B, T, H], token ids and counted [B, T].
+        """
+        return self._next_token(KL(), original, hidden, token_ids, counted)
+
+    def _next_token(
+        self,
+        loss: CrossEntropy | KL,
+        original: Tensor | None,  # [B, T, H]
+        hidden: Tensor,  # [B, T, H]
+        token_ids: Tensor,  # [B, T]
+        counted: Tensor,  # [B, T]
+    ) -> Tensor:
+        """Sum a loss of the tuned verifier's own law; its logits exist a chunk at a time."""
+        asked = counted[:, 1:]
+        targets = token_ids[:, 1:][asked]
+        told = None if original is None else original[:, :-1][asked]
+
+        def score(piece: slice, chunk: Sequence[Tensor]) -> Tensor:
+            log_p = None
+            if told is not None:
+                with torch.no_grad():
+                    log_p = self._original.unembed(told[piece]).float().log_softmax(dim=-1)
+            logits = self._tuned.lm.unembed(chunk[0]).float()
+            return loss(logits, targets[piece], log_p).sum()
+
+        trained = trained_unembedding(self._tuned.lm)
+        size = max(1, LOGITS_AT_ONCE // self._tuned.lm.vocab_size)
+        return chunked_sum(score, [hidden[:, :-1][asked]], trained, size)

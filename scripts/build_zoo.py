@@ -1,11 +1,12 @@
-"""Rebuild the embedded model family end to end: text, tokenizer, verifier, draft model, prompts.
+"""Rebuild the embedded model family end to end: text, verifier, draft model, heads, prompts.
 
     python scripts/build_zoo.py                             # specdec/zoo, hours on two cores
     python scripts/build_zoo.py size=small output=my_small  # 26 M parameters; size=base: 150 M
     python scripts/build_zoo.py mixed_precision=bf16        # where the processor computes in bf16
 
-Training is `experiments/train.py train=lm`, in stages of falling learning rates: cheap short blocks
-first, the full context last. A build that was interrupted goes on where it stopped.
+Models are trained by `experiments/train.py train=lm`, in stages of falling learning rates: cheap
+short blocks first, the full context last; heads by `train=medusa` and `train=chained`. A build that
+was interrupted goes on where it stopped.
 """
 
 import json
@@ -81,6 +82,13 @@ SIZES = {
         "draft": Shape(384, 1024, 4, 6, (Stage(256, 20000, 2e-3), Stage(1024, 8000, 1e-3))),
     },
 }
+# Heads see the shipped verifier's states, which are computed once for both.
+HEADS = {
+    "medusa": (),
+    "chained": ("train.link=both", "train.prefix_attention=true"),
+}
+HEAD_STEPS = 1000  # of 4 blocks of 512 tokens
+SHIPPED_HEADS = ("README.md", "config.json", "model.safetensors")
 DEFAULTS = {
     "size": "zoo",
     "output": "specdec/zoo",
@@ -108,6 +116,11 @@ def main() -> None:
         (output / role).mkdir(parents=True, exist_ok=True)
         for name in SHIPPED:
             shutil.copyfile(trained / name, output / role / name)
+    for kind in HEADS:
+        trained = build.heads(kind, output / "verifier", shapes["verifier"].num_attention_heads)
+        (output / kind).mkdir(exist_ok=True)
+        for name in SHIPPED_HEADS:
+            shutil.copyfile(trained / name, output / kind / name)
     write_jsonl(output / "prompts.jsonl", prompts())
     write_text(output / "README.md", card(build, shapes, options))
     print(f"built {options.size} in {output}")
@@ -156,26 +169,53 @@ class Build:
         steps = max(1, round(stage.steps * self.scale))
         options = [
             "train=lm",
-            f"data.path={self.work / 'train.jsonl'}",
-            f"data.held_out_path={self.work / 'held_out.jsonl'}",
-            f"output={output}",
-            f"max_steps={steps}",
+            *self._shared(output, steps),
             # Another seed: no stage should begin with the blocks that the last one began with.
             f"seed={self.seed + number}",
             f"train.block_length={stage.block_length}",
             f"train.max_position_embeddings={CONTEXT}",
             f"trainer.per_device_train_batch_size={TOKENS_PER_STEP // stage.block_length}",
             f"trainer.learning_rate={stage.learning_rate}",
+            *start,
+        ]
+        run(output, options)
+
+    def heads(self, kind: str, verifier: Path, num_attention_heads: int) -> Path:
+        """Train heads on a verifier; return their folder."""
+        output = self.work / kind
+        options = [
+            f"train={kind}",
+            *self._shared(output, max(1, round(HEAD_STEPS * self.scale))),
+            *HEADS[kind],
+            f"verifier.path={verifier}",
+            f"data.cache_path={self.work / 'states'}",
+            f"seed={self.seed}",
+            "loss=kl",
+            "trainer.per_device_train_batch_size=4",
+            "trainer.learning_rate=3e-3",
+        ]
+        if kind == "chained":
+            options.append(f"train.num_attention_heads={num_attention_heads}")
+        run(output, options)
+        return output
+
+    def _shared(self, output: Path, steps: int) -> list[str]:
+        return [
+            f"data.path={self.work / 'train.jsonl'}",
+            f"data.held_out_path={self.work / 'held_out.jsonl'}",
+            f"output={output}",
+            f"max_steps={steps}",
             f"trainer.warmup_steps={min(100, steps // 10)}",
             f"trainer.mixed_precision={self.mixed_precision}",
             "trainer.save_steps=100",
             "trainer.resume_from_checkpoint=latest",
-            *start,
         ]
-        if not is_finished(output, options):
-            subprocess.run(
-                [sys.executable, "-m", "specdec.experiments.train", *options], check=True
-            )
+
+
+def run(output: Path, options: list[str]) -> None:
+    """Train unless that was done."""
+    if not is_finished(output, options):
+        subprocess.run([sys.executable, "-m", "specdec.experiments.train", *options], check=True)
 
 
 def is_finished(output: Path, options: list[str]) -> bool:
@@ -231,9 +271,9 @@ def card(build: Build, shapes: dict[str, Shape], options: DictConfig) -> str:
 CARD = """# The embedded model family
 
 Two Llama-shaped decoder-only models that share one byte-level BPE tokenizer (2048 tokens), trained
-from scratch on the source text of Python's standard library. They are small enough to ship and
-good enough to accept each other's tokens: a place to try speculative decoding without a download.
-Not meant for anything else.
+from scratch on the source text of Python's standard library, and two sets of heads for the larger
+one. They are small enough to ship and good enough to have their tokens accepted: a place to try
+speculative decoding without a download. Not meant for anything else.
 
 | model | layers x width | block | learning rate | steps | tokens | nats per token | bits per byte |
 |---|---|---|---|---|---|---|---|
@@ -246,6 +286,8 @@ held-out tokens, read in blocks of the stage's length.
 * **Data**: the standard library of Python {python} without tests, encodings and data tables.
   Held out, never trained on: {held_out}. `prompts.jsonl` holds two excerpts of each of these.
   The library's licence is the PSF License Agreement.
+* **Heads** (`proposer=medusa`, `proposer=chained`), four each, on the shipped verifier: see the
+  cards in their folders.
 * **Training**: next-token cross-entropy, AdamW (beta2 0.95, weight decay 0.1), in each stage a
   warm-up and a cosine to zero, steps of 4096 tokens, seed {seed} + number of the stage
 * **Command**: `{command}`

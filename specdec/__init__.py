@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from specdec.lm.load import load as load
     from specdec.metrics import summarize as summarize
     from specdec.prompts import load_prompts as load_prompts
+    from specdec.proposer.chained import Chained as Chained
     from specdec.proposer.draft_model import DraftModel as DraftModel
     from specdec.proposer.medusa import Medusa as Medusa
     from specdec.proposer.ngram import NGram as NGram
     from specdec.proposer.none import NoProposer as NoProposer
     from specdec.proposer.recorded import Recorded as Recorded
+    from specdec.tree.calibrated import Calibrated as Calibrated
     from specdec.tree.chain import Chain as Chain
     from specdec.tree.sparse import Sparse as Sparse
     from specdec.verification.rejection import Rejection as Rejection
@@ -44,11 +46,13 @@ _HOMES = {
     "load": "specdec.lm.load",
     "summarize": "specdec.metrics",
     "load_prompts": "specdec.prompts",
+    "Chained": "specdec.proposer.chained",
     "DraftModel": "specdec.proposer.draft_model",
     "Medusa": "specdec.proposer.medusa",
     "NGram": "specdec.proposer.ngram",
     "NoProposer": "specdec.proposer.none",
     "Recorded": "specdec.proposer.recorded",
+    "Calibrated": "specdec.tree.calibrated",
     "Chain": "specdec.tree.chain",
     "Sparse": "specdec.tree.sparse",
     "Rejection": "specdec.verification.rejection",

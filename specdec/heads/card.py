@@ -18,13 +18,12 @@ that they were trained on has these digests, and another one is refused.
 | option | value |
 |---|---|
 {% for name, value in options.items() %}| {{ name }} | {{ value }} |
-{% endfor %}
-{% if facts %}
+{%- if facts %}
 | training | |
 |---|---|
 {% for name, value in facts.items() %}| {{ name }} | {{ value }} |
 {% endfor %}
-{% endif %}
+{%- endif %}
 ## Use
 
 With [specdec-lab](https://pypi.org/project/specdec-lab), in this folder:

@@ -164,8 +164,8 @@ def source(path: str) -> str:
 
 def name_of(source: str) -> str:
     """Turn a folder of the zoo back into `zoo:NAME`: where it lies differs between machines."""
-    folder = Path(source)
-    return f"zoo:{folder.name}" if folder.parent == ZOO else source
+    folder = Path(source).resolve()
+    return f"zoo:{folder.name}" if folder.parent == ZOO.resolve() else source
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Train heads on a frozen verifier: what `medusa` and `chained` share."""
 
+import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -101,10 +102,12 @@ class HeadTraining:
         return evaluation["eval_block_efficiency"]
 
     def save(self, module: nn.Module, folder: Path) -> None:
-        """Write a folder that the proposer of the same name decodes with."""
+        """Write a folder that the proposer of the same name decodes with: bf16 safetensors."""
         assert isinstance(module, HeadLosses)
+        # A copy, because training may go on in fp32 after a save.
+        rounded = copy.deepcopy(module.heads).to(torch.bfloat16)
         facts = {**self._facts, **{name: f"{value:.4f}" for name, value in self._last.items()}}
-        module.heads.save_pretrained(folder, model_card_kwargs={"facts": facts})
+        rounded.save_pretrained(folder, model_card_kwargs={"facts": facts})
 
 
 def vocabulary_head(verifier: HFCausalLM) -> Tensor:  # [V, H]

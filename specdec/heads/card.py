@@ -18,12 +18,11 @@ that they were trained on has these digests, and another one is refused.
 | option | value |
 |---|---|
 {% for name, value in options.items() %}| {{ name }} | {{ value }} |
-{%- if facts %}
+{% endfor %}{% if facts %}
 | training | |
 |---|---|
 {% for name, value in facts.items() %}| {{ name }} | {{ value }} |
-{% endfor %}
-{%- endif %}
+{% endfor %}{% endif %}
 ## Use
 
 With [specdec-lab](https://pypi.org/project/specdec-lab), in this folder:

@@ -131,6 +131,20 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(
     assert path.read_bytes() == (tmp_path / "undisturbed.jsonl").read_bytes()
 
 
+def test_rows_end_in_the_order_of_the_prompts(tmp_path: Path) -> None:
+    """Whichever texts end first, and in whichever run."""
+    ids, path = ["a", "b", "c"], tmp_path / "new.jsonl"
+    for new in (["c", "a"], ["b"]):
+        answers = AnswerFile(str(path), {"seed": 0})
+        assert not answers.is_complete()
+        assert answers.begin(ids) == {"a", "c"} - set(new)
+        for each in new:
+            answers.append({"id": each})
+    answers.finish(ids)
+    assert answers.is_complete()
+    assert [row["id"] for row in rows_of(path)] == ids
+
+
 def test_a_complete_file_is_used_as_it_is(
     verifier, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from launching import launch
+from launching import heads_options, launch, losses
 
 
 def test_two_processes_with_half_the_batch_give_the_losses_of_one(tiny, tmp_path: Path) -> None:
@@ -15,11 +15,15 @@ def test_two_processes_with_half_the_batch_give_the_losses_of_one(tiny, tmp_path
     assert json.loads((tmp_path / "two" / "config.json").read_text())["num_heads"] == 4
 
 
-def test_one_process_distils_and_all_train_on_its_answers(tiny, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_one_process_distils_and_all_train_on_its_answers(cli, tiny, tmp_path: Path) -> None:
     """The draft's embeddings are tied: their gradient comes in two parts."""
     draft = ["train=draft_model", "loss=kl", "distill.max_new_tokens=8", "distill.prompt_tokens=4"]
-    answers = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
-    one = launch(1, tmp_path / "one", tiny, 4, *draft, f"distill.path={answers[0]}")
-    two = launch(2, tmp_path / "two", tiny, 2, *draft, f"distill.path={answers[1]}")
-    assert two == pytest.approx(one, rel=1e-5)
-    assert answers[0].read_bytes() == answers[1].read_bytes()
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = heads_options(one, tiny, 4, *draft, f"distill.path={one}.jsonl")
+    ended = cli("train", *alone)
+    assert ended.status == 0, ended.err
+    shared = launch(2, two, tiny, 2, *draft, f"distill.path={two}.jsonl")
+    assert len(shared) == 4
+    assert shared == pytest.approx(losses(one), rel=1e-5)
+    assert Path(f"{two}.jsonl").read_bytes() == Path(f"{one}.jsonl").read_bytes()

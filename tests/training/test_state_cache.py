@@ -1,0 +1,99 @@
+"""Hidden states on disk: the same numbers, computed once, and never those of something else."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from specdec.core.errors import UserError
+from specdec.core.sampling import Sampling
+from specdec.lm.load import load
+from specdec.training.acceptance import Acceptance
+from specdec.training.loss.kl import KL
+from specdec.training.medusa import Medusa
+from specdec.training.states import VerifierStates
+from specdec.training.trainer import Trainer
+from specdec.tree.chain import Chain
+
+LENGTH = 16
+
+
+def states(tiny, cache: Path | None, path: str = "verifier", length: int = LENGTH):
+    verifier = load(str(getattr(tiny, path)))
+    text = str(tiny.text)
+    cache_path = None if cache is None else str(cache)
+    return VerifierStates(verifier, text, text, length, eval_samples=2, cache_path=cache_path)
+
+
+def count_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note how many samples the verifier reads."""
+    seen: list[int] = []
+    original = VerifierStates._run
+
+    def counted(self: VerifierStates, token_ids: torch.Tensor) -> torch.Tensor:
+        seen.append(len(token_ids))
+        return original(self, token_ids)
+
+    monkeypatch.setattr(VerifierStates, "_run", counted)
+    return seen
+
+
+def test_each_sample_is_read_once_by_all_runs(tiny, tmp_path: Path, monkeypatch) -> None:
+    plain = states(tiny, None)
+    expected = plain.hidden(plain.batch(0, 6))
+    seen = count_runs(monkeypatch)
+    first = states(tiny, tmp_path / "cache")
+    torch.testing.assert_close(first.hidden(first.batch(0, 6)), expected)
+    assert sum(seen) == 6
+    torch.testing.assert_close(first.hidden(first.batch(0, 6)), expected)
+    second = states(tiny, tmp_path / "cache")
+    torch.testing.assert_close(second.hidden(second.batch(0, 6)), expected)
+    assert sum(seen) == 6, "stored states were computed again"
+    second.hidden(second.batch(4, 4))
+    assert sum(seen) == 8
+
+
+def test_held_out_samples_are_not_taken_for_training_samples(tiny, tmp_path: Path) -> None:
+    cached, plain = states(tiny, tmp_path / "cache"), states(tiny, None)
+    cached.hidden(cached.batch(0, 8))
+    assert not cached.held_out.places
+    torch.testing.assert_close(cached.hidden(cached.held_out), plain.hidden(plain.held_out))
+
+
+def test_heads_trained_from_the_cache_are_the_same(tiny, tmp_path: Path) -> None:
+    acceptance = Acceptance(Chain(2), Sampling(0), num_prompts=1, max_new_tokens=4)
+    for name, cache in (
+        ("live", None),
+        ("fills", tmp_path / "cache"),
+        ("full", tmp_path / "cache"),
+    ):
+        heads = Medusa(states(tiny, cache), KL(), acceptance, num_heads=2)
+        trainer = Trainer(max_steps=4, per_device_train_batch_size=2, save_steps=4)
+        trainer.fit(heads, tmp_path / name)
+    last = Path("checkpoints", "step-4", "model.safetensors")
+    live, fills, full = (load_file(tmp_path / name / last) for name in ("live", "fills", "full"))
+    assert all(torch.equal(live[name], fills[name]) for name in live)
+    assert all(torch.equal(live[name], full[name]) for name in live)
+
+
+def test_states_of_something_else_are_refused(tiny, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    states(tiny, cache)
+    with pytest.raises(UserError, match=r"^data\.cache_path=.*\(max_length differ\)"):
+        states(tiny, cache, length=LENGTH + 1)
+    with pytest.raises(UserError, match=r"^data\.cache_path=.*\(verifier differ\)"):
+        states(tiny, cache, path="draft")
+
+
+def test_a_disk_without_room_is_named_before_training(tiny, tmp_path: Path, monkeypatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(UserError, match=r"no room for .* GB of hidden states"):
+            states(tiny, tmp_path / "cache")
+    states(tiny, tmp_path / "cache")  # once there is room

@@ -20,7 +20,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import specdec as sd
 from specdec.core.sampling import Sampling
@@ -29,6 +29,7 @@ from specdec.heads.medusa import MedusaHeads
 from specdec.lm.hf import HFCausalLM
 from specdec.training.acceptance import Acceptance
 from specdec.training.chained import Chained
+from specdec.training.data.states import VerifierStates
 from specdec.training.head_losses import HeadLosses
 from specdec.training.heads import HeadTraining
 from specdec.training.loss.cross_entropy import CrossEntropy
@@ -36,7 +37,6 @@ from specdec.training.loss.kl import KL
 from specdec.training.loss.lk import LK
 from specdec.training.medusa import Medusa
 from specdec.training.objective import Loss
-from specdec.training.states import VerifierStates
 from specdec.tree.chain import Chain
 
 DEFAULTS = {
@@ -51,7 +51,7 @@ DEFAULTS = {
     "vocab_size": 128_000,
     "num_heads": 5,
     "num_tokens": 2048,
-    "hidden_size": 256,
+    "hidden_size": 64,  # of that model: the logits' size does not depend on it
 }
 Arm = Callable[[], None]
 ACCEPTANCE = Acceptance(Chain(4), Sampling(0))
@@ -156,22 +156,22 @@ def memory(options: DictConfig) -> Table:
     return table
 
 
-class Unembedding:
-    """Stands in for a verifier: nothing but a vocabulary head."""
-
-    def __init__(self, hidden_size: int, vocab_size: int):
-        self.unembed = nn.Linear(hidden_size, vocab_size, bias=False).requires_grad_(False)
-
-    def embed(self, token_ids: Tensor) -> Tensor:
-        """Look up the vocabulary head's rows."""
-        return self.unembed.weight[token_ids]
+def random_verifier(hidden_size: int, vocab_size: int) -> HFCausalLM:
+    """The smallest model that has such a vocabulary."""
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=hidden_size,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+    )
+    return HFCausalLM(LlamaForCausalLM(config).requires_grad_(False).eval())
 
 
 def peak_of(heads: Heads, loss: Loss, options: DictConfig) -> tuple[float, float]:
     """MiB of weights and gradients, and the peak of a pass beyond them."""
-    verifier = Unembedding(options.hidden_size, options.vocab_size)
-    assert isinstance(verifier, HFCausalLM | Unembedding)
-    module = HeadLosses(heads, verifier, loss, 0.8)  # pyright: ignore[reportArgumentType]
+    verifier = random_verifier(options.hidden_size, options.vocab_size)
+    module = HeadLosses(heads, verifier, loss, 0.8)
     token_ids = torch.randint(options.vocab_size, (4, options.num_tokens // 4))
     hidden = torch.randn(*token_ids.shape, options.hidden_size)
     for parameter in module.parameters():

@@ -66,7 +66,7 @@ def check_options(config: DictConfig) -> None:
     require_int("seed", config.seed, 0)
     require(not Path(config.output).is_dir(), "output", config.output, "a file, not a folder")
     from specdec.proposer.fit import heads_config
-    from specdec.training.text import read_documents
+    from specdec.training.data.text import read_documents
 
     read_documents(config.data.path)
     if chosen in HEADS:
@@ -105,7 +105,7 @@ def measure(config: DictConfig, model: HFCausalLM, ranker: Ranker) -> Tensor:  #
     from tqdm import tqdm
 
     from specdec.replay.ranks import ranks_along
-    from specdec.training.samples import Samples
+    from specdec.training.data.samples import Samples
 
     assert model.tokenizer is not None
     length = min(config.data.max_length, model.max_length)

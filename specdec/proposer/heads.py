@@ -1,6 +1,8 @@
 """Heads on the verifier's hidden states draft: what `medusa` and `chained` share."""
 
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import ClassVar, Self
 
 import torch
@@ -137,7 +139,8 @@ def load_heads(kind: type[Heads], path: str) -> Heads:
         UserError: it holds no heads of that kind.
     """
     try:
-        return kind.from_pretrained(source(path), strict=True)
+        with redirect_stdout(StringIO()):  # where the mixin says that it loads
+            return kind.from_pretrained(source(path), strict=True)
     except UserError as error:
         raise UserError(f"proposer.path={error}") from None
     except (OSError, RuntimeError, TypeError, ValueError) as error:

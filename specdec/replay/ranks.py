@@ -12,10 +12,10 @@ from torch import Tensor
 
 from specdec.heads.base import Heads
 from specdec.lm.hf import HFCausalLM
+from specdec.training.data.samples import Samples
+from specdec.training.data.states import last_hidden
 from specdec.training.head_losses import LOGITS_AT_ONCE, Asked, forced_states
 from specdec.training.objective import Batch
-from specdec.training.samples import Samples
-from specdec.training.states import last_hidden
 
 # Ranks along a batch: [S, D], of S positions.
 Ranker = Callable[[Batch], Tensor]

@@ -8,9 +8,9 @@ from specdec.heads.chained import ChainedHeads
 from specdec.lm.fingerprint import fingerprint
 from specdec.proposer.chained import Chained as ChainedProposer
 from specdec.training.acceptance import Acceptance
+from specdec.training.data.states import VerifierStates
 from specdec.training.heads import HeadTraining, vocabulary_head
 from specdec.training.objective import Loss
-from specdec.training.states import VerifierStates
 
 
 class Chained(HeadTraining):

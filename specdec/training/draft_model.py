@@ -13,12 +13,12 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.proposer.draft_model import DraftModel as DraftModelProposer
 from specdec.training.acceptance import Acceptance
+from specdec.training.data.states import VerifierStates
 from specdec.training.draft_losses import DraftLosses
 from specdec.training.loss.total_variation import TotalVariation
 from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch, Loss, decay_groups
 from specdec.training.shape import Shape
-from specdec.training.states import VerifierStates
 
 
 class DraftModel:

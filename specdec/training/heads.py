@@ -12,10 +12,10 @@ from specdec.heads.base import Heads
 from specdec.lm.hf import HFCausalLM
 from specdec.proposer.heads import HeadsProposer
 from specdec.training.acceptance import Acceptance
+from specdec.training.data.states import VerifierStates
 from specdec.training.draft_losses import require_linear_head
 from specdec.training.head_losses import HeadLosses
 from specdec.training.objective import Batch, Loss, decay_groups
-from specdec.training.states import VerifierStates
 
 
 class HeadTraining:

@@ -16,11 +16,11 @@ from transformers import (
 )
 
 from specdec.core.errors import UserError, require, require_int
-from specdec.training.blocks import Blocks
+from specdec.training.data.blocks import Blocks
+from specdec.training.data.text import joined, read_texts
 from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch, decay_groups
 from specdec.training.shape import Shape
-from specdec.training.text import joined, read_texts
 
 DEFAULT_CONTEXT = 2048
 END_OF_TEXT = "<|endoftext|>"

@@ -6,9 +6,9 @@ from specdec.heads.medusa import MedusaHeads
 from specdec.lm.fingerprint import fingerprint
 from specdec.proposer.medusa import Medusa as MedusaProposer
 from specdec.training.acceptance import Acceptance
+from specdec.training.data.states import VerifierStates
 from specdec.training.heads import HeadTraining, vocabulary_head
 from specdec.training.objective import Loss
-from specdec.training.states import VerifierStates
 
 
 class Medusa(HeadTraining):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.errors import UserError
-from specdec.training.blocks import Blocks
+from specdec.training.data.blocks import Blocks
 
 LENGTH = 5
 NUM_TOKENS = 5 * 12 + 3

@@ -13,9 +13,9 @@ from specdec.core.jsonl import read_jsonl
 from specdec.decoding import decoder
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
-from specdec.training.answer_file import AnswerFile
-from specdec.training.distill import Distill
-from specdec.training.states import VerifierStates
+from specdec.training.data.answer_file import AnswerFile
+from specdec.training.data.distill import Distill
+from specdec.training.data.states import VerifierStates
 
 SMALL: dict[str, Any] = {"max_new_tokens": 12, "prompt_tokens": 6, "batch": 3}
 CHATML = (

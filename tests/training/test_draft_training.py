@@ -19,6 +19,7 @@ from specdec.proposer.draft_model import DraftModel as DraftModelProposer
 from specdec.proposer.none import NoProposer
 from specdec.training import draft_losses
 from specdec.training.acceptance import Acceptance
+from specdec.training.data.states import VerifierStates
 from specdec.training.draft_losses import DraftLosses, require_linear_head
 from specdec.training.draft_model import DraftModel
 from specdec.training.loss.cross_entropy import CrossEntropy
@@ -26,7 +27,6 @@ from specdec.training.loss.kl import KL
 from specdec.training.loss.lk import LK
 from specdec.training.loss.total_variation import TotalVariation
 from specdec.training.objective import Batch
-from specdec.training.states import VerifierStates
 from specdec.training.trainer import Trainer
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection

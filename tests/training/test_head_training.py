@@ -18,6 +18,7 @@ from specdec.proposer.none import NoProposer
 from specdec.training import head_losses
 from specdec.training.acceptance import Acceptance
 from specdec.training.chained import Chained
+from specdec.training.data.states import VerifierStates
 from specdec.training.head_losses import HeadLosses
 from specdec.training.heads import HeadTraining
 from specdec.training.loss.cross_entropy import CrossEntropy
@@ -26,7 +27,6 @@ from specdec.training.loss.lk import LK
 from specdec.training.loss.total_variation import TotalVariation
 from specdec.training.medusa import Medusa
 from specdec.training.objective import Batch
-from specdec.training.states import VerifierStates
 from specdec.training.trainer import Trainer
 from specdec.tree.chain import Chain
 from specdec.tree.sparse import Sparse

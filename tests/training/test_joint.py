@@ -22,13 +22,13 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.training.acceptance import Acceptance
 from specdec.training.chained import Chained
+from specdec.training.data.states import VerifierStates
 from specdec.training.heads import HeadTraining
 from specdec.training.joint import Joint, JointLosses
 from specdec.training.loss.cross_entropy import CrossEntropy
 from specdec.training.loss.kl import KL
 from specdec.training.medusa import Medusa
 from specdec.training.objective import Batch
-from specdec.training.states import VerifierStates
 from specdec.training.trainer import Trainer
 from specdec.training.tuning import Full, LoRA, Tuned
 from specdec.tree.chain import Chain

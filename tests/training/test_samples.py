@@ -9,8 +9,8 @@ import torch
 
 from specdec.core.errors import UserError
 from specdec.prompts import Message
+from specdec.training.data.samples import Samples, render
 from specdec.training.lm import train_tokenizer
-from specdec.training.samples import Samples, render
 
 CHATML = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>\n{% endfor %}"

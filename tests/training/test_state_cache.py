@@ -12,9 +12,9 @@ from specdec.core.errors import UserError
 from specdec.core.sampling import Sampling
 from specdec.lm.load import load
 from specdec.training.acceptance import Acceptance
+from specdec.training.data.states import VerifierStates
 from specdec.training.loss.kl import KL
 from specdec.training.medusa import Medusa
-from specdec.training.states import VerifierStates
 from specdec.training.trainer import Trainer
 from specdec.tree.chain import Chain
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from specdec.core.errors import UserError
+from specdec.training.data.text import read_texts
 from specdec.training.lm import END_OF_TEXT, train_tokenizer
-from specdec.training.text import read_texts
 
 
 def write_rows(folder: Path, *rows: object) -> Path:

@@ -6,8 +6,8 @@ from transformers import PreTrainedTokenizerBase
 
 from specdec.decoding.request import Request
 from specdec.prompts import Message
-from specdec.training.samples import rendered
-from specdec.training.text import Document, Written, joined
+from specdec.training.data.samples import rendered
+from specdec.training.data.text import Document, Written, joined
 
 
 def prompts_of(

@@ -7,7 +7,7 @@ from typing import Any
 
 from specdec.core.errors import UserError
 from specdec.core.jsonl import whole_rows, write_json, write_jsonl
-from specdec.training.manifest import differences, read
+from specdec.training.data.manifest import differences, read
 
 
 class AnswerFile:

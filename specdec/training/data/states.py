@@ -11,11 +11,11 @@ from torch.nn.utils.rnn import pad_sequence
 from specdec.core.errors import require, require_int
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
-from specdec.training.distill import Distill
-from specdec.training.manifest import file_digest
+from specdec.training.data.distill import Distill
+from specdec.training.data.manifest import file_digest
+from specdec.training.data.samples import Samples
+from specdec.training.data.state_cache import StateCache
 from specdec.training.objective import Batch
-from specdec.training.samples import Samples
-from specdec.training.state_cache import StateCache
 
 
 class VerifierStates:

@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from specdec.core.errors import UserError
 from specdec.prompts import Message
+from specdec.training.data.text import Written, joined, read_documents
 from specdec.training.objective import Batch
-from specdec.training.text import Written, joined, read_documents
 
 Sample = tuple[Tensor, Tensor]  # token ids [T] and which of them count [T]
 

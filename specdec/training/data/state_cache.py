@@ -10,7 +10,7 @@ from torch import Tensor
 
 from specdec.core.errors import UserError
 from specdec.core.jsonl import write_json
-from specdec.training.manifest import differences
+from specdec.training.data.manifest import differences
 
 
 class StateCache:

@@ -22,10 +22,10 @@ from specdec.decoding.stopping import Stopping
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.proposer.none import NoProposer
-from specdec.training.answer_file import AnswerFile
-from specdec.training.distill_prompts import prompts_of
-from specdec.training.manifest import digest, file_digest
-from specdec.training.text import read_documents
+from specdec.training.data.answer_file import AnswerFile
+from specdec.training.data.distill_prompts import prompts_of
+from specdec.training.data.manifest import digest, file_digest
+from specdec.training.data.text import read_documents
 from specdec.verification.rejection import Rejection
 
 SECONDS_BETWEEN_LOOKS = 1.0

@@ -48,7 +48,7 @@ def build(node: Any, **extra: Any) -> Any:
     except InstantiationException as error:
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, UserError):
+            if isinstance(cause, MISTAKES) and not isinstance(cause, HydraException):
                 raise cause from None
             cause = cause.__cause__
         raise

@@ -41,6 +41,10 @@ def task(config: DictConfig) -> None:
             f"data.path={config.data.path!r}: {counts.depth} counted tokens stand nowhere in a row"
         )
     found = calibration(counts, config.max_nodes)
+    if not found["joint"]["paths"]:
+        raise UserError(
+            f"max_rank={config.max_rank}: no token of {config.data.path!r} has so low a rank"
+        )
     facts = provenance(model.device, config.dtype, model.attention)
     write_json(output, {**origin(config), **found, "provenance": facts})
     show(found, config)
@@ -104,12 +108,14 @@ def measure(config: DictConfig, model: HFCausalLM, ranker: Ranker) -> Tensor:  #
     import torch
     from tqdm import tqdm
 
+    from specdec.lm.load import vocabulary
     from specdec.replay.ranks import ranks_along
     from specdec.training.data.samples import Samples
 
-    assert model.tokenizer is not None
+    # The verifier's, whoever drafts: its chat template, and its padding, which it may have written.
+    tokenizer, vocab_size = vocabulary(config.verifier.path)
     length = min(config.data.max_length, model.max_length)
-    samples = Samples(config.data.path, model.tokenizer, length, config.seed)
+    samples = Samples(config.data.path, tokenizer, length, config.seed, vocab_size=vocab_size)
     num_samples = min(config.data.limit or len(samples.rows), len(samples.rows))
     pieces: list[Tensor] = []
     with tqdm(total=num_samples, desc="rank", unit="sample", disable=None) as bar:
@@ -135,10 +141,6 @@ def show(found: dict[str, Any], config: DictConfig) -> None:
     from specdec.report.rank_tree import efficiency_table, print_rank_tree, rank_tree
 
     joint = found["joint"]
-    if not joint["paths"]:
-        raise UserError(
-            f"max_rank={config.max_rank}: no token of {config.data.path!r} has so low a rank"
-        )
     num_nodes = min(config.num_nodes, len(joint["paths"]))
     shares = [count / found["num_positions"] for count in joint["counts"]]
     tree = rank_tree(joint["paths"][:num_nodes], shares[:num_nodes])

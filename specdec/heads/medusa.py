@@ -22,7 +22,8 @@ class MedusaHeads(Heads):
         verifier: dict[str, str] | None = None,
     ):
         super().__init__(hidden_size, vocab_size, num_heads, own_vocabulary_head, verifier)
-        require_int("heads.num_layers", num_layers, 0)
+        least = 0 if own_vocabulary_head else 1  # or nothing could be trained
+        require_int("heads.num_layers", num_layers, least)
         # Blocks of its own for every head and layer: `[block] * n` would be one block n times.
         self.blocks = nn.ModuleList(
             residual_blocks(hidden_size, num_layers) for _ in range(num_heads)

@@ -1,5 +1,8 @@
 """Prefix attention: let heads look at all states of the text, not only at the last one."""
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
@@ -36,6 +39,15 @@ class PrefixAttention(nn.Module):
         self.rotary = LlamaRotaryEmbedding(config)
         nn.init.zeros_(self.layer.self_attn.o_proj.weight)
         nn.init.zeros_(self.layer.mlp.down_proj.weight)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast as any module, but leave the rotations exact: bf16 knows no large angle."""
+        exact = self.rotary.inv_freq
+        assert isinstance(exact, Tensor)
+        super()._apply(fn, recurse)
+        there = self.layer.mlp.down_proj.weight.device
+        self.rotary.register_buffer("inv_freq", exact.to(there), persistent=False)
+        return self
 
     def forward(
         self,

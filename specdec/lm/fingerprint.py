@@ -24,7 +24,8 @@ def fingerprint(lm: HFCausalLM) -> dict[str, str]:
         "dtype": str(lm.model.dtype).removeprefix("torch."),
         "config": _digest({name: config[name] for name in config if name not in INCIDENTAL}),
         "tokenizer": _digest(lm.tokenizer.get_vocab()),
-        "weights": _probe(lm),
+        "weights": _probe(lm, torch.bfloat16),
+        "weights_in_half": _probe(lm, torch.float16),
     }
 
 
@@ -40,7 +41,10 @@ def require_trained_on(
         return
     ours = fingerprint(lm)
     known = theirs or {}
-    differing = [name for name in DIGESTS if ours[name] != known.get(name)]
+    # What float16 rounds away, bf16 may keep, and the other way round: compare in the coarser one.
+    half = "float16" in (ours["dtype"], known.get("dtype"))
+    names = ("config", "tokenizer", "weights_in_half") if half else DIGESTS
+    differing = [name.split("_")[0] for name in names if ours[name] != known.get(name)]
     if differing:
         raise UserError(
             f"{where}: trained on another verifier, {known.get('path')!r} ({', '.join(differing)}"
@@ -53,11 +57,11 @@ def _digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _probe(lm: HFCausalLM) -> str:
+def _probe(lm: HFCausalLM, dtype: torch.dtype) -> str:
     """A digest of the beginning of every weight: an adapter may have changed any few of them.
 
-    Rounded to bf16, so that it is the same in every dtype.
+    Rounded to a type that is no finer than the model's, so that it does not depend on that.
     """
     weights = lm.model.parameters()
-    pieces = [weight.detach().flatten()[:512].bfloat16().float().cpu() for weight in weights]
+    pieces = [weight.detach().flatten()[:512].to(dtype).float().cpu() for weight in weights]
     return hashlib.sha256(torch.cat(pieces).numpy().tobytes()).hexdigest()[:16]

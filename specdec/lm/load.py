@@ -135,6 +135,15 @@ def _with_all_weights(path: str, dtype: torch.dtype, attention: str) -> PreTrain
     return model
 
 
+def vocabulary(path: str) -> tuple[PreTrainedTokenizerBase, int]:
+    """Return a verifier's tokenizer and V, without loading its weights.
+
+    Raises:
+        UserError: no such model.
+    """
+    return _tokenizer(path), vocabulary_size(path)
+
+
 def vocabulary_size(path: str, field: str = "verifier.path") -> int:
     """Return V, the width of a model's logits, without loading its weights.
 

@@ -66,6 +66,7 @@ class Acceptance:
         requests: list[Request] = []
         for row, counted in zip(held_out.token_ids, held_out.counted, strict=True):
             first = int(counted.int().argmax())
-            length = first or min(self._prompt_tokens, len(row) // 2)
+            end = int(counted.nonzero()[-1]) + 1  # padding stands behind
+            length = first or min(self._prompt_tokens, max(1, end // 2))
             requests.append(Request(f"held-out {len(requests)}", row[:length].tolist()))
         return requests[: self._num_prompts]

@@ -92,9 +92,11 @@ def replacing(folder: Path) -> Iterator[Path]:
     """Yield a place to write files to; once they are whole, they take their place in `folder`."""
     temporary = folder / ".new"
     with refused_writes(temporary):
-        temporary.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+        temporary.mkdir(parents=True)
         yield temporary
-        for path in temporary.iterdir():
+        # Weights come last: where they are, everything is.
+        for path in sorted(temporary.iterdir(), key=lambda path: path.suffix == ".safetensors"):
             target = folder / path.name
             if target.is_dir():
                 shutil.rmtree(target)

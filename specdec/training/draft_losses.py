@@ -36,7 +36,7 @@ class DraftLosses(nn.Module):
         embeddings = model.get_input_embeddings().weight
         assert isinstance(embeddings, Tensor)
         self._draft_size = len(embeddings)
-        self._width = min(vocabulary_head(model).out_features, verifier.vocab_size)
+        self.width = min(vocabulary_head(model).out_features, verifier.vocab_size)
 
     def forward(self, hidden: Tensor, token_ids: Tensor, counted: Tensor) -> Tensor:
         """Sum the losses: verifier's states [B, T, H], token ids, counted [B, T] -> scalar."""
@@ -52,7 +52,7 @@ class DraftLosses(nn.Module):
     ) -> Tensor:
         # The logits after position t speak about token t + 1.
         ahead = nn.functional.pad(token_ids, (0, 1))[:, 1:].flatten()
-        wanted = nn.functional.pad(counted, (0, 1))[:, 1:].flatten() & (ahead < self._width)
+        wanted = nn.functional.pad(counted, (0, 1))[:, 1:].flatten() & (ahead < self.width)
         positions = wanted.nonzero()[:, 0]
         run, factor = random_run(len(positions), share, positions.device)
         positions = positions[run]
@@ -60,12 +60,12 @@ class DraftLosses(nn.Module):
         told = hidden.flatten(0, 1).detach()
 
         def score(piece: slice, chunk: Sequence[Tensor]) -> Tensor:
-            logits = self._head(chunk[0])[:, : self._width].float()
+            logits = self._head(chunk[0])[:, : self.width].float()
             log_p = self._log_p(told[positions[piece]]) if loss.uses_verifier else None
             return factor * loss(logits, targets[piece], log_p).sum()
 
         states = [self._states(token_ids).flatten(0, 1)[positions]]
-        size = max(1, LOGITS_AT_ONCE // self._width)
+        size = max(1, LOGITS_AT_ONCE // self.width)
         return chunked_sum(score, states, list(self._head.parameters()), size)
 
     @property
@@ -81,7 +81,7 @@ class DraftLosses(nn.Module):
     @torch.no_grad()
     def _log_p(self, told: Tensor) -> Tensor:  # [n, H] -> [n, V]
         """Return the verifier's law at temperature 1."""
-        return self._verifier.unembed(told)[:, : self._width].float().log_softmax(dim=-1)
+        return self._verifier.unembed(told)[:, : self.width].float().log_softmax(dim=-1)
 
 
 def vocabulary_head(model: PreTrainedModel) -> nn.Linear:

@@ -83,7 +83,7 @@ class DraftModel:
         """
         assert isinstance(module, DraftLosses)
         loss, overlap = self._means(module)
-        verifier = self._states.placed()
+        verifier = self._states.placed(module.model.device)
         draft = HFCausalLM(module.model, verifier.tokenizer)
         proposer = DraftModelProposer(draft, self._acceptance.tree)
         tau = self._acceptance.measure(verifier, proposer, self._states.held_out)
@@ -98,7 +98,8 @@ class DraftModel:
             read = (self._states.hidden(row), row.token_ids, row.counted)
             for index, loss in enumerate((self._loss, TotalVariation())):
                 sums[index] += module.measures(*read, of=loss).cpu()
-            num_counted += int(row.num_counted)
+            # Tokens that the draft has no logit for are not scored.
+            num_counted += int((row.counted & (row.token_ids < module.width))[:, 1:].sum())
         loss, distance = (sums / max(1, num_counted)).tolist()
         return loss, 1 - distance
 
@@ -106,7 +107,7 @@ class DraftModel:
         """A draft is there to have its tokens accepted."""
         return evaluation["eval_block_efficiency"]
 
-    def save(self, module: nn.Module, folder: Path) -> None:
+    def save(self, module: nn.Module, folder: Path, evaluation: dict[str, float]) -> None:
         """Write a folder that `draft.path` names."""
         assert isinstance(module, DraftLosses)
         tokenizer = self._states.verifier.tokenizer

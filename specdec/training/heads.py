@@ -51,7 +51,6 @@ class HeadTraining:
             "data": f"{states.data_name}, {states.num_samples} samples",
             "loss": f"{type(loss).__name__}, head i weighing {decay}^i",
         }
-        self._last: dict[str, float] = {}  # evaluation
         self.module: nn.Module = HeadLosses(heads, states.verifier, loss, decay, share)
 
     def read(self, verifier: HFCausalLM) -> None:
@@ -79,10 +78,10 @@ class HeadTraining:
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Measure each head's top-1 and top-5 accuracy, and block efficiency, on held-out data."""
         assert isinstance(module, HeadLosses)
-        proposer = self.proposer(module.heads, self.states.placed(), self._acceptance.tree)
+        device = next(module.parameters()).device
+        proposer = self.proposer(module.heads, self.states.placed(device), self._acceptance.tree)
         tau = self._acceptance.measure(proposer.verifier, proposer, self.states.held_out)
-        self._last = {**self._accuracies(module), "eval_block_efficiency": tau}
-        return self._last
+        return {**self._accuracies(module), "eval_block_efficiency": tau}
 
     def _accuracies(self, module: HeadLosses) -> dict[str, float]:
         device = next(module.parameters()).device
@@ -101,12 +100,12 @@ class HeadTraining:
         """Heads are there to have their tokens accepted."""
         return evaluation["eval_block_efficiency"]
 
-    def save(self, module: nn.Module, folder: Path) -> None:
+    def save(self, module: nn.Module, folder: Path, evaluation: dict[str, float]) -> None:
         """Write a folder that the proposer of the same name decodes with: bf16 safetensors."""
         assert isinstance(module, HeadLosses)
         # A copy, because training may go on in fp32 after a save.
         rounded = copy.deepcopy(module.heads).to(torch.bfloat16)
-        facts = {**self._facts, **{name: f"{value:.4f}" for name, value in self._last.items()}}
+        facts = {**self._facts, **{name: f"{value:.4f}" for name, value in evaluation.items()}}
         rounded.save_pretrained(folder, model_card_kwargs={"facts": facts})
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from specdec.core.errors import UserError, require_int, require_number
 from specdec.lm.hf import HFCausalLM
 from specdec.training.chunked import LOGITS_AT_ONCE, chunked_sum
+from specdec.training.draft_losses import require_linear_head
 from specdec.training.head_losses import HeadLosses, trained_unembedding
 from specdec.training.heads import HeadTraining
 from specdec.training.loss.cross_entropy import CrossEntropy
@@ -62,6 +63,7 @@ class Joint:
             require_number(f"tuning.{name}", value, 0.0)
         self._original = training.states
         verifier = self._original.verifier
+        require_linear_head(verifier.model, "verifier.path")
         self.tuned = tuned(verifier, method, lora_rank, lora_alpha, lora_targets, seed)
         training.read(self.tuned.lm)
         self._training = training
@@ -126,13 +128,13 @@ class Joint:
         """What the heads are worth with the tuned verifier."""
         return self._training.score(evaluation)
 
-    def save(self, module: nn.Module, folder: Path) -> None:
+    def save(self, module: nn.Module, folder: Path, evaluation: dict[str, float]) -> None:
         """Write the heads into `folder` and their new verifier into `folder/verifier`."""
         assert isinstance(module, JointLosses)
         heads = module.head_losses
         known = self.tuned.save(folder / "verifier")
         heads.heads.belong_to({**known, "path": "verifier"})  # wherever the folder goes
-        self._training.save(heads, folder)
+        self._training.save(heads, folder, evaluation)
 
 
 class JointLosses(nn.Module):

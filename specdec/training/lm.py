@@ -124,7 +124,7 @@ class LanguageModeling:
         """The lower the held-out loss, the better."""
         return -evaluation["eval_loss"]
 
-    def save(self, module: nn.Module, folder: Path) -> None:
+    def save(self, module: nn.Module, folder: Path, evaluation: dict[str, float]) -> None:
         """Write a Hugging Face folder: bf16 safetensors, config and tokenizer."""
         assert isinstance(module, PreTrainedModel)
         save_rounded(module, self.tokenizer, folder)

@@ -89,8 +89,8 @@ class Objective(Protocol):
         """Return what an evaluation is worth: `save_best` keeps the largest."""
         ...
 
-    def save(self, module: nn.Module, folder: Path) -> None:
-        """Write what a user loads afterwards."""
+    def save(self, module: nn.Module, folder: Path, evaluation: dict[str, float]) -> None:
+        """Write what a user loads afterwards; `evaluation` is the last one."""
         ...
 
 

@@ -261,7 +261,8 @@ class _Run:
         if not self.accelerator.is_main_process:
             return
         with replacing(folder) as temporary:
-            self.objective.save(self.accelerator.unwrap_model(self.module), temporary)
+            module = self.accelerator.unwrap_model(self.module)
+            self.objective.save(module, temporary, self._log.evaluations[-1])
 
     def save_checkpoint(self) -> None:
         """Save what a resumed run needs; weights that are no numbers never replace good ones."""

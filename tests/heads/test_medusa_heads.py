@@ -9,6 +9,7 @@ from torch import nn
 
 from specdec.core.errors import UserError
 from specdec.heads.base import Heads
+from specdec.heads.chained import ChainedHeads
 from specdec.heads.medusa import MedusaHeads
 
 H, V, K = 8, 11, 3
@@ -102,3 +103,15 @@ def test_the_card_says_whose_heads_they_are_and_how_to_use_them(tmp_path: Path) 
     ):
         assert line in card
     assert "unknown" in card, "digests that nobody knows must not be made up"
+
+
+def test_prefix_attention_keeps_its_rotations_exact_in_half_precision() -> None:
+    """A rotation by 500 radians rounded to bf16 is off by up to a radian."""
+    heads = ChainedHeads(H, V, K, prefix_attention=True)
+    assert heads.prefix is not None
+    exact = heads.prefix.rotary.inv_freq.clone()
+    heads.to(torch.bfloat16)
+    assert heads.prefix.layer.mlp.down_proj.weight.dtype == torch.bfloat16
+    assert heads.prefix.rotary.inv_freq.dtype == torch.float32
+    assert torch.equal(heads.prefix.rotary.inv_freq, exact)
+    assert "prefix.rotary.inv_freq" not in heads.state_dict()

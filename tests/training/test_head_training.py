@@ -242,7 +242,7 @@ def certain(self: HeadLosses, told: Tensor, positions: Tensor, num_heads: int):
 
 def test_heads_of_another_verifier_are_refused(verifier, states, tmp_path: Path) -> None:
     one = objective(states, "medusa", CrossEntropy())
-    one.save(one.module, tmp_path)
+    one.save(one.module, tmp_path, {})
     tree = Sparse([[0]])
     assert one.proposer.load(str(tmp_path), verifier, tree).max_depth == 1
     with torch.no_grad():
@@ -269,7 +269,7 @@ def test_a_folder_without_heads_is_named(
 
 def test_one_kind_of_heads_is_not_loaded_as_another(verifier, states, tmp_path: Path) -> None:
     one = objective(states, "token", CrossEntropy())
-    one.save(one.module, tmp_path)
+    one.save(one.module, tmp_path, {})
     with pytest.raises(UserError, match=r"^proposer\.path=.*no MedusaHeads"):
         Medusa.proposer.load(str(tmp_path), verifier, Sparse([[0]]))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from specdec.core.errors import UserError
-from specdec.training.data.text import read_texts
+from specdec.training.data.text import read_documents, read_texts
 from specdec.training.lm import END_OF_TEXT, train_tokenizer
 
 
@@ -116,3 +116,21 @@ def test_the_tokenizer_loses_nothing() -> None:
         assert tokenizer.decode(token_ids) == text
     assert tokenizer.convert_ids_to_tokens(tokenizer.eos_token_id) == END_OF_TEXT
     assert len(tokenizer) <= 270
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"token_ids": ["a", "b"], "num_prompt_tokens": 1},
+        {"token_ids": [1, 2.0], "num_prompt_tokens": 1},
+        {"token_ids": [1, 2], "num_prompt_tokens": -1},
+        {"token_ids": [1, 2], "num_prompt_tokens": 2},
+        {"token_ids": [1, 2]},
+    ],
+    ids=["strings", "floats", "negative", "no answer", "no number"],
+)
+def test_written_tokens_that_are_none_are_named(tmp_path: Path, row: dict[str, object]) -> None:
+    path = tmp_path / "written.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=r"written\.jsonl:1: expected `token_ids`"):
+        read_documents(path)

@@ -28,8 +28,9 @@ class AnswerFile:
         Raises:
             UserError: the file was written with other settings, or by something else.
         """
+        present = self._path.exists()  # looked at first: another process may be about to begin
         if not self._manifest.exists():
-            if self._path.exists():
+            if present:
                 raise self._refusal("was not written by `distill`")
             return False
         differing = differences(self._manifest, self._settings)
@@ -53,8 +54,12 @@ class AnswerFile:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row; it is safe from the end of this process on."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror}); the same command goes on from here"
+            raise UserError(f"distill.path={str(self._path)!r}: {reason}") from None
 
     def finish(self, ids: Sequence[str]) -> None:
         """Put the rows into the order of `ids` and say that all are there."""

@@ -33,5 +33,15 @@ def differences(path: Path, ours: Mapping[str, object]) -> list[str]:
 
 
 def read(path: Path) -> Mapping[str, object]:
-    """Return what a manifest says."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Return what a manifest says.
+
+    Raises:
+        UserError: it says nothing that could be understood.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a manifest ({error}); delete it with its data") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a manifest; delete it with its data")
+    return found

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from specdec.core.errors import UserError
 from specdec.prompts import Message
+from specdec.training.data.manifest import digest
 from specdec.training.data.text import Written, joined, read_documents
 from specdec.training.objective import Batch
 
@@ -101,6 +102,12 @@ class Samples:
             self._order = torch.randperm(len(self.rows), generator=generator).tolist()
             self._epoch = epoch
         return self._order[position]
+
+    def digest(self) -> str:
+        """Tell these samples from others by their token ids."""
+        lengths = torch.tensor([len(token_ids) for token_ids, _ in self.rows])
+        content = torch.cat([lengths, *(token_ids for token_ids, _ in self.rows)])
+        return digest(content.numpy().tobytes())
 
     def preview(self) -> str:
         """Show the first sample; what does not count stands in [[brackets]]."""

@@ -70,6 +70,7 @@ class VerifierStates:
             "dtype": known["dtype"],
             "data": file_digest(data_path, "data.path"),
             "max_length": self._length,
+            "tokens": self._samples.digest(),  # as rendered: the chat template decides, too
         }
         return StateCache(
             cache_path,
@@ -95,6 +96,7 @@ class VerifierStates:
     @torch.no_grad()
     def hidden(self, batch: Batch) -> Tensor:  # [B, T, H] float32
         """Return the last hidden states, from the cache where there is one."""
+        self._place(batch.token_ids.device)
         if self._cache is None or not batch.places:
             return self._run(batch.token_ids).float()
         missing = self._cache.missing(batch.places)
@@ -106,12 +108,15 @@ class VerifierStates:
         stored = [self._cache.read(place) for place in batch.places]
         return pad_sequence(stored, batch_first=True).to(batch.token_ids.device).float()
 
+    def _place(self, device: torch.device) -> None:
+        """Move the verifier to where the trainer trains."""
+        if self.verifier.model.device != device:
+            nn.Module.to(self.verifier.model, device)
+
     def _run(self, token_ids: Tensor) -> Tensor:  # [B, T] -> [B, T, H]
-        """Run the verifier where the trainer put the batch."""
-        model = self.verifier.model
-        if model.device != token_ids.device:  # the trainer decides where it trains
-            nn.Module.to(model, token_ids.device)
-        return last_hidden(self.verifier, token_ids)
+        """Run the verifier in its own type, as decoding does."""
+        with torch.autocast(token_ids.device.type, enabled=False):
+            return last_hidden(self.verifier, token_ids)
 
     def of(self, verifier: HFCausalLM) -> "VerifierStates":
         """Return the same samples, read by another verifier with the same tokens, uncached."""
@@ -119,8 +124,9 @@ class VerifierStates:
         other.verifier, other._cache = verifier, None
         return other
 
-    def placed(self) -> HFCausalLM:
-        """Return the verifier where it is now, to decode with."""
+    def placed(self, device: torch.device) -> HFCausalLM:
+        """Return the verifier on a device, to decode with."""
+        self._place(device)
         return HFCausalLM(self.verifier.model, self.verifier.tokenizer)
 
 

@@ -67,9 +67,19 @@ def _document(path: Path, number: int, row: dict[str, Any]) -> Document:
     turns = row.get("messages") or row.get("conversations")  # a null counts as absent
     if isinstance(turns, list):
         return tuple(read_message(f"{path}:{number}", turn) for turn in turns)
-    if isinstance(row.get("token_ids"), list) and isinstance(row.get("num_prompt_tokens"), int):
-        return Written(tuple(row["token_ids"]), row["num_prompt_tokens"])
+    if "token_ids" in row:
+        return _written(path, number, row)
     raise UserError(f"{path}:{number}: expected a field `text`, `messages` or `conversations`")
+
+
+def _written(path: Path, number: int, row: dict[str, Any]) -> Written:
+    token_ids, asked = row["token_ids"], row.get("num_prompt_tokens")
+    good = isinstance(token_ids, list) and all(type(token) is int for token in token_ids)
+    if not good or type(asked) is not int or not 0 < asked < len(token_ids):
+        raise UserError(
+            f"{path}:{number}: expected `token_ids` (integers) and a smaller `num_prompt_tokens`"
+        )
+    return Written(tuple(token_ids), asked)
 
 
 def joined(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Tensor:  # [T] int64

@@ -195,7 +195,7 @@ def main() -> None:
     given = OmegaConf.from_dotlist(sys.argv[1:])
     options = OmegaConf.merge(OmegaConf.create(DEFAULTS), given)
     assert isinstance(options, DictConfig)
-    console = Console()
+    console = Console(width=120)
     console.print(memory(options) if options.memory else throughput(options))
 
 

@@ -82,7 +82,7 @@ def test_heads_trained_from_the_cache_are_the_same(tiny, tmp_path: Path) -> None
 def test_states_of_something_else_are_refused(tiny, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     states(tiny, cache)
-    with pytest.raises(UserError, match=r"^data\.cache_path=.*\(max_length differ\)"):
+    with pytest.raises(UserError, match=r"^data\.cache_path=.*\(max_length, tokens differ\)"):
         states(tiny, cache, length=LENGTH + 1)
     with pytest.raises(UserError, match=r"^data\.cache_path=.*\(verifier differ\)"):
         states(tiny, cache, path="draft")

@@ -98,7 +98,8 @@ class HeadLosses(nn.Module):
 
     @property
     def _chunk_size(self) -> int:
-        return max(1, LOGITS_AT_ONCE // self.heads.vocab_size)
+        # All heads' logits of a chunk are there at once.
+        return max(1, LOGITS_AT_ONCE // (self.heads.vocab_size * self.heads.num_heads))
 
     def _trained(self) -> Sequence[Tensor]:
         """The vocabulary projections that gradients are wanted for."""

@@ -131,8 +131,8 @@ def test_chunks_change_nothing(states, kind: str, loss: Any, monkeypatch) -> Non
     batch = masked(one.batch(0, 2))
     whole = gradients(one, batch)
     assert whole.keys() == dict(one.module.named_parameters()).keys()
-    monkeypatch.setattr(head_losses, "LOGITS_AT_ONCE", 5 * losses_of(one).heads.vocab_size)
-    torch.testing.assert_close(gradients(one, batch), whole, rtol=1e-3, atol=1e-4)
+    monkeypatch.setattr(head_losses, "LOGITS_AT_ONCE", 5 * K * losses_of(one).heads.vocab_size)
+    torch.testing.assert_close(gradients(one, batch), whole, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["medusa", "medusa shared", "both prefix"])

@@ -1,5 +1,6 @@
 """What all heads share: a state for every token ahead, and a vocabulary projection of it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ Unembed = Callable[[Tensor], Tensor]  # the verifier's vocabulary head: [..., H]
 class Heads(
     nn.Module,
     PyTorchModelHubMixin,
+    ABC,
     library_name="specdec-lab",
     tags=["speculative-decoding"],
     model_card_template=CARD,
@@ -85,6 +87,7 @@ class Heads(
         for weight in self.vocabulary_heads.parameters():
             weight.data.copy_(unembedding)
 
+    @abstractmethod
     def step(self, head: int, hidden: Tensor, embeddings: Tensor, previous: Tensor) -> Tensor:
         """Return the state [..., H] that head `head` projects.
 
@@ -92,7 +95,6 @@ class Heads(
         one), the embeddings [..., head + 1, H] of the tokens t + 1 ... t + 1 + head, and the state
         of the head before (of head 0: `hidden`).
         """
-        raise NotImplementedError
 
     def states(self, hidden: Tensor, embeddings: Tensor) -> list[Tensor]:
         """Return all heads' states along a text: [..., H] and [..., K, H] -> K times [..., H]."""

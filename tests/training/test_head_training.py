@@ -145,7 +145,10 @@ def test_gradients_are_those_of_differences(states, kind: str) -> None:
     try:
         batch = one.batch(0, 1)
         hidden = states.hidden(batch).double()
-        score = lambda: one.module(hidden, batch.token_ids, batch.counted)  # noqa: E731
+
+        def score() -> Tensor:
+            return one.module(hidden, batch.token_ids, batch.counted)
+
         score().backward()
         generator = torch.Generator().manual_seed(7)
         for weight in one.module.parameters():

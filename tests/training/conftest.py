@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from specdec.lm.hf import HFCausalLM
+from specdec.lm.load import load
+from specdec.training.data.states import VerifierStates
 from specdec.training.lm import LanguageModeling
 
 Build = Callable[..., LanguageModeling]
@@ -15,6 +18,16 @@ HELD_OUT = "the dog sat on the mat and the cat sat on the log. " * 8
 @pytest.fixture(autouse=True)
 def _accelerator(fresh_accelerator: None) -> None:
     """Let every test begin with accelerate's process-wide state empty."""
+
+
+@pytest.fixture
+def verifier(tiny) -> HFCausalLM:
+    return load(str(tiny.verifier))
+
+
+@pytest.fixture
+def states(verifier, tiny) -> VerifierStates:
+    return VerifierStates(verifier, str(tiny.text), str(tiny.text), max_length=24)
 
 
 @pytest.fixture

@@ -31,11 +31,6 @@ TALK = [
 
 
 @pytest.fixture
-def verifier(tiny) -> HFCausalLM:
-    return load(str(tiny.verifier))
-
-
-@pytest.fixture
 def speaker(verifier) -> Iterator[HFCausalLM]:
     """A verifier with a chat template; the tokenizer is shared with other tests."""
     assert verifier.tokenizer is not None

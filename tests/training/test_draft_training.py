@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from every_loss import LOSSES, each_loss, greedy
 from families import tiny_model
 from torch import Tensor
 
@@ -13,10 +14,8 @@ from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
-from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.proposer.draft_model import DraftModel as DraftModelProposer
-from specdec.proposer.none import NoProposer
 from specdec.training import draft_losses
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.states import VerifierStates
@@ -24,7 +23,6 @@ from specdec.training.draft_losses import DraftLosses, require_linear_head
 from specdec.training.draft_model import DraftModel
 from specdec.training.loss.cross_entropy import CrossEntropy
 from specdec.training.loss.kl import KL
-from specdec.training.loss.lk import LK
 from specdec.training.loss.total_variation import TotalVariation
 from specdec.training.objective import Batch
 from specdec.training.trainer import Trainer
@@ -32,19 +30,7 @@ from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
 
 GAMMA = 3
-LOSSES = [CrossEntropy(), KL(), TotalVariation(), LK()]
 SMALL = {"hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 2}
-each_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
-
-
-@pytest.fixture
-def verifier(tiny) -> HFCausalLM:
-    return load(str(tiny.verifier))
-
-
-@pytest.fixture
-def states(verifier, tiny) -> VerifierStates:
-    return VerifierStates(verifier, str(tiny.text), str(tiny.text), max_length=24)
 
 
 def objective(states: VerifierStates, loss: Any, **options: Any) -> DraftModel:
@@ -151,14 +137,6 @@ def test_the_evaluation_is_that_of_the_counted_held_out_tokens(states, tmp_path:
     assert found["eval_loss"] == pytest.approx(float(loss), rel=1e-4)
     assert found["eval_overlap"] == pytest.approx(1 - float(distance), rel=1e-4)
     assert 1 <= found["eval_block_efficiency"] <= GAMMA + 1
-
-
-def greedy(verifier: HFCausalLM) -> tuple[list[int], list[int]]:
-    """A prompt and what the verifier writes after it."""
-    prompt = verifier.encode("def add(first")
-    plain = SpeculativeDecoder(verifier, NoProposer(), Rejection(), Sampling(0), Stopping(40))
-    (written,) = plain.decode([Request("a", prompt)])
-    return list(prompt), list(written.output_ids)
 
 
 def certain(self: DraftLosses, told: Tensor) -> Tensor:

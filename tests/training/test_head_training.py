@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from every_loss import each_loss, greedy
 from torch import Tensor, nn
 
 from specdec.core.errors import UserError
@@ -12,9 +13,6 @@ from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
-from specdec.lm.hf import HFCausalLM
-from specdec.lm.load import load
-from specdec.proposer.none import NoProposer
 from specdec.training import head_losses
 from specdec.training.acceptance import Acceptance
 from specdec.training.chained import Chained
@@ -23,7 +21,6 @@ from specdec.training.head_losses import HeadLosses
 from specdec.training.heads import HeadTraining
 from specdec.training.loss.cross_entropy import CrossEntropy
 from specdec.training.loss.kl import KL
-from specdec.training.loss.lk import LK
 from specdec.training.loss.total_variation import TotalVariation
 from specdec.training.medusa import Medusa
 from specdec.training.objective import Batch
@@ -33,7 +30,6 @@ from specdec.tree.sparse import Sparse
 from specdec.verification.rejection import Rejection
 
 K = 3
-LOSSES = [CrossEntropy(), KL(), TotalVariation(), LK()]
 PREFIX = {"prefix_attention": True, "num_attention_heads": 4}
 KINDS: dict[str, tuple[type[HeadTraining], dict[str, Any]]] = {
     "medusa": (Medusa, {}),
@@ -45,17 +41,6 @@ KINDS: dict[str, tuple[type[HeadTraining], dict[str, Any]]] = {
     "both prefix": (Chained, {"link": "both", "num_layers": 2, **PREFIX}),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)
-each_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
-
-
-@pytest.fixture
-def verifier(tiny) -> HFCausalLM:
-    return load(str(tiny.verifier))
-
-
-@pytest.fixture
-def states(verifier, tiny) -> VerifierStates:
-    return VerifierStates(verifier, str(tiny.text), str(tiny.text), max_length=24)
 
 
 def objective(states: VerifierStates, kind: str, loss: Any, **more: Any) -> HeadTraining:
@@ -192,15 +177,6 @@ def test_only_the_heads_are_trained(states, tmp_path: Path, kind: str) -> None:
     for name, weight in one.module.named_parameters():
         assert name.startswith("heads.")
         assert not torch.equal(weight, start[name]), f"{name} was not trained"
-
-
-def greedy(verifier: HFCausalLM) -> tuple[list[int], list[int]]:
-    """A prompt and what the verifier writes after it."""
-    prompt = verifier.encode("def add(first")
-    options: dict[str, Any] = {"sampling": Sampling(0), "stopping": Stopping(40)}
-    plain = SpeculativeDecoder(verifier, NoProposer(), Rejection(), **options)
-    (written,) = plain.decode([Request("a", prompt)])
-    return list(prompt), list(written.output_ids)
 
 
 @each_kind

@@ -53,11 +53,6 @@ TREE = Sparse([[0], [1], [0, 0]])
 
 
 @pytest.fixture
-def verifier(tiny) -> HFCausalLM:
-    return load(str(tiny.verifier))
-
-
-@pytest.fixture
 def text(tiny, tmp_path: Path) -> Path:
     """A few conversations' worth of tokens that the random verifier has never heard of."""
     path = tmp_path / "text.txt"

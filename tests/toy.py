@@ -11,8 +11,10 @@ from torch import Tensor
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
-from specdec.core.values import Context, Draw, Layer, Level, Proposal, Verdict
+from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.table import TableLM
+from specdec.tree.fixed import Candidates
+from specdec.tree.sampled import SampledTree
 from specdec.verification.enumeration import BranchingStream
 
 Tokens = tuple[int, ...]
@@ -123,18 +125,50 @@ class EnumeratedStream:
     def choose(self, weights: Tensor) -> int:
         return self._branching.choose(weights)
 
+    def choose_each(self, weights: Tensor) -> Sequence[int]:
+        return self._branching.choose_each(weights)
 
-class ChoosingChain:
-    """The tree policy `Chain`, with draws that can be enumerated whatever q is."""
 
-    draw = Draw.IID
+class ChoosingTree(SampledTree):
+    """A sampled tree with draws that can be enumerated whatever q is."""
+
+    def __init__(self, parents: Sequence[int], draw: Draw = Draw.SINGLE):
+        paths: list[Tokens] = [()]
+        for node, parent in enumerate(parents[1:], start=1):
+            paths.append((*paths[parent], tuple(parents[1:node]).count(parent)))
+        super().__init__(paths[1:], draw)
+
+    def candidates(
+        self, draft_probs: Tensor, width: int, streams: Sequence[RandomStream]
+    ) -> Candidates:
+        rows = [
+            [_children(law, width, self.draw, stream) for law in laws]
+            for laws, stream in zip(draft_probs, streams, strict=True)
+        ]
+        found = torch.tensor(rows)
+        return Candidates(found.clamp(min=0), found >= 0)
+
+
+def _children(law: Tensor, width: int, draw: Draw, stream: RandomStream) -> list[int]:
+    """Draw children of one node; -1 where there is nothing left to draw."""
+    left, tokens = law.clone(), list[int]()
+    for number in range(width):
+        if left.sum() <= 0:
+            tokens.append(-1)
+        elif draw is Draw.TOP_PLUS_ONE and number < width - 1:
+            tokens.append(int(left.argmax()))
+        else:
+            tokens.append(stream.choose(left))
+        if draw in (Draw.WITHOUT_REPLACEMENT, Draw.TOP_PLUS_ONE) and tokens[-1] >= 0:
+            left[tokens[-1]] = 0.0
+    return tokens
+
+
+class ChoosingChain(ChoosingTree):
+    """The tree policy `Chain`, enumerable."""
 
     def __init__(self, gamma: int):
-        self.max_depth = gamma
-
-    def expand(self, depth: int, draft_probs: Tensor, streams: Sequence[RandomStream]) -> Level:
-        pairs = zip(draft_probs, streams, strict=True)
-        return Level((0,), torch.tensor([[stream.choose(law[0])] for law, stream in pairs]))
+        super().__init__(range(-1, gamma))
 
 
 class RankedTree:

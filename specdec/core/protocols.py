@@ -119,7 +119,11 @@ class Proposer(Protocol):
 
 
 class TreePolicy(Protocol):
-    """Which candidates go into the tree, given the draft's distributions."""
+    """Which candidates go into the tree, given the draft's distributions.
+
+    A policy that the draft's numbers can make stop early has `may_stop`; growing then looks after
+    each level whether there is anything left to grow, which costs a wait for the device.
+    """
 
     @property
     def draw(self) -> Draw:
@@ -131,12 +135,31 @@ class TreePolicy(Protocol):
         """The number of levels below the root."""
         ...
 
-    def expand(self, depth: int, draft_probs: Tensor, streams: Sequence[RandomStream]) -> Level:
+    @property
+    def min_confidence(self) -> float:
+        """No children for a node whose likeliest next token is less likely to the draft; 0: never.
+
+        Known before a token is drawn, so that stopping there biases nothing.
+        """
+        ...
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether a level can have no candidates at all."""
+        ...
+
+    def expand(
+        self, above: Level | None, depth: int, draft_probs: Tensor, streams: Sequence[RandomStream]
+    ) -> Level:
         """Choose the candidates at `depth` (1 hangs from the root), without waiting for the device.
 
-        Takes the laws after each of the F nodes above them, [B, F, V], and one stream for each
-        request.
+        Takes the level above, the laws after each of the F nodes of its frontier, [B, F, V], and
+        one stream for each request.
         """
+        ...
+
+    def kept(self, levels: Sequence[Level], there: Tensor) -> Tensor:  # [B, N] bool, twice
+        """Choose, in the end, among the candidates of all levels that are `there`."""
         ...
 
 
@@ -146,6 +169,16 @@ class VerificationRule(Protocol):
     @property
     def lossless_for(self) -> frozenset[Draw]:
         """The draws for which the emitted text has exactly the verifier's distribution."""
+        ...
+
+    @property
+    def defined_for(self) -> frozenset[Draw]:
+        """The draws that the rule can decide on at all: those above, and where it is lossy."""
+        ...
+
+    @property
+    def needs_q(self) -> bool:
+        """Whether sampled candidates must come with their laws."""
         ...
 
     def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:

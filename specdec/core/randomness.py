@@ -7,16 +7,18 @@ request draws the same numbers whatever else is in the batch.
 
 import hashlib
 import random
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from specdec.core.sampling import draw
 
 
 class Stream(Protocol):
-    """The only two random decisions there are, so that tests can enumerate both exactly."""
+    """All random decisions that a rule can take, so that tests can enumerate them exactly."""
 
     def accept(self, probability: float) -> bool:
         """Decide yes with this probability (values above 1 mean 1)."""
@@ -24,6 +26,10 @@ class Stream(Protocol):
 
     def choose(self, weights: Tensor) -> int:  # weights: [V]
         """Draw a token in proportion to its weight."""
+        ...
+
+    def choose_each(self, weights: Tensor) -> Sequence[int]:  # weights: [n, V]
+        """Draw a token for each row, independently, waiting for the device only once."""
         ...
 
 
@@ -54,3 +60,9 @@ class RandomStream:
     def choose(self, weights: Tensor) -> int:  # weights: [V]
         """Draw a token in proportion to its weight."""
         return int(draw(weights, self.uniform()))
+
+    def choose_each(self, weights: Tensor) -> Sequence[int]:  # weights: [n, V]
+        """Draw a token for each row, independently, waiting for the device only once."""
+        uniforms = [[self.uniform()] for _ in range(len(weights))]
+        numbers = torch.tensor(uniforms, dtype=torch.float64, device=weights.device)
+        return draw(weights, numbers).squeeze(-1).tolist()

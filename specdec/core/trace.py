@@ -30,6 +30,10 @@ class Step:
     outcome: Outcome
     overlap: tuple[float, ...]  # per visited node with candidates: sum_v min(p, q)
     draft_calls: int
+    expected_accepted: float = 0.0  # E[A] given the candidates, the rule's noise averaged out
+    bound: tuple[float, ...] = ()  # of sampled candidates, the optimum for as many i.i.d. draws
+    # Rules that are not lossless, per visited node: TV and KL (nats) from p to the emitted law.
+    divergence: tuple[tuple[float, ...], ...] = ()
     propose_seconds: float = 0.0
     verify_seconds: float = 0.0  # the verifier's forward
     other_seconds: float = 0.0
@@ -71,6 +75,8 @@ def _step(row: dict[str, Any]) -> Step:
     fields = dict(row)
     fields["outcome"] = Outcome(row["outcome"])
     fields["overlap"] = tuple(row["overlap"])
+    fields["bound"] = tuple(row["bound"])
+    fields["divergence"] = tuple(tuple(pair) for pair in row["divergence"])
     return Step(**fields)
 
 
@@ -78,4 +84,6 @@ def _step_row(step: Step) -> dict[str, Any]:
     row = asdict(step)
     row["outcome"] = step.outcome.value
     row["overlap"] = list(step.overlap)
+    row["bound"] = list(step.bound)
+    row["divergence"] = [list(pair) for pair in step.divergence]
     return row

@@ -22,7 +22,13 @@ class Draw(Enum):
     """How the children of a node were chosen; a rule says for which of these it is lossless."""
 
     DETERMINISTIC = "deterministic"  # point masses: n-grams, top-k, Medusa
-    IID = "iid"  # independent draws from q
+    SINGLE = "single"  # one draw from q: a sampled chain
+    IID = "iid"  # independent draws from q, so that one token can come twice
+    WITHOUT_REPLACEMENT = "without_replacement"  # each from q without the tokens drawn before it
+    TOP_PLUS_ONE = "top_plus_one"  # the likeliest tokens of q, then one draw from the rest of it
+    # One draw from q, submitted only if it passes a filter. `draft_probs` hold what q gives to the
+    # tokens that pass, not renormalised: what a row lacks is the probability of no candidate.
+    FILTERED = "filtered"
 
 
 class Outcome(Enum):
@@ -72,9 +78,11 @@ class Proposal:
     draw: Draw = Draw.DETERMINISTIC
     draft_probs: Tensor | None = None  # [M, V], M > every node with children
     num_draft_calls: int = 0
+    withheld: bool = False  # FILTERED: one more token was drawn below the last node, and not shown
 
     def __post_init__(self) -> None:
         assert (self.draft_probs is None) == (self.draw is Draw.DETERMINISTIC)
+        assert not self.withheld or self.draw is Draw.FILTERED
 
     def pruned(self, max_depth: int, end_ids: frozenset[int]) -> "Proposal":
         """Drop the nodes that could never be emitted; see `CandidateTree.pruned`."""
@@ -84,24 +92,44 @@ class Proposal:
         rows = self.draft_probs
         if rows is not None:
             rows = rows[[node for node in kept if node < len(rows)]]
-        return replace(self, tree=tree, draft_probs=rows)
+        # A chain that was cut ends where the cut is, not where its filter ended it.
+        return replace(self, tree=tree, draft_probs=rows, withheld=False)
 
 
 @dataclass(frozen=True)
 class Level:
-    """One level of candidates: child j hangs from node `parents[j]` of the level above it.
+    """One level of candidates, C for each of B requests, on the device.
 
-    The shape is the same for all B requests; children of one node stand in drawing order.
+    Candidate j hangs from node `parents[:, j]` of the frontier: those candidates of the level above
+    whose laws were asked for. Children of one node stand in drawing order. The same number for
+    every request, for the device's sake: what is not `there` is left out of the tree in the end.
     """
 
-    parents: tuple[int, ...]  # [C]
     token_ids: Tensor  # [B, C] int64
+    parents: Tensor  # [B, C] int64, < F
+    frontier: Tensor  # [B, F'] int64, < C: the candidates that may get children, ascending
+    there: Tensor | None = None  # [B, C] bool; None: all of them
+    shown: Tensor | None = None  # [B, C] bool; FILTERED: whether it is submitted; None: all of them
+    # [B, F, V]: the laws as the rule shall know them, where they are not those that were given.
+    draft_probs: Tensor | None = None
+    scores: Tensor | None = None  # [B, C]: what the policy orders candidates by, if it does
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rule decided: the accepted nodes, from depth 1 downwards, and the token after them."""
+    """What a rule decided: the accepted nodes, from depth 1 downwards, and the token after them.
+
+    The rest is what the rule saw while it decided, for the metrics of the same names; entry k of a
+    tuple is about the node at depth k of the path.
+    """
 
     path: tuple[int, ...]  # [A] node numbers
     next_token: int
     outcome: Outcome
+    # E[A] with the rule's noise averaged out, where possible the draft's too.
+    expected_accepted: float = 0.0
+    overlap: tuple[float, ...] = ()  # per visited node with candidates: sum_v min(p, q)
+    bound: tuple[float, ...] = ()  # of sampled candidates, the optimum for as many i.i.d. draws
+    # Rules that are not lossless, per visited node: total variation and KL (in nats) from p to the
+    # law that its next token was emitted by.
+    divergence: tuple[tuple[float, float], ...] = ()

@@ -14,7 +14,7 @@ from specdec.core.sampling import Sampling
 from specdec.core.trace import Step, Trace
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Context, Proposal, Verdict
-from specdec.decoding.overlap import overlap
+from specdec.decoding.pairing import is_lossless
 from specdec.decoding.request import Flight, Request
 from specdec.decoding.stopping import Stopping
 from specdec.lm.batch import TreeBatch
@@ -24,7 +24,8 @@ class SpeculativeDecoder:
     """Decode requests with one verifier, one proposer and one rule, `batch` requests at a time.
 
     Raises:
-        UserError: the rule is not lossless for the proposer's candidates and `allow_lossy` is off.
+        UserError: the rule cannot decide on the proposer's candidates, or is not lossless for them
+            and `allow_lossy` is off.
     """
 
     def __init__(
@@ -40,12 +41,7 @@ class SpeculativeDecoder:
     ):
         require_int("batch", batch, 1)
         require_int("seed", seed, 0)
-        self.lossless = proposer.draw in rule.lossless_for
-        if not self.lossless and not allow_lossy:
-            raise UserError(
-                f"verification={type(rule).__name__}: not lossless for {proposer.draw.value}"
-                " candidates; set verification.allow_lossy=true to run it all the same"
-            )
+        self.lossless = is_lossless(rule, proposer.draw, allow_lossy)
         self.verifier = verifier
         self.proposer = proposer
         self.rule = rule
@@ -185,8 +181,7 @@ class SpeculativeDecoder:
             flight.features = {
                 layer: hidden[index, accepted] for layer, hidden in forward.hidden.items()
             }
-            covered = overlap(proposal, target_probs[index], verdict)
-            steps.append(flight.commit(proposal, verdict, covered))
+            steps.append(flight.commit(proposal, verdict))
         return steps
 
     def _trace(self, flight: Flight) -> Trace:

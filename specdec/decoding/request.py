@@ -67,7 +67,7 @@ class Flight:
             features=self.features,
         )
 
-    def commit(self, proposal: Proposal, verdict: Verdict, overlap: Sequence[float]) -> Step:
+    def commit(self, proposal: Proposal, verdict: Verdict) -> Step:
         """Append what a step emits, up to the first end of the text; return its counts."""
         tree = proposal.tree
         block = [*(tree.token_ids[node] for node in verdict.path), verdict.next_token]
@@ -84,7 +84,10 @@ class Flight:
             emitted=len(emitted),
             outcome=Outcome.ENDED if ended else verdict.outcome,
             # Entry k is about token k of the block; what a stop string cut off was not visited.
-            overlap=tuple(round(value, 6) for value in overlap[: len(emitted)]),
+            overlap=_rounded(verdict.overlap[: len(emitted)]),
+            bound=_rounded(verdict.bound[: len(emitted)]),
+            expected_accepted=round(verdict.expected_accepted, 6),
+            divergence=tuple(_rounded(pair) for pair in verdict.divergence[: len(emitted)]),
             draft_calls=proposal.num_draft_calls,
         )
 
@@ -102,3 +105,7 @@ class Flight:
             prefill_seconds=self.prefill_seconds,
             steps=tuple(self.steps),
         )
+
+
+def _rounded(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(round(value, 6) for value in values)

@@ -10,7 +10,7 @@ from specdec.core.protocols import CausalLM, TreePolicy
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
 from specdec.proposer.fit import require_ranks
-from specdec.proposer.growth import LogitSource, TreeShape, grow, propose_where
+from specdec.proposer.growth import FrontierCells, LogitSource, grow, propose_where
 
 
 class DraftModel:
@@ -64,24 +64,22 @@ class DraftModel:
         return propose_where(self._fits, contexts, self._grow)
 
     def _grow(self, contexts: Sequence[Context]) -> list[Proposal]:
-        proposals = grow(self._tree, contexts, self._read(contexts), self._temperature)
-        if not proposals[0].tree.is_chain:
+        cells = FrontierCells([len(context.token_ids) for context in contexts], self.model.device)
+        proposals = grow(self._tree, contexts, self._read(contexts, cells), self._temperature)
+        if not cells.is_chain:
             # Its cells are in no order that a path could be kept from; accepted tokens are read
             # again with those that follow, in the forward that starts the next step anyway.
             for context in contexts:
                 self.model.keep(context.row, len(context.token_ids))
         return proposals
 
-    def _read(self, contexts: Sequence[Context]) -> LogitSource:
-        """Read the text, then one level of candidates after the other."""
+    def _read(self, contexts: Sequence[Context], cells: FrontierCells) -> LogitSource:
+        """Read the text, then one frontier after the other."""
         rows = _rows(contexts)
-        lengths = [len(context.token_ids) for context in contexts]
-        level = yield self._fitted(self._catch_up(contexts))
-        shape = TreeShape()
+        frontier = yield self._fitted(self._catch_up(contexts))
         while True:
-            shape.add(level)
-            where = (None, None) if shape.is_chain else shape.cells(lengths, self.model.device)
-            level = yield self._fitted(self.model.forward(rows, level.token_ids, *where).logits)
+            token_ids, where = frontier.token_ids, cells.add(frontier)
+            frontier = yield self._fitted(self.model.forward(rows, token_ids, *where).logits)
 
     def _catch_up(self, contexts: Sequence[Context]) -> Tensor:  # [B, 1, V]
         """Read the committed tokens that are not cached; return the logits after the last one."""

@@ -1,6 +1,8 @@
 """Grow candidate trees level by level: what every proposer with a draft distribution shares."""
 
 from collections.abc import Callable, Generator, Sequence
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,9 +12,18 @@ from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Draw, Level, Proposal
 
-# Yields the logits [B, F, V] after the F nodes of the level above, first after the root alone, and
-# is sent the level that was chosen from them.
-LogitSource = Generator[Tensor, Level, None]
+
+class Frontier(NamedTuple):
+    """The F candidates of each request whose laws come next."""
+
+    token_ids: Tensor  # [B, F] int64
+    parents: Tensor  # [B, F] int64: their places in the frontier before; the root's alone at first
+    is_whole_level: bool  # whether there are no candidates beside them
+
+
+# Yields the logits [B, F, V] after the F nodes of a frontier, first after the root alone, and is
+# sent the next frontier.
+LogitSource = Generator[Tensor, Frontier, None]
 
 
 def propose_where(
@@ -35,78 +46,174 @@ def grow(
     source: LogitSource,
     temperature: float | None = None,
 ) -> list[Proposal]:
-    """Grow one tree per request, all of one shape, down to the deepest that any can use.
+    """Grow one tree per request, at most as deep as any of them can use.
 
     Sampled candidates are drawn from the law that the text is sampled with (same top-k, top-p,
-    min-p) at `temperature`, by default the text's; deterministic ones are chosen by the draft's
-    plain probabilities, since at temperature 0 all but one of them would be zero.
+    min-p) at `temperature`, by default the text's. Deterministic ones are chosen by the draft's
+    probabilities at `temperature`, by default 1 and never 0, where all but one would be zero.
     """
     depth = min(policy.max_depth, max(context.max_depth for context in contexts))
     streams = [context.draft_stream for context in contexts]
     sampled = policy.draw is not Draw.DETERMINISTIC
-    sampling = contexts[0].sampling.at(temperature) if sampled else Sampling()
-    shape = TreeShape()
-    laws: list[Tensor] = []
-    levels: list[Tensor] = []
+    sampling = contexts[0].sampling.at(temperature) if sampled else Sampling(temperature or 1.0)
     logits = next(source)
-    while True:
-        laws.append(sampling.warp(logits))  # [B, F, V]
-        level = policy.expand(len(laws), laws[-1], streams)
-        levels.append(level.token_ids)
-        shape.add(level)
-        if len(levels) == depth:
+    growth = Growth(policy.min_confidence, logits.device)
+    level: Level | None = None
+    for number in range(1, depth + 1):
+        laws = sampling.warp(logits)  # [B, F, V]
+        level = policy.expand(level, number, laws, streams)
+        growth.add(level, laws if sampled else None, logits)
+        if number == depth or (policy.may_stop and not growth.goes_on()):
             break
-        logits = source.send(level)
-    draft_ids = torch.cat(levels, dim=1).tolist()  # the only wait for the device
-    rows = torch.cat(laws, dim=1) if sampled else [None] * len(contexts)
-    return [
-        _proposal(policy, context, shape, ids, draft_probs, depth)
-        for context, ids, draft_probs in zip(contexts, draft_ids, rows, strict=True)
-    ]
+        logits = source.send(growth.frontier)
+    return growth.proposals(policy, contexts)
 
 
-def _proposal(
-    policy: TreePolicy,
-    context: Context,
-    shape: "TreeShape",
-    draft_ids: list[int],
-    draft_probs: Tensor | None,
-    depth: int,
-) -> Proposal:
-    tree = CandidateTree((context.token_ids[-1], *draft_ids), tuple(shape.parents))
+LEFT_OUT, WITHHELD, SHOWN = range(3)
+
+
+class Growth:
+    """The nodes of growing trees, numbered level by level, on the device until the end."""
+
+    def __init__(self, min_confidence: float, device: torch.device):
+        self._min_confidence = min_confidence
+        self._levels: list[Level] = []
+        self._parents: list[Tensor] = []  # per level [B, C]: node numbers
+        self._there: list[Tensor] = []  # per level [B, C]: there, and all above it too
+        self._calls: list[Tensor] = []  # per level [B]: whether the request wanted its laws
+        self._laws: list[Tensor] = []  # per level [B, F, V]
+        self._asked: list[Tensor] = []  # per level [B, F]: the nodes after which those laws are
+        self._num_nodes = 1
+        # Of the frontier, [B, F]: node numbers, and which may have children; at first the root.
+        self._nodes = torch.zeros(1, 1, dtype=torch.int64, device=device)
+        self._open = torch.ones(1, 1, dtype=torch.bool, device=device)
+        self.frontier: Frontier
+
+    def add(self, level: Level, laws: Tensor | None, logits: Tensor) -> None:
+        """Hang a level below the last one's frontier, whose laws it was chosen from."""
+        num_rows = len(logits)
+        nodes, is_open = self._nodes.expand(num_rows, -1), self._open.expand(num_rows, -1)
+        self._calls.append(is_open.any(dim=-1))
+        if self._min_confidence > 0:
+            is_open = is_open & (_confidence(logits) >= self._min_confidence)
+        there = is_open.gather(1, level.parents)
+        there = there if level.there is None else there & level.there
+        shown = there if level.shown is None else there & level.shown
+        if laws is not None:
+            self._laws.append(laws if level.draft_probs is None else level.draft_probs)
+            self._asked.append(nodes)
+        self._levels.append(level)
+        self._parents.append(nodes.gather(1, level.parents))
+        self._there.append(there)
+        self._open = shown.gather(1, level.frontier)
+        self._nodes = self._num_nodes + level.frontier
+        self._num_nodes += level.token_ids.shape[1]
+        self.frontier = Frontier(
+            level.token_ids.gather(1, level.frontier),
+            level.parents.gather(1, level.frontier),
+            level.frontier.shape == level.token_ids.shape,
+        )
+
+    def goes_on(self) -> bool:
+        """Whether any request has a node that may have children; waits for the device."""
+        return bool(self._open.any())
+
+    def proposals(self, policy: TreePolicy, contexts: Sequence[Context]) -> list[Proposal]:
+        """Assemble the trees on the host."""
+        there = policy.kept(self._levels, torch.cat(self._there, dim=1))
+        shown = [
+            torch.ones_like(t) if level.shown is None else level.shown
+            for level, t in zip(self._levels, self._there, strict=True)
+        ]
+        parts = [
+            torch.cat([level.token_ids for level in self._levels], dim=1),
+            torch.cat(self._parents, dim=1),
+            there.long() * (1 + torch.cat(shown, dim=1).long()),
+            torch.stack(self._calls).sum(dim=0)[:, None],
+            *self._asked,
+        ]
+        ends = [0, *accumulate(part.shape[1] for part in parts[:4])]
+        packed = torch.cat(parts, dim=1).tolist()  # the only wait for the device
+        laws = torch.cat(self._laws, dim=1) if self._laws else [None] * len(contexts)
+        return [
+            _proposal(
+                policy.draw, context, _Facts(*(row[a:b] for a, b in pairwise([*ends, None]))), rows
+            )
+            for context, row, rows in zip(contexts, packed, laws, strict=True)
+        ]
+
+
+class _Facts(NamedTuple):
+    """What one request's tree is made from; entry i is about node i + 1 of the whole growth."""
+
+    token_ids: list[int]
+    parents: list[int]
+    states: list[int]  # LEFT_OUT, WITHHELD or SHOWN
+    num_calls: list[int]  # one number
+    asked: list[int]  # the nodes after which the laws are
+
+
+def _proposal(draw: Draw, context: Context, facts: _Facts, laws: Tensor | None) -> Proposal:
+    nodes = [0, *(node for node, state in enumerate(facts.states, start=1) if state == SHOWN)]
+    place = {node: number for number, node in enumerate(nodes)}
+    tree = CandidateTree(
+        (context.token_ids[-1], *(facts.token_ids[node - 1] for node in nodes[1:])),
+        (-1, *(place[facts.parents[node - 1]] for node in nodes[1:])),
+    )
     # What it would have cost alone: neighbours in the batch may have asked for more levels.
-    return Proposal(tree, policy.draw, draft_probs, min(depth, context.max_depth))
+    calls = min(facts.num_calls[0], context.max_depth)
+    if laws is None:
+        return Proposal(tree, draw, None, calls)
+    return Proposal(tree, draw, _rows(laws, facts.asked, nodes), calls, WITHHELD in facts.states)
 
 
-class TreeShape:
-    """The nodes of a growing tree, numbered level by level."""
+def _rows(laws: Tensor, asked: Sequence[int], nodes: Sequence[int]) -> Tensor:  # [M, V]
+    """Return the law after each node, up to the last that has one."""
+    row_of = {node: row for row, node in enumerate(asked)}
+    num_rows = 1 + max(number for number, node in enumerate(nodes) if node in row_of)
+    # A node in between without a law has no children either: nobody looks at what stands there.
+    rows = [row_of.get(node, 0) for node in nodes[:num_rows]]
+    return laws[:num_rows] if rows == list(range(num_rows)) else laws[rows]
 
-    def __init__(self) -> None:
-        self.parents = [-1]
-        self.depth = 0
-        self._first = 0  # of the last level
-        self.is_chain = True
 
-    def add(self, level: Level) -> None:
-        """Hang a level below the last one."""
-        above, self._first = self._first, len(self.parents)
-        self.parents += [above + parent for parent in level.parents]
-        self.depth += 1
-        self.is_chain = self.is_chain and len(level.parents) == 1
+def _confidence(logits: Tensor) -> Tensor:  # [B, F, V] -> [B, F]
+    """Return the largest probability of the draft's law at temperature 1."""
+    return logits.float().softmax(dim=-1).amax(dim=-1)
 
-    def cells(self, lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Say where the last level's C nodes stand in a cache that holds text and earlier levels.
 
-        Row b has `lengths[b]` cells of text, the root included, and then one for each earlier node.
-        Returns positions [B, C] and `attend` [B, C, L] as `CausalLM.forward` takes them.
-        """
-        num_drafted = len(self.parents) - 1
-        ancestors = CandidateTree(tuple(self.parents), tuple(self.parents)).ancestors()
-        seen = torch.tensor([row[1:] for row in ancestors[self._first :]])  # [C, N]
-        num_new = len(seen)
-        attend = torch.zeros(len(lengths), num_new, max(lengths) + num_drafted, dtype=torch.bool)
-        for index, length in enumerate(lengths):
-            attend[index, :, :length] = True
-            attend[index, :, length : length + num_drafted] = seen
-        positions = torch.tensor(lengths)[:, None] - 1 + self.depth
-        return positions.expand(-1, num_new).to(device), attend.to(device)
+class FrontierCells:
+    """Where frontiers stand in a cache that holds each row's text and then one cell for each node.
+
+    Row b has `lengths[b]` cells of text, the root included.
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device):
+        self._lengths = torch.tensor(lengths, device=device)
+        self._longest = max(lengths)
+        self._depth = 0
+        # [B, F, n]: which of the n cells behind the text each node of the last frontier sees.
+        self._seen = torch.zeros(len(lengths), 1, 0, dtype=torch.bool, device=device)
+        self.is_chain = True  # each cell so far is the only candidate below the one before it
+
+    def add(self, frontier: Frontier) -> tuple[Tensor | None, Tensor | None]:
+        """Return positions [B, F] and `attend` [B, F, L] as `CausalLM.forward` takes them."""
+        num_rows, width = frontier.token_ids.shape
+        self._depth += 1
+        self.is_chain = self.is_chain and frontier.is_whole_level and width == 1
+        above = frontier.parents[..., None].expand(-1, -1, self._seen.shape[-1])
+        own = torch.eye(width, dtype=torch.bool, device=above.device).expand(num_rows, -1, -1)
+        self._seen = torch.cat([self._seen.gather(1, above), own], dim=-1)
+        if self.is_chain:
+            return None, None
+        return self._positions(width), self._attend()
+
+    def _positions(self, width: int) -> Tensor:
+        return (self._lengths[:, None] - 1 + self._depth).expand(-1, width)
+
+    def _attend(self) -> Tensor:
+        num_cells = self._seen.shape[-1]
+        cell = torch.arange(self._longest + num_cells, device=self._lengths.device)
+        behind = cell - self._lengths[:, None]  # [B, L]: the cell's number behind the text
+        number = behind.clamp(0, num_cells - 1)[:, None].expand(-1, self._seen.shape[1], -1)
+        is_candidate = ((behind >= 0) & (behind < num_cells))[:, None]
+        return (behind < 0)[:, None] | (is_candidate & self._seen.gather(2, number))

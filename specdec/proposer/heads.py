@@ -113,12 +113,12 @@ class HeadsProposer:
                 embeddings = self.verifier.embed(path).to(hidden.dtype)
             state = heads.step(head, hidden, embeddings, state)
             logits = heads.logits(head, state, self.verifier.unembed)
-            level = yield logits.expand(-1, num_nodes, -1)
-            num_nodes = len(level.parents)
+            frontier = yield logits.expand(-1, num_nodes, -1)
+            num_nodes = frontier.token_ids.shape[1]
             if heads.reads_tokens:
-                above = list(level.parents)
-                path = torch.cat([path[:, above], level.token_ids[..., None]], dim=-1)
-                state = state[:, above]
+                path = _below(path, frontier.parents)
+                path = torch.cat([path, frontier.token_ids[..., None]], dim=-1)
+                state = _below(state, frontier.parents)
                 hidden = hidden[:, :1].expand(-1, num_nodes, -1)
 
     def _hidden(self, contexts: Sequence[Context]) -> Tensor:  # [B, H]
@@ -130,6 +130,11 @@ class HeadsProposer:
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         """Nothing to take back: only true states were read."""
+
+
+def _below(values: Tensor, parents: Tensor) -> Tensor:  # [B, F, H], [B, F'] -> [B, F', H]
+    """Give each node of the next frontier what its parent had."""
+    return values.gather(1, parents[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def load_heads(kind: type[Heads], path: str) -> Heads:

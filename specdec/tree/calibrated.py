@@ -6,7 +6,8 @@ from typing import Any
 
 from specdec.core.errors import UserError, require, require_int
 from specdec.core.jsonl import read_text
-from specdec.tree.sparse import Path, Sparse
+from specdec.tree.fixed import Path
+from specdec.tree.sparse import Sparse
 
 ESTIMATES = ("joint", "product")
 
@@ -28,6 +29,7 @@ class Calibrated(Sparse):
         num_nodes: int = 16,
         estimate: str = "joint",
         max_depth: int | None = None,
+        min_confidence: float = 0.0,
     ):
         require(
             isinstance(path, str) and bool(path), "tree.path", path, "a file of specdec-calibrate"
@@ -42,7 +44,7 @@ class Calibrated(Sparse):
             raise UserError(
                 f"tree.num_nodes={num_nodes}: tree.path={path!r} has {len(paths)} paths{within}"
             )
-        super().__init__(paths[:num_nodes])
+        super().__init__(paths[:num_nodes], min_confidence)
 
 
 def read_paths(path: str, estimate: str) -> list[Path]:

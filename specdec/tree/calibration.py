@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specdec.tree.sparse import Path
+from specdec.tree.fixed import Path
 
 
 class PathCounts:

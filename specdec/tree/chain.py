@@ -1,32 +1,19 @@
 """One candidate after another."""
 
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
-
 from specdec.core.errors import require_int
-from specdec.core.randomness import RandomStream
-from specdec.core.sampling import draw
-from specdec.core.values import Draw, Level
+from specdec.core.values import Draw
+from specdec.tree.sampled import SampledTree
 
 
-class Chain:
-    """A chain of gamma draft tokens, each drawn from q (Leviathan et al. 2023, section 2.1)."""
+class Chain(SampledTree):
+    """A chain of gamma draft tokens, each drawn from q (Leviathan et al. 2023, section 2.1).
 
-    draw = Draw.IID
+    With `min_confidence` drafting ends early, before a token that the draft is not sure enough of
+    is drawn: where its likeliest candidate is less likely than that.
+    """
 
-    def __init__(self, gamma: int):
+    def __init__(self, gamma: int, min_confidence: float = 0.0):
         require_int("tree.gamma", gamma, 1)
-        self.max_depth = gamma
-
-    def expand(self, depth: int, draft_probs: Tensor, streams: Sequence[RandomStream]) -> Level:
-        """Draw one child for the one node of each request."""
-        uniforms = torch.tensor(
-            [[[stream.uniform()]] for stream in streams],
-            dtype=torch.float64,
-            device=draft_probs.device,
+        super().__init__(
+            [(0,) * depth for depth in range(1, gamma + 1)], Draw.SINGLE, min_confidence
         )
-        # Where the draft's numbers are NaN, nothing is below the target; the verifier shall judge.
-        drawn = draw(draft_probs, uniforms).clamp_(max=draft_probs.shape[-1] - 1)
-        return Level((0,), drawn.flatten(1))

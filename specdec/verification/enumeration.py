@@ -1,12 +1,12 @@
 """Exact enumeration: the law of what a rule emits, without drawing a single random number.
 
-A rule makes two kinds of random decisions, `accept` and `choose`. `BranchingStream` replays a
-prefix of decisions and backtracks through all others, so that the probability of every outcome is
-a sum of products; a wrong rule shows as a difference that no sample size has to resolve.
+`BranchingStream` replays a prefix of a rule's random decisions and backtracks through all others,
+so that the probability of every outcome is a sum of products; a wrong rule shows as a difference
+that no sample size has to resolve.
 """
 
-from collections.abc import Callable, Hashable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import TypeVar, overload
 
 from torch import Tensor
 
@@ -33,6 +33,10 @@ class BranchingStream:
         total = sum(values)
         return self._branch([value / total for value in values])
 
+    def choose_each(self, weights: Tensor) -> Sequence[int]:
+        """Branch row by row, and only where a row is looked at."""
+        return _Choices(self, weights)
+
     def _branch(self, probabilities: list[float], preferred: int = 0) -> int:
         possible = [index for index, value in enumerate(probabilities) if value > 0]
         position = len(self.taken)
@@ -45,6 +49,29 @@ class BranchingStream:
         self.taken.append(decision)
         self.probability *= probabilities[decision]
         return decision
+
+
+class _Choices(Sequence[int]):
+    """Decisions that are taken when they are first read: those nobody reads need no branches."""
+
+    def __init__(self, stream: BranchingStream, weights: Tensor):
+        self._stream = stream
+        self._weights = weights
+        self._taken: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[int]: ...
+    def __getitem__(self, index: int | slice) -> int | Sequence[int]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        if index not in self._taken:
+            self._taken[index] = self._stream.choose(self._weights[index])
+        return self._taken[index]
 
 
 def outcomes(play: Callable[[BranchingStream], OutcomeT]) -> dict[OutcomeT, float]:

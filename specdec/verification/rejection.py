@@ -1,63 +1,71 @@
-"""Speculative sampling by rejection, token by token."""
+"""Speculative sampling by rejection, candidate by candidate."""
 
 import torch
 from torch import Tensor
 
 from specdec.core.randomness import Stream
-from specdec.core.tree import ROOT
-from specdec.core.values import Draw, Outcome, Proposal, Verdict
-
-HAIR = 1e-30  # far below the rounding of any residual that has mass
+from specdec.core.values import Draw, Proposal, Verdict
+from specdec.verification.asked import Asked
+from specdec.verification.asking import Odds, decide, ratio, residual
+from specdec.verification.walking import follow
 
 
 class Rejection:
-    """Accept x ~ q with probability min(1, p(x)/q(x)), else draw from norm((p - q)+).
+    """Accept x ~ q with probability min(1, p(x)/q(x)), else go on with p := norm((p - q)+).
 
-    Leviathan et al. 2023, algorithm 1; Chen et al. 2023, algorithm 2. Chains of i.i.d. draws, and
-    deterministic candidates in chains and trees. For a point mass q the rule is the same as drawing
-    y ~ p and going on to the child y if there is one, which needs no q and one draw per node.
+    Along a chain that is speculative sampling (Leviathan et al. 2023, algorithm 1; Chen et al.
+    2023, algorithm 2). In a tree the siblings are asked in drawing order, each against what the
+    ones before it have left of p: with i.i.d. draws as in SpecInfer (Miao et al. 2024), without
+    replacement as in Sequoia (Chen et al. 2024), where q loses each drawn token. For point masses
+    it is the same as drawing y ~ p and going on to the child y if there is one, without any q.
     """
 
-    lossless_for = frozenset({Draw.DETERMINISTIC, Draw.IID})
+    lossless_for = frozenset(
+        {Draw.DETERMINISTIC, Draw.SINGLE, Draw.IID, Draw.WITHOUT_REPLACEMENT, Draw.FILTERED}
+    )
+    defined_for = lossless_for
+    needs_q = True
 
     def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
         if proposal.draw is Draw.DETERMINISTIC:
-            return _follow(proposal, target_probs, stream)
-        return _reject_along_chain(proposal, target_probs, stream)
+            return follow(proposal, target_probs, stream)
+        asked = Asked.of(proposal, target_probs)
+        odds = recursive_rejection(asked, proposal.draw)
+        return decide(proposal, target_probs, stream, asked, odds)
 
 
-def _follow(proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
-    """Draw from p at each node and walk on while a child bears the drawn token."""
-    tree = proposal.tree
-    path: list[int] = []
-    node = ROOT
-    while True:
-        token = stream.choose(target_probs[node])
-        children = tree.children[node]
-        child = next((c for c in children if tree.token_ids[c] == token), None)
-        if child is None:
-            outcome = Outcome.RECOVERED if children else Outcome.BONUS
-            return Verdict(tuple(path), token, outcome)
-        path.append(child)
-        node = child
+def recursive_rejection(asked: Asked, draw: Draw, lenience: float = 1.0) -> Odds:
+    """Ask the candidates of all nodes at once: first all first ones, then all second ones, ...
+
+    `lenience` is what q is multiplied by: with less than 1 the rule is not lossless.
+    """
+    rest = asked.p
+    accepts = [asked.p.new_zeros(len(asked.nodes), 0)]
+    refused = asked.p.new_ones(len(asked.nodes))  # P(all candidates so far were refused)
+    some = torch.zeros_like(refused)
+    for number, token_ids in enumerate(asked.token_ids.split(1, dim=1)):
+        drawn = asked.drawn(number)
+        q = lenience * law_of_draw(asked, draw, number)
+        accept = ratio(rest.gather(1, token_ids), q.gather(1, token_ids))
+        left = residual(rest, q, asked.p)
+        # Averaged over this candidate's draw. Draws with replacement leave the same rest whatever
+        # was drawn before; without replacement the draws before this one are what they are.
+        gain = refused * rest.minimum(q).sum(dim=-1) / lenience
+        lost = refused * accept.squeeze(1) if draw is Draw.WITHOUT_REPLACEMENT else gain
+        if drawn is not None:
+            left = left.where(drawn, rest)
+            gain, lost = (each.where(drawn.squeeze(1), 0.0) for each in (gain, lost))
+        some, refused, rest = some + gain, refused - lost, left
+        accepts.append(accept)
+    return Odds(torch.cat(accepts, dim=1), some, rest)
 
 
-def _reject_along_chain(proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
-    """Test the draft tokens in order; the first rejected one is replaced from the residual."""
-    tree, q = proposal.tree, proposal.draft_probs
-    assert q is not None
-    assert tree.is_chain
-    num_drafted = tree.num_draft_tokens
-    drafted = torch.tensor(tree.token_ids[1:], dtype=torch.int64, device=q.device).unsqueeze(-1)
-    ratios = target_probs[:num_drafted].gather(-1, drafted) / q[:num_drafted].gather(-1, drafted)
-    for depth, (ratio,) in enumerate(ratios.tolist()):
-        if not stream.accept(ratio):
-            p = target_probs[depth]
-            residual = (p - q[depth]).clamp_(min=0)
-            # In exact arithmetic a residual without mass is never drawn from; in floats it can be,
-            # and is p then. A hair of p does that without waiting for the device to look.
-            residual.add_(p, alpha=HAIR)
-            return Verdict(tuple(range(1, depth + 1)), stream.choose(residual), Outcome.RECOVERED)
-    path = tuple(range(1, num_drafted + 1))
-    return Verdict(path, stream.choose(target_probs[num_drafted]), Outcome.BONUS)
+def law_of_draw(asked: Asked, draw: Draw, number: int) -> Tensor:  # [I, V]
+    """Return the law that the `number`-th candidate of each node was drawn from, from 0."""
+    if draw is Draw.DETERMINISTIC:
+        return torch.zeros_like(asked.p).scatter(1, asked.token_ids[:, number : number + 1], 1.0)
+    if draw is Draw.WITHOUT_REPLACEMENT and number > 0:
+        left = asked.q.scatter(1, asked.token_ids[:, :number], 0.0)
+        return left / left.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(left.dtype).tiny)
+    return asked.q

@@ -77,7 +77,7 @@ def test_q_is_exactly_what_was_drawn_from(sampling: Sampling, temperature: float
         (proposal,) = asked(proposer, context(TEXT, sampling=sampling, key=key), vocab_size=V)
         q, drafted = proposal.draft_probs, draft_ids(proposal)
         assert q is not None
-        assert (proposal.draw, len(drafted)) == (Draw.IID, GAMMA)
+        assert (proposal.draw, len(drafted)) == (Draw.SINGLE, GAMMA)
         expected = used.warp(chain_laws(Q, TEXT, drafted))
         torch.testing.assert_close(
             q, expected, msg=lambda text: f"q is not the draft's law: {text}"

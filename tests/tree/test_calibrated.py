@@ -25,12 +25,15 @@ def path(tmp_path: Path) -> str:
 def nodes(tree: Calibrated) -> set[tuple[int, ...]]:
     """Read the paths off what the tree grows from laws whose likeliest tokens are 0, 1, 2, ..."""
     law = torch.tensor([[[0.4, 0.3, 0.2, 0.1]]])
-    paths: list[list[tuple[int, ...]]] = [[()]]
+    frontier: list[tuple[int, ...]] = [()]
+    found: set[tuple[int, ...]] = set()
     for depth in range(1, tree.max_depth + 1):
-        level = tree.expand(depth, law.expand(1, len(paths[-1]), 4), [])
-        ranks = level.token_ids[0].tolist()
-        paths.append([(*paths[-1][up], r) for up, r in zip(level.parents, ranks, strict=True)])
-    return {path for row in paths[1:] for path in row}
+        level = tree.expand(None, depth, law.expand(1, len(frontier), 4), [])
+        pairs = zip(level.parents[0].tolist(), level.token_ids[0].tolist(), strict=True)
+        paths = [(*frontier[up], rank) for up, rank in pairs]
+        found.update(paths)
+        frontier = [paths[place] for place in level.frontier[0].tolist()]
+    return found
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ def test_a_shallow_budget_cuts_whole_levels() -> None:
 
 
 def test_expanding_does_not_draw() -> None:
-    level = Sparse([[1], [0]]).expand(1, torch.tensor([[[0.2, 0.5, 0.3]]]), [])
-    assert level.parents == (0, 0)
+    level = Sparse([[1], [0]]).expand(None, 1, torch.tensor([[[0.2, 0.5, 0.3]]]), [])
+    assert level.parents.tolist() == [[0, 0]]
     assert level.token_ids.tolist() == [[1, 2]]
 
 

@@ -6,6 +6,7 @@ new (that part is tested in tests/decoding, with real streams).
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -36,42 +37,124 @@ Drafter = Callable[[Parents, Law, Stream], Proposal]
 # --- drafting -----------------------------------------------------------------------------------
 
 
+def single(parents: Parents, q: Law, stream: Stream) -> Proposal:
+    """Draw the one child of each node from q; keep the rows of nodes with children."""
+    assert parents == chain(len(parents) - 1)
+    return replace(independent(parents, q, stream), draw=Draw.SINGLE)
+
+
 def independent(parents: Parents, q: Law, stream: Stream) -> Proposal:
     """Draw every child from q, whatever its siblings are; keep the rows of nodes with children."""
-    tree = _grown(parents, lambda text, _: stream.choose(q(text)))
+    tree = _grown(parents, lambda text, above: stream.choose(q(text)))
     return Proposal(tree, Draw.IID, draft_rows(tree, q, 1 + max(parents)))
+
+
+def without_replacement(parents: Parents, q: Law, stream: Stream) -> Proposal:
+    """Draw each child from q without its elder siblings; none where q has no more tokens."""
+    tree = _grown(parents, lambda text, above: _drawn(_without(q(text), above), stream))
+    return Proposal(tree, Draw.WITHOUT_REPLACEMENT, draft_rows(tree, q))
+
+
+def top_plus_one(parents: Parents, q: Law, stream: Stream) -> Proposal:
+    """Take the likeliest tokens for all children but the last, and draw that from the others."""
+
+    def token(text: Tokens, above: Tokens, is_last: bool) -> int | None:
+        if is_last:
+            return _drawn(_without(q(text), above), stream)
+        best = _ranking(q, text)[len(above)]
+        return best if q(text)[best] > 0 else None
+
+    tree = _grown_knowing_last(parents, token)
+    return Proposal(tree, Draw.TOP_PLUS_ONE, draft_rows(tree, q))
+
+
+PASSES = 0.3  # the probability that a draft token needs in order to be submitted
+
+
+def filtered(parents: Parents, q: Law, stream: Stream) -> Proposal:
+    """Draw a chain from q, and end it before the first token that is less likely than PASSES."""
+
+    def passing(text: Tokens) -> Tensor:
+        return q(text) * (q(text) >= PASSES)
+
+    text: Tokens = ()
+    while len(text) < len(parents) - 1:
+        token = stream.choose(q(text))
+        if passing(text)[token] <= 0:
+            break
+        text = (*text, token)
+    withheld = len(text) < len(parents) - 1
+    tree = CandidateTree.chain(ROOT_TOKEN, text)
+    rows = draft_rows(tree, passing, len(text) + withheld)
+    return Proposal(tree, Draw.FILTERED, rows, withheld=withheld)
 
 
 def ranked(parents: Parents, q: Law, stream: Stream) -> Proposal:
     """Take the likeliest tokens for children, without noise."""
-    return Proposal(_grown(parents, lambda text, rank: _ranking(q, text)[rank]))
+    return Proposal(_grown(parents, lambda text, above: _ranking(q, text)[len(above)]))
 
 
 def unlikely(parents: Parents, q: Law, stream: Stream) -> Proposal:
     """Take the least likely tokens for children: candidates may be as bad as they like."""
-    return Proposal(_grown(parents, lambda text, rank: _ranking(q, text)[-1 - rank]))
+    return Proposal(_grown(parents, lambda text, above: _ranking(q, text)[-1 - len(above)]))
 
 
 def repeated(parents: Parents, q: Law, stream: Stream) -> Proposal:
     """Give all children of a node the same token."""
-    return Proposal(_grown(parents, lambda text, rank: _ranking(q, text)[0]))
+    return Proposal(_grown(parents, lambda text, above: _ranking(q, text)[0]))
 
 
 # Each way to draw, and a drafter that draws so; a new one needs a line here.
-DRAFTERS: dict[Draw, Drafter] = {Draw.IID: independent, Draw.DETERMINISTIC: ranked}
+DRAFTERS: dict[Draw, Drafter] = {
+    Draw.DETERMINISTIC: ranked,
+    Draw.SINGLE: single,
+    Draw.IID: independent,
+    Draw.WITHOUT_REPLACEMENT: without_replacement,
+    Draw.TOP_PLUS_ONE: top_plus_one,
+    Draw.FILTERED: filtered,
+}
+
+
+def _drawn(weights: Tensor, stream: Stream) -> int | None:
+    return stream.choose(weights) if weights.sum() > 0 else None
+
+
+def _without(row: Tensor, tokens: Tokens) -> Tensor:
+    left = row.clone()
+    left[list(tokens)] = 0.0
+    return left
 
 
 def _ranking(q: Law, text: Tokens) -> list[int]:
     return q(text).argsort(descending=True, stable=True).tolist()
 
 
-def _grown(parents: Parents, child_token: Callable[[Tokens, int], int]) -> CandidateTree:
-    """Choose tokens node by node, from the text above a node and its rank among its siblings."""
+def _grown(parents: Parents, child_token: Callable[[Tokens, Tokens], int | None]) -> CandidateTree:
+    """Choose tokens node by node, from the text above a node and the tokens of elder siblings.
+
+    A node for which there is no token is left out, with all that would hang from it.
+    """
+    return _grown_knowing_last(parents, lambda text, above, _: child_token(text, above))
+
+
+def _grown_knowing_last(
+    parents: Parents, child_token: Callable[[Tokens, Tokens, bool], int | None]
+) -> CandidateTree:
+    place = {0: 0}  # of the shape's nodes in the tree
     texts: list[Tokens] = [()]
+    above: list[int] = [-1]
     for node, parent in enumerate(parents[1:], start=1):
-        rank = parents[1:node].count(parent)
-        texts.append((*texts[parent], child_token(texts[parent], rank)))
-    return CandidateTree((ROOT_TOKEN, *(text[-1] for text in texts[1:])), parents)
+        if parent not in place:
+            continue
+        here = place[parent]
+        elder = tuple(text[-1] for text, up in zip(texts, above, strict=True) if up == here)
+        is_last = parent not in parents[node + 1 :]
+        token = child_token(texts[here], elder, is_last)
+        if token is not None:
+            place[node] = len(texts)
+            texts.append((*texts[here], token))
+            above.append(here)
+    return CandidateTree((ROOT_TOKEN, *(text[-1] for text in texts[1:])), tuple(above))
 
 
 def text_at(tree: CandidateTree, node: int) -> Tokens:
@@ -106,17 +189,19 @@ def verified(rule: VerificationRule, proposal: Proposal, p: Law, stream: Stream)
     """Let the rule decide on a proposal; check that what it decided makes sense."""
     target_probs = draft_rows(proposal.tree, p)
     verdict = rule.verify(proposal, target_probs.clone(), stream)
-    _check(proposal.tree, verdict)
+    _check(proposal, verdict)
     tokens = tuple(proposal.tree.token_ids[node] for node in verdict.path)
     return Block((*tokens, verdict.next_token), len(verdict.path))
 
 
-def _check(tree: CandidateTree, verdict: Verdict) -> None:
+def _check(proposal: Proposal, verdict: Verdict) -> None:
+    tree = proposal.tree
     assert is_path(tree, verdict.path), f"{verdict.path} is no path from the root of {tree}"
     last = verdict.path[-1] if verdict.path else 0
-    at_leaf = not tree.children[last]
-    assert at_leaf == (verdict.outcome is Outcome.BONUS), (
-        f"{verdict.outcome} after node {last} of {tree}: BONUS is for leaves, and only for them"
+    withheld = proposal.withheld and last == tree.num_draft_tokens
+    none_refused = not tree.children[last] and not withheld
+    assert none_refused == (verdict.outcome is Outcome.BONUS), (
+        f"{verdict.outcome} after node {last} of {tree}: BONUS is where no candidate was refused"
     )
 
 

@@ -71,10 +71,10 @@ class Case:
 
 
 CASES = [
-    Case(Rejection(), Draw.IID, EMPTY),
-    Case(Rejection(), Draw.IID, chain(1)),
-    Case(Rejection(), Draw.IID, chain(2)),
-    Case(Rejection(), Draw.IID, chain(3)),
+    Case(Rejection(), Draw.SINGLE, EMPTY),
+    Case(Rejection(), Draw.SINGLE, chain(1)),
+    Case(Rejection(), Draw.SINGLE, chain(2)),
+    Case(Rejection(), Draw.SINGLE, chain(3)),
     Case(Rejection(), Draw.DETERMINISTIC, EMPTY),
     Case(Rejection(), Draw.DETERMINISTIC, chain(1)),
     Case(Rejection(), Draw.DETERMINISTIC, chain(2)),
@@ -181,7 +181,7 @@ def _prefix_overlaps(p: Law, q: Law, gamma: int) -> list[float]:
 @pytest.mark.parametrize("gamma", [1, 2, 3])
 def test_acceptance_of_a_sampled_chain_is_its_closed_form(gamma: int, pair: Pair) -> None:
     """P(A >= k) is the mass that p and q share along a chain; E[A] is the sum of it."""
-    found = acceptance(Case(Rejection(), Draw.IID, chain(gamma)).play(pair.p, pair.q))
+    found = acceptance(Case(Rejection(), Draw.SINGLE, chain(gamma)).play(pair.p, pair.q))
     expected = _prefix_overlaps(pair.p, pair.q, gamma)
     assert found[0] == pytest.approx(float(pair.p(()).minimum(pair.q(())).sum()), abs=EXACT), (
         "P(A >= 1) is not sum_v min(p, q): drafts are thrown away (or accepted too easily)"
@@ -214,10 +214,10 @@ def test_acceptance_of_point_masses_is_the_mass_of_the_tree(parents: Parents, pa
 @pytest.mark.parametrize("pair", [RANDOM[4], HAND[1]], ids=names([RANDOM[4], HAND[1]]))
 def test_rows_of_childless_nodes_may_be_there_and_change_nothing(pair: Pair) -> None:
     def play(stream: Stream) -> Block:
-        proposal = DRAFTERS[Draw.IID](chain(2), pair.q, stream)
+        proposal = DRAFTERS[Draw.SINGLE](chain(2), pair.q, stream)
         rows = draft_rows(proposal.tree, pair.q)
         assert len(rows) == 3
-        return verified(Rejection(), Proposal(proposal.tree, Draw.IID, rows), pair.p, stream)
+        return verified(Rejection(), Proposal(proposal.tree, Draw.SINGLE, rows), pair.p, stream)
 
     assert bias(play, pair.p, 3) < EXACT
 
@@ -226,7 +226,7 @@ def test_a_residual_that_rounding_leaves_without_mass_falls_back_to_p() -> None:
     """All of p lies just below q: the token may be rejected, and then (p - q)+ is zero."""
     q = memoryless(0.5, 0.25, 0.25)
     p = memoryless(*(0.5 * (1 - 2**-50), 0.25 * (1 - 2**-50), 0.25 * (1 - 2**-50)))
-    blocks = outcomes(Case(Rejection(), Draw.IID, chain(1)).play(p, q))
+    blocks = outcomes(Case(Rejection(), Draw.SINGLE, chain(1)).play(p, q))
     rejected = {block.token_ids: mass for block, mass in blocks.items() if block.num_accepted == 0}
     assert rejected, "no rejection was enumerated, so this test shows nothing"
     mass = sum(rejected.values())
@@ -238,7 +238,7 @@ def test_a_residual_that_rounding_leaves_without_mass_falls_back_to_p() -> None:
 def test_float32_tables_give_the_law_to_float32_rounding() -> None:
     """Real models give float32 tables; the rule must not lose more than they have."""
     p, q = (lambda text, law=law: law(text).float() for law in (RANDOM[4].p, RANDOM[4].q))
-    assert bias(Case(Rejection(), Draw.IID, chain(3)).play(p, q), p, 4) < 1e-6
+    assert bias(Case(Rejection(), Draw.SINGLE, chain(3)).play(p, q), p, 4) < 1e-6
 
 
 # --- pruning ------------------------------------------------------------------------------------

@@ -19,10 +19,10 @@ from harness import (
     chain,
     completed,
     draft_rows,
-    independent,
     names,
     played,
     ranked,
+    single,
     verified,
 )
 from torch import Tensor
@@ -62,23 +62,23 @@ class Control:
 def _argmax_draft_with_soft_q(p: Law, q: Law, gamma: int) -> Play:
     def drafted(parents: Parents, q: Law, stream: Stream) -> Proposal:
         tree = ranked(parents, q, stream).tree
-        return Proposal(tree, Draw.IID, draft_rows(tree, q))
+        return Proposal(tree, Draw.SINGLE, draft_rows(tree, q))
 
     return played(RULE, drafted, chain(gamma), p, q)
 
 
 def _draft_at_another_temperature(p: Law, q: Law, gamma: int) -> Play:
     def drafted(parents: Parents, q: Law, stream: Stream) -> Proposal:
-        tree = independent(parents, lambda text: _sharpened(q(text), 0.7), stream).tree
-        return Proposal(tree, Draw.IID, draft_rows(tree, q))
+        tree = single(parents, lambda text: _sharpened(q(text), 0.7), stream).tree
+        return Proposal(tree, Draw.SINGLE, draft_rows(tree, q))
 
     return played(RULE, drafted, chain(gamma), p, q)
 
 
 def _draft_from_top_2_with_full_q(p: Law, q: Law, gamma: int) -> Play:
     def drafted(parents: Parents, q: Law, stream: Stream) -> Proposal:
-        tree = independent(parents, lambda text: _top_2(q(text)), stream).tree
-        return Proposal(tree, Draw.IID, draft_rows(tree, q))
+        tree = single(parents, lambda text: _top_2(q(text)), stream).tree
+        return Proposal(tree, Draw.SINGLE, draft_rows(tree, q))
 
     return played(RULE, drafted, chain(gamma), p, q)
 
@@ -87,12 +87,12 @@ def _last_token_dropped_if_unlikely(p: Law, q: Law, gamma: int) -> Play:
     """Drafting stops at a token that is not confident, and that token is thrown away."""
 
     def drafted(parents: Parents, q: Law, stream: Stream) -> Proposal:
-        tree = independent(parents, q, stream).tree
+        tree = single(parents, q, stream).tree
         laws = draft_rows(tree, q)
         tokens = tree.token_ids[1:]
         confident = [float(laws[i, token]) >= THRESHOLD for i, token in enumerate(tokens)]
         kept = tokens[: confident.index(False)] if False in confident else tokens
-        return Proposal(CandidateTree.chain(ROOT_TOKEN, kept), Draw.IID, laws)
+        return Proposal(CandidateTree.chain(ROOT_TOKEN, kept), Draw.SINGLE, laws)
 
     return played(RULE, drafted, chain(gamma), p, q)
 
@@ -103,7 +103,7 @@ def _last_token_dropped_if_unlikely(p: Law, q: Law, gamma: int) -> Play:
 class _Variant:
     """Rejection along a chain, with one piece that a control replaces."""
 
-    lossless_for = frozenset({Draw.IID})
+    lossless_for = frozenset({Draw.SINGLE})
 
     def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
         tokens = proposal.tree.token_ids[1:]
@@ -166,7 +166,7 @@ class _FirstTokenUnverified(_Variant):
 
 
 def _ruled_by(rule: _Variant) -> Callable[[Law, Law, int], Play]:
-    return lambda p, q, gamma: played(rule, independent, chain(gamma), p, q)
+    return lambda p, q, gamma: played(rule, single, chain(gamma), p, q)
 
 
 # --- what each of them does to one token --------------------------------------------------------
@@ -297,9 +297,9 @@ def test_an_end_token_pruned_by_its_own_value_is_rejected() -> None:
     end = 2
 
     def play(stream: Stream) -> Block:
-        proposal = independent(chain(1), Q_HAND, stream)
+        proposal = single(chain(1), Q_HAND, stream)
         if proposal.tree.token_ids[1] == end:
-            proposal = Proposal(CandidateTree.chain(ROOT_TOKEN, ()), Draw.IID, Q_HAND(())[None])
+            proposal = Proposal(CandidateTree.chain(ROOT_TOKEN, ()), Draw.SINGLE, Q_HAND(())[None])
         block = verified(RULE, proposal, P_HAND, stream)
         return Block(tuple(Stopping(2, frozenset({end})).cut((), block.token_ids)[0]), 0)
 
@@ -319,9 +319,9 @@ def test_wrong_rows_after_pruning_are_rejected() -> None:
     p, q = full_context(101), full_context(901)
 
     def play(stream: Stream) -> Block:
-        proposal = independent(chain(2), q, stream)
+        proposal = single(chain(2), q, stream)
         assert proposal.draft_probs is not None
-        shifted = Proposal(proposal.tree, Draw.IID, proposal.draft_probs.roll(1, dims=0))
+        shifted = Proposal(proposal.tree, Draw.SINGLE, proposal.draft_probs.roll(1, dims=0))
         return verified(RULE, shifted, p, stream)
 
     assert bias(play, p, 3) > DETECTED
@@ -333,5 +333,5 @@ def test_the_right_variant_passes_the_same_tables() -> None:
         p = full_context(100 + seed)
         q = mixture(p, full_context(900 + seed), 0.4)
         assert bias(_ruled_by(_Variant())(p, q, 3), p, 4) < 1e-12
-        assert bias(played(RULE, independent, chain(3), p, q), p, 4) < 1e-12
+        assert bias(played(RULE, single, chain(3), p, q), p, 4) < 1e-12
     assert bias(_ruled_by(_Variant())(P_HAND, Q_HAND, 1), P_HAND, 2) < 1e-12

@@ -1,0 +1,82 @@
+"""Trees that are as wide and as deep as the draft's own probabilities suggest."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from specdec.core.errors import require_int, require_number
+from specdec.core.randomness import RandomStream
+from specdec.core.values import Draw, Level
+
+
+class Dynamic:
+    """The `num_nodes` candidates of the largest joint draft probability, best first.
+
+    A path's joint probability stands for the probability that all of it is accepted, so the tree is
+    the one of the largest expected number of accepted tokens, as far as the draft can tell. Each
+    level keeps its `beam` best nodes, and each of those gets its `beam` likeliest tokens, down to
+    `max_depth` (Li et al. 2024, EAGLE-2; Wang et al. 2024, OPT-Tree). Exact for
+    `beam >= num_nodes`.
+
+    A node is left out if its joint probability is below `min_gain`: the accepted tokens that one
+    more node must bring, which is what it costs in tokens (its seconds times tokens per second).
+
+    Raises:
+        UserError: a number out of its range.
+    """
+
+    draw = Draw.DETERMINISTIC
+
+    def __init__(
+        self,
+        num_nodes: int = 16,
+        max_depth: int = 4,
+        beam: int = 8,
+        min_gain: float = 0.0,
+        min_confidence: float = 0.0,
+    ):
+        for name, value in (("num_nodes", num_nodes), ("max_depth", max_depth), ("beam", beam)):
+            require_int(f"tree.{name}", value, 1)
+        require_number("tree.min_gain", min_gain, 0.0, 1.0)
+        require_number("tree.min_confidence", min_confidence, 0.0, 1.0)
+        self.num_nodes = num_nodes
+        self.max_depth = max_depth
+        self.min_confidence = min_confidence
+        self._beam = beam
+        self._min_gain = min_gain
+
+    @property
+    def may_stop(self) -> bool:
+        """Only where a node has to earn its place."""
+        return self._min_gain > 0 or self.min_confidence > 0
+
+    def expand(
+        self, above: Level | None, depth: int, draft_probs: Tensor, streams: Sequence[RandomStream]
+    ) -> Level:
+        """Take each frontier node's likeliest tokens; the best of all of them go on."""
+        num_rows, num_above, vocab_size = draft_probs.shape
+        best = draft_probs.topk(min(self._beam, vocab_size), dim=-1)  # [B, F, K]
+        width = best.indices.shape[-1]
+        scores = best.values
+        if above is not None:
+            assert above.scores is not None
+            scores = scores * above.scores.gather(1, above.frontier)[..., None]
+        scores = scores.flatten(1)
+        parents = torch.arange(num_above, device=scores.device).repeat_interleave(width)
+        frontier = scores.topk(min(self._beam, scores.shape[1]), dim=-1).indices
+        return Level(
+            best.indices.flatten(1),
+            parents.expand(num_rows, -1),
+            frontier.sort(dim=-1).values,
+            scores >= self._min_gain,
+            scores=scores,
+        )
+
+    def kept(self, levels: Sequence[Level], there: Tensor) -> Tensor:
+        """Keep the best `num_nodes` of all levels."""
+        scores = torch.cat([level.scores for level in levels if level.scores is not None], dim=1)
+        # Of equal scores the upper node stands first and stays first: no child without its parent.
+        order = scores.masked_fill(~there, -1.0).sort(dim=-1, descending=True, stable=True).indices
+        chosen = torch.zeros_like(there).scatter_(1, order[:, : self.num_nodes], True)
+        return there & chosen

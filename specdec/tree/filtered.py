@@ -1,0 +1,52 @@
+"""Chains of which only those draft tokens are submitted that pass a filter."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from specdec.core.errors import require_int, require_number
+from specdec.core.randomness import RandomStream
+from specdec.core.values import Draw, Level
+from specdec.tree.chain import Chain
+
+
+class Filtered(Chain):
+    """A chain that ends before the first drawn token that is too unlikely to be worth verifying.
+
+    A token passes if the draft gives it at least `min_prob` and, where `top_k` is not 0, if it is
+    among the draft's `top_k` likeliest (ties included). Whether a token is submitted depends on the
+    token itself, so that leaving it out would bias the text, were it not told: the recorded law is
+    q restricted to what passes, and the rule draws from the residual of that law where a token was
+    withheld. In other words, "no candidate" is one more draft token, of verifier probability 0.
+    """
+
+    def __init__(
+        self, gamma: int, min_prob: float = 0.1, top_k: int = 0, min_confidence: float = 0.0
+    ):
+        super().__init__(gamma, min_confidence)
+        require_number("tree.min_prob", min_prob, 0.0, 1.0)
+        require_int("tree.top_k", top_k, 0)
+        self.draw = Draw.FILTERED
+        self._min_prob = min_prob
+        self._top_k = top_k
+
+    @property
+    def may_stop(self) -> bool:
+        """Nothing follows a token that was withheld."""
+        return True
+
+    def expand(
+        self, above: Level | None, depth: int, draft_probs: Tensor, streams: Sequence[RandomStream]
+    ) -> Level:
+        """Draw a token, and say whether it is submitted."""
+        level = super().expand(above, depth, draft_probs, streams)
+        passing = draft_probs * self._passes(draft_probs)
+        shown = passing.gather(-1, level.token_ids[..., None]).squeeze(-1) > 0
+        return replace(level, shown=shown, draft_probs=passing)
+
+    def _passes(self, draft_probs: Tensor) -> Tensor:  # [B, F, V], both
+        passes = draft_probs >= self._min_prob
+        if 0 < self._top_k < draft_probs.shape[-1]:
+            passes &= draft_probs >= draft_probs.topk(self._top_k, dim=-1).values[..., -1:]
+        return passes

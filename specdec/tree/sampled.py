@@ -1,0 +1,90 @@
+"""Trees of sampled candidates: k draws from q after each node."""
+
+from collections.abc import Sequence
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from specdec.core.errors import UserError, require
+from specdec.core.randomness import RandomStream
+from specdec.core.sampling import draw
+from specdec.core.values import Draw
+from specdec.tree.fixed import Candidates, FixedTree, Path
+
+DRAWS = (Draw.IID, Draw.WITHOUT_REPLACEMENT, Draw.TOP_PLUS_ONE)
+
+
+class SampledTree(FixedTree):
+    """A fixed tree whose candidates are drawn from q."""
+
+    def __init__(self, nodes: Sequence[Path], draw: Draw, min_confidence: float = 0.0):
+        super().__init__(nodes, min_confidence)
+        self.draw = draw if any(path[-1] > 0 for path in nodes) else Draw.SINGLE
+
+    def candidates(
+        self, draft_probs: Tensor, width: int, streams: Sequence[RandomStream]
+    ) -> Candidates:
+        """Draw `width` children of each node; where a node gets fewer, its later ones are unused.
+
+        Which are unused does not depend on any token, so the others have the law they should have.
+        """
+        if self.draw is Draw.WITHOUT_REPLACEMENT:
+            return _without_replacement(draft_probs, width, streams)
+        if self.draw is Draw.TOP_PLUS_ONE:
+            return _top_plus_one(draft_probs, width, streams)
+        return Candidates(_drawn(draft_probs, width, streams))
+
+
+class Sampled(SampledTree):
+    """`widths[d]` draws after each node at depth d.
+
+    `draw` is `iid` (Miao et al. 2024, SpecInfer), `without_replacement` (Chen et al. 2024, Sequoia;
+    Jeon et al. 2024) or `top_plus_one`: all but the last child are the likeliest tokens, the last
+    is drawn from the others (Hu et al. 2025). With widths of 1 all of them are a sampled chain.
+
+    Raises:
+        UserError: widths that are no positive integers, or an unknown `draw`.
+    """
+
+    def __init__(self, widths: Sequence[int], draw: str, min_confidence: float = 0.0):
+        good = isinstance(widths, Sequence) and bool(widths)
+        if not good or not all(type(width) is int and width > 0 for width in widths):
+            raise UserError(f"tree.widths={widths!r}: expected a list of integers >= 1, [2, 2, 1]")
+        names = [each.value for each in DRAWS]
+        require(draw in names, "tree.draw", draw, "one of " + ", ".join(names))
+        levels = [range(width) for width in widths]
+        depths = range(1, len(levels) + 1)
+        nodes = [path for depth in depths for path in product(*levels[:depth])]
+        super().__init__(nodes, Draw(draw), min_confidence)
+
+
+def _drawn(weights: Tensor, num: int, streams: Sequence[RandomStream]) -> Tensor:
+    """Draw `num` tokens from each of F laws: [B, F, V] -> [B, F, num]."""
+    uniforms = [
+        [[stream.uniform() for _ in range(num)] for _ in range(weights.shape[1])]
+        for stream in streams
+    ]
+    numbers = torch.tensor(uniforms, dtype=torch.float64, device=weights.device)
+    # Where the draft's numbers are NaN, nothing is below the target; the verifier shall judge.
+    return draw(weights, numbers).clamp_(max=weights.shape[-1] - 1)
+
+
+def _without_replacement(weights: Tensor, num: int, streams: Sequence[RandomStream]) -> Candidates:
+    """Draw tokens one after another, each from the law without those before it."""
+    token_ids, there = list[Tensor](), list[Tensor]()
+    for _ in range(num):
+        there.append(weights.amax(dim=-1, keepdim=True) > 0)
+        token_ids.append(_drawn(weights, 1, streams))
+        weights = weights.scatter(-1, token_ids[-1], 0.0)
+    return Candidates(torch.cat(token_ids, dim=-1), torch.cat(there, dim=-1))
+
+
+def _top_plus_one(weights: Tensor, num: int, streams: Sequence[RandomStream]) -> Candidates:
+    """Take the num - 1 likeliest tokens, and draw one from the others."""
+    top = weights.topk(min(num - 1, weights.shape[-1]), dim=-1).indices
+    others = weights.scatter(-1, top, 0.0)
+    last = _drawn(others, 1, streams)
+    missing = others.amax(dim=-1, keepdim=True) <= 0
+    there = torch.cat([torch.ones_like(top, dtype=torch.bool), ~missing], dim=-1)
+    return Candidates(torch.cat([top, last], dim=-1), there)

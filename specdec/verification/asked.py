@@ -1,0 +1,60 @@
+"""The nodes at which candidates were drawn, side by side, so that rules need no loop over nodes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from specdec.core.values import Proposal
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The I nodes at which candidates were drawn, up to K at each, and the laws p and q there.
+
+    Of deterministic candidates q is the sum of the point masses: 1 for each candidate.
+    """
+
+    nodes: tuple[int, ...]  # [I]
+    token_ids: Tensor  # [I, K] int64: in drawing order; where there are fewer, one of them
+    counts: tuple[int, ...]  # [I]: how many were drawn
+    p: Tensor  # [I, V]
+    q: Tensor  # [I, V]
+
+    @classmethod
+    def of(cls, proposal: Proposal, target_probs: Tensor) -> "Asked":
+        """Collect the nodes with children and, of a filtered chain, that of the withheld token."""
+        tree, q = proposal.tree, proposal.draft_probs
+        nodes = [node for node, children in enumerate(tree.children) if children]
+        tokens = [[tree.token_ids[child] for child in tree.children[node]] for node in nodes]
+        counts = [len(each) for each in tokens]
+        if proposal.withheld:
+            nodes.append(len(tree.parents) - 1)
+            tokens.append([])
+            counts.append(1)
+        width = max(counts, default=0)
+        padded = [[*each, *(each[:1] or [0]) * (width - len(each))] for each in tokens]
+        ids = torch.tensor(padded, dtype=torch.int64, device=target_probs.device)
+        ids, p = ids.view(len(nodes), width), _rows(target_probs, nodes)
+        q = torch.zeros_like(p).scatter(1, ids, 1.0) if q is None else _rows(q, nodes)
+        return cls(tuple(nodes), ids, tuple(counts), p, q)
+
+    @property
+    def width(self) -> int:
+        """K: the most candidates at one node."""
+        return self.token_ids.shape[1]
+
+    def drawn(self, number: int) -> Tensor | None:  # [I, 1] bool
+        """Mark the nodes at which a `number`-th candidate was drawn; None: at all of them."""
+        if all(count > number for count in self.counts):
+            return None
+        rows = [[count > number] for count in self.counts]
+        return torch.tensor(rows, device=self.token_ids.device)
+
+
+def _rows(matrix: Tensor, nodes: Sequence[int]) -> Tensor:
+    """Select rows; those of a chain without a copy."""
+    if list(nodes) == list(range(len(nodes))):
+        return matrix[: len(nodes)]
+    return matrix[list(nodes)]

@@ -1,0 +1,56 @@
+"""K-SEQ: k i.i.d. candidates, all asked against one and the same scaled-down p."""
+
+import torch
+from torch import Tensor
+
+from specdec.core.randomness import Stream
+from specdec.core.values import Draw, Proposal, Verdict
+from specdec.verification.asked import Asked
+from specdec.verification.asking import HAIR, Odds, decide, ratio
+
+NUM_BISECTIONS = 20
+
+
+class KSeq:
+    """Accept each of k candidates with min(1, p / (rho q)) (Sun et al. 2023, SpecTr, algorithm 2).
+
+    With beta = sum_v min(q, p / rho) the k candidates accept with 1 - (1 - beta)^k together, and
+    the residual is p less what they accept, token by token. It has no negative entry if
+    1 - (1 - beta)^k <= rho beta; the smallest such rho accepts most, and any larger one up to k is
+    lossless too, so that rho need not be exact.
+    """
+
+    lossless_for = frozenset({Draw.SINGLE, Draw.IID, Draw.FILTERED})
+    defined_for = lossless_for
+    needs_q = True
+
+    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+        """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
+        asked = Asked.of(proposal, target_probs)
+        return decide(proposal, target_probs, stream, asked, _odds(asked))
+
+
+def _odds(asked: Asked) -> Odds:
+    p, q = asked.p, asked.q
+    k = torch.tensor(asked.counts, dtype=p.dtype, device=p.device)[:, None]
+    rho = _smallest_rho(p, q, k)
+    scaled = p / rho
+    accept = ratio(scaled.gather(1, asked.token_ids), q.gather(1, asked.token_ids))
+    once = scaled.minimum(q)
+    beta = once.sum(dim=-1, keepdim=True)
+    some = 1 - (1 - beta) ** k
+    per_beta = torch.where(beta > 0, some / beta, k)
+    rest = (p - once * per_beta).clamp_(min=0).add_(p, alpha=HAIR)
+    return Odds(accept, some.squeeze(1), rest)
+
+
+def _smallest_rho(p: Tensor, q: Tensor, k: Tensor) -> Tensor:  # [I, V], [I, V], [I, 1] -> [I, 1]
+    """Bisect between 1 and k; what is returned is on the lossless side."""
+    low, high = torch.ones_like(k), k.clone()
+    for _ in range(NUM_BISECTIONS):
+        middle = (low + high) / 2
+        beta = (p / middle).minimum(q).sum(dim=-1, keepdim=True)
+        lossless = 1 - (1 - beta) ** k <= middle * beta
+        high = middle.where(lossless, high)
+        low = low.where(lossless, middle)
+    return high

@@ -1,0 +1,47 @@
+"""Rejection that lets more pass: the draft counts as less likely than it is. Not lossless."""
+
+import torch
+from torch import Tensor
+
+from specdec.core.errors import require, require_number
+from specdec.core.randomness import Stream
+from specdec.core.values import Draw, Proposal, Verdict
+from specdec.verification.asked import Asked
+from specdec.verification.asking import Odds, decide
+from specdec.verification.divergence import with_divergence
+from specdec.verification.rejection import recursive_rejection
+
+
+class Lenient:
+    """Accept x with probability min(1, p(x) / (l q(x))), else draw from norm((p - l q)+).
+
+    The lenience l in (0, 1] of Leviathan et al. 2023, appendix A.5 (and Zhou et al. 2024,
+    DistillSpec); with l = 1 it is token-level rejection. A point mass has q = 1.
+    """
+
+    lossless_for = frozenset[Draw]()
+    defined_for = frozenset({Draw.DETERMINISTIC, Draw.SINGLE})
+    needs_q = True
+
+    def __init__(self, lenience: float = 0.5):
+        require_number("verification.rule.lenience", lenience, 0.0, 1.0)
+        require(lenience > 0, "verification.rule.lenience", lenience, "a number in (0, 1]")
+        self._lenience = lenience
+
+    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+        """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
+        asked = Asked.of(proposal, target_probs)
+        odds = recursive_rejection(asked, proposal.draw, self._lenience)
+        verdict = decide(proposal, target_probs, stream, asked, odds)
+        taken = _accepted_mass(asked, odds, proposal.draw, self._lenience)
+        laws = taken + (1 - taken.sum(dim=-1, keepdim=True)) * odds.rest
+        return with_divergence(verdict, asked, laws)
+
+
+def _accepted_mass(asked: Asked, odds: Odds, draw: Draw, lenience: float) -> Tensor:  # [I, V]
+    """Return P(a candidate is accepted and it is v)."""
+    if draw is Draw.SINGLE:
+        return asked.q.minimum(asked.p / lenience)
+    before = (1 - odds.accept).cumprod(dim=1).roll(1, dims=1)
+    before[:, :1] = 1.0
+    return torch.zeros_like(asked.p).scatter_add(1, asked.token_ids, before * odds.accept)

@@ -1,0 +1,24 @@
+"""Sample from the verifier, and go on while a candidate is what was sampled."""
+
+from torch import Tensor
+
+from specdec.core.randomness import Stream
+from specdec.core.values import Draw, Proposal, Verdict
+from specdec.verification.walking import follow
+
+
+class Match:
+    """Draw y ~ p at each node and go on to the child y if there is one; else emit y.
+
+    Every emitted token is the verifier's own draw, so the rule is lossless for whatever candidates,
+    provided that they owe nothing to that draw. It needs no q, and accepts sum_v p q of a sampled
+    candidate, where rejection accepts sum_v min(p, q).
+    """
+
+    lossless_for = frozenset(Draw)
+    defined_for = lossless_for
+    needs_q = False
+
+    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+        """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
+        return follow(proposal, target_probs, stream)

@@ -1,0 +1,32 @@
+"""Accept whatever is among the verifier's k likeliest tokens. Not lossless."""
+
+from torch import Tensor
+
+from specdec.core.errors import require_int
+from specdec.core.randomness import Stream
+from specdec.core.values import Draw, Proposal, Verdict
+from specdec.verification.asked import Asked
+from specdec.verification.longest import accept_longest
+
+
+class TopK:
+    """Accept x if it is among the k likeliest tokens of p and not impossible.
+
+    Ties with the k-th are accepted too. The longest path of such tokens wins; what follows it is
+    drawn from p.
+    """
+
+    lossless_for = frozenset[Draw]()
+    defined_for = frozenset({Draw.DETERMINISTIC, Draw.SINGLE})
+    needs_q = False
+
+    def __init__(self, k: int = 3):
+        require_int("verification.rule.k", k, 1)
+        self._k = k
+
+    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+        """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
+        asked = Asked.of(proposal, target_probs)
+        least = asked.p.topk(min(self._k, asked.p.shape[-1]), dim=-1).values[..., -1:]
+        acceptable = (asked.p >= least) & (asked.p > 0)
+        return accept_longest(proposal, target_probs, stream, asked, acceptable)

@@ -1,0 +1,63 @@
+"""The likeliest candidates for certain, and one that is drawn from the rest of q."""
+
+import torch
+from torch import Tensor
+
+from specdec.core.randomness import Stream
+from specdec.core.values import Draw, Proposal, Verdict
+from specdec.verification.asked import Asked
+from specdec.verification.asking import ratio, residual
+from specdec.verification.overlap import overlaps
+from specdec.verification.walking import borne, expected_accepted, verdict_on, walk
+
+
+class TopPlusOne:
+    """Ask the drawn candidate y ~ w; else draw from norm((p - w)+), which may be a fixed one.
+
+    (Hu et al. 2025.) The children of a node are a set T of fixed tokens and, last, one draw from
+    w = q without T, renormalised. (p - w)+ has all of p on T, so that the fixed candidates need no
+    question of their own. It accepts p(T) + sum_v min(p, w), the most that these draws allow.
+    """
+
+    lossless_for = frozenset({Draw.SINGLE, Draw.TOP_PLUS_ONE})
+    defined_for = lossless_for
+    needs_q = True
+
+    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+        """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
+        tree = proposal.tree
+        asked = Asked.of(proposal, target_probs)
+        others = _without_fixed(asked)
+        last = torch.tensor(asked.counts, dtype=torch.int64, device=asked.p.device) - 1
+        drawn = asked.token_ids.gather(1, last[:, None])
+        accept = ratio(asked.p.gather(1, drawn), others.gather(1, drawn))
+        weights = target_probs.clone()
+        weights[list(asked.nodes)] = residual(asked.p, others, asked.p)
+        shared = asked.p.minimum(others).sum(dim=-1)
+        facts = torch.stack([accept.squeeze(1), shared, overlaps(asked)], dim=1).tolist()
+        draws = stream.choose_each(weights)
+        rows = dict(zip(asked.nodes, facts, strict=True))
+        ask = {node: _last_only(tree.children[node], row[0]) for node, row in rows.items()}
+        path, token = walk(tree, ask, draws.__getitem__, stream, follow=True)
+        # The draw averaged out, a fixed candidate is accepted with its p.
+        share = borne(tree, target_probs)
+        some: dict[int, float] = {}
+        for node, (accepted, covered, _) in rows.items():
+            some[node] = sum(share[node][:-1]) + covered
+            share[node][-1] = accepted
+        expected = expected_accepted(tree, share, some)
+        seen = {node: row[2] for node, row in rows.items()}
+        return verdict_on(proposal, asked, path, token, expected, seen)
+
+
+def _last_only(children: tuple[int, ...], accept: float) -> list[float]:
+    return [0.0] * (len(children) - 1) + [accept]
+
+
+def _without_fixed(asked: Asked) -> Tensor:  # [I, V]
+    """Return w: q without all but the last candidate of each node, renormalised."""
+    others = asked.q.clone()
+    for row, count in enumerate(asked.counts):
+        others[row, asked.token_ids[row, : count - 1]] = 0.0
+    total = others.sum(dim=-1, keepdim=True)
+    return others / total.clamp(min=torch.finfo(others.dtype).tiny)

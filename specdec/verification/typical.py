@@ -1,0 +1,35 @@
+"""Typical acceptance: what is not too unlikely for so uncertain a verifier. Not lossless."""
+
+from torch import Tensor
+
+from specdec.core.errors import require_number
+from specdec.core.randomness import Stream
+from specdec.core.values import Draw, Proposal, Verdict
+from specdec.verification.asked import Asked
+from specdec.verification.longest import accept_longest
+
+
+class Typical:
+    """Accept x if p(x) > min(epsilon, delta exp(-H(p))), the longest path of such tokens.
+
+    Cai et al. 2024 (Medusa, section 2.3.1), with H the entropy in nats. The authors choose delta as
+    the square root of epsilon. What follows the path is drawn from p.
+    """
+
+    lossless_for = frozenset[Draw]()
+    defined_for = frozenset({Draw.DETERMINISTIC, Draw.SINGLE})
+    needs_q = False
+
+    def __init__(self, epsilon: float = 0.09, delta: float = 0.3):
+        require_number("verification.rule.epsilon", epsilon, 0.0, 1.0)
+        require_number("verification.rule.delta", delta, 0.0, 1.0)
+        self._epsilon = epsilon
+        self._delta = delta
+
+    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+        """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
+        asked = Asked.of(proposal, target_probs)
+        entropy = -asked.p.xlogy(asked.p).sum(dim=-1, keepdim=True)
+        threshold = (self._delta * (-entropy).exp()).clamp(max=self._epsilon)
+        acceptable = asked.p > threshold
+        return accept_longest(proposal, target_probs, stream, asked, acceptable)

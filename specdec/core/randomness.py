@@ -9,7 +9,7 @@ import hashlib
 import random
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, overload
 
 import torch
 from torch import Tensor
@@ -63,6 +63,28 @@ class RandomStream:
 
     def choose_each(self, weights: Tensor) -> Sequence[int]:  # weights: [n, V]
         """Draw a token for each row, independently, waiting for the device only once."""
-        uniforms = [[self.uniform()] for _ in range(len(weights))]
+        uniforms = [self.uniform() for _ in range(len(weights))]
+        if weights.device.type == "cpu":  # nothing to wait for: draw what is looked at
+            return _LazyDraws(weights, uniforms)
         numbers = torch.tensor(uniforms, dtype=torch.float64, device=weights.device)
-        return draw(weights, numbers).squeeze(-1).tolist()
+        return draw(weights, numbers[:, None]).squeeze(-1).tolist()
+
+
+class _LazyDraws(Sequence[int]):
+    """One token for each row, drawn when it is asked for."""
+
+    def __init__(self, weights: Tensor, uniforms: list[float]):
+        self._weights = weights
+        self._uniforms = uniforms
+
+    def __len__(self) -> int:
+        return len(self._uniforms)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        return int(draw(self._weights[index], self._uniforms[index]))

@@ -31,7 +31,7 @@ class Step:
     overlap: tuple[float, ...]  # per visited node with candidates: sum_v min(p, q)
     draft_calls: int
     expected_accepted: float = 0.0  # E[A] given the candidates, the rule's noise averaged out
-    bound: tuple[float, ...] = ()  # of sampled candidates, the optimum for as many i.i.d. draws
+    bound: tuple[float, ...] = ()  # of sampled candidates at the root: optimum for i.i.d. draws
     # Rules that are not lossless, per visited node: TV and KL (nats) from p to the emitted law.
     divergence: tuple[tuple[float, ...], ...] = ()
     propose_seconds: float = 0.0

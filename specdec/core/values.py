@@ -129,7 +129,8 @@ class Verdict:
     # E[A] with the rule's noise averaged out, where possible the draft's too.
     expected_accepted: float = 0.0
     overlap: tuple[float, ...] = ()  # per visited node with candidates: sum_v min(p, q)
-    bound: tuple[float, ...] = ()  # of sampled candidates, the optimum for as many i.i.d. draws
+    # At the root, of sampled candidates: the most that as many i.i.d. draws allow. Else empty.
+    bound: tuple[float, ...] = ()
     # Rules that are not lossless, per visited node: total variation and KL (in nats) from p to the
     # law that its next token was emitted by.
     divergence: tuple[tuple[float, float], ...] = ()

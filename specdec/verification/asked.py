@@ -40,6 +40,12 @@ class Asked:
         q = torch.zeros_like(p).scatter(1, ids, 1.0) if q is None else _rows(q, nodes)
         return cls(tuple(nodes), ids, tuple(counts), p, q)
 
+    def at(self, places: Sequence[int]) -> "Asked":
+        """Return the same for some of the nodes."""
+        nodes, counts = zip(*((self.nodes[i], self.counts[i]) for i in places), strict=True)
+        ids, p, q = (_rows(each, places) for each in (self.token_ids, self.p, self.q))
+        return Asked(nodes, ids[:, : max(counts)], counts, p, q)
+
     @property
     def width(self) -> int:
         """K: the most candidates at one node."""
@@ -53,8 +59,9 @@ class Asked:
         return torch.tensor(rows, device=self.token_ids.device)
 
 
-def _rows(matrix: Tensor, nodes: Sequence[int]) -> Tensor:
-    """Select rows; those of a chain without a copy."""
-    if list(nodes) == list(range(len(nodes))):
-        return matrix[: len(nodes)]
-    return matrix[list(nodes)]
+def _rows(matrix: Tensor, rows: Sequence[int]) -> Tensor:
+    """Select rows; neighbours without a copy."""
+    first = rows[0] if rows else 0
+    if list(rows) == list(range(first, first + len(rows))):
+        return matrix[first : first + len(rows)]
+    return matrix[list(rows)]

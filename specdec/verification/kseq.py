@@ -8,7 +8,7 @@ from specdec.core.values import Draw, Proposal, Verdict
 from specdec.verification.asked import Asked
 from specdec.verification.asking import HAIR, Odds, decide, ratio
 
-NUM_BISECTIONS = 20
+NUM_ROUNDS, NUM_STEPS = 3, 8  # of the search for rho: its error is (k - 1) / 512
 
 
 class KSeq:
@@ -33,7 +33,7 @@ class KSeq:
 def _odds(asked: Asked) -> Odds:
     p, q = asked.p, asked.q
     k = torch.tensor(asked.counts, dtype=p.dtype, device=p.device)[:, None]
-    rho = _smallest_rho(p, q, k)
+    rho = _smallest_rho(p, q, k) if asked.width > 1 else k  # then both ends are 1
     scaled = p / rho
     accept = ratio(scaled.gather(1, asked.token_ids), q.gather(1, asked.token_ids))
     once = scaled.minimum(q)
@@ -45,12 +45,12 @@ def _odds(asked: Asked) -> Odds:
 
 
 def _smallest_rho(p: Tensor, q: Tensor, k: Tensor) -> Tensor:  # [I, V], [I, V], [I, 1] -> [I, 1]
-    """Bisect between 1 and k; what is returned is on the lossless side."""
-    low, high = torch.ones_like(k), k.clone()
-    for _ in range(NUM_BISECTIONS):
-        middle = (low + high) / 2
-        beta = (p / middle).minimum(q).sum(dim=-1, keepdim=True)
-        lossless = 1 - (1 - beta) ** k <= middle * beta
-        high = middle.where(lossless, high)
-        low = low.where(lossless, middle)
+    """Search between 1 and k in ever finer steps; what is returned is on the lossless side."""
+    low, high = torch.ones_like(k), k
+    for _ in range(NUM_ROUNDS):
+        step = (high - low) / NUM_STEPS
+        tried = low + step * torch.arange(1, NUM_STEPS, dtype=p.dtype, device=p.device)  # [I, S]
+        beta = (p[:, None] / tried[..., None]).minimum(q[:, None]).sum(dim=-1)
+        fails = (1 - (1 - beta) ** k > tried * beta).sum(dim=-1, keepdim=True)
+        low, high = low + fails * step, torch.minimum(high, low + (fails + 1) * step)
     return high

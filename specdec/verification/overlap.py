@@ -1,7 +1,5 @@
 """How much of the verifier's mass the candidates can cover at a node: measured, and at best."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from specdec.verification.asked import Asked
@@ -15,19 +13,11 @@ def overlaps(asked: Asked) -> Tensor:  # [I]
     return asked.p.minimum(asked.q).sum(dim=-1)
 
 
-def transport_bounds(asked: Asked, places: Sequence[int]) -> tuple[float, ...]:
-    """Return `transport_bound` at some of the nodes, for as many draws as each has candidates."""
-    chosen = list(places)
-    counts = asked.p.new_tensor([[asked.counts[place]] for place in chosen])
-    return tuple(transport_bound(asked.p[chosen], asked.q[chosen], counts).tolist())
-
-
-def transport_bound(p: Tensor, q: Tensor, num_draws: Tensor | int) -> Tensor:  # [n, V] -> [n]
+def transport_bound(p: Tensor, q: Tensor, num_draws: int) -> Tensor:  # [..., V] -> [...]
     """Return the most that any rule can accept of k i.i.d. draws from q: an optimal transport.
 
     1 + min over sets H of tokens of p(H) - q(H)^k, where the minimum is taken at a beginning of the
-    tokens sorted by p / q (Sun et al. 2023, SpecTr; in this form Hu et al. 2025). `num_draws`: k,
-    or [n, 1] of them.
+    tokens sorted by p / q (Sun et al. 2023, SpecTr; in this form Hu et al. 2025). k: `num_draws`.
     """
     order = (p / q).nan_to_num(nan=float("inf"), posinf=float("inf")).argsort(dim=-1)
     below_p = p.gather(-1, order).double().cumsum(dim=-1)

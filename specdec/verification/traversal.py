@@ -1,6 +1,8 @@
 """Traversal verification: from the leaves to the root, so that a path is judged as a whole."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,71 +37,88 @@ class Traversal:
         """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
         tree = proposal.tree
         asked = Asked.of(proposal, target_probs)
-        accept, rests = _leaf_states(asked, proposal)
-        place = {node: row for row, node in enumerate(asked.nodes)}
-        padding = accept.new_zeros(len(accept) - len(asked.nodes))
-        facts = torch.stack([accept, torch.cat([overlaps(asked), padding])])
-        probabilities, overlap = facts.tolist()
+        levels = list(_refused_levels(asked, proposal))
+        facts = [fact for level in levels for fact in (level.reached.flatten(), level.own)]
+        numbers = iter(torch.cat([*facts, overlaps(asked)]).tolist())
+        accept = _acceptances(levels, tree, numbers)
+        seen = dict(zip(asked.nodes, numbers, strict=True))
         order = list(_children_first(tree, ROOT))
         expected, live = 0.0, 1.0
         for node in order:
-            expected += live * probabilities[node] * tree.depths[node]
-            live *= 1 - probabilities[node]
-        last = next(node for node in order if node == ROOT or stream.accept(probabilities[node]))
-        weights = rests[place[last]] if last in place else target_probs[last]
-        seen = dict(zip(asked.nodes, overlap, strict=False))
+            expected += live * accept[node] * tree.depths[node]
+            live *= 1 - accept[node]
+        last = next(node for node in order if node == ROOT or stream.accept(accept[node]))
+        rest = (level.rest[level.nodes.index(last)] for level in levels if last in level.nodes)
+        weights = next(rest, target_probs[last])
         path = _path_to(tree, last)
         return verdict_on(proposal, asked, path, stream.choose(weights), expected, seen)
 
 
-def _leaf_states(asked: Asked, proposal: Proposal) -> tuple[Tensor, Tensor]:
-    """Return, for when all its children are refused, each node's acceptance and rest.
+class _Level(NamedTuple):
+    """The n nodes of one depth that have children, up to K each, and what refusing those does."""
 
-    Acceptance is [N+1] (1 for the root), rests are [I, V] in the order of `asked.nodes`.
-    """
+    nodes: tuple[int, ...]  # [n]
+    reached: Tensor  # [n, K]: acceptance of each child while it is asked about
+    own: Tensor  # [n]: acceptance of the nodes themselves once all their children are refused
+    rest: Tensor  # [n, V]: what p has become then
+
+
+def _refused_levels(asked: Asked, proposal: Proposal) -> Iterator[_Level]:
+    """Refuse all candidates, depth by depth."""
     tree = proposal.tree
-    accept = asked.p.new_ones(len(tree.parents))
-    rests = asked.p.clone()
-    places: dict[int, list[int]] = {}
-    for place, node in enumerate(asked.nodes):
-        places.setdefault(tree.depths[node], []).append(place)
-    for depth in sorted(places):
-        here = places[depth]
-        nodes = [asked.nodes[place] for place in here]
-        own, rests[here] = _refuse_all(asked, here, accept[nodes], tree, accept, proposal.draw)
-        accept[nodes] = own if depth > 0 else 1.0
-    return accept, rests
+    own = asked.p.new_ones(1)
+    for depth in range(max(tree.depths) + 1):
+        places = [place for place, node in enumerate(asked.nodes) if tree.depths[node] == depth]
+        if not places:
+            return
+        here = asked.at(places)
+        level = _refuse_all(here, own, proposal.draw)
+        yield level
+        # The acceptance with which the nodes of the next depth begin, of those with children.
+        width = level.reached.shape[1]
+        children = [
+            row * width + number
+            for row, node in enumerate(here.nodes)
+            for number, child in enumerate(tree.children[node])
+            if child in asked.nodes
+        ]
+        own = level.reached.flatten()
+        own = own if children == list(range(len(own))) else own[children]
 
 
-def _refuse_all(
-    asked: Asked,
-    here: list[int],
-    own: Tensor,  # [n]: acceptance of the n nodes while their children are asked
-    tree: CandidateTree,
-    accept: Tensor,  # [N+1]: the children's is filled in
-    draw: Draw,
-) -> tuple[Tensor, Tensor]:
-    """Refuse the children of the nodes at some places one after another."""
-    p = asked.p[here]
-    is_root = asked.nodes[here[0]] == ROOT
-    for number in range(max(asked.counts[place] for place in here)):
-        token_ids = asked.token_ids[here, number : number + 1]
-        q = law_of_draw(asked, draw, number)[here]
-        reached = ratio(own[:, None] * p.gather(1, token_ids), q.gather(1, token_ids)).squeeze(1)
-        children = [tree.children[asked.nodes[place]][number : number + 1] for place in here]
-        with_child = [row for row, child in enumerate(children) if child]
-        accept[[child[0] for child in children if child]] = reached[with_child]
+def _refuse_all(here: Asked, own: Tensor, draw: Draw) -> _Level:
+    """Refuse the candidates of some nodes one after another; the root is always accepted."""
+    p = here.p
+    reached = list[Tensor]()
+    for number, token_ids in enumerate(here.token_ids.split(1, dim=1)):
+        q = law_of_draw(here, draw, number)
         ahead = own[:, None] * p
-        excess = (ahead - q).clamp(min=0).sum(dim=-1)
+        reached.append(ratio(ahead.gather(1, token_ids), q.gather(1, token_ids)))
+        excess = (ahead - q).clamp_(min=0).sum(dim=-1)
         total = excess + 1 - own
         left = torch.where(total > 0, excess / total, 1.0)
-        drawn = asked.drawn(number)
-        keep = torch.ones(len(here), 1, dtype=torch.bool) if drawn is None else drawn[here]
-        keep = keep.to(p.device)
-        if not is_root:
-            own = left.where(keep.squeeze(1), own)
-        p = residual(ahead, q, p).where(keep, p)
-    return own, p
+        rest = residual(ahead, q, p)
+        drawn = here.drawn(number)
+        if drawn is not None:
+            left, rest = left.where(drawn.squeeze(1), own), rest.where(drawn, p)
+        p = rest
+        own = own if here.nodes[0] == ROOT else left
+    return _Level(here.nodes, torch.cat(reached, dim=1), own, p)
+
+
+def _acceptances(
+    levels: Sequence[_Level], tree: CandidateTree, numbers: Iterator[float]
+) -> list[float]:  # [N+1]
+    """Sort the levels' `reached` and `own`, in this order, by node."""
+    accept = [1.0] * len(tree.parents)
+    for level in levels:
+        rows = [list(islice(numbers, level.reached.shape[1])) for _ in level.nodes]
+        for node, row in zip(level.nodes, rows, strict=True):
+            for child, probability in zip(tree.children[node], row, strict=False):
+                accept[child] = probability
+        for node in level.nodes:
+            accept[node] = next(numbers)
+    return accept
 
 
 def _children_first(tree: CandidateTree, node: int) -> Iterator[int]:

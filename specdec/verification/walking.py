@@ -8,7 +8,7 @@ from specdec.core.randomness import Stream
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Draw, Outcome, Proposal, Verdict
 from specdec.verification.asked import Asked
-from specdec.verification.overlap import overlaps, transport_bounds
+from specdec.verification.overlap import overlaps, transport_bound
 
 # For each node with candidates a number for each of its children, in drawing order.
 PerChild = Mapping[int, Sequence[float]]
@@ -121,7 +121,7 @@ def verdict_on(
         overlap = dict(zip(asked.nodes, overlaps(asked).tolist(), strict=True))
     visited = [place for place, node in enumerate(asked.nodes) if node in (ROOT, *path)]
     seen = tuple(overlap[asked.nodes[place]] for place in visited)
-    bound = () if proposal.draw is Draw.DETERMINISTIC else seen
-    if bound and asked.width > 1:
-        bound = transport_bounds(asked, visited)
+    bound = () if proposal.draw is Draw.DETERMINISTIC else seen[:1]
+    if bound and asked.counts[0] > 1:  # a vocabulary takes its time to sort: for the root only
+        bound = (float(transport_bound(asked.p[0], asked.q[0], asked.counts[0])),)
     return Verdict(tuple(path), token, ending(proposal, path), expected, seen, bound)

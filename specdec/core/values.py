@@ -113,6 +113,8 @@ class Level:
     # [B, F, V]: the laws as the rule shall know them, where they are not those that were given.
     draft_probs: Tensor | None = None
     scores: Tensor | None = None  # [B, C]: what the policy orders candidates by, if it does
+    # Parents and frontier once more, as numbers, where they are the same for every request.
+    shape: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
 @dataclass(frozen=True)

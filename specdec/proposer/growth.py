@@ -57,7 +57,7 @@ def grow(
     sampled = policy.draw is not Draw.DETERMINISTIC
     sampling = contexts[0].sampling.at(temperature) if sampled else Sampling(temperature or 1.0)
     logits = next(source)
-    growth = Growth(policy.min_confidence, logits.device)
+    growth = Growth(policy.min_confidence)
     level: Level | None = None
     for number in range(1, depth + 1):
         laws = sampling.warp(logits)  # [B, F, V]
@@ -73,74 +73,112 @@ LEFT_OUT, WITHHELD, SHOWN = range(3)
 
 
 class Growth:
-    """The nodes of growing trees, numbered level by level, on the device until the end."""
+    """The levels of growing trees, on the device until the end."""
 
-    def __init__(self, min_confidence: float, device: torch.device):
+    def __init__(self, min_confidence: float):
         self._min_confidence = min_confidence
         self._levels: list[Level] = []
-        self._parents: list[Tensor] = []  # per level [B, C]: node numbers
-        self._there: list[Tensor] = []  # per level [B, C]: there, and all above it too
-        self._calls: list[Tensor] = []  # per level [B]: whether the request wanted its laws
         self._laws: list[Tensor] = []  # per level [B, F, V]
-        self._asked: list[Tensor] = []  # per level [B, F]: the nodes after which those laws are
-        self._num_nodes = 1
-        # Of the frontier, [B, F]: node numbers, and which may have children; at first the root.
-        self._nodes = torch.zeros(1, 1, dtype=torch.int64, device=device)
-        self._open = torch.ones(1, 1, dtype=torch.bool, device=device)
-        self.frontier: Frontier
+        self._confident: list[Tensor | None] = []  # per level [B, F]; None: all of them
 
     def add(self, level: Level, laws: Tensor | None, logits: Tensor) -> None:
         """Hang a level below the last one's frontier, whose laws it was chosen from."""
-        num_rows = len(logits)
-        nodes, is_open = self._nodes.expand(num_rows, -1), self._open.expand(num_rows, -1)
-        self._calls.append(is_open.any(dim=-1))
-        if self._min_confidence > 0:
-            is_open = is_open & (_confidence(logits) >= self._min_confidence)
-        there = is_open.gather(1, level.parents)
-        there = there if level.there is None else there & level.there
-        shown = there if level.shown is None else there & level.shown
+        self._levels.append(level)
         if laws is not None:
             self._laws.append(laws if level.draft_probs is None else level.draft_probs)
-            self._asked.append(nodes)
-        self._levels.append(level)
-        self._parents.append(nodes.gather(1, level.parents))
-        self._there.append(there)
-        self._open = shown.gather(1, level.frontier)
-        self._nodes = self._num_nodes + level.frontier
-        self._num_nodes += level.token_ids.shape[1]
-        self.frontier = Frontier(
-            level.token_ids.gather(1, level.frontier),
-            level.parents.gather(1, level.frontier),
-            level.frontier.shape == level.token_ids.shape,
-        )
+        sure = None if self._min_confidence == 0 else _confidence(logits) >= self._min_confidence
+        self._confident.append(sure)
+
+    @property
+    def frontier(self) -> Frontier:
+        """The nodes of the last level that may get children."""
+        level = self._levels[-1]
+        token_ids, parents = level.token_ids, level.parents
+        if level.frontier.shape == token_ids.shape:
+            return Frontier(token_ids, parents, is_whole_level=True)
+        token_ids, parents = (each.gather(1, level.frontier) for each in (token_ids, parents))
+        return Frontier(token_ids, parents, is_whole_level=False)
 
     def goes_on(self) -> bool:
         """Whether any request has a node that may have children; waits for the device."""
-        return bool(self._open.any())
+        return bool(self._states()[-1].open.any())
 
     def proposals(self, policy: TreePolicy, contexts: Sequence[Context]) -> list[Proposal]:
         """Assemble the trees on the host."""
-        there = policy.kept(self._levels, torch.cat(self._there, dim=1))
-        shown = [
-            torch.ones_like(t) if level.shown is None else level.shown
-            for level, t in zip(self._levels, self._there, strict=True)
-        ]
-        parts = [
-            torch.cat([level.token_ids for level in self._levels], dim=1),
-            torch.cat(self._parents, dim=1),
-            there.long() * (1 + torch.cat(shown, dim=1).long()),
-            torch.stack(self._calls).sum(dim=0)[:, None],
-            *self._asked,
-        ]
-        ends = [0, *accumulate(part.shape[1] for part in parts[:4])]
-        packed = torch.cat(parts, dim=1).tolist()  # the only wait for the device
+        if all(self._is_static(number) for number in range(len(self._levels))):
+            facts = self._static_facts()
+        else:
+            facts = self._facts(policy)
         laws = torch.cat(self._laws, dim=1) if self._laws else [None] * len(contexts)
         return [
-            _proposal(
-                policy.draw, context, _Facts(*(row[a:b] for a, b in pairwise([*ends, None]))), rows
-            )
-            for context, row, rows in zip(contexts, packed, laws, strict=True)
+            _proposal(policy.draw, context, each, rows)
+            for context, each, rows in zip(contexts, facts, laws, strict=True)
         ]
+
+    def _is_static(self, number: int) -> bool:
+        """Whether a level is the same for all requests, and wholly there."""
+        level = self._levels[number]
+        missing = (level.there, level.shown, self._confident[number])
+        return level.shape is not None and all(mask is None for mask in missing)
+
+    def _static_facts(self) -> list["_Facts"]:
+        """Number the nodes on the host; only their tokens come from the device."""
+        parents, asked, above = list[int](), list[int](), [0]
+        for level in self._levels:
+            assert level.shape is not None
+            first = 1 + len(parents)
+            asked += above
+            parents += [above[place] for place in level.shape[0]]
+            above = [first + place for place in level.shape[1]]
+        token_ids = torch.cat([level.token_ids for level in self._levels], dim=1).tolist()
+        states, calls = [SHOWN] * len(parents), [len(self._levels)]
+        return [_Facts(ids, parents, states, calls, asked) for ids in token_ids]
+
+    def _facts(self, policy: TreePolicy) -> list["_Facts"]:
+        """Number the nodes on the device, and fetch everything at once."""
+        states = self._states()
+        there = policy.kept(self._levels, torch.cat([state.there for state in states], dim=1))
+        shown = torch.cat([state.shown for state in states], dim=1)
+        parts = [
+            torch.cat([level.token_ids for level in self._levels], dim=1),
+            torch.cat([state.parents for state in states], dim=1),
+            there.long() * torch.where(shown, SHOWN, WITHHELD),
+            torch.stack([state.wanted for state in states]).sum(dim=0)[:, None],
+            torch.cat([state.asked for state in states], dim=1),
+        ]
+        ends = [0, *accumulate(part.shape[1] for part in parts)]
+        packed = torch.cat(parts, dim=1).tolist()
+        return [_Facts(*(row[a:b] for a, b in pairwise(ends))) for row in packed]
+
+    def _states(self) -> list["_State"]:
+        """Follow what is there, and what may go on, from the root downwards."""
+        states: list[_State] = []
+        num_rows, device = len(self._levels[0].token_ids), self._levels[0].token_ids.device
+        nodes = torch.zeros(num_rows, 1, dtype=torch.int64, device=device)
+        is_open = torch.ones_like(nodes, dtype=torch.bool)
+        num_nodes = 1
+        for level, confident in zip(self._levels, self._confident, strict=True):
+            sure = is_open if confident is None else is_open & confident
+            there = sure.gather(1, level.parents)
+            there = there if level.there is None else there & level.there
+            shown = there if level.shown is None else there & level.shown
+            parents, wanted = nodes.gather(1, level.parents), is_open.any(dim=-1)
+            below = shown.gather(1, level.frontier)
+            states.append(_State(nodes, wanted, parents, there, shown, below))
+            nodes, is_open = num_nodes + level.frontier, below
+            num_nodes += level.token_ids.shape[1]
+        return states
+
+
+class _State(NamedTuple):
+    """One level of B requests: C candidates below F nodes that were asked about."""
+
+    asked: Tensor  # [B, F]: numbers of those nodes
+    wanted: Tensor  # [B] bool: whether any of them may have children
+    parents: Tensor  # [B, C]: numbers of nodes
+    there: Tensor  # [B, C] bool: a candidate, as everything above it is
+    shown: Tensor  # [B, C] bool: and submitted
+    open: Tensor  # [B, F'] bool: of the next frontier, what may have children
 
 
 class _Facts(NamedTuple):

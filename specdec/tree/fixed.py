@@ -35,6 +35,7 @@ class FixedTree:
         self.num_nodes = len(self.nodes)
         self.max_depth = max(map(len, self.nodes))
         self.min_confidence = min_confidence
+        self._placed: dict[tuple[int, int, torch.device], tuple[Tensor, Tensor]] = {}
         self._levels = [_LevelShape.of(self.nodes, d) for d in range(1, self.max_depth + 1)]
 
     @property
@@ -46,14 +47,23 @@ class FixedTree:
         self, above: Level | None, depth: int, draft_probs: Tensor, streams: Sequence[RandomStream]
     ) -> Level:
         """Choose the candidates at `depth`."""
-        shape = self._levels[depth - 1].on(draft_probs.device)
-        found = self.candidates(draft_probs, self._levels[depth - 1].width, streams)
-        return Level(
-            found.token_ids[:, shape.parents, shape.numbers],
-            shape.parents.expand(len(draft_probs), -1),
-            shape.frontier.expand(len(draft_probs), -1),
-            None if found.there is None else found.there[:, shape.parents, shape.numbers],
-        )
+        shape = self._levels[depth - 1]
+        found = self.candidates(draft_probs, shape.width, streams)
+        there = None if found.there is None else shape.chosen(found.there)
+        parents, frontier = self._places(depth, len(draft_probs), draft_probs.device)
+        chosen = shape.chosen(found.token_ids)
+        return Level(chosen, parents, frontier, there, shape=shape.numbers)
+
+    def _places(self, depth: int, num_rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return parents [B, C] and frontier [B, F']; made once, since every step wants them."""
+        key = (depth, num_rows, device)
+        if key not in self._placed:
+            shape = self._levels[depth - 1]
+            self._placed[key] = (
+                shape.parents.to(device).expand(num_rows, -1),
+                shape.frontier.to(device).expand(num_rows, -1),
+            )
+        return self._placed[key]
 
     def candidates(
         self, draft_probs: Tensor, width: int, streams: Sequence[RandomStream]
@@ -67,25 +77,34 @@ class FixedTree:
 
 
 class _LevelShape(NamedTuple):
+    """C nodes at one depth, below the F nodes above that have children."""
+
     parents: Tensor  # [C], into the frontier above
-    numbers: Tensor  # [C]: which child of its parent
+    picks: Tensor  # [C]: which child of its parent
     frontier: Tensor  # [F']: those with children
-    width: int
+    numbers: tuple[Path, Path]  # parents and frontier
+    width: int  # K: the most children of one node
+    is_complete: bool  # whether every node of the frontier above has all K
 
     @classmethod
     def of(cls, nodes: Sequence[Path], depth: int) -> "_LevelShape":
         inner = {path[:-1] for path in nodes}
         above = [path for path in [(), *nodes] if len(path) == depth - 1 and path in inner]
         here = [path for path in nodes if len(path) == depth]
+        parents = tuple(above.index(path[:-1]) for path in here)
+        frontier = tuple(place for place, path in enumerate(here) if path in inner)
+        width = 1 + max(path[-1] for path in here)
         return cls(
-            torch.tensor([above.index(path[:-1]) for path in here]),
+            torch.tensor(parents),
             torch.tensor([path[-1] for path in here]),
-            torch.tensor(
-                [place for place, path in enumerate(here) if path in inner], dtype=torch.int64
-            ),
-            1 + max(path[-1] for path in here),
+            torch.tensor(frontier, dtype=torch.int64),
+            (parents, frontier),
+            width,
+            len(here) == len(above) * width,
         )
 
-    def on(self, device: torch.device) -> "_LevelShape":
-        parents, numbers = self.parents.to(device), self.numbers.to(device)
-        return _LevelShape(parents, numbers, self.frontier.to(device), self.width)
+    def chosen(self, candidates: Tensor) -> Tensor:  # [B, F, K] -> [B, C]
+        """Leave out the candidates that this tree does not have."""
+        if self.is_complete:
+            return candidates.flatten(1)
+        return candidates[:, self.parents.to(candidates.device), self.picks.to(candidates.device)]

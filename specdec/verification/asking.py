@@ -4,6 +4,7 @@ All probabilities are computed for all nodes at once, on the device, and come to
 transfer; the second and last one is the token that is drawn in the end.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 from specdec.core.randomness import Stream
 from specdec.core.values import Proposal, Verdict
 from specdec.verification.asked import Asked
-from specdec.verification.overlap import overlaps
 from specdec.verification.walking import expected_accepted, shares, verdict_on, walk
 
 HAIR = 1e-30  # far below the rounding of any residual that has mass
@@ -22,9 +22,10 @@ HAIR = 1e-30  # far below the rounding of any residual that has mass
 class Odds:
     """What a rule makes of the candidates at I nodes, K at most at each, before any decision."""
 
+    overlap: Tensor  # [I]: sum_v min(p, q)
     accept: Tensor  # [I, K]: P(go on with the child | the ones before it were refused)
     some: Tensor  # [I]: P(go on with any child), the candidates' noise averaged out where possible
-    rest: Tensor  # [I, V]: what the next token is drawn from if none is; unnormalised
+    rest: Callable[[int], Tensor]  # i -> [V]: what the next token is drawn from if none is
 
 
 def decide(
@@ -32,13 +33,12 @@ def decide(
 ) -> Verdict:
     """Walk down the tree with these odds."""
     tree = proposal.tree
-    facts = torch.cat([odds.accept, odds.some[:, None], overlaps(asked)[:, None]], dim=1)
+    facts = torch.cat([odds.accept, odds.some[:, None], odds.overlap[:, None]], dim=1)
     rows = dict(zip(asked.nodes, facts.tolist(), strict=True))
     place = {node: number for number, node in enumerate(asked.nodes)}
 
     def draw(node: int) -> int:
-        refused = node in place
-        return stream.choose(odds.rest[place[node]] if refused else target_probs[node])
+        return stream.choose(odds.rest(place[node]) if node in place else target_probs[node])
 
     accept = {node: row[:-2] for node, row in rows.items()}
     path, token = walk(tree, accept, draw, stream)
@@ -56,5 +56,5 @@ def residual(p: Tensor, q: Tensor, fallback: Tensor) -> Tensor:  # [..., V] each
 
 
 def ratio(p: Tensor, q: Tensor) -> Tensor:
-    """Return min(1, p / q); 0 where q is 0, since nothing is drawn from there."""
-    return torch.where(q > 0, (p / q).clamp(max=1), 0.0)
+    """Return min(1, p / q) of tokens that were drawn from q, which is not 0 there."""
+    return (p / q).clamp_(max=1)

@@ -7,6 +7,7 @@ from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.verification.asked import Asked
 from specdec.verification.asking import HAIR, Odds, decide, ratio
+from specdec.verification.overlap import overlaps
 
 NUM_ROUNDS, NUM_STEPS = 3, 8  # of the search for rho: its error is (k - 1) / 512
 
@@ -41,7 +42,7 @@ def _odds(asked: Asked) -> Odds:
     some = 1 - (1 - beta) ** k
     per_beta = torch.where(beta > 0, some / beta, k)
     rest = (p - once * per_beta).clamp_(min=0).add_(p, alpha=HAIR)
-    return Odds(accept, some.squeeze(1), rest)
+    return Odds(overlaps(asked), accept, some.squeeze(1), rest.__getitem__)
 
 
 def _smallest_rho(p: Tensor, q: Tensor, k: Tensor) -> Tensor:  # [I, V], [I, V], [I, 1] -> [I, 1]

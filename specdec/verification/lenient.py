@@ -34,7 +34,8 @@ class Lenient:
         odds = recursive_rejection(asked, proposal.draw, self._lenience)
         verdict = decide(proposal, target_probs, stream, asked, odds)
         taken = _accepted_mass(asked, odds, proposal.draw, self._lenience)
-        laws = taken + (1 - taken.sum(dim=-1, keepdim=True)) * odds.rest
+        rest = torch.stack([odds.rest(place) for place in range(len(asked.nodes))])
+        laws = taken + (1 - taken.sum(dim=-1, keepdim=True)) * rest
         return with_divergence(verdict, asked, laws)
 
 

@@ -7,6 +7,7 @@ from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.verification.asked import Asked
 from specdec.verification.asking import Odds, decide, ratio, residual
+from specdec.verification.overlap import overlaps
 from specdec.verification.walking import follow
 
 
@@ -40,6 +41,9 @@ def recursive_rejection(asked: Asked, draw: Draw, lenience: float = 1.0) -> Odds
 
     `lenience` is what q is multiplied by: with less than 1 the rule is not lossless.
     """
+    overlap = overlaps(asked)
+    if asked.width == 1 and lenience == 1 and draw is not Draw.DETERMINISTIC:
+        return _along_chain(asked, overlap)
     rest = asked.p
     accepts = [asked.p.new_zeros(len(asked.nodes), 0)]
     refused = asked.p.new_ones(len(asked.nodes))  # P(all candidates so far were refused)
@@ -58,7 +62,14 @@ def recursive_rejection(asked: Asked, draw: Draw, lenience: float = 1.0) -> Odds
             gain, lost = (each.where(drawn.squeeze(1), 0.0) for each in (gain, lost))
         some, refused, rest = some + gain, refused - lost, left
         accepts.append(accept)
-    return Odds(torch.cat(accepts, dim=1), some, rest)
+    return Odds(overlap, torch.cat(accepts, dim=1), some, rest.__getitem__)
+
+
+def _along_chain(asked: Asked, overlap: Tensor) -> Odds:
+    """Return the same for one candidate at each node, with fewer and smaller tensors."""
+    p, q = asked.p, asked.q
+    accept = ratio(p.gather(1, asked.token_ids), q.gather(1, asked.token_ids))
+    return Odds(overlap, accept, overlap, lambda place: residual(p[place], q[place], p[place]))
 
 
 def law_of_draw(asked: Asked, draw: Draw, number: int) -> Tensor:  # [I, V]

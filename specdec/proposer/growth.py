@@ -226,11 +226,12 @@ class FrontierCells:
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device):
-        self._lengths = torch.tensor(lengths, device=device)
-        self._longest = max(lengths)
+        self._lengths = lengths
+        self._device = device
         self._depth = 0
-        # [B, F, n]: which of the n cells behind the text each node of the last frontier sees.
-        self._seen = torch.zeros(len(lengths), 1, 0, dtype=torch.bool, device=device)
+        # [B, F, n]: which of the n cells behind the text each node of the last frontier sees; made
+        # when a tree is no longer a chain, in which each cell sees all before it.
+        self._seen: Tensor | None = None
         self.is_chain = True  # each cell so far is the only candidate below the one before it
 
     def add(self, frontier: Frontier) -> tuple[Tensor | None, Tensor | None]:
@@ -238,20 +239,22 @@ class FrontierCells:
         num_rows, width = frontier.token_ids.shape
         self._depth += 1
         self.is_chain = self.is_chain and frontier.is_whole_level and width == 1
-        above = frontier.parents[..., None].expand(-1, -1, self._seen.shape[-1])
-        own = torch.eye(width, dtype=torch.bool, device=above.device).expand(num_rows, -1, -1)
-        self._seen = torch.cat([self._seen.gather(1, above), own], dim=-1)
         if self.is_chain:
             return None, None
-        return self._positions(width), self._attend()
+        if self._seen is None:
+            shape = (num_rows, 1, self._depth - 1)
+            self._seen = torch.ones(shape, dtype=torch.bool, device=self._device)
+        above = frontier.parents[..., None].expand(-1, -1, self._seen.shape[-1])
+        own = torch.eye(width, dtype=torch.bool, device=self._device).expand(num_rows, -1, -1)
+        self._seen = torch.cat([self._seen.gather(1, above), own], dim=-1)
+        lengths = torch.tensor(self._lengths, device=self._device)[:, None]
+        positions = (lengths - 1 + self._depth).expand(-1, width)
+        return positions, self._attend(self._seen, lengths)
 
-    def _positions(self, width: int) -> Tensor:
-        return (self._lengths[:, None] - 1 + self._depth).expand(-1, width)
-
-    def _attend(self) -> Tensor:
-        num_cells = self._seen.shape[-1]
-        cell = torch.arange(self._longest + num_cells, device=self._lengths.device)
-        behind = cell - self._lengths[:, None]  # [B, L]: the cell's number behind the text
-        number = behind.clamp(0, num_cells - 1)[:, None].expand(-1, self._seen.shape[1], -1)
+    def _attend(self, seen: Tensor, lengths: Tensor) -> Tensor:  # [B, F, n], [B, 1] -> [B, F, L]
+        num_cells = seen.shape[-1]
+        cell = torch.arange(max(self._lengths) + num_cells, device=self._device)
+        behind = cell - lengths  # [B, L]: the cell's number behind the text
+        number = behind.clamp(0, num_cells - 1)[:, None].expand(-1, seen.shape[1], -1)
         is_candidate = ((behind >= 0) & (behind < num_cells))[:, None]
-        return (behind < 0)[:, None] | (is_candidate & self._seen.gather(2, number))
+        return (behind < 0)[:, None] | (is_candidate & seen.gather(2, number))

@@ -61,11 +61,10 @@ class Sampled(SampledTree):
 
 def _drawn(weights: Tensor, num: int, streams: Sequence[RandomStream]) -> Tensor:
     """Draw `num` tokens from each of F laws: [B, F, V] -> [B, F, num]."""
-    uniforms = [
-        [[stream.uniform() for _ in range(num)] for _ in range(weights.shape[1])]
-        for stream in streams
-    ]
+    num_rows, num_nodes = weights.shape[:2]
+    uniforms = [stream.uniform() for stream in streams for _ in range(num_nodes * num)]
     numbers = torch.tensor(uniforms, dtype=torch.float64, device=weights.device)
+    numbers = numbers.view(num_rows, num_nodes, num)
     # Where the draft's numbers are NaN, nothing is below the target; the verifier shall judge.
     return draw(weights, numbers).clamp_(max=weights.shape[-1] - 1)
 

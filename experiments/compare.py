@@ -92,7 +92,7 @@ def arm_configs(arms: ListConfig) -> dict[str, DictConfig]:
     for arm, name in zip(arms, names(arms), strict=True):
         if name in configs:
             raise UserError(f"arms: {arm!r} is there twice")
-        configs[name] = hydra.compose("compare", [*common, *shlex.split(arm)])
+        configs[name] = hydra.compose("compare", [*common, *split(arm)])
     first = next(iter(configs.values()))
     for arm, each in zip(arms, configs.values(), strict=True):
         for field in SHARED:
@@ -106,12 +106,20 @@ def names(arms: Sequence[str]) -> list[str]:
 
     Nothing is left out where an arm would be left without a name.
     """
-    overrides = [[text for text in shlex.split(arm) if not unnamed(text)] for arm in arms]
+    overrides = [[text for text in split(arm) if not unnamed(text)] for arm in arms]
     drafting = [each for each in overrides if each != [f"proposer={BASELINE}"]]
     shared = set(drafting[0]).intersection(*drafting) if drafting else set[str]()
     if any(set(each) <= shared for each in overrides):
         shared = set()
     return [path_safe([text for text in each if text not in shared]) for each in overrides]
+
+
+def split(arm: str) -> list[str]:
+    """Cut an arm into its overrides, as a shell would."""
+    try:
+        return shlex.split(arm)
+    except ValueError as error:
+        raise UserError(f"arms: {arm!r}: {str(error).lower()}") from None
 
 
 def unnamed(override: str) -> bool:

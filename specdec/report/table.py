@@ -63,8 +63,18 @@ def comparison(rows: Sequence[Row], columns: Sequence[Column], title: str) -> Ta
         table.add_column(column.title, justify=justify, no_wrap=True)
     for row in rows:
         cells = [column.cell(row.summary) for column in columns]
-        table.add_row(f"{row.arm}\n[dim]{row.rule}[/dim]", *cells)
+        table.add_row(f"{broken(row.arm)}\n[dim]{row.rule}[/dim]", *cells)
     return table
+
+
+def broken(name: str, width: int = 32) -> str:
+    """Break the long name of an arm behind some of its commas, never within an override."""
+    lines = [""]
+    for part in name.replace(",", ",\0").split("\0"):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def judgements(rows: Sequence[Row]) -> Table:
@@ -83,7 +93,7 @@ def judgements(rows: Sequence[Row]) -> Table:
             accepted = in_line(each["expected_accepted"])
             cells.append((name, accepted, in_line(each["difference"], signed=True)))
         for number, cell in enumerate(cells):
-            table.add_row(row.arm if number == 0 else "", *cell)
+            table.add_row(broken(row.arm) if number == 0 else "", *cell)
     return table
 
 
@@ -94,9 +104,8 @@ def filled(rows: Sequence[Row]) -> list[Column]:
 
 def defined(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     """Return the metrics of these columns that at least one arm has."""
-    judged = ["judged"] if any(row.summary.get("judged") for row in rows) else []
-    names = [name for column in columns for name in column.metrics]
-    return [n for n in names if any(row.summary.get(n) is not None for row in rows)] + judged
+    shown = {name for column in columns for name in column.metrics} | {"judged"}
+    return [n for n in SHOWN if n in shown and any(row.summary.get(n) for row in rows)]
 
 
 def efficiency(summary: Numbers) -> str:
@@ -123,7 +132,7 @@ def losslessness(summary: Numbers) -> str:
     variation, kl = summary.get("total_variation"), summary.get("kl")
     if variation is None or kl is None:
         return "no"
-    return f"no: TV {variation['value']:.2g}, KL {kl['value']:.2g}"
+    return f"no: TV {variation['value']:#.2g}, KL {kl['value']:#.2g}"
 
 
 def estimate(row: Numbers | None, digits: int = 2, signed: bool = False) -> str:
@@ -196,3 +205,4 @@ COLUMNS = (
         justify_right=False,
     ),
 )
+SHOWN = (*(name for column in COLUMNS for name in column.metrics), "judged")

@@ -54,6 +54,15 @@ def build(node: Any, **extra: Any) -> Any:
         raise
 
 
+def composed(group: str, name: str) -> DictConfig:
+    """Compose one plug-in's configuration as `group=name` would, `configs/GROUP/NAME.yaml`."""
+    if GlobalHydra.instance().is_initialized():
+        return hydra.compose("decode", [f"{group}={name}"])[group]
+    # A saved configuration is built without Hydra.
+    with hydra.initialize_config_module("specdec.configs", version_base="1.3"):
+        return hydra.compose("decode", [f"{group}={name}"])[group]
+
+
 def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     """Run `task` on the configuration that Hydra composes from the command line.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 from specdec.experiments.app import build
+from specdec.experiments.fit import build_judges, require_parts_fit, stem
 from transformers import PreTrainedTokenizerBase
 
 from specdec.core.errors import require, require_int
@@ -16,10 +17,8 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.load import vocabulary_size
 from specdec.metrics import summarize
 from specdec.prompts import Prompt, load_prompts, render_turn
-from specdec.proposer.fit import require_heads_fit, require_ranks
 from specdec.report.provenance import provenance
 from specdec.report.run_dir import RunDir
 
@@ -84,24 +83,12 @@ def check_options(config: DictConfig) -> None:
     require_int("batch", config.batch, 1)
     require_int("seed", config.seed, 0)
     build(config.sampling)
-    require_tree_fits(config)
-    build(config.verification.rule)
+    lossy = config.verification.allow_lossy
+    require(isinstance(lossy, bool), "verification.allow_lossy", lossy, "true or false")
+    require_parts_fit(config)
     Stopping(config.max_new_tokens)
     strings = isinstance(config.stop_strings, ListConfig)
     require(strings, "stop_strings", config.stop_strings, 'a list, ["END"]')
-    lossy = config.verification.allow_lossy
-    require(isinstance(lossy, bool), "verification.allow_lossy", lossy, "true or false")
-
-
-def require_tree_fits(config: DictConfig) -> None:
-    """Build the tree and refuse one that the proposer cannot grow, as far as files tell."""
-    tree = build(config.tree)
-    proposer = config.proposer
-    if "verifier" in proposer:  # heads
-        require_heads_fit(tree, proposer.path)
-    elif "model" in proposer:
-        path = config.draft.path
-        require_ranks(tree, vocabulary_size(path, "draft.path"), f" in draft.path={path!r}")
 
 
 def build_arm(config: DictConfig, verifier: HFCausalLM, name: str = "") -> Arm:
@@ -119,13 +106,9 @@ def build_arm(config: DictConfig, verifier: HFCausalLM, name: str = "") -> Arm:
         batch=config.batch,
         seed=config.seed,
         allow_lossy=config.verification.allow_lossy,
+        judges=build_judges(config),
     )
-    return Arm(name or _stem(proposer), _stem(rule), config, verifier, decoder)
-
-
-def _stem(plug_in: object) -> str:
-    """The file that a plug-in lives in, which is what the command line calls it."""
-    return type(plug_in).__module__.rsplit(".", 1)[-1]
+    return Arm(name or stem(proposer), stem(rule), config, verifier, decoder)
 
 
 def summary_of(arm: Arm, traces: Sequence[Trace]) -> dict[str, Any]:

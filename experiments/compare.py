@@ -1,4 +1,4 @@
-"""Compare proposers on the same prompts, interleaved in one process: one table, with intervals."""
+"""Compare proposers, trees and rules on the same prompts, interleaved, with intervals."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def task(config: DictConfig) -> None:
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     configs = arm_configs(config.arms)
+    reference = reference_arm(config.reference, list(configs))
     for each in configs.values():
         arms.check_options(each)
     size = turn_size(config)
@@ -56,7 +57,7 @@ def task(config: DictConfig) -> None:
                 run_dirs[arm.name].append(trace)
         except KeyboardInterrupt:
             interrupted = True
-        summaries = summarize_paired(competing, traces)
+        summaries = summarize_paired(competing, traces, reference)
         for name, summary in summaries.items():
             run_dirs[name].summarize(summary)
         done = min(summary["num_prompts"] for summary in summaries.values()) if summaries else 0
@@ -85,13 +86,13 @@ def arm_configs(arms: ListConfig) -> dict[str, DictConfig]:
     for text in common:
         if text.startswith(("proposer=", "proposer.")):
             raise UserError(f'{text}: every arm has its own proposer; expected arms=["{text}"]')
-    configs: dict[str, DictConfig] = {}
     for arm in arms:
         require(isinstance(arm, str), "arms", arm, "a string of overrides, proposer=ngram")
-        name = path_safe(arm)
+    configs: dict[str, DictConfig] = {}
+    for arm, name in zip(arms, names(arms), strict=True):
         if name in configs:
             raise UserError(f"arms: {arm!r} is there twice")
-        configs[name] = hydra.compose("compare", [*common, *shlex.split(arm)])
+        configs[name] = hydra.compose("compare", [*common, *split(arm)])
     first = next(iter(configs.values()))
     for arm, each in zip(arms, configs.values(), strict=True):
         for field in SHARED:
@@ -100,10 +101,48 @@ def arm_configs(arms: ListConfig) -> dict[str, DictConfig]:
     return configs
 
 
-def path_safe(arm: str) -> str:
-    """Name an arm by its overrides, fit for a folder."""
-    short = ",".join(arm.split()).removeprefix("proposer=")
-    return re.sub(r"[^\w.,=+-]", "_", short)
+def names(arms: Sequence[str]) -> list[str]:
+    """Name each arm by its overrides, leaving out those that all arms but the baseline share.
+
+    Nothing is left out where an arm would be left without a name.
+    """
+    overrides = [[text for text in split(arm) if not unnamed(text)] for arm in arms]
+    drafting = [each for each in overrides if each != [f"proposer={BASELINE}"]]
+    shared = set(drafting[0]).intersection(*drafting) if drafting else set[str]()
+    if any(set(each) <= shared for each in overrides):
+        shared = set()
+    return [path_safe([text for text in each if text not in shared]) for each in overrides]
+
+
+def split(arm: str) -> list[str]:
+    """Cut an arm into its overrides, as a shell would."""
+    try:
+        return shlex.split(arm)
+    except ValueError as error:
+        raise UserError(f"arms: {arm!r}: {str(error).lower()}") from None
+
+
+def unnamed(override: str) -> bool:
+    """Whether an override says nothing that an arm is known by."""
+    return override.startswith(("judges=", "verification.allow_lossy="))
+
+
+def path_safe(overrides: Sequence[str]) -> str:
+    """Join overrides to a name that is fit for a folder: [2,1] becomes 2-1."""
+    short = [re.sub(r"^(proposer|tree|verification)=", "", text) for text in overrides]
+    plain = [re.sub(r"[][\s]", "", text.replace(",", "-")) for text in short]
+    return re.sub(r"[^\w.,=+-]", "_", ",".join(plain))
+
+
+def reference_arm(reference: object, names: Sequence[str]) -> str | None:
+    """Return the name of the arm that is called `reference`, or has that number."""
+    if reference is None or (isinstance(reference, str) and reference in names):
+        return reference
+    numbers = range(len(names))
+    if type(reference) is int and reference in numbers:
+        return names[reference]
+    expected = f"a number from 0 to {numbers[-1]}, or one of {', '.join(names)}"
+    raise UserError(f"reference={reference!r}: expected {expected}")
 
 
 def turn_size(config: DictConfig) -> int:
@@ -139,12 +178,12 @@ def interleave(
 
 
 def summarize_paired(
-    competing: Sequence[Arm], traces: dict[str, list[Trace]]
+    competing: Sequence[Arm], traces: dict[str, list[Trace]], reference: str | None
 ) -> dict[str, dict[str, Any]]:
     """Summarize each arm on the prompts that all arms finished, in the same order."""
     from specdec.experiments.arm import summary_of
 
-    from specdec.metrics import cost_ratio, speedup
+    from specdec.metrics import cost_ratio, efficiency_difference, efficiency_ratio, speedup
 
     finished = common_turns(traces)
     if not finished:
@@ -164,6 +203,11 @@ def summarize_paired(
             summary["speedup"] = speedup(paired[name], baseline).to_row()
             summary["cost_ratio"] = cost_ratio(paired[name], baseline).to_row()
             summary["same_text"] = same_text(paired[name], baseline) if greedy else None
+    for name, summary in summaries.items():
+        if reference not in (None, name):
+            summary["reference"] = reference
+            summary["difference"] = efficiency_difference(paired[name], paired[reference]).to_row()
+            summary["ratio"] = efficiency_ratio(paired[name], paired[reference]).to_row()
     return summaries
 
 

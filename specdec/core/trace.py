@@ -4,6 +4,7 @@ Record raw, derive late: `traces.jsonl` holds one of these a line, and no number
 a model to be computed again.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -34,6 +35,8 @@ class Step:
     bound: tuple[float, ...] = ()  # of sampled candidates at the root: optimum for i.i.d. draws
     # Rules that are not lossless, per visited node: TV and KL (nats) from p to the emitted law.
     divergence: tuple[tuple[float, ...], ...] = ()
+    # What rules that were only shown the candidates would have accepted on average, by name.
+    judged: Mapping[str, float] = field(default_factory=dict[str, float])
     propose_seconds: float = 0.0
     verify_seconds: float = 0.0  # the verifier's forward
     other_seconds: float = 0.0

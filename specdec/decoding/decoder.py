@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor
 
 from specdec.core.errors import UserError, require_int
 from specdec.core.protocols import CausalLM, Forward, Proposer, VerificationRule
+from specdec.core.randomness import Stream
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Step, Trace
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Context, Proposal, Verdict
-from specdec.decoding.pairing import is_lossless
+from specdec.decoding.pairing import is_lossless, require_judges
 from specdec.decoding.request import Flight, Request
 from specdec.decoding.stopping import Stopping
 from specdec.lm.batch import TreeBatch
@@ -23,9 +24,13 @@ from specdec.lm.batch import TreeBatch
 class SpeculativeDecoder:
     """Decode requests with one verifier, one proposer and one rule, `batch` requests at a time.
 
+    `judges` are further rules that are shown the same proposals and decide nothing: what each would
+    have accepted on average is recorded in `Step.judged`, outside of all seconds. So rules are
+    compared on the very same candidates, which texts of their own would not give them.
+
     Raises:
-        UserError: the rule cannot decide on the proposer's candidates, or is not lossless for them
-            and `allow_lossy` is off.
+        UserError: the rule or a judge cannot decide on the proposer's candidates, or the rule is
+            not lossless for them and `allow_lossy` is off.
     """
 
     def __init__(
@@ -38,10 +43,13 @@ class SpeculativeDecoder:
         batch: int = 1,
         seed: int = 0,
         allow_lossy: bool = False,
+        judges: Mapping[str, VerificationRule] | None = None,
     ):
         require_int("batch", batch, 1)
         require_int("seed", seed, 0)
         self.lossless = is_lossless(rule, proposer.draw, allow_lossy)
+        self.judges = dict(judges or {})
+        require_judges(self.judges, proposer.draw)
         self.verifier = verifier
         self.proposer = proposer
         self.rule = rule
@@ -92,15 +100,14 @@ class SpeculativeDecoder:
             clock.lap("verify")
             target_probs = self.sampling.warp(forward.logits)  # [B, M, V]
             verdicts = [
-                self.rule.verify(
-                    proposal, probs[: len(proposal.tree.parents)], context.verify_stream
-                )
+                _verified(self.rule, proposal, probs, context.verify_stream)
                 for proposal, probs, context in zip(proposals, target_probs, contexts, strict=True)
             ]
             steps = self._commit(in_flight, proposals, verdicts, target_probs, forward)
             self.proposer.update(contexts, verdicts)
             clock.lap("other")
 
+            steps = self._judge(in_flight, proposals, target_probs, steps)
             for flight, step in zip(in_flight, steps, strict=True):
                 flight.steps.append(clock.stamp(step, share=len(in_flight)))
             yield from (self._trace(flight) for flight in in_flight if flight.finish_reason)
@@ -184,9 +191,38 @@ class SpeculativeDecoder:
             steps.append(flight.commit(proposal, verdict))
         return steps
 
+    def _judge(
+        self,
+        in_flight: Sequence[Flight],
+        proposals: Sequence[Proposal],
+        target_probs: Tensor,
+        steps: Sequence[Step],
+    ) -> Sequence[Step]:
+        """Note what the judges would have accepted; their noise is nobody else's."""
+        if not self.judges:
+            return steps
+        return [
+            replace(step, judged=self._judged(flight, proposal, probs))
+            for flight, proposal, probs, step in zip(
+                in_flight, proposals, target_probs, steps, strict=True
+            )
+        ]
+
+    def _judged(self, flight: Flight, proposal: Proposal, probs: Tensor) -> dict[str, float]:
+        verdicts = {
+            name: _verified(judge, proposal, probs, flight.stream("judge", name))
+            for name, judge in self.judges.items()
+        }
+        return {name: round(each.expected_accepted, 6) for name, each in verdicts.items()}
+
     def _trace(self, flight: Flight) -> Trace:
         decode = self.stopping.decode
         return flight.trace("" if decode is None else decode(flight.output_ids))
+
+
+def _verified(rule: VerificationRule, proposal: Proposal, probs: Tensor, stream: Stream) -> Verdict:
+    """Let a rule decide; `probs` [M, V] may have rows of padding behind the tree's."""
+    return rule.verify(proposal, probs[: len(proposal.tree.parents)], stream)
 
 
 class Clock:

@@ -1,5 +1,7 @@
 """Which rule may decide on which candidates; known before any model is loaded."""
 
+from collections.abc import Mapping
+
 from specdec.core.errors import UserError
 from specdec.core.protocols import VerificationRule
 from specdec.core.values import Draw
@@ -12,16 +14,27 @@ def is_lossless(rule: VerificationRule, draw: Draw, allow_lossy: bool) -> bool:
         UserError: the rule cannot decide on such candidates, or it is not lossless for them and
             `allow_lossy` is off.
     """
-    name = type(rule).__module__.rsplit(".", 1)[-1]  # what the command line calls it
-    if draw not in rule.defined_for:
-        known = ", ".join(sorted(each.value for each in rule.defined_for))
-        raise UserError(
-            f"verification={name}: cannot decide on {draw.value} candidates, only on {known};"
-            " another tree or another rule would do"
-        )
+    field = f"verification={type(rule).__module__.rsplit('.', 1)[-1]}"  # as on the command line
+    require_defined(rule, draw, field)
     if draw not in rule.lossless_for and not allow_lossy:
         raise UserError(
-            f"verification={name}: not lossless for {draw.value} candidates; set"
+            f"{field}: not lossless for {draw.value} candidates; set"
             " verification.allow_lossy=true to run it all the same"
         )
     return draw in rule.lossless_for
+
+
+def require_judges(judges: Mapping[str, VerificationRule], draw: Draw) -> None:
+    """Refuse judges that cannot decide on such candidates; they need not be lossless."""
+    for name, judge in judges.items():
+        require_defined(judge, draw, f"judges={name}")
+
+
+def require_defined(rule: VerificationRule, draw: Draw, field: str) -> None:
+    """Refuse a rule that cannot decide on such candidates; `field` begins the message."""
+    if draw not in rule.defined_for:
+        known = ", ".join(sorted(each.value for each in rule.defined_for))
+        raise UserError(
+            f"{field}: cannot decide on {draw.value} candidates, only on {known}; another rule,"
+            " tree or proposer would do"
+        )

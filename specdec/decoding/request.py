@@ -53,7 +53,6 @@ class Flight:
 
     def context(self) -> Context:
         """Freeze what proposers and rules may know at the start of the next step."""
-        key = (self.seed, self.request.request_id, len(self.steps))
         num_prompt_tokens = len(self.request.token_ids)
         return Context(
             row=self.row,
@@ -62,10 +61,14 @@ class Flight:
             num_prompt_tokens=num_prompt_tokens,
             sampling=self.sampling,
             budget=self.budget - (len(self.token_ids) - num_prompt_tokens),
-            draft_stream=RandomStream(*key, "draft"),
-            verify_stream=RandomStream(*key, "verify"),
+            draft_stream=self.stream("draft"),
+            verify_stream=self.stream("verify"),
             features=self.features,
         )
+
+    def stream(self, *purpose: str) -> RandomStream:
+        """Return the noise of the next step for one purpose; equal calls return equal noise."""
+        return RandomStream(self.seed, self.request.request_id, len(self.steps), *purpose)
 
     def commit(self, proposal: Proposal, verdict: Verdict) -> Step:
         """Append what a step emits, up to the first end of the text; return its counts."""

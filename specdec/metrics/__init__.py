@@ -5,6 +5,8 @@ from specdec.metrics.acceptance import (
     acceptance_rate,
     block_efficiency,
     cost_ratio,
+    efficiency_difference,
+    efficiency_ratio,
     num_accepted,
     overlap,
     reached_depth,
@@ -17,6 +19,13 @@ from specdec.metrics.estimate import (
     paired_ratio,
     ratio_estimate,
 )
+from specdec.metrics.expected import (
+    expected_accepted,
+    judged,
+    kl,
+    total_variation,
+    transport_bound,
+)
 from specdec.metrics.speed import prefill_seconds, speedup, time_shares, tokens_per_second
 from specdec.metrics.summary import DEFINITIONS, summarize
 
@@ -28,6 +37,11 @@ __all__ = [
     "acceptance_rate",
     "block_efficiency",
     "cost_ratio",
+    "efficiency_difference",
+    "efficiency_ratio",
+    "expected_accepted",
+    "judged",
+    "kl",
     "num_accepted",
     "overlap",
     "paired_difference",
@@ -40,4 +54,6 @@ __all__ = [
     "summarize",
     "time_shares",
     "tokens_per_second",
+    "total_variation",
+    "transport_bound",
 ]

@@ -10,7 +10,14 @@ import numpy as np
 from specdec.core.trace import Step, Trace
 from specdec.core.values import Outcome
 from specdec.metrics import counts
-from specdec.metrics.estimate import Estimate, FloatArray, paired_ratio, ratio_estimates
+from specdec.metrics.estimate import (
+    Estimate,
+    FloatArray,
+    Sums,
+    paired_difference,
+    paired_ratio,
+    ratio_estimates,
+)
 
 
 def block_efficiency(traces: Sequence[Trace]) -> Estimate:
@@ -20,6 +27,24 @@ def block_efficiency(traces: Sequence[Trace]) -> Estimate:
     mean number of tokens per call of Leviathan et al. 2023.)
     """
     return counts.ratio_of_sums(traces, counts.num_emitted, counts.num_steps)
+
+
+def efficiency_difference(traces: Sequence[Trace], reference: Sequence[Trace]) -> Estimate:
+    """Return the block efficiency minus that of another arm over the same prompts, paired."""
+    return paired_difference(*_efficiencies(traces, reference))
+
+
+def efficiency_ratio(traces: Sequence[Trace], reference: Sequence[Trace]) -> Estimate:
+    """Return the block efficiency over that of another arm over the same prompts, paired."""
+    return paired_ratio(*_efficiencies(traces, reference))
+
+
+def _efficiencies(traces: Sequence[Trace], reference: Sequence[Trace]) -> tuple[Sums, Sums]:
+    counts.assert_same_prompts(traces, reference)
+    return (
+        counts.sums_per_prompt(traces, counts.num_emitted, counts.num_steps),
+        counts.sums_per_prompt(reference, counts.num_emitted, counts.num_steps),
+    )
 
 
 def num_accepted(traces: Sequence[Trace]) -> Estimate:

@@ -6,21 +6,34 @@ from types import MappingProxyType
 from typing import Any
 
 from specdec.core.trace import Trace
-from specdec.metrics import acceptance, counts, speed
+from specdec.metrics import acceptance, counts, expected, speed
 from specdec.metrics.estimate import Estimate
 
-# One sentence for every key of `summarize`, and for the two metrics that need a second arm.
+# One sentence for every key of `summarize`, and for the metrics that need a second arm.
 DEFINITIONS: Mapping[str, str] = MappingProxyType(
     {
         "block_efficiency": "Emitted tokens / verifier calls (tau): the verifier's own token "
         "included, prefill excluded.",
         "num_accepted": "Accepted draft tokens of one step, the verifier's own token excluded.",
+        "expected_accepted": "Mean over steps of E[A] given the candidates: num_accepted with the "
+        "rule's noise averaged out.",
         "acceptance_rate": "Accepted / drafted tokens; chains only, otherwise null.",
         "acceptance_at_depth": "P(A >= d given A >= d-1) over the steps at risk: a candidate at "
         "depth d was submitted and the text had not ended above it.",
         "reached_depth": "P(A >= d) over all steps, whatever they submitted.",
         "overlap": "Mean of sum_v min(p, q) over visited nodes with candidates (alpha) "
         "= 1 - TV(p, q).",
+        "transport_bound": "Mean over visited nodes with k sampled candidates of the most that any "
+        "rule can accept of k i.i.d. draws; reference for overlap, null where nothing is sampled.",
+        "total_variation": "Mean over emitted tokens of TV from the verifier's law to the one that "
+        "the token was emitted by; null for lossless rules.",
+        "kl": "Mean over emitted tokens of KL (nats) of the law that the token was emitted by from "
+        "the verifier's; null for lossless rules.",
+        "judged": "For each judge, a rule that was shown the same candidates and decided nothing: "
+        "its E[A] per step, and the paired difference to the deciding rule's.",
+        "difference": "block_efficiency minus that of the reference arm on the same prompts, "
+        "paired.",
+        "ratio": "block_efficiency over that of the reference arm on the same prompts, paired.",
         "cost_ratio": "Draft seconds of one step / verifier seconds of a one-token forward, the "
         "latter from proposer=none on the same prompts.",
         "tokens_per_second": "Emitted tokens / seconds of all steps, prefill excluded.",
@@ -49,14 +62,18 @@ def summarize(traces: Sequence[Trace]) -> dict[str, Any]:
     The keys of depths are strings, as JSON wants them. A metric that is undefined for these
     traces is null, or has a null value.
     """
-    rate = acceptance.acceptance_rate(traces)
     return {
         "block_efficiency": acceptance.block_efficiency(traces).to_row(),
         "num_accepted": acceptance.num_accepted(traces).to_row(),
-        "acceptance_rate": None if rate is None else rate.to_row(),
+        "expected_accepted": expected.expected_accepted(traces).to_row(),
+        "acceptance_rate": _row(acceptance.acceptance_rate(traces)),
         "acceptance_at_depth": _rows(acceptance.acceptance_at_depth(traces)),
         "reached_depth": _rows(acceptance.reached_depth(traces)),
         "overlap": acceptance.overlap(traces).to_row(),
+        "transport_bound": _row(expected.transport_bound(traces)),
+        "total_variation": _row(expected.total_variation(traces)),
+        "kl": _row(expected.kl(traces)),
+        "judged": {name: _rows(each) for name, each in expected.judged(traces).items()},
         "tokens_per_second": speed.tokens_per_second(traces).to_row(),
         "prefill_seconds": speed.prefill_seconds(traces).to_row(),
         "time_shares": _rows(speed.time_shares(traces)),
@@ -76,6 +93,10 @@ def _counters(traces: Sequence[Trace]) -> dict[str, Any]:
         "draft_calls": sum(step.draft_calls for trace in traces for step in trace.steps),
         "finish_reasons": dict(sorted(reasons.items())),
     }
+
+
+def _row(estimate: Estimate | None) -> dict[str, Any] | None:
+    return None if estimate is None else estimate.to_row()
 
 
 def _rows(estimates: Mapping[int, Estimate] | Mapping[str, Estimate]) -> dict[str, Any]:

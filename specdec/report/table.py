@@ -1,6 +1,6 @@
 """The table at the end of a comparison: every number with its interval, and what it means."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ from rich.table import Table
 
 from specdec.metrics import DEFINITIONS
 
-SHOWN = ("block_efficiency", "acceptance_rate", "acceptance_at_depth", "speedup")
+NOTHING = "-"
+Numbers = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -19,62 +20,142 @@ class Row:
 
     arm: str
     rule: str
-    summary: Mapping[str, Any]
+    summary: Numbers
 
 
 def print_table(rows: Sequence[Row], title: str) -> None:
-    """Print one table with definitions below it, in colour on a terminal."""
-    table = comparison(rows, title)
+    """Print the arms, what judges said, and definitions below, in colour on a terminal."""
+    columns = filled(rows)
+    tables = [comparison(rows, columns, title)]
+    if any(row.summary.get("judged") for row in rows):
+        tables.append(judgements(rows))
     console = Console()
     # Cut-off numbers are worse than broken lines; pipes and files claim to be 80 wide.
-    needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    whole = console.options.update(max_width=1000)
+    needed = max(console.measure(table, options=whole).maximum for table in tables)
     console = Console(width=max(needed, console.width))
-    console.print(table)
+    for table in tables:
+        console.print(table)
     console.print("[dim]Intervals: 95 %, bootstrap over prompts.[/dim]")
-    for name in SHOWN:
+    references = {row.summary["reference"] for row in rows if "reference" in row.summary}
+    for reference in references:
+        console.print(f"[dim]reference arm: {reference}[/dim]", highlight=False)
+    for name in defined(rows, columns):
         console.print(f"[dim]{name}: {DEFINITIONS[name]}[/dim]", highlight=False)
 
 
-def comparison(rows: Sequence[Row], title: str) -> Table:
+@dataclass(frozen=True)
+class Column:
+    """A title, what to write for one arm, and the metrics that a reader may want explained."""
+
+    title: str
+    cell: Callable[[Numbers], str]
+    metrics: tuple[str, ...]
+    justify_right: bool = True
+
+
+def comparison(rows: Sequence[Row], columns: Sequence[Column], title: str) -> Table:
     """Lay the arms out, one a row."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_lines=True)
     table.add_column("proposer\n[dim]rule[/dim]", no_wrap=True)
-    for name in (
-        "block\nefficiency",
-        "acceptance\nrate",
-        "acceptance\nat depth",
-        "tokens/s",
-        "speedup",
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("lossless", no_wrap=True)
-    table.add_column("same text\nas none\nat T=0", no_wrap=True)
+    for column in columns:
+        justify = "right" if column.justify_right else "left"
+        table.add_column(column.title, justify=justify, no_wrap=True)
     for row in rows:
-        summary = row.summary
-        table.add_row(
-            f"{row.arm}\n[dim]{row.rule}[/dim]",
-            estimate(summary["block_efficiency"]),
-            estimate(summary["acceptance_rate"]),
-            by_depth(summary["acceptance_at_depth"]),
-            estimate(summary["tokens_per_second"], digits=1),
-            estimate(summary.get("speedup")),
-            "yes" if summary["lossless"] else "no",
-            agreement(summary.get("same_text")),
-        )
+        cells = [column.cell(row.summary) for column in columns]
+        table.add_row(f"{broken(row.arm)}\n[dim]{row.rule}[/dim]", *cells)
     return table
 
 
-def estimate(row: Mapping[str, Any] | None, digits: int = 2) -> str:
+def broken(name: str, width: int = 32) -> str:
+    """Break the long name of an arm behind some of its commas, never within an override."""
+    lines = [""]
+    for part in name.replace(",", ",\0").split("\0"):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def judgements(rows: Sequence[Row]) -> Table:
+    """Lay out what the judges of each arm would have accepted of the very same candidates."""
+    title = "the same candidates, shown to other rules"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for name in ("candidates and text of", "judged by"):
+        table.add_column(name, no_wrap=True)
+    for name in ("E[A] per step", "difference to the deciding rule"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        judged: Mapping[str, Numbers] = row.summary.get("judged") or {}
+        own = in_line(row.summary["expected_accepted"]) if judged else NOTHING
+        cells = [(f"{row.rule} (decides)", own, NOTHING)] if judged else []
+        for name, each in judged.items():
+            accepted = in_line(each["expected_accepted"])
+            cells.append((name, accepted, in_line(each["difference"], signed=True)))
+        for number, cell in enumerate(cells):
+            table.add_row(broken(row.arm) if number == 0 else "", *cell)
+    return table
+
+
+def filled(rows: Sequence[Row]) -> list[Column]:
+    """Return the columns that at least one arm has something for."""
+    return [each for each in COLUMNS if any(each.cell(row.summary) != NOTHING for row in rows)]
+
+
+def defined(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """Return the metrics of these columns that at least one arm has."""
+    shown = {name for column in columns for name in column.metrics} | {"judged"}
+    return [n for n in SHOWN if n in shown and any(row.summary.get(n) for row in rows)]
+
+
+def efficiency(summary: Numbers) -> str:
+    """Write block efficiency and, where something was drafted, E[A]."""
+    expected = summary.get("expected_accepted")
+    cell = estimate(summary["block_efficiency"])
+    if expected is None or not expected["value"]:
+        return cell
+    return f"{cell}\n[dim]E\\[A] {expected['value']:.2f}[/dim]"
+
+
+def overlap_and_bound(summary: Numbers) -> str:
+    """Write the overlap of sampled candidates above its line of reference."""
+    bound = summary.get("transport_bound")
+    if bound is None:
+        return NOTHING
+    return f"{estimate(summary['overlap'])}\n[dim]bound {bound['value']:.2f}[/dim]"
+
+
+def losslessness(summary: Numbers) -> str:
+    """Write yes, or how far from the verifier's law the tokens were emitted."""
+    if summary["lossless"]:
+        return "yes"
+    variation, kl = summary.get("total_variation"), summary.get("kl")
+    if variation is None or kl is None:
+        return "no"
+    return f"no: TV {variation['value']:#.2g}, KL {kl['value']:#.2g}"
+
+
+def estimate(row: Numbers | None, digits: int = 2, signed: bool = False) -> str:
     """Write a number above its interval; a dash where there is none."""
+    value, interval = _texts(row, digits, signed)
+    return f"{value}\n[dim]{interval}[/dim]" if interval else value
+
+
+def in_line(row: Numbers | None, digits: int = 3, signed: bool = False) -> str:
+    """Write a number and then its interval; a dash where there is none."""
+    value, interval = _texts(row, digits, signed)
+    return f"{value} [dim]({interval})[/dim]" if interval else value
+
+
+def _texts(row: Numbers | None, digits: int, signed: bool) -> tuple[str, str]:
     if row is None or row["value"] is None:
-        return "-"
-    value = f"{row['value']:.{digits}f}"
-    if row["low"] is None:
-        return value
-    return f"{value}\n[dim]{row['low']:.{digits}f}-{row['high']:.{digits}f}[/dim]"
+        return NOTHING, ""
+    form, between = (f"+.{digits}f", " to ") if signed else (f".{digits}f", "-")
+    interval = "" if row["low"] is None else f"{row['low']:{form}}{between}{row['high']:{form}}"
+    return f"{row['value']:{form}}", interval
 
 
-def by_depth(rows: Mapping[str, Mapping[str, Any]]) -> str:
+def by_depth(rows: Mapping[str, Numbers]) -> str:
     """Write one line per depth."""
     lines: list[str] = []
     for depth, row in rows.items():
@@ -83,13 +164,45 @@ def by_depth(rows: Mapping[str, Mapping[str, Any]]) -> str:
                 "" if row["low"] is None else f" [dim]{row['low']:.2f}-{row['high']:.2f}[/dim]"
             )
             lines.append(f"{depth}: {row['value']:.2f}{interval}")
-    return "\n".join(lines) or "-"
+    return "\n".join(lines) or NOTHING
 
 
 def agreement(same_text: Mapping[str, int] | None) -> str:
     """Write yes, or how many texts agree; a dash where the question makes no sense (T > 0)."""
     if same_text is None:
-        return "-"
+        return NOTHING
     if same_text["equal"] == same_text["of"]:
         return "yes"
     return f"no: {same_text['equal']} of {same_text['of']}"
+
+
+COLUMNS = (
+    Column("block\nefficiency", efficiency, ("block_efficiency", "expected_accepted")),
+    Column(
+        "difference\nto reference",
+        lambda summary: estimate(summary.get("difference"), signed=True),
+        ("difference",),
+    ),
+    Column("ratio to\nreference", lambda summary: estimate(summary.get("ratio")), ("ratio",)),
+    Column(
+        "acceptance\nrate",
+        lambda summary: estimate(summary["acceptance_rate"]),
+        ("acceptance_rate",),
+    ),
+    Column(
+        "acceptance\nat depth",
+        lambda summary: by_depth(summary["acceptance_at_depth"]),
+        ("acceptance_at_depth",),
+    ),
+    Column("overlap\nand bound", overlap_and_bound, ("overlap", "transport_bound")),
+    Column("tokens/s", lambda summary: estimate(summary["tokens_per_second"], digits=1), ()),
+    Column("speedup", lambda summary: estimate(summary.get("speedup")), ("speedup",)),
+    Column("lossless", losslessness, ("total_variation", "kl"), justify_right=False),
+    Column(
+        "same text\nas none\nat T=0",
+        lambda summary: agreement(summary.get("same_text")),
+        (),
+        justify_right=False,
+    ),
+)
+SHOWN = (*(name for column in COLUMNS for name in column.metrics), "judged")

@@ -119,6 +119,53 @@ WRONG_TYPES = [
     # A bare string would be taken letter by letter.
     Mistake("arms_text", ["arms=ngram"], ["arms", "ngram"]),
 ]
+DRAFT = "proposer=draft_model"
+SAMPLED = [DRAFT, "tree=sampled", "tree.widths=[2,1]"]
+OF_PAIRS = [
+    Mistake(
+        "rule_for_no_such_draw", [DRAFT, "verification=top_plus_one", "tree=filtered"],
+        ["verification=top_plus_one", "filtered", "single, top_plus_one"],
+    ),
+    Mistake(
+        "rule_for_chains", [*SAMPLED, "verification=block"],
+        ["verification=block", "without_replacement", "single"],
+    ),
+    Mistake(
+        "rule_without_q", ["proposer=ngram", "verification=kseq"],
+        ["verification=kseq", "deterministic", "proposer would do"],
+    ),
+    Mistake(
+        "rule_of_a_recording", ["proposer=recorded", "verification=block"],
+        ["verification=block", "deterministic"],
+    ),
+    Mistake(
+        "lossy", [DRAFT, "verification=typical"],
+        ["verification=typical", "not lossless", "verification.allow_lossy=true"],
+    ),
+    Mistake(
+        "copied_tree", ["proposer=ngram", "tree=dynamic"],
+        ["tree=dynamic", "proposer=ngram copies one text", "tree=chain"],
+    ),
+    Mistake(
+        "copied_filter", ["proposer=recorded", "tree=filtered"],
+        ["tree=filtered", "proposer=recorded copies one text", "tree=chain"],
+    ),
+    Mistake(
+        "copied_confidence", ["proposer=ngram", "tree.min_confidence=0.5"],
+        ["tree.min_confidence=0.5", "knows no probabilities"],
+    ),
+    Mistake(
+        "judge_for_no_such_draw", [*SAMPLED, "judges=[match,block]"],
+        ["judges=block", "without_replacement", "single"],
+    ),
+    Mistake("judge", [DRAFT, "judges=[blok]"], ["verification", "blok", "block"]),
+    Mistake("judge_text", [DRAFT, "judges=block"], ["judges='block'", "a list"]),
+    Mistake("judge_number", [DRAFT, "judges=[1]"], ["judges=[1]", "a list"]),
+    Mistake(
+        "pair_of_arm", ['arms=["proposer=draft_model verification=kseq tree=sparse"]'],
+        ["verification=kseq", "deterministic"],
+    ),
+]  # fmt: skip
 MISTYPED = [
     Mistake("option", ["max_new_token=3"], ["max_new_token", "max_new_tokens"]),
     Mistake("nested", ["sampling.temprature=1"], ["sampling.temprature", "sampling.temperature"]),
@@ -160,6 +207,10 @@ OF_COMPARE = [
         "temperatures", ['arms=["proposer=none","proposer=ngram sampling.temperature=1"]'],
         ["the same sampling in every arm"],
     ),
+    Mistake("reference", ["reference=ngrm"], ["reference='ngrm'", "0 to 2", "ngram"]),
+    Mistake("reference_number", ["reference=3"], ["reference=3", "0 to 2"]),
+    Mistake("reference_type", ["reference=true"], ["reference=True", "0 to 2"]),
+    Mistake("open_quote", ["arms=[\"proposer=ngram 'x\"]"], ["arms", "proposer=ngram 'x"]),
 ]  # fmt: skip
 
 
@@ -232,6 +283,17 @@ def test_values_of_a_wrong_type_are_refused(cli, tiny, mistake: Mistake) -> None
 
 @named(MISTYPED)
 def test_mistyped_options_are_refused(cli, tiny, mistake: Mistake) -> None:
+    check_decoding(cli, tiny, mistake)
+
+
+@named(OF_PAIRS)
+def test_parts_that_do_not_go_together_are_refused_before_a_model_is_loaded(
+    cli, tiny, monkeypatch: pytest.MonkeyPatch, mistake: Mistake
+) -> None:
+    def loaded(*_: object) -> None:
+        raise AssertionError("a model was loaded although the options cannot work")
+
+    monkeypatch.setattr("specdec.lm.load.HFCausalLM", loaded)
     check_decoding(cli, tiny, mistake)
 
 

@@ -13,6 +13,10 @@ def make_step(
     drafted: int | None = None,
     overlap: tuple[float, ...] = (),
     seconds: tuple[float, float, float] = (0.0, 0.0, 0.0),  # propose, verify, other
+    expected: float = 0.0,
+    bound: tuple[float, ...] = (),
+    divergence: tuple[tuple[float, ...], ...] = (),
+    judged: dict[str, float] | None = None,
 ) -> Step:
     """Make a step of a chain, or of a tree if `drafted` says so."""
     if outcome is None:
@@ -25,6 +29,10 @@ def make_step(
         outcome=outcome,
         overlap=overlap,
         draft_calls=depth,
+        expected_accepted=expected,
+        bound=bound,
+        divergence=divergence,
+        judged=judged or {},
         propose_seconds=seconds[0],
         verify_seconds=seconds[1],
         other_seconds=seconds[2],

@@ -10,7 +10,7 @@ from specdec.core.trace import Trace
 from specdec.metrics import DEFINITIONS, Estimate, block_efficiency, summarize
 from specdec.metrics.summary import DEFINITIONS as SAME_DEFINITIONS
 
-NEED_A_SECOND_ARM = {"cost_ratio", "speedup"}
+NEED_A_SECOND_ARM = {"cost_ratio", "speedup", "difference", "ratio"}
 
 
 def test_example_by_hand():
@@ -28,6 +28,9 @@ def test_example_by_hand():
         "num_drafted": 15,
         "num_accepted_tokens": 7,
         "draft_calls": 15,
+        "transport_bound": None,
+        "total_variation": None,
+        "kl": None,
     }
     assert summary["finish_reasons"] == {"eos": 1, "length": 1}
 
@@ -47,6 +50,7 @@ def test_every_key_is_defined():
         [make_trace("a")],
         [make_trace("a", make_step(0, 0))],
         [make_trace("a", make_step(1, 2, drafted=6))],
+        [make_trace("a", make_step(1, 2, bound=(0.5,), divergence=((0.1, 0.2),), judged={"b": 1}))],
         example(),
         random_traces(5, 5, 3, seed=0, ended=True),
     ],

@@ -5,10 +5,20 @@ from typing import Any
 import pytest
 
 from specdec.metrics import DEFINITIONS, summarize
-from specdec.report.table import SHOWN, Row, agreement, by_depth, estimate, print_table
+from specdec.report.table import (
+    SHOWN,
+    Row,
+    agreement,
+    broken,
+    by_depth,
+    estimate,
+    losslessness,
+    print_table,
+)
 
 UNDEFINED = {"value": None, "low": None, "high": None, "n": 0}
 ONE_PROMPT = {"value": 1.25, "low": None, "high": None, "n": 1}
+DIFFERENCE = {"value": 0.125, "low": -0.0625, "high": 0.3125, "n": 9}
 KNOWN = {"value": 2.5, "low": 1.75, "high": 3.25, "n": 9}
 
 
@@ -19,6 +29,15 @@ def summary(**replaced: Any) -> dict[str, Any]:
         "acceptance_at_depth": {str(depth): KNOWN for depth in range(1, 4)},
         "tokens_per_second": {"value": 12345.6, "low": 11111.1, "high": 22222.2, "n": 9},
         "speedup": KNOWN,
+        "expected_accepted": {"value": 1.4375, "low": 1.0, "high": 2.0, "n": 9},
+        "overlap": KNOWN,
+        "transport_bound": {"value": 0.8125, "low": 0.5, "high": 1.0, "n": 9},
+        "total_variation": {"value": 0.0819, "low": 0.0625, "high": 0.125, "n": 9},
+        "kl": {"value": 0.2049, "low": 0.125, "high": 0.25, "n": 9},
+        "judged": {"block": {"expected_accepted": KNOWN, "difference": DIFFERENCE}},
+        "reference": "none",
+        "difference": DIFFERENCE,
+        "ratio": KNOWN,
         "lossless": True,
         "same_text": {"equal": 9, "of": 9},
     }
@@ -64,9 +83,79 @@ def test_numbers_do_not_break_on_any_terminal(capsys, monkeypatch, columns: str)
     assert "\x1b" not in shown, "colours in a file"
 
 
+def test_a_difference_shows_its_sign() -> None:
+    """0.125-0.0625 to 0.3125 would read like an interval without an end."""
+    shown = estimate(DIFFERENCE, signed=True)
+    assert shown.startswith("+0.12")
+    assert "-0.06 to +0.31" in shown
+
+
+def test_a_lossy_arm_says_how_far_it_strays() -> None:
+    assert losslessness(summary()) == "yes"
+    assert losslessness(summary(lossless=False)) == "no: TV 0.082, KL 0.20"
+    unknown = summary(lossless=False, total_variation=None, kl=None)
+    assert losslessness(unknown) == "no", "a rule may not know how far it strays"
+
+
+def printed(capsys, *rows: Row) -> str:
+    print_table(rows, "title")
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_expected_acceptance_and_its_bound_stand_beside_what_was_counted(capsys) -> None:
+    shown = printed(capsys, Row("mine", "rejection", summary()))
+    assert "E[A] 1.44" in shown
+    assert "bound 0.81" in shown
+    nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "n": 9}
+    shown = printed(capsys, Row("none", "rejection", summary(expected_accepted=nothing)))
+    assert "E[A] 0.00" not in shown, "where nothing is drafted there is nothing to expect"
+
+
+OPTIONAL = {
+    "difference": "to reference",
+    "acceptance_rate": "rate",
+    "transport_bound": "overlap",
+    "speedup": "speedup",
+    "same_text": "same text",
+}
+
+
+@pytest.mark.parametrize(("metric", "title"), OPTIONAL.items())
+def test_a_column_that_no_arm_fills_is_left_out(capsys, metric: str, title: str) -> None:
+    """And with it what its metrics mean; one arm that fills it brings it back."""
+    empty = Row("empty", "rejection", summary(**{metric: None}, judged={}))
+    shown = printed(capsys, empty)
+    assert title not in shown.split("Intervals:")[0]
+    assert f"{metric}: " not in shown
+    shown = printed(capsys, empty, Row("full", "rejection", summary()))
+    assert title in shown.split("Intervals:")[0]
+
+
+def test_judges_have_a_table_of_their_own(capsys) -> None:
+    shown = printed(capsys, Row("mine", "rejection", summary()))
+    assert "the same candidates, shown to other rules" in shown
+    assert "block 2.500 (1.750-3.250) +0.125 (-0.062 to +0.312)" in shown
+    assert "rejection (decides) 1.438" in shown
+    shown = printed(capsys, Row("mine", "rejection", summary(judged={})))
+    assert "shown to other rules" not in shown
+
+
+def test_the_reference_is_named_once(capsys) -> None:
+    rows = [Row(name, "rejection", summary()) for name in "ab"]
+    assert printed(capsys, *rows).count("reference arm: none") == 1
+
+
+def test_long_names_break_between_overrides() -> None:
+    assert broken("draft_model,tree.gamma=6") == "draft_model,tree.gamma=6"
+    name = "sampled,tree.widths=2-2-1,tree.draw=without_replacement,traversal"
+    lines = broken(name).split("\n")
+    assert "".join(lines) == name
+    assert lines[0] == "sampled,tree.widths=2-2-1,"
+    assert all("=" in line for line in lines[:-1])
+
+
 def test_every_definition_is_printed(capsys) -> None:
-    print_table([Row("none", "rejection", summary())], "title")
-    shown = " ".join(capsys.readouterr().out.split())
+    shown = printed(capsys, Row("none", "rejection", summary()))
     for name in SHOWN:
         assert f"{name}: {DEFINITIONS[name]}" in shown
 

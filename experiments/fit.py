@@ -1,0 +1,85 @@
+"""Which parts of a configuration go together: known, and refused, before any model is loaded."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig
+from specdec.experiments.app import build, composed
+
+from specdec.core.errors import UserError, require
+from specdec.core.protocols import TreePolicy, VerificationRule
+from specdec.core.values import Draw
+from specdec.decoding.pairing import is_lossless, require_judges
+from specdec.lm.load import vocabulary_size
+from specdec.proposer.fit import require_heads_fit, require_ranks
+
+
+def require_parts_fit(config: DictConfig) -> None:
+    """Build the tree, the rule and the judges, and refuse what cannot go together.
+
+    Raises:
+        UserError: the proposer cannot grow the tree, as far as files tell, or the rule or a judge
+            is not for such candidates.
+    """
+    tree = build(config.tree)
+    require_tree_fits(config, tree)
+    rule, judges = build(config.verification.rule), build_judges(config)
+    draw = draw_of(config.proposer, tree)
+    if draw is not None:
+        is_lossless(rule, draw, config.verification.allow_lossy)
+        require_judges(judges, draw)
+
+
+def require_tree_fits(config: DictConfig, tree: TreePolicy) -> None:
+    """Refuse a tree that the proposer cannot grow, as far as files tell."""
+    proposer = config.proposer
+    if "verifier" in proposer:  # heads
+        require_heads_fit(tree, proposer.path)
+    elif "model" in proposer:
+        path = config.draft.path
+        require_ranks(tree, vocabulary_size(path, "draft.path"), f" in draft.path={path!r}")
+    elif "gamma" in list(proposer):  # `in proposer` would not find what cannot be resolved
+        require_plain_chain(tree, stem_of(proposer))
+
+
+def require_plain_chain(tree: TreePolicy, proposer: str) -> None:
+    """Refuse what `proposer`, which takes only the length from its tree, would not heed."""
+    reason = f"proposer={proposer} copies one text and knows no probabilities; expected"
+    name = stem(tree)
+    if name != "chain":
+        raise UserError(f"tree={name}: {reason} tree=chain")
+    if tree.min_confidence > 0:
+        raise UserError(f"tree.min_confidence={tree.min_confidence}: {reason} 0")
+
+
+def draw_of(proposer: DictConfig, tree: TreePolicy) -> Draw | None:
+    """Return how candidates will be chosen: by the tree, or as the proposer's class says.
+
+    None where only the proposer itself can say, once it is built.
+    """
+    if "tree" in proposer:
+        return tree.draw
+    target = get_object(proposer._target_)
+    draw = getattr(getattr(target, "__self__", target), "draw", None)  # of a class or constructor
+    return draw if isinstance(draw, Draw) else None
+
+
+def build_judges(config: DictConfig) -> dict[str, VerificationRule]:
+    """Build the rules that are named by `judges`, each as its own YAML file has it."""
+    judges: Any = config.judges
+    names = isinstance(judges, ListConfig) and all(isinstance(name, str) for name in judges)
+    require(names, "judges", judges, "a list of rules, [block,traversal]")
+    rules: Mapping[str, DictConfig] = {name: composed("verification", name) for name in judges}
+    return {name: build(node.rule) for name, node in rules.items()}
+
+
+def stem(plug_in: object) -> str:
+    """Return the file that a plug-in lives in, which is what the command line calls it."""
+    return type(plug_in).__module__.rsplit(".", 1)[-1]
+
+
+def stem_of(node: DictConfig) -> str:
+    """Return the same for one that is not built yet."""
+    target = get_object(node._target_)
+    return getattr(target, "__self__", target).__module__.rsplit(".", 1)[-1]

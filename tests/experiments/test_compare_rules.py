@@ -1,0 +1,143 @@
+"""compare with one proposer and several rules: names, a reference arm, and judges."""
+
+import json
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from specdec.core.trace import Trace
+from specdec.metrics import efficiency_difference, efficiency_ratio, judged
+from specdec.report.run_dir import read_traces
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+TREE = "proposer=draft_model tree=sampled tree.widths=[2,1]"
+ARMS = (
+    'arms=["proposer=none","proposer=draft_model judges=[block,rejection]",'
+    '"proposer=draft_model verification=block",'
+    '"proposer=draft_model verification=top_k verification.allow_lossy=true",'
+    f'"{TREE} verification=traversal"]'
+)
+NAMES = ("none", "draft_model", "draft_model,block", "draft_model,top_k")
+TREE_NAME = "draft_model,sampled,tree.widths=2-1,traversal"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A finished comparison, shared by the tests that only read it."""
+
+    folder: Path
+    out: str
+
+    def summary(self, name: str) -> dict[str, Any]:
+        return json.loads((self.folder / name / "summary.json").read_text())
+
+    def traces(self, name: str) -> list[Trace]:
+        return read_traces(self.folder / name)
+
+
+@pytest.fixture(scope="module")
+def compared(cli, tiny, tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    folder = tmp_path_factory.mktemp("rules")
+    options = tiny.options(folder, ARMS, "reference=draft_model", "sampling.temperature=1")
+    ended = cli("compare", *options)
+    assert ended.status == 0, ended.err
+    return Compared(folder, ended.out)
+
+
+def test_arms_are_called_by_what_they_do_not_share(compared: Compared) -> None:
+    """Judges and permissions name no arm: they change nothing about its text."""
+    assert {path.name for path in compared.folder.iterdir()} == {*NAMES, TREE_NAME}
+
+
+@pytest.mark.parametrize(
+    ("arms", "names"),
+    [
+        (["proposer=none", "proposer=ngram"], ["none", "ngram"]),
+        (["proposer=ngram"], ["ngram"]),
+        (
+            ["proposer=none", "proposer=ngram tree.gamma=2", "proposer=ngram tree.gamma=4"],
+            ["none", "tree.gamma=2", "tree.gamma=4"],
+        ),
+        (
+            ["proposer=draft_model verification=match", "proposer=draft_model verification=block"],
+            ["match", "block"],
+        ),
+        (["proposer=ngram", "proposer=ngram tree.gamma=4"], ["ngram", "ngram,tree.gamma=4"]),
+        (
+            ["proposer=medusa tree=sparse tree.paths=[[0],[0,1]]", "proposer=medusa tree=chain"],
+            ["sparse,tree.paths=0-0-1", "chain"],
+        ),
+    ],
+    ids=["two", "one", "length", "rule", "nameless", "paths"],
+)
+def test_what_all_arms_share_is_left_out_of_their_names(arms: list[str], names: list[str]) -> None:
+    assert import_module("specdec.experiments.compare").names(arms) == names
+
+
+def test_the_reference_is_what_block_efficiency_is_compared_with(compared: Compared) -> None:
+    """Stored and recomputed from the traces alone; the reference itself has no such number."""
+    reference = compared.traces("draft_model")
+    for name in ("none", "draft_model,block", "draft_model,top_k", TREE_NAME):
+        summary, traces = compared.summary(name), compared.traces(name)
+        assert summary["reference"] == "draft_model"
+        assert summary["difference"] == efficiency_difference(traces, reference).to_row()
+        assert summary["ratio"] == efficiency_ratio(traces, reference).to_row()
+    assert not {"reference", "difference", "ratio"} & compared.summary("draft_model").keys()
+    assert compared.summary("none")["ratio"]["value"] < 1
+    assert "reference arm: draft_model" in compared.out
+    assert "speedup" in compared.out, "the baseline of the speedup stays proposer=none"
+
+
+@pytest.mark.parametrize(("reference", "found"), [("null", None), ("1", "ngram")])
+def test_a_reference_by_number_or_none(cli, tiny, reference: str, found: str | None) -> None:
+    arms = 'arms=["proposer=none","proposer=ngram"]'
+    ended = cli("compare", *tiny.options("run", arms, f"reference={reference}"))
+    assert ended.status == 0, ended.err
+    assert json.loads(Path("run/none/summary.json").read_text()).get("reference") == found
+
+
+def test_judges_are_recorded_summarized_and_shown(compared: Compared) -> None:
+    summary, traces = compared.summary("draft_model"), compared.traces("draft_model")
+    assert set(summary["judged"]) == {"block", "rejection"}
+    again = judged(traces)["block"]
+    assert summary["judged"]["block"] == {name: each.to_row() for name, each in again.items()}
+    assert summary["judged"]["rejection"]["difference"]["value"] == 0.0
+    assert summary["judged"]["block"]["difference"]["value"] >= 0.0
+    assert "shown to other rules" in compared.out
+    assert compared.summary("draft_model,block")["judged"] == {}
+
+
+def test_a_lossy_arm_says_how_far_it_strays(compared: Compared) -> None:
+    summary = compared.summary("draft_model,top_k")
+    assert not summary["lossless"]
+    assert summary["total_variation"]["value"] > 0
+    assert summary["kl"]["value"] > 0
+    assert "no: TV 0." in compared.out
+    lossless = [compared.summary(name) for name in ("draft_model", "draft_model,block", TREE_NAME)]
+    assert all(each["total_variation"] is each["kl"] is None for each in lossless)
+
+
+def test_only_sampled_candidates_have_a_bound(compared: Compared) -> None:
+    assert compared.summary("none")["transport_bound"] is None
+    chain = compared.summary("draft_model")
+    assert chain["transport_bound"] == chain["overlap"], "of one draw they are the same"
+    tree = compared.summary(TREE_NAME)
+    assert tree["transport_bound"]["value"] > tree["overlap"]["value"]
+
+
+def test_a_saved_configuration_with_judges_runs_again(compared: Compared) -> None:
+    """Outside of Hydra, too: the judges come from their YAML files."""
+    arm = import_module("specdec.experiments.arm")
+    app = import_module("specdec.experiments.app")
+    config = OmegaConf.load(compared.folder / "draft_model" / "config.yaml")
+    repeated = arm.build_arm(config, app.build(config.verifier))
+    traces = list(repeated.decode(arm.build_prompts(config)))
+    saved = compared.traces("draft_model")
+    assert [[s.judged for s in t.steps] for t in traces] == [
+        [s.judged for s in t.steps] for t in saved
+    ]

@@ -40,10 +40,24 @@ def recursive_rejection(asked: Asked, draw: Draw, lenience: float = 1.0) -> Odds
 
     `lenience` is what q is multiplied by: with less than 1 the rule is not lossless.
     """
+    return _in_turn(asked, draw, lenience)[0]
+
+
+def positional_acceptance(asked: Asked, draw: Draw) -> Tensor:  # [I, K]
+    """Return P(the k-th candidate is the accepted one), averaged over what that candidate is.
+
+    Given those drawn before it, where the draw is without replacement; else over them, too.
+    """
+    return torch.stack(_in_turn(asked, draw, lenience=1.0)[1], dim=1)
+
+
+def _in_turn(asked: Asked, draw: Draw, lenience: float) -> tuple[Odds, list[Tensor]]:
+    """Return the odds, and of each candidate in turn what it adds to `Odds.some` [I]."""
     rest = asked.p
     accepts = [asked.p.new_zeros(len(asked.nodes), 0)]
     refused = asked.p.new_ones(len(asked.nodes))  # P(all candidates so far were refused)
     some = torch.zeros_like(refused)
+    gains: list[Tensor] = []
     for number, token_ids in enumerate(asked.token_ids.split(1, dim=1)):
         drawn = asked.drawn(number)
         q = lenience * law_of_draw(asked, draw, number)
@@ -58,7 +72,8 @@ def recursive_rejection(asked: Asked, draw: Draw, lenience: float = 1.0) -> Odds
             gain, lost = (each.where(drawn.squeeze(1), 0.0) for each in (gain, lost))
         some, refused, rest = some + gain, refused - lost, left
         accepts.append(accept)
-    return Odds(torch.cat(accepts, dim=1), some, rest)
+        gains.append(gain)
+    return Odds(torch.cat(accepts, dim=1), some, rest), gains
 
 
 def law_of_draw(asked: Asked, draw: Draw, number: int) -> Tensor:  # [I, V]

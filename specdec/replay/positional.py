@@ -24,7 +24,7 @@ from specdec.training.data.states import last_hidden
 from specdec.training.head_losses import Asked as AskedPositions
 from specdec.training.head_losses import forced_states
 from specdec.training.objective import Batch
-from specdec.tree.sampled import SampledTree
+from specdec.tree.sampled import without_replacement
 from specdec.verification.asked import Asked
 from specdec.verification.rejection import positional_acceptance
 
@@ -87,7 +87,7 @@ class PositionalMeter:
             if not len(piece.positions):
                 continue
             found = self._accepted(piece, batch)
-            sums[piece.depth, : found.shape[1]] += found.double().sum(dim=0).cpu()
+            sums[piece.depth, : found.shape[1]] += found.sum(dim=0, dtype=torch.float64).cpu()
             counts[piece.depth] += len(found)
         assert len(set(counts)) == 1
         return Positional(sums, counts[0])
@@ -109,12 +109,12 @@ def drawn_acceptance(
     p: Tensor, q: Tensor, num_children: int, streams: list[RandomStream]
 ) -> Tensor:  # [n, V] twice -> [n, K]
     """Draw K children without replacement at each of n nodes; return P(the k-th is accepted)."""
-    tree = SampledTree([(child,) for child in range(num_children)], Draw.WITHOUT_REPLACEMENT)
-    drawn = tree.candidates(q[:, None], num_children, streams)
+    drawn = without_replacement(q[:, None], num_children, streams)
     assert drawn.there is not None
     counts = tuple(drawn.there.sum(dim=-1).flatten().tolist())
     asked = Asked(tuple(range(len(p))), drawn.token_ids[:, 0], counts, p, q)
-    return positional_acceptance(asked, Draw.WITHOUT_REPLACEMENT)
+    # Rounding may leave a hair beyond what a probability can be.
+    return positional_acceptance(asked, Draw.WITHOUT_REPLACEMENT).clamp_(0, 1)
 
 
 def draft_pieces(draft: HFCausalLM, verifier: HFCausalLM) -> PieceSource:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from specdec.lm.hf import HFCausalLM
     from specdec.replay.positional import PositionalMeter
     from specdec.training.data.samples import Samples
+    from specdec.tree.fixed import Path
 
 SIZES_SHOWN = 64  # nodes of the largest tree in the table
 
@@ -25,10 +26,11 @@ def check_positional(config: DictConfig) -> None:
     require_int("max_children", config.max_children, 1)
     sampling = build(config.sampling)
     own = config.proposer.get("temperature")
-    if asked and (sampling.temperature if own is None else own) == 0:
+    name, value = ("sampling", sampling.temperature) if own is None else ("proposer", own)
+    if asked and value == 0:
         raise UserError(
-            f"sampling.temperature={sampling.temperature}: the draft would be certain of one token"
-            " and draw no second child; expected sampling.temperature > 0 for positional=true"
+            f"{name}.temperature={value}: the draft would be certain of one token and draw no"
+            f" second child; expected {name}.temperature > 0 for positional=true"
         )
 
 
@@ -102,12 +104,21 @@ def show_positional(found: dict[str, Any], config: DictConfig) -> None:
     if not sizes:
         return
     num_nodes = min(config.num_nodes, sizes[-1])
-    shares: dict[tuple[int, ...], float] = {(): 1.0}
-    for path in nodes[num_nodes]:
-        row = acceptance[0] if all_depths else acceptance[len(path) - 1]
-        shares[path] = shares[path[:-1]] * row[path[-1]]
-    tree = rank_tree(nodes[num_nodes], [shares[path] for path in nodes[num_nodes]], "child")
+    shares = _reached(nodes[num_nodes], acceptance, all_depths)
     reached = {"sequoia": [1 + trees.expected_accepted(size) for size in sizes]}
     depths = [max(map(len, nodes[size])) for size in sizes]
-    title = f"{found['num_positions']} positions; the best {num_nodes} draws without replacement"
-    print_rank_tree(tree, efficiency_table(reached, depths, num_nodes), title, POSITIONAL_CAVEAT)
+    print_rank_tree(
+        rank_tree(nodes[num_nodes], shares, "child"),
+        efficiency_table(reached, depths, num_nodes),
+        f"{found['num_positions']} positions; the best {num_nodes} draws without replacement",
+        POSITIONAL_CAVEAT,
+    )
+
+
+def _reached(paths: list[Path], acceptance: list[list[float]], all_depths: bool) -> list[float]:
+    """Return the probability that each path is accepted; beginnings stand before their paths."""
+    shares: dict[Path, float] = {(): 1.0}
+    for path in paths:
+        row = acceptance[0] if all_depths else acceptance[len(path) - 1]
+        shares[path] = shares[path[:-1]] * row[path[-1]]
+    return [shares[path] for path in paths]

@@ -124,7 +124,6 @@ def test_where_nothing_is_ever_accepted_no_tree_is_grown(tmp_path: Path) -> None
         '{"positional": {"acceptance": [[1.5]], "all_depths": false}}',
         '{"positional": {"acceptance": [[-0.5]], "all_depths": false}}',
         '{"positional": {"acceptance": [[NaN]], "all_depths": false}}',
-        '{"positional": {"acceptance": [[0.7, 0.7]], "all_depths": false}}',
         '{"positional": {"acceptance": [[0.5], [0.5]], "all_depths": true}}',
         "\udce9",
     ],

@@ -46,7 +46,7 @@ def grow(
     source: LogitSource,
     temperature: float | None = None,
 ) -> list[Proposal]:
-    """Grow one tree per request, at most as deep as any of them can use.
+    """Grow one tree per request, each at most as deep as it can use.
 
     Sampled candidates are drawn from the law that the text is sampled with (same top-k, top-p,
     min-p) at `temperature`, by default the text's. Deterministic ones are chosen by the draft's
@@ -57,7 +57,7 @@ def grow(
     sampled = policy.draw is not Draw.DETERMINISTIC
     sampling = contexts[0].sampling.at(temperature) if sampled else Sampling(temperature or 1.0)
     logits = next(source)
-    growth = Growth(policy.min_confidence, logits.device)
+    growth = Growth(policy.min_confidence, [one.max_depth for one in contexts], logits.device)
     level: Level | None = None
     for number in range(1, depth + 1):
         laws = sampling.warp(logits)  # [B, F, V]
@@ -75,12 +75,14 @@ LEFT_OUT, WITHHELD, SHOWN = range(3)
 class Growth:
     """The nodes of growing trees, numbered level by level, on the device until the end."""
 
-    def __init__(self, min_confidence: float, device: torch.device):
+    def __init__(self, min_confidence: float, max_depths: Sequence[int], device: torch.device):
         self._min_confidence = min_confidence
+        self._max_depths = max_depths  # of each request
         self._levels: list[Level] = []
         self._parents: list[Tensor] = []  # per level [B, C]: node numbers
         self._there: list[Tensor] = []  # per level [B, C]: there, and all above it too
-        self._calls: list[Tensor] = []  # per level [B]: whether the request wanted its laws
+        # Per level [B]: whether the request wanted its laws; neighbours may want more levels.
+        self._calls: list[Tensor] = []
         self._laws: list[Tensor] = []  # per level [B, F, V]
         self._asked: list[Tensor] = []  # per level [B, F]: the nodes after which those laws are
         self._num_nodes = 1
@@ -93,6 +95,10 @@ class Growth:
         """Hang a level below the last one's frontier, whose laws it was chosen from."""
         num_rows = len(logits)
         nodes, is_open = self._nodes.expand(num_rows, -1), self._open.expand(num_rows, -1)
+        depth = 1 + len(self._levels)
+        if depth > min(self._max_depths):
+            usable = [[depth <= deepest] for deepest in self._max_depths]
+            is_open = is_open & torch.tensor(usable, device=is_open.device)
         self._calls.append(is_open.any(dim=-1))
         if self._min_confidence > 0:
             is_open = is_open & (_confidence(logits) >= self._min_confidence)
@@ -149,7 +155,7 @@ class _Facts(NamedTuple):
     token_ids: list[int]
     parents: list[int]
     states: list[int]  # LEFT_OUT, WITHHELD or SHOWN
-    num_calls: list[int]  # one number
+    num_calls: list[int]  # one number: what it would have cost alone
     asked: list[int]  # the nodes after which the laws are
 
 
@@ -160,8 +166,7 @@ def _proposal(draw: Draw, context: Context, facts: _Facts, laws: Tensor | None) 
         (context.token_ids[-1], *(facts.token_ids[node - 1] for node in nodes[1:])),
         (-1, *(place[facts.parents[node - 1]] for node in nodes[1:])),
     )
-    # What it would have cost alone: neighbours in the batch may have asked for more levels.
-    calls = min(facts.num_calls[0], context.max_depth)
+    calls = facts.num_calls[0]
     if laws is None:
         return Proposal(tree, draw, None, calls)
     return Proposal(tree, draw, _rows(laws, facts.asked, nodes), calls, WITHHELD in facts.states)

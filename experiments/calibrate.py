@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -10,6 +11,12 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from specdec.experiments.app import build, run
+from specdec.experiments.positional import (
+    build_meter,
+    check_positional,
+    measure_positional,
+    show_positional,
+)
 
 from specdec.core.errors import UserError, require, require_int
 
@@ -17,7 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from specdec.lm.hf import HFCausalLM
+    from specdec.replay.positional import PositionalMeter
     from specdec.replay.ranks import Ranker
+    from specdec.training.data.samples import Samples
 
 HEADS = ("medusa", "chained")
 PROPOSERS = (*HEADS, "draft_model")
@@ -25,7 +34,7 @@ DRAFT_DEPTH = 4  # where none is given: as many as there usually are heads
 
 
 def task(config: DictConfig) -> None:
-    """Rank the text's tokens, count the paths, write the file, print the tree."""
+    """Rank the text's tokens, count the paths, write the file, print the trees."""
     check_options(config)
     # Here and not above, because torch takes seconds to import and --help should not wait.
     from specdec.core.jsonl import write_json
@@ -34,8 +43,9 @@ def task(config: DictConfig) -> None:
 
     output = Path(config.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    model, ranker = build_ranker(config)
-    counts = PathCounts(measure(config, model, ranker), config.max_rank)
+    parts = build_parts(config)
+    samples, num_samples = read_samples(config, parts.max_length)
+    counts = PathCounts(measure(config, parts.ranker, samples, num_samples), config.max_rank)
     if not counts.num_positions:
         raise UserError(
             f"data.path={config.data.path!r}: {counts.depth} counted tokens stand nowhere in a row"
@@ -45,10 +55,16 @@ def task(config: DictConfig) -> None:
         raise UserError(
             f"max_rank={config.max_rank}: no token of {config.data.path!r} has so low a rank"
         )
-    facts = provenance(model.device, config.dtype, model.attention)
+    if parts.meter is not None:
+        found["positional"] = measure_positional(config, parts.meter, samples, num_samples)
+    facts = provenance(parts.reader.device, config.dtype, parts.reader.attention)
     write_json(output, {**origin(config), **found, "provenance": facts})
     show(found, config)
-    print(f"written: {output}; grow it with tree=calibrated tree.path={output}")
+    grown = "tree=calibrated"
+    if parts.meter is not None:
+        show_positional(found["positional"], config)
+        grown += " or tree=sequoia"
+    print(f"written: {output}; grow it with {grown} tree.path={output}")
 
 
 def check_options(config: DictConfig) -> None:
@@ -69,6 +85,7 @@ def check_options(config: DictConfig) -> None:
     require_int("data.max_length", config.data.max_length, 3)
     require_int("seed", config.seed, 0)
     require(not Path(config.output).is_dir(), "output", config.output, "a file, not a folder")
+    check_positional(config)
     from specdec.proposer.fit import heads_config
     from specdec.training.data.text import read_documents
 
@@ -88,8 +105,18 @@ def proposer_name() -> str:
     return HydraConfig.get().runtime.choices["proposer"]
 
 
-def build_ranker(config: DictConfig) -> tuple[HFCausalLM, Ranker]:
-    """Load the model that reads the text, and say how its tokens are ranked."""
+@dataclass(frozen=True)
+class Parts:
+    """What is measured with, loaded."""
+
+    reader: HFCausalLM  # the model that the ranks are read with
+    max_length: int  # tokens that all models can read
+    ranker: Ranker
+    meter: PositionalMeter | None  # of sampled children, if they are asked for
+
+
+def build_parts(config: DictConfig) -> Parts:
+    """Load the models that read the text, and say how its tokens are ranked."""
     from specdec.lm.load import vocabulary_size
     from specdec.replay.ranks import draft_ranks, head_ranks
 
@@ -97,26 +124,41 @@ def build_ranker(config: DictConfig) -> tuple[HFCausalLM, Ranker]:
         verifier = build(config.verifier)
         heads = build(config.proposer, verifier=verifier).heads
         require_depth(config.depth, heads.num_heads)
-        return verifier, partial(head_ranks, heads, verifier, config.depth or heads.num_heads)
+        depth = config.depth or heads.num_heads
+        meter = build_meter(config, verifier, heads, depth) if config.positional else None
+        ranker = partial(head_ranks, heads, verifier, depth)
+        return Parts(verifier, verifier.max_length, ranker, meter)
     draft = build(config.draft)
     vocab_size = vocabulary_size(config.verifier.path)
-    return draft, partial(draft_ranks, draft, vocab_size, config.depth or DRAFT_DEPTH)
+    ranker = partial(draft_ranks, draft, vocab_size, config.depth or DRAFT_DEPTH)
+    if not config.positional:
+        return Parts(draft, draft.max_length, ranker, None)
+    verifier = build(config.verifier)
+    meter = build_meter(config, verifier, draft, depth=1)
+    return Parts(draft, min(draft.max_length, verifier.max_length), ranker, meter)
 
 
-def measure(config: DictConfig, model: HFCausalLM, ranker: Ranker) -> Tensor:  # [S, D]
-    """Rank the tokens of all samples, or of the first `data.limit` in random order."""
-    import torch
-    from tqdm import tqdm
-
+def read_samples(config: DictConfig, max_length: int) -> tuple[Samples, int]:
+    """Read the text, and say how many samples of it are wanted."""
     from specdec.lm.load import vocabulary
-    from specdec.replay.ranks import ranks_along
     from specdec.training.data.samples import Samples
 
     # The verifier's, whoever drafts: its chat template, and its padding, which it may have written.
     tokenizer, vocab_size = vocabulary(config.verifier.path)
-    length = min(config.data.max_length, model.max_length)
+    length = min(config.data.max_length, max_length)
     samples = Samples(config.data.path, tokenizer, length, config.seed, vocab_size=vocab_size)
-    num_samples = min(config.data.limit or len(samples.rows), len(samples.rows))
+    return samples, min(config.data.limit or len(samples.rows), len(samples.rows))
+
+
+def measure(
+    config: DictConfig, ranker: Ranker, samples: Samples, num_samples: int
+) -> Tensor:  # [S, D]
+    """Rank the tokens of all samples, or of the first `data.limit` in random order."""
+    import torch
+    from tqdm import tqdm
+
+    from specdec.replay.ranks import ranks_along
+
     pieces: list[Tensor] = []
     with tqdm(total=num_samples, desc="rank", unit="sample", disable=None) as bar:
         for piece in ranks_along(samples, ranker, num_samples, config.batch, config.max_rank):

@@ -31,8 +31,20 @@ if TYPE_CHECKING:
     from specdec.proposer.recorded import Recorded as Recorded
     from specdec.tree.calibrated import Calibrated as Calibrated
     from specdec.tree.chain import Chain as Chain
+    from specdec.tree.dynamic import Dynamic as Dynamic
+    from specdec.tree.filtered import Filtered as Filtered
+    from specdec.tree.sampled import Sampled as Sampled
+    from specdec.tree.sequoia import Sequoia as Sequoia
     from specdec.tree.sparse import Sparse as Sparse
+    from specdec.verification.block import Block as Block
+    from specdec.verification.kseq import KSeq as KSeq
+    from specdec.verification.lenient import Lenient as Lenient
+    from specdec.verification.match import Match as Match
     from specdec.verification.rejection import Rejection as Rejection
+    from specdec.verification.top_k import TopK as TopK
+    from specdec.verification.top_plus_one import TopPlusOne as TopPlusOne
+    from specdec.verification.traversal import Traversal as Traversal
+    from specdec.verification.typical import Typical as Typical
 
 # Imported when first used: torch takes seconds, and `--help` should not wait for it.
 _HOMES = {
@@ -54,8 +66,20 @@ _HOMES = {
     "Recorded": "specdec.proposer.recorded",
     "Calibrated": "specdec.tree.calibrated",
     "Chain": "specdec.tree.chain",
+    "Dynamic": "specdec.tree.dynamic",
+    "Filtered": "specdec.tree.filtered",
+    "Sampled": "specdec.tree.sampled",
+    "Sequoia": "specdec.tree.sequoia",
     "Sparse": "specdec.tree.sparse",
+    "Block": "specdec.verification.block",
+    "KSeq": "specdec.verification.kseq",
+    "Lenient": "specdec.verification.lenient",
+    "Match": "specdec.verification.match",
     "Rejection": "specdec.verification.rejection",
+    "TopK": "specdec.verification.top_k",
+    "TopPlusOne": "specdec.verification.top_plus_one",
+    "Traversal": "specdec.verification.traversal",
+    "Typical": "specdec.verification.typical",
 }
 
 

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "training": {
         *("core", "lm", "heads", "prompts", "proposer", "verification", "decoding", "metrics")
     },
-    "replay": {"core", "lm", "heads", "training"},
+    "replay": {"core", "lm", "heads", "tree", "verification", "training"},
 }
 # Other people's packages, where they are restricted at all.
 THIRD_PARTY = {

@@ -34,6 +34,7 @@ NEEDED = {
     "proposer=medusa": ["proposer.path=heads", "tree=sparse"],
     "proposer=chained": ["proposer.path=heads", "tree=sparse"],
     "tree=calibrated": ["tree.path=tree.json", "tree.num_nodes=4"],
+    "tree=sequoia": ["tree.path=tree.json", "tree.num_nodes=4", "sampling.temperature=1"],
     "verification=typical": ["verification.allow_lossy=true"],
     "verification=lenient": ["verification.allow_lossy=true"],
     "verification=top_k": ["verification.allow_lossy=true"],
@@ -144,7 +145,7 @@ def test_a_plug_in_decodes(cli, tiny, group: str, stem: str) -> None:
     choice = f"{group}={stem}"
     if choice in ("proposer=medusa", "proposer=chained"):
         train_heads(cli, tiny, stem)
-    if choice == "tree=calibrated":
+    if choice in ("tree=calibrated", "tree=sequoia"):
         calibrate(cli, tiny)
     options = ["max_new_tokens=4", "prompts.limit=1"]
     assert cli("decode", *tiny.options("recorded_run", *options)).status == 0
@@ -164,7 +165,8 @@ def train(cli, tiny, stem: str, *options: str):
 
 def calibrate(cli, tiny) -> None:
     models = [f"verifier.path={tiny.verifier}", f"draft.path={tiny.draft}"]
-    ended = cli("calibrate", *models, f"data.path={tiny.text}", "max_rank=99", "output=tree.json")
+    options = ["max_rank=99", "positional=true", "sampling.temperature=1", "output=tree.json"]
+    ended = cli("calibrate", *models, f"data.path={tiny.text}", *options)
     assert ended.status == 0, ended.err
 
 

@@ -46,7 +46,7 @@ def grow(
     source: LogitSource,
     temperature: float | None = None,
 ) -> list[Proposal]:
-    """Grow one tree per request, at most as deep as any of them can use.
+    """Grow one tree per request, each at most as deep as it can use.
 
     Sampled candidates are drawn from the law that the text is sampled with (same top-k, top-p,
     min-p) at `temperature`, by default the text's. Deterministic ones are chosen by the draft's
@@ -57,7 +57,7 @@ def grow(
     sampled = policy.draw is not Draw.DETERMINISTIC
     sampling = contexts[0].sampling.at(temperature) if sampled else Sampling(temperature or 1.0)
     logits = next(source)
-    growth = Growth(policy.min_confidence)
+    growth = Growth(policy.min_confidence, [one.max_depth for one in contexts])
     level: Level | None = None
     for number in range(1, depth + 1):
         laws = sampling.warp(logits)  # [B, F, V]
@@ -75,8 +75,9 @@ LEFT_OUT, WITHHELD, SHOWN = range(3)
 class Growth:
     """The levels of growing trees, on the device until the end."""
 
-    def __init__(self, min_confidence: float):
+    def __init__(self, min_confidence: float, max_depths: Sequence[int]):
         self._min_confidence = min_confidence
+        self._max_depths = max_depths  # of each request
         self._levels: list[Level] = []
         self._laws: list[Tensor] = []  # per level [B, F, V]
         self._confident: list[Tensor | None] = []  # per level [B, F]; None: all of them
@@ -157,7 +158,11 @@ class Growth:
         nodes = torch.zeros(num_rows, 1, dtype=torch.int64, device=device)
         is_open = torch.ones_like(nodes, dtype=torch.bool)
         num_nodes = 1
-        for level, confident in zip(self._levels, self._confident, strict=True):
+        pairs = zip(self._levels, self._confident, strict=True)
+        for depth, (level, confident) in enumerate(pairs, start=1):
+            if depth > min(self._max_depths):  # neighbours in the batch may want more levels
+                usable = [[depth <= deepest] for deepest in self._max_depths]
+                is_open = is_open & torch.tensor(usable, device=device)
             sure = is_open if confident is None else is_open & confident
             there = sure.gather(1, level.parents)
             there = there if level.there is None else there & level.there
@@ -187,7 +192,7 @@ class _Facts(NamedTuple):
     token_ids: list[int]
     parents: list[int]
     states: list[int]  # LEFT_OUT, WITHHELD or SHOWN
-    num_calls: list[int]  # one number
+    num_calls: list[int]  # one number: what it would have cost alone
     asked: list[int]  # the nodes after which the laws are
 
 
@@ -198,8 +203,7 @@ def _proposal(draw: Draw, context: Context, facts: _Facts, laws: Tensor | None) 
         (context.token_ids[-1], *(facts.token_ids[node - 1] for node in nodes[1:])),
         (-1, *(place[facts.parents[node - 1]] for node in nodes[1:])),
     )
-    # What it would have cost alone: neighbours in the batch may have asked for more levels.
-    calls = min(facts.num_calls[0], context.max_depth)
+    calls = facts.num_calls[0]
     if laws is None:
         return Proposal(tree, draw, None, calls)
     return Proposal(tree, draw, _rows(laws, facts.asked, nodes), calls, WITHHELD in facts.states)

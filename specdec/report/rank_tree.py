@@ -1,4 +1,4 @@
-"""A measured tree of ranks, drawn, and what trees of all sizes would reach."""
+"""A measured tree, drawn, and what trees of all sizes would reach."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,13 +11,22 @@ CAVEAT = (
     "Expected over all positions of the text, not over the block starts of decoding, which crowd "
     "behind hard tokens; exact for a temperature where the verifier wrote the text at it."
 )
+POSITIONAL_CAVEAT = (
+    "Expected over all positions of the text, and as if acceptance at one depth said nothing about "
+    "the next."
+)
 
 
-def rank_tree(paths: Sequence[tuple[int, ...]], shares: Sequence[float]) -> Tree:
-    """Draw paths, each behind its beginning, with the share of positions at which they hold."""
+def rank_tree(
+    paths: Sequence[tuple[int, ...]], shares: Sequence[float], word: str = "rank"
+) -> Tree:
+    """Draw paths, each behind its beginning, with the share of positions at which they hold.
+
+    `word` is what the numbers of a path are: ranks, or children in drawing order.
+    """
     nodes: dict[tuple[int, ...], Tree] = {(): Tree("the last committed token", highlight=False)}
     for path, share in zip(paths, shares, strict=True):
-        nodes[path] = nodes[path[:-1]].add(f"rank {path[-1]}  [dim]{100 * share:.2f} %[/dim]")
+        nodes[path] = nodes[path[:-1]].add(f"{word} {path[-1]}  [dim]{100 * share:.2f} %[/dim]")
     return nodes[()]
 
 
@@ -40,10 +49,22 @@ def efficiency_table(
     return table
 
 
-def print_rank_tree(tree: Tree, table: Table, title: str) -> None:
+def acceptance_table(acceptance: Sequence[Sequence[float]], all_depths: bool) -> Table:
+    """Lay out positional acceptance [D][K] in percent, a row for each child."""
+    title = "positional acceptance: % of positions at which this child is the accepted one"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    depths = ["all depths"] if all_depths else [f"depth {d + 1}" for d in range(len(acceptance))]
+    for name in ("child", *depths):
+        table.add_column(name, justify="right", no_wrap=True)
+    for child, column in enumerate(zip(*acceptance, strict=True)):
+        table.add_row(str(child), *(f"{100 * p:.2f}" for p in column))
+    return table
+
+
+def print_rank_tree(tree: Tree, table: Table, title: str, caveat: str = CAVEAT) -> None:
     """Print both, in colour on a terminal."""
     console = Console()
     console.print(title, highlight=False)
     console.print(tree)
     console.print(table)
-    console.print(f"[dim]{CAVEAT}[/dim]", highlight=False)
+    console.print(f"[dim]{caveat}[/dim]", highlight=False)

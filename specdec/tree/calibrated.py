@@ -1,11 +1,7 @@
 """The tree of the rank paths that held most often when `specdec-calibrate` looked."""
 
-import json
-from pathlib import Path as File
-from typing import Any
-
 from specdec.core.errors import UserError, require, require_int
-from specdec.core.jsonl import read_text
+from specdec.tree.calibration_file import read_calibration
 from specdec.tree.fixed import Path
 from specdec.tree.sparse import Sparse
 
@@ -31,9 +27,6 @@ class Calibrated(Sparse):
         max_depth: int | None = None,
         min_confidence: float = 0.0,
     ):
-        require(
-            isinstance(path, str) and bool(path), "tree.path", path, "a file of specdec-calibrate"
-        )
         require_int("tree.num_nodes", num_nodes, 1)
         require(estimate in ESTIMATES, "tree.estimate", estimate, "one of " + ", ".join(ESTIMATES))
         if max_depth is not None:
@@ -53,16 +46,7 @@ def read_paths(path: str, estimate: str) -> list[Path]:
     Raises:
         UserError: there is no such file, or `specdec-calibrate` did not write it.
     """
-    if not File(path).is_file():
-        raise UserError(f"tree.path={path!r}: no such file; specdec-calibrate writes one")
-    try:
-        rows: Any = json.loads(read_text(File(path)))
-        paths = [tuple(row) for row in rows[estimate]["paths"]]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"tree.path={path!r}: not what specdec-calibrate writes"
-            f" ({type(error).__name__}: {error})"
-        ) from None
+    paths = read_calibration(path, lambda rows: [tuple(row) for row in rows[estimate]["paths"]])
     known: set[Path] = {()}
     for each in paths:
         ranks = all(isinstance(rank, int) and rank >= 0 for rank in each)

@@ -30,7 +30,7 @@ class SampledTree(FixedTree):
         Which are unused does not depend on any token, so the others have the law they should have.
         """
         if self.draw is Draw.WITHOUT_REPLACEMENT:
-            return _without_replacement(draft_probs, width, streams)
+            return without_replacement(draft_probs, width, streams)
         if self.draw is Draw.TOP_PLUS_ONE:
             return _top_plus_one(draft_probs, width, streams)
         return Candidates(_drawn(draft_probs, width, streams))
@@ -69,8 +69,11 @@ def _drawn(weights: Tensor, num: int, streams: Sequence[RandomStream]) -> Tensor
     return draw(weights, numbers).clamp_(max=weights.shape[-1] - 1)
 
 
-def _without_replacement(weights: Tensor, num: int, streams: Sequence[RandomStream]) -> Candidates:
-    """Draw tokens one after another, each from the law without those before it."""
+def without_replacement(weights: Tensor, num: int, streams: Sequence[RandomStream]) -> Candidates:
+    """Draw `num` tokens after each of F nodes, each from the law without those before it.
+
+    Takes the laws [B, F, V]; where a law has fewer tokens, the later ones are not there.
+    """
     token_ids, there = list[Tensor](), list[Tensor]()
     for _ in range(num):
         there.append(weights.amax(dim=-1, keepdim=True) > 0)

@@ -41,13 +41,26 @@ def recursive_rejection(asked: Asked, draw: Draw, lenience: float = 1.0) -> Odds
 
     `lenience` is what q is multiplied by: with less than 1 the rule is not lossless.
     """
-    overlap = overlaps(asked)
     if asked.width == 1 and lenience == 1 and draw is not Draw.DETERMINISTIC:
-        return _along_chain(asked, overlap)
+        return _along_chain(asked)
+    return _in_turn(asked, draw, lenience)[0]
+
+
+def positional_acceptance(asked: Asked, draw: Draw) -> Tensor:  # [I, K]
+    """Return P(the k-th candidate is the accepted one), averaged over what that candidate is.
+
+    Given those drawn before it, where the draw is without replacement; else over them, too.
+    """
+    return torch.stack(_in_turn(asked, draw, lenience=1.0)[1], dim=1)
+
+
+def _in_turn(asked: Asked, draw: Draw, lenience: float) -> tuple[Odds, list[Tensor]]:
+    """Return the odds, and of each candidate in turn what it adds to `Odds.some` [I]."""
     rest = asked.p
     accepts = [asked.p.new_zeros(len(asked.nodes), 0)]
     refused = asked.p.new_ones(len(asked.nodes))  # P(all candidates so far were refused)
     some = torch.zeros_like(refused)
+    gains: list[Tensor] = []
     for number, token_ids in enumerate(asked.token_ids.split(1, dim=1)):
         drawn = asked.drawn(number)
         q = lenience * law_of_draw(asked, draw, number)
@@ -62,12 +75,14 @@ def recursive_rejection(asked: Asked, draw: Draw, lenience: float = 1.0) -> Odds
             gain, lost = (each.where(drawn.squeeze(1), 0.0) for each in (gain, lost))
         some, refused, rest = some + gain, refused - lost, left
         accepts.append(accept)
-    return Odds(overlap, torch.cat(accepts, dim=1), some, rest.__getitem__)
+        gains.append(gain)
+    odds = Odds(overlaps(asked), torch.cat(accepts, dim=1), some, rest.__getitem__)
+    return odds, gains
 
 
-def _along_chain(asked: Asked, overlap: Tensor) -> Odds:
+def _along_chain(asked: Asked) -> Odds:
     """Return the same for one candidate at each node, with fewer and smaller tensors."""
-    p, q = asked.p, asked.q
+    p, q, overlap = asked.p, asked.q, overlaps(asked)
     accept = ratio(p.gather(1, asked.token_ids), q.gather(1, asked.token_ids))
     return Odds(overlap, accept, overlap, lambda place: residual(p[place], q[place], p[place]))
 

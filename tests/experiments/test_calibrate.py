@@ -58,6 +58,46 @@ def test_fewer_samples_and_other_batches(cli, tiny) -> None:
     assert some["num_positions"] < whole["num_positions"]
 
 
+POSITIONAL = ("positional=true", "sampling.temperature=1", "max_children=3")
+
+
+def test_children_are_measured_when_they_are_asked_for(cli, tiny) -> None:
+    """Beside the paths, which stay as they are; and the same in other batches."""
+    plain, found = measured(cli, tiny), measured(cli, tiny, *POSITIONAL)
+    assert "positional" not in plain
+    assert {name: found[name] for name in ("joint", "product")} == {
+        name: plain[name] for name in ("joint", "product")
+    }
+    positional = found["positional"]
+    (row,) = positional["acceptance"]
+    assert (len(row), positional["all_depths"]) == (3, True)
+    assert 0 < sum(row) < 1
+    # All tokens but the first of each sample: more than those that paths of four begin at.
+    assert positional["num_positions"] > found["num_positions"]
+    assert positional["sampling"]["temperature"] == 1
+    assert "positional acceptance" in found["printed"]
+    assert "draws without replacement" in found["printed"]
+    assert "tree=sequoia" in found["printed"]
+    (again,) = measured(cli, tiny, *POSITIONAL, "batch=1")["positional"]["acceptance"]
+    assert again == pytest.approx(row, abs=1e-5)
+    (other,) = measured(cli, tiny, *POSITIONAL, "sampling.temperature=0.3")["positional"][
+        "acceptance"
+    ]
+    assert other != pytest.approx(row, abs=1e-3)
+
+
+def test_what_is_printed_of_a_sequoia_is_what_is_grown(cli, tiny) -> None:
+    """The printed block efficiency is the tree's own."""
+    from specdec.tree.sequoia import Sequoia
+
+    printed = measured(cli, tiny, *POSITIONAL, "num_nodes=5")["printed"]
+    tree = Sequoia("out/tree.json", num_nodes=5)
+    part = printed[printed.index("draws without replacement") :]
+    assert sum("child " in line for line in part.splitlines()) == tree.num_nodes
+    rows = [line.split() for line in part.splitlines()]
+    assert ["5", str(tree.max_depth), f"{1 + tree.expected_accepted:.3f}"] in rows
+
+
 def test_heads_are_measured_and_grown(cli, tiny) -> None:
     """Train -> calibrate -> decode, as a user would."""
     data = [f"data.path={tiny.text}", "data.max_length=24"]
@@ -66,14 +106,26 @@ def test_heads_are_measured_and_grown(cli, tiny) -> None:
     held_out = f"data.held_out_path={tiny.text}"
     assert cli("train", "train=chained", model, *data, held_out, *small).status == 0
     heads = ["proposer=chained", "proposer.path=heads"]
-    ended = cli("calibrate", *heads, model, *data, "max_rank=299", "output=tree.json")
+    options = ["max_rank=299", "output=tree.json", *POSITIONAL]
+    ended = cli("calibrate", *heads, model, *data, *options)
     assert ended.status == 0, ended.err
-    assert json.loads(Path("tree.json").read_text())["depth"] == 3
+    found = json.loads(Path("tree.json").read_text())
+    assert found["depth"] == len(found["positional"]["acceptance"]) == 3
+    assert found["positional"]["num_positions"] == found["num_positions"]
+    assert not found["positional"]["all_depths"]
     tree = ["tree=calibrated", "tree.path=tree.json", "tree.num_nodes=9"]
     ended = cli("decode", *tiny.options("run", *heads, *tree, "prompts.limit=1"))
     assert ended.status == 0, ended.err
     rows = Path("run/traces.jsonl").read_text().splitlines()
     assert max(step["drafted"] for step in json.loads(rows[0])["steps"]) == 9
+    tree = ["tree=sequoia", "tree.path=tree.json", "tree.num_nodes=7", "sampling.temperature=1"]
+    ended = cli("decode", *tiny.options("sampled", *heads, *tree, "prompts.limit=1"))
+    assert ended.status == 0, ended.err
+    rows = Path("sampled/traces.jsonl").read_text().splitlines()
+    assert max(step["drafted"] for step in json.loads(rows[0])["steps"]) == 7
+    assert json.loads(Path("sampled/summary.json").read_text())["lossless"] is True
+    ended = cli("decode", *tiny.options("deep", *heads, *tree, "tree.max_depth=4"))
+    assert_one_line(ended, ["tree.max_depth=4", "depth 3"])
 
 
 def assert_one_line(ended, names: Sequence[str]) -> None:
@@ -95,6 +147,14 @@ def assert_one_line(ended, names: Sequence[str]) -> None:
         (["data.max_length=2"], ["data.max_length=2"]),
         (["data.path=nothing.txt"], ["data.path='nothing.txt'", "no such file"]),
         (["output=."], ["output='.'", "a file"]),
+        (["positional=3"], ["positional=3", "true or false"]),
+        (["max_children=0"], ["max_children=0"]),
+        (["positional=true"], ["sampling.temperature=0", "positional=true"]),
+        (
+            ["positional=true", "sampling.temperature=1", "proposer.temperature=0"],
+            ["proposer.temperature=0", "second child"],
+        ),
+        (["sampling.top_p=2"], ["sampling.top_p=2"]),
         (["output=file/below.json"], ["file"]),
         (["proposer=medusa", "proposer.path=heads", "depth=5"], ["depth=5", "4 heads"]),
     ],
@@ -113,6 +173,14 @@ def test_a_missing_option_is_named(cli, tiny, missing: str) -> None:
     given = {"data.path": tiny.text, "output": "tree.json"}
     options = [f"{name}={value}" for name, value in given.items() if name != missing]
     assert_one_line(cli("calibrate", *options), [missing])
+
+
+def test_a_greedy_verifier_may_have_a_draft_that_samples(cli, tiny) -> None:
+    """At temperature 0 there is something to draw if the draft has a temperature of its own."""
+    found = measured(cli, tiny, "positional=true", "proposer.temperature=1", "max_children=300")
+    (row,) = found["positional"]["acceptance"]
+    assert sum(row) == pytest.approx(1, abs=0.05), "one of all tokens is always the right one"
+    assert found["positional"]["proposer_temperature"] == 1
 
 
 def test_a_text_without_a_path_is_named(cli, tiny) -> None:

@@ -1,6 +1,7 @@
 """Chained heads' proposals: each level's laws are those after the tokens above it."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 from families import random_ids, tiny_model
 from torch import Tensor
 
+from specdec.core.protocols import TreePolicy
 from specdec.core.sampling import Sampling
-from specdec.core.values import Context, Proposal
+from specdec.core.values import Context, Draw, Proposal
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
@@ -18,11 +20,20 @@ from specdec.lm.hf import HFCausalLM
 from specdec.proposer.chained import Chained
 from specdec.proposer.none import NoProposer
 from specdec.tree.chain import Chain
+from specdec.tree.dynamic import Dynamic
+from specdec.tree.sampled import Sampled
 from specdec.tree.sparse import Sparse
 from specdec.verification.rejection import Rejection
 
 K = 3
 PATHS = [[0, 0, 0], [1, 0], [0, 2], [2]]
+TREES: dict[str, TreePolicy] = {
+    "tree": Sparse(PATHS),
+    "chain": Chain(K),
+    "sampled": Sampled([2, 1, 2], "without_replacement"),
+    "dynamic": Dynamic(8, K, 4),
+    "dynamic sure": Dynamic(8, K, 4, min_confidence=0.1),
+}
 KINDS: dict[str, dict[str, Any]] = {
     "token": {"link": "token"},
     "hidden": {"link": "hidden"},
@@ -82,8 +93,10 @@ class Checked(Chained):
                     proposal.draft_probs[node], expected, rtol=1e-3, atol=1e-4
                 )
             else:
-                ranks = sorted(path[len(above)] for path in self.paths_after(tree, node))
-                best = logits.topk(9).indices[sorted(set(ranks))].tolist()
+                ranks = range(len(children))
+                if isinstance(self._tree, Sparse):
+                    ranks = sorted({path[len(above)] for path in self.paths_after(tree, node)})
+                best = logits.topk(9).indices[list(ranks)].tolist()
                 assert [tree.token_ids[child] for child in children] == best
             self.num_checked += 1
 
@@ -96,17 +109,21 @@ class Checked(Chained):
         return [p for p in PATHS if tuple(p[: len(here)]) == here and len(p) > len(here)]
 
 
+# All trees, and the two simplest ones in all circumstances.
+CIRCUMSTANCES = [
+    *product(["llama", "gemma3_text"], [1, 3], ["tree", "chain"]),
+    *product(["llama"], [3], ["sampled", "dynamic", "dynamic sure"]),
+]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("sampled", [False, True], ids=["tree", "chain"])
-def test_every_node_has_the_law_of_its_path(
-    kind: str, family: str, batch: int, sampled: bool
-) -> None:
+@pytest.mark.parametrize(("family", "batch", "shape"), CIRCUMSTANCES)
+def test_every_node_has_the_law_of_its_path(kind: str, family: str, batch: int, shape: str) -> None:
     """Through prefill, accepted paths and ragged batches; and greedy text is unchanged."""
     model = tiny_model(family)
     lm = HFCausalLM(model)
-    tree = Chain(K) if sampled else Sparse(PATHS)
+    tree = TREES[shape]
+    sampled = tree.draw is not Draw.DETERMINISTIC
     proposer = Checked(random_heads(model, kind), lm, tree)
     prompts = [random_ids(num, seed=num) for num in (1, 4, 9, 13)]
     requests = [Request(str(number), prompt) for number, prompt in enumerate(prompts)]

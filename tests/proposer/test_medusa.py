@@ -20,6 +20,8 @@ from specdec.lm.hf import HFCausalLM
 from specdec.proposer.medusa import Medusa
 from specdec.proposer.none import NoProposer
 from specdec.tree.chain import Chain
+from specdec.tree.dynamic import Dynamic
+from specdec.tree.sampled import Sampled
 from specdec.tree.sparse import Sparse
 from specdec.verification.rejection import Rejection
 
@@ -116,6 +118,80 @@ def test_sampled_chains_carry_the_heads_laws() -> None:
     decoder = SpeculativeDecoder(lm, Noted(heads, lm, Chain(2)), Rejection(), sampling, Stopping(9))
     decoder.decode([Request("a", random_ids(5, seed=1))])
     assert len(seen) > 3
+
+
+def below_node(tree: CandidateTree) -> list[list[int]]:
+    """The tokens of each node's children."""
+    return [[tree.token_ids[child] for child in children] for children in tree.children]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("draw", ["iid", "without_replacement"])
+def test_sampled_trees_share_the_laws_of_their_levels(draw: str, batch: int) -> None:
+    """Each node's row is the law of the head at its depth, as the text is sampled."""
+    model = tiny_model("llama")
+    lm = HFCausalLM(model)
+    heads = random_heads(model)
+    sampling = Sampling(0.9, top_k=9)
+    sizes: set[int] = set()
+
+    class Noted(Medusa):
+        def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
+            proposals = super().propose(contexts)
+            for one, proposal in zip(contexts, proposals, strict=True):
+                laws = sampling.warp(laws_of(heads, one.features["final"][-1], lm.unembed))
+                for node, tokens in enumerate(below_node(proposal.tree)):
+                    if tokens:
+                        assert proposal.draft_probs is not None
+                        law = laws[proposal.tree.depths[node]]
+                        torch.testing.assert_close(proposal.draft_probs[node], law)
+                        assert all(law[token] > 0 for token in tokens)
+                        assert draw == "iid" or len(set(tokens)) == len(tokens)
+                sizes.add(proposal.tree.num_draft_tokens)
+            return proposals
+
+    proposer = Noted(heads, lm, Sampled([3, 2, 1], draw))
+    decoder = SpeculativeDecoder(lm, proposer, Rejection(), sampling, Stopping(9), batch)
+    decoder.decode([Request(str(n), random_ids(n, seed=n)) for n in (5, 3, 8)])
+    assert max(sizes) == 3 + 6 + 6
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_dynamic_tree_is_the_best_by_the_products_of_the_heads(batch: int) -> None:
+    """Against all paths of the likeliest tokens, scored by hand; and greedy text is unchanged."""
+    model = tiny_model("llama")
+    lm = HFCausalLM(model)
+    heads = random_heads(model)
+    num_checked = 0
+
+    class Scored(Medusa):
+        def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
+            nonlocal num_checked
+            proposals = super().propose(contexts)
+            for one, proposal in zip(contexts, proposals, strict=True):
+                if one.max_depth == 0:
+                    continue
+                laws = laws_of(heads, one.features["final"][-1], lm.unembed).softmax(dim=-1)
+                scores, level = list[float](), torch.ones(1)
+                for law in laws[: one.max_depth]:
+                    level = (level[:, None] * law).flatten().sort(descending=True).values[:200]
+                    scores += level.tolist()
+                tree, found = proposal.tree, [1.0]
+                for node in range(1, len(tree.parents)):
+                    law = laws[tree.depths[node] - 1]
+                    found.append(found[tree.parents[node]] * float(law[tree.token_ids[node]]))
+                best = sorted(scores, reverse=True)[:9]
+                assert sorted(found[1:], reverse=True) == pytest.approx(best, rel=1e-4)
+                num_checked += 1
+            return proposals
+
+    requests = [Request(str(n), random_ids(n, seed=n)) for n in (5, 3, 8)]
+    options = {"sampling": Sampling(0), "stopping": Stopping(9), "batch": batch}
+    proposer = Scored(heads, lm, Dynamic(9, K, 9))
+    traces = SpeculativeDecoder(lm, proposer, Rejection(), **options).decode(requests)
+    assert num_checked > 15
+    plain = SpeculativeDecoder(lm, NoProposer(), Rejection(), **options).decode(requests)
+    assert [t.output_ids for t in traces] == [t.output_ids for t in plain]
 
 
 def test_a_tree_deeper_than_the_heads_is_refused() -> None:

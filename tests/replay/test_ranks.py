@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
 from families import VOCAB_SIZE, random_ids, tiny_model
+from reading import KINDS, K, heads_of, noisy, texts
 from torch import Tensor
 
 from specdec.core.protocols import Proposer
@@ -14,9 +14,6 @@ from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
-from specdec.heads.base import Heads
-from specdec.heads.chained import ChainedHeads
-from specdec.heads.medusa import MedusaHeads
 from specdec.lm.hf import HFCausalLM
 from specdec.proposer.chained import Chained
 from specdec.proposer.draft_model import DraftModel
@@ -27,19 +24,6 @@ from specdec.training.objective import Batch
 from specdec.tree.sparse import Sparse
 from specdec.verification.rejection import Rejection
 
-K = 3
-H = 32
-PREFIX = {"prefix_attention": True, "num_attention_heads": 4}
-KINDS: dict[str, tuple[type[Heads], dict[str, Any]]] = {
-    "medusa": (MedusaHeads, {}),
-    "medusa shared": (MedusaHeads, {"own_vocabulary_head": False, "num_layers": 2}),
-    "token": (ChainedHeads, {"link": "token"}),
-    "hidden": (ChainedHeads, {"link": "hidden"}),
-    "both": (ChainedHeads, {"link": "both", "num_layers": 2}),
-    "token prefix": (ChainedHeads, {"link": "token", **PREFIX}),
-    "hidden prefix": (ChainedHeads, {"link": "hidden", **PREFIX}),
-    "both prefix": (ChainedHeads, {"link": "both", "own_vocabulary_head": False, **PREFIX}),
-}
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_depth = pytest.mark.parametrize("depth", [1, K])
 
@@ -50,37 +34,9 @@ def verifier() -> HFCausalLM:
 
 
 @pytest.fixture(scope="module")
-def draft(verifier: HFCausalLM) -> HFCausalLM:
+def draft() -> HFCausalLM:
     """The verifier with noise on its weights, so that ranks are small but not all zero."""
-    model = tiny_model("llama")
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
-    return HFCausalLM(model)
-
-
-def heads_of(kind: str, verifier: HFCausalLM) -> Heads:
-    """Heads that say something else each, and that no input leaves alone."""
-    cls, options = KINDS[kind]
-    heads = cls(H, VOCAB_SIZE, num_heads=K, **options).eval()
-    heads.start_from(verifier.model.get_output_embeddings().weight)
-    generator = torch.Generator().manual_seed(5)
-    for weight in heads.parameters():
-        weight.data.add_(0.15 * torch.randn(weight.shape, generator=generator))
-    return heads
-
-
-def texts() -> Batch:
-    """Three rows of unlike lengths, one too short for any path; a tenth does not count."""
-    lengths = (19, 12, 2)
-    token_ids = torch.zeros(len(lengths), max(lengths), dtype=torch.int64)
-    counted = torch.zeros_like(token_ids, dtype=torch.bool)
-    chosen = torch.rand(token_ids.shape, generator=torch.Generator().manual_seed(1)) < 0.9
-    for row, length in enumerate(lengths):
-        token_ids[row, :length] = torch.tensor(random_ids(length, seed=row))
-        counted[row, :length] = chosen[row, :length]
-    return Batch(token_ids, counted)
+    return noisy()
 
 
 def by_hand(batch: Batch, depth: int, law: Callable[[Tensor, int, int], Tensor]) -> Tensor:

@@ -1,0 +1,59 @@
+"""Heads, a draft and texts for whoever reads a text without decoding."""
+
+from typing import Any
+
+import torch
+from families import VOCAB_SIZE, random_ids, tiny_model
+
+from specdec.heads.base import Heads
+from specdec.heads.chained import ChainedHeads
+from specdec.heads.medusa import MedusaHeads
+from specdec.lm.hf import HFCausalLM
+from specdec.training.objective import Batch
+
+K = 3
+H = 32
+PREFIX = {"prefix_attention": True, "num_attention_heads": 4}
+KINDS: dict[str, tuple[type[Heads], dict[str, Any]]] = {
+    "medusa": (MedusaHeads, {}),
+    "medusa shared": (MedusaHeads, {"own_vocabulary_head": False, "num_layers": 2}),
+    "token": (ChainedHeads, {"link": "token"}),
+    "hidden": (ChainedHeads, {"link": "hidden"}),
+    "both": (ChainedHeads, {"link": "both", "num_layers": 2}),
+    "token prefix": (ChainedHeads, {"link": "token", **PREFIX}),
+    "hidden prefix": (ChainedHeads, {"link": "hidden", **PREFIX}),
+    "both prefix": (ChainedHeads, {"link": "both", "own_vocabulary_head": False, **PREFIX}),
+}
+
+
+def noisy() -> HFCausalLM:
+    """The tiny verifier with noise on its weights: a draft that often agrees with it."""
+    model = tiny_model("llama")
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+    return HFCausalLM(model)
+
+
+def heads_of(kind: str, verifier: HFCausalLM) -> Heads:
+    """Heads that say something else each, and that no input leaves alone."""
+    cls, options = KINDS[kind]
+    heads = cls(H, VOCAB_SIZE, num_heads=K, **options).eval()
+    heads.start_from(verifier.model.get_output_embeddings().weight)
+    generator = torch.Generator().manual_seed(5)
+    for weight in heads.parameters():
+        weight.data.add_(0.15 * torch.randn(weight.shape, generator=generator))
+    return heads
+
+
+def texts() -> Batch:
+    """Three rows of unlike lengths, one too short for any path; a tenth does not count."""
+    lengths = (19, 12, 2)
+    token_ids = torch.zeros(len(lengths), max(lengths), dtype=torch.int64)
+    counted = torch.zeros_like(token_ids, dtype=torch.bool)
+    chosen = torch.rand(token_ids.shape, generator=torch.Generator().manual_seed(1)) < 0.9
+    for row, length in enumerate(lengths):
+        token_ids[row, :length] = torch.tensor(random_ids(length, seed=row))
+        counted[row, :length] = chosen[row, :length]
+    return Batch(token_ids, counted)

@@ -1,0 +1,195 @@
+"""Dynamic trees: the best candidates by joint draft probability, whatever shape that is."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from asking import asked, context
+from toy import Law, Tokens, full_context, gridded, table_lm
+
+from specdec.core.errors import UserError
+from specdec.core.sampling import Sampling
+from specdec.core.tree import CandidateTree
+from specdec.core.values import Draw
+from specdec.proposer.draft_model import DraftModel
+from specdec.tree.dynamic import Dynamic
+
+V = 4
+LAWS: dict[str, Law] = {
+    **{f"random {seed}": full_context(seed, 0.6, V) for seed in range(4)},
+    "flat": full_context(7, 30.0, V),
+    "peaked": full_context(8, 0.1, V),
+    "zeros and ties": gridded(3, 4, V),
+    "more zeros and ties": gridded(5, 2, V),
+}
+each_law = pytest.mark.parametrize("name", LAWS)
+
+
+def grown(
+    law: Law, tree: Dynamic, *prompts: Sequence[int], budget: int = 99
+) -> list[CandidateTree]:
+    rows = [context(prompt, budget, row) for row, prompt in enumerate(prompts)]
+    proposals = asked(DraftModel(table_lm(law, V), tree), *rows, vocab_size=V)
+    assert all(each.draw is Draw.DETERMINISTIC for each in proposals)
+    assert all(each.draft_probs is None for each in proposals)
+    return [each.tree for each in proposals]
+
+
+def paths_of(tree: CandidateTree) -> list[Tokens]:
+    """The tokens on the way to each node, the root's left out."""
+    paths: list[Tokens] = [()]
+    for token, parent in zip(tree.token_ids[1:], tree.parents[1:], strict=True):
+        paths.append((*paths[parent], token))
+    return paths[1:]
+
+
+def joint(law: Law, prompt: Sequence[int], path: Tokens) -> float:
+    product = 1.0
+    for depth, token in enumerate(path):
+        product *= float(law((*prompt, *path[:depth]))[token])
+    return product
+
+
+def best_first(law: Law, prompt: Sequence[int], num_nodes: int, max_depth: int) -> list[float]:
+    """The largest joint probabilities of all paths there are, largest first."""
+    level: list[Tokens] = [()]
+    found: list[float] = []
+    for _ in range(max_depth):
+        level = [(*path, token) for path in level for token in range(V)]
+        found += [joint(law, prompt, path) for path in level]
+    return sorted(found, reverse=True)[:num_nodes]
+
+
+def beam_search(
+    law: Law, prompt: Sequence[int], num_nodes: int, max_depth: int, beam: int
+) -> list[float]:
+    """Each level's `beam` best paths, each of them with its `beam` likeliest tokens."""
+    frontier: list[Tokens] = [()]
+    found: list[float] = []
+    for _ in range(max_depth):
+        level: list[Tokens] = []
+        for path in frontier:
+            row = law((*prompt, *path))
+            level += [(*path, token) for token in row.topk(min(beam, V)).indices.tolist()]
+        level.sort(key=lambda path: joint(law, prompt, path), reverse=True)
+        found += [joint(law, prompt, path) for path in level]
+        frontier = level[:beam]
+    return sorted(found, reverse=True)[:num_nodes]
+
+
+def scores(law: Law, prompt: Sequence[int], tree: CandidateTree) -> list[float]:
+    paths = paths_of(tree)
+    assert len(set(paths)) == len(paths), "a path twice"
+    return sorted((joint(law, prompt, path) for path in paths), reverse=True)
+
+
+@each_law
+@pytest.mark.parametrize("num_nodes", [1, 2, 5, 11])
+@pytest.mark.parametrize("max_depth", [1, 3])
+def test_with_a_wide_beam_no_other_nodes_are_better(
+    name: str, num_nodes: int, max_depth: int
+) -> None:
+    """Against all paths; scores are compared, because of equal ones any may be chosen."""
+    law = LAWS[name]
+    (tree,) = grown(law, Dynamic(num_nodes, max_depth, beam=num_nodes), (1, 2))
+    expected = best_first(law, (1, 2), num_nodes, max_depth)
+    assert scores(law, (1, 2), tree) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in LAWS if "ties" not in name])
+@pytest.mark.parametrize("beam", [1, 2, 3])
+def test_a_narrow_beam_keeps_the_best_of_each_level(name: str, beam: int) -> None:
+    law = LAWS[name]
+    for num_nodes in (2, 7, 30):
+        (tree,) = grown(law, Dynamic(num_nodes, 3, beam), (3,))
+        expected = beam_search(law, (3,), num_nodes, 3, beam)
+        assert scores(law, (3,), tree) == pytest.approx(expected, abs=1e-12)
+
+
+@each_law
+@pytest.mark.parametrize("min_gain", [0.05, 0.2, 1.0])
+def test_nodes_that_bring_too_little_are_left_out(name: str, min_gain: float) -> None:
+    """All others are there, as long as there is room; no node is lost with another."""
+    law = LAWS[name]
+    tree = Dynamic(40, 3, beam=40, min_gain=min_gain)
+    assert tree.may_stop
+    (found,) = grown(law, tree, (0,))
+    expected = [score for score in best_first(law, (0,), 40, 3) if score >= min_gain]
+    assert scores(law, (0,), found) == pytest.approx(expected, abs=1e-12)
+
+
+@each_law
+def test_each_request_has_its_own_shape_and_is_like_alone(name: str) -> None:
+    law = LAWS[name]
+    prompts = [(0,), (1, 3, 2), (2, 2), (3,)]
+    for tree in (Dynamic(6, 3, 3), Dynamic(9, 3, 4, 0.1), Dynamic(9, 3, 4, min_confidence=0.5)):
+        together = grown(law, tree, *prompts)
+        alone = [grown(law, tree, prompt)[0] for prompt in prompts]
+        assert together == alone
+    shapes = {found.parents for found in grown(law, Dynamic(6, 3, 3), *prompts)}
+    assert len(shapes) > 1
+
+
+@each_law
+def test_siblings_stand_in_the_order_of_their_probabilities(name: str) -> None:
+    """And a node's children are its likeliest tokens: none is skipped."""
+    law = LAWS[name]
+    (tree,) = grown(law, Dynamic(12, 3, 4), (2, 1))
+    paths = [(), *paths_of(tree)]
+    for node, children in enumerate(tree.children):
+        row = law((2, 1, *paths[node]))
+        probs = [float(row[tree.token_ids[child]]) for child in children]
+        assert probs == sorted(row.tolist(), reverse=True)[: len(children)]
+
+
+@each_law
+def test_without_confidence_a_node_has_no_children(name: str) -> None:
+    """Known before anything is chosen: the likeliest token after the node is too unlikely."""
+    law = LAWS[name]
+    (tree,) = grown(law, Dynamic(84, 3, 84, min_confidence=0.5), (1,))  # room for all there are
+    inner = [(), *paths_of(tree)]
+    for node, children in enumerate(tree.children):
+        sure = float(law((1, *inner[node])).max()) >= 0.5
+        assert len(children) == (V if sure and tree.depths[node] < 3 else 0)
+
+
+def test_a_shallow_budget_makes_a_shallow_tree() -> None:
+    law = LAWS["random 0"]
+    (tree,) = grown(law, Dynamic(6, 3, 6), (1,), budget=3)
+    assert scores(law, (1,), tree) == pytest.approx(best_first(law, (1,), 6, 2))
+
+
+def test_the_text_s_temperature_does_not_change_the_tree() -> None:
+    """Candidates are chosen by the draft's own probabilities, also for greedy text."""
+    law = LAWS["random 1"]
+    proposer = DraftModel(table_lm(law, V), Dynamic(6, 3, 6))
+    trees = [
+        asked(proposer, context([1], sampling=sampling), vocab_size=V)[0].tree
+        for sampling in (Sampling(0), Sampling(1), Sampling(2.0, top_k=1))
+    ]
+    assert trees[0] == trees[1] == trees[2]
+    assert trees[0].num_draft_tokens == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_nodes": 0}, r"^tree\.num_nodes=0"),
+        ({"max_depth": 0}, r"^tree\.max_depth=0"),
+        ({"beam": 0}, r"^tree\.beam=0"),
+        ({"min_gain": 1.5}, r"^tree\.min_gain=1\.5"),
+        ({"min_confidence": -1}, r"^tree\.min_confidence=-1"),
+    ],
+    ids=str,
+)
+def test_bad_options_of_a_dynamic_tree_are_named(options: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Dynamic(**options)
+
+
+def test_rounding_never_separates_a_child_from_its_parent() -> None:
+    """With certain tokens a child's score equals its parent's; the parent is kept first."""
+    certain = torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64)
+    for num_nodes in range(1, 6):
+        (tree,) = grown(lambda text: certain, Dynamic(num_nodes, 5, beam=2), (0,))
+        assert paths_of(tree) == [(1,) * depth for depth in range(1, num_nodes + 1)]

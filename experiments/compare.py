@@ -131,7 +131,7 @@ def path_safe(overrides: Sequence[str]) -> str:
     """Join overrides to a name that is fit for a folder: [2,1] becomes 2-1."""
     short = [re.sub(r"^(proposer|tree|verification)=", "", text) for text in overrides]
     plain = [re.sub(r"[][\s]", "", text.replace(",", "-")) for text in short]
-    return re.sub(r"[^\w.,=+-]", "_", ",".join(plain))
+    return re.sub(r"[^\w.,=+-]", "_", ",".join(plain)) or "default"
 
 
 def reference_arm(reference: object, names: Sequence[str]) -> str | None:

@@ -6,6 +6,7 @@ from specdec.core.errors import require_int
 from specdec.core.protocols import Proposer, TreePolicy
 from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
+from specdec.decoding.pairing import is_lossless
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.lm.hf import HFCausalLM
@@ -18,7 +19,10 @@ class Acceptance:
     """Decode the beginnings of held-out samples, with the tree and sampling that are configured.
 
     A conversation's beginning is all before its first counted token; a text's its first
-    `prompt_tokens` tokens.
+    `prompt_tokens` tokens. Token-level rejection decides.
+
+    Raises:
+        UserError: a number out of its range, or a tree whose candidates that rule is not for.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class Acceptance:
             ("max_new_tokens", max_new_tokens),
         ):
             require_int(f"evaluation.{name}", value, 1)
+        is_lossless(Rejection(), tree.draw, allow_lossy=False)
         self.tree = tree
         self._sampling = sampling
         self._num_prompts = num_prompts

@@ -315,6 +315,17 @@ def test_train_refuses_alike(cli, tiny, mistake: Mistake) -> None:
     check(cli, "train", [*options, *small, "max_steps=1"], mistake)
 
 
+def test_a_tree_that_training_cannot_measure_acceptance_with_is_refused(cli, tiny) -> None:
+    """And not only when the first evaluation comes."""
+    options = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}", "output=run"]
+    models = ["train=medusa", f"verifier.path={tiny.verifier}", "max_steps=1"]
+    tree = Mistake(
+        "tree", ["tree=sampled", "tree.draw=top_plus_one"],
+        ["verification=rejection", "top_plus_one", "another rule, tree"],
+    )  # fmt: skip
+    check(cli, "train", [*options, *models], tree)
+
+
 @pytest.mark.parametrize("missing", ["data.path", "data.held_out_path", "output"])
 def test_train_names_the_option_that_is_missing(cli, tiny, missing: str) -> None:
     given = {"data.path": tiny.text, "data.held_out_path": tiny.text, "output": "run"}

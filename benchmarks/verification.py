@@ -96,6 +96,17 @@ class TimedRule:
         self.verify = watch.timed("verify", rule.verify)
 
 
+class TimedSampling(sd.Sampling):
+    """Plain sampling whose laws are timed: those of the verifier, since a draft has its own."""
+
+    def __init__(self, watch: Stopwatch):
+        super().__init__()
+        object.__setattr__(self, "warp", watch.timed("warp", super().warp))
+
+    def at(self, temperature: float | None) -> sd.Sampling:
+        return sd.Sampling()
+
+
 class Bench:
     """Two random models, and the arms that decode with them."""
 
@@ -116,16 +127,14 @@ class Bench:
     def arm(self, tree: str, rule: str) -> Callable[[list[int]], dict[str, float]]:
         """Return what decodes one text and gives the shares of its steps' seconds."""
         watch = Stopwatch(self.verifier.device.type == "cuda")
-        sampling = sd.Sampling()
         decoder = sd.SpeculativeDecoder(
             self.verifier,
             sd.DraftModel(self.draft, TREES[tree]()),
             TimedRule(RULES[rule](), watch),
-            sampling,
+            TimedSampling(watch),
             sd.Stopping(self.options.new_tokens),
             allow_lossy=True,
         )
-        object.__setattr__(decoder.sampling, "warp", watch.timed("warp", sampling.warp))
 
         def decode(prompt: list[int]) -> dict[str, float]:
             watch.seconds.update(dict.fromkeys(PARTS, 0.0))

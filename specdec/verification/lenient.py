@@ -34,7 +34,8 @@ class Lenient:
         odds = recursive_rejection(asked, proposal.draw, self._lenience)
         verdict = decide(proposal, target_probs, stream, asked, odds)
         taken = _accepted_mass(asked, odds, proposal.draw, self._lenience)
-        rest = torch.stack([odds.rest(place) for place in range(len(asked.nodes))])
+        rests = [odds.rest(place) for place in range(len(asked.nodes))]
+        rest = torch.stack(rests) if rests else asked.p
         laws = taken + (1 - taken.sum(dim=-1, keepdim=True)) * rest
         return with_divergence(verdict, asked, laws)
 

@@ -68,6 +68,18 @@ def top_plus_one(parents: Parents, q: Law, stream: Stream) -> Proposal:
     return Proposal(tree, Draw.TOP_PLUS_ONE, draft_rows(tree, q))
 
 
+def top_plus_one_at_any_rate(parents: Parents, q: Law, stream: Stream) -> Proposal:
+    """Take the likeliest tokens even where q gives them nothing, as `tree.sampled` does."""
+
+    def token(text: Tokens, above: Tokens, is_last: bool) -> int | None:
+        if is_last:
+            return _drawn(_without(q(text), above), stream)
+        return _ranking(q, text)[len(above)]
+
+    tree = _grown_knowing_last(parents, token)
+    return Proposal(tree, Draw.TOP_PLUS_ONE, draft_rows(tree, q))
+
+
 PASSES = 0.3  # the probability that a draft token needs in order to be submitted
 
 
@@ -186,10 +198,20 @@ def played(rule: VerificationRule, drafter: Drafter, parents: Parents, p: Law, q
 
 
 def verified(rule: VerificationRule, proposal: Proposal, p: Law, stream: Stream) -> Block:
+    """Let the rule decide on a proposal, and return what is emitted."""
+    return emitted(proposal, judged(rule, proposal, p, stream))
+
+
+def judged(rule: VerificationRule, proposal: Proposal, p: Law, stream: Stream) -> Verdict:
     """Let the rule decide on a proposal; check that what it decided makes sense."""
     target_probs = draft_rows(proposal.tree, p)
     verdict = rule.verify(proposal, target_probs.clone(), stream)
     _check(proposal, verdict)
+    return verdict
+
+
+def emitted(proposal: Proposal, verdict: Verdict) -> Block:
+    """Return the accepted tokens and the one after them."""
     tokens = tuple(proposal.tree.token_ids[node] for node in verdict.path)
     return Block((*tokens, verdict.next_token), len(verdict.path))
 

@@ -142,9 +142,11 @@ class Case:
     @property
     def pairs(self) -> Sequence[Pair]:
         """The pairs of laws to try; fewer where drawn candidates have many outcomes."""
-        if self.draw is Draw.DETERMINISTIC or len(self.parents) <= 4:
+        if self.draw is Draw.DETERMINISTIC or len(self.parents) <= 3:
             return PAIRS
-        if len(self.parents) == 5:
+        if len(self.parents) == 4:
+            return [*RANDOM[3:6], *HAND]
+        if len(self.parents) == 5 and not isinstance(self.rule, KSeq):
             return FEW_PAIRS
         return SPARSE if self.draw is Draw.IID else [RANDOM[4], SPARSE[1]]
 

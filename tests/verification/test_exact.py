@@ -22,6 +22,7 @@ from rule_cases import (
     BINARY,
     CASES,
     EXACT,
+    FORKED,
     FULL,
     HAND,
     RANDOM,
@@ -39,9 +40,11 @@ from specdec.core.randomness import Stream
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Draw, Proposal
 from specdec.verification.enumeration import BranchingStream, outcomes
+from specdec.verification.kseq import KSeq
 from specdec.verification.rejection import Rejection
+from specdec.verification.top_plus_one import TopPlusOne
+from specdec.verification.traversal import Traversal
 
-PRUNED_PAIRS = (RANDOM[3], RANDOM[4], HAND[7])
 LINES = [(case, pair) for case in CASES for pair in case.pairs]
 
 
@@ -160,16 +163,35 @@ def test_float32_tables_give_the_law_to_float32_rounding() -> None:
 # --- pruning ------------------------------------------------------------------------------------
 
 
+def _prunable() -> list[Case]:
+    """Leave out what takes long and differs from a smaller case in nothing that pruning touches."""
+    asks_often = (KSeq, Traversal, TopPlusOne)
+    limit = {rule: 4 if isinstance(rule, asks_often) else 5 for rule in {c.rule for c in CASES}}
+    return [
+        case
+        for case in CASES
+        if case.draw is Draw.DETERMINISTIC or len(case.parents) < limit[case.rule]
+    ]
+
+
 @pytest.mark.parametrize("ends", ENDS, ids=lambda ends: f"ends{sorted(ends)}")
-@pytest.mark.parametrize("case", CASES, ids=names(CASES))
+@pytest.mark.parametrize("case", _prunable(), ids=names(_prunable()))
 def test_pruning_keeps_the_law_of_the_text(case: Case, ends: frozenset[int]) -> None:
     """Played as the decoder plays it, with every budget, the text still has p's law."""
-    drawn_tree = case.draw is not Draw.DETERMINISTIC and len(case.parents) > 4
-    if drawn_tree and len(case.parents) > 5:
-        pytest.skip("a smaller tree shows the same in less time")
-    for pair in (SPARSE[0],) if drawn_tree else PRUNED_PAIRS:
+    for pair in (RANDOM[3], RANDOM[4], HAND[7]):
         for budget in range(1, case.length + 2):
             check_pruned_law(case, pair, budget, ends)
+
+
+TREES_TO_PRUNE = [case for case in CASES if case.parents == FORKED]
+
+
+@pytest.mark.parametrize("ends", ENDS, ids=lambda ends: f"ends{sorted(ends)}")
+@pytest.mark.parametrize("case", TREES_TO_PRUNE, ids=names(TREES_TO_PRUNE))
+def test_pruning_drawn_trees_keeps_the_law_of_the_text(case: Case, ends: frozenset[int]) -> None:
+    """As above, where draws are so many that one pair of laws must do."""
+    for budget in range(1, case.length + 1):
+        check_pruned_law(case, SPARSE[0], budget, ends)
 
 
 @pytest.mark.parametrize("parents", [chain(3), BINARY, UNEVEN, FULL], ids=str)

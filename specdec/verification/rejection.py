@@ -44,15 +44,18 @@ def recursive_rejection(asked: Asked, draw: Draw, lenience: float = 1.0) -> Odds
     accepts = [asked.p.new_zeros(len(asked.nodes), 0)]
     refused = asked.p.new_ones(len(asked.nodes))  # P(all candidates so far were refused)
     some = torch.zeros_like(refused)
-    for number, token_ids in enumerate(asked.token_ids.split(1, dim=1)):
-        drawn = asked.drawn(number)
+    for number in range(asked.width):
+        token_ids, drawn = asked.token_ids[:, number : number + 1], asked.drawn(number)
         q = lenience * law_of_draw(asked, draw, number)
         accept = ratio(rest.gather(1, token_ids), q.gather(1, token_ids))
         left = residual(rest, q, asked.p)
-        # Averaged over this candidate's draw. Draws with replacement leave the same rest whatever
-        # was drawn before; without replacement the draws before this one are what they are.
-        gain = refused * rest.minimum(q).sum(dim=-1) / lenience
-        lost = refused * accept.squeeze(1) if draw is Draw.WITHOUT_REPLACEMENT else gain
+        # Averaged over this candidate's draw: with replacement the rest is the same whatever was
+        # drawn before.
+        lost = gain = refused * rest.minimum(q).sum(dim=-1) / lenience
+        if draw is Draw.WITHOUT_REPLACEMENT:
+            # Without replacement the later draws depend on it, so that only the last one's can be.
+            lost, more = refused * accept.squeeze(1), asked.drawn(number + 1)
+            gain = lost if more is None else lost.where(more.squeeze(1), gain)
         if drawn is not None:
             left = left.where(drawn, rest)
             gain, lost = (each.where(drawn.squeeze(1), 0.0) for each in (gain, lost))

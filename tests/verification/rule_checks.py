@@ -190,7 +190,11 @@ def _overlap_and_bound(proposal: Proposal, pair: Pair, node: int) -> tuple[float
         tokens = sorted({tree.token_ids[child] for child in tree.children[node]})
         return float(p[tokens].sum()), 0.0
     q = proposal.draft_probs[node]
-    return float(p.minimum(q).sum()), best_transport(p, q, _num_drawn(proposal, node))
+    # What a filter withholds is one more token, which p does not have.
+    hole = torch.stack([1 - q.sum(), torch.zeros_like(q[0])])
+    whole_p, whole_q = torch.cat([p, hole[1:]]), torch.cat([q, hole[:1].clamp(min=0)])
+    bound = best_transport(whole_p, whole_q, _num_drawn(proposal, node))
+    return float(p.minimum(q).sum()), bound
 
 
 def best_transport(p: Tensor, q: Tensor, num_draws: int) -> float:

@@ -151,7 +151,7 @@ def test_a_residual_without_mass_is_its_fallback() -> None:
     fallback = torch.tensor([[0.1, 0.2, 0.7], [0.1, 0.2, 0.7]])
     found = residual(p, q, fallback)
     assert torch.allclose(found, torch.tensor([[0.1, 0.2, 0.7], [0.0, 0.0, 1.0]]))
-    assert torch.equal(found[1], torch.tensor([0.0, 0.0, 1.0]) + 1e-30 * fallback[1])
+    assert found[1, :2].max() < 1e-29, "no more than a hair of the fallback"
 
 
 def test_a_ratio_is_a_probability_whatever_is_divided() -> None:
@@ -261,6 +261,8 @@ def _waits_counted(patch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
         yield counts
 
 
+# Once more for the fixed candidates; and lossy rules report their divergence.
+NUM_WAITS = {TopPlusOne: 3, Lenient: 4, Typical: 5, TopK: 5}
 PATIENT = [
     Case(rule, draw, parents)
     for rule, draw, parents in [
@@ -275,17 +277,19 @@ PATIENT = [
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("case", PATIENT, ids=names(PATIENT))
-def test_the_host_waits_for_the_device_at_most_twice(
+def test_the_host_hardly_ever_waits_for_the_device(
     case: Case, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once for the probabilities, once for the last token, whatever is accepted."""
+    """Once for the probabilities, once for the last token, whatever is accepted and however long.
+
+    Some rules wait more often, but not more often on longer chains either: see NUM_WAITS.
+    """
     pair = RANDOM[seed]
     proposal = case.drafts(case.parents, pair.q, RandomStream("draft", seed))
     p = torch.stack([pair.p((node,)) for node in range(len(proposal.tree.parents))])
     with _waits_counted(monkeypatch) as counts:
         case.rule.verify(proposal, p, RandomStream("verify", seed))
-    lossy = not case.rule.lossless_for
-    assert 1 <= counts.total() <= (3 if lossy else 2), dict(counts)
+    assert 1 <= counts.total() <= NUM_WAITS.get(type(case.rule), 2), dict(counts)
 
 
 def test_waiting_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

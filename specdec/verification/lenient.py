@@ -7,8 +7,9 @@ from specdec.core.errors import require, require_number
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.verification.asked import Asked
-from specdec.verification.asking import Odds, decide
+from specdec.verification.asking import Odds, decide, ratio, residual
 from specdec.verification.divergence import with_divergence
+from specdec.verification.overlap import overlaps
 from specdec.verification.rejection import recursive_rejection
 
 
@@ -31,13 +32,28 @@ class Lenient:
     def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
         asked = Asked.of(proposal, target_probs)
-        odds = recursive_rejection(asked, proposal.draw, self._lenience)
+        if proposal.draw is Draw.DETERMINISTIC:
+            odds = _point_masses(asked, self._lenience)
+        else:
+            odds = recursive_rejection(asked, proposal.draw, self._lenience)
         verdict = decide(proposal, target_probs, stream, asked, odds)
         taken = _accepted_mass(asked, odds, proposal.draw, self._lenience)
         rests = [odds.rest(place) for place in range(len(asked.nodes))]
         rest = torch.stack(rests) if rests else asked.p
         laws = taken + (1 - taken.sum(dim=-1, keepdim=True)) * rest
         return with_divergence(verdict, asked, laws)
+
+
+def _point_masses(asked: Asked, lenience: float) -> Odds:
+    """Ask candidates of q = 1 in turn: one that is refused leaves p without its token."""
+    ids = asked.token_ids
+    again = (ids[:, :, None] == ids[:, None, :]).tril(-1).any(dim=-1)  # a sibling had the token
+    probs = asked.p.gather(1, ids).masked_fill(again, 0.0)
+    left = 1 - (probs.cumsum(dim=1) - probs)  # of p, when a candidate's turn comes
+    accept = ratio(probs, lenience * left.clamp(min=torch.finfo(left.dtype).tiny))
+    some = 1 - (1 - accept).prod(dim=1)
+    rest = residual(asked.p.scatter(1, ids, 0.0), torch.zeros_like(asked.p), asked.p)
+    return Odds(overlaps(asked), accept, some, rest.__getitem__)
 
 
 def _accepted_mass(asked: Asked, odds: Odds, draw: Draw, lenience: float) -> Tensor:  # [I, V]

@@ -41,7 +41,7 @@ def recursive_rejection(asked: Asked, draw: Draw, lenience: float = 1.0) -> Odds
 
     `lenience` is what q is multiplied by: with less than 1 the rule is not lossless.
     """
-    if asked.width == 1 and lenience == 1 and draw is not Draw.DETERMINISTIC:
+    if asked.width == 1 and lenience == 1:
         return _along_chain(asked)
     return _in_turn(asked, draw, lenience)[0]
 
@@ -61,15 +61,18 @@ def _in_turn(asked: Asked, draw: Draw, lenience: float) -> tuple[Odds, list[Tens
     refused = asked.p.new_ones(len(asked.nodes))  # P(all candidates so far were refused)
     some = torch.zeros_like(refused)
     gains: list[Tensor] = []
-    for number, token_ids in enumerate(asked.token_ids.split(1, dim=1)):
-        drawn = asked.drawn(number)
+    for number in range(asked.width):
+        token_ids, drawn = asked.token_ids[:, number : number + 1], asked.drawn(number)
         q = lenience * law_of_draw(asked, draw, number)
         accept = ratio(rest.gather(1, token_ids), q.gather(1, token_ids))
         left = residual(rest, q, asked.p)
-        # Averaged over this candidate's draw. Draws with replacement leave the same rest whatever
-        # was drawn before; without replacement the draws before this one are what they are.
-        gain = refused * rest.minimum(q).sum(dim=-1) / lenience
-        lost = refused * accept.squeeze(1) if draw is Draw.WITHOUT_REPLACEMENT else gain
+        # Averaged over this candidate's draw: with replacement the rest is the same whatever was
+        # drawn before.
+        lost = gain = refused * rest.minimum(q).sum(dim=-1) / lenience
+        if draw is Draw.WITHOUT_REPLACEMENT:
+            # Without replacement the later draws depend on it, so that only the last one's can be.
+            lost, more = refused * accept.squeeze(1), asked.drawn(number + 1)
+            gain = lost if more is None else lost.where(more.squeeze(1), gain)
         if drawn is not None:
             left = left.where(drawn, rest)
             gain, lost = (each.where(drawn.squeeze(1), 0.0) for each in (gain, lost))
@@ -89,8 +92,6 @@ def _along_chain(asked: Asked) -> Odds:
 
 def law_of_draw(asked: Asked, draw: Draw, number: int) -> Tensor:  # [I, V]
     """Return the law that the `number`-th candidate of each node was drawn from, from 0."""
-    if draw is Draw.DETERMINISTIC:
-        return torch.zeros_like(asked.p).scatter(1, asked.token_ids[:, number : number + 1], 1.0)
     if draw is Draw.WITHOUT_REPLACEMENT and number > 0:
         left = asked.q.scatter(1, asked.token_ids[:, :number], 0.0)
         return left / left.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(left.dtype).tiny)

@@ -8,7 +8,7 @@ from specdec.core.values import Draw, Proposal, Verdict
 from specdec.verification.asked import Asked
 from specdec.verification.asking import ratio, residual
 from specdec.verification.overlap import overlaps
-from specdec.verification.walking import borne, expected_accepted, verdict_on, walk
+from specdec.verification.walking import borne, expected_accepted, token_probs, verdict_on, walk
 
 
 class TopPlusOne:
@@ -40,7 +40,7 @@ class TopPlusOne:
         ask = {node: _last_only(tree.children[node], row[0]) for node, row in rows.items()}
         path, token = walk(tree, ask, draws.__getitem__, stream, follow=True)
         # The draw averaged out, a fixed candidate is accepted with its p.
-        share = borne(tree, target_probs)
+        share = borne(tree, token_probs(tree, target_probs).tolist())
         some: dict[int, float] = {}
         for node, (accepted, covered, _) in rows.items():
             some[node] = sum(share[node][:-1]) + covered

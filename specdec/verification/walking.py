@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from specdec.core.randomness import Stream
@@ -50,27 +51,37 @@ def follow(proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
     """Draw from p at each node and walk on while a child bears the drawn token."""
     tree = proposal.tree
     draws = stream.choose_each(target_probs)
-    share = borne(tree, target_probs)
+    asked = None if proposal.draw is Draw.DETERMINISTIC else Asked.of(proposal, target_probs)
+    facts = token_probs(tree, target_probs)
+    if asked is not None:
+        facts = torch.cat([facts, overlaps(asked)])
+    found: list[float] = facts.tolist()
+    share = borne(tree, found)
     path, token = walk(tree, {}, draws.__getitem__, stream, follow=True)
     some = {node: sum(each) for node, each in share.items()}
-    visited = [node for node in (ROOT, *path) if tree.children[node]]
     expected = expected_accepted(tree, share, some)
-    if proposal.draw is Draw.DETERMINISTIC:
+    if asked is None:
+        visited = [node for node in (ROOT, *path) if tree.children[node]]
         overlap = tuple(some[node] for node in visited)  # of p and the point masses
         return Verdict(tuple(path), token, ending(proposal, path), expected, overlap)
-    return verdict_on(proposal, Asked.of(proposal, target_probs), path, token, expected)
+    seen = dict(zip(asked.nodes, found[tree.num_draft_tokens :], strict=True))
+    return verdict_on(proposal, asked, path, token, expected, seen)
 
 
-def borne(tree: CandidateTree, target_probs: Tensor) -> dict[int, list[float]]:
+def token_probs(tree: CandidateTree, target_probs: Tensor) -> Tensor:  # [N]
+    """Return p of each draft token after its parent."""
+    return target_probs[list(tree.parents[1:]), list(tree.token_ids[1:])]
+
+
+def borne(tree: CandidateTree, probs: Sequence[float]) -> dict[int, list[float]]:
     """Return P(the verifier's draw goes on to this child): p of its token, 0 if a sibling has it.
 
-    For each node a list, for its children in order.
+    For each node a list, for its children in order. `probs` are those of `token_probs`.
     """
-    parents, tokens = list(tree.parents[1:]), list(tree.token_ids[1:])
-    probs = target_probs[parents, tokens].tolist()
     share: dict[int, list[float]] = {}
-    for child, (parent, token) in enumerate(zip(parents, tokens, strict=True), start=1):
-        first = bearer(tree, parent, token) == child
+    for child in range(1, len(tree.parents)):
+        parent = tree.parents[child]
+        first = bearer(tree, parent, tree.token_ids[child]) == child
         share.setdefault(parent, []).append(probs[child - 1] if first else 0.0)
     return share
 

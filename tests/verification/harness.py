@@ -5,9 +5,10 @@ p's. By induction over rounds the whole text then has p's law, provided that eac
 new (that part is tested in tests/decoding, with real streams).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class Block(NamedTuple):
 
 Play = Callable[[Stream], Block]
 Drafter = Callable[[Parents, Law, Stream], Proposal]
+Seen = TypeVar("Seen", bound=Hashable)
 
 
 # --- drafting -----------------------------------------------------------------------------------
@@ -63,6 +65,18 @@ def top_plus_one(parents: Parents, q: Law, stream: Stream) -> Proposal:
             return _drawn(_without(q(text), above), stream)
         best = _ranking(q, text)[len(above)]
         return best if q(text)[best] > 0 else None
+
+    tree = _grown_knowing_last(parents, token)
+    return Proposal(tree, Draw.TOP_PLUS_ONE, draft_rows(tree, q))
+
+
+def top_plus_one_at_any_rate(parents: Parents, q: Law, stream: Stream) -> Proposal:
+    """Take the likeliest tokens even where q gives them nothing, as `tree.sampled` does."""
+
+    def token(text: Tokens, above: Tokens, is_last: bool) -> int | None:
+        if is_last:
+            return _drawn(_without(q(text), above), stream)
+        return _ranking(q, text)[len(above)]
 
     tree = _grown_knowing_last(parents, token)
     return Proposal(tree, Draw.TOP_PLUS_ONE, draft_rows(tree, q))
@@ -186,12 +200,69 @@ def played(rule: VerificationRule, drafter: Drafter, parents: Parents, p: Law, q
 
 
 def verified(rule: VerificationRule, proposal: Proposal, p: Law, stream: Stream) -> Block:
+    """Let the rule decide on a proposal, and return what is emitted."""
+    return emitted(proposal, judged(rule, proposal, p, stream))
+
+
+def judged(rule: VerificationRule, proposal: Proposal, p: Law, stream: Stream) -> Verdict:
     """Let the rule decide on a proposal; check that what it decided makes sense."""
     target_probs = draft_rows(proposal.tree, p)
     verdict = rule.verify(proposal, target_probs.clone(), stream)
     _check(proposal, verdict)
+    return verdict
+
+
+def emitted(proposal: Proposal, verdict: Verdict) -> Block:
+    """Return the accepted tokens and the one after them."""
     tokens = tuple(proposal.tree.token_ids[node] for node in verdict.path)
     return Block((*tokens, verdict.next_token), len(verdict.path))
+
+
+class Drafted(NamedTuple):
+    """One of the proposals that a drafter can make, and how probable it is."""
+
+    proposal: Proposal
+    mass: float
+
+
+class _Held:
+    """Keeps a proposal apart from equal ones, which could be drawn in other ways."""
+
+    def __init__(self, proposal: Proposal):
+        self.proposal = proposal
+
+
+@torch.inference_mode()
+def drafts(drafter: Drafter, parents: Parents, q: Law) -> list[Drafted]:
+    """Return everything that can be drafted."""
+    held = outcomes(lambda stream: _Held(drafter(parents, q, stream)))
+    return [Drafted(each.proposal, mass) for each, mass in held.items()]
+
+
+@torch.inference_mode()
+def decisions(
+    rule: VerificationRule, proposal: Proposal, p: Law, seen: Callable[[Verdict], Seen]
+) -> dict[Seen, float]:
+    """Return the law of something about the verdict on one proposal."""
+    return outcomes(lambda stream: seen(judged(rule, proposal, p, stream)))
+
+
+def block_law(rule: VerificationRule, drafted: Sequence[Drafted], p: Law) -> dict[Block, float]:
+    """Return the law of what one round emits; as of `played`, but each draft is made only once."""
+    law: dict[Block, float] = {}
+    for proposal, mass in drafted:
+        for block, share in decisions(rule, proposal, p, partial(emitted, proposal)).items():
+            law[block] = law.get(block, 0.0) + mass * share
+    return law
+
+
+def at_least(blocks: dict[Block, float]) -> list[float]:
+    """Return P(A >= d) for d = 1, 2, ..."""
+    deepest = max(block.num_accepted for block in blocks)
+    return [
+        sum(mass for block, mass in blocks.items() if block.num_accepted >= depth)
+        for depth in range(1, deepest + 1)
+    ]
 
 
 def _check(proposal: Proposal, verdict: Verdict) -> None:
@@ -225,12 +296,7 @@ def completed(
 
 def acceptance(play: Play) -> list[float]:
     """Return P(A >= d) for d = 1, 2, ..."""
-    blocks = outcomes(play)
-    deepest = max(block.num_accepted for block in blocks)
-    return [
-        sum(mass for block, mass in blocks.items() if block.num_accepted >= depth)
-        for depth in range(1, deepest + 1)
-    ]
+    return at_least(outcomes(play))
 
 
 def depth_of(parents: Parents) -> int:

@@ -56,5 +56,5 @@ def residual(p: Tensor, q: Tensor, fallback: Tensor) -> Tensor:  # [..., V] each
 
 
 def ratio(p: Tensor, q: Tensor) -> Tensor:
-    """Return min(1, p / q) of tokens that were drawn from q, which is not 0 there."""
-    return (p / q).clamp_(max=1)
+    """Return min(1, p / q); 0 where q is 0, since nothing is drawn from there."""
+    return torch.where(q > 0, (p / q).clamp_(max=1), 0.0)

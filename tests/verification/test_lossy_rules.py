@@ -81,7 +81,11 @@ def test_every_configured_lossy_rule_is_measured() -> None:
 
 
 @pytest.mark.parametrize("draw", SHAPES, ids=lambda draw: draw.value)
-@pytest.mark.parametrize("rule", {type(rule): rule for rule in LOSSY}.values(), ids=str)
+@pytest.mark.parametrize(
+    "rule",
+    {type(rule): rule for rule in LOSSY}.values(),
+    ids=lambda rule: type(rule).__name__,
+)
 def test_they_are_lossy_indeed_and_must_be_allowed(rule: VerificationRule, draw: Draw) -> None:
     """What is refused without `allow_lossy` strays, for some pair, by far more than rounding."""
     with pytest.raises(UserError, match="allow_lossy"):

@@ -9,7 +9,7 @@ from specdec.verification.asked import Asked
 from specdec.verification.asking import HAIR, Odds, decide, ratio
 from specdec.verification.overlap import overlaps
 
-NUM_ROUNDS, NUM_STEPS = 3, 8  # of the search for rho: its error is (k - 1) / 512
+NUM_ROUNDS, NUM_STEPS = 5, 8  # of the search for rho: its error is (k - 1) / 32768
 
 
 class KSeq:

@@ -237,6 +237,19 @@ def check_divergence(case: Case, pair: Pair) -> None:
 # --- noise --------------------------------------------------------------------------------------
 
 
+class ConstantStream(RandomStream):
+    """The product's stream with a generator that always says the same."""
+
+    def __init__(self, number: float):
+        super().__init__()
+        self._number = number
+
+    @property
+    def _random(self) -> object:  # instead of a generator that is seeded
+        number = self._number
+        return type("Generator", (), {"random": lambda self: number})()
+
+
 def check_zero_is_never_accepted(stream: RandomStream) -> None:
     """A stream whose noise is 0 still says no to probability 0, and yes to anything more."""
     assert not stream.accept(0.0), "a token that is impossible would be accepted"

@@ -31,6 +31,7 @@ from rule_cases import (
     random_pair,
 )
 from rule_checks import (
+    ConstantStream,
     by_blocks,
     check_accepted_texts,
     check_divergence,
@@ -38,6 +39,7 @@ from rule_checks import (
     check_overlap_and_bound,
     check_pruned_law,
     check_text_law,
+    check_zero_is_never_accepted,
 )
 from torch import Tensor
 from toy import memoryless
@@ -147,6 +149,11 @@ def _sorted_by(likelihood: Callable[[Proposal, Tensor], Tensor]) -> object:
         return replace(verdict, path=tuple(3 - node for node in verdict.path))
 
     return verify
+
+
+def _root_row_of_q(proposal: Proposal, p: Tensor) -> Tensor:
+    assert proposal.draft_probs is not None
+    return proposal.draft_probs[0]
 
 
 def _prefix_break(c: list[float], s: list[float], i: int, num_asked: int) -> float:
@@ -285,7 +292,7 @@ BIASING = [
         0.0853,
         replaced(
             f"{RULES}.rejection.Rejection.verify",
-            _sorted_by(lambda proposal, p: proposal.draft_probs[0]),
+            _sorted_by(_root_row_of_q),
         ),
         WITHOUT,
     ),
@@ -509,3 +516,14 @@ def test_a_bug_that_cannot_be_planted_is_an_error(
     """Else a bug would silently vanish from the table when the product is written anew."""
     with pytest.raises((AssertionError, AttributeError)):
         plant(monkeypatch)
+
+
+def test_a_stream_that_accepts_its_own_probability_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`u <= p / q` instead of `u < p / q` lets an impossible token pass where u is 0."""
+    stream = ConstantStream(0.0)
+    check_zero_is_never_accepted(stream)
+    rewritten("specdec.core.randomness.RandomStream.accept", " < ", " <= ")(monkeypatch)
+    with pytest.raises(AssertionError, match="impossible"):
+        check_zero_is_never_accepted(stream)

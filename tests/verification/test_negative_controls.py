@@ -104,6 +104,8 @@ class _Variant:
     """Rejection along a chain, with one piece that a control replaces."""
 
     lossless_for = frozenset({Draw.SINGLE})
+    defined_for = lossless_for
+    needs_q = True
 
     def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
         tokens = proposal.tree.token_ids[1:]

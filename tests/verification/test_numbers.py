@@ -9,7 +9,7 @@ import pytest
 import torch
 from harness import DRAFTERS, ROOT_TOKEN, bias, chain, names
 from rule_cases import BINARY, CASES, HAND, RANDOM, THREE, TWO, Case, cases
-from rule_checks import check_zero_is_never_accepted
+from rule_checks import ConstantStream, check_zero_is_never_accepted
 from torch import Tensor
 from toy import Law, Tokens
 
@@ -117,6 +117,7 @@ LARGE = [
 def test_a_large_vocabulary_in_float32_is_as_good_as_in_float64(case: Case, scale: float) -> None:
     """From flat rows to one-hot ones: the same probabilities and laws, and never NaN."""
     proposal, p = _large(case.draw, case.parents, scale)
+    assert proposal.draft_probs is not None
     wide = replace(proposal, draft_probs=proposal.draft_probs.double())
     narrow_stream, wide_stream = _Refusing(), _Refusing()
     narrow = case.rule.verify(proposal, p, narrow_stream)
@@ -177,37 +178,24 @@ def test_p_a_little_below_q_everywhere_is_no_trouble(case: Case) -> None:
 # --- extreme noise ------------------------------------------------------------------------------
 
 
-class _Constant(RandomStream):
-    """The product's stream with a generator that always says the same."""
-
-    def __init__(self, number: float):
-        super().__init__()
-        self._number = number
-
-    @property
-    def _random(self) -> object:  # instead of a generator that is seeded
-        number = self._number
-        return type("Generator", (), {"random": lambda self: number})()
-
-
 LAST = 1 - 2**-53  # the largest number below 1
 
 
 def test_noise_of_zero_never_accepts_what_is_impossible() -> None:
     """Accept if u < p / q, strictly: u = 0 is drawn once in 2^53 times, or 2^24 in float32."""
-    check_zero_is_never_accepted(_Constant(0.0))
+    check_zero_is_never_accepted(ConstantStream(0.0))
 
 
 @pytest.mark.parametrize("number", [0.0, LAST], ids=["zero", "almost-one"])
 def test_extreme_noise_draws_no_token_without_weight(number: float) -> None:
     """Neither the first nor the last token, nor one beyond the vocabulary."""
-    stream = _Constant(number)
+    stream = ConstantStream(number)
     for weights in ([0.0, 0.3, 0.3, 0.0], [0.0, 1e-30, 0.0], [0.0] * 5 + [1.0] + [0.0] * 5):
         for dtype in (torch.float32, torch.float64):
             row = torch.tensor(weights, dtype=dtype)
             assert row[stream.choose(row)] > 0
             assert row[stream.choose_each(row[None])[0]] > 0
-    assert _Constant(LAST).accept(1.0), "certain is certain"
+    assert ConstantStream(LAST).accept(1.0), "certain is certain"
 
 
 LACKING = [case for case in CASES if case.parents in (chain(2), TWO) and case.drafter is None]
@@ -224,7 +212,9 @@ def test_no_rule_accepts_an_impossible_token_at_noise_zero(case: Case) -> None:
     q = torch.tensor([0.2, 0.3, 0.5]).expand(len(case.parents), -1)
     rows = None if case.draw is Draw.DETERMINISTIC else q
     for number in (0.0, LAST):
-        verdict = case.rule.verify(Proposal(tree, case.draw, rows), p.clone(), _Constant(number))
+        verdict = case.rule.verify(
+            Proposal(tree, case.draw, rows), p.clone(), ConstantStream(number)
+        )
         assert (verdict.path, verdict.next_token) == ((), 0)
 
 
@@ -296,5 +286,6 @@ def test_waiting_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of these waits once."""
     row = torch.tensor([0.5, 0.5])
     with _waits_counted(monkeypatch) as counts:
-        int(row.argmax()), float(row[0]), bool(row[0] > 0), row.tolist(), row.nonzero(), row.cpu()
+        for wait in (float, bool, Tensor.item, Tensor.tolist, Tensor.nonzero, Tensor.cpu):
+            wait(row[0])
     assert counts.total() == 6

@@ -87,13 +87,15 @@ class Proposal:
     def pruned(self, max_depth: int, end_ids: frozenset[int]) -> "Proposal":
         """Drop the nodes that could never be emitted; see `CandidateTree.pruned`."""
         tree, kept = self.tree.pruned(max_depth, end_ids)
-        if tree is self.tree:
+        # A chain that was cut ends where the cut is, not where its filter ended it. So does one
+        # whose withheld token would have stood below the cut: had it been shown, it would be gone.
+        withheld = self.withheld and tree is self.tree and max(tree.depths) < max_depth
+        if tree is self.tree and withheld == self.withheld:
             return self
         rows = self.draft_probs
         if rows is not None:
             rows = rows[[node for node in kept if node < len(rows)]]
-        # A chain that was cut ends where the cut is, not where its filter ended it.
-        return replace(self, tree=tree, draft_probs=rows, withheld=False)
+        return replace(self, tree=tree, draft_probs=rows, withheld=withheld)
 
 
 @dataclass(frozen=True)

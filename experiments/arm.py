@@ -18,7 +18,7 @@ from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import summarize
-from specdec.prompts import Prompt, load_prompts, render_turn
+from specdec.prompts import Prompt, Rendered, load_prompts, render_turn
 from specdec.report.provenance import provenance
 from specdec.report.run_dir import RunDir
 
@@ -32,12 +32,6 @@ class Arm:
     config: DictConfig
     verifier: HFCausalLM
     decoder: SpeculativeDecoder
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The verifier's tokenizer, which a loaded model always has."""
-        assert self.verifier.tokenizer is not None
-        return self.verifier.tokenizer
 
     def run_dir(self, path: Path) -> RunDir:
         """Prepare the folder that the arm's results go to."""
@@ -57,8 +51,7 @@ class Arm:
 
     def request(self, prompt: Prompt, answers: Sequence[str]) -> Request:
         """Render the turn that comes after `answers`."""
-        mode = self.config.prompts.chat_template
-        rendered = render_turn(prompt, answers, self.tokenizer, mode)
+        rendered = render(prompt, answers, self.verifier, self.config)
         return Request(prompt.prompt_id, rendered.token_ids, prompt.category, len(answers))
 
     def check(self, prompts: Sequence[Prompt]) -> None:
@@ -70,6 +63,14 @@ class Arm:
         short = copy.copy(self.decoder)
         short.stopping = replace(short.stopping, max_new_tokens=8)
         short.decode([self.request(prompt, [])])
+
+
+def render(
+    prompt: Prompt, answers: Sequence[str], verifier: HFCausalLM, config: DictConfig
+) -> Rendered:
+    """Render the turn that comes after `answers` as the verifier reads it."""
+    assert verifier.tokenizer is not None  # a model that was loaded has one
+    return render_turn(prompt, answers, verifier.tokenizer, config.prompts.chat_template)
 
 
 def build_prompts(config: DictConfig) -> list[Prompt]:
@@ -130,7 +131,7 @@ def announce(arm: Arm, prompts: Sequence[Prompt]) -> None:
         f" {millions:.1f} M parameters; proven: tree forwards equal plain forwards"
         f" (relative difference {verifier.tree_error:.0e})"
     )
-    rendered = render_turn(prompts[0], [], arm.tokenizer, arm.config.prompts.chat_template)
+    rendered = render(prompts[0], [], verifier, arm.config)
     shown = rendered.text[-400:]
     print(f"{len(prompts)} prompts; the first one ({len(rendered.token_ids)} tokens) ends in:")
     print("\n".join(f"  | {line}" for line in shown.splitlines()))

@@ -13,6 +13,7 @@ from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.table import TableLM
+from specdec.tree.filtered import Filtered
 from specdec.tree.fixed import Candidates
 from specdec.tree.sampled import SampledTree
 from specdec.verification.enumeration import BranchingStream
@@ -129,14 +130,8 @@ class EnumeratedStream:
         return self._branching.choose_each(weights)
 
 
-class ChoosingTree(SampledTree):
-    """A sampled tree with draws that can be enumerated whatever q is."""
-
-    def __init__(self, parents: Sequence[int], draw: Draw = Draw.SINGLE):
-        paths: list[Tokens] = [()]
-        for node, parent in enumerate(parents[1:], start=1):
-            paths.append((*paths[parent], tuple(parents[1:node]).count(parent)))
-        super().__init__(paths[1:], draw)
+class Choosing(SampledTree):
+    """Draws that can be enumerated whatever q is, for a sampled tree of any shape."""
 
     def candidates(
         self, draft_probs: Tensor, width: int, streams: Sequence[RandomStream]
@@ -147,6 +142,20 @@ class ChoosingTree(SampledTree):
         ]
         found = torch.tensor(rows)
         return Candidates(found.clamp(min=0), found >= 0)
+
+
+class ChoosingTree(Choosing):
+    """A sampled tree given by the parents of its nodes, enumerable."""
+
+    def __init__(self, parents: Sequence[int], draw: Draw = Draw.SINGLE):
+        paths: list[Tokens] = [()]
+        for node, parent in enumerate(parents[1:], start=1):
+            paths.append((*paths[parent], tuple(parents[1:node]).count(parent)))
+        super().__init__(paths[1:], draw)
+
+
+class ChoosingFiltered(Choosing, Filtered):
+    """The tree policy `Filtered`, enumerable."""
 
 
 def _children(law: Tensor, width: int, draw: Draw, stream: RandomStream) -> list[int]:

@@ -7,6 +7,7 @@ decisions: test_lossless_multistep.py decodes with the real streams.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from torch import Tensor
 from toy import (
     NO_END,
     ChoosingChain,
+    ChoosingFiltered,
+    ChoosingTree,
     EnumeratedStream,
     RankedTree,
     TextLaw,
@@ -27,9 +30,9 @@ from toy import (
     total_variation,
 )
 
-from specdec.core.protocols import Proposer
-from specdec.core.randomness import Stream
-from specdec.core.values import Outcome, Proposal, Verdict
+from specdec.core.protocols import Proposer, TreePolicy, VerificationRule
+from specdec.core.randomness import RandomStream, Stream
+from specdec.core.values import Draw, Outcome, Proposal, Verdict
 from specdec.decoding import request as request_module
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
@@ -39,8 +42,12 @@ from specdec.proposer.ngram import NGram
 from specdec.proposer.none import NoProposer
 from specdec.proposer.recorded import Recorded
 from specdec.tree.chain import Chain
+from specdec.verification.block import Block
 from specdec.verification.enumeration import BranchingStream, outcomes
+from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
+from specdec.verification.top_plus_one import TopPlusOne
+from specdec.verification.traversal import Traversal
 
 EXACT = 1e-12
 CELLS = 4  # of the grid on which the laws of `Chain`'s test lie
@@ -57,9 +64,30 @@ class Arm:
     name: str
     make: Callable[[], Proposer]
     length: int
+    rule: VerificationRule | None = None  # rejection
 
     def __str__(self) -> str:
         return self.name
+
+
+FORK = (-1, 0, 0, 2)
+PASSES = 0.3  # the probability that a filtered draft token needs
+
+
+@cache
+def without_least(tokens: Tokens) -> Tensor:
+    """Return the draft's law without its least likely token: fewer branches to enumerate."""
+    row = DRAFT(tokens)
+    return row * (row > row.min())
+
+
+def drafting(tree: TreePolicy) -> DraftModel:
+    return DraftModel(table_lm(DRAFT), tree)
+
+
+def forking(draw: Draw) -> DraftModel:
+    """Draft two tokens, and one more below the second."""
+    return DraftModel(table_lm(without_least), ChoosingTree(FORK, draw))
 
 
 ARMS = [
@@ -72,6 +100,15 @@ ARMS = [
     Arm("recorded", lambda: Recorded({"a": TEXT, "b": TEXT}, 2, accuracy=0.5), 3),
     Arm("ranked_tree_2_2", lambda: RankedTree((-1, 0, 0, 1, 1, 2, 2), DRAFT), 5),
     Arm("ranked_tree_uneven", lambda: RankedTree((-1, 0, 0, 2, 2, 3, 5), DRAFT), 5),
+    Arm("chain_block", lambda: drafting(ChoosingChain(2)), 3, Block()),
+    Arm("filtered", lambda: drafting(ChoosingFiltered(2, PASSES)), 3),
+    Arm("filtered_block", lambda: drafting(ChoosingFiltered(2, PASSES)), 3, Block()),
+    Arm("iid", lambda: forking(Draw.IID), 3),
+    Arm("iid_traversal", lambda: forking(Draw.IID), 3, Traversal()),
+    Arm("without_replacement", lambda: forking(Draw.WITHOUT_REPLACEMENT), 3),
+    Arm("without_replacement_match", lambda: forking(Draw.WITHOUT_REPLACEMENT), 3, Match()),
+    Arm("without_replacement_traversal", lambda: forking(Draw.WITHOUT_REPLACEMENT), 3, Traversal()),
+    Arm("top_plus_one", lambda: forking(Draw.TOP_PLUS_ONE), 3, TopPlusOne()),
 ]
 
 
@@ -107,7 +144,7 @@ def loop_law(
 def test_the_loop_has_exactly_the_verifiers_law(
     arm: Arm, ends: frozenset[int], enumerate_streams: Callable[[BranchingStream], None]
 ) -> None:
-    found = loop_law(arm.make(), Stopping(arm.length, ends), enumerate_streams)
+    found = loop_law(arm.make(), Stopping(arm.length, ends), enumerate_streams, rule=arm.rule)
     expected = text_law(TARGET, arm.length, ends, PROMPT)
     bias = total_variation(found, expected)
     assert bias < EXACT, f"TV {bias:.3e}: with {arm} the text does not have the verifier's law"
@@ -134,6 +171,42 @@ def test_two_requests_in_one_batch_are_independent(
             assert found.get((a, b), 0.0) == pytest.approx(mass_a * mass_b, abs=EXACT), (
                 f"texts {a} and {b} of two requests in flight are not independent"
             )
+
+
+@pytest.mark.parametrize(
+    ("tree", "rule"),
+    [
+        (ChoosingChain(2), Block()),
+        (ChoosingFiltered(2, PASSES), Rejection()),
+        (ChoosingTree(FORK, Draw.WITHOUT_REPLACEMENT), Traversal()),
+    ],
+    ids=["chain_block", "filtered", "without_replacement_traversal"],
+)
+def test_a_neighbour_with_more_budget_changes_nothing(
+    tree: TreePolicy, rule: VerificationRule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tree is grown for the neighbour's sake deeper than the request can use, and cut.
+
+    What was drawn below the cut must leave no trace, nor must that something was withheld there.
+    """
+    context = len(PROMPT) + 2
+    verifier = table_lm(TARGET, max_length=context)
+    neighbour = Request("neighbour", (2,))
+    speculative = decoder(
+        drafting(tree), verifier=verifier, rule=rule, stopping=Stopping(3), batch=2
+    )
+
+    def play(branching: BranchingStream) -> Tokens:
+        stream = EnumeratedStream(branching)
+        monkeypatch.setattr(
+            request_module,
+            "RandomStream",
+            lambda seed, name, *key: stream if name == "a" else RandomStream(seed, name, *key),
+        )
+        return speculative.decode([Request("a", PROMPT), neighbour])[0].output_ids
+
+    bias = total_variation(outcomes(play), text_law(TARGET, 2, prompt=PROMPT))
+    assert bias < EXACT, f"TV {bias:.3e}: what a neighbour may still emit changes the text"
 
 
 # --- negative controls: each must be found ------------------------------------------------------

@@ -5,29 +5,26 @@ noise of its own. Here that noise comes from `RandomStream`, keyed by (seed, req
 purpose): marginals of single tokens would miss most misuse of it, so the JOINT law of whole texts
 is tested, each of them several steps long.
 
-False alarms: each test fails with probability FALSE_ALARM if the decoder is right. Seeds are
-fixed, so a test that passes goes on to pass until the code draws its numbers differently.
-Power: `detectable` tells which bias is found with probability POWER; test_the_power_is_as_stated
-holds the numbers. The negative controls at the end must be found.
+False alarms and power are those of joint_law.py; test_the_power_is_as_stated holds the numbers.
+The negative controls at the end must be found. All pairs of a rule and a tree are in
+test_lossless_combinations.py.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from arms import DRAFT, GAMMA, PROMPT, PROPOSERS, TARGET, V, decoder, requests
-from scipy.optimize import brentq
-from scipy.stats import chi2, ncx2
+from joint_law import assert_fits, assert_found, detectable, fit, steps_per_text
+from noise import rekeyed
 from torch import Tensor
-from toy import NO_END, TextLaw, Tokens, memoryless, table_lm, text_law, warped
+from toy import NO_END, TextLaw, memoryless, table_lm, text_law, warped
 
 from specdec.core.randomness import RandomStream, Stream
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
 from specdec.core.values import Context, Outcome, Proposal, Verdict
-from specdec.decoding.request import Flight
 from specdec.decoding.stopping import Stopping
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.none import NoProposer
@@ -35,12 +32,9 @@ from specdec.proposer.recorded import Recorded
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
 
-FALSE_ALARM = 1e-6  # per test
-POWER = 0.99
 NUM_TEXTS = 2000
 NUM_WRONG_TEXTS = 1000  # enough for each of the negative controls
 LENGTH = GAMMA + 3  # at least two steps, whatever is accepted
-MIN_EXPECTED = 5.0  # cells with less are pooled
 
 ARMS = ["none", "ngram", "recorded", "draft_model"]  # of arms.PROPOSERS
 SAMPLINGS = {
@@ -48,64 +42,6 @@ SAMPLINGS = {
     "T=0.7,top_p=0.9": Sampling(0.7, top_p=0.9),
     "T=0.8,top_k=2": Sampling(0.8, top_k=2),
 }
-
-
-# --- the test -----------------------------------------------------------------------------------
-
-
-class Fit(NamedTuple):
-    """How well counted texts fit a law."""
-
-    p_value: float
-    degrees: int  # of freedom: cells - 1
-    impossible: int  # texts that the law does not have at all
-
-    @property
-    def passes(self) -> bool:
-        return self.impossible == 0 and self.p_value >= FALSE_ALARM
-
-
-def fit(texts: Sequence[Tokens], law: TextLaw) -> Fit:
-    """Compare counts with expectations by Pearson's chi-square; rare cells are pooled."""
-    counts = Counter(texts)
-    impossible = sum(count for text, count in counts.items() if law.get(text, 0.0) == 0)
-    cells: list[tuple[float, int]] = []
-    pooled = (0.0, 0)
-    for text, mass in sorted(law.items(), key=lambda item: item[1]):
-        expected, observed = mass * len(texts) + pooled[0], counts[text] + pooled[1]
-        pooled = (0.0, 0)
-        if expected < MIN_EXPECTED:
-            pooled = (expected, observed)
-        else:
-            cells.append((expected, observed))
-    statistic = sum((observed - expected) ** 2 / expected for expected, observed in cells)
-    return Fit(float(chi2.sf(statistic, len(cells) - 1)), len(cells) - 1, impossible)
-
-
-def detectable(num_texts: int, degrees: int) -> float:
-    """Return the total variation that is found with probability POWER.
-
-    A bias e that is spread evenly over the cells has chi-square divergence 4 e^2, hence the
-    non-centrality 4 n e^2. A bias that sits in a few cells is found much more easily.
-    """
-    critical = chi2.isf(FALSE_ALARM, degrees)
-    needed = brentq(lambda x: ncx2.sf(critical, degrees, x) - POWER, 1.0, 1e5)
-    assert isinstance(needed, float)
-    return (needed / (4 * num_texts)) ** 0.5
-
-
-def assert_fits(traces: Sequence[Trace], law: TextLaw, what: str) -> None:
-    result = fit([trace.output_ids for trace in traces], law)
-    assert result.impossible == 0, f"{what}: {result.impossible} texts have probability 0"
-    assert result.p_value >= FALSE_ALARM, (
-        f"{what}: the texts do not have the verifier's law, chi-square p = {result.p_value:.1e}"
-        f" with {result.degrees} degrees of freedom and {len(traces)} texts"
-        f" (a right decoder fails here once in {1 / FALSE_ALARM:.0e} times)"
-    )
-
-
-def steps_per_text(traces: Sequence[Trace]) -> float:
-    return sum(len(trace.steps) for trace in traces) / len(traces)
 
 
 # --- the decoder passes -------------------------------------------------------------------------
@@ -200,12 +136,8 @@ def _decode_wrongly(**wrong: Any) -> list[Trace]:
     return decoder(**usual, **wrong).decode(requests(NUM_WRONG_TEXTS))
 
 
-def _assert_found(traces: Sequence[Trace], bug: str, law: TextLaw | None = None) -> None:
-    expected = law or text_law(TARGET, LENGTH, prompt=PROMPT)
-    result = fit([trace.output_ids for trace in traces], expected)
-    assert not result.passes, (
-        f"{bug} goes unseen: p = {result.p_value:.1e} with {result.degrees} degrees of freedom"
-    )
+def _assert_found(traces: Sequence[Trace], bug: str) -> None:
+    assert_found(traces, text_law(TARGET, LENGTH, prompt=PROMPT), bug)
 
 
 def test_a_correction_from_p_is_found() -> None:
@@ -218,22 +150,9 @@ def test_q_recorded_at_another_temperature_is_found() -> None:
     _assert_found(_decode_wrongly(proposer=_MisrecordedDraft()), "q of another temperature")
 
 
-def _rekeyed(
-    monkeypatch: pytest.MonkeyPatch, key: Callable[[Flight, str], tuple[object, ...]]
-) -> None:
-    """Give every step the streams that `key` names for the purposes "draft" and "verify"."""
-    original = Flight.context
-
-    def context(flight: Flight) -> Context:
-        draft, verify = (RandomStream(*key(flight, purpose)) for purpose in ("draft", "verify"))
-        return replace(original(flight), draft_stream=draft, verify_stream=verify)
-
-    monkeypatch.setattr(Flight, "context", context)
-
-
 def test_rekeyed_streams_are_as_good_as_the_decoders_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """The patch of the next two tests is harmless in itself."""
-    _rekeyed(monkeypatch, lambda f, purpose: (f.request.request_id, len(f.steps), purpose, "new"))
+    rekeyed(monkeypatch, lambda f, purpose: (f.request.request_id, len(f.steps), purpose, "new"))
     assert_fits(_decode_wrongly(), text_law(TARGET, LENGTH, prompt=PROMPT), "new keys")
 
 
@@ -242,13 +161,13 @@ def test_noise_used_again_in_the_next_step_is_found(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the step in the key every step draws the numbers of the first one."""
-    _rekeyed(monkeypatch, lambda flight, purpose: (flight.request.request_id, purpose))
+    rekeyed(monkeypatch, lambda flight, purpose: (flight.request.request_id, purpose))
     _assert_found(_decode_wrongly(proposer=PROPOSERS[name]()), f"{name}: noise used in every step")
 
 
 def test_noise_shared_by_draft_and_verifier_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the purpose in the key the number that drew a token also decides on it."""
-    _rekeyed(monkeypatch, lambda flight, _: (flight.request.request_id, len(flight.steps)))
+    rekeyed(monkeypatch, lambda flight, _: (flight.request.request_id, len(flight.steps)))
     _assert_found(_decode_wrongly(), "one number for drafting and for accepting")
 
 
@@ -274,7 +193,7 @@ def test_a_recording_of_the_verifier_can_be_replayed_with_another_seed() -> None
 def test_a_recording_judged_by_its_own_noise_is_found() -> None:
     """Its token at step k was drawn from the very stream that judges later drafts."""
     traces, law = _replayed(seed=1)
-    _assert_found(traces, "a recording replayed with its own seed", law)
+    assert_found(traces, law, "a recording replayed with its own seed")
 
 
 def test_cells_are_pooled_and_impossible_texts_counted() -> None:

@@ -1,0 +1,159 @@
+"""Are a run's texts lossless? `python experiments/check.py run=outputs/decode/RUN`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from specdec.experiments.app import build, run
+
+from specdec.core.errors import UserError, require, require_int, require_number
+
+if TYPE_CHECKING:
+    from specdec.core.trace import Trace
+    from specdec.lm.hf import HFCausalLM
+    from specdec.metrics.pit import Uniformity
+    from specdec.replay.transforms import Decoded
+
+EXIT_NOT_LOSSLESS = 1
+FILES = ("config.yaml", "traces.jsonl")
+# The share of tokens that rounding may push over the edge of top-p, top-k or min-p when a forward
+# of many tokens is compared with another; a sampler that leaves its law does so far more often.
+ROUNDED_AWAY = {"float32": 1e-4, "bfloat16": 1e-2, "float16": 1e-2}
+
+
+def task(config: DictConfig) -> None:
+    """Score and test every run, print the table, exit with 1 if one is not lossless."""
+    check_options(config)
+    # Here and not above, because torch takes seconds to import and --help should not wait.
+    from specdec.report.uniformity_table import print_uniformity
+
+    runs = {str(path): run_config(path, config) for path in run_folders(config.run)}
+    found = {name: tested(Path(name), each, config) for name, each in runs.items()}
+    verdicts = {
+        name: is_lossless(found[name], config.false_alarm, runs[name].dtype) for name in runs
+    }
+    print_uniformity(found, verdicts)
+    lossy = [name for name, verdict in verdicts.items() if not verdict]
+    if lossy:
+        print(f"error: not lossless: {', '.join(lossy)}", file=sys.stderr)
+        sys.exit(EXIT_NOT_LOSSLESS)
+    print(f"lossless, as far as these tokens tell (false alarms: {config.false_alarm:g} per run)")
+
+
+def check_options(config: DictConfig) -> None:
+    """Refuse what is wrong before a model is loaded."""
+    if OmegaConf.is_missing(config, "run"):
+        raise UserError("run: missing; expected run=DIR, a run directory")
+    require_int("batch", config.batch, 1)
+    require_int("seed", config.seed, 0)
+    require_number("false_alarm", config.false_alarm, 0.0, 1.0)
+
+
+def run_folders(value: object) -> list[Path]:
+    """List the run directories that are meant: a folder of a comparison stands for its arms'."""
+    values = list(value) if isinstance(value, ListConfig) else [value]
+    folders: list[Path] = []
+    for each in values:
+        require(isinstance(each, str) and bool(each), "run", each, "a run directory")
+        folder = Path(str(each))
+        is_run = all((folder / name).is_file() for name in FILES)
+        below = sorted(path.parent for path in folder.glob("*/traces.jsonl"))
+        if not is_run and not below:
+            raise UserError(f"run={str(folder)!r}: no {' and '.join(FILES)} in that folder")
+        folders += [folder] if is_run else below
+    require(bool(folders), "run", values, "at least one run directory")
+    return folders
+
+
+def run_config(folder: Path, config: DictConfig) -> DictConfig:
+    """Read how a run was decoded, with the device and the type that were asked for here.
+
+    Raises:
+        UserError: it was decoded at temperature 0.
+    """
+    found = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(found, DictConfig)
+    for name in ("device", "dtype"):
+        if config[name] is not None:
+            found[name] = found.verifier[name] = config[name]
+    if found.sampling.temperature == 0:
+        raise UserError(
+            f"run={str(folder)!r}: decoded at temperature 0, where nothing is random; compare its"
+            " texts with those of proposer=none (compare says whether they are the same)"
+        )
+    return found
+
+
+def tested(folder: Path, run_config: DictConfig, config: DictConfig) -> Uniformity:
+    """Score all tokens of a run and test where they fell.
+
+    Raises:
+        UserError: there are too few of them.
+    """
+    from tqdm import tqdm
+
+    from specdec.metrics.pit import MIN_TOKENS, uniformity
+    from specdec.replay.transforms import transforms
+    from specdec.report.run_dir import read_traces
+
+    traces = read_traces(folder)
+    num_tokens = sum(len(trace.output_ids) for trace in traces)
+    if num_tokens < MIN_TOKENS:
+        raise UserError(
+            f"run={str(folder)!r}: {num_tokens} tokens; expected at least {MIN_TOKENS} to test"
+        )
+    verifier = build(run_config.verifier)
+    texts = decoded_texts(traces, run_config, verifier)
+    sampling = build(run_config.sampling)
+    scored = transforms(texts, verifier, sampling, config.seed, config.batch)
+    bar = tqdm(scored, total=len(texts), desc="score", unit="text", disable=None)
+    return uniformity([text.numpy() for text in bar])
+
+
+def decoded_texts(
+    traces: Sequence[Trace], config: DictConfig, verifier: HFCausalLM
+) -> list[Decoded]:
+    """Render the prompts again, later turns after the answers that the run itself gave.
+
+    Raises:
+        UserError: the prompts are others than those that were decoded.
+    """
+    from specdec.experiments.arm import build_prompts, render
+
+    from specdec.core.trace import request_id
+    from specdec.replay.transforms import Decoded
+
+    prompts = {prompt.prompt_id: prompt for prompt in build_prompts(config)}
+    answers = {(trace.prompt_id, trace.turn): trace.output_text for trace in traces}
+    texts: list[Decoded] = []
+    for trace in traces:
+        name = request_id(trace.prompt_id, trace.turn)
+        before = [answers[trace.prompt_id, turn] for turn in range(trace.turn)]
+        prompt = prompts.get(trace.prompt_id)
+        prompt_ids = () if prompt is None else render(prompt, before, verifier, config).token_ids
+        if len(prompt_ids) != trace.num_prompt_tokens:
+            raise UserError(
+                f"prompts.path={config.prompts.path!r}: has changed since the run: prompt {name}"
+                f" had {trace.num_prompt_tokens} tokens, and has {len(prompt_ids)} now"
+            )
+        texts.append(Decoded(name, prompt_ids, trace.output_ids))
+    return texts
+
+
+def is_lossless(found: Uniformity, false_alarm: float, dtype: str) -> bool:
+    """Say whether a run passes."""
+    few_impossible = found.num_impossible <= ROUNDED_AWAY[dtype] * found.num_tokens
+    return few_impossible and found.p_value >= false_alarm
+
+
+def main() -> None:
+    """Console script `specdec-check`."""
+    run(task, "check")
+
+
+if __name__ == "__main__":
+    main()

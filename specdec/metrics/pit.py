@@ -1,0 +1,116 @@
+"""Does a sampler draw from the law it claims? Pooled tests of randomised probability transforms.
+
+A token x that was drawn from a law with distribution function F gives the number U, uniform in
+[F(x^-), F(x)). If every token was drawn from the law that is claimed for its context, the numbers
+are independent and uniform in [0, 1) whatever the contexts are (Rosenblatt 1952; Smith 1985; for
+discrete laws Czado et al. 2009), so that all tokens of all texts can be pooled: no context has to
+occur twice, and no second sample is needed for comparison.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+NUM_BINS = 20
+NUM_PAIR_BINS = 8
+MIN_TOKENS = 1000  # below this cells hold too few for the chi-square laws, and nothing is found
+NUM_TESTS = 3
+
+
+@dataclass(frozen=True)
+class Uniformity:
+    """What the tests say about one sample; p-values are uniform for a right sampler."""
+
+    num_tokens: int
+    num_impossible: int  # tokens that their laws do not have at all
+    bins: float  # p-value: whether the numbers fill equal bins equally
+    pairs: float  # p-value: whether neighbours are independent of each other
+    ks: float  # p-value: Kolmogorov and Smirnov's distance from the uniform law
+
+    @property
+    def p_value(self) -> float:
+        """That of all tests together: the smallest one, times their number (Bonferroni)."""
+        return min(1.0, NUM_TESTS * min(self.bins, self.pairs, self.ks))
+
+
+def uniformity(texts: Sequence[FloatArray]) -> Uniformity:  # of [T] each
+    """Test the numbers of some texts, token by token; a number of 1 marks an impossible token.
+
+    Needs MIN_TOKENS of them. The texts must be independent of each other, and may be as long as
+    their tokens have made them (ended by an end token, say): what is tested are martingales.
+    """
+    values = np.concatenate(texts)
+    assert len(values) >= MIN_TOKENS, f"{len(values)} tokens tell nothing"
+    return Uniformity(
+        num_tokens=len(values),
+        num_impossible=int((values >= 1).sum()),
+        bins=_bins_p_value(values),
+        pairs=_pairs_p_value(texts),
+        ks=_ks_p_value(values),
+    )
+
+
+def _bins_p_value(values: FloatArray) -> float:  # [n]
+    counts = np.bincount(_cells(values, NUM_BINS), minlength=NUM_BINS)
+    expected = len(values) / NUM_BINS
+    return chi_square_tail(float(((counts - expected) ** 2).sum() / expected), NUM_BINS - 1)
+
+
+def _pairs_p_value(texts: Sequence[FloatArray]) -> float:
+    """Test the interaction of (U_t, U_{t+1}) alone: what the rows and columns do not explain.
+
+    Overlapping pairs are not independent, and neither are the cells of their table. The table less
+    its margins is a sum of products of mean 0, uncorrelated over cells and time: hence
+    (bins - 1)^2 degrees of freedom.
+    """
+    first = np.concatenate([_cells(text[:-1], NUM_PAIR_BINS) for text in texts])
+    second = np.concatenate([_cells(text[1:], NUM_PAIR_BINS) for text in texts])
+    counts = np.bincount(NUM_PAIR_BINS * first + second, minlength=NUM_PAIR_BINS**2)
+    table = counts.reshape(NUM_PAIR_BINS, NUM_PAIR_BINS).astype(np.float64)
+    rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+    return chi_square_tail(float((rest**2).sum() / table.mean()), (NUM_PAIR_BINS - 1) ** 2)
+
+
+def _ks_p_value(values: FloatArray) -> float:
+    ordered = np.sort(values)
+    steps = np.arange(len(values) + 1) / len(values)
+    distance = max((steps[1:] - ordered).max(), (ordered - steps[:-1]).max())
+    return kolmogorov_tail(float(distance), len(values))
+
+
+def _cells(values: FloatArray, num_cells: int) -> NDArray[np.int64]:
+    return np.minimum((values * num_cells).astype(np.int64), num_cells - 1)
+
+
+def chi_square_tail(statistic: float, degrees: int) -> float:
+    """Return P(chi-square with so many degrees of freedom > statistic).
+
+    By Q(a + 1, x) = Q(a, x) + x^a e^-x / Gamma(a + 1) for the regularised incomplete gamma
+    function: a sum of positive terms, from Q(1/2, x) = erfc(sqrt(x)) or Q(0, x) = 0 upwards.
+    """
+    if statistic <= 0:
+        return 1.0
+    half = statistic / 2
+    total = math.erfc(math.sqrt(half)) if degrees % 2 else 0.0
+    for twice in range(degrees % 2, degrees, 2):
+        power = twice / 2
+        total += math.exp(power * math.log(half) - half - math.lgamma(power + 1))
+    return min(1.0, total)
+
+
+def kolmogorov_tail(distance: float, n: int) -> float:
+    """Return P(the largest distance of n uniform numbers' distribution function > distance).
+
+    Kolmogorov's limit law with the correction of Stephens (1970), good from a few dozen on.
+    """
+    root = math.sqrt(n)
+    scaled = (root + 0.12 + 0.11 / root) * distance
+    if scaled < 0.2:  # where the sum converges slowly, to 1 within 1e-12
+        return 1.0
+    terms = ((-1) ** (k - 1) * math.exp(-2 * (k * scaled) ** 2) for k in range(1, 30))
+    return min(1.0, max(0.0, 2 * sum(terms)))

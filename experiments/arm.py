@@ -9,7 +9,6 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 from specdec.experiments.app import build
 from specdec.experiments.fit import build_judges, require_parts_fit, stem
-from transformers import PreTrainedTokenizerBase
 
 from specdec.core.errors import require, require_int
 from specdec.core.trace import Trace

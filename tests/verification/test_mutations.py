@@ -106,10 +106,6 @@ def _correction_from_p(p: Tensor, q: Tensor, fallback: Tensor) -> Tensor:
     return fallback
 
 
-def _residual_of_the_next_row(p: Tensor, q: Tensor, fallback: Tensor) -> Tensor:
-    return _residual(p.roll(-1, 0), q.roll(-1, 0), fallback.roll(-1, 0))
-
-
 def _absolute_residual(p: Tensor, q: Tensor, fallback: Tensor) -> Tensor:
     return (p - q).abs() / (p - q).abs().sum(dim=-1, keepdim=True)
 
@@ -205,7 +201,7 @@ BIASING = [
     of_text(
         "residual-of-the-next-row",
         0.0534,
-        replaced(f"{RULES}.rejection.residual", _residual_of_the_next_row),
+        rewritten(f"{RULES}.rejection._along_chain", "[place]", "[place - 1]"),  # of 2, the other
         LONGER,
         MIXED,
     ),
@@ -252,8 +248,8 @@ BIASING = [
         0.2675,
         rewritten(
             f"{RULES}.rejection.decide",
-            "refused = node in place",
-            "refused, node = True, min(node, len(place) - 1)",
+            "odds.rest(place[node]) if node in place",
+            "odds.rest(min(node, len(place) - 1)) if True",
         ),
         LONGER,
         MIXED,
@@ -263,7 +259,7 @@ BIASING = [
         "refused-candidates-leave-p-as-it-is",
         0.1812,
         rewritten(
-            f"{RULES}.rejection.recursive_rejection",
+            f"{RULES}.rejection._in_turn",
             "some + gain, refused - lost, left",
             "some + gain, refused - lost, rest",
         ),
@@ -428,7 +424,7 @@ REPORTED = [
     of_report(
         "expected-averages-draws-that-depend-on-each-other",  # unbiased, but far too noisy
         rewritten(
-            f"{RULES}.rejection.recursive_rejection",
+            f"{RULES}.rejection._in_turn",
             "gain = lost if more is None else lost.where(more.squeeze(1), gain)",
             "pass",
         ),
@@ -436,17 +432,17 @@ REPORTED = [
     ),
     of_report(
         "overlap-is-the-larger-of-both",
-        rewritten(f"{RULES}.asking.overlaps", "minimum", "maximum"),
+        rewritten(f"{RULES}.rejection.overlaps", "minimum", "maximum"),
         lambda: check_overlap_and_bound(TOKENS, PAIR),
     ),
     of_report(
         "bound-of-one-draw-for-all",
-        rewritten(f"{RULES}.overlap.transport_bound", "below_q**num_draws", "below_q"),
+        rewritten(f"{RULES}.walking.transport_bound", "below_q**num_draws", "below_q"),
         lambda: check_overlap_and_bound(IID, PAIR),
     ),
     of_report(
         "bound-sorts-the-wrong-way-round",
-        rewritten(f"{RULES}.overlap.transport_bound", "argsort(dim=-1)", "argsort(-1, True)"),
+        rewritten(f"{RULES}.walking.transport_bound", "argsort(dim=-1)", "argsort(-1, True)"),
         lambda: check_overlap_and_bound(IID, PAIR),
     ),
     of_report(

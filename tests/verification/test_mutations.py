@@ -201,7 +201,11 @@ BIASING = [
     of_text(
         "residual-of-the-next-row",
         0.0534,
-        rewritten(f"{RULES}.rejection._along_chain", "[place]", "[place - 1]"),  # of 2, the other
+        rewritten(
+            f"{RULES}.rejection._along_chain",
+            "residual(p[place], q[place], p[place])",
+            "residual(p[place - 1], q[place - 1], p[place - 1])",  # of two rows the other one
+        ),
         LONGER,
         MIXED,
     ),

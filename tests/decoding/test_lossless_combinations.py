@@ -37,8 +37,8 @@ from specdec.verification.rejection import Rejection
 from specdec.verification.traversal import Traversal
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "verification"
-NUM_TEXTS = 2000
-NUM_NARROW_TEXTS = 800
+NUM_TEXTS = 1200
+NUM_NARROW_TEXTS = 600
 NUM_WRONG_TEXTS = 1000
 DEPTH = 2
 LENGTH = DEPTH + 2  # at least two steps, whatever is accepted

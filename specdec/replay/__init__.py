@@ -1,1 +1,1 @@
-"""Acceptance without decoding: what a proposer would have drafted along a text that is there."""
+"""What a text says without decoding: how a proposer and the verifier would have seen it."""

@@ -1,0 +1,114 @@
+"""The tests of uniformity: tails as in scipy, calibrated p-values, and faults that are found."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from specdec.metrics.pit import (
+    MIN_TOKENS,
+    FloatArray,
+    Uniformity,
+    chi_square_tail,
+    kolmogorov_tail,
+    uniformity,
+)
+
+Texts = list[FloatArray]
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 19, 49, 200])
+def test_chi_square_tails(degrees: int) -> None:
+    for statistic in (0.0, 0.01, 0.5 * degrees, degrees, 2.0 * degrees, 5.0 * degrees + 20):
+        expected = stats.chi2.sf(statistic, degrees)
+        assert chi_square_tail(statistic, degrees) == pytest.approx(expected, rel=1e-9)
+
+
+def test_kolmogorov_tails() -> None:
+    """Where a verdict falls, that is below 0.1, the approximation is good to a few percent."""
+    for root_n_times_distance in (0.1, 0.5, 1.0, 1.5, 2.0, 2.5):
+        distance = root_n_times_distance / 2000**0.5
+        expected = float(stats.kstwo.sf(distance, 2000))
+        assert kolmogorov_tail(distance, 2000) == pytest.approx(expected, rel=0.03)
+    assert kolmogorov_tail(0.0, 2000) == 1.0
+
+
+def test_the_numbers_are_those_of_scipy() -> None:
+    values = np.random.default_rng(0).random(5000)
+    found = uniformity([values])
+    counts = np.histogram(values, bins=20, range=(0, 1))[0]
+    assert found.bins == pytest.approx(stats.chisquare(counts).pvalue)
+    assert found.ks == pytest.approx(stats.kstest(values, "uniform").pvalue, rel=0.02)
+    assert found.p_value == min(1.0, 3 * min(found.bins, found.pairs, found.ks))
+    assert (found.num_tokens, found.num_impossible) == (5000, 0)
+
+
+def samples(draw: Callable[[np.random.Generator, int], FloatArray], seed: int, num: int) -> Texts:
+    """Draw `num` tokens in texts of 1 to 60."""
+    rng = np.random.default_rng(seed)
+    texts: Texts = []
+    while (left := num - sum(map(len, texts))) > 0:
+        texts.append(draw(rng, min(left, int(rng.integers(1, 61)))))
+    return texts
+
+
+@pytest.mark.parametrize("test", ["bins", "pairs", "ks"])
+def test_p_values_are_uniform_for_a_right_sampler(test: str) -> None:
+    """Texts end where a token ends them, so that their lengths depend on the numbers."""
+
+    def ended(rng: np.random.Generator, length: int) -> FloatArray:
+        values = rng.random(length)
+        ends = np.flatnonzero(values > 0.95)
+        return values[: ends[0] + 1] if len(ends) else values
+
+    p_values = [getattr(uniformity(samples(ended, seed, 3000)), test) for seed in range(300)]
+    assert stats.kstest(p_values, "uniform").pvalue > 1e-3
+    assert min(p_values) > 1e-4
+
+
+def flat(rng: np.random.Generator, length: int) -> FloatArray:
+    return rng.random(length)
+
+
+def dependent(rng: np.random.Generator, length: int) -> FloatArray:
+    """Each number uniform, but near the one before it in one case of five."""
+    values = rng.random(length)
+    for place in range(1, length):
+        if rng.random() < 0.2:
+            values[place] = (values[place - 1] + 0.05 * rng.random()) % 1.0
+    return values
+
+
+FAULTS: dict[str, tuple[Callable[[np.random.Generator, int], FloatArray], str]] = {
+    "too_likely": (lambda rng, n: rng.random(n) ** 1.1, "bins"),
+    "shifted": (lambda rng, n: rng.random(n) ** 1.1, "ks"),
+    "dependent": (dependent, "pairs"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_found(fault: str) -> None:
+    draw, test = FAULTS[fault]
+    found = uniformity(samples(draw, 1, 10_000))
+    assert getattr(found, test) < 1e-6, found
+
+
+def test_dependence_alone_leaves_the_margins_alone() -> None:
+    """Numbers that are uniform one by one: only the test of pairs may see that they depend."""
+    found = uniformity(samples(dependent, 1, 10_000))
+    assert found.bins > 1e-4
+    # And a wrong margin alone is not dependence.
+    assert uniformity(samples(FAULTS["shifted"][0], 1, 10_000)).pairs > 1e-4
+
+
+def test_impossible_tokens_are_counted() -> None:
+    texts = samples(flat, 2, MIN_TOKENS)
+    texts[3][0] = texts[5][0] = 1.0
+    assert uniformity(texts).num_impossible == 2
+
+
+def test_tests_together_are_as_strict_as_each() -> None:
+    """The smallest of three p-values is below a / 3 in no more than a of all cases."""
+    assert Uniformity(1, 0, bins=0.5, pairs=0.01, ks=0.9).p_value == pytest.approx(0.03)
+    assert Uniformity(1, 0, bins=0.5, pairs=0.6, ks=0.9).p_value == 1.0

@@ -146,8 +146,10 @@ class Case:
         if self.draw is Draw.DETERMINISTIC or len(self.parents) <= 3:
             return PAIRS
         if len(self.parents) == 4:
-            return [*RANDOM[3:6], *HAND]
-        if len(self.parents) == 5 and not isinstance(self.rule, KSeq):
+            return [RANDOM[3], RANDOM[4], *HAND[:9]]
+        if isinstance(self.rule, KSeq):  # slow, and it walks down as rejection does
+            return SPARSE[1:]
+        if len(self.parents) == 5:
             return FEW_PAIRS
         return SPARSE if self.draw is Draw.IID else [RANDOM[4], SPARSE[1]]
 

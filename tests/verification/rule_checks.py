@@ -1,5 +1,6 @@
 """The checks themselves: used by the tests of the rules, and by those that plant bugs in them."""
 
+import random
 from collections.abc import Callable
 from functools import partial
 from itertools import combinations, product
@@ -237,17 +238,21 @@ def check_divergence(case: Case, pair: Pair) -> None:
 # --- noise --------------------------------------------------------------------------------------
 
 
+class _Always(random.Random):
+    def __init__(self, number: float):
+        super().__init__()
+        self._number = number
+
+    def random(self) -> float:
+        return self._number
+
+
 class ConstantStream(RandomStream):
     """The product's stream with a generator that always says the same."""
 
     def __init__(self, number: float):
         super().__init__()
-        self._number = number
-
-    @property
-    def _random(self) -> object:  # instead of a generator that is seeded
-        number = self._number
-        return type("Generator", (), {"random": lambda self: number})()
+        self._random = _Always(number)
 
 
 def check_zero_is_never_accepted(stream: RandomStream) -> None:

@@ -189,16 +189,23 @@ def test_k_seq_asks_with_the_smallest_rho(parents: tuple[int, ...], pair: Pair) 
     assert _share_of_first(K_SEQ, parents, pair) == pytest.approx(float(some[smallest]), abs=1e-4)
 
 
-@wide_pairs
-@pytest.mark.parametrize("parents", [TWO, THREE], ids=str)
+DRAWN_LAST = [  # q has a token left to draw when the fixed ones are taken
+    (parents, pair)
+    for parents in (TWO, THREE)
+    for pair in (*WIDE, *HAND)
+    if int((pair.q(()) > 0).sum()) >= len(parents) - 1
+]
+
+
+@pytest.mark.parametrize(
+    ("parents", "pair"), DRAWN_LAST, ids=[f"{len(shape) - 1}-{pair}" for shape, pair in DRAWN_LAST]
+)
 def test_top_plus_one_accepts_the_fixed_ones_and_the_overlap(
     parents: tuple[int, ...], pair: Pair
 ) -> None:
     """p(T) + sum min(p, w); and no rule for these draws accepts more (checked over all sets H)."""
     p, q = _rows(pair)
     ((proposal, _), *_) = drafts(DRAFTERS[Draw.TOP_PLUS_ONE], parents, pair.q)
-    if proposal.tree.num_draft_tokens < len(parents) - 1:
-        pytest.skip("q has too few tokens: the last of them is no draw")
     fixed = list(proposal.tree.token_ids[1:-1])
     w = q.clone()
     w[fixed] = 0.0

@@ -23,8 +23,8 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "reached_depth": "P(A >= d) over all steps, whatever they submitted.",
         "overlap": "Mean of sum_v min(p, q) over visited nodes with candidates (alpha) "
         "= 1 - TV(p, q).",
-        "transport_bound": "Mean over visited nodes with k sampled candidates of the most that any "
-        "rule can accept of k i.i.d. draws; reference for overlap, null where nothing is sampled.",
+        "transport_bound": "Mean over steps with k sampled candidates at the root of the most that "
+        "any rule can accept of k i.i.d. draws; null where nothing is sampled.",
         "total_variation": "Mean over emitted tokens of TV from the verifier's law to the one that "
         "the token was emitted by; null for lossless rules.",
         "kl": "Mean over emitted tokens of KL (nats) of the law that the token was emitted by from "

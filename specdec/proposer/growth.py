@@ -132,8 +132,11 @@ class Growth:
             parents += [above[place] for place in level.shape[0]]
             above = [first + place for place in level.shape[1]]
         token_ids = torch.cat([level.token_ids for level in self._levels], dim=1).tolist()
-        states, calls = [SHOWN] * len(parents), [len(self._levels)]
-        return [_Facts(ids, parents, states, calls, asked) for ids in token_ids]
+        states, depth = [SHOWN] * len(parents), len(self._levels)
+        return [
+            _Facts(ids, parents, states, [min(depth, deepest)], asked)
+            for ids, deepest in zip(token_ids, self._max_depths, strict=True)
+        ]
 
     def _facts(self, policy: TreePolicy) -> list["_Facts"]:
         """Number the nodes on the device, and fetch everything at once."""

@@ -55,7 +55,10 @@ def positional_acceptance(asked: Asked, draw: Draw) -> Tensor:  # [I, K]
 
 
 def _in_turn(asked: Asked, draw: Draw, lenience: float) -> tuple[Odds, list[Tensor]]:
-    """Return the odds, and of each candidate in turn what it adds to `Odds.some` [I]."""
+    """Return the odds, and for each candidate P(it is the accepted one), its own draw averaged out.
+
+    Those [I] add up to `Odds.some` on average; the sum would vary more than it does.
+    """
     rest = asked.p
     accepts = [asked.p.new_zeros(len(asked.nodes), 0)]
     refused = asked.p.new_ones(len(asked.nodes))  # P(all candidates so far were refused)
@@ -68,17 +71,18 @@ def _in_turn(asked: Asked, draw: Draw, lenience: float) -> tuple[Odds, list[Tens
         left = residual(rest, q, asked.p)
         # Averaged over this candidate's draw: with replacement the rest is the same whatever was
         # drawn before.
-        lost = gain = refused * rest.minimum(q).sum(dim=-1) / lenience
+        averaged = lost = gain = refused * rest.minimum(q).sum(dim=-1) / lenience
         if draw is Draw.WITHOUT_REPLACEMENT:
             # Without replacement the later draws depend on it, so that only the last one's can be.
             lost, more = refused * accept.squeeze(1), asked.drawn(number + 1)
             gain = lost if more is None else lost.where(more.squeeze(1), gain)
         if drawn is not None:
             left = left.where(drawn, rest)
-            gain, lost = (each.where(drawn.squeeze(1), 0.0) for each in (gain, lost))
+            there = drawn.squeeze(1)
+            averaged, gain, lost = (each.where(there, 0.0) for each in (averaged, gain, lost))
         some, refused, rest = some + gain, refused - lost, left
         accepts.append(accept)
-        gains.append(gain)
+        gains.append(averaged)
     odds = Odds(overlaps(asked), torch.cat(accepts, dim=1), some, rest.__getitem__)
     return odds, gains
 

@@ -36,6 +36,7 @@ DRAWS = {
     ("dynamic",): Draw.DETERMINISTIC,
     ("sparse",): Draw.DETERMINISTIC,
     ("calibrated", "tree.path=tree.json", "tree.num_nodes=3"): Draw.DETERMINISTIC,
+    ("sequoia", "tree.path=tree.json", "tree.num_nodes=3"): Draw.WITHOUT_REPLACEMENT,
     ("sampled",): Draw.WITHOUT_REPLACEMENT,
     ("sampled", "tree.draw=iid"): Draw.IID,
     ("sampled", "tree.draw=top_plus_one"): Draw.TOP_PLUS_ONE,
@@ -61,7 +62,9 @@ def verifier(tiny) -> Any:
 
 @pytest.fixture
 def tree_file(empty_folder: Path) -> None:
-    (empty_folder / "tree.json").write_text(json.dumps({"joint": {"paths": PATHS}}))
+    positional = {"acceptance": [[0.5, 0.2]], "all_depths": True}
+    measured = {"joint": {"paths": PATHS}, "positional": positional}
+    (empty_folder / "tree.json").write_text(json.dumps(measured))
 
 
 def composed(tiny, proposer: str, tree: Sequence[str], rule: str) -> DictConfig:

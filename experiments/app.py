@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from importlib.resources import files
 from typing import Any
 
 import hydra
@@ -127,12 +128,34 @@ def _mended(message: str, config_name: str) -> str:
     wrong = found.group(1)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module("specdec.configs", version_base="1.3"):
-        names = _names(hydra.compose(config_name))
+        names = _names(hydra.compose(config_name, _chosen_plug_ins(sys.argv[1:])))
     if config_name == "compare" and wrong.startswith("proposer."):
         return f"{wrong}: every arm has its own proposer; put it into an arm, {ARM_EXAMPLE}"
-    near = difflib.get_close_matches(wrong, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else "--help lists all"
-    return f"{wrong}: no such option; {hint}"
+    return f"{wrong}: no such option; {_hint(wrong, names)}"
+
+
+def _hint(wrong: str, names: Sequence[str]) -> str:
+    """Say what may have been meant: an option beside it, else one of that name elsewhere."""
+    node, _, last = wrong.rpartition(".")
+    beside = [name for name in names if name.rpartition(".")[0] == node]
+    for known in (beside, names):
+        by_last = {name.rpartition(".")[2]: name for name in reversed(known)}
+        near = difflib.get_close_matches(last, by_last, n=1)
+        if near:
+            return f"did you mean {by_last[near[0]]}?"
+    options = [name for name in beside if not name.endswith("_")]  # _target_ is Hydra's
+    return f"there are {', '.join(options)}" if node and options else "--help lists all"
+
+
+def _chosen_plug_ins(arguments: Sequence[str]) -> list[str]:
+    """Return those arguments that choose a file of a config group, `tree=sampled`."""
+    configs = files("specdec.configs")
+    pairs = [(argument, *argument.split("=", 1)) for argument in arguments if "=" in argument]
+    return [
+        argument
+        for argument, group, name in pairs
+        if group.isidentifier() and configs.joinpath(group, f"{name}.yaml").is_file()
+    ]
 
 
 def _names(node: DictConfig, prefix: str = "") -> list[str]:

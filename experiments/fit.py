@@ -56,7 +56,7 @@ def require_plain_chain(tree: TreePolicy, proposer: str) -> None:
 def draw_of(proposer: DictConfig, tree: TreePolicy) -> Draw | None:
     """Return how candidates will be chosen: by the tree, or as the proposer's class says.
 
-    None where only the proposer itself can say, once it is built.
+    None where nothing is proposed, or only the proposer itself can say, once it is built.
     """
     if "tree" in proposer:
         return tree.draw

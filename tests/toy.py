@@ -126,7 +126,7 @@ class EnumeratedStream:
     def choose(self, weights: Tensor) -> int:
         return self._branching.choose(weights)
 
-    def choose_each(self, weights: Tensor) -> Sequence[int]:
+    def choose_each(self, weights: Tensor) -> Callable[[int], int]:
         return self._branching.choose_each(weights)
 
 

@@ -84,8 +84,8 @@ class Proposer(Protocol):
     """Any source of candidates. State is per row and begins anew with `reset`."""
 
     @property
-    def draw(self) -> Draw:
-        """How its candidates are chosen."""
+    def draw(self) -> Draw | None:
+        """How its candidates are chosen; None: it has none, and any rule will do."""
         ...
 
     @property

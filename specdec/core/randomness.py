@@ -7,9 +7,9 @@ request draws the same numbers whatever else is in the batch.
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Protocol, overload
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,8 +28,11 @@ class Stream(Protocol):
         """Draw a token in proportion to its weight."""
         ...
 
-    def choose_each(self, weights: Tensor) -> Sequence[int]:  # weights: [n, V]
-        """Draw a token for each row, independently, waiting for the device only once."""
+    def choose_each(self, weights: Tensor) -> Callable[[int], int]:  # weights: [n, V]
+        """Draw a token for each row, independently; returns the function from rows to tokens.
+
+        The device is waited for only once, whatever rows are asked for, or how often.
+        """
         ...
 
 
@@ -61,30 +64,14 @@ class RandomStream:
         """Draw a token in proportion to its weight."""
         return int(draw(weights, self.uniform()))
 
-    def choose_each(self, weights: Tensor) -> Sequence[int]:  # weights: [n, V]
-        """Draw a token for each row, independently, waiting for the device only once."""
+    def choose_each(self, weights: Tensor) -> Callable[[int], int]:  # weights: [n, V]
+        """Draw a token for each row; on the CPU, where nothing waits, only for rows asked for."""
         uniforms = [self.uniform() for _ in range(len(weights))]
-        if weights.device.type == "cpu":  # nothing to wait for: draw what is looked at
-            return _LazyDraws(weights, uniforms)
-        numbers = torch.tensor(uniforms, dtype=torch.float64, device=weights.device)
-        return draw(weights, numbers[:, None]).squeeze(-1).tolist()
+        if weights.device.type == "cpu":
+            return lambda row: int(draw(weights[row], uniforms[row]))
+        return _drawn_at_once(weights, uniforms).__getitem__
 
 
-class _LazyDraws(Sequence[int]):
-    """One token for each row, drawn when it is asked for."""
-
-    def __init__(self, weights: Tensor, uniforms: list[float]):
-        self._weights = weights
-        self._uniforms = uniforms
-
-    def __len__(self) -> int:
-        return len(self._uniforms)
-
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[int]: ...
-    def __getitem__(self, index: int | slice) -> int | list[int]:
-        if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        return int(draw(self._weights[index], self._uniforms[index]))
+def _drawn_at_once(weights: Tensor, uniforms: Sequence[float]) -> list[int]:
+    numbers = torch.tensor(uniforms, dtype=torch.float64, device=weights.device)
+    return draw(weights, numbers[:, None]).squeeze(-1).tolist()

@@ -100,6 +100,10 @@ class Proposal:
         return replace(self, tree=tree, draft_probs=rows, withheld=withheld)
 
 
+# Parents [C] and frontier [F'] of a level as numbers on the host; see Level.
+LevelShape = tuple[tuple[int, ...], tuple[int, ...]]
+
+
 @dataclass(frozen=True)
 class Level:
     """One level of candidates, C for each of B requests, on the device.
@@ -117,8 +121,7 @@ class Level:
     # [B, F, V]: the laws as the rule shall know them, where they are not those that were given.
     draft_probs: Tensor | None = None
     scores: Tensor | None = None  # [B, C]: what the policy orders candidates by, if it does
-    # Parents and frontier once more, as numbers, where they are the same for every request.
-    shape: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    shape: LevelShape | None = None  # where it is the same for every request
 
 
 @dataclass(frozen=True)

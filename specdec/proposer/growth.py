@@ -1,6 +1,7 @@
 """Grow candidate trees level by level: what every proposer with a draft distribution shares."""
 
 from collections.abc import Callable, Generator, Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from specdec.core.protocols import TreePolicy
 from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
-from specdec.core.values import Context, Draw, Level, Proposal
+from specdec.core.values import Context, Draw, Level, LevelShape, Proposal
 
 
 class Frontier(NamedTuple):
@@ -57,12 +58,16 @@ def grow(
     sampled = policy.draw is not Draw.DETERMINISTIC
     sampling = contexts[0].sampling.at(temperature) if sampled else Sampling(temperature or 1.0)
     logits = next(source)
-    growth = Growth(policy.min_confidence, [one.max_depth for one in contexts])
+    growth = Growth([one.max_depth for one in contexts])
     level: Level | None = None
     for number in range(1, depth + 1):
         laws = sampling.warp(logits)  # [B, F, V]
+        confident = None
+        if policy.min_confidence > 0:
+            confident = _confidence(logits) >= policy.min_confidence  # [B, F]
+            laws = laws.masked_fill(~confident[..., None], 0.0)  # nothing there is worth a place
         level = policy.expand(level, number, laws, streams)
-        growth.add(level, laws if sampled else None, logits)
+        growth.add(level, laws if sampled else None, confident)
         if number == depth or (policy.may_stop and not growth.goes_on()):
             break
         logits = source.send(growth.frontier)
@@ -75,20 +80,21 @@ LEFT_OUT, WITHHELD, SHOWN = range(3)
 class Growth:
     """The levels of growing trees, on the device until the end."""
 
-    def __init__(self, min_confidence: float, max_depths: Sequence[int]):
-        self._min_confidence = min_confidence
+    def __init__(self, max_depths: Sequence[int]):
         self._max_depths = max_depths  # of each request
         self._levels: list[Level] = []
         self._laws: list[Tensor] = []  # per level [B, F, V]
         self._confident: list[Tensor | None] = []  # per level [B, F]; None: all of them
 
-    def add(self, level: Level, laws: Tensor | None, logits: Tensor) -> None:
-        """Hang a level below the last one's frontier, whose laws it was chosen from."""
+    def add(self, level: Level, laws: Tensor | None, confident: Tensor | None) -> None:
+        """Hang a level below the last one's frontier, whose laws [B, F, V] it was chosen from.
+
+        `confident` [B, F] marks the nodes that may have children; None: all of them.
+        """
         self._levels.append(level)
         if laws is not None:
             self._laws.append(laws if level.draft_probs is None else level.draft_probs)
-        sure = None if self._min_confidence == 0 else _confidence(logits) >= self._min_confidence
-        self._confident.append(sure)
+        self._confident.append(confident)
 
     @property
     def frontier(self) -> Frontier:
@@ -106,37 +112,43 @@ class Growth:
 
     def proposals(self, policy: TreePolicy, contexts: Sequence[Context]) -> list[Proposal]:
         """Assemble the trees on the host."""
-        if all(self._is_static(number) for number in range(len(self._levels))):
-            facts = self._static_facts()
-        else:
-            facts = self._facts(policy)
-        laws = torch.cat(self._laws, dim=1) if self._laws else [None] * len(contexts)
+        laws = torch.cat(self._laws, dim=1).unbind() if self._laws else [None] * len(contexts)
+        shapes = self._static_shapes()
+        if shapes is not None:
+            return self._static_proposals(policy.draw, shapes, contexts, laws)
         return [
-            _proposal(policy.draw, context, each, rows)
-            for context, each, rows in zip(contexts, facts, laws, strict=True)
+            _proposal(policy.draw, context, facts, rows)
+            for context, facts, rows in zip(contexts, self._facts(policy), laws, strict=True)
         ]
 
-    def _is_static(self, number: int) -> bool:
-        """Whether a level is the same for all requests, and wholly there."""
-        level = self._levels[number]
-        missing = (level.there, level.shown, self._confident[number])
-        return level.shape is not None and all(mask is None for mask in missing)
+    def _static_shapes(self) -> tuple[LevelShape, ...] | None:
+        """Return the levels' shapes if they are the same for all requests, and wholly there."""
+        shapes: list[LevelShape] = []
+        for level, confident in zip(self._levels, self._confident, strict=True):
+            if level.there is not None or level.shown is not None or confident is not None:
+                return None
+            if level.shape is None:
+                return None
+            shapes.append(level.shape)
+        return tuple(shapes)
 
-    def _static_facts(self) -> list["_Facts"]:
+    def _static_proposals(
+        self,
+        draw: Draw,
+        shapes: tuple[LevelShape, ...],
+        contexts: Sequence[Context],
+        laws: Sequence[Tensor | None],
+    ) -> list[Proposal]:
         """Number the nodes on the host; only their tokens come from the device."""
-        parents, asked, above = list[int](), list[int](), [0]
-        for level in self._levels:
-            assert level.shape is not None
-            first = 1 + len(parents)
-            asked += above
-            parents += [above[place] for place in level.shape[0]]
-            above = [first + place for place in level.shape[1]]
+        parents, rows = _numbered(shapes)
         token_ids = torch.cat([level.token_ids for level in self._levels], dim=1).tolist()
-        states, depth = [SHOWN] * len(parents), len(self._levels)
-        return [
-            _Facts(ids, parents, states, [min(depth, deepest)], asked)
-            for ids, deepest in zip(token_ids, self._max_depths, strict=True)
-        ]
+        proposals: list[Proposal] = []
+        for context, ids, law in zip(contexts, token_ids, laws, strict=True):
+            tree = CandidateTree((context.token_ids[-1], *ids), parents)
+            calls = min(len(shapes), context.max_depth)
+            law = law if law is None or rows is None else law[list(rows)]
+            proposals.append(Proposal(tree, draw, law, calls))
+        return proposals
 
     def _facts(self, policy: TreePolicy) -> list["_Facts"]:
         """Number the nodes on the device, and fetch everything at once."""
@@ -199,6 +211,18 @@ class _Facts(NamedTuple):
     asked: list[int]  # the nodes after which the laws are
 
 
+@lru_cache(maxsize=256)  # every step of a run asks for the same few
+def _numbered(shapes: tuple[LevelShape, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Return the parent of each node [N+1], and which law stands after it, as `_rows_of` does."""
+    parents, asked, above = [-1], list[int](), [0]
+    for places, frontier in shapes:
+        first = len(parents)
+        asked += above
+        parents += [above[place] for place in places]
+        above = [first + place for place in frontier]
+    return tuple(parents), _rows_of(asked, range(len(parents)))
+
+
 def _proposal(draw: Draw, context: Context, facts: _Facts, laws: Tensor | None) -> Proposal:
     nodes = [0, *(node for node, state in enumerate(facts.states, start=1) if state == SHOWN)]
     place = {node: number for number, node in enumerate(nodes)}
@@ -209,16 +233,18 @@ def _proposal(draw: Draw, context: Context, facts: _Facts, laws: Tensor | None) 
     calls = facts.num_calls[0]
     if laws is None:
         return Proposal(tree, draw, None, calls)
-    return Proposal(tree, draw, _rows(laws, facts.asked, nodes), calls, WITHHELD in facts.states)
+    rows = _rows_of(facts.asked, nodes)
+    laws = laws if rows is None else laws[list(rows)]
+    return Proposal(tree, draw, laws, calls, WITHHELD in facts.states)
 
 
-def _rows(laws: Tensor, asked: Sequence[int], nodes: Sequence[int]) -> Tensor:  # [M, V]
-    """Return the law after each node, up to the last that has one."""
+def _rows_of(asked: Sequence[int], nodes: Sequence[int]) -> tuple[int, ...] | None:  # [M]
+    """Return which law stands after each node, up to the last that has one; None: all, in order."""
     row_of = {node: row for row, node in enumerate(asked)}
     num_rows = 1 + max(number for number, node in enumerate(nodes) if node in row_of)
     # A node in between without a law has no children either: nobody looks at what stands there.
-    rows = [row_of.get(node, 0) for node in nodes[:num_rows]]
-    return laws[:num_rows] if rows == list(range(num_rows)) else laws[rows]
+    rows = tuple(row_of.get(node, 0) for node in nodes[:num_rows])
+    return None if rows == tuple(range(len(asked))) else rows
 
 
 def _confidence(logits: Tensor) -> Tensor:  # [B, F, V] -> [B, F]

@@ -69,7 +69,7 @@ class Dynamic:
             best.indices.flatten(1),
             parents.expand(num_rows, -1),
             frontier.sort(dim=-1).values,
-            scores >= self._min_gain,
+            (scores > 0) & (scores >= self._min_gain),
             scores=scores,
         )
 

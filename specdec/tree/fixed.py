@@ -1,5 +1,6 @@
 """Trees whose shape is known beforehand: which child of which child, whatever the tokens are."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ class Candidates(NamedTuple):
     there: Tensor | None = None  # [B, F, K] bool; None: all of them
 
 
-class FixedTree:
+class FixedTree(ABC):
     """A tree of the given paths; a subclass says what the k-th child of a node is.
 
     Every beginning of a path must be among them.
@@ -65,11 +66,11 @@ class FixedTree:
             )
         return self._placed[key]
 
+    @abstractmethod
     def candidates(
         self, draft_probs: Tensor, width: int, streams: Sequence[RandomStream]
     ) -> Candidates:
         """Return the first `width` children of each node, from the laws after them [B, F, V]."""
-        raise NotImplementedError
 
     def kept(self, levels: Sequence[Level], there: Tensor) -> Tensor:
         """All candidates stay."""

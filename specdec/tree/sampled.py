@@ -63,8 +63,11 @@ def _drawn(weights: Tensor, num: int, streams: Sequence[RandomStream]) -> Tensor
     """Draw `num` tokens from each of F laws: [B, F, V] -> [B, F, num]."""
     num_rows, num_nodes = weights.shape[:2]
     uniforms = [stream.uniform() for stream in streams for _ in range(num_nodes * num)]
-    numbers = torch.tensor(uniforms, dtype=torch.float64, device=weights.device)
-    numbers = numbers.view(num_rows, num_nodes, num)
+    if len(uniforms) == 1:  # without a tensor: a chain of one request is the most usual tree
+        numbers = uniforms[0]
+    else:
+        numbers = torch.tensor(uniforms, dtype=torch.float64, device=weights.device)
+        numbers = numbers.view(num_rows, num_nodes, num)
     # Where the draft's numbers are NaN, nothing is below the target; the verifier shall judge.
     return draw(weights, numbers).clamp_(max=weights.shape[-1] - 1)
 

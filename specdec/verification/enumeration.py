@@ -5,8 +5,9 @@ so that the probability of every outcome is a sum of products; a wrong rule show
 that no sample size has to resolve.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import TypeVar, overload
+from collections.abc import Callable, Hashable, Iterator
+from functools import cache
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -33,9 +34,9 @@ class BranchingStream:
         total = sum(values)
         return self._branch([value / total for value in values])
 
-    def choose_each(self, weights: Tensor) -> Sequence[int]:
-        """Branch row by row, and only where a row is looked at."""
-        return _Choices(self, weights)
+    def choose_each(self, weights: Tensor) -> Callable[[int], int]:
+        """Branch row by row, once for each row that is asked for."""
+        return cache(lambda row: self.choose(weights[row]))
 
     def _branch(self, probabilities: list[float], preferred: int = 0) -> int:
         possible = [index for index, value in enumerate(probabilities) if value > 0]
@@ -49,29 +50,6 @@ class BranchingStream:
         self.taken.append(decision)
         self.probability *= probabilities[decision]
         return decision
-
-
-class _Choices(Sequence[int]):
-    """Decisions that are taken when they are first read: those nobody reads need no branches."""
-
-    def __init__(self, stream: BranchingStream, weights: Tensor):
-        self._stream = stream
-        self._weights = weights
-        self._taken: dict[int, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[int]: ...
-    def __getitem__(self, index: int | slice) -> int | Sequence[int]:
-        if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        if index not in self._taken:
-            self._taken[index] = self._stream.choose(self._weights[index])
-        return self._taken[index]
 
 
 def outcomes(play: Callable[[BranchingStream], OutcomeT]) -> dict[OutcomeT, float]:

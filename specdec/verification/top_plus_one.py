@@ -35,10 +35,10 @@ class TopPlusOne:
         weights[list(asked.nodes)] = residual(asked.p, others, asked.p)
         shared = asked.p.minimum(others).sum(dim=-1)
         facts = torch.stack([accept.squeeze(1), shared, overlaps(asked)], dim=1).tolist()
-        draws = stream.choose_each(weights)
+        draw = stream.choose_each(weights)
         rows = dict(zip(asked.nodes, facts, strict=True))
         ask = {node: _last_only(tree.children[node], row[0]) for node, row in rows.items()}
-        path, token = walk(tree, ask, draws.__getitem__, stream, follow=True)
+        path, token = walk(tree, ask, draw, stream, follow=True)
         # The draw averaged out, a fixed candidate is accepted with its p.
         share = borne(tree, token_probs(tree, target_probs).tolist())
         some: dict[int, float] = {}

@@ -101,8 +101,7 @@ def _refuse_all(here: Asked, own: Tensor, draw: Draw) -> _Level:
         drawn = here.drawn(number)
         if drawn is not None:
             left, rest = left.where(drawn.squeeze(1), own), rest.where(drawn, p)
-        p = rest
-        own = own if here.nodes[0] == ROOT else left
+        own, p = left, rest
     return _Level(here.nodes, torch.cat(reached, dim=1), own, p)
 
 

@@ -50,14 +50,14 @@ def bearer(tree: CandidateTree, node: int, token: int) -> int | None:
 def follow(proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
     """Draw from p at each node and walk on while a child bears the drawn token."""
     tree = proposal.tree
-    draws = stream.choose_each(target_probs)
+    draw = stream.choose_each(target_probs)
     asked = None if proposal.draw is Draw.DETERMINISTIC else Asked.of(proposal, target_probs)
     facts = token_probs(tree, target_probs)
     if asked is not None:
         facts = torch.cat([facts, overlaps(asked)])
     found: list[float] = facts.tolist()
     share = borne(tree, found)
-    path, token = walk(tree, {}, draws.__getitem__, stream, follow=True)
+    path, token = walk(tree, {}, draw, stream, follow=True)
     some = {node: sum(each) for node, each in share.items()}
     expected = expected_accepted(tree, share, some)
     if asked is None:

@@ -169,6 +169,12 @@ OF_PAIRS = [
 MISTYPED = [
     Mistake("option", ["max_new_token=3"], ["max_new_token", "max_new_tokens"]),
     Mistake("nested", ["sampling.temprature=1"], ["sampling.temprature", "sampling.temperature"]),
+    Mistake("without_node", ["gama=3"], ["gama", "did you mean tree.gamma?"]),
+    Mistake(
+        "of_another_tree", ["tree=sampled", "tree.gamma=3"],
+        ["tree.gamma", "there are tree.widths, tree.draw"],
+    ),
+    Mistake("of_a_chosen_tree", ["tree=sampled", "tree.width=3"], ["did you mean tree.widths?"]),
     Mistake("in_an_arm", ['arms=["proposer=ngram tree.gama=2"]'], ["tree.gama", "tree.gamma"]),
     Mistake("no_value", ["proposer"], ["'proposer'"]),
     Mistake("dashes", ["--temperature", "0.7"], ["--temperature"]),

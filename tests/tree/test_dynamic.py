@@ -51,13 +51,13 @@ def joint(law: Law, prompt: Sequence[int], path: Tokens) -> float:
 
 
 def best_first(law: Law, prompt: Sequence[int], num_nodes: int, max_depth: int) -> list[float]:
-    """The largest joint probabilities of all paths there are, largest first."""
+    """The largest joint probabilities of all paths that the draft can take, largest first."""
     level: list[Tokens] = [()]
     found: list[float] = []
     for _ in range(max_depth):
         level = [(*path, token) for path in level for token in range(V)]
         found += [joint(law, prompt, path) for path in level]
-    return sorted(found, reverse=True)[:num_nodes]
+    return sorted((score for score in found if score > 0), reverse=True)[:num_nodes]
 
 
 def beam_search(
@@ -149,8 +149,20 @@ def test_without_confidence_a_node_has_no_children(name: str) -> None:
     (tree,) = grown(law, Dynamic(84, 3, 84, min_confidence=0.5), (1,))  # room for all there are
     inner = [(), *paths_of(tree)]
     for node, children in enumerate(tree.children):
-        sure = float(law((1, *inner[node])).max()) >= 0.5
-        assert len(children) == (V if sure and tree.depths[node] < 3 else 0)
+        row = law((1, *inner[node]))
+        goes_on = float(row.max()) >= 0.5 and tree.depths[node] < 3
+        assert len(children) == (int((row > 0).sum()) if goes_on else 0)
+
+
+def test_children_of_a_node_without_confidence_take_no_places_in_the_beam() -> None:
+    """Token 0 is the likeliest, but nothing after it is; what follows token 1 is all there is."""
+
+    def law(context: Tokens) -> torch.Tensor:
+        after = {0: [0.25] * 4, 1: [0.9, 0.1, 0, 0]}.get(context[-1], [0.25] * 4)
+        return torch.tensor([0.8, 0.2, 0, 0] if len(context) == 1 else after)
+
+    (tree,) = grown(law, Dynamic(8, 3, beam=2, min_confidence=0.5), (2,))
+    assert sorted(paths_of(tree)) == [(0,), (1,), (1, 0), (1, 1), (1, 1, 0), (1, 1, 1)]
 
 
 def test_a_shallow_budget_makes_a_shallow_tree() -> None:

@@ -1,7 +1,7 @@
 """Rounding, extreme rows, extreme noise, and how often the host waits for the device."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -13,8 +13,8 @@ from rule_checks import ConstantStream, check_zero_is_never_accepted
 from torch import Tensor
 from toy import Law, Tokens
 
-from specdec.core.randomness import RandomStream
-from specdec.core.sampling import Sampling, draw
+from specdec.core.randomness import RandomStream, _drawn_at_once
+from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Draw, Proposal
 from specdec.verification.asking import ratio, residual
@@ -73,8 +73,8 @@ class _Refusing:
         self.laws.append(weights.double() / weights.double().sum())
         return int(weights.argmax())
 
-    def choose_each(self, weights: Tensor) -> Sequence[int]:
-        return [self.choose(row) for row in weights]
+    def choose_each(self, weights: Tensor) -> Callable[[int], int]:
+        return lambda row: self.choose(weights[row])
 
 
 def _peaked(seed: int, num_rows: int, scale: float) -> Tensor:  # [num_rows, LARGE_V] float64
@@ -194,7 +194,7 @@ def test_extreme_noise_draws_no_token_without_weight(number: float) -> None:
         for dtype in (torch.float32, torch.float64):
             row = torch.tensor(weights, dtype=dtype)
             assert row[stream.choose(row)] > 0
-            assert row[stream.choose_each(row[None])[0]] > 0
+            assert row[stream.choose_each(row[None])(0)] > 0
     assert ConstantStream(LAST).accept(1.0), "certain is certain"
 
 
@@ -265,9 +265,12 @@ PATIENT = [
 ]
 
 
-def _drawn_at_once(weights: Tensor, uniforms: list[float]) -> list[int]:
-    """Draw as on a device that is waited for; on the CPU only what is looked at is drawn."""
-    return draw(weights, torch.tensor(uniforms, dtype=torch.float64)[:, None]).squeeze(-1).tolist()
+class DeviceStream(RandomStream):
+    """Draws for all rows at once, as where there is a device to wait for."""
+
+    def choose_each(self, weights: Tensor) -> Callable[[int], int]:
+        uniforms = [self.uniform() for _ in range(len(weights))]
+        return _drawn_at_once(weights, uniforms).__getitem__
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -282,9 +285,8 @@ def test_the_host_hardly_ever_waits_for_the_device(
     pair = RANDOM[seed]
     proposal = case.drafts(case.parents, pair.q, RandomStream("draft", seed))
     p = torch.stack([pair.p((node,)) for node in range(len(proposal.tree.parents))])
-    monkeypatch.setattr("specdec.core.randomness._LazyDraws", _drawn_at_once)
     with _waits_counted(monkeypatch) as counts:
-        case.rule.verify(proposal, p, RandomStream("verify", seed))
+        case.rule.verify(proposal, p, DeviceStream("verify", seed))
     assert 1 <= counts.total() <= NUM_WAITS.get(type(case.rule), 2), dict(counts)
 
 

@@ -171,7 +171,8 @@ MISTYPED = [
     Mistake("nested", ["sampling.temprature=1"], ["sampling.temprature", "sampling.temperature"]),
     Mistake("without_node", ["gama=3"], ["gama", "did you mean tree.gamma?"]),
     Mistake(
-        "of_another_tree", ["tree=sampled", "tree.gamma=3"],
+        "of_another_tree",
+        ["tree=sampled", "tree.gamma=3"],
         ["tree.gamma", "there are tree.widths, tree.draw"],
     ),
     Mistake("of_a_chosen_tree", ["tree=sampled", "tree.width=3"], ["did you mean tree.widths?"]),

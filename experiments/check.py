@@ -50,6 +50,8 @@ def check_options(config: DictConfig) -> None:
         raise UserError("run: missing; expected run=DIR, a run directory")
     require_int("batch", config.batch, 1)
     require_int("seed", config.seed, 0)
+    is_path = config.draft is None or isinstance(config.draft, str)
+    require(is_path, "draft", config.draft, "a folder or Hub id")
     require_number("false_alarm", config.false_alarm, 0.0, 1.0)
 
 
@@ -79,7 +81,9 @@ def run_config(folder: Path, config: DictConfig) -> DictConfig:
     assert isinstance(found, DictConfig)
     for name in ("device", "dtype"):
         if config[name] is not None:
-            found[name] = found.verifier[name] = config[name]
+            found[name] = found.verifier[name] = found.draft[name] = config[name]
+    if config.draft is not None:
+        found.draft.path = config.draft
     if found.sampling.temperature == 0:
         raise UserError(
             f"run={str(folder)!r}: decoded at temperature 0, where nothing is random; compare its"
@@ -107,11 +111,23 @@ def tested(folder: Path, run_config: DictConfig, config: DictConfig) -> Uniformi
             f"run={str(folder)!r}: {num_tokens} tokens; expected at least {MIN_TOKENS} to test"
         )
     verifier = build(run_config.verifier)
+    draft = build(run_config.draft) if config.draft or has_draft_model(run_config) else None
     texts = decoded_texts(traces, run_config, verifier)
+    longest = max(len(text.prompt_ids) + len(text.output_ids) for text in texts)
+    if draft is not None and longest > draft.max_length:
+        print(f"{folder}: texts of {longest} tokens, of which the draft reads {draft.max_length}")
+        draft = None
     sampling = build(run_config.sampling)
-    scored = transforms(texts, verifier, sampling, config.seed, config.batch)
+    scored = transforms(texts, verifier, sampling, config.seed, config.batch, draft)
     bar = tqdm(scored, total=len(texts), desc="score", unit="text", disable=None)
-    return uniformity([text.numpy() for text in bar])
+    numbers = [text.numpy() for text in bar]
+    by_draft = None if draft is None else [text[1] for text in numbers]
+    return uniformity([text[0] for text in numbers], by_draft)
+
+
+def has_draft_model(run_config: DictConfig) -> bool:
+    """Whether a run's candidates came from its draft model."""
+    return "model" in run_config.proposer
 
 
 def decoded_texts(

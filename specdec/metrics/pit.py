@@ -19,7 +19,6 @@ FloatArray = NDArray[np.float64]
 NUM_BINS = 20
 NUM_PAIR_BINS = 8
 MIN_TOKENS = 1000  # below this cells hold too few for the chi-square laws, and nothing is found
-NUM_TESTS = 3
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,24 @@ class Uniformity:
     bins: float  # p-value: whether the numbers fill equal bins equally
     pairs: float  # p-value: whether neighbours are independent of each other
     ks: float  # p-value: Kolmogorov and Smirnov's distance from the uniform law
+    draft: float | None = None  # p-value: equal bins, for tokens in the order of q / p
 
     @property
     def p_value(self) -> float:
         """That of all tests together: the smallest one, times their number (Bonferroni)."""
-        return min(1.0, NUM_TESTS * min(self.bins, self.pairs, self.ks))
+        known = [self.bins, self.pairs, self.ks, *([] if self.draft is None else [self.draft])]
+        return min(1.0, len(known) * min(known))
 
 
-def uniformity(texts: Sequence[FloatArray]) -> Uniformity:  # of [T] each
+def uniformity(
+    texts: Sequence[FloatArray],  # of [T] each
+    by_draft: Sequence[FloatArray] | None = None,  # of [T] each
+) -> Uniformity:
     """Test the numbers of some texts, token by token; a number of 1 marks an impossible token.
 
     Needs MIN_TOKENS of them. The texts must be independent of each other, and may be as long as
     their tokens have made them (ended by an end token, say): what is tested are martingales.
+    `by_draft` are the numbers for tokens in another order, see `specdec.replay.transforms`.
     """
     values = np.concatenate(texts)
     assert len(values) >= MIN_TOKENS, f"{len(values)} tokens tell nothing"
@@ -52,6 +57,7 @@ def uniformity(texts: Sequence[FloatArray]) -> Uniformity:  # of [T] each
         bins=_bins_p_value(values),
         pairs=_pairs_p_value(texts),
         ks=_ks_p_value(values),
+        draft=None if by_draft is None else _bins_p_value(np.concatenate(by_draft)),
     )
 
 

@@ -9,6 +9,7 @@ from specdec.core.errors import require_number
 from specdec.core.protocols import CausalLM, TreePolicy
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
+from specdec.lm.vocabularies import fitted, readable
 from specdec.proposer.fit import require_ranks
 from specdec.proposer.growth import FrontierCells, LogitSource, grow, propose_where
 
@@ -54,9 +55,9 @@ class DraftModel:
         """Read the prompts, all but their last token."""
         for context in contexts:
             self.model.keep(context.row, 0)
-        readable = [context for context in contexts if self._fits(context)]
+        able = [context for context in contexts if self._fits(context)]
         self.model.prefill(
-            _rows(readable), [self._known(context.token_ids[:-1]) for context in readable]
+            _rows(able), [self._readable(context.token_ids[:-1]) for context in able]
         )
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
@@ -76,15 +77,17 @@ class DraftModel:
     def _read(self, contexts: Sequence[Context], cells: FrontierCells) -> LogitSource:
         """Read the text, then one frontier after the other."""
         rows = _rows(contexts)
-        frontier = yield self._fitted(self._catch_up(contexts))
+        frontier = yield fitted(self._catch_up(contexts), self._vocab_size)
         while True:
             token_ids, where = frontier.token_ids, cells.add(frontier)
-            frontier = yield self._fitted(self.model.forward(rows, token_ids, *where).logits)
+            logits = self.model.forward(rows, token_ids, *where).logits
+            frontier = yield fitted(logits, self._vocab_size)
 
     def _catch_up(self, contexts: Sequence[Context]) -> Tensor:  # [B, 1, V]
         """Read the committed tokens that are not cached; return the logits after the last one."""
         missing = [
-            self._known(context.token_ids[self.model.length(context.row) :]) for context in contexts
+            self._readable(context.token_ids[self.model.length(context.row) :])
+            for context in contexts
         ]
         logits = self.model.forward(_rows(contexts), pad(missing, self.model.device)).logits
         for context in contexts:
@@ -94,22 +97,14 @@ class DraftModel:
         last = torch.tensor([[len(ids) - 1] for ids in missing], device=logits.device)
         return logits[torch.arange(len(contexts), device=logits.device)[:, None], last]
 
-    def _known(self, token_ids: Sequence[int]) -> Sequence[int]:
-        """Read padding of the verifier's vocabulary, which may be drawn, as some other token."""
-        if self._vocab_size <= self.model.vocab_size:
+    def _readable(self, token_ids: Sequence[int]) -> Sequence[int]:
+        if self._vocab_size <= self.model.vocab_size:  # without looking at each token
             return token_ids
-        return [token if token < self.model.vocab_size else 0 for token in token_ids]
+        return readable(token_ids, self.model.vocab_size)
 
     def _fits(self, context: Context) -> bool:
         """Whether the text and a whole tree fit the draft model's own context."""
         return len(context.token_ids) + self.max_depth <= self.model.max_length
-
-    def _fitted(self, logits: Tensor) -> Tensor:  # [B, V of the draft] -> [B, V of the verifier]
-        """Cut or widen to the verifier's logits: padded vocabularies differ within a family."""
-        missing = self._vocab_size - logits.shape[-1]
-        if missing == 0:
-            return logits
-        return torch.nn.functional.pad(logits, (0, missing), value=float("-inf"))
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         """Rewind to the committed text; its last token is read at the start of the next step."""

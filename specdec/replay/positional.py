@@ -18,6 +18,7 @@ from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
 from specdec.heads.base import Heads
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.vocabularies import fitted
 from specdec.training.chunked import LOGITS_AT_ONCE
 from specdec.training.data.samples import Samples
 from specdec.training.data.states import last_hidden
@@ -129,10 +130,8 @@ def _draft_pieces(draft: HFCausalLM, verifier: HFCausalLM, batch: Batch) -> Iter
     known = batch.token_ids.where(batch.token_ids < draft.vocab_size, 0)
     told = last_hidden(verifier, batch.token_ids).flatten(0, 1)
     states = last_hidden(draft, known).flatten(0, 1)
-    missing = verifier.vocab_size - draft.vocab_size
     for some in positions.split(_positions_at_once(verifier, draft)):
-        logits = draft.unembed(states[some])
-        logits = nn.functional.pad(logits, (0, missing), value=float("-inf"))
+        logits = fitted(draft.unembed(states[some]), verifier.vocab_size)
         yield Piece(0, some, verifier.unembed(told[some]), logits)
 
 

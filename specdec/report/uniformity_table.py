@@ -9,8 +9,10 @@ from rich.table import Table
 from specdec.metrics.pit import Uniformity
 
 LEGEND = (
-    "p-values of: equal bins, independence of neighbours, Kolmogorov-Smirnov; 'all' is the"
-    " smallest of them times 3. 'impossible' are tokens that the verifier's law does not have."
+    "p-values of: equal bins, independence of neighbours, Kolmogorov-Smirnov, and equal bins for"
+    " tokens in the order of the draft's q / p, which shows a text that leans to its draft. 'all':"
+    " the smallest of them times their number. 'impossible': tokens that are not in the verifier's"
+    " law."
 )
 
 
@@ -18,15 +20,15 @@ def print_uniformity(found: Mapping[str, Uniformity], verdicts: Mapping[str, boo
     """Print one row for each run, by name, with its verdict."""
     table = Table(title="randomised PIT", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("run", no_wrap=True)
-    for name in ("tokens", "impossible", "bins", "pairs", "KS", "all", "lossless"):
+    for name in ("tokens", "impossible", "bins", "pairs", "KS", "draft", "all", "lossless"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, row in found.items():
-        p_values = (row.bins, row.pairs, row.ks, row.p_value)
+        p_values = (row.bins, row.pairs, row.ks, row.draft, row.p_value)
         table.add_row(
             name,
             str(row.num_tokens),
             str(row.num_impossible),
-            *(f"{value:.2g}" for value in p_values),
+            *("-" if value is None else f"{value:.2g}" for value in p_values),
             "yes" if verdicts[name] else "NO",
         )
     console = Console()

@@ -58,6 +58,25 @@ def test_a_lossless_run_passes(cli, tiny, options: list[str]) -> None:
     assert "lossless, as far as" in ended.out
 
 
+def test_the_draft_s_order_is_that_of_the_run_s_own_draft_or_of_the_one_that_is_named(
+    cli, tiny
+) -> None:
+    decode(cli, tiny, "none", "proposer=none")
+    decode(cli, tiny, "own", *DRAFT)
+    columns = ["run", "tokens", "impossible", "bins", "pairs", "KS", "draft", "all", "lossless"]
+    without = cli("check", "run=none")
+    assert columns in [line.split() for line in without.out.splitlines()]
+    assert row_of(without.out, "none")[6] == "-"
+    named = row_of(cli("check", "run=none", f"draft={tiny.draft}").out, "none")
+    assert named[:6] == row_of(without.out, "none")[:6]
+    assert 0 < float(named[6]) <= 1
+    own = row_of(cli("check", "run=own").out, "own")
+    assert own == row_of(cli("check", "run=own", f"draft={tiny.draft}").out, "own")
+    # A model that puts the tokens in no other order than the verifier does.
+    same = row_of(cli("check", "run=none", f"draft={tiny.verifier}").out, "none")
+    assert same[6] not in (named[6], "-")
+
+
 def misrecorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the draft's law be recorded as it is at another temperature than it was drawn with."""
     original = DraftModel.propose
@@ -130,6 +149,7 @@ def assert_one_line(ended, names: Sequence[str]) -> None:
         (["run=[]"], ["run=[]"]),
         (["run=x", "batch=0"], ["batch=0"]),
         (["run=x", "seed=-1"], ["seed=-1"]),
+        (["run=x", "draft=7"], ["draft=7"]),
         (["run=x", "false_alarm=2"], ["false_alarm=2"]),
     ],
     ids=lambda value: " ".join(value) or "nothing",
@@ -143,6 +163,11 @@ def test_runs_that_tell_nothing_are_refused(cli, tiny) -> None:
     assert_one_line(cli("check", "run=greedy"), ["temperature 0", "proposer=none"])
     decode(cli, tiny, "short", num_prompts=2)
     assert_one_line(cli("check", "run=short"), ["run='short'", "100 tokens", "1000"])
+
+
+def test_a_draft_that_does_not_fit_is_refused(cli, tiny) -> None:
+    decode(cli, tiny, "run", "proposer=none")
+    assert_one_line(cli("check", "run=run", "draft=./nowhere"), ["draft", "./nowhere"])
 
 
 def test_changed_prompts_are_refused(cli, tiny) -> None:

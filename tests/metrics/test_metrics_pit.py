@@ -1,6 +1,7 @@
 """The tests of uniformity: tails as in scipy, calibrated p-values, and faults that are found."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,3 +113,13 @@ def test_tests_together_are_as_strict_as_each() -> None:
     """The smallest of three p-values is below a / 3 in no more than a of all cases."""
     assert Uniformity(1, 0, bins=0.5, pairs=0.01, ks=0.9).p_value == pytest.approx(0.03)
     assert Uniformity(1, 0, bins=0.5, pairs=0.6, ks=0.9).p_value == 1.0
+    with_draft = Uniformity(1, 0, bins=0.5, pairs=0.6, ks=0.9, draft=0.01)
+    assert with_draft.p_value == pytest.approx(0.04)
+
+
+def test_numbers_in_the_draft_s_order_are_a_test_of_their_own() -> None:
+    texts = samples(flat, 2, 3000)
+    leaning = [text**1.2 for text in samples(flat, 3, 3000)]
+    found = uniformity(texts, leaning)
+    assert replace(found, draft=None) == uniformity(texts)
+    assert found.draft == uniformity(leaning).bins < 1e-6 < found.bins

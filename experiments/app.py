@@ -36,6 +36,7 @@ FLAGS = {
     *("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
     "--experimental-rerun",
 }
+LONE_FLAGS = {"--multirun", "-m", "--resolve"}  # that take no value
 
 
 def build(node: Any, **extra: Any) -> Any:
@@ -91,9 +92,16 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     )
     try:
         _refuse_unknown_flags(sys.argv[1:])
+        # argparse understands a flag among the options only at their beginning or end.
+        sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in LONE_FLAGS)
         decorate(job)()
     except MISTAKES as error:
         mistakes.append(error)
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        wrong = [argument for argument in sys.argv[1:] if argument.endswith("=null")]
+        mistakes.append(UserError(f"{' '.join(wrong)}: expected one that --help names"))
     if mistakes:
         sys.exit(_explain(mistakes[0], config_name))
 
@@ -128,9 +136,17 @@ def _mended(message: str, config_name: str) -> str:
     wrong = found.group(1)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module("specdec.configs", version_base="1.3"):
-        names = _names(hydra.compose(config_name, _chosen_plug_ins(sys.argv[1:])))
+        try:
+            names = _names(hydra.compose(config_name, _chosen_plug_ins(sys.argv[1:])))
+        except HydraException:  # this entry point takes no such plug-ins
+            names = _names(hydra.compose(config_name))
     if config_name == "compare" and wrong.startswith("proposer."):
         return f"{wrong}: every arm has its own proposer; put it into an arm, {ARM_EXAMPLE}"
+    node = wrong.rpartition(".")[0]
+    if wrong in names and node:
+        return f"{node}=...: expected the options of {node} one by one, {wrong}=..."
+    if wrong in names:
+        return f"{wrong}: cannot be chosen here"
     return f"{wrong}: no such option; {_hint(wrong, names)}"
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from specdec.experiments.app import build
-from specdec.experiments.fit import build_judges, require_parts_fit, stem
+from specdec.experiments.fit import build_judges, calibration_notes, require_parts_fit, stem
 
-from specdec.core.errors import require, require_int
+from specdec.core.errors import UserError, require, require_int
 from specdec.core.trace import Trace
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
@@ -18,8 +18,20 @@ from specdec.decoding.stopping import Stopping
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import summarize
 from specdec.prompts import Prompt, Rendered, load_prompts, render_turn
+from specdec.proposer.none import NoProposer
 from specdec.report.provenance import provenance
 from specdec.report.run_dir import RunDir
+
+NODES = {
+    "verifier": "verifier.path=MODEL",
+    "draft": "draft.path=MODEL",
+    "prompts": "prompts.path=FILE",
+    "sampling": "sampling.temperature=0.7",
+    "proposer": "one that --help names, proposer=ngram",
+    "tree": "one that --help names, tree=chain",
+    "verification": "one that --help names, verification=block",
+    "verification.rule": "one that --help names, verification=block",
+}
 
 
 @dataclass
@@ -53,9 +65,20 @@ class Arm:
         rendered = render(prompt, answers, self.verifier, self.config)
         return Request(prompt.prompt_id, rendered.token_ids, prompt.category, len(answers))
 
+    @property
+    def proposes_nothing(self) -> bool:
+        """Whether this is autoregressive decoding, which speed is compared with."""
+        return isinstance(self.decoder.proposer, NoProposer)
+
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Refuse prompts that cannot be decoded, before any is."""
-        self.decoder.check([self.request(prompt, []) for prompt in prompts])
+        """Refuse prompts that cannot be decoded, before any is: not even after empty answers."""
+        self.decoder.check(
+            [
+                self.request(prompt, [""] * turn)
+                for prompt in prompts
+                for turn in range(prompt.num_turns)
+            ]
+        )
 
     def warm_up(self, prompt: Prompt) -> None:
         """Decode a few tokens that are not recorded: first calls pay for what later ones reuse."""
@@ -80,6 +103,7 @@ def build_prompts(config: DictConfig) -> list[Prompt]:
 
 def check_options(config: DictConfig) -> None:
     """Build what is cheap to build, so that a bad option is refused before a model is loaded."""
+    require_nodes(config)
     require_int("batch", config.batch, 1)
     require_int("seed", config.seed, 0)
     build(config.sampling)
@@ -89,6 +113,14 @@ def check_options(config: DictConfig) -> None:
     Stopping(config.max_new_tokens)
     strings = isinstance(config.stop_strings, ListConfig)
     require(strings, "stop_strings", config.stop_strings, 'a list, ["END"]')
+
+
+def require_nodes(config: DictConfig) -> None:
+    """Refuse `prompts=my.jsonl`, where `prompts.path=my.jsonl` is meant."""
+    for name, example in NODES.items():
+        node = OmegaConf.select(config, name)
+        if not isinstance(node, DictConfig):
+            raise UserError(f"{name}={node}: expected {example}")
 
 
 def build_arm(config: DictConfig, verifier: HFCausalLM, name: str = "") -> Arm:
@@ -121,8 +153,9 @@ def summary_of(arm: Arm, traces: Sequence[Trace]) -> dict[str, Any]:
     }
 
 
-def announce(arm: Arm, prompts: Sequence[Prompt]) -> None:
+def announce(arms: Sequence[Arm], prompts: Sequence[Prompt]) -> None:
     """Say what is about to be decoded, and show the first prompt as the model gets it."""
+    arm = arms[0]
     verifier = arm.verifier
     millions = verifier.model.num_parameters() / 1e6
     print(
@@ -130,6 +163,8 @@ def announce(arm: Arm, prompts: Sequence[Prompt]) -> None:
         f" {millions:.1f} M parameters; proven: tree forwards equal plain forwards"
         f" (relative difference {verifier.tree_error:.0e})"
     )
+    for note in dict.fromkeys(note for each in arms for note in calibration_notes(each.config)):
+        print(note)
     rendered = render(prompts[0], [], verifier, arm.config)
     shown = rendered.text[-400:]
     print(f"{len(prompts)} prompts; the first one ({len(rendered.token_ids)} tokens) ends in:")

@@ -73,6 +73,8 @@ def check_options(config: DictConfig) -> None:
         if OmegaConf.is_missing(node, name):
             option = "data.path" if name == "path" else name
             raise UserError(f"{option}: missing; expected {option}={value}")
+    for name, value in (("data.path", config.data.path), ("output", config.output)):
+        require(isinstance(value, str) and bool(value), name, value, "a file")
     chosen = proposer_name()
     require(chosen in PROPOSERS, "proposer", chosen, "one of " + ", ".join(PROPOSERS))
     for name, least in (("max_rank", 0), ("max_nodes", 1), ("num_nodes", 1), ("batch", 1)):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from specdec.experiments.app import build, run
+from yaml import YAMLError
 
 from specdec.core.errors import UserError, require, require_int, require_number
 
@@ -50,8 +51,9 @@ def check_options(config: DictConfig) -> None:
         raise UserError("run: missing; expected run=DIR, a run directory")
     require_int("batch", config.batch, 1)
     require_int("seed", config.seed, 0)
-    is_path = config.draft is None or isinstance(config.draft, str)
-    require(is_path, "draft", config.draft, "a folder or Hub id")
+    named = OmegaConf.select(config, "draft.path")
+    is_path = "path" in config.draft and (named is None or isinstance(named, str))
+    require(is_path, "draft.path", named, "a folder or Hub id")
     require_number("false_alarm", config.false_alarm, 0.0, 1.0)
 
 
@@ -63,7 +65,8 @@ def run_folders(value: object) -> list[Path]:
         require(isinstance(each, str) and bool(each), "run", each, "a run directory")
         folder = Path(str(each))
         is_run = all((folder / name).is_file() for name in FILES)
-        below = sorted(path.parent for path in folder.glob("*/traces.jsonl"))
+        found = [path.parent for path in folder.glob("*/traces.jsonl")]
+        below = sorted(path for path in found if (path / "config.yaml").is_file())
         if not is_run and not below:
             raise UserError(f"run={str(folder)!r}: no {' and '.join(FILES)} in that folder")
         folders += [folder] if is_run else below
@@ -77,13 +80,17 @@ def run_config(folder: Path, config: DictConfig) -> DictConfig:
     Raises:
         UserError: it was decoded at temperature 0.
     """
-    found = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(found, DictConfig)
+    try:
+        found = OmegaConf.load(folder / "config.yaml")
+    except YAMLError as error:
+        raise UserError(f"{folder / 'config.yaml'}: damaged ({error})".replace("\n", " ")) from None
+    if not isinstance(found, DictConfig) or "sampling" not in found:
+        raise UserError(f"{folder / 'config.yaml'}: not the configuration of a run")
     for name in ("device", "dtype"):
         if config[name] is not None:
             found[name] = found.verifier[name] = found.draft[name] = config[name]
-    if config.draft is not None:
-        found.draft.path = config.draft
+    if config.draft.path is not None:
+        found.draft.path = config.draft.path
     if found.sampling.temperature == 0:
         raise UserError(
             f"run={str(folder)!r}: decoded at temperature 0, where nothing is random; compare its"
@@ -110,8 +117,8 @@ def tested(folder: Path, run_config: DictConfig, config: DictConfig) -> Uniformi
         raise UserError(
             f"run={str(folder)!r}: {num_tokens} tokens; expected at least {MIN_TOKENS} to test"
         )
+    draft = build(run_config.draft) if config.draft.path or has_draft_model(run_config) else None
     verifier = build(run_config.verifier)
-    draft = build(run_config.draft) if config.draft or has_draft_model(run_config) else None
     texts = decoded_texts(traces, run_config, verifier)
     longest = max(len(text.prompt_ids) + len(text.output_ids) for text in texts)
     if draft is not None and longest > draft.max_length:

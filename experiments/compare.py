@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from specdec.core.trace import Trace
     from specdec.prompts import Prompt
 
-BASELINE = "none"
-SHARED = ("verifier", "prompts", "sampling", "dtype", "device")  # the same in all arms
+BASELINE = "proposer=none"
+SHARED = (  # the same in all arms
+    *("verifier", "prompts", "sampling", "dtype", "device"),
+    *("max_new_tokens", "stop_strings"),
+)
+LONGEST_NAME = 80
 
 
 def task(config: DictConfig) -> None:
@@ -43,10 +47,10 @@ def task(config: DictConfig) -> None:
     verifier = build(config.verifier)
     competing = [arms.build_arm(each, verifier, name) for name, each in configs.items()]
     competing[0].check(prompts)
-    arms.announce(competing[0], prompts)
+    arms.announce(competing, prompts)
 
     traces: dict[str, list[Trace]] = {arm.name: [] for arm in competing}
-    interrupted = False
+    cut_short: KeyboardInterrupt | UserError | None = None
     with ExitStack() as stack:
         run_dirs = {
             arm.name: stack.enter_context(arm.run_dir(folder / arm.name)) for arm in competing
@@ -55,8 +59,8 @@ def task(config: DictConfig) -> None:
             for arm, trace in interleave(competing, prompts, size):
                 traces[arm.name].append(trace)
                 run_dirs[arm.name].append(trace)
-        except KeyboardInterrupt:
-            interrupted = True
+        except (KeyboardInterrupt, UserError) as error:
+            cut_short = error
         summaries = summarize_paired(competing, traces, reference)
         for name, summary in summaries.items():
             run_dirs[name].summarize(summary)
@@ -66,11 +70,11 @@ def task(config: DictConfig) -> None:
             print_table(rows, f"{done} prompts, temperature {config.sampling.temperature:g}")
         for name, run_dir in run_dirs.items():
             print(f"run directory of {name}: {run_dir.path}")
-        if interrupted:
+        if cut_short is not None:
             print(
                 f"interrupted after {done} of {len(prompts)} prompts; the results above are valid"
             )
-            raise KeyboardInterrupt
+            raise cut_short
 
 
 def arm_configs(arms: ListConfig) -> dict[str, DictConfig]:
@@ -88,11 +92,12 @@ def arm_configs(arms: ListConfig) -> dict[str, DictConfig]:
             raise UserError(f'{text}: every arm has its own proposer; expected arms=["{text}"]')
     for arm in arms:
         require(isinstance(arm, str), "arms", arm, "a string of overrides, proposer=ngram")
-    configs: dict[str, DictConfig] = {}
-    for arm, name in zip(arms, names(arms), strict=True):
-        if name in configs:
+        if sum(split(arm) == split(other) for other in arms if isinstance(other, str)) > 1:
             raise UserError(f"arms: {arm!r} is there twice")
-        configs[name] = hydra.compose("compare", [*common, *split(arm)])
+    configs = {
+        name: hydra.compose("compare", [*common, *split(arm)])
+        for arm, name in zip(arms, names(arms), strict=True)
+    }
     first = next(iter(configs.values()))
     for arm, each in zip(arms, configs.values(), strict=True):
         for field in SHARED:
@@ -104,14 +109,18 @@ def arm_configs(arms: ListConfig) -> dict[str, DictConfig]:
 def names(arms: Sequence[str]) -> list[str]:
     """Name each arm by its overrides, leaving out those that all arms but the baseline share.
 
-    Nothing is left out where an arm would be left without a name.
+    Nothing is left out where an arm would be left without a name. Arms of one name are numbered.
     """
     overrides = [[text for text in split(arm) if not unnamed(text)] for arm in arms]
-    drafting = [each for each in overrides if each != [f"proposer={BASELINE}"]]
+    drafting = [each for each in overrides if BASELINE not in each]
     shared = set(drafting[0]).intersection(*drafting) if drafting else set[str]()
     if any(set(each) <= shared for each in overrides):
         shared = set()
-    return [path_safe([text for text in each if text not in shared]) for each in overrides]
+    short = [path_safe([text for text in each if text not in shared]) for each in overrides]
+    before = [short[:number].count(name) for number, name in enumerate(short)]
+    return [
+        f"{name}+{count + 1}" if count else name for name, count in zip(short, before, strict=True)
+    ]
 
 
 def split(arm: str) -> list[str]:
@@ -128,10 +137,10 @@ def unnamed(override: str) -> bool:
 
 
 def path_safe(overrides: Sequence[str]) -> str:
-    """Join overrides to a name that is fit for a folder: [2,1] becomes 2-1."""
+    """Join overrides to a name that is fit for a folder: [2,1] becomes 2-1; what is long is cut."""
     short = [re.sub(r"^(proposer|tree|verification)=", "", text) for text in overrides]
     plain = [re.sub(r"[][\s]", "", text.replace(",", "-")) for text in short]
-    return re.sub(r"[^\w.,=+-]", "_", ",".join(plain)) or "default"
+    return re.sub(r"[^\w.,=+-]", "_", ",".join(plain))[:LONGEST_NAME] or "default"
 
 
 def reference_arm(reference: object, names: Sequence[str]) -> str | None:
@@ -196,7 +205,7 @@ def summarize_paired(
         for name, each in traces.items()
     }
     summaries = {arm.name: summary_of(arm, paired[arm.name]) for arm in competing}
-    baseline = paired.get(BASELINE)
+    baseline = next((paired[arm.name] for arm in competing if arm.proposes_nothing), None)
     if baseline is not None:
         greedy = competing[0].config.sampling.temperature == 0
         for name, summary in summaries.items():

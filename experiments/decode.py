@@ -6,6 +6,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from specdec.experiments.app import build, run
 
+from specdec.core.errors import UserError
+
 
 def task(config: DictConfig) -> float:
     """Decode, write the run directory, print a table; returns block efficiency for sweepers."""
@@ -16,11 +18,13 @@ def task(config: DictConfig) -> float:
     from specdec.report.table import Row, print_table
 
     folder = Path(HydraConfig.get().runtime.output_dir)
+    if "arms" in config:
+        raise UserError("arms: this is for several arms; run specdec-compare with the same options")
     arms.check_options(config)
     prompts = arms.build_prompts(config)
     arm = arms.build_arm(config, build(config.verifier))
     arm.check(prompts)
-    arms.announce(arm, prompts)
+    arms.announce([arm], prompts)
     arm.warm_up(prompts[0])
     traces = []
     with arm.run_dir(folder) as run_dir:

@@ -13,6 +13,7 @@ from specdec.core.values import Draw
 from specdec.decoding.pairing import is_lossless, require_judges
 from specdec.lm.load import vocabulary_size
 from specdec.proposer.fit import require_heads_fit, require_ranks
+from specdec.tree.calibration_file import read_calibration
 
 
 def require_parts_fit(config: DictConfig) -> None:
@@ -53,6 +54,31 @@ def require_plain_chain(tree: TreePolicy, proposer: str) -> None:
         raise UserError(f"tree.min_confidence={tree.min_confidence}: {reason} 0")
 
 
+def calibration_notes(config: DictConfig) -> list[str]:
+    """Say where a measured tree is used otherwise than it was measured; lossless all the same."""
+    if "path" not in config.tree:
+        return []
+    found = read_calibration(config.tree.path, dict)
+    heads = "verifier" in config.proposer
+    here = {
+        "proposer": stem_of(config.proposer),
+        "proposer.path": config.proposer.get("path") if heads else None,
+        "draft.path": None if heads else config.draft.path,
+        "verifier.path": config.verifier.path,
+    }
+    measured = {name: found.get(name.replace(".", "_")) for name in here}
+    if stem_of(config.tree) == "sequoia":
+        at = found["positional"].get("sampling", {})
+        for name in ("temperature", "top_k", "top_p", "min_p"):
+            here[f"sampling.{name}"] = config.sampling[name]
+            measured[f"sampling.{name}"] = at.get(name)
+    return [
+        f"note: tree.path={config.tree.path} was measured with {name}={then}, this is {here[name]}"
+        for name, then in measured.items()
+        if None not in (then, here[name]) and then != here[name]
+    ]
+
+
 def draw_of(proposer: DictConfig, tree: TreePolicy) -> Draw | None:
     """Return how candidates will be chosen: by the tree, or as the proposer's class says.
 
@@ -68,7 +94,7 @@ def draw_of(proposer: DictConfig, tree: TreePolicy) -> Draw | None:
 def build_judges(config: DictConfig) -> dict[str, VerificationRule]:
     """Build the rules that are named by `judges`, each as its own YAML file has it."""
     judges: Any = config.judges
-    names = isinstance(judges, ListConfig) and all(isinstance(name, str) for name in judges)
+    names = isinstance(judges, ListConfig) and all(str(name).isidentifier() for name in judges)
     require(names, "judges", judges, "a list of rules, [block,traversal]")
     rules: Mapping[str, DictConfig] = {name: composed("verification", name) for name in judges}
     return {name: build(node.rule) for name, node in rules.items()}

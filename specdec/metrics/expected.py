@@ -21,11 +21,11 @@ def expected_accepted(traces: Sequence[Trace]) -> Estimate:
 
 
 def transport_bound(traces: Sequence[Trace]) -> Estimate | None:
-    """Return the mean over steps of the most that k i.i.d. draws allow any rule to accept.
+    """Return the most that any rule can make of P(A >= 1) with k i.i.d. draws, mean over steps.
 
-    k is the number of candidates at the root, which it is about. A line of reference beside
-    `overlap`, which is it for one draw: candidates drawn without replacement, or fixed in part, can
-    do better. (The optimal transport of Sun et al. 2023, SpecTr.) None where none was sampled.
+    k is the number of candidates at the root; for one it is the overlap there. A line of reference
+    for the first depth of `reached_depth`: candidates drawn without replacement, or fixed in part,
+    can do better. (The optimal transport of Sun et al. 2023, SpecTr.) None where none was sampled.
     """
     estimate = counts.ratio_of_sums(
         traces,

@@ -28,14 +28,15 @@ class Uniformity:
     num_tokens: int
     num_impossible: int  # tokens that their laws do not have at all
     bins: float  # p-value: whether the numbers fill equal bins equally
-    pairs: float  # p-value: whether neighbours are independent of each other
+    pairs: float | None  # p-value: whether neighbours are independent; None: there are too few
     ks: float  # p-value: Kolmogorov and Smirnov's distance from the uniform law
     draft: float | None = None  # p-value: equal bins, for tokens in the order of q / p
 
     @property
     def p_value(self) -> float:
         """That of all tests together: the smallest one, times their number (Bonferroni)."""
-        known = [self.bins, self.pairs, self.ks, *([] if self.draft is None else [self.draft])]
+        all_tests = (self.bins, self.pairs, self.ks, self.draft)
+        known = [p_value for p_value in all_tests if p_value is not None]
         return min(1.0, len(known) * min(known))
 
 
@@ -67,7 +68,7 @@ def _bins_p_value(values: FloatArray) -> float:  # [n]
     return chi_square_tail(float(((counts - expected) ** 2).sum() / expected), NUM_BINS - 1)
 
 
-def _pairs_p_value(texts: Sequence[FloatArray]) -> float:
+def _pairs_p_value(texts: Sequence[FloatArray]) -> float | None:
     """Test the interaction of (U_t, U_{t+1}) alone: what the rows and columns do not explain.
 
     Overlapping pairs are not independent, and neither are the cells of their table. The table less
@@ -76,6 +77,8 @@ def _pairs_p_value(texts: Sequence[FloatArray]) -> float:
     """
     first = np.concatenate([_cells(text[:-1], NUM_PAIR_BINS) for text in texts])
     second = np.concatenate([_cells(text[1:], NUM_PAIR_BINS) for text in texts])
+    if len(first) < MIN_TOKENS:  # of short texts
+        return None
     counts = np.bincount(NUM_PAIR_BINS * first + second, minlength=NUM_PAIR_BINS**2)
     table = counts.reshape(NUM_PAIR_BINS, NUM_PAIR_BINS).astype(np.float64)
     rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()

@@ -22,9 +22,10 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "depth d was submitted and the text had not ended above it.",
         "reached_depth": "P(A >= d) over all steps, whatever they submitted.",
         "overlap": "Mean of sum_v min(p, q) over visited nodes with candidates (alpha) "
-        "= 1 - TV(p, q).",
-        "transport_bound": "Mean over steps with k sampled candidates at the root of the most that "
-        "any rule can accept of k i.i.d. draws; null where nothing is sampled.",
+        "= 1 - TV(p, q); of fixed candidates: their p together.",
+        "transport_bound": "The most that any rule can make of P(A >= 1) with k i.i.d. draws, k as "
+        "many as the root has candidates: mean over steps with sampled ones; null without. "
+        "reached_depth[1] is what came of it.",
         "total_variation": "Mean over emitted tokens of TV from the verifier's law to the one that "
         "the token was emitted by; null for lossless rules.",
         "kl": "Mean over emitted tokens of KL (nats) of the law that the token was emitted by from "
@@ -36,7 +37,8 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "ratio": "block_efficiency over that of the reference arm on the same prompts, paired.",
         "cost_ratio": "Draft seconds of one step / verifier seconds of a one-token forward, the "
         "latter from proposer=none on the same prompts.",
-        "tokens_per_second": "Emitted tokens / seconds of all steps, prefill excluded.",
+        "tokens_per_second": "Emitted tokens / seconds of all steps, prefill excluded (but for the "
+        "first look of ngram and of heads with prefix attention at a prompt).",
         "speedup": "tokens_per_second (prefill excluded) over that of proposer=none on the same "
         "prompts, paired.",
         "prefill_seconds": "Mean seconds of prefill (verifier and proposer) of one turn.",

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from specdec.core.errors import UserError
 from specdec.core.jsonl import read_jsonl, write_json, write_text
 from specdec.core.trace import Trace
 
@@ -61,5 +62,18 @@ class RunDir:
 
 
 def read_traces(path: Path) -> list[Trace]:
-    """Read the traces of a run directory."""
-    return [Trace.from_row(row) for _, row in read_jsonl(path / "traces.jsonl")]
+    """Read the traces of a run directory.
+
+    Raises:
+        UserError: there are none, or a line is not what `to_row` wrote.
+    """
+    file = path / "traces.jsonl"
+    traces: list[Trace] = []
+    for number, row in read_jsonl(file):
+        try:
+            traces.append(Trace.from_row(row))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{file}:{number}: not a trace of this version ({type(error).__name__}: {error})"
+            ) from None
+    return traces

@@ -118,11 +118,11 @@ def efficiency(summary: Numbers) -> str:
 
 
 def overlap_and_bound(summary: Numbers) -> str:
-    """Write the overlap of sampled candidates above its line of reference."""
+    """Write the overlap of sampled candidates, and what they allow at best at the root."""
     bound = summary.get("transport_bound")
     if bound is None:
         return NOTHING
-    return f"{estimate(summary['overlap'])}\n[dim]bound {bound['value']:.2f}[/dim]"
+    return f"{estimate(summary['overlap'])}\n[dim]root bound {bound['value']:.2f}[/dim]"
 
 
 def losslessness(summary: Numbers) -> str:
@@ -194,7 +194,7 @@ COLUMNS = (
         lambda summary: by_depth(summary["acceptance_at_depth"]),
         ("acceptance_at_depth",),
     ),
-    Column("overlap\nand bound", overlap_and_bound, ("overlap", "transport_bound")),
+    Column("overlap and\nroot bound", overlap_and_bound, ("overlap", "transport_bound")),
     Column("tokens/s", lambda summary: estimate(summary["tokens_per_second"], digits=1), ()),
     Column("speedup", lambda summary: estimate(summary.get("speedup")), ("speedup",)),
     Column("lossless", losslessness, ("total_variation", "kl"), justify_right=False),

@@ -92,4 +92,7 @@ def _top_plus_one(weights: Tensor, num: int, streams: Sequence[RandomStream]) ->
     last = _drawn(others, 1, streams)
     missing = others.amax(dim=-1, keepdim=True) <= 0
     there = torch.cat([torch.ones_like(top, dtype=torch.bool), ~missing], dim=-1)
-    return Candidates(torch.cat([top, last], dim=-1), there)
+    # No more candidates than there are tokens: the others are not there either.
+    beyond = (0, max(0, num - there.shape[-1]))
+    token_ids = torch.nn.functional.pad(torch.cat([top, last], dim=-1), beyond)
+    return Candidates(token_ids, torch.nn.functional.pad(there, beyond))

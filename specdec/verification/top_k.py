@@ -13,7 +13,7 @@ class TopK:
     """Accept x if it is among the k likeliest tokens of p and not impossible.
 
     Ties with the k-th are accepted too. The longest path of such tokens wins; what follows it is
-    drawn from p.
+    drawn from p. At temperature 0, where p is one token, nothing else is accepted.
     """
 
     lossless_for = frozenset[Draw]()

@@ -74,14 +74,15 @@ def _refused_levels(asked: Asked, proposal: Proposal) -> Iterator[_Level]:
         here = asked.at(places)
         level = _refuse_all(here, own, proposal.draw)
         yield level
-        # The acceptance with which the nodes of the next depth begin, of those with children.
+        # The acceptance with which the nodes of the next depth begin, of those with children and
+        # in their order, which need not be that of their parents.
         width = level.reached.shape[1]
-        children = [
-            row * width + number
+        at = {
+            child: row * width + number
             for row, node in enumerate(here.nodes)
             for number, child in enumerate(tree.children[node])
-            if child in asked.nodes
-        ]
+        }
+        children = [at[node] for node in asked.nodes if node in at]
         own = level.reached.flatten()
         own = own if children == list(range(len(own))) else own[children]
 

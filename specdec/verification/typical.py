@@ -13,7 +13,8 @@ class Typical:
     """Accept x if p(x) > min(epsilon, delta exp(-H(p))), the longest path of such tokens.
 
     Cai et al. 2024 (Medusa, section 2.3.1), with H the entropy in nats. The authors choose delta as
-    the square root of epsilon. What follows the path is drawn from p.
+    the square root of epsilon. What follows the path is drawn from p. At temperature 0, where p is
+    one token, nothing else is accepted.
     """
 
     lossless_for = frozenset[Draw]()

@@ -67,13 +67,13 @@ def test_the_draft_s_order_is_that_of_the_run_s_own_draft_or_of_the_one_that_is_
     without = cli("check", "run=none")
     assert columns in [line.split() for line in without.out.splitlines()]
     assert row_of(without.out, "none")[6] == "-"
-    named = row_of(cli("check", "run=none", f"draft={tiny.draft}").out, "none")
+    named = row_of(cli("check", "run=none", f"draft.path={tiny.draft}").out, "none")
     assert named[:6] == row_of(without.out, "none")[:6]
     assert 0 < float(named[6]) <= 1
     own = row_of(cli("check", "run=own").out, "own")
-    assert own == row_of(cli("check", "run=own", f"draft={tiny.draft}").out, "own")
+    assert own == row_of(cli("check", "run=own", f"draft.path={tiny.draft}").out, "own")
     # A model that puts the tokens in no other order than the verifier does.
-    same = row_of(cli("check", "run=none", f"draft={tiny.verifier}").out, "none")
+    same = row_of(cli("check", "run=none", f"draft.path={tiny.verifier}").out, "none")
     assert same[6] not in (named[6], "-")
 
 
@@ -149,7 +149,7 @@ def assert_one_line(ended, names: Sequence[str]) -> None:
         (["run=[]"], ["run=[]"]),
         (["run=x", "batch=0"], ["batch=0"]),
         (["run=x", "seed=-1"], ["seed=-1"]),
-        (["run=x", "draft=7"], ["draft=7"]),
+        (["run=x", "draft.path=7"], ["draft.path=7"]),
         (["run=x", "false_alarm=2"], ["false_alarm=2"]),
     ],
     ids=lambda value: " ".join(value) or "nothing",
@@ -167,7 +167,24 @@ def test_runs_that_tell_nothing_are_refused(cli, tiny) -> None:
 
 def test_a_draft_that_does_not_fit_is_refused(cli, tiny) -> None:
     decode(cli, tiny, "run", "proposer=none")
-    assert_one_line(cli("check", "run=run", "draft=./nowhere"), ["draft", "./nowhere"])
+    assert_one_line(cli("check", "run=run", "draft.path=./nowhere"), ["draft.path", "./nowhere"])
+
+
+def test_damaged_runs_are_named(cli, tiny) -> None:
+    decode(cli, tiny, "folder/run", "proposer=none")
+    Path("folder/other").mkdir()
+    Path("folder/other/traces.jsonl").write_text("{}")  # of something else: no config.yaml
+    assert cli("check", "run=folder").status == 0
+    assert_one_line(cli("check", "run=folder/other"), ["run='folder/other'", "config.yaml"])
+    config = Path("folder/run/config.yaml")
+    whole = config.read_text()
+    config.write_text("a: [1")
+    assert_one_line(cli("check", "run=folder/run"), ["config.yaml", "damaged"])
+    config.write_text("a: 1")
+    assert_one_line(cli("check", "run=folder/run"), ["config.yaml", "not the configuration"])
+    config.write_text(whole)
+    Path("folder/run/traces.jsonl").write_text('{"prompt_id": "x", "output_ids": []}')
+    assert_one_line(cli("check", "run=folder/run"), ["traces.jsonl:1", "not a trace"])
 
 
 def test_changed_prompts_are_refused(cli, tiny) -> None:

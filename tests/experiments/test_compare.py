@@ -266,7 +266,7 @@ def test_a_turn_that_outgrows_the_context_says_so(cli, tiny) -> None:
     """Known only in the middle of the run: one line, and what was decoded before is kept."""
     rows = [
         {"id": "fine", "prompt": "def"},
-        {"id": "grows", "turns": ["return " * 120, "return " * 120, "return " * 120]},
+        {"id": "grows", "turns": ["return " * 120, "return " * 110, "return " * 6]},
     ]
     Path("turns.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     ended = cli("decode", *tiny.options("run", "prompts.path=turns.jsonl"))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from specdec.core.errors import UserError
 from specdec.core.trace import Trace
 from specdec.metrics import efficiency_difference, efficiency_ratio, judged
 from specdec.report.run_dir import read_traces
@@ -147,3 +148,64 @@ def test_a_saved_configuration_with_judges_runs_again(compared: Compared) -> Non
     assert [[s.judged for s in t.steps] for t in traces] == [
         [s.judged for s in t.steps] for t in saved
     ]
+
+
+def test_arms_of_one_name_are_numbered_and_long_names_cut() -> None:
+    compare = import_module("specdec.experiments.compare")
+    flat, deep = "proposer=medusa tree.paths=[[0],[1]]", "proposer=medusa tree.paths=[[0,1]]"
+    assert compare.names([flat, deep]) == ["tree.paths=0-1", "tree.paths=0-1+2"]
+    judged = ["proposer=draft_model judges=[block]", "proposer=draft_model judges=[match]"]
+    assert compare.names(judged) == ["draft_model", "draft_model+2"]
+    many = f"proposer=medusa tree.paths={[[0] * length for length in range(1, 70)]}"
+    (name,) = compare.names([many])
+    assert len(name) == 80
+    assert name.startswith("medusa,tree.paths=0-")
+
+
+def test_speed_is_compared_with_whatever_arm_proposes_nothing(cli, tiny) -> None:
+    """Also where it is called by another of its options."""
+    arms = 'arms=["proposer=ngram","proposer=none verification=match"]'
+    ended = cli("compare", *tiny.options("run", arms))
+    assert ended.status == 0, ended.err
+    summary = json.loads(Path("run/ngram/summary.json").read_text())
+    assert summary["speedup"]["value"] > 0
+    assert summary["same_text"] == {"equal": 3, "of": 3}
+
+
+@pytest.mark.parametrize("option", ["max_new_tokens=4", "stop_strings=[x]"])
+def test_arms_of_unlike_ends_are_not_compared(cli, tiny, option: str) -> None:
+    arms = f'arms=["proposer=none","proposer=ngram {option}"]'
+    ended = cli("compare", *tiny.options("run", arms))
+    assert ended.status == 2
+    assert f"the same {option.split('=')[0]} in every arm" in ended.err
+
+
+def test_a_turn_that_cannot_fit_is_refused_before_any_is_decoded(cli, tiny) -> None:
+    turns = ["def add(", "x = 1; " * 3000]
+    Path("long.jsonl").write_text(json.dumps({"id": "b", "turns": turns}))
+    for entry_point in ("compare", "decode"):
+        ended = cli(entry_point, *tiny.options("run", "prompts.path=long.jsonl"))
+        assert ended.status == 2
+        assert "prompt b#1" in ended.err
+        assert not list(Path().rglob("traces.jsonl"))
+
+
+def test_what_was_decoded_before_a_mistake_is_summarized(
+    cli, tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where answers fill the context, a later turn fails in mid-run."""
+    arm = import_module("specdec.experiments.arm")
+    decode = arm.Arm.decode
+
+    def failing(self, prompts):
+        if prompts[0].prompt_id == "text":
+            raise UserError("prompt text#1: too long")
+        yield from decode(self, prompts)
+
+    monkeypatch.setattr(arm.Arm, "decode", failing)
+    ended = cli("compare", *tiny.options("run", 'arms=["proposer=none","proposer=ngram"]'))
+    assert ended.status == 2
+    assert ended.err.splitlines()[-1] == "error: prompt text#1: too long"
+    for name in ("none", "ngram"):
+        summary = json.loads(Path(f"run/{name}/summary.json").read_text())
+        assert summary["num_prompts"] == 2

@@ -103,6 +103,13 @@ def test_dependence_alone_leaves_the_margins_alone() -> None:
     assert uniformity(samples(FAULTS["shifted"][0], 1, 10_000)).pairs > 1e-4
 
 
+def test_texts_of_one_token_have_no_neighbours_to_test() -> None:
+    values = np.random.default_rng(5).random(2 * MIN_TOKENS)
+    found = uniformity([np.array([value]) for value in values])
+    assert found.pairs is None
+    assert found.p_value == min(1.0, 2 * min(found.bins, found.ks))
+
+
 def test_impossible_tokens_are_counted() -> None:
     texts = samples(flat, 2, MIN_TOKENS)
     texts[3][0] = texts[5][0] = 1.0

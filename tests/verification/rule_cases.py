@@ -48,6 +48,7 @@ FORKED: Parents = (-1, 0, 0, 1, 1)
 DEEP: Parents = (-1, 0, 0, 2, 3, 3)  # depths 1 1 2 3 3: refusals climb two levels
 BINARY: Parents = (-1, 0, 0, 1, 1, 2, 2)  # (2, 2)
 UNEVEN: Parents = (-1, 0, 0, 1, 3, 3, 2)  # depths 1 1 2 3 3 2, a node with one child, leaves
+CROSSED: Parents = (-1, 0, 0, 2, 1, 3, 4)  # a level in another order than the one above it
 FULL: Parents = (-1, 0, 0, 0, 2, 2, 2)  # all V tokens as children: the root never recovers
 CHAINS: Sequence[Parents] = (EMPTY, chain(1), chain(2), chain(3))
 SMALL_TREES = (EMPTY, chain(2), TWO, THREE, BELOW_FIRST, BELOW_SECOND, FORKED)
@@ -147,7 +148,7 @@ class Case:
             return PAIRS
         if len(self.parents) == 4:
             return [RANDOM[3], RANDOM[4], *HAND[:9]]
-        if isinstance(self.rule, KSeq):  # slow, and it walks down as rejection does
+        if self.parents == CROSSED or isinstance(self.rule, KSeq):  # slow, and it walks down as rejection does
             return SPARSE[1:]
         if len(self.parents) == 5:
             return FEW_PAIRS
@@ -187,8 +188,8 @@ CASES = [
     *cases(BlockRule(), Draw.FILTERED, CHAINS),
     *cases(Traversal(), Draw.SINGLE, CHAINS),
     *cases(Traversal(), Draw.FILTERED, CHAINS),
-    *cases(Traversal(), Draw.IID, (*SAMPLED_TREES, DEEP)),
-    *cases(Traversal(), Draw.WITHOUT_REPLACEMENT, (*SAMPLED_TREES, DEEP)),
+    *cases(Traversal(), Draw.IID, (*SAMPLED_TREES, DEEP, CROSSED)),
+    *cases(Traversal(), Draw.WITHOUT_REPLACEMENT, (*SAMPLED_TREES, DEEP, CROSSED)),
     *cases(KSeq(), Draw.SINGLE, CHAINS),
     *cases(KSeq(), Draw.FILTERED, CHAINS),
     *cases(KSeq(), Draw.IID, SAMPLED_TREES),

@@ -334,7 +334,7 @@ BIASING = [
     # traversal
     of_text(
         "traversal-residual-mass-only",
-        0.0065,
+        0.0163,
         rewritten(f"{RULES}.traversal._refuse_all", "excess / total", "excess"),
         TREE,
         MIXED,

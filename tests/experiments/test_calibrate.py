@@ -244,3 +244,26 @@ def test_a_folder_that_says_nothing_is_left_to_the_loader(cli, text: str | None)
         Path("heads/config.json").write_text(text)
     heads = ["proposer=medusa", "proposer.path=heads", "tree.gamma=99"]
     assert_one_line(cli("decode", NOWHERE, *heads), ["verifier.path='./no_such_model'"])
+
+
+def test_a_tree_that_is_used_otherwise_than_it_was_measured_says_so(cli, tiny) -> None:
+    """Lossless all the same, but not the best tree any more."""
+    given = [f"data.path={tiny.text}", "output=tree.json", "positional=true", "max_rank=3"]
+    warm = ["sampling.temperature=1", "proposer=draft_model"]
+    models = [f"verifier.path={tiny.verifier}", f"draft.path={tiny.draft}"]
+    assert cli("calibrate", *given, *warm, *models).status == 0
+    tree = ["tree=sequoia", "tree.path=tree.json", "tree.num_nodes=3"]
+    as_measured = cli("decode", *tiny.options("a", *warm, *tree))
+    assert as_measured.status == 0, as_measured.err
+    assert "note:" not in as_measured.out
+    other = [warm[1], "sampling.temperature=0.5", f"draft.path={tiny.padded}"]
+    ended = cli("decode", *tiny.options("b", *other, *tree))
+    notes = [line for line in ended.out.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 2
+    assert notes[0].startswith(
+        f"note: tree.path=tree.json was measured with draft.path={tiny.draft}"
+    )
+    assert notes[1].endswith("sampling.temperature=1, this is 0.5")
+    counted = cli("decode", *tiny.options("c", *other[:2], "tree=calibrated", *tree[1:]))
+    assert counted.status == 0, counted.err
+    assert "note:" not in counted.out, "ranks are counted at no temperature"

@@ -137,6 +137,18 @@ def test_the_fixed_children_are_the_likeliest() -> None:
 UNEVEN = [(0,), (1,), (0, 0), (0, 1), (1, 0)]  # the second child has one child, the first two
 
 
+@pytest.mark.parametrize("draw", [Draw.WITHOUT_REPLACEMENT, Draw.TOP_PLUS_ONE], ids=str)
+def test_there_are_no_more_children_than_tokens(draw: Draw) -> None:
+    tree = Sampled([7, 1], draw.value)
+    law = torch.tensor([[[0.5, 0.3, 0.2]]])
+    found = tree.candidates(law, 7, [RandomStream(1)])
+    assert found.token_ids.shape == (1, 1, 7)
+    assert found.there is not None
+    assert found.there.tolist() == [[[True] * 3 + [False] * 4]]
+    assert sorted(found.token_ids[0, 0, :3].tolist()) == [0, 1, 2]
+    assert int(found.token_ids.max()) < 3
+
+
 @pytest.mark.parametrize("draw", [Draw.IID, Draw.WITHOUT_REPLACEMENT], ids=lambda d: d.value)
 def test_a_node_with_fewer_children_gets_the_first_draws(draw: Draw) -> None:
     """Whatever its neighbour's are: its only child has the law of a first draw, not a second's."""

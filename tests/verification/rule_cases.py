@@ -148,8 +148,8 @@ class Case:
             return PAIRS
         if len(self.parents) == 4:
             return [RANDOM[3], RANDOM[4], *HAND[:9]]
-        if self.parents == CROSSED or isinstance(self.rule, KSeq):  # slow, and it walks down as rejection does
-            return SPARSE[1:]
+        if self.parents == CROSSED or isinstance(self.rule, KSeq):
+            return SPARSE[1:]  # slow; k-SEQ walks down as rejection does
         if len(self.parents) == 5:
             return FEW_PAIRS
         return SPARSE if self.draw is Draw.IID else [RANDOM[4], SPARSE[1]]

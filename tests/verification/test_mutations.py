@@ -15,9 +15,11 @@ from harness import bias, chain, names
 from mutating import Plant, replaced, resolved, rewritten
 from rule_cases import (
     BELOW_SECOND,
+    CROSSED,
     EXACT,
     FORKED,
     RANDOM,
+    SPARSE,
     THREE,
     TWO,
     BlockRule,
@@ -338,6 +340,17 @@ BIASING = [
         rewritten(f"{RULES}.traversal._refuse_all", "excess / total", "excess"),
         TREE,
         MIXED,
+    ),
+    of_text(
+        "traversal-children-in-the-order-of-their-parents",
+        0.0255,
+        rewritten(
+            f"{RULES}.traversal._refused_levels",
+            "[at[node] for node in asked.nodes if node in at]",
+            "[at[node] for node in at if node in asked.nodes]",
+        ),
+        _case(Traversal(), Draw.IID, CROSSED),
+        SPARSE[1],
     ),
     of_text(
         "traversal-token-level-residual",

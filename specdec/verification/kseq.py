@@ -9,7 +9,7 @@ from specdec.verification.asked import Asked
 from specdec.verification.asking import HAIR, Odds, decide, ratio
 from specdec.verification.overlap import overlaps
 
-NUM_ROUNDS, NUM_STEPS = 5, 8  # of the search for rho: its error is (k - 1) / 32768
+NUM_ROUNDS, NUM_STEPS = 6, 4  # of the search for rho: its error is (k - 1) / 4096
 
 
 class KSeq:
@@ -51,7 +51,8 @@ def _smallest_rho(p: Tensor, q: Tensor, k: Tensor) -> Tensor:  # [I, V], [I, V],
     for _ in range(NUM_ROUNDS):
         step = (high - low) / NUM_STEPS
         tried = low + step * torch.arange(1, NUM_STEPS, dtype=p.dtype, device=p.device)  # [I, S]
-        beta = (p[:, None] / tried[..., None]).minimum(q[:, None]).sum(dim=-1)
+        scaled = p[:, None] / tried[..., None]  # [I, S, V]: no second one of that size
+        beta = torch.minimum(scaled, q[:, None], out=scaled).sum(dim=-1)
         fails = (1 - (1 - beta) ** k > tried * beta).sum(dim=-1, keepdim=True)
         low, high = low + fails * step, torch.minimum(high, low + (fails + 1) * step)
     return high

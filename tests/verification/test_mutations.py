@@ -459,7 +459,7 @@ REPORTED = [
     ),
     of_report(
         "bound-sorts-the-wrong-way-round",
-        rewritten(f"{RULES}.walking.transport_bound", "argsort(dim=-1)", "argsort(-1, True)"),
+        replaced(f"{RULES}.overlap._ascending", lambda ratios: ratios.argsort(-1, True)),
         lambda: check_overlap_and_bound(IID, PAIR),
     ),
     of_report(

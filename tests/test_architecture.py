@@ -34,7 +34,7 @@ MAY_IMPORT = {
 }
 # Other people's packages, where they are restricted at all.
 THIRD_PARTY = {
-    "core": {"torch"},
+    "core": {"torch", "numpy"},
     "tree": {"torch"},
     "verification": {"torch"},
     "decoding": {"torch"},

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.errors import require, require_int, require_number
+from specdec.core.ordering import ascending
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,18 @@ def _keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def _keep_top_p(probs: Tensor, p: float) -> Tensor:
-    """Keep the smallest set of likeliest tokens whose mass reaches p (Holtzman et al. 2020)."""
-    ascending, order = probs.sort(dim=-1)
-    dropped = ascending.cumsum(dim=-1) <= 1 - p
-    dropped[..., -1] = False
-    probs = probs.masked_fill(dropped.scatter(-1, order, dropped), 0.0)
+    """Keep the smallest set of likeliest tokens whose mass reaches p (Holtzman et al. 2020).
+
+    Of equally likely tokens those of smaller ids stay, so that the law depends on nothing else.
+    """
+    ordered = ascending(probs)
+    num_dropped = (ordered.cumsum(dim=-1) <= 1 - p).sum(dim=-1, keepdim=True)
+    num_dropped = num_dropped.clamp_(max=probs.shape[-1] - 1)
+    least = ordered.gather(-1, num_dropped)
+    kept, tied = probs > least, probs == least
+    num_tied = probs.shape[-1] - num_dropped - kept.sum(dim=-1, keepdim=True)
+    kept |= tied & (tied.cumsum(dim=-1) <= num_tied)
+    probs = probs.masked_fill(~kept, 0.0)
     return probs / probs.sum(dim=-1, keepdim=True)
 
 

@@ -1,9 +1,8 @@
 """How much of the verifier's mass the candidates can cover at a node: measured, and at best."""
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from specdec.core.ordering import ascending_order
 from specdec.verification.asked import Asked
 
 
@@ -21,14 +20,7 @@ def transport_bound(p: Tensor, q: Tensor, num_draws: int) -> Tensor:  # [..., V]
     1 + min over sets H of tokens of p(H) - q(H)^k, where the minimum is taken at a beginning of the
     tokens sorted by p / q (Sun et al. 2023, SpecTr; in this form Hu et al. 2025). k: `num_draws`.
     """
-    order = _ascending((p / q).nan_to_num(nan=float("inf"), posinf=float("inf")))
+    order = ascending_order((p / q).nan_to_num(nan=float("inf"), posinf=float("inf")))
     below_p = p.gather(-1, order).double().cumsum(dim=-1)
     below_q = q.gather(-1, order).double().cumsum(dim=-1)
     return 1 + (below_p - below_q**num_draws).amin(dim=-1).clamp(max=0)
-
-
-def _ascending(values: Tensor) -> Tensor:  # [..., V] -> [..., V] int64
-    """Return the order of the values; on the CPU by numpy, which is four times as fast as torch."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(np.argsort(values.numpy(), axis=-1))
-    return values.argsort(dim=-1)

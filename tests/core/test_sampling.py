@@ -100,6 +100,17 @@ def test_ties_are_cut_by_top_p_as_transformers_cuts_them() -> None:
         )
 
 
+def test_of_equally_likely_tokens_the_first_stay_whatever_stands_beside_them() -> None:
+    """The law of a context may not depend on the shape of the batch that it is computed in."""
+    row = torch.tensor([2.0, 1.0, 1.0, 3.0, 1.0, 1.0, 1.0, 0.0])
+    law = Sampling(top_p=0.75).warp(row)
+    assert law.nonzero().flatten().tolist() == [0, 1, 2, 3]
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.randn(3, 5, 8, generator=generator)
+    batch[1, 2] = row
+    assert Sampling(top_p=0.75).warp(batch)[1, 2].tolist() == law.tolist()
+
+
 @pytest.mark.parametrize(("top_p", "kept"), [(0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3), (0.76, 4)])
 def test_top_p_stops_as_soon_as_its_mass_is_reached(top_p: float, kept: int) -> None:
     """Four tokens of exactly 1/4: two of them are a mass of 0.5, and a third is too much."""

@@ -459,7 +459,7 @@ REPORTED = [
     ),
     of_report(
         "bound-sorts-the-wrong-way-round",
-        replaced(f"{RULES}.overlap._ascending", lambda ratios: ratios.argsort(-1, True)),
+        replaced(f"{RULES}.overlap.ascending_order", lambda ratios: ratios.argsort(-1, True)),
         lambda: check_overlap_and_bound(IID, PAIR),
     ),
     of_report(

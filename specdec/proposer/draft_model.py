@@ -10,8 +10,9 @@ from specdec.core.protocols import CausalLM, TreePolicy
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
 from specdec.lm.vocabularies import fitted, readable
+from specdec.proposer.cells import FrontierCells
 from specdec.proposer.fit import require_ranks
-from specdec.proposer.growth import FrontierCells, LogitSource, grow, propose_where
+from specdec.proposer.growth import LogitSource, grow, propose_where
 
 
 class DraftModel:

@@ -121,9 +121,9 @@ MUTATIONS = [
     Mutation(
         "rows-of-q-shifted",
         rewritten(
-            "specdec.proposer.growth._rows",
-            "return laws[:num_rows]",
-            "return laws[:num_rows].roll(1, 0)",
+            "specdec.proposer.growth.Growth._static_proposals",
+            "Proposal(tree, draw, law, calls)",
+            "Proposal(tree, draw, law.roll(1, 0), calls)",
         ),
         _sampled,
         0.2808,

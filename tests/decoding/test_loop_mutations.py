@@ -119,11 +119,22 @@ MUTATIONS = [
         0.172,
     ),
     Mutation(
-        "rows-of-q-shifted",
+        "rows-of-q-shifted-in-a-fixed-tree",
         rewritten(
             "specdec.proposer.growth.Growth._static_proposals",
             "Proposal(tree, draw, law, calls)",
             "Proposal(tree, draw, law.roll(1, 0), calls)",
+        ),
+        _on_grid,
+        0.2362,
+        length=3,
+    ),
+    Mutation(
+        "rows-of-q-shifted",
+        rewritten(
+            "specdec.proposer.growth._proposal",
+            "Proposal(tree, draw, laws, calls,",
+            "Proposal(tree, draw, laws.roll(1, 0), calls,",
         ),
         _sampled,
         0.2808,

@@ -39,7 +39,9 @@ def noisy() -> HFCausalLM:
 def heads_of(kind: str, verifier: HFCausalLM) -> Heads:
     """Heads that say something else each, and that no input leaves alone."""
     cls, options = KINDS[kind]
-    heads = cls(H, VOCAB_SIZE, num_heads=K, **options).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        heads = cls(H, VOCAB_SIZE, num_heads=K, **options).eval()
     heads.start_from(verifier.model.get_output_embeddings().weight)
     generator = torch.Generator().manual_seed(5)
     for weight in heads.parameters():

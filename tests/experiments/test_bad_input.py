@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from complaints import assert_complaint, assert_one_line
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -230,17 +231,6 @@ OF_COMPARE = [
 ]  # fmt: skip
 
 
-def assert_one_line(status: int, err: str, names: Sequence[str] = ()) -> None:
-    """Check the contract of every complaint."""
-    lines = err.splitlines()
-    assert "Traceback" not in err, f"a mistake of the user's ended in a traceback:\n{err}"
-    assert len(lines) == 1, f"expected one line on stderr, got {len(lines)}:\n{err}"
-    assert lines[0].startswith("error: "), f"the line must begin with `error: `:\n{err}"
-    missing = [name for name in names if name not in lines[0]]
-    assert not missing, f"the line does not say {missing}:\n{err}"
-    assert status == 2, f"exit status {status}, expected 2"
-
-
 def contents(folder: Path) -> dict[str, str]:
     """Read every file below a folder."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
@@ -263,7 +253,7 @@ def check(cli, entry_point: str, options: Sequence[str], mistake: Mistake) -> No
     except Exception as error:
         message = f"{mistake.options}: a mistake of the user's ended in a traceback: {error!r}"
         raise AssertionError(message) from error
-    assert_one_line(ended.status, ended.err, mistake.names)
+    assert_one_line(ended, mistake.names)
     assert contents(Path("run")) == EARLIER, "bad input touched the results of an earlier run"
 
 
@@ -347,7 +337,7 @@ def test_train_names_the_option_that_is_missing(cli, tiny, missing: str) -> None
     given = {"data.path": tiny.text, "data.held_out_path": tiny.text, "output": "run"}
     options = [f"{name}={value}" for name, value in given.items() if name != missing]
     ended = cli("train", *options)
-    assert_one_line(ended.status, ended.err, [missing])
+    assert_one_line(ended, [missing])
 
 
 def test_a_draft_with_another_tokenizer_is_refused(cli, tiny) -> None:
@@ -401,5 +391,5 @@ def test_a_process_of_its_own_prints_one_line(
     Path("file").write_text("precious")
     command = [sys.executable, "-m", "specdec.experiments.compare", *tiny.options("run")]
     ended = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
-    assert_one_line(ended.returncode, ended.stderr, names)
+    assert_complaint(ended.returncode, ended.stderr, names)
     assert not list(Path().rglob("status.json"))

@@ -1,11 +1,11 @@
 """`specdec-calibrate` from the command line: measure, write, grow, and refuse in one line."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from complaints import assert_one_line
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -126,12 +126,6 @@ def test_heads_are_measured_and_grown(cli, tiny) -> None:
     assert json.loads(Path("sampled/summary.json").read_text())["lossless"] is True
     ended = cli("decode", *tiny.options("deep", *heads, *tree, "tree.max_depth=4"))
     assert_one_line(ended, ["tree.max_depth=4", "depth 3"])
-
-
-def assert_one_line(ended, names: Sequence[str]) -> None:
-    assert (ended.status, len(ended.err.splitlines())) == (2, 1), ended.err
-    assert ended.err.startswith("error: ")
-    assert all(name in ended.err for name in names), ended.err
 
 
 @pytest.mark.parametrize(

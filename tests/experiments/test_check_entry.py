@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from complaints import assert_one_line
 
 from specdec.core.values import Context, Proposal
 from specdec.proposer.draft_model import DraftModel
@@ -132,12 +133,6 @@ def test_later_turns_are_read_after_the_run_s_own_answers(cli, tiny) -> None:
     ended = cli("check", "run=run")
     assert ended.status == 0, ended.err + ended.out
     assert row_of(ended.out, "run")[-1] == "yes"
-
-
-def assert_one_line(ended, names: Sequence[str]) -> None:
-    assert (ended.status, len(ended.err.splitlines())) == (2, 1), ended.err
-    assert ended.err.startswith("error: ")
-    assert all(name in ended.err for name in names), ended.err
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from complaints import assert_damage_is_named
 
 from specdec.core.errors import UserError
 from specdec.tree.calibrated import Calibrated
@@ -94,9 +95,4 @@ def test_a_file_that_is_missing_is_named(missing: Any) -> None:
     ],
 )
 def test_a_damaged_file_is_one_line(tmp_path: Path, text: str) -> None:
-    file = tmp_path / "tree.json"
-    file.write_text(text, encoding="utf-8", errors="surrogateescape")
-    with pytest.raises(UserError) as caught:
-        Calibrated(str(file), num_nodes=1)
-    assert "tree.json" in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
+    assert_damage_is_named(lambda path: Calibrated(path, num_nodes=1), tmp_path / "tree.json", text)

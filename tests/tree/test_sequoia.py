@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from complaints import assert_damage_is_named
 
 from specdec.core.errors import UserError
 from specdec.core.randomness import RandomStream
@@ -129,9 +130,4 @@ def test_where_nothing_is_ever_accepted_no_tree_is_grown(tmp_path: Path) -> None
     ],
 )
 def test_a_damaged_calibration_is_one_line(tmp_path: Path, text: str) -> None:
-    file = tmp_path / "tree.json"
-    file.write_text(text, encoding="utf-8", errors="surrogateescape")
-    with pytest.raises(UserError) as caught:
-        Sequoia(str(file))
-    assert "tree.json" in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
+    assert_damage_is_named(Sequoia, tmp_path / "tree.json", text)

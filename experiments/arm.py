@@ -16,7 +16,7 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.lm.hf import HFCausalLM
-from specdec.metrics import summarize
+from specdec.metrics import Tally, summarize
 from specdec.prompts import Prompt, Rendered, load_prompts, render_turn
 from specdec.proposer.none import NoProposer
 from specdec.report.provenance import provenance
@@ -143,13 +143,13 @@ def build_arm(config: DictConfig, verifier: HFCausalLM, name: str = "") -> Arm:
     return Arm(name or stem(proposer), stem(rule), config, verifier, decoder)
 
 
-def summary_of(arm: Arm, traces: Sequence[Trace]) -> dict[str, Any]:
+def summary_of(arm: Arm, tally: Tally) -> dict[str, Any]:
     """Return an arm's metrics together with what a reader needs to judge them."""
     return {
         "arm": arm.name,
         "rule": arm.rule,
         "lossless": arm.decoder.lossless,
-        **summarize(traces),
+        **summarize(tally),
     }
 
 

@@ -192,7 +192,7 @@ def summarize_paired(
     """Summarize each arm on the prompts that all arms finished, in the same order."""
     from specdec.experiments.arm import summary_of
 
-    from specdec.metrics import cost_ratio, efficiency_difference, efficiency_ratio, speedup
+    from specdec.metrics import Tally, cost_ratio, efficiency_difference, efficiency_ratio, speedup
 
     finished = common_turns(traces)
     if not finished:
@@ -204,19 +204,21 @@ def summarize_paired(
         )
         for name, each in traces.items()
     }
-    summaries = {arm.name: summary_of(arm, paired[arm.name]) for arm in competing}
-    baseline = next((paired[arm.name] for arm in competing if arm.proposes_nothing), None)
+    tallies = {name: Tally.of(each) for name, each in paired.items()}
+    summaries = {arm.name: summary_of(arm, tallies[arm.name]) for arm in competing}
+    baseline = next((arm.name for arm in competing if arm.proposes_nothing), None)
     if baseline is not None:
         greedy = competing[0].config.sampling.temperature == 0
         for name, summary in summaries.items():
-            summary["speedup"] = speedup(paired[name], baseline).to_row()
-            summary["cost_ratio"] = cost_ratio(paired[name], baseline).to_row()
-            summary["same_text"] = same_text(paired[name], baseline) if greedy else None
+            summary["speedup"] = speedup(tallies[name], tallies[baseline]).to_row()
+            summary["cost_ratio"] = cost_ratio(tallies[name], tallies[baseline]).to_row()
+            summary["same_text"] = same_text(paired[name], paired[baseline]) if greedy else None
     for name, summary in summaries.items():
         if reference not in (None, name):
+            against = tallies[reference]
             summary["reference"] = reference
-            summary["difference"] = efficiency_difference(paired[name], paired[reference]).to_row()
-            summary["ratio"] = efficiency_ratio(paired[name], paired[reference]).to_row()
+            summary["difference"] = efficiency_difference(tallies[name], against).to_row()
+            summary["ratio"] = efficiency_ratio(tallies[name], against).to_row()
     return summaries
 
 

@@ -15,6 +15,7 @@ def task(config: DictConfig) -> float:
     from specdec.experiments import arm as arms
     from tqdm import tqdm
 
+    from specdec.metrics import Tally
     from specdec.report.table import Row, print_table
 
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -38,8 +39,8 @@ def task(config: DictConfig) -> float:
             raise
         finally:
             if traces:
-                run_dir.summarize(arms.summary_of(arm, traces))
-    summary = arms.summary_of(arm, traces)
+                run_dir.summarize(arms.summary_of(arm, Tally.of(traces)))
+    summary = arms.summary_of(arm, Tally.of(traces))
     print_table([Row(arm.name, arm.rule, summary)], f"{len(prompts)} prompts")
     print(f"run directory: {folder}")
     return summary["block_efficiency"]["value"]

@@ -6,7 +6,7 @@ proposer = sd.DraftModel(draft, sd.Chain(gamma=4))
 decoder = sd.SpeculativeDecoder(verifier, proposer, sd.Rejection(), sd.Sampling(0.7),
                                 sd.Stopping.of(verifier, max_new_tokens=64))
 trace = decoder.decode([sd.Request("prompt", verifier.encode("import os"))])[0]
-print(trace.output_text, sd.summarize([trace])["block_efficiency"])
+print(trace.output_text, sd.summarize(sd.Tally.of([trace]))["block_efficiency"])
 """
 
 from importlib import import_module
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from specdec.decoding.stopping import Stopping as Stopping
     from specdec.lm.hf import HFCausalLM as HFCausalLM
     from specdec.lm.load import load as load
+    from specdec.metrics import Tally as Tally
     from specdec.metrics import summarize as summarize
     from specdec.prompts import load_prompts as load_prompts
     from specdec.proposer.chained import Chained as Chained
@@ -56,6 +57,7 @@ _HOMES = {
     "Stopping": "specdec.decoding.stopping",
     "HFCausalLM": "specdec.lm.hf",
     "load": "specdec.lm.load",
+    "Tally": "specdec.metrics",
     "summarize": "specdec.metrics",
     "load_prompts": "specdec.prompts",
     "Chained": "specdec.proposer.chained",

@@ -11,7 +11,6 @@ from specdec.metrics.acceptance import (
     overlap,
     reached_depth,
 )
-from specdec.metrics.counts import ratio_of_sums
 from specdec.metrics.estimate import (
     Estimate,
     Sums,
@@ -28,11 +27,13 @@ from specdec.metrics.expected import (
 )
 from specdec.metrics.speed import prefill_seconds, speedup, time_shares, tokens_per_second
 from specdec.metrics.summary import DEFINITIONS, summarize
+from specdec.metrics.tally import Tally, pooled
 
 __all__ = [
     "DEFINITIONS",
     "Estimate",
     "Sums",
+    "Tally",
     "acceptance_at_depth",
     "acceptance_rate",
     "block_efficiency",
@@ -46,9 +47,9 @@ __all__ = [
     "overlap",
     "paired_difference",
     "paired_ratio",
+    "pooled",
     "prefill_seconds",
     "ratio_estimate",
-    "ratio_of_sums",
     "reached_depth",
     "speedup",
     "summarize",

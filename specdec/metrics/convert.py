@@ -5,13 +5,10 @@ crash). What follows the end of a text is not in our traces, and no tool's way o
 be had from them.
 """
 
-from collections.abc import Sequence
-
-from specdec.core.trace import Trace
-from specdec.metrics import acceptance, counts
+from specdec.metrics.tally import AT_RISK, LARGEST, REACHED, Tally
 
 
-def vllm(traces: Sequence[Trace]) -> dict[str, float]:
+def vllm(tally: Tally) -> dict[str, float]:
     """Return what vLLM logs and what its Prometheus counters are divided into (as fractions).
 
     * mean_acceptance_length: 1 + accepted tokens / drafts. A draft is a step with draft tokens:
@@ -21,14 +18,14 @@ def vllm(traces: Sequence[Trace]) -> dict[str, float]:
     * acceptance_rate_at_position_i: drafts with more than i accepted tokens / drafts, i from 0;
       unconditional.
     """
-    num_drafts = sum(step.drafted > 0 for trace in traces for step in trace.steps)
+    num_drafts = tally.total("num_drafts")
     if num_drafts == 0:
         return {}
-    num_accepted = counts.total(traces, counts.num_accepted)
-    reached = acceptance.reached_per_prompt(traces).sum(axis=0)
+    num_accepted = tally.total("num_accepted")
+    reached = tally.by_depth(REACHED).sum(axis=0)
     return {
         "mean_acceptance_length": 1 + num_accepted / num_drafts,
-        "draft_acceptance_rate": num_accepted / counts.total(traces, counts.num_drafted),
+        "draft_acceptance_rate": num_accepted / tally.total("num_drafted"),
         **{
             f"acceptance_rate_at_position_{position}": float(num_reached) / num_drafts
             for position, num_reached in enumerate(reached)
@@ -36,7 +33,7 @@ def vllm(traces: Sequence[Trace]) -> dict[str, float]:
     }
 
 
-def sglang(traces: Sequence[Trace]) -> dict[str, float]:
+def sglang(tally: Tally) -> dict[str, float]:
     """Return SGLang's gauges.
 
     * spec_accept_length: tokens / verifier forwards, the verifier's own token included.
@@ -48,19 +45,19 @@ def sglang(traces: Sequence[Trace]) -> dict[str, float]:
     The length of one request that SGLang puts beside its answer is another number: it counts the
     token that its prefill emitted, too (our prefill emits none).
     """
-    num_forwards = counts.total(traces, counts.num_steps)
+    num_forwards = tally.total("num_steps")
     if num_forwards == 0:
         return {}
-    num_tokens = counts.total(traces, counts.num_emitted)
+    num_tokens = tally.total("num_emitted")
     rates = {"spec_accept_length": num_tokens / num_forwards}
-    num_drafted = max(step.drafted for trace in traces for step in trace.steps)
+    num_drafted = float(tally.column(LARGEST).max())
     if num_drafted > 0:
         rates["spec_accept_rate"] = (num_tokens - num_forwards) / (num_forwards * num_drafted)
         rates["spec_accept_rate_with_bonus"] = num_tokens / (num_forwards * (num_drafted + 1))
     return rates
 
 
-def spec_bench(traces: Sequence[Trace]) -> dict[str, float]:
+def spec_bench(tally: Tally) -> dict[str, float]:
     """Return what Spec-Bench's speed.py prints for one arm.
 
     * mean_accepted_tokens: the mean over all steps of the tokens a step adds, the verifier's own
@@ -70,19 +67,17 @@ def spec_bench(traces: Sequence[Trace]) -> dict[str, float]:
       baseline's tokens are counted by tokenizing the text again.
     """
     means: dict[str, float] = {}
-    num_steps = counts.total(traces, counts.num_steps)
+    num_steps = tally.total("num_steps")
     if num_steps > 0:
-        means["mean_accepted_tokens"] = counts.total(traces, counts.num_emitted) / num_steps
-    num_tokens = counts.per_prompt(traces, counts.num_emitted)
-    seconds = counts.per_prompt(
-        traces, lambda trace: trace.prefill_seconds + counts.decode_seconds(trace)
-    )
+        means["mean_accepted_tokens"] = tally.total("num_emitted") / num_steps
+    num_tokens = tally.column("num_emitted")
+    seconds = tally.column("prefill_seconds") + tally.column("decode_seconds")
     if len(seconds) > 0 and bool((seconds > 0).all()):
         means["tokens_per_second"] = float((num_tokens / seconds).mean())
     return means
 
 
-def eagle(traces: Sequence[Trace]) -> dict[str, float]:
+def eagle(tally: Tally) -> dict[str, float]:
     """Return the numbers of the EAGLE papers.
 
     * tau: tokens of one draft-verify cycle, the verifier's own token included, over all cycles.
@@ -90,14 +85,14 @@ def eagle(traces: Sequence[Trace]) -> dict[str, float]:
       predecessors in the draft were all accepted, which is our acceptance at depth n + 1. The
       papers measure it on chains, and tau on trees: the two do not belong to one run.
     """
-    num_steps = counts.total(traces, counts.num_steps)
+    num_steps = tally.total("num_steps")
     if num_steps == 0:
         return {}
-    reached = acceptance.reached_per_prompt(traces).sum(axis=0)
-    at_risk = acceptance.at_risk_per_prompt(traces).sum(axis=0)
+    reached = tally.by_depth(REACHED).sum(axis=0)
+    at_risk = tally.by_depth(AT_RISK).sum(axis=0)
     alphas = {
         f"{depth}-alpha": float(num_reached / num_at_risk)
         for depth, (num_reached, num_at_risk) in enumerate(zip(reached, at_risk, strict=True))
         if num_at_risk > 0
     }
-    return {"tau": counts.total(traces, counts.num_emitted) / num_steps, **alphas}
+    return {"tau": tally.total("num_emitted") / num_steps, **alphas}

@@ -1,13 +1,12 @@
 """All metrics of one arm as one JSON object, and what each of them means."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from specdec.core.trace import Trace
-from specdec.metrics import acceptance, counts, expected, speed
+from specdec.metrics import acceptance, expected, speed
 from specdec.metrics.estimate import Estimate
+from specdec.metrics.tally import FINISHED, Tally
 
 # One sentence for every key of `summarize`, and for the metrics that need a second arm.
 DEFINITIONS: Mapping[str, str] = MappingProxyType(
@@ -58,42 +57,40 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def summarize(traces: Sequence[Trace]) -> dict[str, Any]:
+def summarize(tally: Tally) -> dict[str, Any]:
     """Return every metric that needs no second arm as {value, low, high, n}, and the counters.
 
     The keys of depths are strings, as JSON wants them. A metric that is undefined for these
-    traces is null, or has a null value.
+    sums is null, or has a null value.
     """
     return {
-        "block_efficiency": acceptance.block_efficiency(traces).to_row(),
-        "num_accepted": acceptance.num_accepted(traces).to_row(),
-        "expected_accepted": expected.expected_accepted(traces).to_row(),
-        "acceptance_rate": _row(acceptance.acceptance_rate(traces)),
-        "acceptance_at_depth": _rows(acceptance.acceptance_at_depth(traces)),
-        "reached_depth": _rows(acceptance.reached_depth(traces)),
-        "overlap": acceptance.overlap(traces).to_row(),
-        "transport_bound": _row(expected.transport_bound(traces)),
-        "total_variation": _row(expected.total_variation(traces)),
-        "kl": _row(expected.kl(traces)),
-        "judged": {name: _rows(each) for name, each in expected.judged(traces).items()},
-        "tokens_per_second": speed.tokens_per_second(traces).to_row(),
-        "prefill_seconds": speed.prefill_seconds(traces).to_row(),
-        "time_shares": _rows(speed.time_shares(traces)),
-        **_counters(traces),
+        "block_efficiency": acceptance.block_efficiency(tally).to_row(),
+        "num_accepted": acceptance.num_accepted(tally).to_row(),
+        "expected_accepted": expected.expected_accepted(tally).to_row(),
+        "acceptance_rate": _row(acceptance.acceptance_rate(tally)),
+        "acceptance_at_depth": _rows(acceptance.acceptance_at_depth(tally)),
+        "reached_depth": _rows(acceptance.reached_depth(tally)),
+        "overlap": acceptance.overlap(tally).to_row(),
+        "transport_bound": _row(expected.transport_bound(tally)),
+        "total_variation": _row(expected.total_variation(tally)),
+        "kl": _row(expected.kl(tally)),
+        "judged": {name: _rows(each) for name, each in expected.judged(tally).items()},
+        "tokens_per_second": speed.tokens_per_second(tally).to_row(),
+        "prefill_seconds": speed.prefill_seconds(tally).to_row(),
+        "time_shares": _rows(speed.time_shares(tally)),
+        **_counters(tally),
     }
 
 
-def _counters(traces: Sequence[Trace]) -> dict[str, Any]:
-    reasons = Counter(trace.finish_reason for trace in traces)
+def _counters(tally: Tally) -> dict[str, Any]:
+    names = ("num_turns", "num_steps", "num_emitted", "num_drafted")
+    reasons = {name.removeprefix(FINISHED): tally.total(name) for name in tally.named(FINISHED)}
     return {
-        "num_prompts": len(counts.prompt_ids(traces)),
-        "num_turns": len(traces),
-        "num_steps": sum(map(counts.num_steps, traces)),
-        "num_emitted": sum(map(counts.num_emitted, traces)),
-        "num_drafted": sum(map(counts.num_drafted, traces)),
-        "num_accepted_tokens": sum(map(counts.num_accepted, traces)),
-        "draft_calls": sum(step.draft_calls for trace in traces for step in trace.steps),
-        "finish_reasons": dict(sorted(reasons.items())),
+        "num_prompts": tally.num_prompts,
+        **{name: int(tally.total(name)) for name in names},
+        "num_accepted_tokens": int(tally.total("num_accepted")),
+        "draft_calls": int(tally.total("draft_calls")),
+        "finish_reasons": {name: int(n) for name, n in sorted(reasons.items()) if n},
     }
 
 

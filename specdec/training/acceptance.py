@@ -10,7 +10,7 @@ from specdec.decoding.pairing import is_lossless
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.lm.hf import HFCausalLM
-from specdec.metrics.acceptance import block_efficiency
+from specdec.metrics import Tally, block_efficiency
 from specdec.training.objective import Batch
 from specdec.verification.rejection import Rejection
 
@@ -63,7 +63,7 @@ class Acceptance:
         # As decoding runs it: in the models' own types.
         with torch.autocast(verifier.device.type, enabled=False):
             traces = decoder.decode(requests)
-        tau = block_efficiency(traces).value
+        tau = block_efficiency(Tally.of(traces)).value
         assert tau is not None  # there is a prompt, so there is a step
         return tau
 

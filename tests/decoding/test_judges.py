@@ -12,7 +12,7 @@ from specdec.core.sampling import Sampling
 from specdec.core.trace import Step, Trace
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.stopping import Stopping
-from specdec.metrics import summarize
+from specdec.metrics import Tally, summarize
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.ngram import NGram
 from specdec.tree.chain import Chain
@@ -76,7 +76,7 @@ def test_the_deciding_rule_as_its_own_judge_differs_by_exactly_nothing(tree: str
     """Whatever its noise, and for every draw: E[A] is a function of the candidates alone."""
     traces = decode(TREES[tree], RULES[rule], {"same": type(RULES[rule])()})
     assert all(step.judged == {"same": step.expected_accepted} for step in steps(traces))
-    summary = summarize(traces)
+    summary = summarize(Tally.of(traces))
     said = summary["judged"]["same"]
     assert said["expected_accepted"] == summary["expected_accepted"]
     assert (said["difference"]["value"], said["difference"]["low"]) == (0.0, 0.0)

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
 from specdec.core.trace import Trace
-from specdec.metrics import cost_ratio, speedup, summarize
+from specdec.metrics import Tally, cost_ratio, speedup, summarize
 from specdec.report.run_dir import read_traces
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -118,7 +118,7 @@ def test_the_summary_follows_from_the_traces_alone(comparison: Comparison, name:
 
 
 def assert_recomputable(summary: dict[str, Any], traces: Sequence[Trace]) -> None:
-    again = summarize(traces)
+    again = summarize(Tally.of(traces))
     differing = {key: (summary[key], again[key]) for key in again if summary[key] != again[key]}
     assert not differing, f"saved and recomputed from traces.jsonl: {differing}"
 
@@ -127,8 +127,8 @@ def assert_recomputable(summary: dict[str, Any], traces: Sequence[Trace]) -> Non
 def test_comparing_numbers_follow_from_the_traces_of_two_arms(comparison, name: str) -> None:
     summary = read_json(comparison.folder / name / "summary.json")
     traces, baseline = (read_traces(comparison.folder / arm) for arm in (name, "none"))
-    assert summary["speedup"] == speedup(traces, baseline).to_row()
-    assert summary["cost_ratio"] == cost_ratio(traces, baseline).to_row()
+    assert summary["speedup"] == speedup(Tally.of(traces), Tally.of(baseline)).to_row()
+    assert summary["cost_ratio"] == cost_ratio(Tally.of(traces), Tally.of(baseline)).to_row()
     assert summary["lossless"] is True
     assert summary["arm"] == name
     assert summary["rule"] == "rejection"

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from specdec.core.errors import UserError
 from specdec.core.trace import Trace
-from specdec.metrics import efficiency_difference, efficiency_ratio, judged
+from specdec.metrics import Tally, efficiency_difference, efficiency_ratio, judged
 from specdec.report.run_dir import read_traces
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -82,12 +82,12 @@ def test_what_all_arms_share_is_left_out_of_their_names(arms: list[str], names: 
 
 def test_the_reference_is_what_block_efficiency_is_compared_with(compared: Compared) -> None:
     """Stored and recomputed from the traces alone; the reference itself has no such number."""
-    reference = compared.traces("draft_model")
+    reference = Tally.of(compared.traces("draft_model"))
     for name in ("none", "draft_model,block", "draft_model,top_k", TREE_NAME):
-        summary, traces = compared.summary(name), compared.traces(name)
+        summary, tally = compared.summary(name), Tally.of(compared.traces(name))
         assert summary["reference"] == "draft_model"
-        assert summary["difference"] == efficiency_difference(traces, reference).to_row()
-        assert summary["ratio"] == efficiency_ratio(traces, reference).to_row()
+        assert summary["difference"] == efficiency_difference(tally, reference).to_row()
+        assert summary["ratio"] == efficiency_ratio(tally, reference).to_row()
     assert not {"reference", "difference", "ratio"} & compared.summary("draft_model").keys()
     assert compared.summary("none")["ratio"]["value"] < 1
     assert "reference arm: draft_model" in compared.out
@@ -105,7 +105,7 @@ def test_a_reference_by_number_or_none(cli, tiny, reference: str, found: str | N
 def test_judges_are_recorded_summarized_and_shown(compared: Compared) -> None:
     summary, traces = compared.summary("draft_model"), compared.traces("draft_model")
     assert set(summary["judged"]) == {"block", "rejection"}
-    again = judged(traces)["block"]
+    again = judged(Tally.of(traces))["block"]
     assert summary["judged"]["block"] == {name: each.to_row() for name, each in again.items()}
     assert summary["judged"]["rejection"]["difference"]["value"] == 0.0
     assert summary["judged"]["block"]["difference"]["value"] >= 0.0

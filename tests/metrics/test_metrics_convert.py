@@ -1,7 +1,7 @@
 import pytest
 from metric_traces import example, make_step, make_trace, random_traces
 
-from specdec.metrics import block_efficiency, convert
+from specdec.metrics import Tally, block_efficiency, convert
 
 
 def counters():
@@ -16,7 +16,7 @@ def counters():
 
 
 def test_vllm_counts_drafts_and_not_steps():
-    assert convert.vllm(counters()) == pytest.approx(
+    assert convert.vllm(Tally.of(counters())) == pytest.approx(
         {
             "mean_acceptance_length": 1 + 7 / 5,
             "draft_acceptance_rate": 7 / 15,
@@ -28,7 +28,7 @@ def test_vllm_counts_drafts_and_not_steps():
 
 
 def test_sglang_takes_every_draft_for_a_full_one():
-    assert convert.sglang(counters()) == pytest.approx(
+    assert convert.sglang(Tally.of(counters())) == pytest.approx(
         {
             "spec_accept_length": 12 / 6,
             "spec_accept_rate": (12 - 6) / (6 * 3),
@@ -38,40 +38,41 @@ def test_sglang_takes_every_draft_for_a_full_one():
 
 
 def test_spec_bench_averages_speeds_over_prompts():
-    assert convert.spec_bench(counters()) == pytest.approx(
+    assert convert.spec_bench(Tally.of(counters())) == pytest.approx(
         {"mean_accepted_tokens": 12 / 6, "tokens_per_second": (8 / 2 + 4 / 4) / 2}
     )
 
 
 def test_eagle_conditions_on_the_depths_above():
-    assert convert.eagle(counters()) == pytest.approx(
+    assert convert.eagle(Tally.of(counters())) == pytest.approx(
         {"tau": 12 / 6, "0-alpha": 4 / 5, "1-alpha": 2 / 3, "2-alpha": 1 / 2}
     )
 
 
 def test_all_agree_on_full_chains_that_no_text_ends_in():
     traces = random_traces(6, 30, 3, seed=0)
-    length = pytest.approx(block_efficiency(traces).value)
-    assert convert.vllm(traces)["mean_acceptance_length"] == length
-    assert convert.sglang(traces)["spec_accept_length"] == length
-    assert convert.spec_bench(traces)["mean_accepted_tokens"] == length
-    assert convert.eagle(traces)["tau"] == length
-    rate = pytest.approx(convert.vllm(traces)["draft_acceptance_rate"])
-    assert convert.sglang(traces)["spec_accept_rate"] == rate
+    length = pytest.approx(block_efficiency(Tally.of(traces)).value)
+    assert convert.vllm(Tally.of(traces))["mean_acceptance_length"] == length
+    assert convert.sglang(Tally.of(traces))["spec_accept_length"] == length
+    assert convert.spec_bench(Tally.of(traces))["mean_accepted_tokens"] == length
+    assert convert.eagle(Tally.of(traces))["tau"] == length
+    rate = pytest.approx(convert.vllm(Tally.of(traces))["draft_acceptance_rate"])
+    assert convert.sglang(Tally.of(traces))["spec_accept_rate"] == rate
 
 
 def test_one_fact_two_numbers():
     """A block of 7 with 2.9 tokens per forward is an acceptance rate of 0.27 in SGLang."""
     steps = [make_step(2, 7)] * 9 + [make_step(1, 7)]
-    numbers = convert.sglang([make_trace("a", *steps)])
+    numbers = convert.sglang(Tally.of([make_trace("a", *steps)]))
     assert numbers["spec_accept_length"] == pytest.approx(2.9)
     assert round(numbers["spec_accept_rate"], 2) == 0.27
 
 
 def test_nothing_is_printed_for_nothing():
     undrafted = [make_trace("a", make_step(0, 0))]
-    assert convert.vllm(undrafted) == convert.vllm([]) == {}
-    assert convert.sglang(undrafted) == {"spec_accept_length": 1.0}
-    assert convert.spec_bench(undrafted) == {"mean_accepted_tokens": 1.0}
-    assert convert.eagle(undrafted) == {"tau": 1.0}
-    assert convert.sglang([]) == convert.spec_bench([]) == convert.eagle([]) == {}
+    assert convert.vllm(Tally.of(undrafted)) == convert.vllm(Tally.of([])) == {}
+    assert convert.sglang(Tally.of(undrafted)) == {"spec_accept_length": 1.0}
+    assert convert.spec_bench(Tally.of(undrafted)) == {"mean_accepted_tokens": 1.0}
+    assert convert.eagle(Tally.of(undrafted)) == {"tau": 1.0}
+    nothing = Tally.of([])
+    assert convert.sglang(nothing) == convert.spec_bench(nothing) == convert.eagle(nothing) == {}

@@ -10,6 +10,7 @@ from specdec.core.trace import Step, Trace
 from specdec.core.values import Outcome
 from specdec.metrics import (
     Estimate,
+    Tally,
     block_efficiency,
     efficiency_difference,
     efficiency_ratio,
@@ -44,15 +45,16 @@ def by_hand() -> list[Trace]:
 
 def test_example_by_hand():
     traces = by_hand()
-    assert expected_accepted(traces).value == 2.25 / 3
-    bound, variation, divergence = transport_bound(traces), total_variation(traces), kl(traces)
+    assert expected_accepted(Tally.of(traces)).value == 2.25 / 3
+    tally = Tally.of(traces)
+    bound, variation, divergence = transport_bound(tally), total_variation(tally), kl(tally)
     assert bound is not None
     assert (bound.value, bound.n) == (1.5 / 3, 1), "only one prompt has bounded nodes"
     assert variation is not None
     assert variation.value == 0.375 / 5
     assert divergence is not None
     assert divergence.value == 0.75 / 5
-    found = judged(traces)
+    found = judged(Tally.of(traces))
     assert found["other"]["expected_accepted"].value == 2.75 / 3
     assert found["other"]["difference"].value == pytest.approx(0.5 / 3, abs=1e-12)
     assert found["own"]["difference"] == Estimate(0.0, 0.0, 0.0, 2), "the rule against itself"
@@ -67,49 +69,53 @@ def test_divergence_counts_every_emitted_token():
 
 def test_one_prompt_has_no_interval():
     traces = by_hand()[:1]
-    assert expected_accepted(traces) == Estimate(1.75 / 2, None, None, 1)
-    assert judged(traces)["other"]["difference"] == Estimate(0.0, None, None, 1)
-    assert transport_bound(traces) == Estimate(0.5, None, None, 1)
+    assert expected_accepted(Tally.of(traces)) == Estimate(1.75 / 2, None, None, 1)
+    assert judged(Tally.of(traces))["other"]["difference"] == Estimate(0.0, None, None, 1)
+    assert transport_bound(Tally.of(traces)) == Estimate(0.5, None, None, 1)
 
 
 @pytest.mark.parametrize("traces", [[], [make_trace("a")]], ids=["no_prompt", "no_step"])
 def test_of_nothing_nothing_is_claimed(traces: list[Trace]):
-    assert expected_accepted(traces).value is None
-    assert transport_bound(traces) is total_variation(traces) is kl(traces) is None
-    assert judged(traces) == {}
+    assert expected_accepted(Tally.of(traces)).value is None
+    tally = Tally.of(traces)
+    assert transport_bound(tally) is total_variation(tally) is kl(tally) is None
+    assert judged(Tally.of(traces)) == {}
 
 
 def test_lossless_rules_have_no_divergence_and_point_masses_no_bound():
     """0 would claim that something was measured."""
     traces = [make_trace("a", make_step(1, 2, overlap=(0.5,)), PLAIN)]
-    assert transport_bound(traces) is total_variation(traces) is kl(traces) is None
-    assert overlap(traces).value == 0.5
-    assert expected_accepted([make_trace("a", PLAIN)]) == Estimate(0.0, None, None, 1)
-    assert overlap([make_trace("a", PLAIN)]) == NOTHING
+    tally = Tally.of(traces)
+    assert transport_bound(tally) is total_variation(tally) is kl(tally) is None
+    assert overlap(Tally.of(traces)).value == 0.5
+    assert expected_accepted(Tally.of([make_trace("a", PLAIN)])) == Estimate(0.0, None, None, 1)
+    assert overlap(Tally.of([make_trace("a", PLAIN)])) == NOTHING
 
 
 def test_of_one_draw_the_bound_is_the_overlap():
     steps = [make_step(0, 1, overlap=(share,), bound=(share,)) for share in (0.25, 0.75)]
-    assert transport_bound([make_trace("a", *steps)]) == overlap([make_trace("a", *steps)])
+    tally = Tally.of([make_trace("a", *steps)])
+    assert transport_bound(tally) == overlap(tally)
 
 
 def test_an_arm_against_itself_differs_by_nothing():
     traces = random_traces(6, 10, 3, seed=2)
-    assert efficiency_difference(traces, traces) == Estimate(0.0, 0.0, 0.0, 6)
-    assert efficiency_ratio(traces, traces) == Estimate(1.0, 1.0, 1.0, 6)
+    assert efficiency_difference(Tally.of(traces), Tally.of(traces)) == Estimate(0.0, 0.0, 0.0, 6)
+    assert efficiency_ratio(Tally.of(traces), Tally.of(traces)) == Estimate(1.0, 1.0, 1.0, 6)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_difference_and_ratio_are_of_the_two_efficiencies(seed: int):
     """And they turn around with the arms; the interval holds the value."""
     one, other = (random_traces(9, 12, 4, seed + arm) for arm in (0, 100))
-    first, second = block_efficiency(one).value, block_efficiency(other).value
+    first, second = block_efficiency(Tally.of(one)).value, block_efficiency(Tally.of(other)).value
     assert first is not None
     assert second is not None
-    difference, ratio = efficiency_difference(one, other), efficiency_ratio(one, other)
+    arms = Tally.of(one), Tally.of(other)
+    difference, ratio = efficiency_difference(*arms), efficiency_ratio(*arms)
     assert difference.value == pytest.approx(first - second, abs=1e-12)
     assert ratio.value == pytest.approx(first / second, abs=1e-12)
-    assert efficiency_difference(other, one).value == -(difference.value or math.nan)
+    assert efficiency_difference(*arms[::-1]).value == -(difference.value or math.nan)
     for estimate in (difference, ratio):
         assert estimate.low is not None
         assert estimate.high is not None
@@ -118,7 +124,7 @@ def test_difference_and_ratio_are_of_the_two_efficiencies(seed: int):
 
 def test_other_prompts_are_not_compared():
     with pytest.raises(AssertionError, match="same prompts"):
-        efficiency_difference(example(), example()[:1])
+        efficiency_difference(Tally.of(example()), Tally.of(example()[:1]))
 
 
 def test_averaging_the_noise_out_keeps_the_mean_and_narrows_the_interval():
@@ -132,7 +138,7 @@ def test_averaging_the_noise_out_keeps_the_mean_and_narrows_the_interval():
     traces = [
         make_trace(f"prompt-{number}", *(_played(rng) for _ in range(100))) for number in range(30)
     ]
-    counted, expected = num_accepted(traces), expected_accepted(traces)
+    counted, expected = num_accepted(Tally.of(traces)), expected_accepted(Tally.of(traces))
     assert expected.value == pytest.approx(counted.value, abs=0.15)
     assert _width(expected) < 0.7 * _width(counted)
 

@@ -7,14 +7,14 @@ import pytest
 from metric_traces import example, make_step, make_trace, random_traces
 
 from specdec.core.trace import Trace
-from specdec.metrics import DEFINITIONS, Estimate, block_efficiency, summarize
+from specdec.metrics import DEFINITIONS, Estimate, Tally, block_efficiency, summarize
 from specdec.metrics.summary import DEFINITIONS as SAME_DEFINITIONS
 
 NEED_A_SECOND_ARM = {"cost_ratio", "speedup", "difference", "ratio"}
 
 
 def test_example_by_hand():
-    summary = summarize(example())
+    summary = summarize(Tally.of(example()))
     assert summary["block_efficiency"]["value"] == 11 / 5
     assert summary["acceptance_rate"]["value"] == 7 / 15
     assert summary["acceptance_at_depth"]["2"]["value"] == 2 / 3
@@ -36,7 +36,7 @@ def test_example_by_hand():
 
 
 def test_every_key_is_defined():
-    assert set(summarize(example())) | NEED_A_SECOND_ARM == set(DEFINITIONS)
+    assert set(summarize(Tally.of(example()))) | NEED_A_SECOND_ARM == set(DEFINITIONS)
     assert all(sentence.endswith(".") for sentence in DEFINITIONS.values())
     assert DEFINITIONS is SAME_DEFINITIONS
     with pytest.raises(TypeError):
@@ -56,16 +56,18 @@ def test_every_key_is_defined():
     ],
 )
 def test_summary_is_valid_json_and_reads_back(traces: list[Trace]):
-    summary = summarize(traces)
+    summary = summarize(Tally.of(traces))
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    assert Estimate(**summary["block_efficiency"]) == block_efficiency(traces)
+    assert Estimate(**summary["block_efficiency"]) == block_efficiency(Tally.of(traces))
 
 
 def test_summary_depends_on_the_traces_only():
     traces = random_traces(9, 6, 3, seed=1)
     rows = [Trace.from_row(json.loads(json.dumps(trace.to_row()))) for trace in traces]
-    kept = {name: value for name, value in summarize(rows).items() if name not in ROUNDED}
-    assert kept == {name: value for name, value in summarize(traces).items() if name not in ROUNDED}
+    kept = {name: value for name, value in summarize(Tally.of(rows)).items() if name not in ROUNDED}
+    assert kept == {
+        name: value for name, value in summarize(Tally.of(traces)).items() if name not in ROUNDED
+    }
 
 
 # Traces keep six digits of overlaps and nine of seconds.
@@ -76,5 +78,5 @@ def test_a_large_run_is_summarized_at_once():
     # Processor time, so that a busy machine raises no alarm: 0.35 s on the machine this is from.
     traces = random_traces(480, 200, 5, seed=0)
     start = time.process_time()
-    summarize(traces)
+    summarize(Tally.of(traces))
     assert time.process_time() - start < 1.0

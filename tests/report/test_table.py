@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from specdec.metrics import DEFINITIONS, summarize
+from specdec.metrics import DEFINITIONS, Tally, summarize
 from specdec.report.table import (
     SHOWN,
     Row,
@@ -161,5 +161,6 @@ def test_every_definition_is_printed(capsys) -> None:
 
 
 def test_a_summary_of_nothing_can_be_shown(capsys) -> None:
-    print_table([Row("none", "rejection", {**summarize([]), "lossless": True})], "0 prompts")
+    summary = {**summarize(Tally.of([])), "lossless": True}
+    print_table([Row("none", "rejection", summary)], "0 prompts")
     assert "none" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -16,6 +16,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from specdec.core.errors import UserError
+
+if TYPE_CHECKING:
+    from specdec.experiments.sweep import Plan, Sweepable
 
 EXIT_USER_ERROR = 2
 ARM_EXAMPLE = 'arms=["proposer=ngram proposer.max_ngram=4"]'
@@ -37,6 +40,12 @@ FLAGS = {
     "--experimental-rerun",
 }
 LONE_FLAGS = {"--multirun", "-m", "--resolve"}  # that take no value
+# With one of these nothing is run.
+INFORMATION = {
+    *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"),
+    *("--shell-completion", "-sc"),
+}
+OURS = {"--dry-run": "dry_run=true"}  # flags that are options
 
 
 def build(node: Any, **extra: Any) -> Any:
@@ -65,36 +74,25 @@ def composed(group: str, name: str) -> DictConfig:
         return hydra.compose("decode", [f"{group}={name}"])[group]
 
 
-def run(task: Callable[[DictConfig], object], config_name: str) -> None:
+def run(
+    task: Callable[[DictConfig], object], config_name: str, sweepable: "Sweepable | None" = None
+) -> None:
     """Run `task` on the configuration that Hydra composes from the command line.
 
     A UserError, a mistyped option or an unwritable folder ends in one line on stderr and exit
-    status 2; Ctrl-C ends with 130; our own bugs keep their traceback.
+    status 2; Ctrl-C ends with 130; our own bugs keep their traceback. With `sweepable` the command
+    line may stand for many configurations: what fails is then listed in the end, and the exit
+    status is 1.
     """
     # Without this, Hydra prints a page about its own exceptions and exits with 1.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     if not sys.stderr.isatty():  # progress bars of downloads and of loading weights
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     mistakes: list[BaseException] = []
-
-    # Hydra would print a line of its own about a job that raises, and end a sweep there.
-    def job(config: DictConfig) -> object:
-        try:
-            return task(config)
-        except KeyboardInterrupt:
-            raise  # ends a whole sweep
-        except MISTAKES as error:
-            mistakes.append(error)
-            return None
-
-    decorate = hydra.main(
-        version_base="1.3", config_path="pkg://specdec.configs", config_name=config_name
-    )
+    status = 0
     try:
-        _refuse_unknown_flags(sys.argv[1:])
-        # argparse understands a flag among the options only at their beginning or end.
-        sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in LONE_FLAGS)
-        decorate(job)()
+        _prepare_arguments()
+        status = _launch(task, config_name, sweepable, mistakes)
     except MISTAKES as error:
         mistakes.append(error)
     except ValueError as error:
@@ -103,7 +101,53 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
         wrong = [argument for argument in sys.argv[1:] if argument.endswith("=null")]
         mistakes.append(UserError(f"{' '.join(wrong)}: expected one that --help names"))
     if mistakes:
-        sys.exit(_explain(mistakes[0], config_name))
+        status = _explain(mistakes[0], config_name)
+    if status:
+        sys.exit(status)
+
+
+def _launch(
+    task: Callable[[DictConfig], object],
+    config_name: str,
+    sweepable: "Sweepable | None",
+    mistakes: list[BaseException],
+) -> int:
+    """Let Hydra call `task` once, or once for each job of a sweep; return the exit status."""
+
+    # Hydra would print a line of its own about a job that raises.
+    def job(config: DictConfig) -> object:
+        try:
+            return task(config)
+        except KeyboardInterrupt:
+            raise
+        except MISTAKES as error:
+            mistakes.append(error)
+            return None
+
+    decorate = hydra.main(
+        version_base="1.3", config_path="pkg://specdec.configs", config_name=config_name
+    )
+    planned = None if sweepable is None else _planned(config_name, sweepable)
+    if sweepable is None or planned is None:
+        decorate(job)()
+        return 0
+    return planned.run(lambda each: decorate(each)(), task, sweepable)
+
+
+def _planned(config_name: str, sweepable: "Sweepable") -> "Plan | None":
+    """Return what the command line stands for, if that is a sweep."""
+    if any(argument.split("=")[0] in INFORMATION for argument in sys.argv[1:]):
+        return None
+    from specdec.experiments.sweep import plan
+
+    return plan(config_name, sys.argv[1:], sweepable)
+
+
+def _prepare_arguments() -> None:
+    arguments = [OURS.get(argument, argument) for argument in sys.argv[1:]]
+    _refuse_unknown_flags(arguments)
+    # argparse understands a flag among the options only at their beginning or end.
+    sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in LONE_FLAGS)
 
 
 def _refuse_unknown_flags(arguments: Sequence[str]) -> None:

@@ -3,12 +3,12 @@
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from specdec.experiments.app import build
 from specdec.experiments.fit import build_judges, calibration_notes, require_parts_fit, stem
+from specdec.experiments.naming import files_of
 
 from specdec.core.errors import UserError, require, require_int
 from specdec.core.trace import Trace
@@ -19,8 +19,8 @@ from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, summarize
 from specdec.prompts import Prompt, Rendered, load_prompts, render_turn
 from specdec.proposer.none import NoProposer
+from specdec.report.options import options
 from specdec.report.provenance import provenance
-from specdec.report.run_dir import RunDir
 
 NODES = {
     "verifier": "verifier.path=MODEL",
@@ -44,11 +44,10 @@ class Arm:
     verifier: HFCausalLM
     decoder: SpeculativeDecoder
 
-    def run_dir(self, path: Path) -> RunDir:
-        """Prepare the folder that the arm's results go to."""
-        attention = self.verifier.attention
-        facts = provenance(self.verifier.device, self.config.dtype, attention)
-        return RunDir(path, self.config, facts)
+    def provenance(self) -> dict[str, Any]:
+        """Collect under which circumstances this arm is measured."""
+        facts = provenance(self.verifier.device, self.config.dtype, self.verifier.attention)
+        return {**facts, "files": files_of(options(self.config))}
 
     def decode(self, prompts: Sequence[Prompt]) -> Iterator[Trace]:
         """Decode prompts turn by turn; a later turn is asked after the arm's own answers."""

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from specdec.experiments.arm import Arm
 
     from specdec.core.trace import Trace
+    from specdec.metrics import Tally
     from specdec.prompts import Prompt
+    from specdec.report.run_dir import RunDir
 
 BASELINE = "proposer=none"
 SHARED = (  # the same in all arms
@@ -52,18 +54,18 @@ def task(config: DictConfig) -> None:
     traces: dict[str, list[Trace]] = {arm.name: [] for arm in competing}
     cut_short: KeyboardInterrupt | UserError | None = None
     with ExitStack() as stack:
-        run_dirs = {
-            arm.name: stack.enter_context(arm.run_dir(folder / arm.name)) for arm in competing
-        }
+        run_dirs = {arm.name: entered(stack, arm, folder) for arm in competing}
+        for arm in competing:
+            run_dirs[arm.name].begin(arm.provenance(), {})
         try:
             for arm, trace in interleave(competing, prompts, size):
                 traces[arm.name].append(trace)
                 run_dirs[arm.name].append(trace)
         except (KeyboardInterrupt, UserError) as error:
             cut_short = error
-        summaries = summarize_paired(competing, traces, reference)
+        summaries, tallies = summarize_paired(competing, traces, reference)
         for name, summary in summaries.items():
-            run_dirs[name].summarize(summary)
+            run_dirs[name].summarize(summary, tallies[name])
         done = min(summary["num_prompts"] for summary in summaries.values()) if summaries else 0
         if summaries:
             rows = [Row(arm.name, arm.rule, summaries[arm.name]) for arm in competing]
@@ -75,6 +77,24 @@ def task(config: DictConfig) -> None:
                 f"interrupted after {done} of {len(prompts)} prompts; the results above are valid"
             )
             raise cut_short
+
+
+def entered(stack: ExitStack, arm: Arm, folder: Path) -> RunDir:
+    """Take hold of an arm's run directory; arms are measured together or not at all."""
+    from specdec.experiments.naming import identity_of
+
+    from specdec.report.run_dir import RunDir
+
+    path = folder / arm.name
+    run_dir = stack.enter_context(
+        RunDir(path, arm.config, identity_of(arm.config), arm.config.resume)
+    )
+    if run_dir.taken is not None:
+        raise UserError(
+            f"{path}: {run_dir.taken}; expected another folder, hydra.run.dir=DIR, or resume=false"
+            " to decode all arms again"
+        )
+    return run_dir
 
 
 def arm_configs(arms: ListConfig) -> dict[str, DictConfig]:
@@ -188,15 +208,15 @@ def interleave(
 
 def summarize_paired(
     competing: Sequence[Arm], traces: dict[str, list[Trace]], reference: str | None
-) -> dict[str, dict[str, Any]]:
-    """Summarize each arm on the prompts that all arms finished, in the same order."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, Tally]]:
+    """Summarize each arm on the prompts that all arms finished; returns the sums, too."""
     from specdec.experiments.arm import summary_of
 
     from specdec.metrics import Tally, cost_ratio, efficiency_difference, efficiency_ratio, speedup
 
     finished = common_turns(traces)
     if not finished:
-        return {}
+        return {}, {}
     paired = {
         name: sorted(
             (trace for trace in each if (trace.prompt_id, trace.turn) in finished),
@@ -219,7 +239,7 @@ def summarize_paired(
             summary["reference"] = reference
             summary["difference"] = efficiency_difference(tallies[name], against).to_row()
             summary["ratio"] = efficiency_ratio(tallies[name], against).to_row()
-    return summaries
+    return summaries, tallies
 
 
 def common_turns(traces: dict[str, list[Trace]]) -> dict[tuple[str, int], int]:

@@ -1,54 +1,115 @@
 """Decode a set of prompts with one arm: `python experiments/decode.py proposer=ngram`."""
 
-from pathlib import Path
+from __future__ import annotations
 
-from hydra.core.hydra_config import HydraConfig
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 from omegaconf import DictConfig
 from specdec.experiments.app import build, run
+from specdec.experiments.sweep import Sweepable, in_sweep, progress, run_folder
 
 from specdec.core.errors import UserError
 
+if TYPE_CHECKING:
+    from specdec.experiments.arm import Arm
 
-def task(config: DictConfig) -> float:
+    from specdec.core.trace import Trace
+    from specdec.prompts import Prompt
+    from specdec.report.run_dir import RunDir
+
+
+def task(config: DictConfig) -> float | None:
     """Decode, write the run directory, print a table; returns block efficiency for sweepers."""
     # Here and not above, because torch takes seconds to import and --help should not wait.
+    from specdec.experiments.naming import identity_of
+
+    from specdec.report.run_dir import RunDir
+    from specdec.report.table import one_line
+
+    check(config)
+    folder = run_folder(config, name)
+    summary = None
+    with RunDir(folder, config, identity_of(config), config.resume) as run_dir:
+        if run_dir.taken is None:
+            summary = decode(config, run_dir)
+        elif not in_sweep():
+            print(f"{folder}: {run_dir.taken}; resume=false decodes it again")
+    if summary is None:
+        return None
+    if in_sweep():
+        tau = one_line(summary["block_efficiency"])
+        print(f"{progress(config, folder)}  {folder.name}: tau {tau}")
+    return summary["block_efficiency"]["value"]
+
+
+def check(config: DictConfig) -> None:
+    """Refuse what cannot be decoded, before any model is loaded."""
+    from specdec.experiments.arm import check_options
+
+    if "arms" in config:
+        raise UserError("arms: this is for several arms; run specdec-compare with the same options")
+    check_options(config)
+
+
+def name(config: DictConfig, keys: Sequence[str]) -> str:
+    """Name the folder of a run by the options that are swept."""
+    from specdec.experiments.naming import name_of
+
+    return name_of(config, keys)
+
+
+def decode(config: DictConfig, run_dir: RunDir) -> dict[str, Any]:
+    """Decode what an earlier session has not; return the summary of all."""
     from specdec.experiments import arm as arms
-    from tqdm import tqdm
 
     from specdec.metrics import Tally
     from specdec.report.table import Row, print_table
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    if "arms" in config:
-        raise UserError("arms: this is for several arms; run specdec-compare with the same options")
-    arms.check_options(config)
     prompts = arms.build_prompts(config)
     arm = arms.build_arm(config, build(config.verifier))
     arm.check(prompts)
-    arms.announce([arm], prompts)
+    if not in_sweep():
+        arms.announce([arm], prompts)
+    num_turns = {prompt.prompt_id: prompt.num_turns for prompt in prompts}
+    traces = run_dir.begin(arm.provenance(), num_turns)
+    try:
+        _decode_rest(arm, prompts, traces, run_dir)
+    finally:
+        if traces:
+            tally = Tally.of(traces)
+            summary = arms.summary_of(arm, tally)
+            run_dir.summarize(summary, tally)
+            if not in_sweep():
+                print_table([Row(arm.name, arm.rule, summary)], f"{tally.num_prompts} prompts")
+                print(f"run directory: {run_dir.path}")
+    return summary
+
+
+def _decode_rest(arm: Arm, prompts: Sequence[Prompt], traces: list[Trace], run_dir: RunDir) -> None:
+    """Decode the prompts that `traces` lack, and add theirs, here and on disk."""
+    from tqdm import tqdm
+
+    done = {trace.prompt_id for trace in traces}
+    rest = [prompt for prompt in prompts if prompt.prompt_id not in done]
+    if not rest:
+        return
     arm.warm_up(prompts[0])
-    traces = []
-    with arm.run_dir(folder) as run_dir:
-        turns = sum(prompt.num_turns for prompt in prompts)
+    turns = sum(prompt.num_turns for prompt in prompts)
+    with tqdm(total=turns, initial=len(traces), desc=arm.name, unit="text", disable=None) as bar:
         try:
-            for trace in tqdm(arm.decode(prompts), total=turns, desc=arm.name, disable=None):
+            for trace in arm.decode(rest):
                 traces.append(trace)
                 run_dir.append(trace)
+                bar.update()
         except KeyboardInterrupt:
-            print(f"interrupted after {len(traces)} of {turns} texts; those in {folder} are valid")
+            print(f"interrupted after {len(traces)} of {turns} texts; the same command goes on")
             raise
-        finally:
-            if traces:
-                run_dir.summarize(arms.summary_of(arm, Tally.of(traces)))
-    summary = arms.summary_of(arm, Tally.of(traces))
-    print_table([Row(arm.name, arm.rule, summary)], f"{len(prompts)} prompts")
-    print(f"run directory: {folder}")
-    return summary["block_efficiency"]["value"]
 
 
 def main() -> None:
     """Console script `specdec-decode`."""
-    run(task, "decode")
+    run(task, "decode", Sweepable(check, name, lambda folder: None))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig
 from specdec.experiments.app import build, composed
 
-from specdec.core.errors import UserError, require
+from specdec.core.errors import Unfit, require
 from specdec.core.protocols import TreePolicy, VerificationRule
 from specdec.core.values import Draw
 from specdec.decoding.pairing import is_lossless, require_judges
@@ -49,9 +49,9 @@ def require_plain_chain(tree: TreePolicy, proposer: str) -> None:
     reason = f"proposer={proposer} copies one text and knows no probabilities; expected"
     name = stem(tree)
     if name != "chain":
-        raise UserError(f"tree={name}: {reason} tree=chain")
+        raise Unfit(f"tree={name}: {reason} tree=chain")
     if tree.min_confidence > 0:
-        raise UserError(f"tree.min_confidence={tree.min_confidence}: {reason} 0")
+        raise Unfit(f"tree.min_confidence={tree.min_confidence}: {reason} 0")
 
 
 def calibration_notes(config: DictConfig) -> list[str]:

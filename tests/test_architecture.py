@@ -38,7 +38,7 @@ THIRD_PARTY = {
     "tree": {"torch"},
     "verification": {"torch"},
     "decoding": {"torch"},
-    "metrics": {"numpy"},
+    "metrics": {"numpy", "scipy"},
 }
 # Folders that may know what a DictConfig is; a run directory holds the configuration.
 CONFIGURED = ("experiments", "scripts", "specdec/report")

@@ -1,4 +1,4 @@
-"""The one exception whose message is meant for the person at the keyboard."""
+"""The exceptions whose message is meant for the person at the keyboard."""
 
 
 class UserError(ValueError):
@@ -7,6 +7,10 @@ class UserError(ValueError):
     Entry points print it as one line and exit with status 2; anything else is our own bug and
     keeps its traceback.
     """
+
+
+class Unfit(UserError):
+    """Parts that are right in themselves and cannot go together; a sweep leaves them out."""
 
 
 def require(condition: bool, field: str, value: object, expected: str) -> None:

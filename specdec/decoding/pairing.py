@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from specdec.core.errors import UserError
+from specdec.core.errors import Unfit, UserError
 from specdec.core.protocols import VerificationRule
 from specdec.core.values import Draw
 
@@ -13,14 +13,15 @@ def is_lossless(rule: VerificationRule, draw: Draw | None, allow_lossy: bool) ->
     Without candidates (`draw` is None) it always has.
 
     Raises:
-        UserError: the rule cannot decide on such candidates, or it is not lossless for them and
-            `allow_lossy` is off.
+        UserError: the rule cannot decide on such candidates (Unfit), or it is not lossless for them
+            and `allow_lossy` is off.
     """
     field = f"verification={type(rule).__module__.rsplit('.', 1)[-1]}"  # as on the command line
     require_defined(rule, draw, field)
     lossless = draw is None or draw in rule.lossless_for
     if draw is not None and not lossless and not allow_lossy:
-        raise UserError(
+        kind = Unfit if rule.lossless_for else UserError  # for others it is; or it never is
+        raise kind(
             f"{field}: not lossless for {draw.value} candidates; set"
             " verification.allow_lossy=true to run it all the same"
         )
@@ -37,7 +38,7 @@ def require_defined(rule: VerificationRule, draw: Draw | None, field: str) -> No
     """Refuse a rule that cannot decide on such candidates; `field` begins the message."""
     if draw is not None and draw not in rule.defined_for:
         known = ", ".join(sorted(each.value for each in rule.defined_for))
-        raise UserError(
+        raise Unfit(
             f"{field}: cannot decide on {draw.value} candidates, only on {known}; another rule,"
             " tree or proposer would do"
         )

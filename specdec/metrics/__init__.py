@@ -25,6 +25,7 @@ from specdec.metrics.expected import (
     total_variation,
     transport_bound,
 )
+from specdec.metrics.significance import efficiency_p_value, holm, p_value, speedup_p_value
 from specdec.metrics.speed import prefill_seconds, speedup, time_shares, tokens_per_second
 from specdec.metrics.summary import DEFINITIONS, summarize
 from specdec.metrics.tally import Tally, pooled
@@ -39,12 +40,15 @@ __all__ = [
     "block_efficiency",
     "cost_ratio",
     "efficiency_difference",
+    "efficiency_p_value",
     "efficiency_ratio",
     "expected_accepted",
+    "holm",
     "judged",
     "kl",
     "num_accepted",
     "overlap",
+    "p_value",
     "paired_difference",
     "paired_ratio",
     "pooled",
@@ -52,6 +56,7 @@ __all__ = [
     "ratio_estimate",
     "reached_depth",
     "speedup",
+    "speedup_p_value",
     "summarize",
     "time_shares",
     "tokens_per_second",

@@ -8,6 +8,7 @@ resamples for the same P; metrics and arms over the same prompts in the same ord
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +48,7 @@ class Sums(NamedTuple):
     denominators: FloatArray  # [P], >= 0
 
 
+@lru_cache(maxsize=8)  # all arms of a comparison have as many prompts
 def bootstrap_weights(num_prompts: int) -> FloatArray:  # [R, P]
     """Return how often each resample holds each prompt: multinomial counts that sum to P."""
     rng = np.random.default_rng(SEED)
@@ -94,9 +96,14 @@ def paired_ratio(first: Sums, second: Sums) -> Estimate:
 
 def paired_difference(first: Sums, second: Sums) -> Estimate:
     """Estimate (ratio of `first`) - (ratio of `second`); see `paired_ratio`."""
+    return _estimate(*resampled_differences(first, second))
+
+
+def resampled_differences(first: Sums, second: Sums) -> tuple[float, FloatArray, int]:
+    """Return a paired difference, its resamples [R], and how many prompts contribute to both."""
     resampled = _resample((first, second))
-    value = _total(first) - _total(second)
-    return _estimate(float(value), resampled[0] - resampled[1], _num_common(first, second))
+    value = float(_total(first) - _total(second))
+    return value, resampled[0] - resampled[1], _num_common(first, second)
 
 
 def _resample(arms: Sequence[Sums]) -> list[FloatArray]:  # each [R]

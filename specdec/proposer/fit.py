@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from specdec.core.errors import UserError
+from specdec.core.errors import Unfit, UserError
 from specdec.core.protocols import TreePolicy
 from specdec.lm.load import source
 
@@ -12,7 +12,7 @@ from specdec.lm.load import source
 def require_levels(tree: TreePolicy, num_heads: int, where: str = "") -> None:
     """Refuse a tree that is deeper than there are heads; `where` ends the message."""
     if tree.max_depth > num_heads:
-        raise UserError(f"tree: {tree.max_depth} levels, but there are {num_heads} heads{where}")
+        raise Unfit(f"tree: {tree.max_depth} levels, but there are {num_heads} heads{where}")
 
 
 def require_ranks(tree: TreePolicy, vocab_size: int, where: str = "") -> None:

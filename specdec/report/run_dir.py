@@ -1,47 +1,111 @@
-"""A run directory: everything a number came from, readable at any moment, even after Ctrl-C."""
+"""A run directory: everything a number came from, readable at any moment, even after SIGKILL."""
 
 import json
+import os
+import platform
+import time
 import traceback
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from specdec.core.errors import UserError
-from specdec.core.jsonl import read_jsonl, write_json, write_text
+from specdec.core.jsonl import read_jsonl, whole_rows, write_json, write_jsonl, write_text
 from specdec.core.trace import Trace
+from specdec.metrics import Tally
+
+COMPLETE = "complete"
+# Traces of an interrupted session count only if these are still the same: seconds are in them.
+CIRCUMSTANCES = ("versions", "device", "num_threads", "num_processes", "dtype", "attention")
 
 
 class RunDir:
-    """Write `config.yaml`, `provenance.json`, `traces.jsonl`, `summary.json` and `status.json`.
+    """Write `config.yaml`, `provenance.json`, `traces.jsonl`, `tally.jsonl`, `summary.json`.
 
-    Used as a context manager: leaving it well writes `complete`, Ctrl-C `interrupted`, and any
-    other exception `failed` with its traceback. Each trace is appended as one whole line.
+    Used as a context manager, which holds a lock: no two processes write one run. `status.json`
+    says "started" meanwhile; leaving well makes it "complete", Ctrl-C "interrupted", and any other
+    exception "failed", with its traceback. Whoever enters looks at `taken` first.
+
+    Raises (on entering):
+        UserError: the folder holds a run of other options.
     """
 
-    def __init__(self, path: Path, config: DictConfig, provenance: Mapping[str, Any]):
+    def __init__(self, path: Path, config: DictConfig, identity: str, resume: bool = True):
         self.path = path
+        self.taken: str | None = None  # why nothing is to be done here
         self._config = config
-        self._provenance = provenance
+        self._identity = identity
+        self._resume = resume
+        self._lock = FileLock(path / ".lock")
 
     def __enter__(self) -> "RunDir":
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.path / "config.yaml", OmegaConf.to_yaml(self._config, resolve=True))
-        write_json(self.path / "provenance.json", self._provenance)
-        (self.path / "summary.json").unlink(missing_ok=True)  # of an earlier run
-        write_text(self.path / "traces.jsonl", "")
-        self._status("started")
+        try:
+            self._lock.acquire(timeout=1)  # somebody may just be looking whether it is held
+        except Timeout:
+            self.taken = "being decoded by another process"
+            return self
+        try:
+            self._look_around()
+        except BaseException:
+            self._lock.release()
+            raise
+        if self.taken is None:
+            self._start()
         return self
+
+    def _look_around(self) -> None:
+        """Find out whether there is anything to be done."""
+        before = read_status(self.path)
+        if not self._resume or before is None:
+            return
+        if before["identity"] != self._identity:
+            raise UserError(
+                f"{self.path}: holds a run of other options; expected another folder,"
+                " hydra.run.dir=DIR, or resume=false to replace it"
+            )
+        if before["state"] == COMPLETE:
+            self.taken = "complete"
+
+    def _start(self) -> None:
+        self._started = time.time()
+        self._status("started")
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(self._config, resolve=True))
+        stale = ["summary.json", "tally.jsonl"]
+        if not self._resume:
+            stale += ["traces.jsonl", "provenance.json"]
+        for name in stale:
+            (self.path / name).unlink(missing_ok=True)
+
+    def begin(self, provenance: Mapping[str, Any], num_turns: Mapping[str, int]) -> list[Trace]:
+        """Write `provenance.json`; return what an interrupted session left that still counts.
+
+        That is every prompt of `num_turns` with all of its turns, if it was decoded under the same
+        circumstances: the same noise belongs to a prompt whenever it is decoded.
+        """
+        file = self.path / "provenance.json"
+        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        write_json(file, provenance)
+        kept: list[Trace] = []
+        plain = json.loads(json.dumps(provenance))
+        if before is not None and all(before.get(n) == plain.get(n) for n in CIRCUMSTANCES):
+            kept = _whole_prompts(self.path / "traces.jsonl", num_turns)
+        write_jsonl(self.path / "traces.jsonl", [trace.to_row() for trace in kept])
+        return kept
 
     def append(self, trace: Trace) -> None:
         """Add one line to `traces.jsonl`."""
         with (self.path / "traces.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(trace.to_row(), ensure_ascii=False) + "\n")
 
-    def summarize(self, summary: Mapping[str, Any]) -> None:
-        """Write `summary.json`."""
+    def summarize(self, summary: Mapping[str, Any], tally: Tally) -> None:
+        """Write `summary.json`, and `tally.jsonl`, which is all that comparisons need."""
+        write_jsonl(self.path / "tally.jsonl", tally.to_rows())
         write_json(self.path / "summary.json", summary)
 
     def __exit__(
@@ -50,15 +114,78 @@ class RunDir:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None:
-            self._status("complete")
-        elif isinstance(error, KeyboardInterrupt):
-            self._status("interrupted")
-        else:
-            self._status("failed", "".join(traceback.format_exception(error)))
+        if self.taken is None:
+            if error is None:
+                self._status(COMPLETE)
+            elif isinstance(error, KeyboardInterrupt):
+                self._status("interrupted")
+            else:
+                self._status("failed", error)
+                error.add_note(self.path.name)  # for whoever goes on with other runs
+        self._lock.release()
 
-    def _status(self, state: str, error: str | None = None) -> None:
-        write_json(self.path / "status.json", {"state": state, "error": error})
+    def _status(self, state: str, error: BaseException | None = None) -> None:
+        status = {
+            "state": state,
+            "error": None if error is None else "".join(traceback.format_exception(error)),
+            "identity": self._identity,
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "seconds": round(time.time() - self._started, 3),
+        }
+        write_json(self.path / "status.json", status)
+
+
+def read_status(path: Path) -> dict[str, Any] | None:
+    """Return what `status.json` says; None where there is none, or none that can be read."""
+    try:
+        found = json.loads((path / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and {"state", "identity"} <= found.keys() else None
+
+
+def state_of(path: Path) -> str:
+    """Return `new`, `running`, `interrupted`, `failed` or `complete`; killed runs are interrupted.
+
+    A run is running as long as the process that writes it holds its lock.
+    """
+    status = read_status(path)
+    if status is None:
+        return "new"
+    if status["state"] != "started":
+        return status["state"]
+    try:
+        with FileLock(path / ".lock", timeout=0):
+            return "interrupted"
+    except Timeout:
+        return "running"
+
+
+def read_tally(path: Path) -> Tally:
+    """Return the sums of a run, from its traces if it was not finished.
+
+    Raises:
+        UserError: there is neither, or a line is damaged.
+    """
+    file = path / "tally.jsonl"
+    if not file.exists():
+        return Tally.of(read_traces(path))
+    rows = [row for _, row in read_jsonl(file)]
+    try:
+        return Tally.from_rows(rows)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: damaged ({type(error).__name__}: {error})") from None
+
+
+def _whole_prompts(path: Path, num_turns: Mapping[str, int]) -> list[Trace]:
+    """Read traces up to a line that is torn, and keep the prompts of which no turn is missing."""
+    try:
+        traces = [Trace.from_row(row) for row in whole_rows(path)]
+    except (KeyError, TypeError, ValueError):  # of an older version
+        return []
+    turns = Counter(trace.prompt_id for trace in traces)
+    return [trace for trace in traces if turns[trace.prompt_id] == num_turns.get(trace.prompt_id)]
 
 
 def read_traces(path: Path) -> list[Trace]:

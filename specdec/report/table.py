@@ -147,6 +147,12 @@ def in_line(row: Numbers | None, digits: int = 3, signed: bool = False) -> str:
     return f"{value} [dim]({interval})[/dim]" if interval else value
 
 
+def one_line(row: Numbers, digits: int = 3) -> str:
+    """Write a number and then its interval, without markup."""
+    value, interval = _texts(row, digits, signed=False)
+    return f"{value} ({interval})" if interval else value
+
+
 def _texts(row: Numbers | None, digits: int, signed: bool) -> tuple[str, str]:
     if row is None or row["value"] is None:
         return NOTHING, ""

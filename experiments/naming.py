@@ -1,0 +1,41 @@
+"""What a run is called, and which run it is: by the options it uses and the files they name."""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from specdec.core.digest import digest
+from specdec.report.options import identity, options, run_name
+
+
+def files_of(used: Mapping[str, Any]) -> dict[str, str]:
+    """Return a digest of every file and folder that options name; what is on a Hub has none."""
+    found: dict[str, str] = {}
+    for name, value in used.items():
+        place = _place(value) if name.endswith(".path") and isinstance(value, str) else None
+        if place is not None:
+            found[name] = digest(place)
+    return found
+
+
+def _place(value: str) -> Path | None:
+    path = Path(value)
+    if value.startswith("zoo:"):
+        zoo = Path(str(files("specdec.zoo")))
+        name = value.removeprefix("zoo:")
+        path = zoo / name if (zoo / name).exists() else zoo / f"{name}.jsonl"
+    return path if value and path.exists() else None
+
+
+def identity_of(config: DictConfig) -> str:
+    """Return what two runs share if and only if they would decode the same."""
+    used = options(config)
+    return identity({**used, "files": files_of(used)})
+
+
+def name_of(config: DictConfig, keys: Sequence[str]) -> str:
+    """Name a run of a sweep by the options that are swept, and by its identity."""
+    return run_name(options(config), keys, identity_of(config))

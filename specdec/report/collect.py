@@ -1,0 +1,207 @@
+"""From a folder of run directories to arms that can be compared, and to settings that cannot."""
+
+import json
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
+
+from specdec.core.errors import UserError
+from specdec.metrics import Tally, pooled
+from specdec.report.options import PLUG_INS, SIDE, options
+from specdec.report.run_dir import COMPLETE, read_tally, state_of
+
+SEED = "seed"
+SAMPLING = "sampling."
+# Beside the options: what makes seconds, or texts, another thing. From `provenance.json`.
+CIRCUMSTANCES = ("device", "num_threads", "num_processes")
+ORDINARY = {"batch", "max_new_tokens", "stop_strings"}  # may be swept, as sampling may
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A complete run directory."""
+
+    path: Path
+    options: Mapping[str, Any]
+    circumstances: Mapping[str, Any]  # and digests of the prompts and the verifier
+    summary: Mapping[str, Any]
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in nothing but their seed, pooled: a prompt stays one unit."""
+
+    label: str
+    options: Mapping[str, Any]  # without the seed
+    runs: Mapping[int, Run]  # by seed
+    tally: Tally
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether nothing is proposed: what speed is compared with."""
+        return self.options["proposer"] == "none"
+
+    @property
+    def lossless(self) -> bool:
+        """Whether its texts have exactly the verifier's law."""
+        return all(run.summary["lossless"] for run in self.runs.values())
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What arms must have in common so that they are compared: prompts, verifier, machine, ..."""
+
+    label: str
+    options: Mapping[str, Any]
+    arms: Sequence[Arm]
+
+    @property
+    def baseline(self) -> Arm | None:
+        """The arm that proposes nothing, if there is one."""
+        return next((arm for arm in self.arms if arm.is_baseline), None)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All that a folder holds."""
+
+    folder: Path
+    settings: Sequence[Setting]
+    incomplete: Mapping[str, str]  # folder: state
+    apart: Mapping[str, Sequence[Any]]  # why settings are not compared: what differs
+    forced: bool = False  # compared in spite of `apart`
+
+    @property
+    def arms(self) -> list[Arm]:
+        """All arms of all settings."""
+        return [arm for setting in self.settings for arm in setting.arms]
+
+
+def collect(folder: Path, force: bool = False) -> Collection:
+    """Read all run directories below a folder.
+
+    With `force` arms are compared whatever they were measured on and of whatever verifier, as long
+    as their sampling is the same.
+
+    Raises:
+        UserError: there is no complete run, or one is damaged.
+    """
+    states = {path.parent: state_of(path.parent) for path in sorted(folder.rglob("status.json"))}
+    if not folder.is_dir() or not states:
+        raise UserError(f"run={str(folder)!r}: no run directory in that folder")
+    runs = [read_run(path) for path, state in states.items() if state == COMPLETE]
+    if not runs:
+        raise UserError(f"run={str(folder)!r}: none of {len(states)} runs is complete")
+    together = [{**run.circumstances, **_rest(run.options)} for run in runs]
+    apart = {n: v for n, v in _varying(together).items() if not is_ordinary(n)}
+    shown = _varying(run.options for run in runs)
+    return Collection(
+        folder,
+        _settings(runs, shown, set(apart) if force else set()),
+        {str(path.relative_to(folder)): s for path, s in states.items() if s != COMPLETE},
+        apart,
+        force and bool(apart),
+    )
+
+
+def read_run(path: Path) -> Run:
+    """Read a run directory.
+
+    Raises:
+        UserError: one of its files is damaged.
+    """
+    try:
+        config = OmegaConf.load(path / "config.yaml")
+        assert isinstance(config, DictConfig)
+        used = options(config)
+        facts = json.loads((path / "provenance.json").read_text(encoding="utf-8"))
+        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+        circumstances = {name: facts.get(name) for name in CIRCUMSTANCES}
+        for name in ("prompts.path", "verifier.path"):
+            circumstances[f"content of {name}"] = facts["files"].get(name)
+    except (OSError, ValueError, KeyError, TypeError, AssertionError, YAMLError) as error:
+        reason = f"{type(error).__name__}: {error}".replace("\n", " ")
+        raise UserError(f"{path}: damaged ({reason})") from None
+    return Run(path, used, circumstances, summary, read_tally(path))
+
+
+def is_ordinary(name: str) -> bool:
+    """Whether an option that arms do not share is swept for its own sake, and not by mistake."""
+    return name in ORDINARY or name.startswith(SAMPLING)
+
+
+def is_side(name: str) -> bool:
+    """Whether an option belongs to one of several arms: how it proposes and verifies."""
+    return name in (*PLUG_INS, "judges") or name.startswith(SIDE)
+
+
+def _rest(used: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in used.items() if not is_side(name) and name != SEED}
+
+
+def _settings(
+    runs: Sequence[Run], shown: Mapping[str, Sequence[Any]], ignored: set[str]
+) -> list[Setting]:
+    def shared(run: Run) -> dict[str, Any]:
+        together = {**run.circumstances, **_rest(run.options)}
+        return {name: value for name, value in together.items() if name not in ignored}
+
+    found: list[Setting] = []
+    for group in _grouped(runs, shared):
+        used = _rest(group[0].options)
+        names = [name for name in shown if name in used and name not in ignored]
+        label = ", ".join(part(name, used[name]) for name in names)
+        found.append(Setting(label or "all", used, _arms(group, shown, ignored)))
+    return found
+
+
+def _arms(runs: Sequence[Run], shown: Mapping[str, Sequence[Any]], ignored: set[str]) -> list[Arm]:
+    def without_seed(run: Run) -> dict[str, Any]:
+        return {name: value for name, value in run.options.items() if name != SEED}
+
+    found: list[Arm] = []
+    for group in _grouped(runs, lambda run: {**without_seed(run), **run.circumstances}):
+        used = without_seed(group[0])
+        names = [n for n in shown if n in used and (is_side(n) or n in ignored)]
+        # Plug-ins first, as one would say it: draft_model, chain, gamma=4.
+        names = [n for n in PLUG_INS if n in names or n == "proposer"] + [
+            n for n in names if n not in PLUG_INS
+        ]
+        label = ", ".join(part(name, used[name]) for name in names if name in used)
+        seeds = {run.options[SEED]: run for run in group}
+        found.append(Arm(label, used, seeds, pooled([run.tally for run in seeds.values()])))
+    return found
+
+
+def part(name: str, value: Any) -> str:
+    """Say an option in few words: the name of a plug-in, else `gamma=4`."""
+    return str(value) if name in PLUG_INS else f"{name.rpartition('.')[2]}={value}"
+
+
+def _varying(tables: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the names with several values, and these; of plug-ins also where one has none."""
+    rows = list(tables)
+    found: dict[str, list[Any]] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        having = [row for row in rows if name in row]
+        values = list({_key(row[name]): row[name] for row in having}.values())
+        if len(values) > 1 or (name in PLUG_INS and len(having) < len(rows)):
+            found[name] = values
+    return found
+
+
+def _grouped(items: Iterable[T], key: Callable[[T], Mapping[str, Any]]) -> list[list[T]]:
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        groups.setdefault(_key(key(item)), []).append(item)
+    return list(groups.values())
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

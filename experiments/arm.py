@@ -1,7 +1,7 @@
 """An arm: one proposer, one tree and one rule, built from a configuration and ready to decode."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from specdec.prompts import Prompt, Rendered, load_prompts, render_turn
 from specdec.proposer.none import NoProposer
 from specdec.report.options import options
 from specdec.report.provenance import provenance
+from specdec.report.token_view import token_view
 
 NODES = {
     "verifier": "verifier.path=MODEL",
@@ -49,12 +50,21 @@ class Arm:
         facts = provenance(self.verifier.device, self.config.dtype, self.verifier.attention)
         return {**facts, "files": files_of(options(self.config))}
 
-    def decode(self, prompts: Sequence[Prompt]) -> Iterator[Trace]:
-        """Decode prompts turn by turn; a later turn is asked after the arm's own answers."""
+    def decode(self, prompts: Sequence[Prompt], looked_at: Collection[str] = ()) -> Iterator[Trace]:
+        """Decode prompts turn by turn; a later turn is asked after the arm's own answers.
+
+        Of prompts that are `looked_at`, by id, the candidates are kept.
+        """
         answers: dict[str, list[str]] = {prompt.prompt_id: [] for prompt in prompts}
         for turn in range(max(prompt.num_turns for prompt in prompts)):
             asked = [prompt for prompt in prompts if prompt.num_turns > turn]
-            requests = [self.request(prompt, answers[prompt.prompt_id]) for prompt in asked]
+            requests = [
+                replace(
+                    self.request(prompt, answers[prompt.prompt_id]),
+                    keep_candidates=prompt.prompt_id in looked_at,
+                )
+                for prompt in asked
+            ]
             for trace in self.decoder.stream(requests):
                 answers[trace.prompt_id].append(trace.output_text)
                 yield trace
@@ -68,6 +78,20 @@ class Arm:
     def proposes_nothing(self) -> bool:
         """Whether this is autoregressive decoding, which speed is compared with."""
         return isinstance(self.decoder.proposer, NoProposer)
+
+    def token_views(
+        self, prompts: Sequence[Prompt], traces: Sequence[Trace]
+    ) -> list[dict[str, Any]]:
+        """Return the rows of `tokens.jsonl`, of those texts whose candidates were kept."""
+        by_id = {prompt.prompt_id: prompt for prompt in prompts}
+        answers = {(trace.prompt_id, trace.turn): trace.output_text for trace in traces}
+        rows: list[dict[str, Any]] = []
+        for trace in traces:
+            if any(step.candidates for step in trace.steps):
+                before = [answers[trace.prompt_id, turn] for turn in range(trace.turn)]
+                text = render(by_id[trace.prompt_id], before, self.verifier, self.config).text
+                rows.append(token_view(trace, text, lambda token: self.verifier.show([token])))
+        return rows
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that cannot be decoded, before any is: not even after empty answers."""
@@ -100,11 +124,18 @@ def build_prompts(config: DictConfig) -> list[Prompt]:
     return load_prompts(prompts.path, prompts.limit, prompts.split)
 
 
+def looked_at(config: DictConfig, prompts: Sequence[Prompt]) -> set[str]:
+    """Return the prompts whose candidates are to be recorded, by id."""
+    return {prompt.prompt_id for prompt in prompts[: config.keep_candidates]}
+
+
 def check_options(config: DictConfig) -> None:
     """Build what is cheap to build, so that a bad option is refused before a model is loaded."""
     require_nodes(config)
     require_int("batch", config.batch, 1)
     require_int("seed", config.seed, 0)
+    require_int("keep_candidates", config.keep_candidates, 0)
+    require(isinstance(config.resume, bool), "resume", config.resume, "true or false")
     build(config.sampling)
     lossy = config.verification.allow_lossy
     require(isinstance(lossy, bool), "verification.allow_lossy", lossy, "true or false")

@@ -64,8 +64,9 @@ def task(config: DictConfig) -> None:
         except (KeyboardInterrupt, UserError) as error:
             cut_short = error
         summaries, tallies = summarize_paired(competing, traces, reference)
-        for name, summary in summaries.items():
-            run_dirs[name].summarize(summary, tallies[name])
+        for arm in competing if summaries else ():
+            run_dirs[arm.name].show_tokens(arm.token_views(prompts, traces[arm.name]))
+            run_dirs[arm.name].summarize(summaries[arm.name], tallies[arm.name])
         done = min(summary["num_prompts"] for summary in summaries.values()) if summaries else 0
         if summaries:
             rows = [Row(arm.name, arm.rule, summaries[arm.name]) for arm in competing]
@@ -191,8 +192,10 @@ def interleave(
 
     So a machine that slows down or speeds up does so for every arm.
     """
+    from specdec.experiments.arm import looked_at
     from tqdm import tqdm
 
+    shown = looked_at(competing[0].config, prompts)
     for arm in competing:
         arm.warm_up(prompts[0])
     turns = sum(prompt.num_turns for prompt in prompts)
@@ -201,7 +204,7 @@ def interleave(
             first = number % len(competing)
             for arm in [*competing[first:], *competing[:first]]:
                 bar.set_postfix_str(arm.name)
-                for trace in arm.decode(prompts[start : start + size]):
+                for trace in arm.decode(prompts[start : start + size], shown):
                     bar.update()
                     yield arm, trace
 

@@ -63,9 +63,6 @@ def decode(config: DictConfig, run_dir: RunDir) -> dict[str, Any]:
     """Decode what an earlier session has not; return the summary of all."""
     from specdec.experiments import arm as arms
 
-    from specdec.metrics import Tally
-    from specdec.report.table import Row, print_table
-
     prompts = arms.build_prompts(config)
     arm = arms.build_arm(config, build(config.verifier))
     arm.check(prompts)
@@ -75,19 +72,35 @@ def decode(config: DictConfig, run_dir: RunDir) -> dict[str, Any]:
     traces = run_dir.begin(arm.provenance(), num_turns)
     try:
         _decode_rest(arm, prompts, traces, run_dir)
-    finally:
+    except BaseException:
         if traces:
-            tally = Tally.of(traces)
-            summary = arms.summary_of(arm, tally)
-            run_dir.summarize(summary, tally)
-            if not in_sweep():
-                print_table([Row(arm.name, arm.rule, summary)], f"{tally.num_prompts} prompts")
-                print(f"run directory: {run_dir.path}")
+            _conclude(arm, prompts, traces, run_dir)
+        raise
+    return _conclude(arm, prompts, traces, run_dir)
+
+
+def _conclude(
+    arm: Arm, prompts: Sequence[Prompt], traces: Sequence[Trace], run_dir: RunDir
+) -> dict[str, Any]:
+    """Write and show what the traces come to."""
+    from specdec.experiments.arm import summary_of
+
+    from specdec.metrics import Tally
+    from specdec.report.table import Row, print_table
+
+    tally = Tally.of(traces)
+    summary = summary_of(arm, tally)
+    run_dir.show_tokens(arm.token_views(prompts, traces))
+    run_dir.summarize(summary, tally)
+    if not in_sweep():
+        print_table([Row(arm.name, arm.rule, summary)], f"{tally.num_prompts} prompts")
+        print(f"run directory: {run_dir.path}")
     return summary
 
 
 def _decode_rest(arm: Arm, prompts: Sequence[Prompt], traces: list[Trace], run_dir: RunDir) -> None:
     """Decode the prompts that `traces` lack, and add theirs, here and on disk."""
+    from specdec.experiments.arm import looked_at
     from tqdm import tqdm
 
     done = {trace.prompt_id for trace in traces}
@@ -98,7 +111,7 @@ def _decode_rest(arm: Arm, prompts: Sequence[Prompt], traces: list[Trace], run_d
     turns = sum(prompt.num_turns for prompt in prompts)
     with tqdm(total=turns, initial=len(traces), desc=arm.name, unit="text", disable=None) as bar:
         try:
-            for trace in arm.decode(rest):
+            for trace in arm.decode(rest, looked_at(arm.config, prompts)):
                 traces.append(trace)
                 run_dir.append(trace)
                 bar.update()

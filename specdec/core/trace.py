@@ -37,6 +37,8 @@ class Step:
     divergence: tuple[tuple[float, ...], ...] = ()
     # What rules that were only shown the candidates would have accepted on average, by name.
     judged: Mapping[str, float] = field(default_factory=dict[str, float])
+    # Parent and token of each draft token, of requests that keep them: for a look at the text.
+    candidates: tuple[tuple[int, int], ...] = ()
     propose_seconds: float = 0.0
     verify_seconds: float = 0.0  # the verifier's forward
     other_seconds: float = 0.0
@@ -80,6 +82,7 @@ def _step(row: dict[str, Any]) -> Step:
     fields["overlap"] = tuple(row["overlap"])
     fields["bound"] = tuple(row["bound"])
     fields["divergence"] = tuple(tuple(pair) for pair in row["divergence"])
+    fields["candidates"] = tuple(tuple(pair) for pair in row.get("candidates", ()))
     return Step(**fields)
 
 
@@ -89,4 +92,8 @@ def _step_row(step: Step) -> dict[str, Any]:
     row["overlap"] = list(step.overlap)
     row["bound"] = list(step.bound)
     row["divergence"] = [list(pair) for pair in step.divergence]
+    if step.candidates:
+        row["candidates"] = [list(pair) for pair in step.candidates]
+    else:
+        del row["candidates"]  # of most steps
     return row

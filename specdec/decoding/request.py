@@ -8,6 +8,7 @@ from torch import Tensor
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Step, Trace, request_id
+from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Layer, Outcome, Proposal, Verdict
 from specdec.decoding.stopping import Stopping
 
@@ -20,6 +21,7 @@ class Request:
     token_ids: Sequence[int]
     category: str = ""
     turn: int = 0
+    keep_candidates: bool = False  # in the trace's steps
 
     @property
     def request_id(self) -> str:
@@ -92,6 +94,7 @@ class Flight:
             expected_accepted=round(verdict.expected_accepted, 6),
             divergence=tuple(_rounded(pair) for pair in verdict.divergence[: len(emitted)]),
             draft_calls=proposal.num_draft_calls,
+            candidates=_candidates(tree) if self.request.keep_candidates else (),
         )
 
     def trace(self, output_text: str) -> Trace:
@@ -108,6 +111,10 @@ class Flight:
             prefill_seconds=self.prefill_seconds,
             steps=tuple(self.steps),
         )
+
+
+def _candidates(tree: CandidateTree) -> tuple[tuple[int, int], ...]:
+    return tuple(zip(tree.parents[1:], tree.token_ids[1:], strict=True))
 
 
 def _rounded(values: Sequence[float]) -> tuple[float, ...]:

@@ -91,6 +91,11 @@ class HFCausalLM:
         assert self.tokenizer is not None
         return self.tokenizer(text)["input_ids"]
 
+    def show(self, token_ids: Sequence[int]) -> str:
+        """Turn tokens into text, special tokens included, as they are spelt."""
+        assert self.tokenizer is not None
+        return str(self.tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turn token ids into text, without special tokens."""
         assert self.tokenizer is not None

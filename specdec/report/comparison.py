@@ -1,6 +1,6 @@
-"""Arms of one setting, compared prompt by prompt: differences, intervals, and what is not resolved."""
+"""Arms of one setting, compared prompt by prompt: differences, and which are not resolved."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ from specdec.core.errors import UserError
 from specdec.metrics import (
     Estimate,
     Tally,
+    block_efficiency,
     cost_ratio,
     efficiency_difference,
     efficiency_p_value,
@@ -17,6 +18,7 @@ from specdec.metrics import (
     speedup,
     speedup_p_value,
     summarize,
+    tokens_per_second,
 )
 from specdec.report.collect import Arm, Setting
 
@@ -47,7 +49,7 @@ def compared(setting: Setting, reference: str | None = None) -> list[Compared]:
     known = {arm.label: arm for arm in setting.arms}
     if reference is not None and reference not in known:
         raise UserError(f"reference={reference!r}: expected one of {'; '.join(known)}")
-    best = max(setting.arms, key=lambda arm: _value(arm.tally.ratio("num_emitted", "num_steps")))
+    best = max(setting.arms, key=lambda arm: _value(block_efficiency(arm.tally)))
     against = best if reference is None else known[reference]
     tied = _ties(setting.arms, best, efficiency_p_value)
     tied_in_speed = _speed_ties(setting)
@@ -76,7 +78,9 @@ def paired(arm: Arm, other: Arm) -> tuple[Tally, Tally] | None:
     return first, second
 
 
-def _ties(arms: Sequence[Arm], best: Arm, p_value: Any) -> set[str]:
+def _ties(
+    arms: Sequence[Arm], best: Arm, p_value: Callable[[Tally, Tally], float | None]
+) -> set[str]:
     """Return the arms that are not resolved from the best, itself among them."""
     p_values: dict[str, float] = {}
     for arm in arms:
@@ -89,10 +93,7 @@ def _ties(arms: Sequence[Arm], best: Arm, p_value: Any) -> set[str]:
 
 
 def _speed_ties(setting: Setting) -> set[str]:
-    speeds = {
-        arm.label: _value(arm.tally.ratio("num_emitted", "decode_seconds")) for arm in setting.arms
-    }
-    best = max(setting.arms, key=lambda arm: speeds[arm.label])
+    best = max(setting.arms, key=lambda arm: _value(tokens_per_second(arm.tally)))
     return _ties(setting.arms, best, speedup_p_value)
 
 
@@ -118,7 +119,7 @@ def _by_category(arm: Arm, baseline: Arm | None) -> dict[str, dict[str, Estimate
     found: dict[str, dict[str, Estimate]] = {}
     for category in sorted(set(arm.tally.categories)):
         own = arm.tally.where([each == category for each in arm.tally.categories])
-        found[category] = {"block_efficiency": own.ratio("num_emitted", "num_steps")}
+        found[category] = {"block_efficiency": block_efficiency(own)}
         if both is not None:
             parts = [t.where([each == category for each in t.categories]) for t in both]
             found[category]["speedup"] = speedup(*parts)

@@ -6,7 +6,7 @@ import platform
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -76,7 +76,7 @@ class RunDir:
         self._started = time.time()
         self._status("started")
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(self._config, resolve=True))
-        stale = ["summary.json", "tally.jsonl"]
+        stale = ["summary.json", "tally.jsonl", "tokens.jsonl"]
         if not self._resume:
             stale += ["traces.jsonl", "provenance.json"]
         for name in stale:
@@ -107,6 +107,10 @@ class RunDir:
         """Write `summary.json`, and `tally.jsonl`, which is all that comparisons need."""
         write_jsonl(self.path / "tally.jsonl", tally.to_rows())
         write_json(self.path / "summary.json", summary)
+
+    def show_tokens(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write `tokens.jsonl`: texts to look at, token by token."""
+        write_jsonl(self.path / "tokens.jsonl", rows)
 
     def __exit__(
         self,

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from specdec.core.errors import UserError
 
 if TYPE_CHECKING:
-    from specdec.experiments.sweep import Plan, Sweepable
+    from specdec.experiments.sweep import Sweepable
 
 EXIT_USER_ERROR = 2
 ARM_EXAMPLE = 'arms=["proposer=ngram proposer.max_ngram=4"]'
@@ -40,11 +40,6 @@ FLAGS = {
     "--experimental-rerun",
 }
 LONE_FLAGS = {"--multirun", "-m", "--resolve"}  # that take no value
-# With one of these nothing is run.
-INFORMATION = {
-    *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"),
-    *("--shell-completion", "-sc"),
-}
 OURS = {"--dry-run": "dry_run=true"}  # flags that are options
 
 
@@ -127,27 +122,32 @@ def _launch(
     decorate = hydra.main(
         version_base="1.3", config_path="pkg://specdec.configs", config_name=config_name
     )
-    planned = None if sweepable is None else _planned(config_name, sweepable)
-    if sweepable is None or planned is None:
-        decorate(job)()
-        return 0
-    return planned.run(lambda each: decorate(each)(), task, sweepable)
+    if sweepable is not None:
+        from specdec.experiments import sweep
 
-
-def _planned(config_name: str, sweepable: "Sweepable") -> "Plan | None":
-    """Return what the command line stands for, if that is a sweep."""
-    if any(argument.split("=")[0] in INFORMATION for argument in sys.argv[1:]):
-        return None
-    from specdec.experiments.sweep import plan
-
-    return plan(config_name, sys.argv[1:], sweepable)
+        status = sweep.run(config_name, sys.argv[1:], task, sweepable)
+        if status is not None:
+            return status
+    decorate(job)()
+    return 0
 
 
 def _prepare_arguments() -> None:
     arguments = [OURS.get(argument, argument) for argument in sys.argv[1:]]
     _refuse_unknown_flags(arguments)
-    # argparse understands a flag among the options only at their beginning or end.
-    sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in LONE_FLAGS)
+    sys.argv[1:] = _flags_first(arguments)
+
+
+def _flags_first(arguments: Sequence[str]) -> list[str]:
+    """Reorder: argparse understands a flag among the options only at their beginning or end."""
+    flags, options = list[str](), list[str]()
+    wants_value = False
+    for argument in arguments:
+        is_flag = argument.startswith("-")
+        is_value = wants_value and not is_flag and "=" not in argument
+        (flags if is_flag or is_value else options).append(argument)
+        wants_value = is_flag and "=" not in argument and argument not in LONE_FLAGS
+    return [*flags, *options]
 
 
 def _refuse_unknown_flags(arguments: Sequence[str]) -> None:

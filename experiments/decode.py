@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from specdec.experiments.app import build, run
+from specdec.experiments.report import report
 from specdec.experiments.sweep import Sweepable, in_sweep, progress, run_folder
 
 from specdec.core.errors import UserError
@@ -28,16 +29,16 @@ def task(config: DictConfig) -> float | None:
     from specdec.report.table import one_line
 
     check(config)
-    folder = run_folder(config, name)
+    folder = run_folder(config, SWEEPABLE)
     summary = None
     with RunDir(folder, config, identity_of(config), config.resume) as run_dir:
         if run_dir.taken is None:
             summary = decode(config, run_dir)
-        elif not in_sweep():
+        elif not in_sweep(config):
             print(f"{folder}: {run_dir.taken}; resume=false decodes it again")
     if summary is None:
         return None
-    if in_sweep():
+    if in_sweep(config):
         tau = one_line(summary["block_efficiency"])
         print(f"{progress(config, folder)}  {folder.name}: tau {tau}")
     return summary["block_efficiency"]["value"]
@@ -66,7 +67,7 @@ def decode(config: DictConfig, run_dir: RunDir) -> dict[str, Any]:
     prompts = arms.build_prompts(config)
     arm = arms.build_arm(config, build(config.verifier))
     arm.check(prompts)
-    if not in_sweep():
+    if not in_sweep(config):
         arms.announce([arm], prompts)
     num_turns = {prompt.prompt_id: prompt.num_turns for prompt in prompts}
     traces = run_dir.begin(arm.provenance(), num_turns)
@@ -92,7 +93,7 @@ def _conclude(
     summary = summary_of(arm, tally)
     run_dir.show_tokens(arm.token_views(prompts, traces))
     run_dir.summarize(summary, tally)
-    if not in_sweep():
+    if not in_sweep(arm.config):
         print_table([Row(arm.name, arm.rule, summary)], f"{tally.num_prompts} prompts")
         print(f"run directory: {run_dir.path}")
     return summary
@@ -120,9 +121,12 @@ def _decode_rest(arm: Arm, prompts: Sequence[Prompt], traces: list[Trace], run_d
             raise
 
 
+SWEEPABLE = Sweepable(check, name, report)
+
+
 def main() -> None:
     """Console script `specdec-decode`."""
-    run(task, "decode", Sweepable(check, name, lambda folder: None))
+    run(task, "decode", SWEEPABLE)
 
 
 if __name__ == "__main__":

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import hydra
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
 from specdec.core.errors import Unfit, UserError
 
 Task = Callable[[DictConfig], object]
-MULTIRUN_FLAGS = {"-m", "--multirun"}
+FAILED = 1  # exit status
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,16 @@ class Sweepable:
 class Plan:
     """The jobs of a sweep, each run once, however many combinations of options come to it."""
 
-    folder: Path
-    keys: list[str]  # the options that are swept
+    root: DictConfig  # the configuration that all jobs have in common, with Hydra's own node
+    over: list[str]  # the options that are swept
     jobs: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # overrides, by name
     unfit: dict[str, int] = field(default_factory=dict[str, int])  # reasons: how many combinations
     num_combinations: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where the runs go."""
+        return Path(self.root.hydra.sweep.dir)
 
     def states(self) -> dict[str, str]:
         """Return the state of each job's run as its folder has it, `new` where there is none."""
@@ -46,54 +56,60 @@ class Plan:
 
         return {name: state_of(self.folder / name) for name in self.jobs}
 
-    def run(
-        self,
-        launch: Callable[[Task], object],
-        task: Task,
-        sweepable: Sweepable,
-    ) -> int:
-        """Let Hydra run the jobs, write the report, and return the exit status."""
-        announce(self)
-        if "dry_run=true" in sys.argv:
-            print_jobs(self)
-            return 0
-        missing = sum(state != "complete" for state in self.states().values())
-        # What every job is told about the sweep that it is part of.
-        told = {"over": f"[{','.join(self.keys)}]", "missing": missing, "started": time.time()}
-        sys.argv += [f"sweep.{name}={value}" for name, value in told.items()]
-        launch(surviving(task))
-        return finish(self, sweepable)
 
+def run(config_name: str, arguments: Sequence[str], task: Task, sweepable: Sweepable) -> int | None:
+    """Run a command line that stands for several jobs; None if it stands for one.
 
-def plan(config_name: str, arguments: Sequence[str], sweepable: Sweepable) -> Plan | None:
-    """Compose and check every combination that a command line stands for; None if it is one run.
-
-    Combinations that cannot be (a rule that is not for such candidates) are left out.
+    Returns:
+        The exit status: 1 if a job failed.
 
     Raises:
-        UserError: an option is wrong in itself, or no combination can be.
+        UserError: an option is wrong in itself, or no combination of them can be.
     """
-    given = [argument for argument in arguments if not argument.startswith("-")]
+    asked = get_args_parser().parse_args(list(arguments))
+    if any((asked.help, asked.hydra_help, asked.cfg, asked.info, asked.shell_completion)):
+        return None
+    with hydra.initialize_config_module("specdec.configs", version_base="1.3", job_name="sweep"):
+        planned = _plan(asked.config_name or config_name, asked, sweepable)
+        if planned is None:
+            return None
+        announce(planned)
+        if planned.root.dry_run:
+            print_jobs(planned)
+            return 0
+        launch(planned, task)
+    return finish(planned, sweepable)
+
+
+def _plan(config_name: str, asked: Namespace, sweepable: Sweepable) -> Plan | None:
+    """Compose and check every combination; those that cannot be are left out."""
+    given = _given(asked)
     parser = OverridesParser.create()
     fixed = [text for text in given if not parser.parse_override(text).is_sweep_override()]
-    with hydra.initialize_config_module("specdec.configs", version_base="1.3"):
-        root = hydra.compose(config_name, _local(fixed), return_hydra_config=True).hydra
-        if root.mode != RunMode.MULTIRUN and not MULTIRUN_FLAGS & set(arguments):
-            return None
-        params = [f"{key}={value}" for key, value in (root.sweeper.get("params") or {}).items()]
-        parsed = parser.parse_overrides([*params, *given])
-        keys = {each.get_key_element(): each.is_sweep_override() for each in parsed}
-        found = Plan(Path(root.sweep.dir), [key for key, swept in keys.items() if swept])
-        for overrides in BasicSweeper.split_arguments(parsed, None)[0]:
-            _add(found, overrides, hydra.compose(config_name, _local(overrides)), sweepable)
+    root = hydra.compose(config_name, fixed, return_hydra_config=True)
+    if root.hydra.mode != RunMode.MULTIRUN and not asked.multirun:
+        return None
+    params = [f"{key}={value}" for key, value in (root.hydra.sweeper.get("params") or {}).items()]
+    parsed = parser.parse_overrides([*params, *given])
+    swept = {each.get_key_element(): each.is_sweep_override() for each in parsed}
+    found = Plan(root, [key for key, several in swept.items() if several])
+    for overrides in _some(BasicSweeper.split_arguments(parsed, None)[0], root.sweep.most):
+        _add(found, overrides, hydra.compose(config_name, overrides), sweepable)
     if not found.jobs:
         raise UserError(f"nothing to run: {'; '.join(found.unfit)}")
     return found
 
 
-def _local(overrides: Sequence[str]) -> list[str]:
-    """Leave out what says where jobs are run: a launcher may be missing on this machine."""
-    return [text for text in overrides if not text.startswith("hydra/launcher=")]
+def _given(asked: Namespace) -> list[str]:
+    """Return the overrides of a command line; a folder of the user's configurations is one, too."""
+    if asked.config_dir is None:
+        return list(asked.overrides)
+    return [*asked.overrides, f"hydra.searchpath=[file://{Path(asked.config_dir).resolve()}]"]
+
+
+def _some(jobs: list[list[str]], most: int | None) -> list[list[str]]:
+    """Spread at most so many over all combinations."""
+    return jobs if most is None else jobs[:: -(-len(jobs) // most)]
 
 
 def _add(found: Plan, overrides: list[str], config: DictConfig, sweepable: Sweepable) -> None:
@@ -103,7 +119,8 @@ def _add(found: Plan, overrides: list[str], config: DictConfig, sweepable: Sweep
     except Unfit as reason:
         found.unfit[str(reason)] = found.unfit.get(str(reason), 0) + 1
     else:
-        found.jobs.setdefault(sweepable.name(config, found.keys), overrides)
+        name = sweepable.name(config, found.over)
+        found.jobs.setdefault(_place(found.folder, name).name, overrides)
 
 
 def announce(planned: Plan) -> None:
@@ -111,7 +128,7 @@ def announce(planned: Plan) -> None:
     states = list(planned.states().values())
     done = states.count("complete")
     print(
-        f"sweep over {', '.join(planned.keys)}: {len(states)} runs from"
+        f"sweep over {', '.join(planned.over)}: {len(states)} runs from"
         f" {planned.num_combinations} combinations, {done} complete, {len(states) - done} to run;"
         f" results in {planned.folder}"
     )
@@ -126,16 +143,19 @@ def print_jobs(planned: Plan) -> None:
         print(f"{state:<12}{name}  {' '.join(told)}")
 
 
-def run_folder(config: DictConfig, name: Callable[[DictConfig, Sequence[str]], str]) -> Path:
-    """Return where a run's results go: in a sweep, to a folder of the run's own."""
-    if not in_sweep():
-        return Path(HydraConfig.get().runtime.output_dir)
-    return Path(HydraConfig.get().sweep.dir) / name(config, config.sweep.over)
-
-
-def in_sweep() -> bool:
-    """Whether this run is one of many."""
-    return HydraConfig.get().mode == RunMode.MULTIRUN
+def launch(planned: Plan, task: Task) -> None:
+    """Let Hydra's launcher run the jobs that are not complete."""
+    resume = planned.root.resume
+    missing = [n for n, state in planned.states().items() if state != "complete" or not resume]
+    # What every job is told about the sweep that it is part of.
+    over = f"sweep.over=[{','.join(planned.over)}]"
+    told = [over, f"sweep.missing={len(missing)}", f"sweep.started={time.time()}"]
+    context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=context, task_function=surviving(task), config=planned.root
+    )
+    if missing:
+        launcher.launch([[*planned.jobs[name], *told] for name in missing], initial_job_idx=0)
 
 
 def surviving(task: Task) -> Task:
@@ -144,8 +164,6 @@ def surviving(task: Task) -> Task:
     def job(config: DictConfig) -> object:
         try:
             return task(config)
-        except Unfit:
-            pass  # what was left out; Hydra tries all combinations
         except Exception as error:
             if not hasattr(error, "__notes__"):  # no run directory has noted it
                 raise
@@ -157,6 +175,25 @@ def surviving(task: Task) -> Task:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def run_folder(config: DictConfig, sweepable: Sweepable) -> Path:
+    """Return where a run's results go: in a sweep, to a folder of the run's own."""
+    if not in_sweep(config):
+        return Path(HydraConfig.get().runtime.output_dir)
+    name = sweepable.name(config, config.sweep.over)
+    return _place(Path(HydraConfig.get().sweep.dir), name)
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Return a run's folder: the one that it has, if another sweep has named it."""
+    digits = name.rpartition("-")[2]  # of its identity
+    return next(folder.glob(f"*-{digits}"), folder / name)
+
+
+def in_sweep(config: DictConfig) -> bool:
+    """Whether this run is one of many."""
+    return config.sweep.started > 0
 
 
 def progress(config: DictConfig, folder: Path) -> str:
@@ -189,19 +226,19 @@ def finish(planned: Plan, sweepable: Sweepable) -> int:
         print(f"{len(running)} runs are being decoded by another process, which will report them")
     failed = [name for name, state in states.items() if state in ("failed", "interrupted", "new")]
     for name in failed:
-        why = planned.folder / name / "status.json"
-        print(f"{states[name]}: {name}: {_last_line(why)}", file=sys.stderr)
+        print(f"{states[name]}: {name}: {_why(planned.folder / name)}", file=sys.stderr)
     if failed:
         print(
             f"error: {len(failed)} of {len(states)} runs are not complete (tracebacks in"
             " status.json); the same command tries them again",
             file=sys.stderr,
         )
-    return 1 if failed else 0
+    return FAILED if failed else 0
 
 
-def _last_line(status: Path) -> str:
+def _why(run: Path) -> str:
     from specdec.report.run_dir import read_status
 
-    error = (read_status(status.parent) or {}).get("error")
-    return error.strip().splitlines()[-1] if error else "never finished"
+    error = (read_status(run) or {}).get("error")
+    # The last line but our own note.
+    return error.strip().splitlines()[-2] if error else "not finished"

@@ -17,8 +17,10 @@ from specdec.report.run_dir import COMPLETE, read_tally, state_of
 SEED = "seed"
 SAMPLING = "sampling."
 # Beside the options: what makes seconds, or texts, another thing. From `provenance.json`.
-CIRCUMSTANCES = ("device", "num_threads", "num_processes")
+CIRCUMSTANCES = {"device": "hardware", "num_threads": "threads", "num_processes": "processes"}
 ORDINARY = {"batch", "max_new_tokens", "stop_strings"}  # may be swept, as sampling may
+# What reading a file raises that is not what it should be.
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, YAMLError)
 T = TypeVar("T")
 
 
@@ -29,8 +31,9 @@ class Run:
     path: Path
     options: Mapping[str, Any]
     circumstances: Mapping[str, Any]  # and digests of the prompts and the verifier
-    summary: Mapping[str, Any]
     tally: Tally
+    lossless: bool
+    peak_memory_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Arm:
     @property
     def lossless(self) -> bool:
         """Whether its texts have exactly the verifier's law."""
-        return all(run.summary["lossless"] for run in self.runs.values())
+        return all(run.lossless for run in self.runs.values())
 
 
 @dataclass(frozen=True)
@@ -122,13 +125,14 @@ def read_run(path: Path) -> Run:
         used = options(config)
         facts = json.loads((path / "provenance.json").read_text(encoding="utf-8"))
         summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-        circumstances = {name: facts.get(name) for name in CIRCUMSTANCES}
+        circumstances = {called: facts.get(name) for name, called in CIRCUMSTANCES.items()}
         for name in ("prompts.path", "verifier.path"):
             circumstances[f"content of {name}"] = facts["files"].get(name)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError, YAMLError) as error:
+        outcome = summary["lossless"], summary.get("peak_memory_bytes")
+    except DAMAGE as error:
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise UserError(f"{path}: damaged ({reason})") from None
-    return Run(path, used, circumstances, summary, read_tally(path))
+    return Run(path, used, circumstances, read_tally(path), *outcome)
 
 
 def is_ordinary(name: str) -> bool:

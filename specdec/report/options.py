@@ -67,11 +67,8 @@ def _flat(prefix: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def stem_of_target(target: str) -> str:
     """Return the module that a class or its constructor lives in: what an option calls it."""
     parts = target.split(".")
-    modules = [part for part in parts if part == part.lower()]
-    # `Medusa.load` ends in a method, behind the class.
-    if parts[-1] in modules and len(modules) < len(parts):
-        modules.pop()
-    return modules[-1]
+    classes = [number for number, part in enumerate(parts) if part[:1].isupper()]
+    return parts[classes[0] - 1 if classes else -2]
 
 
 def identity(used: Options) -> str:

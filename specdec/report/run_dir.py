@@ -124,8 +124,8 @@ class RunDir:
             elif isinstance(error, KeyboardInterrupt):
                 self._status("interrupted")
             else:
-                self._status("failed", error)
                 error.add_note(self.path.name)  # for whoever goes on with other runs
+                self._status("failed", error)
         self._lock.release()
 
     def _status(self, state: str, error: BaseException | None = None) -> None:

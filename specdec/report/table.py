@@ -11,6 +11,7 @@ from rich.table import Table
 from specdec.metrics import DEFINITIONS
 
 NOTHING = "-"
+TIE = "=: not resolved from the best arm (Holm-adjusted p >= 0.05)"
 Numbers = Mapping[str, Any]
 
 
@@ -25,10 +26,18 @@ class Row:
 
 def print_table(rows: Sequence[Row], title: str) -> None:
     """Print the arms, what judges said, and definitions below, in colour on a terminal."""
+    print_tables({title: rows})
+
+
+def print_tables(by_title: Mapping[str, Sequence[Row]]) -> None:
+    """Print several tables, and below them what their numbers mean, once."""
+    rows = [row for each in by_title.values() for row in each]
     columns = filled(rows)
-    tables = [comparison(rows, columns, title)]
-    if any(row.summary.get("judged") for row in rows):
-        tables.append(judgements(rows))
+    tables: list[Table] = []
+    for title, each in by_title.items():
+        tables.append(comparison(each, columns, title))
+        if any(row.summary.get("judged") for row in each):
+            tables.append(judgements(each))
     console = Console()
     # Cut-off numbers are worse than broken lines; pipes and files claim to be 80 wide.
     whole = console.options.update(max_width=1000)
@@ -38,8 +47,10 @@ def print_table(rows: Sequence[Row], title: str) -> None:
         console.print(table)
     console.print("[dim]Intervals: 95 %, bootstrap over prompts.[/dim]")
     references = {row.summary["reference"] for row in rows if "reference" in row.summary}
-    for reference in references:
+    for reference in sorted(references):
         console.print(f"[dim]reference arm: {reference}[/dim]", highlight=False)
+    if any(row.summary.get("tie") for row in rows):
+        console.print(f"[dim]{TIE}[/dim]")
     for name in defined(rows, columns):
         console.print(f"[dim]{name}: {DEFINITIONS[name]}[/dim]", highlight=False)
 
@@ -112,6 +123,8 @@ def efficiency(summary: Numbers) -> str:
     """Write block efficiency and, where something was drafted, E[A]."""
     expected = summary.get("expected_accepted")
     cell = estimate(summary["block_efficiency"])
+    if summary.get("tie"):
+        cell = cell.replace("\n", " =\n", 1) if "\n" in cell else f"{cell} ="
     if expected is None or not expected["value"]:
         return cell
     return f"{cell}\n[dim]E\\[A] {expected['value']:.2f}[/dim]"
@@ -147,8 +160,13 @@ def in_line(row: Numbers | None, digits: int = 3, signed: bool = False) -> str:
     return f"{value} [dim]({interval})[/dim]" if interval else value
 
 
-def one_line(row: Numbers, digits: int = 3) -> str:
-    """Write a number and then its interval, without markup."""
+def in_words(name: str) -> str:
+    """Write the name of a metric as a title: acceptance rate."""
+    return name.replace("_", " ")
+
+
+def one_line(row: Numbers | None, digits: int = 3) -> str:
+    """Write a number and then its interval, without markup; a dash where there is none."""
     value, interval = _texts(row, digits, signed=False)
     return f"{value} ({interval})" if interval else value
 

@@ -8,9 +8,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from specdec.core.errors import UserError
+from specdec.core.jsonl import write_json
 from specdec.core.trace import Step, Trace
 from specdec.core.values import Outcome
-from specdec.report.run_dir import RunDir, read_traces
+from specdec.metrics import Tally
+from specdec.report.run_dir import RunDir, read_tally, read_traces, state_of
 
 CONFIG = OmegaConf.create({"gamma": 4, "same": "${gamma}", "path": None})
 
@@ -35,8 +37,25 @@ def make_trace(prompt_id: str, text: str = "text") -> Trace:
     return Trace(prompt_id, "any", 0, 7, (1, 2, 3, 4, 5, 6), text, "length", 1 / 9, steps)
 
 
-def open_run(path: Path) -> RunDir:
-    return RunDir(path, CONFIG, {"argv": ["compare"]})
+HERE = {"device": "a machine", "argv": ["compare"]}
+TURNS = {"a": 1, "b": 1}
+
+
+class Opened(RunDir):
+    """A run directory in which decoding has begun, unless there is nothing to be done."""
+
+    def __enter__(self) -> "Opened":
+        super().__enter__()
+        self.kept = [] if self.taken else self.begin(HERE, TURNS)
+        return self
+
+
+def open_run(path: Path, identity: str = "this", resume: bool = True) -> Opened:
+    return Opened(path, CONFIG, identity, resume)
+
+
+def summarize(run_dir: RunDir, summary: dict[str, Any]) -> None:
+    run_dir.summarize(summary, Tally.of([make_trace("a")]))
 
 
 def break_off(path: Path, error: BaseException) -> None:
@@ -50,17 +69,22 @@ def status(path: Path) -> dict[str, Any]:
     return json.loads((path / "status.json").read_text())
 
 
+def prompts(traces: list[Trace]) -> list[str]:
+    return [trace.prompt_id for trace in traces]
+
+
 def test_a_run_is_started_and_then_complete(tmp_path: Path) -> None:
     path = tmp_path / "some" / "run"
     with open_run(path) as run_dir:
-        assert status(path) == {"state": "started", "error": None}
+        assert (status(path)["state"], status(path)["error"]) == ("started", None)
+        assert state_of(path) == "running"
         assert read_traces(path) == []
         run_dir.append(make_trace("a"))
         assert [trace.prompt_id for trace in read_traces(path)] == ["a"], "not there at once"
-        run_dir.summarize({"num_prompts": 1})
-    assert status(path)["state"] == "complete"
+        summarize(run_dir, {"num_prompts": 1})
+    assert status(path)["state"] == state_of(path) == "complete"
     assert json.loads((path / "summary.json").read_text()) == {"num_prompts": 1}
-    assert json.loads((path / "provenance.json").read_text()) == {"argv": ["compare"]}
+    assert json.loads((path / "provenance.json").read_text()) == HERE
 
 
 def test_the_configuration_is_written_resolved(tmp_path: Path) -> None:
@@ -72,7 +96,7 @@ def test_the_configuration_is_written_resolved(tmp_path: Path) -> None:
 def test_ctrl_c_is_not_a_failure(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         break_off(tmp_path, KeyboardInterrupt())
-    assert status(tmp_path) == {"state": "interrupted", "error": None}
+    assert (status(tmp_path)["state"], status(tmp_path)["error"]) == ("interrupted", None)
     assert len(read_traces(tmp_path)) == 1
 
 
@@ -94,29 +118,116 @@ def test_a_trace_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_traces(tmp_path) == [trace, make_trace("b")]
 
 
-def test_a_second_run_takes_nothing_over_from_the_first(tmp_path: Path) -> None:
+def test_a_complete_run_is_neither_decoded_again_nor_overwritten(tmp_path: Path) -> None:
     with open_run(tmp_path) as run_dir:
         run_dir.append(make_trace("a"))
-        run_dir.summarize({"num_prompts": 1})
-    with open_run(tmp_path):
-        assert status(tmp_path)["state"] == "started"
-        assert read_traces(tmp_path) == []
+        summarize(run_dir, {"num_prompts": 1})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with open_run(tmp_path) as again:
+        assert again.taken == "complete"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_that_is_forced_takes_nothing_over(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run_dir:
+        run_dir.append(make_trace("a"))
+        summarize(run_dir, {"num_prompts": 1})
+    with open_run(tmp_path, resume=False) as again:
+        assert again.taken is None
+        assert again.kept == read_traces(tmp_path) == []
         assert not (tmp_path / "summary.json").exists(), "numbers of another run"
+        assert not (tmp_path / "tally.jsonl").exists(), "numbers of another run"
+
+
+def test_a_run_of_other_options_is_not_overwritten(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run_dir:
+        run_dir.append(make_trace("a"))
+    with pytest.raises(UserError, match="other options"), open_run(tmp_path, "another"):
+        pytest.fail("it was opened")
+    assert prompts(read_traces(tmp_path)) == ["a"]
+    with open_run(tmp_path):  # the lock was given back
+        pass
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError()])
+def test_what_was_interrupted_goes_on(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        break_off(tmp_path, error)
+    with open_run(tmp_path) as run_dir:
+        assert run_dir.kept == read_traces(tmp_path) == [make_trace("a")]
+
+
+def test_a_killed_run_goes_on_before_the_line_that_was_torn(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        break_off(tmp_path, KeyboardInterrupt())
+    kill(tmp_path)
+    assert state_of(tmp_path) == "interrupted"
+    with open_run(tmp_path) as run_dir:
+        assert prompts(run_dir.kept) == ["a"]
+        run_dir.append(make_trace("b"))
+    assert prompts(read_traces(tmp_path)) == ["a", "b"]
+
+
+def kill(path: Path) -> None:
+    """Leave a run as SIGKILL does in the middle of a write."""
+    write_json(path / "status.json", {**status(path), "state": "started"})
+    with (path / "traces.jsonl").open("a") as file:
+        file.write('{"prompt_id": "b", "cat')
+
+
+def test_prompts_whose_turns_are_not_all_there_are_decoded_again(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        break_off(tmp_path, KeyboardInterrupt())
+    with RunDir(tmp_path, CONFIG, "this") as run_dir:
+        assert run_dir.begin(HERE, {"a": 2, "b": 1}) == []
+
+
+@pytest.mark.parametrize("name", ["device", "num_threads", "versions", "dtype"])
+def test_seconds_of_other_circumstances_are_not_mixed(tmp_path: Path, name: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        break_off(tmp_path, KeyboardInterrupt())
+    with RunDir(tmp_path, CONFIG, "this") as run_dir:
+        assert run_dir.begin({**HERE, name: "other"}, TURNS) == []
+
+
+def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
+    with open_run(tmp_path) as first, open_run(tmp_path) as second:
+        assert first.taken is None
+        assert second.taken == "being decoded by another process"
+        first.append(make_trace("a"))
+    assert state_of(tmp_path) == "complete"
+    assert prompts(read_traces(tmp_path)) == ["a"]
+
+
+def test_sums_are_kept_and_are_those_of_the_traces(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run_dir:
+        run_dir.append(make_trace("a"))
+        assert read_tally(tmp_path).to_rows() == Tally.of([make_trace("a")]).to_rows()
+        summarize(run_dir, {})
+        (tmp_path / "traces.jsonl").unlink()
+        assert read_tally(tmp_path).to_rows() == Tally.of([make_trace("a")]).to_rows()
+
+
+def test_damaged_sums_are_named(tmp_path: Path) -> None:
+    (tmp_path / "tally.jsonl").write_text('{"prompt_id": "a"}\n')
+    with pytest.raises(UserError, match=r"tally\.jsonl: damaged"):
+        read_tally(tmp_path)
 
 
 def test_no_temporary_file_is_left(tmp_path: Path) -> None:
     with open_run(tmp_path) as run_dir:
-        run_dir.summarize({})
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "config.yaml", "provenance.json", "status.json", "summary.json", "traces.jsonl",
-    }  # fmt: skip
+        summarize(run_dir, {})
+    assert {path.name for path in tmp_path.iterdir() if path.name != ".lock"} == {
+        *("config.yaml", "provenance.json", "status.json", "summary.json"),
+        *("tally.jsonl", "traces.jsonl"),
+    }
 
 
 def test_a_crash_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
     with open_run(tmp_path) as run_dir:
-        run_dir.summarize({"num_prompts": 1})
+        summarize(run_dir, {"num_prompts": 1})
         with pytest.raises(TypeError):
-            run_dir.summarize({"num_prompts": object()})
+            summarize(run_dir, {"num_prompts": object()})
         assert json.loads((tmp_path / "summary.json").read_text()) == {"num_prompts": 1}
 
 

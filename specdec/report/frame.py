@@ -1,0 +1,101 @@
+"""The table of a report, one arm a row: to compute with (CSV, Parquet) and to paste (Markdown)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from specdec.core.jsonl import write_text
+from specdec.metrics import DEFINITIONS
+from specdec.report.collect import Setting
+from specdec.report.comparison import Compared
+from specdec.report.table import in_words, one_line
+
+Results = Sequence[tuple[Setting, Sequence[Compared]]]
+
+ESTIMATES = (
+    *("block_efficiency", "difference", "ratio", "num_accepted", "expected_accepted"),
+    *("acceptance_rate", "overlap", "transport_bound", "total_variation", "kl"),
+    *("tokens_per_second", "speedup", "cost_ratio", "prefill_seconds"),
+)
+BY_DEPTH = ("acceptance_at_depth", "reached_depth")
+NUMBERS = (
+    *("num_seeds", "num_prompts", "num_turns", "num_steps", "num_emitted", "num_drafted"),
+    *("num_accepted_tokens", "draft_calls", "peak_memory_bytes"),
+)
+PASTED = ("block_efficiency", "difference", "acceptance_rate", "overlap", "speedup")
+
+
+def frame(results: Results) -> pd.DataFrame:
+    """Lay out all arms: options, then metrics, each with `_low`, `_high` and `_n` behind it."""
+    return pd.DataFrame([_row(setting, each) for setting, arms in results for each in arms])
+
+
+def _row(setting: Setting, each: Compared) -> dict[str, Any]:
+    summary = each.summary
+    row: dict[str, Any] = {
+        "setting": setting.label,
+        "arm": each.arm.label,
+        **{name: _cell(value) for name, value in each.arm.options.items()},
+        "seeds": ",".join(map(str, sorted(each.arm.runs))),
+        "lossless": each.arm.lossless,
+        "reference": summary.get("reference"),
+        "tie": each.tie,
+        "tie_in_speed": each.tie_in_speed,
+    }
+    estimates = [(name, summary.get(name)) for name in ESTIMATES]
+    for name in BY_DEPTH:
+        estimates += [(f"{name}_{depth}", found) for depth, found in summary[name].items()]
+    estimates += [(f"time_share_{part}", found) for part, found in summary["time_shares"].items()]
+    for name, found in estimates:
+        row |= _columns(name, found)
+    return row | {name: summary.get(name) for name in NUMBERS}
+
+
+def _columns(name: str, found: Mapping[str, Any] | None) -> dict[str, Any]:
+    found = found or {}
+    parts = {"": "value", "_low": "low", "_high": "high", "_n": "n"}
+    return {f"{name}{ending}": found.get(part) for ending, part in parts.items()}
+
+
+def _cell(value: object) -> object:
+    """Keep plain values; lists become text, which every format has."""
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def write_tables(results: Results, folder: Path, notes: Iterable[str]) -> None:
+    """Write `summary.csv`, `summary.parquet` and `summary.md`."""
+    table = frame(results)
+    write_text(folder / "summary.csv", table.to_csv(index=False))
+    temporary = folder / ".summary.parquet"
+    # Options are of one type at a time, but not over all arms (a temperature, or null).
+    mixed = [name for name in table if table[name].map(type).nunique() > 1]
+    table.astype({name: "string" for name in mixed if table[name].dtype == object}).to_parquet(
+        temporary, index=False
+    )
+    temporary.replace(folder / "summary.parquet")
+    write_text(folder / "summary.md", markdown(results, notes))
+
+
+def markdown(results: Results, notes: Iterable[str]) -> str:
+    """Lay out the metrics that are quoted most, one table a setting, with definitions below."""
+    lines: list[str] = [f"> {note}\n" for note in notes]
+    for setting, arms in results:
+        shown = [name for name in PASTED if any(each.summary.get(name) for each in arms)]
+        lines.append(f"### {setting.label}\n")
+        lines.append("| arm | lossless | " + " | ".join(map(in_words, shown)) + " | prompts |")
+        lines.append("|---" * (len(shown) + 3) + "|")
+        for each in arms:
+            cells = [one_line(each.summary.get(name)) for name in shown]
+            cells[0] += " =" if each.tie else ""
+            name = each.arm.label.replace("|", "\\|")
+            lossless = "yes" if each.arm.lossless else "no"
+            prompts = str(each.summary["num_prompts"])
+            lines.append(f"| {' | '.join([name, lossless, *cells, prompts])} |")
+        lines.append("")
+    names = [n for n in PASTED if any(each.summary.get(n) for _, arms in results for each in arms)]
+    lines += [f"* {in_words(name)}: {DEFINITIONS[name]}" for name in names]
+    lines.append("* Intervals: 95 %, bootstrap over prompts; `=`: not resolved from the best arm")
+    lines.append("  (Holm-adjusted p >= 0.05).")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,75 @@
+"""A folder of run directories -> `report.html`, plots, `summary.csv`, `.parquet` and `.md`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from specdec.core.errors import UserError
+from specdec.core.jsonl import read_jsonl, write_text
+from specdec.report.collect import Collection, Setting, collect
+from specdec.report.comparison import compared
+from specdec.report.frame import Results, write_tables
+from specdec.report.html import page
+from specdec.report.plots import figures, save
+
+MOST_TEXTS = 60  # that a page holds
+
+
+def write_report(
+    folder: Path, reference: str | None = None, force: bool = False
+) -> tuple[Collection, Results]:
+    """Compare the runs below a folder and write everything beside them.
+
+    Raises:
+        UserError: there is nothing to report, a run is damaged, or no arm is called `reference`.
+    """
+    collection = collect(folder, force)
+    labels = {arm.label for arm in collection.arms}
+    if reference is not None and reference not in labels:
+        raise UserError(f"reference={reference!r}: expected one of {'; '.join(sorted(labels))}")
+    results = [
+        (setting, compared(setting, _where_it_is(setting, reference)))
+        for setting in collection.settings
+    ]
+    write_tables(results, folder, notes(collection))
+    plots = figures(collection, results)
+    save(plots, folder)
+    write_text(folder / "report.html", page(collection, results, plots, list(texts(collection))))
+    return collection, results
+
+
+def _where_it_is(setting: Setting, reference: str | None) -> str | None:
+    """Return the reference where a setting has that arm; elsewhere arms are held to the best."""
+    return reference if reference in [arm.label for arm in setting.arms] else None
+
+
+def notes(collection: Collection) -> Iterator[str]:
+    """Say what a reader must know before any number."""
+    if collection.incomplete:
+        states = sorted(collection.incomplete.items())
+        listed = "; ".join(f"{name} ({state})" for name, state in states[:5])
+        more = f" and {len(states) - 5} more" if len(states) > 5 else ""
+        yield f"{len(states)} runs are not complete and not in here: {listed}{more}"
+    for name, values in collection.apart.items():
+        shown = ", ".join(map(str, values))
+        if collection.forced:
+            yield f"FORCED: arms are compared although they differ in {name}: {shown}"
+        else:
+            yield f"not compared with each other: runs that differ in {name}: {shown}"
+
+
+def texts(collection: Collection) -> Iterator[dict[str, Any]]:
+    """Yield texts to look at, of the first seed of each arm, a few prompts each."""
+    num_arms = len(collection.arms)
+    each = max(1, MOST_TEXTS // max(1, num_arms))
+    shown = 0
+    for setting in collection.settings:
+        for arm in setting.arms:
+            file = arm.runs[min(arm.runs)].path / "tokens.jsonl"
+            rows = [row for _, row in read_jsonl(file)] if file.exists() else []
+            name = arm.label if len(collection.settings) == 1 else f"{arm.label} ({setting.label})"
+            for row in rows[:each]:
+                if shown == MOST_TEXTS:
+                    return
+                shown += 1
+                yield {"arm": name, **row}

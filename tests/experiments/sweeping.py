@@ -1,0 +1,86 @@
+"""A sweep in processes of its own that are killed, and what is left to compare afterwards.
+
+Run as a script: `sweeping.py NUM_KILLS SEED OPTION...`. Everything is imported once and the sweep
+forked off, so that a kill costs no more than the work that it destroys.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+SECONDS = ("second", "speed", "time_share", "cost_ratio", "memory")  # what no two runs share
+
+
+def table(folder: Path) -> pd.DataFrame:
+    """Read a report's table, without what depends on the clock."""
+    found = pd.read_csv(folder / "summary.csv")
+    timed = [name for name in found if any(word in str(name) for word in SECONDS)]
+    return found.drop(columns=timed).sort_values("arm").reset_index(drop=True)
+
+
+def start(options: Sequence[str]) -> int:
+    """Fork a sweep; returns its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    from specdec.experiments.decode import main
+
+    sys.argv = ["decode", *options]
+    status: Any = 0
+    try:
+        main()
+    except SystemExit as ending:
+        status = ending.code or 0
+    except BaseException:  # a fork must not go on with its parent's work
+        status = 70
+    os._exit(int(status))
+
+
+def end_of(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def has_begun(pid: int, folder: Path, before: float) -> bool:
+    """Wait until a sweep writes to a run directory, or has ended; returns whether it goes on."""
+    while True:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return False
+        files = list(folder.glob("*/status.json"))
+        if any(file.exists() and file.stat().st_mtime > before for file in files):
+            return True
+        time.sleep(0.01)
+
+
+def main(num_kills: int, seed: int, options: Sequence[str]) -> int:
+    """Kill a sweep so many times, then let it end; prints how many kills hit it at work."""
+    import specdec.experiments.arm
+    import specdec.experiments.report
+
+    import specdec.report.write
+
+    assert specdec.experiments.arm, "imported for all of the forks"
+    folder = next(Path(text.split("=", 1)[1]) for text in options if "sweep.dir" in text)
+    rng = random.Random(seed)
+    hits = 0
+    for _ in range(num_kills):
+        before = time.time()
+        pid = start(options)
+        if not has_begun(pid, folder, before):
+            break
+        time.sleep(rng.uniform(0, 1.0))
+        os.kill(pid, signal.SIGKILL)
+        hits += end_of(pid) == -signal.SIGKILL
+    status = end_of(start(options))
+    print(f"kills {hits}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))

@@ -1,0 +1,125 @@
+"""Which runs are one arm, which arms are compared, and which runs are left out."""
+
+from pathlib import Path
+
+import pytest
+from fabricated import easy_traces, make_config, write_run, write_status
+
+from specdec.core.errors import UserError
+from specdec.report.collect import Collection, collect
+
+
+def labels(collection: Collection) -> dict[str, list[str]]:
+    return {s.label: sorted(arm.label for arm in s.arms) for s in collection.settings}
+
+
+def write(folder: Path, name: str, *args, num_prompts: int = 6, facts=None, **more) -> Path:
+    depth = 0 if args[0] == "none" else 4
+    seed = more.get("seed", 0)
+    traces = easy_traces(num_prompts, seed, depth)
+    return write_run(folder / name, make_config(*args, **more), traces, facts)
+
+
+def test_seeds_are_pooled_and_arms_named_by_what_differs(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write(tmp_path, f"none-{seed}", "none", seed=seed)
+        for gamma in (2, 4):
+            write(tmp_path, f"draft-{gamma}-{seed}", "draft_model", gamma, seed=seed)
+    collection = collect(tmp_path)
+    # Only one arm has a tree and a rule at all, so both are said.
+    assert labels(collection) == {
+        "all": [
+            "draft_model, chain, rejection, gamma=2",
+            "draft_model, chain, rejection, gamma=4",
+            "none",
+        ]
+    }
+    (setting,) = collection.settings
+    assert [sorted(arm.runs) for arm in setting.arms] == [[0, 1]] * 3
+    assert {arm.tally.num_prompts for arm in setting.arms} == {6}
+    assert setting.baseline is not None
+    assert setting.baseline.label == "none"
+    assert setting.baseline.tally.total("num_turns") == 12
+
+
+def test_what_is_swept_for_its_own_sake_makes_settings(tmp_path: Path) -> None:
+    for temperature in (0.0, 0.7):
+        for batch in (1, 8):
+            write(
+                tmp_path, f"{temperature}-{batch}", "ngram", 4, temperature=temperature, batch=batch
+            )
+    collection = collect(tmp_path)
+    assert set(labels(collection)) == {
+        *("batch=1, temperature=0.0", "batch=8, temperature=0.0"),
+        *("batch=1, temperature=0.7", "batch=8, temperature=0.7"),
+    }
+    assert collection.apart == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("dtype", {"dtype": "bfloat16"}),
+        ("verifier.path", {"verifier": "another"}),
+        ("hardware", {"facts": {"device": "another machine"}}),
+        ("threads", {"facts": {"num_threads": 7}}),
+        ("content of prompts.path", {"facts": {"files": {"prompts.path": "89ab"}}}),
+    ],
+)
+def test_what_cannot_be_compared_is_kept_apart_unless_forced(
+    tmp_path: Path, name: str, change: dict
+) -> None:
+    write(tmp_path, "none", "none")
+    write(tmp_path, "draft", "draft_model", 4, **change)
+    collection = collect(tmp_path)
+    assert name in collection.apart
+    assert not collection.forced
+    assert [len(setting.arms) for setting in collection.settings] == [1, 1]
+    forced = collect(tmp_path, force=True)
+    assert forced.forced
+    assert [len(setting.arms) for setting in forced.settings] == [2]
+    assert name in forced.apart, "a table that was forced must say so"
+
+
+def test_forced_arms_are_told_apart(tmp_path: Path) -> None:
+    for dtype in ("float32", "bfloat16"):
+        write(tmp_path, dtype, "draft_model", 4, dtype=dtype)
+    (setting,) = collect(tmp_path, force=True).settings
+    assert {arm.label for arm in setting.arms} == {
+        "draft_model, dtype=float32",
+        "draft_model, dtype=bfloat16",
+    }
+
+
+def test_runs_that_are_not_complete_are_named_and_left_out(tmp_path: Path) -> None:
+    write(tmp_path, "none", "none")
+    for state in ("failed", "started", "interrupted"):
+        write_status(write(tmp_path, state, "ngram", 4), state=state)
+    collection = collect(tmp_path)
+    assert labels(collection) == {"all": ["none"]}
+    assert collection.incomplete == {
+        "failed": "failed",
+        "interrupted": "interrupted",
+        "started": "interrupted",  # killed: nobody holds its lock
+    }
+
+
+def test_nothing_to_report_is_said_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run directory"):
+        collect(tmp_path)
+    with pytest.raises(UserError, match="no run directory"):
+        collect(tmp_path / "missing")
+    write_status(write(tmp_path, "ngram", "ngram", 4), state="failed")
+    with pytest.raises(UserError, match="none of 1 runs is complete"):
+        collect(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "provenance.json", "summary.json", "tally.jsonl"])
+@pytest.mark.parametrize("text", ["{", "[]", "a: [", "{}"])
+def test_a_damaged_run_is_named(tmp_path: Path, file: str, text: str) -> None:
+    path = write(tmp_path, "broken", "ngram", 4)
+    (path / file).write_text(text)
+    with pytest.raises(UserError, match=r"damaged|valid JSON|JSON object") as caught:
+        collect(tmp_path)
+    assert "broken" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

@@ -4,7 +4,8 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,8 @@ def run(
     status = 0
     try:
         _prepare_arguments()
-        status = _launch(task, config_name, sweepable, mistakes)
+        with _one_speaks():
+            status = _launch(task, config_name, sweepable, mistakes)
     except MISTAKES as error:
         mistakes.append(error)
     except ValueError as error:
@@ -99,6 +101,16 @@ def run(
         status = _explain(mistakes[0], config_name)
     if status:
         sys.exit(status)
+
+
+@contextmanager
+def _one_speaks() -> Iterator[None]:
+    """Silence all but one of the processes that torchrun or accelerate have started."""
+    if os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def _launch(

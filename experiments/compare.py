@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,8 @@ def task(config: DictConfig) -> None:
 
     from specdec.report.table import Row, print_table
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("compare times arms against each other, in one process; decode takes more")
     folder = Path(HydraConfig.get().runtime.output_dir)
     configs = arm_configs(config.arms)
     reference = reference_arm(config.reference, list(configs))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from specdec.experiments.app import build, run
+from specdec.experiments.processes import Processes
 from specdec.experiments.report import report
 from specdec.experiments.sweep import Sweepable, in_sweep, progress, run_folder
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from specdec.core.trace import Trace
     from specdec.prompts import Prompt
-    from specdec.report.run_dir import RunDir
+    from specdec.report.run_dir import RunDir, TraceFile
 
 
 def task(config: DictConfig) -> float | None:
@@ -29,11 +31,16 @@ def task(config: DictConfig) -> float | None:
     from specdec.report.table import one_line
 
     check(config)
-    folder = run_folder(config, SWEEPABLE)
+    processes = Processes(config.device)
+    folder = processes.agreed(run_folder(config, SWEEPABLE))
+    if not processes.is_main:
+        if processes.agreed(None) is None:
+            decode(config, folder, processes)
+        return None
     summary = None
     with RunDir(folder, config, identity_of(config), config.resume) as run_dir:
-        if run_dir.taken is None:
-            summary = decode(config, run_dir)
+        if processes.agreed(run_dir.taken) is None:
+            summary = decode(config, folder, processes, run_dir)
         elif not in_sweep(config):
             print(f"{folder}: {run_dir.taken}; resume=false decodes it again")
     if summary is None:
@@ -60,24 +67,60 @@ def name(config: DictConfig, keys: Sequence[str]) -> str:
     return name_of(config, keys)
 
 
-def decode(config: DictConfig, run_dir: RunDir) -> dict[str, Any]:
-    """Decode what an earlier session has not; return the summary of all."""
+def decode(
+    config: DictConfig, folder: Path, processes: Processes, run_dir: RunDir | None = None
+) -> dict[str, Any] | None:
+    """Decode this process's share of what an earlier session has not; return the summary of all.
+
+    Only the main process has a `run_dir`, and a summary.
+
+    Raises:
+        UserError: another process failed.
+    """
     from specdec.experiments import arm as arms
 
-    prompts = arms.build_prompts(config)
-    arm = arms.build_arm(config, build(config.verifier))
-    arm.check(prompts)
+    from specdec.report.run_dir import trace_file
+
+    with processes.together():
+        prompts = arms.build_prompts(config)
+        arm = arms.build_arm(config, build(config.verifier))
+        arm.check(prompts)
     if not in_sweep(config):
         arms.announce([arm], prompts)
     num_turns = {prompt.prompt_id: prompt.num_turns for prompt in prompts}
-    traces = run_dir.begin(arm.provenance(), num_turns)
+    kept = [] if run_dir is None else run_dir.begin(arm.provenance(), num_turns)
+    done = processes.agreed({trace.prompt_id for trace in kept})
+    share = processes.share([prompt for prompt in prompts if prompt.prompt_id not in done])
+    summary = None
     try:
-        _decode_rest(arm, prompts, traces, run_dir)
-    except BaseException:
-        if traces:
-            _conclude(arm, prompts, traces, run_dir)
-        raise
-    return _conclude(arm, prompts, traces, run_dir)
+        with processes.together():
+            _decode_share(arm, prompts, share, trace_file(folder, processes.rank))
+    finally:
+        traces = [] if run_dir is None else run_dir.unite(num_turns)
+        if run_dir is not None and traces:
+            summary = _conclude(arm, prompts, traces, run_dir)
+    return summary
+
+
+def _decode_share(
+    arm: Arm, prompts: Sequence[Prompt], share: Sequence[Prompt], file: TraceFile
+) -> None:
+    """Decode some of the prompts, each of them to a line of a file as soon as it is there."""
+    from specdec.experiments.arm import looked_at
+    from tqdm import tqdm
+
+    if not share:
+        return
+    arm.warm_up(prompts[0])
+    turns = sum(prompt.num_turns for prompt in share)
+    with tqdm(total=turns, desc=arm.name, unit="text", disable=None) as bar:
+        try:
+            for trace in arm.decode(share, looked_at(arm.config, prompts)):
+                file.append(trace)
+                bar.update()
+        except KeyboardInterrupt:
+            print(f"interrupted after {bar.n} of {turns} texts; the same command goes on")
+            raise
 
 
 def _conclude(

@@ -19,6 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
+from specdec.experiments.processes import Processes
 
 from specdec.core.errors import Unfit, UserError
 
@@ -78,7 +79,7 @@ def run(config_name: str, arguments: Sequence[str], task: Task, sweepable: Sweep
             print_jobs(planned)
             return 0
         launch(planned, task)
-    return finish(planned, sweepable)
+    return finish(planned, sweepable) if Processes(planned.root.device).is_main else 0
 
 
 def _plan(config_name: str, asked: Namespace, sweepable: Sweepable) -> Plan | None:
@@ -147,6 +148,7 @@ def launch(planned: Plan, task: Task) -> None:
     """Let Hydra's launcher run the jobs that are not complete."""
     resume = planned.root.resume
     missing = [n for n, state in planned.states().items() if state != "complete" or not resume]
+    missing = Processes(planned.root.device).agreed(missing)
     # What every job is told about the sweep that it is part of.
     over = f"sweep.over=[{','.join(planned.over)}]"
     told = [over, f"sweep.missing={len(missing)}", f"sweep.started={time.time()}"]

@@ -1,6 +1,5 @@
 """Train a model or heads: `python experiments/train.py train=lm data.path=... output=...`."""
 
-import os
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,15 +16,11 @@ def task(config: DictConfig) -> None:
     trainer = build(config.trainer)
     objective = build(_chosen(config))
     output = Path(config.output)
-    # torchrun and accelerate start this once per process; one of them speaks.
-    speaks = os.environ.get("RANK", "0") == "0"
-    if speaks:
-        print("the first sample, with what is not trained on in [[brackets]]:")
-        print("\n".join(f"  | {line}" for line in objective.preview().splitlines()[:20]))
+    print("the first sample, with what is not trained on in [[brackets]]:")
+    print("\n".join(f"  | {line}" for line in objective.preview().splitlines()[:20]))
     evaluation = trainer.fit(objective, output)
     numbers = "  ".join(f"{name} {value:.4f}" for name, value in evaluation.items())
-    if speaks:
-        print(f"trained {trainer.max_steps} steps: {numbers}\nsaved in {output}")
+    print(f"trained {trainer.max_steps} steps: {numbers}\nsaved in {output}")
 
 
 def _chosen(config: DictConfig) -> DictConfig:

@@ -27,7 +27,7 @@ PACKAGES = {
     "train": "specdec.training",
     "loss": "specdec.training.loss",
 }
-ENTRY_POINTS = ("compare", "decode", "train", "calibrate", "check")
+ENTRY_POINTS = ("compare", "decode", "train", "calibrate", "check", "report")
 # What a plug-in cannot do without: one line for each that needs a file or a folder.
 NEEDED = {
     "proposer=recorded": ["proposer.path=recorded_run"],
@@ -40,7 +40,10 @@ NEEDED = {
     "verification=top_k": ["verification.allow_lossy=true"],
 }
 # Experiments on the embedded family, which have heads that no other verifier may use.
-OF_THE_ZOO = ("demo",)
+OF_THE_ZOO = (
+    *("demo", "acceptance_vs_temperature", "proposers_compared", "tree_budget"),
+    "speedup_vs_batch",
+)
 SMALL = {  # options of `train=...` that make it small
     "lm": (
         "train.block_length=16",
@@ -105,7 +108,7 @@ def composed(entry_point: str, overrides: Sequence[str]) -> DictConfig:
 
 def test_every_group_has_a_folder_of_plug_ins() -> None:
     groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()} - {"__pycache__"}
-    unknown = groups - PACKAGES.keys() - {"experiment", "tracker"}
+    unknown = groups - PACKAGES.keys() - {"experiment", "tracker", "debug"}
     assert not unknown, f"{unknown}: say in PACKAGES which package these plug-ins live in"
     assert all(stems(group) for group in PACKAGES), "globbing found nothing: the test is blind"
 
@@ -222,7 +225,8 @@ def entry_point_of(stem: str) -> str:
         if isinstance(entry, dict)
         for group, choice in entry.items()
     ]
-    body.pop("hydra", None)
+    if body.pop("hydra", {}).get("mode") == "MULTIRUN":
+        return "decode"
     unknown: dict[str, list[str]] = {}
     for entry_point in ENTRY_POINTS:
         try:
@@ -254,7 +258,9 @@ def test_an_experiment_runs_shortened(cli, tiny, stem: str) -> None:
         data = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}", "output=run"]
         options = [*data, *SMALL["lm"], "max_steps=1"]
     else:
-        short = ["hydra.sweep.dir=run", "max_new_tokens=2", "prompts.limit=1"]
+        short = ["max_new_tokens=2", "prompts.limit=1"]
+        if entry_point == "decode":
+            short += ["hydra.sweep.dir=run", "debug=fast", "sweep.most=3"]
         embedded = stem in OF_THE_ZOO
         options = ["hydra.run.dir=run", *short] if embedded else tiny.options("run", *short)
     ended = cli(entry_point, f"experiment={stem}", *options)
@@ -281,8 +287,9 @@ def test_the_examples_of_the_help_text_are_valid(entry_point: str) -> None:
     """People copy them: each must compose, and so must every arm in them."""
     found = examples(entry_point)
     assert found, f"the help text of {entry_point} has no example"
-    for _, script, *overrides in found:
+    for _, script, *told in found:
         assert script == f"experiments/{entry_point}.py"
+        overrides = [text for text in told if "=" in text]  # others are folders, of `report`
         try:
             config = composed(entry_point, overrides)
             for arm in config.get("arms", []):

@@ -1,5 +1,6 @@
 """Under which circumstances a number was measured."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -22,6 +23,7 @@ def provenance(device: torch.device, dtype: str, attention: str) -> dict[str, An
         "versions": {"python": platform.python_version(), **_versions()},
         "device": _device_name(device),
         "num_threads": torch.get_num_threads(),
+        "num_processes": int(os.environ.get("WORLD_SIZE", "1")),
         "dtype": dtype,
         "attention": attention,
     }

@@ -24,6 +24,23 @@ COMPLETE = "complete"
 CIRCUMSTANCES = ("versions", "device", "num_threads", "num_processes", "dtype", "attention")
 
 
+class TraceFile:
+    """A file that grows by one whole line for each trace."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def append(self, trace: Trace) -> None:
+        """Add one line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(trace.to_row(), ensure_ascii=False) + "\n")
+
+
+def trace_file(run: Path, rank: int) -> TraceFile:
+    """Return where a process writes: the main one into the run's own file, others beside it."""
+    return TraceFile(run / ("traces.jsonl" if rank == 0 else f"traces.part-{rank}.jsonl"))
+
+
 class RunDir:
     """Write `config.yaml`, `provenance.json`, `traces.jsonl`, `tally.jsonl`, `summary.json`.
 
@@ -78,7 +95,8 @@ class RunDir:
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(self._config, resolve=True))
         stale = ["summary.json", "tally.jsonl", "tokens.jsonl"]
         if not self._resume:
-            stale += ["traces.jsonl", "provenance.json"]
+            stale += ["provenance.json"]
+            stale += [file.name for file in self._trace_files()]
         for name in stale:
             (self.path / name).unlink(missing_ok=True)
 
@@ -94,14 +112,29 @@ class RunDir:
         kept: list[Trace] = []
         plain = json.loads(json.dumps(provenance))
         if before is not None and all(before.get(n) == plain.get(n) for n in CIRCUMSTANCES):
-            kept = _whole_prompts(self.path / "traces.jsonl", num_turns)
-        write_jsonl(self.path / "traces.jsonl", [trace.to_row() for trace in kept])
+            kept = _whole_prompts(self._trace_files(), num_turns)
+        self._rewrite(kept)
         return kept
 
     def append(self, trace: Trace) -> None:
         """Add one line to `traces.jsonl`."""
-        with (self.path / "traces.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(trace.to_row(), ensure_ascii=False) + "\n")
+        trace_file(self.path, rank=0).append(trace)
+
+    def unite(self, num_turns: Mapping[str, int]) -> list[Trace]:
+        """Bring what all processes wrote into `traces.jsonl`, in the order of the prompts."""
+        places = {prompt_id: place for place, prompt_id in enumerate(num_turns)}
+        traces = _whole_prompts(self._trace_files(), num_turns)
+        traces.sort(key=lambda trace: (places[trace.prompt_id], trace.turn))
+        self._rewrite(traces)
+        return traces
+
+    def _trace_files(self) -> list[Path]:
+        return [self.path / "traces.jsonl", *sorted(self.path.glob("traces.part-*.jsonl"))]
+
+    def _rewrite(self, traces: Sequence[Trace]) -> None:
+        write_jsonl(self.path / "traces.jsonl", [trace.to_row() for trace in traces])
+        for part in self.path.glob("traces.part-*.jsonl"):
+            part.unlink()
 
     def summarize(self, summary: Mapping[str, Any], tally: Tally) -> None:
         """Write `summary.json`, and `tally.jsonl`, which is all that comparisons need."""
@@ -182,10 +215,12 @@ def read_tally(path: Path) -> Tally:
         raise UserError(f"{file}: damaged ({type(error).__name__}: {error})") from None
 
 
-def _whole_prompts(path: Path, num_turns: Mapping[str, int]) -> list[Trace]:
+def _whole_prompts(files: Sequence[Path], num_turns: Mapping[str, int]) -> list[Trace]:
     """Read traces up to a line that is torn, and keep the prompts of which no turn is missing."""
     try:
-        traces = [Trace.from_row(row) for row in whole_rows(path)]
+        rows = [row for file in files for row in whole_rows(file)]
+        # One of each: whoever was killed while uniting files leaves some twice.
+        traces = list({(t.prompt_id, t.turn): t for t in map(Trace.from_row, rows)}.values())
     except (KeyError, TypeError, ValueError):  # of an older version
         return []
     turns = Counter(trace.prompt_id for trace in traces)

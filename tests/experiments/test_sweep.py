@@ -247,18 +247,64 @@ def test_two_workers_share_a_sweep(undisturbed: Path, tiny: Tiny, tmp_path: Path
     assert_same_sweep(folder, undisturbed)
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize(
+    ("launcher", "grid"),
+    [
+        ("joblib", ("proposer=ngram,draft_model", "tree.gamma=1,3")),
+        ("submitit_local", ("proposer=ngram", "tree.gamma=1,3")),
+        pytest.param("joblib", GRID, marks=pytest.mark.slow, id="joblib-all"),
+        pytest.param("submitit_local", GRID, marks=pytest.mark.slow, id="submitit_local-all"),
+    ],
+)
 def test_launchers_come_to_the_same_table(
-    undisturbed: Path, tiny: Tiny, tmp_path: Path, launcher: str
+    tiny: Tiny, cli: CommandLine, tmp_path: Path, launcher: str, grid: tuple[str, ...]
 ) -> None:
-    pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
-    folder = tmp_path / launcher
+    alone, folder = tmp_path / "alone", tmp_path / launcher
+    assert cli("decode", *sweep_options(tiny, alone, *grid)).status == 0
     told = {
         "joblib": ["hydra.launcher.n_jobs=2"],
         "submitit_local": ["hydra.launcher.timeout_min=10", "hydra.launcher.cpus_per_task=1"],
     }[launcher]
-    options = sweep_options(tiny, folder, *GRID, f"hydra/launcher={launcher}", *told)
+    options = sweep_options(tiny, folder, *grid, f"hydra/launcher={launcher}", *told)
     command = [sys.executable, "-m", "specdec.experiments.decode", *options]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert ended.returncode == 0, ended.stderr
-    assert_same_sweep(folder, undisturbed)
+    assert_same_sweep(folder, alone)
+
+
+SBATCH = """#!/bin/sh
+cp "$1" {folder}/script.sh
+echo "sbatch: error: this is not a cluster" >&2
+exit 1
+"""
+
+
+def test_slurm_is_asked_for_what_the_launcher_was_told(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a cluster: a stand-in for sbatch keeps the script, and refuses it."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name in ("sbatch", "srun"):
+        (commands / name).write_text(SBATCH.format(folder=tmp_path))
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(commands), prepend=":")
+    told = [
+        "partition=gpus",
+        "gpus_per_node=1",
+        "timeout_min=90",
+        "mem_gb=40",
+        "array_parallelism=2",
+    ]
+    options = [
+        *sweep_options(tiny, tmp_path / "sweep", "proposer=ngram", "tree.gamma=1,2,3"),
+        *("hydra/launcher=submitit_slurm", *(f"hydra.launcher.{text}" for text in told)),
+    ]
+    command = [sys.executable, "-m", "specdec.experiments.decode", *options]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 1
+    assert "this is not a cluster" in ended.stderr
+    script = (tmp_path / "script.sh").read_text()
+    for line in ("partition=gpus", "gpus-per-node=1", "time=90", "mem=40GB", "array=0-2%2"):
+        assert f"#SBATCH --{line}\n" in script
+    assert "submitit.core._submit" in script

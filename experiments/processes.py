@@ -1,0 +1,69 @@
+"""The processes that share one job, started by `accelerate launch` or `torchrun`."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+from specdec.core.errors import UserError
+
+T = TypeVar("T")
+
+# How long one process may wait for another's prompts.
+PATIENCE = timedelta(days=7)
+
+
+class Processes:
+    """Deal prompts out and bring results together; with one process there is nothing to do.
+
+    Noise is keyed by prompt, so the texts are the same however many processes there are.
+    """
+
+    def __init__(self, device: str):
+        self.number = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        if self.number > 1:
+            from accelerate import PartialState
+
+            PartialState(cpu=device == "cpu", timeout=PATIENCE)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes and speaks."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """Return this process's part."""
+        return list(items[self.rank :: self.number])
+
+    def agreed(self, value: T) -> T:
+        """Return the main process's value, everywhere."""
+        if self.number == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        values = [value]
+        broadcast_object_list(values)
+        return values[0]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Wait at the end until all are there; what fails in one process fails in all of them."""
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as caught:
+            if self.number == 1:
+                raise
+            error = caught
+        if self.number == 1:
+            return
+        from accelerate.utils import gather_object
+
+        said = [] if error is None else [f"process {self.rank}: {type(error).__name__}: {error}"]
+        others = gather_object(said)
+        if error is not None:
+            raise error
+        if others:
+            raise UserError("; ".join(others))

@@ -1,8 +1,9 @@
 """An arm: one proposer, one tree and one rule, built from a configuration and ready to decode."""
 
 import copy
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -22,6 +23,7 @@ from specdec.proposer.none import NoProposer
 from specdec.report.options import options
 from specdec.report.provenance import provenance
 from specdec.report.token_view import token_view
+from specdec.report.tracking import log_with, track
 
 NODES = {
     "verifier": "verifier.path=MODEL",
@@ -93,6 +95,11 @@ class Arm:
                 rows.append(token_view(trace, text, lambda token: self.verifier.show([token])))
         return rows
 
+    def track(self, folder: Path, summary: Mapping[str, Any], tally: Tally) -> None:
+        """Hand results to the tracker; runs of one sweep or comparison are a group."""
+        group = folder.resolve().parent.name
+        track(self.config.tracker, folder, options(self.config), group, summary, tally)
+
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that cannot be decoded, before any is: not even after empty answers."""
         self.decoder.check(
@@ -136,6 +143,7 @@ def check_options(config: DictConfig) -> None:
     require_int("seed", config.seed, 0)
     require_int("keep_candidates", config.keep_candidates, 0)
     require(isinstance(config.resume, bool), "resume", config.resume, "true or false")
+    log_with(config.tracker)
     build(config.sampling)
     lossy = config.verification.allow_lossy
     require(isinstance(lossy, bool), "verification.allow_lossy", lossy, "true or false")

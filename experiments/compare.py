@@ -70,6 +70,7 @@ def task(config: DictConfig) -> None:
         for arm in competing if summaries else ():
             run_dirs[arm.name].show_tokens(arm.token_views(prompts, traces[arm.name]))
             run_dirs[arm.name].summarize(summaries[arm.name], tallies[arm.name])
+            arm.track(run_dirs[arm.name].path, summaries[arm.name], tallies[arm.name])
         done = min(summary["num_prompts"] for summary in summaries.values()) if summaries else 0
         if summaries:
             rows = [Row(arm.name, arm.rule, summaries[arm.name]) for arm in competing]

@@ -136,6 +136,7 @@ def _conclude(
     summary = summary_of(arm, tally)
     run_dir.show_tokens(arm.token_views(prompts, traces))
     run_dir.summarize(summary, tally)
+    arm.track(run_dir.path, summary, tally)
     if not in_sweep(arm.config):
         print_table([Row(arm.name, arm.rule, summary)], f"{tally.num_prompts} prompts")
         print(f"run directory: {run_dir.path}")

@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "prompts": {"core"},
     "zoo": {"core"},
     "training": {
-        *("core", "lm", "heads", "prompts", "proposer", "verification", "decoding", "metrics")
+        *("core", "lm", "heads", "prompts", "proposer", "verification", "decoding", "metrics"),
+        "report",
     },
     "replay": {"core", "lm", "heads", "tree", "verification", "training"},
 }

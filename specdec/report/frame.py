@@ -1,29 +1,21 @@
 """The table of a report, one arm a row: to compute with (CSV, Parquet) and to paste (Markdown)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_object_dtype
 
 from specdec.core.jsonl import write_text
 from specdec.metrics import DEFINITIONS
 from specdec.report.collect import Setting
 from specdec.report.comparison import Compared
+from specdec.report.flat import flat
 from specdec.report.table import in_words, one_line
 
 Results = Sequence[tuple[Setting, Sequence[Compared]]]
 
-ESTIMATES = (
-    *("block_efficiency", "difference", "ratio", "num_accepted", "expected_accepted"),
-    *("acceptance_rate", "overlap", "transport_bound", "total_variation", "kl"),
-    *("tokens_per_second", "speedup", "cost_ratio", "prefill_seconds"),
-)
-BY_DEPTH = ("acceptance_at_depth", "reached_depth")
-NUMBERS = (
-    *("num_seeds", "num_prompts", "num_turns", "num_steps", "num_emitted", "num_drafted"),
-    *("num_accepted_tokens", "draft_calls", "peak_memory_bytes"),
-)
 PASTED = ("block_efficiency", "difference", "acceptance_rate", "overlap", "speedup")
 
 
@@ -34,7 +26,7 @@ def frame(results: Results) -> pd.DataFrame:
 
 def _row(setting: Setting, each: Compared) -> dict[str, Any]:
     summary = each.summary
-    row: dict[str, Any] = {
+    return {
         "setting": setting.label,
         "arm": each.arm.label,
         **{name: _cell(value) for name, value in each.arm.options.items()},
@@ -43,20 +35,8 @@ def _row(setting: Setting, each: Compared) -> dict[str, Any]:
         "reference": summary.get("reference"),
         "tie": each.tie,
         "tie_in_speed": each.tie_in_speed,
+        **flat(summary),
     }
-    estimates = [(name, summary.get(name)) for name in ESTIMATES]
-    for name in BY_DEPTH:
-        estimates += [(f"{name}_{depth}", found) for depth, found in summary[name].items()]
-    estimates += [(f"time_share_{part}", found) for part, found in summary["time_shares"].items()]
-    for name, found in estimates:
-        row |= _columns(name, found)
-    return row | {name: summary.get(name) for name in NUMBERS}
-
-
-def _columns(name: str, found: Mapping[str, Any] | None) -> dict[str, Any]:
-    found = found or {}
-    parts = {"": "value", "_low": "low", "_high": "high", "_n": "n"}
-    return {f"{name}{ending}": found.get(part) for ending, part in parts.items()}
 
 
 def _cell(value: object) -> object:
@@ -69,11 +49,9 @@ def write_tables(results: Results, folder: Path, notes: Iterable[str]) -> None:
     table = frame(results)
     write_text(folder / "summary.csv", table.to_csv(index=False))
     temporary = folder / ".summary.parquet"
-    # Options are of one type at a time, but not over all arms (a temperature, or null).
-    mixed = [name for name in table if table[name].map(type).nunique() > 1]
-    table.astype({name: "string" for name in mixed if table[name].dtype == object}).to_parquet(
-        temporary, index=False
-    )
+    # An option may be of several types over all arms (a number, or null); a column may not.
+    mixed = {name: "string" for name in table if is_object_dtype(table[name])}
+    table.astype(mixed).to_parquet(temporary, index=False)
     temporary.replace(folder / "summary.parquet")
     write_text(folder / "summary.md", markdown(results, notes))
 

@@ -14,10 +14,10 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from specdec.core.errors import UserError, require, require_int, require_number
+from specdec.report.tracking import log_with, start_trackers
 from specdec.training.checkpoints import Checkpoints, replacing
 from specdec.training.metrics_log import MetricsLog
 from specdec.training.objective import Batch, Objective
-from specdec.training.tracking import log_with, start_trackers
 
 SCHEDULERS = ("cosine", "linear", "constant_with_warmup")
 
@@ -165,7 +165,7 @@ class _Run:
         self.step = self._checkpoints.resume(self.accelerator, options.resume_from_checkpoint)
         writes = self.accelerator.is_main_process
         self._log = MetricsLog(output / "metrics.jsonl", self.step, enabled=writes)
-        start_trackers(self.accelerator, output, vars(options))
+        start_trackers(self.accelerator, output, vars(options), "train")
         self.module.train()
         self._gradient_norm: Tensor | float | None = None
         self._restart_clock()

@@ -30,6 +30,6 @@ def test_wandb_without_an_account_logs_offline(
 def test_an_unknown_or_missing_tracker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^tracker='csv': expected one of jsonl, wandb"):
         Trainer(max_steps=1, tracker="csv")
-    monkeypatch.setattr("specdec.training.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("specdec.report.tracking.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^tracker='tensorboard': not installed"):
         Trainer(max_steps=1, tracker="tensorboard")

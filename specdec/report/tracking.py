@@ -1,0 +1,112 @@
+"""Where results go beside the run's own folder: any tracker that accelerate knows."""
+
+import netrc
+import os
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.tracking import WandBTracker
+from accelerate.utils import LoggerType
+
+from specdec.core.errors import UserError, require
+from specdec.metrics import Tally
+from specdec.report.flat import flat
+
+TRACKERS = ("jsonl", "wandb", "tensorboard", "trackio")
+
+
+def log_with(tracker: str) -> str | None:
+    """Return what accelerate is to log with; `jsonl` needs nothing.
+
+    Raises:
+        UserError: no such tracker, or its package is not installed.
+    """
+    require(tracker in TRACKERS, "tracker", tracker, "one of " + ", ".join(TRACKERS))
+    if tracker == "jsonl":
+        return None
+    if find_spec(tracker) is None:
+        raise UserError(f"tracker={tracker!r}: not installed; pip install {tracker}")
+    return tracker
+
+
+def start_trackers(
+    accelerator: Accelerator,
+    output: Path,
+    config: Mapping[str, Any],
+    job_type: str,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+) -> None:
+    """Begin the run, or go on with it: its id is that of the output folder.
+
+    wandb without an account logs offline, never asks, and says how to upload later.
+    """
+    wandb: dict[str, Any] = {
+        "name": output.name,
+        "id": sha256(str(output.resolve()).encode()).hexdigest()[:12],
+        "resume": "allow",
+        "dir": str(output),
+        "job_type": job_type,
+        "group": group,
+        "tags": list(tags),
+        "settings": {"silent": True},
+    }
+    wanted = {tracker.value for tracker in map(LoggerType, accelerator.log_with)}
+    if "wandb" in wanted and "WANDB_MODE" not in os.environ and not _has_wandb_key():
+        wandb["mode"] = "offline"
+        runs = f"{output}/wandb/offline-run-*"
+        accelerator.print(f"wandb: no account here; upload with: wandb sync {runs}")
+    known = {name: value for name, value in config.items() if value is not None}
+    kwargs = {"wandb": wandb, "trackio": {"name": output.name, "group": group}}
+    accelerator.init_trackers("specdec", config=known, init_kwargs=kwargs)
+
+
+def track(
+    tracker: str,
+    output: Path,
+    config: Mapping[str, Any],
+    group: str,
+    summary: Mapping[str, Any],
+    tally: Tally,
+) -> None:
+    """Hand the results of a run to a tracker: its metrics, and a table with a row a prompt.
+
+    A tracker never fails a run: what it raises (no network, no room) is printed, and the results
+    are in the run directory in any case. `jsonl` is that directory.
+    """
+    if tracker == "jsonl":
+        return
+    accelerator = Accelerator(
+        log_with=log_with(tracker), project_dir=output, cpu=config["device"] == "cpu"
+    )
+    plain = {name: _plain(value) for name, value in config.items()}
+    tags = [str(config["proposer"])]
+    try:
+        start_trackers(accelerator, output, plain, "decode", group, tags)
+        accelerator.log(flat(summary))
+        if tracker == "wandb":
+            rows = tally.to_rows()
+            wandb = accelerator.get_tracker("wandb")
+            assert isinstance(wandb, WandBTracker)
+            wandb.log_table("prompts", list(rows[0]), [list(row.values()) for row in rows])
+        accelerator.end_training()
+    except Exception as error:  # of somebody else's service
+        print(f"tracker={tracker}: {type(error).__name__}: {error}; the results are in {output}")
+
+
+def _plain(value: object) -> str | int | float | None:
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def _has_wandb_key() -> bool:
+    """Whether wandb would find a key without asking for one."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return any("wandb" in host for host in netrc.netrc().hosts)
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,97 @@
+"""The tables beside a report hold the numbers of its arms, in every format the same."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from fabricated import easy_traces, make_config, write_run
+
+from specdec.core.errors import UserError
+from specdec.metrics import Tally, summarize
+from specdec.report.flat import flat
+from specdec.report.write import write_report
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three arms at two temperatures, one of which says `null` where the others have a number."""
+    folder = tmp_path_factory.mktemp("runs")
+    for temperature in (0.0, 0.7):
+        for name, gamma in (("none", None), ("ngram", 4), ("draft_model", 4)):
+            config = make_config(name, gamma, temperature=temperature)
+            if name == "draft_model":
+                config["proposer"]["temperature"] = None if temperature else 0.5
+            depth = 0 if gamma is None else gamma
+            traces = easy_traces(6, len(name), depth)
+            write_run(folder / f"{name}-{temperature}", config, traces)
+    write_report(folder)
+    return folder
+
+
+def test_flat_numbers_keep_their_intervals() -> None:
+    tally = Tally.of(easy_traces(4, 0, depth=2))
+    summary = summarize(tally)
+    found = flat(summary)
+    tau = summary["block_efficiency"]
+    assert found["block_efficiency"] == tau["value"]
+    assert found["block_efficiency_low"] == tau["low"]
+    assert found["block_efficiency_n"] == 4
+    depth = summary["acceptance_at_depth"]["2"]
+    assert found["acceptance_at_depth_2"] == depth["value"]
+    assert found["time_shares_verify"] == summary["time_shares"]["verify"]["value"]
+    assert found["finish_reasons_length"] == 4
+    assert "transport_bound" not in found, "what was not measured is left out, not nought"
+    assert not any(isinstance(value, bool) for value in flat({"lossless": True, "n": 1}).values())
+
+
+def test_all_formats_hold_the_same(folder: Path) -> None:
+    text, binary = pd.read_csv(folder / "summary.csv"), pd.read_parquet(folder / "summary.parquet")
+    assert list(text) == list(binary)
+    assert len(text) == len(binary) == 6
+    for name in text:
+        if text[name].dtype.kind == "f" and binary[name].dtype.kind == "f":
+            assert np.allclose(text[name], binary[name], equal_nan=True, rtol=1e-12), name
+    assert set(text["proposer"]) == {"none", "ngram", "draft_model"}
+    assert set(text["sampling.temperature"]) == {0.0, 0.7}
+
+
+def test_numbers_are_those_of_the_run(folder: Path) -> None:
+    table = pd.read_csv(folder / "summary.csv")
+    row = table[(table["proposer"] == "ngram") & (table["sampling.temperature"] == 0.7)].iloc[0]
+    summary = json.loads((folder / "ngram-0.7" / "summary.json").read_text())
+    assert row["block_efficiency"] == pytest.approx(summary["block_efficiency"]["value"])
+    assert row["acceptance_at_depth_4_high"] == pytest.approx(
+        summary["acceptance_at_depth"]["4"]["high"]
+    )
+    assert row["num_steps"] == summary["num_steps"]
+    assert row["seeds"] == 0
+
+
+def test_markdown_can_be_pasted(folder: Path) -> None:
+    text = (folder / "summary.md").read_text()
+    assert "### temperature=0.0" in text
+    rows = [line for line in text.splitlines() if line.startswith("| draft_model")]
+    assert len(rows) == 2
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert len(widths) == 1, "a table has as many cells in each row"
+    assert "* block efficiency: Emitted tokens" in text
+
+
+def test_notes_say_what_is_not_compared(tmp_path: Path) -> None:
+    for dtype in ("float32", "bfloat16"):
+        write_run(tmp_path / dtype, make_config("ngram", 4, dtype=dtype), easy_traces(4, 0))
+    write_report(tmp_path)
+    assert "> not compared with each other: runs that differ in dtype: bfloat16, float32" in (
+        tmp_path / "summary.md"
+    ).read_text()
+    write_report(tmp_path, force=True)
+    assert "FORCED: arms are compared although they differ in dtype" in (
+        tmp_path / "summary.md"
+    ).read_text()
+
+
+def test_an_unknown_reference_names_the_arms(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"reference='medusa': expected one of draft_model.*ngram"):
+        write_report(folder, "medusa")

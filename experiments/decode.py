@@ -79,6 +79,7 @@ def decode(
     """
     from specdec.experiments import arm as arms
 
+    from specdec.report.memory import PeakMemory
     from specdec.report.run_dir import trace_file
 
     with processes.together():
@@ -91,14 +92,14 @@ def decode(
     kept = [] if run_dir is None else run_dir.begin(arm.provenance(), num_turns)
     done = processes.agreed({trace.prompt_id for trace in kept})
     share = processes.share([prompt for prompt in prompts if prompt.prompt_id not in done])
-    summary = None
+    summary, memory = None, PeakMemory(arm.verifier.device)
     try:
         with processes.together():
             _decode_share(arm, prompts, share, trace_file(folder, processes.rank))
     finally:
         traces = [] if run_dir is None else run_dir.unite(num_turns)
         if run_dir is not None and traces:
-            summary = _conclude(arm, prompts, traces, run_dir)
+            summary = _conclude(arm, prompts, traces, run_dir, memory.num_bytes)
     return summary
 
 
@@ -124,7 +125,11 @@ def _decode_share(
 
 
 def _conclude(
-    arm: Arm, prompts: Sequence[Prompt], traces: Sequence[Trace], run_dir: RunDir
+    arm: Arm,
+    prompts: Sequence[Prompt],
+    traces: Sequence[Trace],
+    run_dir: RunDir,
+    peak_memory_bytes: int,
 ) -> dict[str, Any]:
     """Write and show what the traces come to."""
     from specdec.experiments.arm import summary_of
@@ -133,7 +138,7 @@ def _conclude(
     from specdec.report.table import Row, print_table
 
     tally = Tally.of(traces)
-    summary = summary_of(arm, tally)
+    summary = {**summary_of(arm, tally), "peak_memory_bytes": peak_memory_bytes}
     run_dir.show_tokens(arm.token_views(prompts, traces))
     run_dir.summarize(summary, tally)
     arm.track(run_dir.path, summary, tally)

@@ -43,6 +43,8 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "prefill_seconds": "Mean seconds of prefill (verifier and proposer) of one turn.",
         "time_shares": "Share of the steps' seconds spent on drafting (propose), the verifier's "
         "forward (verify) and the rest (other).",
+        "peak_memory_bytes": "The most memory that was in use while decoding: what torch allocated "
+        "on the GPU, else the resident memory of the process; null where arms share a process.",
         "num_prompts": "Prompts: the units that the bootstrap resamples.",
         "num_turns": "Decoded texts: one a prompt unless it has several turns.",
         "num_steps": "Verifier calls, prefill excluded.",

@@ -1,0 +1,72 @@
+"""A folder of runs as a sweep would leave it, and texts that nobody should write."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fabricated import easy_traces, make_config, write_run
+from metric_traces import make_step, make_trace
+
+from specdec.core.trace import Step, Trace
+from specdec.report.collect import Collection, Setting, collect
+from specdec.report.comparison import Compared, compared
+
+Results = list[tuple[Setting, Sequence[Compared]]]
+EVIL = "</script><script>document.title = 'owned'</script><img src=x onerror=alert(1)>&amp;"
+
+
+def write_sweep(
+    folder: Path,
+    gammas: Sequence[int] = (1, 2, 4),
+    temperatures: Sequence[float] = (0.0, 1.0),
+    proposers: Sequence[str] = ("ngram", "draft_model"),
+) -> Path:
+    """Write a baseline and chains of several lengths, at several temperatures."""
+    for temperature in temperatures:
+        config = make_config("none", temperature=temperature)
+        write_run(folder / f"none-{temperature}", config, easy_traces(6, 0, depth=0))
+        for number, proposer in enumerate(proposers):
+            for gamma in gammas:
+                config = make_config(proposer, gamma, temperature=temperature)
+                traces = easy_traces(6, 10 * gamma + number + int(100 * temperature), gamma)
+                write_run(folder / f"{proposer}-{gamma}-{temperature}", config, traces)
+    return folder
+
+
+def write_lossy(folder: Path, variation: float = 0.25) -> Path:
+    """Write a lossy arm at temperature 1, whose tokens are `variation` off."""
+    step = make_step(2, 2, seconds=(0.1, 0.5, 0.01), divergence=((variation, 2 * variation),) * 3)
+    config = make_config("draft_model", 2, temperature=1.0, rule="typical")
+    return write_run(folder, config, _of_all_categories([step, step]), lossless=False)
+
+
+def _of_all_categories(steps: Sequence[Step]) -> list[Trace]:
+    names = ("code", "math", "text")  # as easy_traces has them
+    traces = [make_trace(f"prompt-{index}", *steps) for index in range(6)]
+    return [replace(trace, category=names[i % 3]) for i, trace in enumerate(traces)]
+
+
+def judged_traces() -> list[Trace]:
+    """Make traces whose candidates a second rule was shown."""
+    return _of_all_categories([make_step(1, 2, expected=1.25, judged={"block": 1.5})])
+
+
+def gathered(folder: Path, force: bool = False) -> tuple[Collection, Results]:
+    """Read a folder and compare its arms."""
+    collection = collect(folder, force)
+    return collection, [(setting, compared(setting)) for setting in collection.settings]
+
+
+def make_text(
+    arm: str, prompt_id: str = "first", evil: str = EVIL, turn: int = 0
+) -> dict[str, Any]:
+    """Make a text of two steps: two accepted tokens and a bonus, then one recovered."""
+    tokens = [
+        {"text": "def", "kind": "accepted", "depth": 1, "rejected": []},
+        {"text": evil, "kind": "accepted", "depth": 2, "rejected": [" one", evil]},
+        {"text": "\n", "kind": "bonus", "depth": 3, "rejected": []},
+        {"text": "   ", "kind": "recovered", "depth": 1, "rejected": ["\t"]},
+    ]
+    prompt = f"{prompt_id}: {evil}"
+    return {"arm": arm, "prompt_id": prompt_id, "turn": turn, "prompt": prompt, "tokens": tokens}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,8 @@ def _tokenizer(path: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(source(path))
 
 
-@cache
+# A verifier and its draft, and those of the job before: a sweep over models must not keep them all.
+@lru_cache(maxsize=4)
 def _proven(
     path: str, device: torch.device, dtype: torch.dtype, attention: str | None
 ) -> tuple[PreTrainedModel, float]:

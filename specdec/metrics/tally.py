@@ -116,6 +116,8 @@ class Tally:
 
 def pooled(tallies: Sequence[Tally]) -> Tally:
     """Add up several runs, of other seeds, say: a prompt stays one unit of the bootstrap."""
+    if len(tallies) == 1:
+        return tallies[0]
     rows: dict[str, dict[str, float]] = {}
     categories: dict[str, str] = {}
     for tally in tallies:

@@ -169,17 +169,16 @@ def _arms(runs: Sequence[Run], shown: Mapping[str, Sequence[Any]], ignored: set[
     def without_seed(run: Run) -> dict[str, Any]:
         return {name: value for name, value in run.options.items() if name != SEED}
 
+    # Plug-ins first, as one would say it: draft_model, chain, gamma=4.
+    names = [n for n in PLUG_INS if n in shown or n == "proposer"]
+    names += [n for n in shown if is_side(n) and n not in PLUG_INS] + sorted(ignored)
     found: list[Arm] = []
     for group in _grouped(runs, lambda run: {**without_seed(run), **run.circumstances}):
-        used = without_seed(group[0])
-        names = [n for n in shown if n in used and (is_side(n) or n in ignored)]
-        # Plug-ins first, as one would say it: draft_model, chain, gamma=4.
-        names = [n for n in PLUG_INS if n in names or n == "proposer"] + [
-            n for n in names if n not in PLUG_INS
-        ]
-        label = ", ".join(part(name, used[name]) for name in names if name in used)
+        told = {**group[0].circumstances, **group[0].options}
+        label = ", ".join(part(name, told[name]) for name in names if name in told)
         seeds = {run.options[SEED]: run for run in group}
-        found.append(Arm(label, used, seeds, pooled([run.tally for run in seeds.values()])))
+        tally = pooled([run.tally for run in seeds.values()])
+        found.append(Arm(label, without_seed(group[0]), seeds, tally))
     return found
 
 

@@ -64,9 +64,14 @@ def paired(arm: Arm, other: Arm) -> tuple[Tally, Tally] | None:
     """Return the sums of both over what they have in common; None if that is nothing."""
     seeds = sorted(arm.runs.keys() & other.runs.keys())
     tallies = [pooled([each.runs[seed].tally for seed in seeds]) for each in (arm, other)]
-    shared = set(tallies[0].prompt_ids) & set(tallies[1].prompt_ids)
+    turns = [
+        dict(zip(tally.prompt_ids, tally.column("num_turns"), strict=True)) for tally in tallies
+    ]
+    shared = {name for name, number in turns[0].items() if turns[1].get(name) == number}
     if not shared:
         return None
+    if len(shared) == tallies[0].num_prompts == tallies[1].num_prompts:
+        return tallies[0], tallies[1]
     first, second = (
         tally.where([name in shared for name in tally.prompt_ids]) for tally in tallies
     )
@@ -116,8 +121,9 @@ def _by_category(arm: Arm, baseline: Arm | None) -> dict[str, dict[str, Estimate
         own = arm.tally.where([each == category for each in arm.tally.categories])
         found[category] = {"block_efficiency": block_efficiency(own)}
         if both is not None:
-            parts = [t.where([each == category for each in t.categories]) for t in both]
-            found[category]["speedup"] = speedup(*parts)
+            # By the arm's own word: the baseline's files may call the prompts otherwise.
+            kept = [each == category for each in both[0].categories]
+            found[category]["speedup"] = speedup(*(tally.where(kept) for tally in both))
     return found
 
 

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 LINES_PER_PLOT = 10
 BARS_PER_PLOT = 25
-MAX_PARTS = 20  # plots of one kind; what is beyond is named in the last caption
+MAX_PARTS = 4  # plots of one kind; what is beyond is named in the last caption
 MAX_NAMED = 12
 
 # Text and axes: dark on white in files, and `currentColor` within a page.

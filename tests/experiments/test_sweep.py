@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import CommandLine, Ended, Tiny
@@ -145,6 +146,27 @@ def test_an_experiment_sweeps_without_a_flag(tiny: Tiny, cli: CommandLine) -> No
     ended = cli("decode", *options, "experiment=short")
     assert ended.status == 0, ended.err
     assert len(runs("outputs/short")) == 2
+
+
+def test_models_are_loaded_once_for_all_jobs(
+    tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from specdec.lm import load
+
+    loaded: list[str] = []
+    original = load._with_all_weights
+
+    def counting(path: str, *arguments: Any) -> Any:
+        loaded.append(Path(path).name)
+        return original(path, *arguments)
+
+    load._proven.cache_clear()
+    monkeypatch.setattr(load, "_with_all_weights", counting)
+    options = ("proposer=draft_model", "tree.gamma=1,2,3", "seed=0,1")
+    ended = cli("decode", *sweep_options(tiny, "sweep", *options))
+    assert ended.status == 0, ended.err
+    assert len(runs("sweep")) == 6
+    assert sorted(loaded) == ["draft", "verifier"]
 
 
 # --- What goes wrong ---

@@ -123,3 +123,14 @@ def test_a_damaged_run_is_named(tmp_path: Path, file: str, text: str) -> None:
         collect(tmp_path)
     assert "broken" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_forced_arms_of_two_machines_have_two_names(tmp_path: Path) -> None:
+    """Everything behind goes by these names."""
+    for machine in ("small", "large"):
+        write(tmp_path, machine, "ngram", 4, facts={"device": machine})
+    (setting,) = collect(tmp_path, force=True).settings
+    assert sorted(arm.label for arm in setting.arms) == [
+        "ngram, hardware=large",
+        "ngram, hardware=small",
+    ]

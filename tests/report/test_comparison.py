@@ -1,5 +1,6 @@
 """Arms are compared on what they have in common, and what is not resolved is called a tie."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,22 @@ def test_a_pooled_arm_is_lossless_if_all_of_its_runs_are(tmp_path: Path) -> None
     (row,) = compared(only(tmp_path))
     assert row.summary["lossless"] is False
     assert row.summary["peak_memory_bytes"] == 1 << 20
+
+
+def test_a_category_is_what_the_arm_calls_it(tmp_path: Path) -> None:
+    """Two files may call a prompt otherwise; only forced comparisons bring them together."""
+    write_run(tmp_path / "ngram", make_config("ngram", 4), easy_traces(6, 0))
+    plain = [replace(trace, category="any") for trace in easy_traces(6, 0, depth=0)]
+    write_run(tmp_path / "none", make_config("none"), plain)
+    row = by_label(compared(only(tmp_path)))["ngram, rejection"]
+    assert set(row.by_category) == {"code", "math", "text"}
+    assert {each["speedup"].n for each in row.by_category.values()} == {2}
+
+
+def test_prompts_with_other_turns_are_not_paired(tmp_path: Path) -> None:
+    first = easy_traces(6, 0)
+    write_run(tmp_path / "a", make_config("ngram", 4), first)
+    write_run(tmp_path / "b", make_config("ngram", 2), [*first, replace(first[0], turn=1)])
+    rows = compared(only(tmp_path))
+    (found,) = (row.summary["difference"] for row in rows if "difference" in row.summary)
+    assert found["n"] == 5

@@ -83,13 +83,15 @@ def test_notes_say_what_is_not_compared(tmp_path: Path) -> None:
     for dtype in ("float32", "bfloat16"):
         write_run(tmp_path / dtype, make_config("ngram", 4, dtype=dtype), easy_traces(4, 0))
     write_report(tmp_path)
-    assert "> not compared with each other: runs that differ in dtype: bfloat16, float32" in (
-        tmp_path / "summary.md"
-    ).read_text()
+    assert (
+        "> not compared with each other: runs that differ in dtype: bfloat16, float32"
+        in (tmp_path / "summary.md").read_text()
+    )
     write_report(tmp_path, force=True)
-    assert "FORCED: arms are compared although they differ in dtype" in (
-        tmp_path / "summary.md"
-    ).read_text()
+    assert (
+        "FORCED: arms are compared although they differ in dtype"
+        in (tmp_path / "summary.md").read_text()
+    )
 
 
 def test_an_unknown_reference_names_the_arms(folder: Path) -> None:

@@ -27,18 +27,21 @@ def task(config: DictConfig) -> float | None:
     # Here and not above, because torch takes seconds to import and --help should not wait.
     from specdec.experiments.naming import identity_of
 
-    from specdec.report.run_dir import RunDir
+    from specdec.report.run_dir import RunDir, state_of
     from specdec.report.table import one_line
 
     check(config)
     processes = Processes(config.device)
     folder = processes.agreed(run_folder(config, SWEEPABLE))
+    if config.dry_run:
+        print(f"one run, {state_of(folder)}: {folder}")
+        return None
     if not processes.is_main:
         if processes.agreed(None) is None:
             decode(config, folder, processes)
         return None
     summary = None
-    with RunDir(folder, config, identity_of(config), config.resume) as run_dir:
+    with RunDir(folder, config, identity_of(config), config.resume, in_sweep(config)) as run_dir:
         if processes.agreed(run_dir.taken) is None:
             summary = decode(config, folder, processes, run_dir)
         elif not in_sweep(config):
@@ -80,7 +83,7 @@ def decode(
     from specdec.experiments import arm as arms
 
     from specdec.report.memory import PeakMemory
-    from specdec.report.run_dir import trace_file
+    from specdec.report.run_dir import read_traces, trace_file
 
     with processes.together():
         prompts = arms.build_prompts(config)
@@ -92,15 +95,21 @@ def decode(
     kept = [] if run_dir is None else run_dir.begin(arm.provenance(), num_turns)
     done = processes.agreed({trace.prompt_id for trace in kept})
     share = processes.share([prompt for prompt in prompts if prompt.prompt_id not in done])
-    summary, memory = None, PeakMemory(arm.verifier.device)
+    memory = PeakMemory(arm.verifier.device)
     try:
         with processes.together():
             _decode_share(arm, prompts, share, trace_file(folder, processes.rank))
-    finally:
-        traces = [] if run_dir is None else run_dir.unite(num_turns)
+    except BaseException as error:
+        traces = [] if run_dir is None else read_traces(folder)
+        if isinstance(error, KeyboardInterrupt):
+            number = f"{len(traces)} of {sum(num_turns.values())} texts"
+            print(f"interrupted after {number}; the same command goes on")
         if run_dir is not None and traces:
-            summary = _conclude(arm, prompts, traces, run_dir, memory.num_bytes)
-    return summary
+            _conclude(arm, prompts, traces, run_dir, memory.num_bytes)
+        raise
+    if run_dir is None:
+        return None
+    return _conclude(arm, prompts, run_dir.unite(num_turns), run_dir, memory.num_bytes)
 
 
 def _decode_share(
@@ -115,13 +124,9 @@ def _decode_share(
     arm.warm_up(prompts[0])
     turns = sum(prompt.num_turns for prompt in share)
     with tqdm(total=turns, desc=arm.name, unit="text", disable=None) as bar:
-        try:
-            for trace in arm.decode(share, looked_at(arm.config, prompts)):
-                file.append(trace)
-                bar.update()
-        except KeyboardInterrupt:
-            print(f"interrupted after {bar.n} of {turns} texts; the same command goes on")
-            raise
+        for trace in arm.decode(share, looked_at(arm.config, prompts)):
+            file.append(trace)
+            bar.update()
 
 
 def _conclude(
@@ -146,28 +151,6 @@ def _conclude(
         print_table([Row(arm.name, arm.rule, summary)], f"{tally.num_prompts} prompts")
         print(f"run directory: {run_dir.path}")
     return summary
-
-
-def _decode_rest(arm: Arm, prompts: Sequence[Prompt], traces: list[Trace], run_dir: RunDir) -> None:
-    """Decode the prompts that `traces` lack, and add theirs, here and on disk."""
-    from specdec.experiments.arm import looked_at
-    from tqdm import tqdm
-
-    done = {trace.prompt_id for trace in traces}
-    rest = [prompt for prompt in prompts if prompt.prompt_id not in done]
-    if not rest:
-        return
-    arm.warm_up(prompts[0])
-    turns = sum(prompt.num_turns for prompt in prompts)
-    with tqdm(total=turns, initial=len(traces), desc=arm.name, unit="text", disable=None) as bar:
-        try:
-            for trace in arm.decode(rest, looked_at(arm.config, prompts)):
-                traces.append(trace)
-                run_dir.append(trace)
-                bar.update()
-        except KeyboardInterrupt:
-            print(f"interrupted after {len(traces)} of {turns} texts; the same command goes on")
-            raise
 
 
 SWEEPABLE = Sweepable(check, name, report)

@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 from specdec.experiments.processes import Processes
@@ -86,7 +87,7 @@ def _plan(config_name: str, asked: Namespace, sweepable: Sweepable) -> Plan | No
     """Compose and check every combination; those that cannot be are left out."""
     given = _given(asked)
     parser = OverridesParser.create()
-    fixed = [text for text in given if not parser.parse_override(text).is_sweep_override()]
+    fixed = [text for text in given if not _is_swept(parser, text)]
     root = hydra.compose(config_name, fixed, return_hydra_config=True)
     if root.hydra.mode != RunMode.MULTIRUN and not asked.multirun:
         return None
@@ -99,6 +100,13 @@ def _plan(config_name: str, asked: Namespace, sweepable: Sweepable) -> Plan | No
     if not found.jobs:
         raise UserError(f"nothing to run: {'; '.join(found.unfit)}")
     return found
+
+
+def _is_swept(parser: OverridesParser, text: str) -> bool:
+    try:
+        return parser.parse_override(text).is_sweep_override()
+    except HydraException:  # `compose` will say what is wrong with it
+        return False
 
 
 def _given(asked: Namespace) -> list[str]:

@@ -44,20 +44,30 @@ def trace_file(run: Path, rank: int) -> TraceFile:
 class RunDir:
     """Write `config.yaml`, `provenance.json`, `traces.jsonl`, `tally.jsonl`, `summary.json`.
 
-    Used as a context manager, which holds a lock: no two processes write one run. `status.json`
-    says "started" meanwhile; leaving well makes it "complete", Ctrl-C "interrupted", and any other
-    exception "failed", with its traceback. Whoever enters looks at `taken` first.
+    Used as a context manager, which holds a lock: no two processes write one run. Whoever enters
+    looks at `taken` first. Nothing is changed before `begin`; from then on `status.json` says
+    "started", and leaving well makes it "complete", Ctrl-C "interrupted", and any other exception
+    "failed", with its traceback. With `one_of_many` a failure before `begin` is noted, too.
 
     Raises (on entering):
         UserError: the folder holds a run of other options.
     """
 
-    def __init__(self, path: Path, config: DictConfig, identity: str, resume: bool = True):
+    def __init__(
+        self,
+        path: Path,
+        config: DictConfig,
+        identity: str,
+        resume: bool = True,
+        one_of_many: bool = False,
+    ):
         self.path = path
         self.taken: str | None = None  # why nothing is to be done here
         self._config = config
         self._identity = identity
         self._resume = resume
+        self._one_of_many = one_of_many
+        self._has_begun = False
         self._lock = FileLock(path / ".lock")
 
     def __enter__(self) -> "RunDir":
@@ -72,8 +82,7 @@ class RunDir:
         except BaseException:
             self._lock.release()
             raise
-        if self.taken is None:
-            self._start()
+        self._entered = time.time()
         return self
 
     def _look_around(self) -> None:
@@ -90,7 +99,7 @@ class RunDir:
             self.taken = "complete"
 
     def _start(self) -> None:
-        self._started = time.time()
+        self._has_begun = True
         self._status("started")
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(self._config, resolve=True))
         stale = ["summary.json", "tally.jsonl", "tokens.jsonl"]
@@ -106,6 +115,7 @@ class RunDir:
         That is every prompt of `num_turns` with all of its turns, if it was decoded under the same
         circumstances: the same noise belongs to a prompt whenever it is decoded.
         """
+        self._start()
         file = self.path / "provenance.json"
         before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
         write_json(file, provenance)
@@ -151,7 +161,7 @@ class RunDir:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.taken is None:
+        if self.taken is None and (self._has_begun or (error is not None and self._one_of_many)):
             if error is None:
                 self._status(COMPLETE)
             elif isinstance(error, KeyboardInterrupt):
@@ -168,7 +178,7 @@ class RunDir:
             "identity": self._identity,
             "host": platform.node(),
             "pid": os.getpid(),
-            "seconds": round(time.time() - self._started, 3),
+            "seconds": round(time.time() - self._entered, 3),
         }
         write_json(self.path / "status.json", status)
 
@@ -185,18 +195,25 @@ def read_status(path: Path) -> dict[str, Any] | None:
 def state_of(path: Path) -> str:
     """Return `new`, `running`, `interrupted`, `failed` or `complete`; killed runs are interrupted.
 
-    A run is running as long as the process that writes it holds its lock.
+    A run is running as long as a process holds its lock.
     """
     status = read_status(path)
-    if status is None:
-        return "new"
-    if status["state"] != "started":
-        return status["state"]
-    try:
-        with FileLock(path / ".lock", timeout=0):
-            return "interrupted"
-    except Timeout:
+    state = "new" if status is None else status["state"]
+    if state == COMPLETE:
+        return state
+    if _is_locked(path / ".lock"):
         return "running"
+    return "interrupted" if state == "started" else state
+
+
+def _is_locked(file: Path) -> bool:
+    if not file.exists():
+        return False
+    try:
+        with FileLock(file, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def read_tally(path: Path) -> Tally:

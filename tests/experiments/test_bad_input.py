@@ -233,7 +233,8 @@ OF_COMPARE = [
 
 def contents(folder: Path) -> dict[str, str]:
     """Read every file below a folder."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    # A lock is empty, and stays where somebody has looked whether it is held.
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock")
     return {str(path.relative_to(folder)): path.read_text() for path in files}
 
 

@@ -26,7 +26,10 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 ARMS = 'arms=["proposer=none", "proposer=ngram", "proposer=draft_model tree.gamma=2"]'
 TWO_ARMS = 'arms=["proposer=none", "proposer=ngram"]'
 NAMES = ("none", "ngram", "draft_model,tree.gamma=2")
-FILES = {"config.yaml", "provenance.json", "status.json", "summary.json", "traces.jsonl"}
+FILES = {
+    *(".lock", "config.yaml", "provenance.json", "status.json", "summary.json", "tally.jsonl"),
+    *("tokens.jsonl", "traces.jsonl"),
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def test_every_arm_has_a_whole_run_directory(comparison: Comparison) -> None:
         found = {path.name for path in (comparison.folder / name).iterdir()}
         assert found == FILES, f"{name}: temporary files left, or results missing"
         status = read_json(comparison.folder / name / "status.json")
-        assert status == {"state": "complete", "error": None}
+        assert (status["state"], status["error"]) == ("complete", None)
 
 
 def test_the_configuration_is_resolved_and_complete(comparison: Comparison, tiny) -> None:
@@ -194,7 +197,7 @@ def record_decoding(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str
     arm = import_module("specdec.experiments.arm").Arm
     decode, calls = arm.decode, []
 
-    def recorded(self, prompts) -> Iterator[Trace]:
+    def recorded(self, prompts, looked_at=()) -> Iterator[Trace]:
         calls.append((self.name, [prompt.prompt_id for prompt in prompts]))
         return decode(self, prompts)
 
@@ -330,7 +333,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, num_texts: int, error: BaseExcep
     arm = import_module("specdec.experiments.arm").Arm
     decode, done = arm.decode, []
 
-    def stopping(self, prompts) -> Iterator[Trace]:
+    def stopping(self, prompts, looked_at=()) -> Iterator[Trace]:
         for trace in decode(self, prompts):
             if len(done) == num_texts:
                 raise error
@@ -402,11 +405,21 @@ def test_no_number_of_an_earlier_run_is_left_in_its_folder(
     assert cli("compare", *tiny.options("run", TWO_ARMS)).status == 0
     stop_after(monkeypatch, 0, error)
     with suppress(RuntimeError):
-        cli("compare", *tiny.options("run", TWO_ARMS, "prompts.limit=1"))
+        cli("compare", *tiny.options("run", TWO_ARMS, "prompts.limit=1", "resume=false"))
     for name in ("none", "ngram"):
         run_dir = Path("run") / name
         assert state(run_dir) != "complete"
         assert not (run_dir / "summary.json").exists(), "the summary of another run is still here"
+
+
+def test_a_complete_comparison_is_not_overwritten(cli, tiny) -> None:
+    assert cli("compare", *tiny.options("run", TWO_ARMS)).status == 0
+    before = {path: path.read_bytes() for path in Path("run").rglob("*.json*")}
+    for options in ([], ["prompts.limit=1"]):  # the same again, and another
+        ended = cli("compare", *tiny.options("run", TWO_ARMS, *options))
+        assert ended.status == 2
+        assert "resume=false" in ended.err
+    assert {path: path.read_bytes() for path in Path("run").rglob("*.json*")} == before
 
 
 def test_a_sweep_writes_one_run_each(cli, tiny) -> None:

@@ -197,7 +197,7 @@ def test_what_was_decoded_before_a_mistake_is_summarized(
     arm = import_module("specdec.experiments.arm")
     decode = arm.Arm.decode
 
-    def failing(self, prompts):
+    def failing(self, prompts, looked_at=()):
         if prompts[0].prompt_id == "text":
             raise UserError("prompt text#1: too long")
         yield from decode(self, prompts)

@@ -126,6 +126,12 @@ def test_a_dry_run_says_what_would_run_and_runs_nothing(tiny: Tiny, cli: Command
     assert len(re.findall("^complete ", again.out, re.MULTILINE)) == 7
 
 
+def test_a_dry_run_of_one_run_runs_nothing_either(tiny: Tiny, cli: CommandLine) -> None:
+    ended = cli("decode", *tiny.options("run"), "--dry-run")
+    assert (ended.status, ended.out.strip()) == (0, f"one run, new: {Path('run').resolve()}")
+    assert not Path("run/status.json").exists()
+
+
 def test_changed_prompts_make_other_runs(small: Ended, tiny: Tiny, cli: CommandLine) -> None:
     """A complete run of other texts would be mistaken for one of these."""
     prompts = Path("prompts.jsonl")

@@ -289,7 +289,9 @@ def test_the_examples_of_the_help_text_are_valid(entry_point: str) -> None:
     assert found, f"the help text of {entry_point} has no example"
     for _, script, *told in found:
         assert script == f"experiments/{entry_point}.py"
-        overrides = [text for text in told if "=" in text]  # others are folders, of `report`
+        overrides = [text for text in told if "=" in text]  # others are flags, or folders
+        if "-m" in told:  # the first combination stands for all
+            overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", text) for text in overrides]
         try:
             config = composed(entry_point, overrides)
             for arm in config.get("arms", []):

@@ -116,7 +116,11 @@ def _resample(arms: Sequence[Sums]) -> list[FloatArray]:  # each [R]
 def _resampled_sums(weights: FloatArray, columns: FloatArray) -> FloatArray:  # [R] or [R, M]
     # Not `weights @ columns`: the threads of a BLAS cost more than so small a product does (beside
     # a training, on 2 cores, `summarize` of 96000 steps took 1.2 s with it and 0.5 s without).
-    return np.einsum("rp,p...->r...", weights, columns)
+    if columns.ndim == 1:
+        return np.einsum("rp,p->r", weights, columns)
+    # One by one: einsum is twice as fast at that as at a matrix of few columns.
+    sums = [np.einsum("rp,p->r", weights, column) for column in np.ascontiguousarray(columns.T)]
+    return np.stack(sums, axis=1) if sums else np.zeros((len(weights), 0))
 
 
 def _total(sums: Sums) -> FloatArray:

@@ -118,16 +118,21 @@ def pooled(tallies: Sequence[Tally]) -> Tally:
     """Add up several runs, of other seeds, say: a prompt stays one unit of the bootstrap."""
     if len(tallies) == 1:
         return tallies[0]
-    rows: dict[str, dict[str, float]] = {}
     categories: dict[str, str] = {}
     for tally in tallies:
-        for row in tally.to_rows():
-            name = row.pop("prompt_id")
-            categories[name] = row.pop("category")
-            _add(rows.setdefault(name, {}), row)
-    return Tally.from_rows(
-        [{"prompt_id": name, "category": categories[name], **rows[name]} for name in sorted(rows)]
-    )
+        categories.update(zip(tally.prompt_ids, tally.categories, strict=True))
+    prompt_ids = tuple(sorted(categories))
+    places = {prompt_id: place for place, prompt_id in enumerate(prompt_ids)}
+    columns = {
+        name: np.zeros(len(prompt_ids))
+        for name in dict.fromkeys(name for tally in tallies for name in tally.columns)
+    }
+    for tally in tallies:
+        rows = [places[prompt_id] for prompt_id in tally.prompt_ids]
+        for name, column in tally.columns.items():
+            add = np.maximum if name == LARGEST else np.add
+            columns[name][rows] = add(columns[name][rows], column)
+    return Tally(prompt_ids, tuple(categories[name] for name in prompt_ids), columns)
 
 
 def _counted(trace: Trace) -> dict[str, float]:

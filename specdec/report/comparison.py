@@ -63,7 +63,7 @@ def compared(setting: Setting, reference: str | None = None) -> list[Compared]:
 def paired(arm: Arm, other: Arm) -> tuple[Tally, Tally] | None:
     """Return the sums of both over what they have in common; None if that is nothing."""
     seeds = sorted(arm.runs.keys() & other.runs.keys())
-    tallies = [pooled([each.runs[seed].tally for seed in seeds]) for each in (arm, other)]
+    tallies = [_over(each, seeds) for each in (arm, other)]
     turns = [
         dict(zip(tally.prompt_ids, tally.column("num_turns"), strict=True)) for tally in tallies
     ]
@@ -76,6 +76,12 @@ def paired(arm: Arm, other: Arm) -> tuple[Tally, Tally] | None:
         tally.where([name in shared for name in tally.prompt_ids]) for tally in tallies
     )
     return first, second
+
+
+def _over(arm: Arm, seeds: Sequence[int]) -> Tally:
+    if len(seeds) == len(arm.runs):
+        return arm.tally
+    return pooled([arm.runs[seed].tally for seed in seeds])
 
 
 def _ties(

@@ -20,7 +20,7 @@ TIMED = "seconds"
 
 def launch(num_processes: int, *options: str) -> subprocess.CompletedProcess[str]:
     """Start `decode` with accelerate; without GPUs this is how it starts several processes."""
-    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu"]
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port=0"]
     command = [sys.executable, *launcher, f"--num_processes={num_processes}", "-m"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(

@@ -1,17 +1,22 @@
 """One job on several processes: the same tokens and the same acceptance as on one."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Tiny
 from pandas.testing import assert_frame_equal
 from sweeping import table
 
 from specdec.metrics import Tally
 from specdec.report.run_dir import read_tally, read_traces
+
+if TYPE_CHECKING:
+    from conftest import Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -1,19 +1,23 @@
 """A sweep survives: kills, failures, a second worker; nothing complete is lost or done twice."""
 
+from __future__ import annotations
+
 import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import CommandLine, Ended, Tiny
 from pandas.testing import assert_frame_equal
 from sweeping import table
 
 from specdec.core.jsonl import read_jsonl
+
+if TYPE_CHECKING:
+    from conftest import CommandLine, Ended, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

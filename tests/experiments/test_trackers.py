@@ -1,11 +1,16 @@
 """Results reach a tracker, and no tracker ever fails a run."""
 
+from __future__ import annotations
+
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from conftest import CommandLine, Tiny
+
+if TYPE_CHECKING:
+    from conftest import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

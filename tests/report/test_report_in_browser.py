@@ -1,6 +1,7 @@
 """The page in a real browser, from a file: what only a script and a layout engine can show."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ class Browser:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         self.driver.get(self.file.as_uri())
+        # On a busy machine the page may be there before what its script has filled in.
+        filled = "return document.querySelector('#arm option') !== null"
+        deadline = time.monotonic() + 20
+        while not self.run(filled):
+            assert time.monotonic() < deadline, "the script has not run"
+            time.sleep(0.05)
         return self
 
     def all(self, selector: str) -> list[Any]:

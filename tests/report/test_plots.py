@@ -14,10 +14,12 @@ from matplotlib.image import imread
 from swept import Results, gathered, write_lossy, write_sweep
 
 from specdec.metrics import DEFINITIONS, Tally
-from specdec.report import plots as module
 from specdec.report.collect import Arm, Collection
 from specdec.report.comparison import Compared
-from specdec.report.plots import INK, LINES_PER_PLOT, Plot, figures, save, svg
+from specdec.report.plots import Plot, figures, limits, save, svg
+from specdec.report.plots.canvas import INK, look_of
+from specdec.report.plots.frontier import Spot, undominated
+from specdec.report.plots.limits import LINES_PER_PLOT
 
 Drawn = tuple[Collection, Results, dict[str, Plot]]
 
@@ -189,7 +191,7 @@ def test_a_single_prompt_has_no_interval(tmp_path: Path) -> None:
 def test_many_lines_go_to_several_plots_of_one_scale(
     sweep: Drawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LINES_PER_PLOT", 4)
+    monkeypatch.setattr(limits, "LINES_PER_PLOT", 4)
     plots = figures(sweep[0], sweep[1])
     names = ["speedup_by_sampling.temperature", "speedup_by_sampling.temperature-2"]
     assert [name for name in plots if name.startswith(names[0])] == names
@@ -203,16 +205,16 @@ def test_many_lines_go_to_several_plots_of_one_scale(
 
 
 def test_no_two_lines_of_a_plot_look_alike_without_colour() -> None:
-    looks = [module._look(index) for index in range(LINES_PER_PLOT)]
+    looks = [look_of(index) for index in range(LINES_PER_PLOT)]
     assert len({look["marker"] for look in looks}) == LINES_PER_PLOT
 
 
 def test_what_has_no_room_is_named(sweep: Drawn, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = legend(sweep[2]["speedup_by_sampling.temperature"])
-    monkeypatch.setattr(module, "MAX_PARTS", 1)
-    monkeypatch.setattr(module, "LINES_PER_PLOT", 4)
-    monkeypatch.setattr(module, "BARS_PER_PLOT", 13)
-    monkeypatch.setattr(module, "MAX_NAMED", 2)
+    monkeypatch.setattr(limits, "MAX_PARTS", 1)
+    monkeypatch.setattr(limits, "LINES_PER_PLOT", 4)
+    monkeypatch.setattr(limits, "BARS_PER_PLOT", 13)
+    monkeypatch.setattr(limits, "MAX_NAMED", 2)
     plots = figures(sweep[0], sweep[1])
     assert not [name for name in plots if name.endswith("-2")]
     captions = {name: plot.caption for name, plot in plots.items()}
@@ -273,11 +275,11 @@ def test_lossy_arms_are_held_against_their_distance(tmp_path: Path) -> None:
 def test_arms_that_are_dominated_are_not_on_the_front() -> None:
     arm = Arm("any", {}, {}, Tally.from_rows([]))
 
-    def spot(x: float, y: float) -> module.Spot:
-        return module.Spot(arm, {"value": x}, {"value": y})
+    def spot(x: float, y: float) -> Spot:
+        return Spot(arm, {"value": x}, {"value": y})
 
     spots = [spot(1.0, 0.0), spot(2.0, 0.0), spot(1.5, 0.1), spot(3.0, 0.2), spot(3.0, 0.3)]
-    front = [(each.x["value"], each.y["value"]) for each in module._undominated(spots)]
+    front = [(each.x["value"], each.y["value"]) for each in undominated(spots)]
     assert front == [(2.0, 0.0), (3.0, 0.2)]
 
 

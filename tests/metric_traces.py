@@ -2,8 +2,8 @@
 
 import random
 
+from specdec.core.outcome import Outcome
 from specdec.core.trace import Step, Trace
-from specdec.core.values import Outcome
 
 
 def make_step(

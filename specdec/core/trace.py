@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from specdec.core.values import Outcome
+from specdec.core.outcome import Outcome
 
 
 def request_id(prompt_id: str, turn: int) -> str:

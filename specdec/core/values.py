@@ -10,6 +10,7 @@ from enum import Enum
 
 from torch import Tensor
 
+from specdec.core.outcome import Outcome
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
@@ -29,14 +30,6 @@ class Draw(Enum):
     # One draw from q, submitted only if it passes a filter. `draft_probs` hold what q gives to the
     # tokens that pass, not renormalised: what a row lacks is the probability of no candidate.
     FILTERED = "filtered"
-
-
-class Outcome(Enum):
-    """Where the last token of a step came from."""
-
-    BONUS = "bonus"  # all candidates on the path accepted; the next token is drawn from p
-    RECOVERED = "recovered"  # a candidate was rejected; the next token is drawn from the residual
-    ENDED = "ended"  # the text ended within the accepted draft tokens; no further token is drawn
 
 
 @dataclass(frozen=True)

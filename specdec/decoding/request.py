@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from specdec.core.outcome import Outcome
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Step, Trace, request_id
 from specdec.core.tree import CandidateTree
-from specdec.core.values import Context, Layer, Outcome, Proposal, Verdict
+from specdec.core.values import Context, Layer, Proposal, Verdict
 from specdec.decoding.stopping import Stopping
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from specdec.core.outcome import Outcome
 from specdec.core.trace import Step, Trace
-from specdec.core.values import Outcome
 from specdec.metrics.estimate import Estimate, FloatArray, Sums, ratio_estimate
 
 REACHED, AT_RISK, JUDGED, FINISHED = "reached.", "at_risk.", "judged.", "finished."

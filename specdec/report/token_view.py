@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from specdec.core.outcome import Outcome
 from specdec.core.trace import Step, Trace
-from specdec.core.values import Outcome
 
 ROOT = 0
 Words = Callable[[int], str]  # a token's text

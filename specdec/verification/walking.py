@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from specdec.core.outcome import Outcome
 from specdec.core.randomness import Stream
 from specdec.core.tree import ROOT, CandidateTree
-from specdec.core.values import Draw, Outcome, Proposal, Verdict
+from specdec.core.values import Draw, Proposal, Verdict
 from specdec.verification.asked import Asked
 from specdec.verification.overlap import overlaps, transport_bound
 

@@ -30,9 +30,10 @@ from toy import (
     total_variation,
 )
 
+from specdec.core.outcome import Outcome
 from specdec.core.protocols import Proposer, TreePolicy, VerificationRule
 from specdec.core.randomness import RandomStream, Stream
-from specdec.core.values import Draw, Outcome, Proposal, Verdict
+from specdec.core.values import Draw, Proposal, Verdict
 from specdec.decoding import request as request_module
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping

@@ -12,10 +12,11 @@ from torch import Tensor
 from toy import Law, RankedTree, Tokens, full_context, memoryless, table_lm
 
 from specdec.core.errors import UserError
+from specdec.core.outcome import Outcome
 from specdec.core.protocols import Forward, Proposer
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Step, Trace
-from specdec.core.values import Context, Draw, Layer, Outcome, Proposal, Verdict
+from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping

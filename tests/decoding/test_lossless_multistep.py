@@ -21,10 +21,11 @@ from noise import rekeyed
 from torch import Tensor
 from toy import NO_END, TextLaw, memoryless, table_lm, text_law, warped
 
+from specdec.core.outcome import Outcome
 from specdec.core.randomness import RandomStream, Stream
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
-from specdec.core.values import Context, Outcome, Proposal, Verdict
+from specdec.core.values import Context, Proposal, Verdict
 from specdec.decoding.stopping import Stopping
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.none import NoProposer

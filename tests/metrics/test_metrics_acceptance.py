@@ -4,8 +4,8 @@ import random
 import pytest
 from metric_traces import example, make_step, make_trace, random_traces
 
+from specdec.core.outcome import Outcome
 from specdec.core.trace import Trace
-from specdec.core.values import Outcome
 from specdec.metrics import (
     Estimate,
     Tally,

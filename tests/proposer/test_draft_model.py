@@ -12,10 +12,11 @@ from torch import Tensor
 from toy import Law, full_context, mixture, table_lm
 
 from specdec.core.errors import UserError
+from specdec.core.outcome import Outcome
 from specdec.core.protocols import Proposer
 from specdec.core.sampling import Sampling, draw
 from specdec.core.trace import Trace
-from specdec.core.values import Context, Draw, Outcome, Proposal, Verdict
+from specdec.core.values import Context, Draw, Proposal, Verdict
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping

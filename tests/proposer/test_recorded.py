@@ -11,10 +11,11 @@ from scipy.stats import binomtest, chisquare
 from toy import full_context, table_lm
 
 from specdec.core.errors import UserError
+from specdec.core.outcome import Outcome
 from specdec.core.protocols import Proposer
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
-from specdec.core.values import Draw, Outcome
+from specdec.core.values import Draw
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping

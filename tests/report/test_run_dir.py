@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from specdec.core.errors import UserError
 from specdec.core.jsonl import write_json
+from specdec.core.outcome import Outcome
 from specdec.core.trace import Step, Trace
-from specdec.core.values import Outcome
 from specdec.metrics import Tally
 from specdec.report.run_dir import RunDir, read_tally, read_traces, state_of
 

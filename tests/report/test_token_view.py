@@ -1,7 +1,7 @@
 """Each token of a text is explained by what stood in its place."""
 
+from specdec.core.outcome import Outcome
 from specdec.core.trace import Step, Trace
-from specdec.core.values import Outcome
 from specdec.report.token_view import token_view
 
 # Node 1 (10) has children 3 (20) and 4 (21); node 2 (11) has none; 5 (10) is drawn twice.

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from toy import NO_END, Law, TextLaw, Tokens, complete, is_path, text_law, total_variation
 
+from specdec.core.outcome import Outcome
 from specdec.core.protocols import VerificationRule
 from specdec.core.randomness import Stream
 from specdec.core.tree import CandidateTree
-from specdec.core.values import Draw, Outcome, Proposal, Verdict
+from specdec.core.values import Draw, Proposal, Verdict
 from specdec.verification.enumeration import outcomes
 
 ROOT_TOKEN = 0  # the last committed token; the toy laws begin behind it

@@ -46,9 +46,10 @@ from rule_checks import (
 from torch import Tensor
 from toy import memoryless
 
+from specdec.core.outcome import Outcome
 from specdec.core.protocols import VerificationRule
 from specdec.core.randomness import Stream
-from specdec.core.values import Draw, Outcome, Proposal, Verdict
+from specdec.core.values import Draw, Proposal, Verdict
 from specdec.verification.asked import Asked
 from specdec.verification.asking import Odds
 from specdec.verification.lenient import Lenient

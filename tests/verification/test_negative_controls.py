@@ -28,9 +28,10 @@ from harness import (
 from torch import Tensor
 from toy import Law, full_context, memoryless, mixture, text_law, total_variation
 
+from specdec.core.outcome import Outcome
 from specdec.core.randomness import Stream
 from specdec.core.tree import CandidateTree
-from specdec.core.values import Draw, Outcome, Proposal, Verdict
+from specdec.core.values import Draw, Proposal, Verdict
 from specdec.decoding.stopping import Stopping
 from specdec.verification.enumeration import outcomes
 from specdec.verification.rejection import Rejection

@@ -63,11 +63,16 @@ def build(node: Any, **extra: Any) -> Any:
 
 def composed(group: str, name: str) -> DictConfig:
     """Compose one plug-in's configuration as `group=name` would, `configs/GROUP/NAME.yaml`."""
+    return compose_decode([f"{group}={name}"])[group]
+
+
+def compose_decode(overrides: Sequence[str]) -> DictConfig:
+    """Compose the options of `decode`, within a job of Hydra's or without."""
     if GlobalHydra.instance().is_initialized():
-        return hydra.compose("decode", [f"{group}={name}"])[group]
+        return hydra.compose("decode", list(overrides))
     # A saved configuration is built without Hydra.
     with hydra.initialize_config_module("specdec.configs", version_base="1.3"):
-        return hydra.compose("decode", [f"{group}={name}"])[group]
+        return hydra.compose("decode", list(overrides))
 
 
 def run(

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from specdec.experiments.app import build
 from specdec.experiments.fit import build_judges, calibration_notes, require_parts_fit, stem
-from specdec.experiments.naming import files_of
+from specdec.experiments.naming import files_of, training_tokens_of
 
 from specdec.core.errors import UserError, require, require_int
 from specdec.core.trace import Trace
@@ -50,7 +50,10 @@ class Arm:
     def provenance(self) -> dict[str, Any]:
         """Collect under which circumstances this arm is measured."""
         facts = provenance(self.verifier.device, self.config.dtype, self.verifier.attention)
-        return {**facts, "files": files_of(options(self.config))}
+        facts["training_tokens"] = training_tokens_of(self.config)
+        # A verifier that was tuned for this run is none of its options.
+        used = {"verifier.path": self.config.verifier.path, **options(self.config)}
+        return {**facts, "files": files_of(used)}
 
     def decode(self, prompts: Sequence[Prompt], looked_at: Collection[str] = ()) -> Iterator[Trace]:
         """Decode prompts turn by turn; a later turn is asked after the arm's own answers.

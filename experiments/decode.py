@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,17 +25,30 @@ if TYPE_CHECKING:
 def task(config: DictConfig) -> float | None:
     """Decode, write the run directory, print a table; returns block efficiency for sweepers."""
     # Here and not above, because torch takes seconds to import and --help should not wait.
-    from specdec.experiments.naming import identity_of
-
-    from specdec.report.run_dir import RunDir, state_of
-    from specdec.report.table import one_line
+    from specdec.report.run_dir import state_of
 
     check(config)
-    processes = Processes(config.device)
-    folder = processes.agreed(run_folder(config, SWEEPABLE))
+    folder = run_folder(config, SWEEPABLE)
     if config.dry_run:
         print(f"one run, {state_of(folder)}: {folder}")
         return None
+    return decode_into(config, folder)
+
+
+def decode_into(
+    config: DictConfig, folder: Path, prepare: Callable[[], None] = lambda: None
+) -> float | None:
+    """Decode into a run directory unless that was done; returns block efficiency.
+
+    What a run needs beforehand is done by `prepare`, while its folder is locked.
+    """
+    from specdec.experiments.naming import identity_of
+
+    from specdec.report.run_dir import RunDir
+    from specdec.report.table import one_line
+
+    processes = Processes(config.device)
+    folder = processes.agreed(folder)
     if not processes.is_main:
         if processes.agreed(None) is None:
             decode(config, folder, processes)
@@ -43,6 +56,7 @@ def task(config: DictConfig) -> float | None:
     summary = None
     with RunDir(folder, config, identity_of(config), config.resume, in_sweep(config)) as run_dir:
         if processes.agreed(run_dir.taken) is None:
+            prepare()
             summary = decode(config, folder, processes, run_dir)
         elif not in_sweep(config):
             print(f"{folder}: {run_dir.taken}; resume=false decodes it again")

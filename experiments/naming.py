@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from specdec.core.digest import digest
 from specdec.report.options import identity, options, run_name
+from specdec.training.facts import training_tokens
 
 
 def files_of(used: Mapping[str, Any]) -> dict[str, str]:
@@ -28,6 +29,14 @@ def _place(value: str) -> Path | None:
         name = value.removeprefix("zoo:")
         path = zoo / name if (zoo / name).exists() else zoo / f"{name}.jsonl"
     return path if value and path.exists() else None
+
+
+def training_tokens_of(config: DictConfig) -> int | None:
+    """Return on how many tokens the heads or the draft of a run were trained, if that is known."""
+    model = config.proposer.get("model")
+    path = config.proposer.get("path") if model is None else model.path
+    place = _place(path) if isinstance(path, str) else None
+    return None if place is None else training_tokens(place)
 
 
 def identity_of(config: DictConfig) -> str:

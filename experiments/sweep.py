@@ -80,7 +80,7 @@ def run(config_name: str, arguments: Sequence[str], task: Task, sweepable: Sweep
             print_jobs(planned)
             return 0
         launch(planned, task)
-    return finish(planned, sweepable) if Processes(planned.root.device).is_main else 0
+    return finish(planned, sweepable) if _processes(planned).is_main else 0
 
 
 def _plan(config_name: str, asked: Namespace, sweepable: Sweepable) -> Plan | None:
@@ -156,7 +156,7 @@ def launch(planned: Plan, task: Task) -> None:
     """Let Hydra's launcher run the jobs that are not complete."""
     resume = planned.root.resume
     missing = [n for n, state in planned.states().items() if state != "complete" or not resume]
-    missing = Processes(planned.root.device).agreed(missing)
+    missing = _processes(planned).agreed(missing)
     # What every job is told about the sweep that it is part of.
     over = f"sweep.over=[{','.join(planned.over)}]"
     told = [over, f"sweep.missing={len(missing)}", f"sweep.started={time.time()}"]
@@ -166,6 +166,10 @@ def launch(planned: Plan, task: Task) -> None:
     )
     if missing:
         launcher.launch([[*planned.jobs[name], *told] for name in missing], initial_job_idx=0)
+
+
+def _processes(planned: Plan) -> Processes:
+    return Processes(planned.root.get("device", "cpu"))  # trainings have none, and one process
 
 
 def surviving(task: Task) -> Task:

@@ -3,40 +3,34 @@
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
-from specdec.experiments.app import build, run
+from specdec.experiments import training_job
+from specdec.experiments.app import run
+from specdec.experiments.report import report
+from specdec.experiments.sweep import Sweepable, in_sweep, run_folder
+from specdec.experiments.training import train
 
-from specdec.core.errors import UserError, require
-
-
-def task(config: DictConfig) -> None:
-    """Build the objective and the trainer, and train."""
-    for name in ("path", "held_out_path"):
-        if OmegaConf.is_missing(config.data, name):
-            raise UserError(f"data.{name}: missing; expected data.{name}=FILE, .txt or .jsonl")
-    trainer = build(config.trainer)
-    objective = build(_chosen(config))
-    output = Path(config.output)
-    print("the first sample, with what is not trained on in [[brackets]]:")
-    print("\n".join(f"  | {line}" for line in objective.preview().splitlines()[:20]))
-    evaluation = trainer.fit(objective, output)
-    numbers = "  ".join(f"{name} {value:.4f}" for name, value in evaluation.items())
-    print(f"trained {trainer.max_steps} steps: {numbers}\nsaved in {output}")
+from specdec.core.errors import UserError
 
 
-def _chosen(config: DictConfig) -> DictConfig:
-    """Return the node of the objective: heads or a model alone, or heads with their verifier."""
-    require(isinstance(config.joint, bool), "joint", config.joint, "true or false")
-    if not config.joint:
-        return config.train
-    cache_path = config.data.cache_path
-    expected = "null with joint=true, since the states of a verifier that is tuned do not last"
-    require(cache_path is None, "data.cache_path", cache_path, expected)
-    return config.tuning
+def task(config: DictConfig) -> float | None:
+    """Train into `output`; in a sweep, into a run directory, and decode with what was trained."""
+    if in_sweep(config):
+        return training_job.train_and_decode(config, run_folder(config, SWEEPABLE))
+    if OmegaConf.is_missing(config, "output"):
+        raise UserError("output: missing; expected a folder, output=DIR")
+    if config.dry_run:
+        print(f"one training, into {config.output}")
+        return None
+    train(config, Path(config.output))
+    return None
+
+
+SWEEPABLE = Sweepable(training_job.check, training_job.name, report)
 
 
 def main() -> None:
     """Console script `specdec-train`."""
-    run(task, "train")
+    run(task, "train", SWEEPABLE)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from specdec.core.jsonl import read_jsonl, write_json, write_jsonl, write_text
-from specdec.zoo.stdlib import HELD_OUT, held_out_files, training_files
+from specdec.zoo.stdlib import HELD_OUT, held_out_files
 
 CONTEXT = 1024
 TOKENS_PER_STEP = 4096
@@ -88,7 +88,7 @@ HEADS = {
     "chained": ("train.link=both", "train.prefix_attention=true"),
 }
 HEAD_STEPS = 1000  # of 4 blocks of 512 tokens
-SHIPPED_HEADS = ("README.md", "config.json", "model.safetensors")
+SHIPPED_HEADS = ("README.md", "config.json", "model.safetensors", "training.json")
 DEFAULTS = {
     "size": "zoo",
     "output": "specdec/zoo",
@@ -108,7 +108,6 @@ def main() -> None:
         sys.exit(f"error: size={options.size!r}: expected one of {', '.join(SIZES)}")
     work, output = Path(options.work), Path(options.output)
     work.mkdir(parents=True, exist_ok=True)
-    write_texts(work)
     build = Build(work, options.seed, options.mixed_precision, options.scale)
     shapes = SIZES[options.size]
     for role in ("verifier", "draft"):
@@ -124,13 +123,6 @@ def main() -> None:
     write_jsonl(output / "prompts.jsonl", prompts())
     write_text(output / "README.md", card(build, shapes, options))
     print(f"built {options.size} in {output}")
-
-
-def write_texts(work: Path) -> None:
-    """Write the training text and the held-out text as JSONL, one module a line."""
-    for name, files in (("train", training_files()), ("held_out", held_out_files())):
-        texts = (path.read_text(encoding="utf-8", errors="replace") for path in files)
-        write_jsonl(work / f"{name}.jsonl", ({"text": text} for text in texts))
 
 
 @dataclass(frozen=True)
@@ -201,8 +193,8 @@ class Build:
 
     def _shared(self, output: Path, steps: int) -> list[str]:
         return [
-            f"data.path={self.work / 'train.jsonl'}",
-            f"data.held_out_path={self.work / 'held_out.jsonl'}",
+            "data.path=zoo:train",
+            "data.held_out_path=zoo:held_out",
             f"output={output}",
             f"max_steps={steps}",
             f"trainer.warmup_steps={min(100, steps // 10)}",

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "zoo": {"core"},
     "training": {
         *("core", "lm", "heads", "prompts", "proposer", "verification", "decoding", "metrics"),
-        "report",
+        *("report", "zoo"),
     },
     "replay": {"core", "lm", "heads", "tree", "verification", "training"},
 }

@@ -16,8 +16,10 @@ from specdec.report.run_dir import COMPLETE, read_tally, state_of
 
 SEED = "seed"
 SAMPLING = "sampling."
+STEPS, TOKENS = "training.max_steps", "training.tokens"  # of which tokens tell more
 # Beside the options: what makes seconds, or texts, another thing. From `provenance.json`.
 CIRCUMSTANCES = {"device": "hardware", "num_threads": "threads", "num_processes": "processes"}
+CONTENT = "content of "  # a digest of the files that an option names
 ORDINARY = {"batch", "max_new_tokens", "stop_strings"}  # may be swept, as sampling may
 # What reading a file raises that is not what it should be.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, YAMLError)
@@ -32,6 +34,7 @@ class Run:
     options: Mapping[str, Any]
     circumstances: Mapping[str, Any]  # and digests of the prompts and the verifier
     tally: Tally
+    training_tokens: int | None  # of its heads or its draft
     lossless: bool
     peak_memory_bytes: int | None
 
@@ -41,7 +44,7 @@ class Arm:
     """Runs that differ in nothing but their seed, pooled: a prompt stays one unit."""
 
     label: str
-    options: Mapping[str, Any]  # without the seed
+    options: Mapping[str, Any]  # without the seed; training steps are given as tokens
     runs: Mapping[int, Run]  # by seed
     tally: Tally
 
@@ -103,7 +106,7 @@ def collect(folder: Path, force: bool = False) -> Collection:
         raise UserError(f"run={str(folder)!r}: none of {len(states)} runs is complete")
     together = [{**run.circumstances, **_rest(run.options)} for run in runs]
     apart = {n: v for n, v in _varying(together).items() if not is_ordinary(n)}
-    shown = _varying(run.options for run in runs)
+    shown = _varying({**run.circumstances, **run.options} for run in runs)
     return Collection(
         folder,
         _settings(runs, shown, set(apart) if force else set()),
@@ -127,8 +130,9 @@ def read_run(path: Path) -> Run:
         summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
         circumstances = {called: facts.get(name) for name, called in CIRCUMSTANCES.items()}
         for name in ("prompts.path", "verifier.path"):
-            circumstances[f"content of {name}"] = facts["files"].get(name)
-        outcome = summary["lossless"], summary.get("peak_memory_bytes")
+            circumstances[f"{CONTENT}{name}"] = facts["files"].get(name)
+        trained = facts.get("training_tokens")
+        outcome = trained, summary["lossless"], summary.get("peak_memory_bytes")
     except DAMAGE as error:
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise UserError(f"{path}: damaged ({reason})") from None
@@ -159,8 +163,9 @@ def _settings(
     found: list[Setting] = []
     for group in _grouped(runs, shared):
         used = _rest(group[0].options)
-        names = [name for name in shown if name in used and name not in ignored]
-        label = ", ".join(part(name, used[name]) for name in names)
+        told = {**group[0].circumstances, **used}
+        names = [name for name in shown if name in told and name not in ignored]
+        label = ", ".join(part(name, told[name]) for name in names)
         found.append(Setting(label or "all", used, _arms(group, shown, ignored)))
     return found
 
@@ -172,19 +177,31 @@ def _arms(runs: Sequence[Run], shown: Mapping[str, Sequence[Any]], ignored: set[
     # Plug-ins first, as one would say it: draft_model, chain, gamma=4.
     names = [n for n in PLUG_INS if n in shown or n == "proposer"]
     names += [n for n in shown if is_side(n) and n not in PLUG_INS] + sorted(ignored)
+    names = [each for name in names for each in ((STEPS, TOKENS) if name == STEPS else (name,))]
     found: list[Arm] = []
     for group in _grouped(runs, lambda run: {**without_seed(run), **run.circumstances}):
-        told = {**group[0].circumstances, **group[0].options}
+        used = _with_tokens(without_seed(group[0]), group)
+        told = {**group[0].circumstances, **used}
         label = ", ".join(part(name, told[name]) for name in names if name in told)
         seeds = {run.options[SEED]: run for run in group}
         tally = pooled([run.tally for run in seeds.values()])
-        found.append(Arm(label, without_seed(group[0]), seeds, tally))
+        found.append(Arm(label, used, seeds, tally))
     return found
+
+
+def _with_tokens(used: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
+    """Say how long was trained in tokens, on average over seeds, which draw other samples."""
+    known = [run.training_tokens for run in runs if run.training_tokens is not None]
+    if not known:
+        return dict(used)
+    rest = {name: value for name, value in used.items() if name != STEPS}
+    return {**rest, TOKENS: round(sum(known) / len(known))}
 
 
 def part(name: str, value: Any) -> str:
     """Say an option in few words: the name of a plug-in, else `gamma=4`."""
-    return str(value) if name in PLUG_INS else f"{name.rpartition('.')[2]}={value}"
+    short = name if name.startswith(CONTENT) else name.rpartition(".")[2]
+    return str(value) if name in PLUG_INS else f"{short}={value}"
 
 
 def _varying(tables: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -17,7 +17,13 @@ Options = Mapping[str, Any]
 PLUG_INS = ("proposer", "tree", "verification")
 NODES = ("verifier", "prompts", "sampling")
 VALUES = ("max_new_tokens", "stop_strings", "batch", "device", "dtype", "attention", "seed")
-SIDE = ("proposer.", "tree.", "verification.", "draft.")  # what belongs to one of compared arms
+SIDE = (
+    "proposer.",
+    "tree.",
+    "verification.",
+    "draft.",
+    "training.",
+)  # what belongs to one of compared arms
 # A proposer's arguments that other nodes are the home of.
 HOMES = {"tree": "tree", "model": "draft", "gamma": "tree.gamma", "seed": "seed"}
 GIVEN = {"_target_", "field", "vocabulary_of", "verifier"}  # no options, or another's
@@ -37,11 +43,25 @@ def options(config: DictConfig) -> dict[str, Any]:
         found |= dict(_flat("verification.rule", rule))
         found["verification.allow_lossy"] = plain["verification"]["allow_lossy"]
         found["judges"] = plain["judges"]
+    found |= _training(plain.get("training"), found)
     for node in ("verifier", "draft"):  # unless one of the models is told otherwise
         for name in VALUES:
             if found.get(f"{node}.{name}") == plain[name]:
                 found.pop(f"{node}.{name}", None)
     return dict(sorted(found.items()))
+
+
+def _training(told: Mapping[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
+    """Return how a run's own heads were trained, which tells more than the folder they are in."""
+    if told is None:
+        return {}
+    for name in [name for name, value in found.items() if _is_below(value, told["output"])]:
+        del found[name]
+    return {f"training.{name}": value for name, value in told.items() if name != "output"}
+
+
+def _is_below(value: object, folder: str) -> bool:
+    return isinstance(value, str) and (value == folder or value.startswith(f"{folder}/"))
 
 
 def _proposer(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

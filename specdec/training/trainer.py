@@ -16,6 +16,7 @@ from transformers import get_scheduler
 from specdec.core.errors import UserError, require, require_int, require_number
 from specdec.report.tracking import log_with, start_trackers
 from specdec.training.checkpoints import Checkpoints, replacing
+from specdec.training.facts import write_facts
 from specdec.training.metrics_log import MetricsLog
 from specdec.training.objective import Batch, Objective
 
@@ -26,8 +27,10 @@ class Trainer:
     """Optimise an `Objective` with AdamW; options bear the names that transformers' users know.
 
     A run writes `metrics.jsonl` (one line per logged step) and `checkpoints/step-N` below the
-    output folder, and at the end what the objective saves; `save_best` puts that into `best`, too,
-    whenever an evaluation is better than all before. Nothing has its final name before it is whole.
+    output folder, and at the end what the objective saves, with `training.json`; `save_best` puts
+    that into `best`, too, whenever an evaluation is better than all before. Nothing has its final
+    name before it is whole. `warmup_steps` below 1 is a share of `max_steps`. `group` is what a
+    tracker calls the sweep that this is part of.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class Trainer:
         gradient_accumulation_steps: int = 1,
         learning_rate: float = 1e-3,
         lr_scheduler_type: str = "cosine",
-        warmup_steps: int = 100,
+        warmup_steps: float = 100,
         weight_decay: float = 0.1,
         adam_beta2: float = 0.95,
         max_grad_norm: float = 1.0,
@@ -50,12 +53,12 @@ class Trainer:
         resume_from_checkpoint: str | None = None,
         tracker: str = "jsonl",
         seed: int = 0,
+        group: str | None = None,
     ):
         for name, value, minimum in (
             ("max_steps", max_steps, 1),
             ("per_device_train_batch_size", per_device_train_batch_size, 1),
             ("gradient_accumulation_steps", gradient_accumulation_steps, 1),
-            ("warmup_steps", warmup_steps, 0),
             ("logging_steps", logging_steps, 1),
             ("eval_steps", eval_steps, 1),
             ("save_steps", save_steps, 1),
@@ -63,6 +66,9 @@ class Trainer:
             ("seed", seed, 0),
         ):
             require_int(name, value, minimum)
+        require_number("warmup_steps", warmup_steps, 0.0)
+        whole = warmup_steps < 1 or warmup_steps == int(warmup_steps)
+        require(whole, "warmup_steps", warmup_steps, "a whole number, or a share below 1")
         require_number("learning_rate", learning_rate, 0.0)
         require_number("max_grad_norm", max_grad_norm, 0.0)
         require_number("weight_decay", weight_decay, 0.0)
@@ -91,7 +97,7 @@ class Trainer:
         self.accumulation = gradient_accumulation_steps
         self.learning_rate = learning_rate
         self.lr_scheduler_type = lr_scheduler_type
-        self.warmup_steps = warmup_steps
+        self.warmup_steps = round(warmup_steps * max_steps if warmup_steps < 1 else warmup_steps)
         self.weight_decay = weight_decay
         self.adam_beta2 = adam_beta2
         self.max_grad_norm = max_grad_norm
@@ -104,6 +110,7 @@ class Trainer:
         self.resume_from_checkpoint = resume_from_checkpoint
         self.log_with = log_with(tracker)
         self.seed = seed
+        self.group = group
 
     def fit(self, objective: Objective, output: Path) -> dict[str, float]:
         """Train to `max_steps`, save into `output`, and return the last evaluation.
@@ -159,13 +166,13 @@ class _Run:
             num_training_steps=options.max_steps,
         )
         self.module, self.optimizer = self.accelerator.prepare(objective.module, optimizer)
-        self._losses = Losses()
-        self.accelerator.register_for_checkpointing(self.scheduler, self._losses)
+        self._losses, self._trained_on = Losses(), TrainedOn()
+        self.accelerator.register_for_checkpointing(self.scheduler, self._losses, self._trained_on)
         self._checkpoints = Checkpoints(output / "checkpoints", options.save_total_limit)
         self.step = self._checkpoints.resume(self.accelerator, options.resume_from_checkpoint)
         writes = self.accelerator.is_main_process
         self._log = MetricsLog(output / "metrics.jsonl", self.step, enabled=writes)
-        start_trackers(self.accelerator, output, vars(options), "train")
+        start_trackers(self.accelerator, output, vars(options), "train", options.group)
         self.module.train()
         self._gradient_norm: Tensor | float | None = None
         self._restart_clock()
@@ -194,6 +201,7 @@ class _Run:
                 self.optimizer.zero_grad()
             self._num_tokens += batch.token_ids.numel() * accelerator.num_processes
         self._losses.add(step_loss)
+        self._trained_on.add(count)
         self.scheduler.step()
         self.step += 1
 
@@ -218,6 +226,7 @@ class _Run:
         self._write(
             loss=loss,
             learning_rate=float(self.scheduler.get_last_lr()[0]),
+            tokens=self._trained_on.tokens,
             tokens_per_second=self._num_tokens / (time.perf_counter() - self._since),
         )
         self._restart_clock()
@@ -263,6 +272,7 @@ class _Run:
         with replacing(folder) as temporary:
             module = self.accelerator.unwrap_model(self.module)
             self.objective.save(module, temporary, self._log.evaluations[-1])
+            write_facts(temporary, self.step, self._trained_on.tokens)
 
     def save_checkpoint(self) -> None:
         """Save what a resumed run needs; weights that are no numbers never replace good ones."""
@@ -308,3 +318,27 @@ class Losses:
     def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
         """Take up what a checkpoint held."""
         self.values = list(state["values"])
+
+
+class TrainedOn:
+    """The tokens whose loss was computed so far, over all processes; repeated ones each time."""
+
+    def __init__(self) -> None:
+        self._count: Tensor | int = 0
+
+    def add(self, count: Tensor) -> None:
+        """Note one step, without waiting for the device."""
+        self._count = self._count + count
+
+    @property
+    def tokens(self) -> int:
+        """How many there were."""
+        return int(self._count)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what a checkpoint holds."""
+        return {"tokens": self.tokens}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Take up what a checkpoint held."""
+        self._count = state["tokens"]

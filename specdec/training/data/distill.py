@@ -24,8 +24,8 @@ from specdec.lm.hf import HFCausalLM
 from specdec.proposer.none import NoProposer
 from specdec.training.data.answer_file import AnswerFile
 from specdec.training.data.distill_prompts import prompts_of
-from specdec.training.data.manifest import digest, file_digest
-from specdec.training.data.text import read_documents
+from specdec.training.data.manifest import digest
+from specdec.training.data.text import data_digest, read_documents
 from specdec.verification.rejection import Rejection
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -110,7 +110,7 @@ class Distill:
             "verifier": [known[name] for name in DIGESTS],
             "dtype": known["dtype"],
             "chat_template": digest(str(verifier.tokenizer.chat_template).encode()),
-            "data": file_digest(data_path, "data.path"),
+            "data": data_digest(data_path),
             "temperature": self._sampling.temperature,
             "top_k": self._sampling.top_k,
             "top_p": self._sampling.top_p,

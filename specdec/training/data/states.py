@@ -12,9 +12,9 @@ from specdec.core.errors import require, require_int
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.training.data.distill import Distill
-from specdec.training.data.manifest import file_digest
 from specdec.training.data.samples import Samples
 from specdec.training.data.state_cache import StateCache
+from specdec.training.data.text import data_digest
 from specdec.training.objective import Batch
 
 
@@ -68,7 +68,7 @@ class VerifierStates:
         identity = {
             "verifier": [known[name] for name in DIGESTS],
             "dtype": known["dtype"],
-            "data": file_digest(data_path, "data.path"),
+            "data": data_digest(data_path),
             "max_length": self._length,
             "tokens": self._samples.digest(),  # as rendered: the chat template decides, too
         }

@@ -1,5 +1,9 @@
-"""Training text: `.txt`, or JSONL rows with `text`, `messages`, `conversations` or `token_ids`."""
+"""Training text: `.txt`, or JSONL rows with `text`, `messages`, `conversations` or `token_ids`.
 
+`zoo:train` and `zoo:held_out` are the source files that the embedded models were made with.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,13 @@ from transformers import PreTrainedTokenizerBase
 from specdec.core.errors import UserError
 from specdec.core.jsonl import read_jsonl, read_text
 from specdec.prompts import Message, read_message
+from specdec.training.data.manifest import digest, file_digest
+from specdec.zoo.stdlib import held_out_files, training_files
+
+ZOO: Mapping[str, Callable[[], list[Path]]] = {
+    "zoo:train": training_files,
+    "zoo:held_out": held_out_files,
+}
 
 
 @dataclass(frozen=True)
@@ -40,15 +51,19 @@ def _as_text(document: Document, where: str) -> str:
 
 
 def read_documents(path: str | Path, field: str = "data.path") -> list[Document]:
-    """Read every document of a file; a `.txt` file is one document.
+    """Read every document of a file, or of the zoo; a `.txt` file is one document.
 
     Raises:
         UserError: the file is missing, empty, of another kind, or has a row without a known text
             field; `field` is how the message names it.
     """
+    if path in ZOO:
+        return [*_zoo_texts(str(path))]
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{field}={str(path)!r}: no such file")
+        raise UserError(
+            f"{field}={str(path)!r}: no such file; expected one, zoo:train or zoo:held_out"
+        )
     if path.suffix == ".jsonl":
         documents = [_document(path, number, row) for number, row in read_jsonl(path)]
     elif path.suffix == ".txt":
@@ -59,6 +74,21 @@ def read_documents(path: str | Path, field: str = "data.path") -> list[Document]
     if not documents:
         raise UserError(f"{field}={str(path)!r}: the file holds no text")
     return documents
+
+
+def _zoo_texts(name: str) -> list[str]:
+    return [file.read_text(encoding="utf-8", errors="replace") for file in ZOO[name]()]
+
+
+def data_digest(path: str, field: str = "data.path") -> str:
+    """Return the digest of what `read_documents` would read.
+
+    Raises:
+        UserError: it cannot be read; `field` is how the message names it.
+    """
+    if path in ZOO:
+        return digest("\0".join(_zoo_texts(path)).encode())
+    return file_digest(path, field)
 
 
 def _document(path: Path, number: int, row: dict[str, Any]) -> Document:

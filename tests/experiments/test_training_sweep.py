@@ -1,0 +1,184 @@
+"""A sweep over trainings: each is trained, decoded with and compared; nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+from torch import equal
+
+if TYPE_CHECKING:
+    from conftest import CommandLine, Ended, Tiny
+
+pytestmark = pytest.mark.usefixtures("empty_folder", "fresh_accelerator")
+
+
+def options(tiny: Tiny, *more: str) -> list[str]:
+    """Return a sweep that takes a second a run; in Hydra the last one of a key holds."""
+    return [
+        *("-m", "hydra.sweep.dir=sweep", f"verifier.path={tiny.verifier}", "train=medusa"),
+        *(f"data.path={tiny.text}", f"data.held_out_path={tiny.text}", "data.max_length=16"),
+        *("train.num_heads=2", "tree.gamma=2", "trainer.per_device_train_batch_size=2"),
+        *("trainer.save_steps=2", "evaluation.num_prompts=1", "evaluation.max_new_tokens=4"),
+        f"decode=['prompts.path={tiny.prompts}','max_new_tokens=8']",
+        *more,
+    ]
+
+
+def runs() -> dict[str, str]:
+    """Return the state of each run directory, by its name without digits of its identity."""
+    files = sorted(Path("sweep").glob("*/status.json"))
+    return {
+        re.sub("-[0-9a-f]{8}$", "", file.parent.name): json.loads(file.read_text())["state"]
+        for file in files
+    }
+
+
+def run_of(beginning: str) -> Path:
+    (found,) = Path("sweep").glob(f"{beginning}-*")
+    return found
+
+
+def table() -> pd.DataFrame:
+    return pd.read_csv("sweep/summary.csv")
+
+
+@pytest.fixture
+def trained(tiny: Tiny, cli: CommandLine) -> Ended:
+    return cli("train", *options(tiny, "max_steps=2,4", "seed=0,1"))
+
+
+def test_every_training_is_decoded_with_and_compared(trained: Ended) -> None:
+    assert trained.status == 0, trained.err
+    assert set(runs()) == {f"max_steps={n},seed={seed}" for n in (2, 4) for seed in (0, 1)}
+    assert set(runs().values()) == {"complete"}
+    found = table()
+    # Two samples of sixteen tokens a step, the first of which nothing predicts.
+    assert sorted(found["training.tokens"]) == [2 * 2 * 15, 4 * 2 * 15]
+    assert list(found["seeds"]) == ["0,1", "0,1"]
+    assert set(found["arm"]) == {"medusa, tokens=60", "medusa, tokens=120"}
+    assert {"block_efficiency", "difference"} <= set(found.columns)
+    assert Path("sweep/plots/block_efficiency_by_training.tokens.svg").exists()
+
+
+def test_the_same_command_again_trains_nothing(
+    trained: Ended, tiny: Tiny, cli: CommandLine
+) -> None:
+    weights = {file: file.stat().st_mtime_ns for file in Path("sweep").rglob("*.safetensors")}
+    again = cli("train", *options(tiny, "max_steps=2,4", "seed=0,1"))
+    assert "4 complete, 0 to run" in again.out, again.err
+    assert {file: file.stat().st_mtime_ns for file in Path("sweep").rglob("*.safetensors")} == (
+        weights
+    )
+
+
+def test_resume_false_trains_again(trained: Ended, tiny: Tiny, cli: CommandLine) -> None:
+    run = run_of("max_steps=2,seed=0")
+    before = load_file(run / "trained" / "model.safetensors")
+    before = {name: value.clone() for name, value in before.items()}  # the file is mapped
+    (run / "trained" / "model.safetensors").write_bytes(b"damaged")
+    again = cli("train", *options(tiny, "max_steps=2", "seed=0", "resume=false"))
+    assert again.status == 0, again.err
+    after = load_file(run / "trained" / "model.safetensors")
+    assert all(equal(after[name], before[name]) for name in before)
+
+
+def test_an_interrupted_training_goes_on(
+    tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are those of a training that nothing happened to."""
+    from specdec.training.medusa import Medusa
+
+    whole = options(tiny, "max_steps=4,5", "hydra.sweep.dir=whole")
+    assert cli("train", *whole).status == 0
+    loss, calls = Medusa.loss, []
+
+    def interrupted(self: Medusa, *arguments: object) -> object:
+        calls.append(None)
+        if len(calls) == 4:
+            raise RuntimeError("the machine has gone")
+        return loss(self, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Medusa, "loss", interrupted)
+        ended = cli("train", *options(tiny, "max_steps=4,5"))
+    assert ended.status == 1
+    assert runs() == {"max_steps=4": "failed", "max_steps=5": "complete"}
+    assert "the machine has gone" in ended.err
+    assert [file.name for file in (run_of("max_steps=4") / "trained/checkpoints").iterdir()]
+    again = cli("train", *options(tiny, "max_steps=4,5"))
+    assert "1 complete, 1 to run" in again.out
+    assert again.status == 0, again.err
+    (theirs,) = Path("whole").glob("max_steps=4-*")
+    ours, theirs = (
+        load_file(run / "trained/model.safetensors") for run in (run_of("max_steps=4"), theirs)
+    )
+    assert all(equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_what_was_swept_tells_the_arms_apart(tiny: Tiny, cli: CommandLine) -> None:
+    more = ("train=medusa,chained", "loss=kl,cross_entropy", "max_steps=2")
+    ended = cli("train", *options(tiny, *more))
+    assert ended.status == 0, ended.err
+    arms = {f"{kind}, loss={loss}" for kind in ("medusa", "chained") for loss in ("kl", "x")}
+    assert {arm.replace("cross_entropy", "x") for arm in table()["arm"]} == arms
+
+
+def test_drafts_and_tuned_verifiers_are_decoded_with(tiny: Tiny, cli: CommandLine) -> None:
+    draft = ("train.hidden_size=12", "train.intermediate_size=16", "train.num_attention_heads=1")
+    told = [text for text in options(tiny, "max_steps=2") if "train.num_heads" not in text]
+    ended = cli("train", *told, "train=draft_model", *draft, "seed=0,1")
+    assert ended.status == 0, ended.err
+    assert set(table()["proposer"]) == {"draft_model"}
+    joint = ("joint=true", "tuning.method=full", "tuning.heads_warmup_steps=1", "max_steps=2,3")
+    ended = cli("train", *options(tiny, *joint, "hydra.sweep.dir=joint"))
+    assert ended.status == 0, ended.err
+    # Each has a verifier of its own, so they are not compared.
+    found = pd.read_csv("joint/summary.csv")
+    assert len(found) == 2
+    assert found["setting"].nunique() == 2
+
+
+def test_a_tree_deeper_than_the_heads_is_left_out(tiny: Tiny, cli: CommandLine) -> None:
+    ended = cli("train", *options(tiny, "tree.gamma=2,3", "max_steps=2", "--dry-run"))
+    assert ended.status == 0, ended.err
+    assert "1 runs from 2 combinations" in ended.out
+    assert "left out, 1 combinations: tree: 3 levels, but there are 2 heads" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        (["train=lm,medusa", "~train.num_heads"], "train=lm: proposes nothing"),
+        (["decode=['sampling.temperature=1']", "seed=0,1"], "decode: sampling.temperature=1: "),
+        (["decode=['max_new_tokens=none']", "seed=0,1"], "max_new_tokens"),
+        (["decode=prompts", "seed=0,1"], "decode='prompts'"),
+        (["max_steps=0,1"], "max_steps=0"),
+        (["data.path=???", "seed=0,1"], "data.path: missing"),
+        (["trainer.warmup_steps=1.5", "seed=0,1"], "warmup_steps=1.5"),
+    ],
+)
+def test_mistakes_end_a_sweep_before_it_begins(
+    tiny: Tiny, cli: CommandLine, told: list[str], reason: str
+) -> None:
+    removed = [text.removeprefix("~") for text in told if text.startswith("~")]
+    kept = [text for text in options(tiny) if text.split("=")[0] not in removed]
+    ended = cli("train", *kept, *[text for text in told if not text.startswith("~")])
+    assert ended.status == 2, ended.err
+    assert reason in ended.err
+    assert ended.err.count("\n") == 1
+    assert not Path("sweep").exists()
+
+
+def test_several_processes_are_refused(
+    tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ended = cli("train", *options(tiny, "seed=0,1"))
+    assert ended.status == 2
+    assert "one process" in ended.err

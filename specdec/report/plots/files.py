@@ -20,7 +20,7 @@ def svg(figure: Figure) -> str:
 
     Ids begin with the figure's label, so that several figures fit into one page.
     """
-    text = _written(figure, "none")
+    text = _written(figure)
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     # Rules within a page would hold for all of it.
     text = re.sub(r"<(style|metadata).*?</\1>", "", text, flags=re.DOTALL)
@@ -43,7 +43,7 @@ def save(plots: Mapping[str, Plot], folder: Path) -> list[Path]:
     for name, plot in plots.items():
         vector, pixels = target / f"{name}.svg", target / f"{name}.png"
         with matplotlib.rc_context(STYLE), _titled_figure(plot) as figure:
-            vector.write_text(_written(figure, "path"), encoding="utf-8")
+            vector.write_text(_written(figure), encoding="utf-8")
             figure.savefig(pixels, dpi=150, facecolor="white", metadata={"Software": None})
         written += [vector, pixels]
     return written
@@ -70,10 +70,10 @@ def _titled_figure(plot: Plot) -> Iterator[Figure]:
             axes.set_position(bounds)
 
 
-def _written(figure: Figure, fonttype: str) -> str:
+def _written(figure: Figure) -> str:
     buffer = io.StringIO()
     told: dict[Any, Any] = {
-        "svg.fonttype": fonttype,
+        "svg.fonttype": "none",  # text stays text
         "svg.hashsalt": str(figure.get_label()),
     }
     nobody = {"Date": None, "Creator": None, "Format": None, "Type": None}

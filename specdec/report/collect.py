@@ -34,6 +34,7 @@ class Run:
     options: Mapping[str, Any]
     circumstances: Mapping[str, Any]  # and digests of the prompts and the verifier
     tally: Tally
+    provenance: Mapping[str, Any]
     training_tokens: int | None  # of its heads or its draft
     lossless: bool
     peak_memory_bytes: int | None
@@ -136,7 +137,7 @@ def read_run(path: Path) -> Run:
     except DAMAGE as error:
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise UserError(f"{path}: damaged ({reason})") from None
-    return Run(path, used, circumstances, read_tally(path), *outcome)
+    return Run(path, used, circumstances, read_tally(path), facts, *outcome)
 
 
 def is_ordinary(name: str) -> bool:

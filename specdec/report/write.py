@@ -9,7 +9,7 @@ from specdec.core.jsonl import read_jsonl, write_text
 from specdec.report.collect import Collection, Setting, collect
 from specdec.report.comparison import compared
 from specdec.report.frame import Results, write_tables
-from specdec.report.html import page
+from specdec.report.page import page
 from specdec.report.plots import figures, save
 
 MOST_TEXTS = 60  # that a page holds

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from swept import EVIL, gathered, make_text, write_sweep
 
-from specdec.report.html import page
+from specdec.report.page import page
 from specdec.report.plots import figures
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")

@@ -17,8 +17,9 @@ from fabricated import easy_traces, make_config, write_run, write_status
 from swept import EVIL, gathered, judged_traces, make_text, write_lossy, write_sweep
 
 from specdec.metrics import DEFINITIONS
-from specdec.report import html as module
-from specdec.report.html import page
+from specdec.report.page import page
+from specdec.report.page import texts as packing
+from specdec.report.page.glossary import MORE
 from specdec.report.plots import figures
 
 VOID = {"meta", "link", "br", "img", "input"}
@@ -213,7 +214,7 @@ def test_the_best_is_bold_and_ties_are_marked(folder: Path) -> None:
 def test_titles_of_columns_say_what_they_mean(root: Node) -> None:
     buttons = [button for head in root.all("thead") for button in head.all("button")]
     assert buttons
-    meanings = {**DEFINITIONS, **module.MORE}
+    meanings = {**DEFINITIONS, **MORE}
     for button in buttons:
         name = (button.attrs["aria-describedby"] or "").removeprefix("means-")
         assert button.attrs["title"] == meanings[name]
@@ -323,11 +324,11 @@ def test_texts_that_are_too_many_are_left_out_and_counted(
 ) -> None:
     texts = [make_text(arm, f"prompt {n}", evil="x") for arm in ("a", "b") for n in range(4)]
     assert "of 8 texts" not in rendered(folder, texts)
-    size = len(json.dumps([[module._packed_token(t) for t in texts[0]["tokens"]], "prompt 0: x"]))
-    monkeypatch.setattr(module, "MAX_TEXT_CHARACTERS", 3 * size)
+    size = len(json.dumps([[packing.packed_token(t) for t in texts[0]["tokens"]], "prompt 0: x"]))
+    monkeypatch.setattr(packing, "MAX_TEXT_CHARACTERS", 3 * size)
     said = rendered(folder, texts)
     assert "3 of 8 texts" in said
-    data = module._embedded(texts)
+    data = packing.embedded(texts)
     assert [(row[0], row[1]) for row in data["texts"]] == [
         (0, "prompt 0"),
         (1, "prompt 0"),
@@ -366,9 +367,6 @@ def test_provenance_counts_what_differs(tmp_path: Path) -> None:
     assert said["command"] == ["decode.py a=1"]
     assert said["started"] == ["2025-01-01T00:00:00+0000 to 2025-01-03T00:00:00+0000"]
     assert "2025-01-01 to 2025-01-03" in root.all("p", **{"class": "lead"})[0].text
-    (tmp_path / "2" / "provenance.json").write_text("{")
-    assert module._facts(tmp_path / "2") == {}
-    assert module._facts(tmp_path / "nowhere") == {}
 
 
 def test_the_same_runs_give_the_same_page(folder: Path) -> None:

@@ -1,0 +1,5 @@
+"""One file that shows all of a folder of runs in a browser, with no network and no server."""
+
+from specdec.report.page.render import page
+
+__all__ = ["page"]

@@ -1,0 +1,41 @@
+"""What the words of the page mean."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+from specdec.metrics import DEFINITIONS
+from specdec.report.page.grids import Grid
+from specdec.report.page.texts import KINDS
+from specdec.report.plots import Plot
+
+# What only this page speaks of; everything else is in DEFINITIONS.
+MORE: Mapping[str, str] = MappingProxyType(
+    {
+        "arm": "Runs that differ in nothing but their seed, pooled: a prompt stays one unit.",
+        "rule": "What decides which candidates survive. Lossless: the texts have exactly the "
+        "verifier's law; otherwise total_variation (TV) and kl (KL, nats) say how far from it.",
+        "interval": "The small numbers below a number: 95 %, by bootstrap over prompts. n is the "
+        "number of prompts; it is given with a number that rests on fewer than its table says.",
+        "tie": "=, before a number: the difference to the best arm of the table (bold) is not "
+        "resolved: p >= 0.05, paired over prompts, adjusted for the number of arms (Holm 1979).",
+        "peak_memory_bytes": "The most accelerator memory that a run of the arm held; in GiB.",
+        "num_seeds": "Runs that were pooled.",
+        "accepted": "Of a token: a draft token that the rule let pass.",
+        "recovered": "Of a token: the verifier's own, where it took none of the candidates.",
+        "bonus": "Of a token: the verifier's own, behind draft tokens that were all accepted.",
+        "depth": "Of a token: its place in its step, from 1; the verifier's own token is the last.",
+        "rejected": "Of a token: the candidates at its place that did not become text.",
+    }
+)
+OF_TOKENS = (*KINDS, "depth", "rejected")
+
+
+def glossary(overviews: Sequence[Grid], plots: Iterable[Plot], texts: bool) -> list[str]:
+    """Name what this page speaks of, in the order in which it does."""
+    captions = " ".join(plot.caption for plot in plots)
+    used = {column.key for grid in overviews for column in grid.columns}
+    used |= {key for key, meaning in DEFINITIONS.items() if meaning in captions}
+    used |= {"arm", "rule", "interval", "tie", "total_variation", "kl"}
+    used |= {"num_accepted", "expected_accepted", "judged", *(OF_TOKENS if texts else ())}
+    names = ["arm", *DEFINITIONS, *MORE]
+    return [name for name in dict.fromkeys(names) if name in used]

@@ -1,0 +1,203 @@
+"""Tables of arms, as cells: what they say, and what they are sorted by."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from specdec.report.collect import Setting
+from specdec.report.comparison import Compared
+
+Numbers = Mapping[str, Any]  # an estimate: value, low, high, n
+
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one place of a table says, and what it is sorted by."""
+
+    text: str = NOTHING
+    interval: str = ""
+    n: int | None = None  # prompts, where they are fewer than the table says
+    notes: tuple[str, ...] = ()  # further lines
+    sort: float | None = None  # None goes last
+    best: bool = False
+    tie: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """A title, and the name of what explains it in the glossary."""
+
+    key: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm: how it is called, and a cell for each column."""
+
+    arm: str
+    cells: Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of arms; their names, the first column, are not among its columns."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    sorted_by: str = ""  # the key of a column, downwards
+    notes: Sequence[str] = ()
+
+
+def overview(setting: Setting, compared: Sequence[Compared]) -> Grid:
+    """Lay out the arms of a setting, the most efficient first, without columns of dashes."""
+    columns = {
+        column: [cell(each) for each in compared] for column, cell in _columns(compared).items()
+    }
+    filled = {c: cells for c, cells in columns.items() if any(x.text != NOTHING for x in cells)}
+    in_order = sorted(range(len(compared)), key=lambda i: -(_tau(compared[i]) or 0.0))
+    rows = [Row(compared[i].arm.label, [cells[i] for cells in filled.values()]) for i in in_order]
+    notes = [f"Reference arm: {label}" for label in _references(compared)]
+    return Grid(setting.label, list(filled), rows, "block_efficiency", notes)
+
+
+def _tau(each: Compared) -> float | None:
+    return each.summary["block_efficiency"]["value"]
+
+
+def _references(compared: Sequence[Compared]) -> list[str]:
+    found = [each.summary["reference"] for each in compared if "reference" in each.summary]
+    return list(dict.fromkeys(found))
+
+
+def _columns(compared: Sequence[Compared]) -> dict[Column, Callable[[Compared], Cell]]:
+    """Say what stands in a cell, by column."""
+    most = max(compared, key=lambda each: _tau(each) or 0.0)
+    fastest = max(compared, key=lambda each: each.summary["tokens_per_second"]["value"] or 0.0)
+    to = "best" if _references(compared) in ([], [most.arm.label]) else "reference"
+
+    def number(key: str, digits: int = 2, signed: bool = False) -> Callable[[Compared], Cell]:
+        def cell(each: Compared) -> Cell:
+            return _cell(each.summary.get(key), each.summary["num_prompts"], digits, signed)
+
+        return cell
+
+    def efficiency(each: Compared) -> Cell:
+        return _marked(number("block_efficiency")(each), each is most, each.tie)
+
+    def speed(each: Compared) -> Cell:
+        return _marked(number("tokens_per_second", 1)(each), each is fastest, each.tie_in_speed)
+
+    def speedup(each: Compared) -> Cell:
+        return _marked(number("speedup")(each), each is fastest, each.tie_in_speed)
+
+    return {
+        Column("rule", "rule"): _rule,
+        Column("block_efficiency", "tau"): efficiency,
+        Column("difference", f"difference to {to}"): number("difference", signed=True),
+        Column("acceptance_rate", "acceptance rate"): number("acceptance_rate"),
+        Column("overlap", "overlap"): number("overlap"),
+        Column("tokens_per_second", "tokens/s"): speed,
+        Column("speedup", "speedup"): speedup,
+        Column("cost_ratio", "cost ratio"): number("cost_ratio"),
+        Column("peak_memory_bytes", "peak memory (GiB)"): _memory,
+        Column("num_prompts", "prompts (n)"): lambda each: _count(each.summary["num_prompts"]),
+        Column("num_seeds", "seeds"): lambda each: _count(each.summary["num_seeds"]),
+    }
+
+
+def _marked(cell: Cell, best: bool, tie: bool) -> Cell:
+    known = cell.text != NOTHING
+    return replace(cell, best=best and known, tie=tie and known and not best)
+
+
+def _cell(row: Numbers | None, of: int, digits: int = 2, signed: bool = False) -> Cell:
+    """Write a number, its interval, and its n unless that is what the table says anyway."""
+    if row is None or row["value"] is None:
+        return Cell()
+    form, between = (f"+.{digits}f", " to ") if signed else (f".{digits}f", "\u2013")
+    interval = "" if row["low"] is None else f"{row['low']:{form}}{between}{row['high']:{form}}"
+    return Cell(
+        f"{row['value']:{form}}", interval, row["n"] if row["n"] != of else None, sort=row["value"]
+    )
+
+
+def _rule(each: Compared) -> Cell:
+    """Name the rule, and say whether its texts have the verifier's law."""
+    name = each.arm.options.get("verification", "none")
+    if each.arm.lossless:
+        return Cell(name, notes=("lossless",), sort=0.0)
+    told = {
+        short: _cell(each.summary.get(key), each.summary["num_prompts"], digits=3)
+        for short, key in (("TV", "total_variation"), ("KL", "kl"))
+    }
+    notes = [
+        f"{short} {cell.text}" + (f" ({cell.interval})" if cell.interval else "")
+        for short, cell in told.items()
+        if cell.text != NOTHING
+    ]
+    return Cell(name, notes=("lossy", *notes), sort=told["TV"].sort)
+
+
+def _memory(each: Compared) -> Cell:
+    size = each.summary["peak_memory_bytes"]
+    return Cell() if size is None else Cell(f"{size / 2**30:.2f}", sort=size)
+
+
+def _count(number: int) -> Cell:
+    return Cell(str(number), sort=number)
+
+
+def categories(setting: Setting, compared: Sequence[Compared]) -> list[Grid]:
+    """Lay out arms by categories of prompts, once for each metric; nothing if there is but one."""
+    names = sorted({name for each in compared for name in each.by_category})
+    if len(names) < 2:
+        return []
+    drafting = [each for each in compared if not each.arm.is_baseline]
+    found = [_by_category(f"tau, {setting.label}", compared, names, "block_efficiency")]
+    if any("speedup" in metrics for each in drafting for metrics in each.by_category.values()):
+        found.append(_by_category(f"speedup, {setting.label}", drafting, names, "speedup"))
+    return found
+
+
+def _by_category(title: str, compared: Sequence[Compared], names: Sequence[str], key: str) -> Grid:
+    columns: list[Column] = []
+    cells: list[list[Cell]] = []
+    for name in names:
+        found = [each.by_category.get(name, {}).get(key) for each in compared]
+        most = max((estimate.n for estimate in found if estimate), default=0)
+        values = [estimate.value or 0.0 if estimate else 0.0 for estimate in found]
+        column = [_cell(estimate.to_row() if estimate else None, most) for estimate in found]
+        column[values.index(max(values))] = _marked(column[values.index(max(values))], True, False)
+        columns.append(Column(key, f"{name} (n\u00a0=\u00a0{most})"))
+        cells.append(column)
+    rows = [
+        Row(each.arm.label, row)
+        for each, row in zip(compared, zip(*cells, strict=True), strict=True)
+    ]
+    return Grid(title, columns, rows)
+
+
+def judgements(setting: Setting, compared: Sequence[Compared]) -> Grid:
+    """Lay out what judges would have accepted of the candidates of each arm; maybe no rows."""
+    rows: list[Row] = []
+    for each in compared:
+        of = each.summary["num_prompts"]
+        judged: Mapping[str, Numbers] = each.summary["judged"]
+        if judged:
+            own = _cell(each.summary["expected_accepted"], of, 3)
+            decides = Cell(each.arm.options.get("verification", NOTHING), notes=("decides",))
+            rows.append(Row(each.arm.label, [decides, own, Cell()]))
+        for name, numbers in judged.items():
+            accepted = _cell(numbers["expected_accepted"], of, 3)
+            difference = _cell(numbers["difference"], of, 3, signed=True)
+            rows.append(Row(each.arm.label, [Cell(name), accepted, difference]))
+    columns = [
+        Column("judged", "judged by"),
+        Column("expected_accepted", "E[A] per step"),
+        Column("judged", "difference to the deciding rule"),
+    ]
+    return Grid(setting.label, columns, rows)

@@ -1,0 +1,92 @@
+"""Put the parts together; looks and scripts are in the files beside this one."""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from specdec.metrics import DEFINITIONS
+from specdec.report.collect import Collection, Setting
+from specdec.report.comparison import Compared
+from specdec.report.page.facts import head, listed, runs, shared, summarized
+from specdec.report.page.glossary import MORE, glossary
+from specdec.report.page.grids import categories, judgements, overview
+from specdec.report.page.texts import KINDS, embedded
+from specdec.report.plots import Plot, svg
+
+Results = Sequence[tuple[Setting, Sequence[Compared]]]
+
+
+@dataclass(frozen=True)
+class PlotGroup:
+    """Plots that belong together: the first parts, and what these had no room for."""
+
+    title: str
+    first: list[Plot] = field(default_factory=list[Plot])
+    further: list[Plot] = field(default_factory=list[Plot])
+
+
+def page(
+    collection: Collection,
+    results: Results,
+    plots: Mapping[str, Plot],
+    texts: Sequence[Mapping[str, Any]],
+) -> str:
+    """Render the report, whose looks and scripts are in the folder `page`.
+
+    A text is `{arm, prompt_id, turn, prompt, tokens}`, a token `{text, kind, depth, rejected}`:
+    kind is accepted, recovered or bonus, and depth counts from 1 within a step. Texts that would
+    make the file too large are left out, the last ones of every arm first, and the page says so.
+    """
+    environment = Environment(
+        loader=PackageLoader("specdec.report", "page"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    script = _ours("script.js")
+    overviews = [overview(setting, compared) for setting, compared in results]
+    by_category = [grid for setting, compared in results for grid in categories(setting, compared)]
+    facts = [run.provenance for arm in collection.arms for run in arm.runs.values()]
+    drawn = {name: Markup(svg(plot.figure)) for name, plot in plots.items()}
+    return environment.get_template("report.html.j2").render(
+        style=Markup(_ours("style.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        title=collection.folder.resolve().name,
+        head=head(collection, facts),
+        incomplete=collection.incomplete,
+        apart={name: listed(values) for name, values in collection.apart.items()},
+        forced=collection.forced,
+        overviews=overviews,
+        categories=by_category,
+        judges=[judgements(setting, compared) for setting, compared in results],
+        groups=_grouped(plots.values()),
+        drawn=drawn,
+        texts=embedded(texts),
+        num_texts=len(texts),
+        glossary=glossary(overviews, plots.values(), bool(texts)),
+        definitions={**DEFINITIONS, **MORE},
+        provenance=summarized(facts),
+        shared=shared(collection),
+        runs=runs(collection),
+        kinds=KINDS,
+    )
+
+
+def _ours(name: str) -> str:
+    return (files("specdec.report") / "page" / name).read_text(encoding="utf-8")
+
+
+def _grouped(plots: Iterable[Plot]) -> list[PlotGroup]:
+    found: dict[str, PlotGroup] = {}
+    for plot in plots:
+        group = found.setdefault(plot.group, PlotGroup(plot.group))
+        (group.first if plot.part == 1 else group.further).append(plot)
+    return list(found.values())

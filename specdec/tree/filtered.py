@@ -28,8 +28,7 @@ class Filtered(Chain):
         require_number("tree.min_prob", min_prob, 0.0, 1.0)
         require_int("tree.top_k", top_k, 0)
         self.draw = Draw.FILTERED
-        self._min_prob = min_prob
-        self._top_k = top_k
+        self.passing = (min_prob, top_k)
 
     @property
     def may_stop(self) -> bool:
@@ -41,12 +40,14 @@ class Filtered(Chain):
     ) -> Level:
         """Draw a token, and say whether it is submitted."""
         level = super().expand(above, depth, draft_probs, streams)
-        passing = draft_probs * self._passes(draft_probs)
+        passing = self.passed(draft_probs, *self.passing)
         shown = passing.gather(-1, level.token_ids[..., None]).squeeze(-1) > 0
         return replace(level, shown=shown, draft_probs=passing)
 
-    def _passes(self, draft_probs: Tensor) -> Tensor:  # [B, F, V], both
-        passes = draft_probs >= self._min_prob
-        if 0 < self._top_k < draft_probs.shape[-1]:
-            passes &= draft_probs >= draft_probs.topk(self._top_k, dim=-1).values[..., -1:]
-        return passes
+    @staticmethod
+    def passed(draft_probs: Tensor, min_prob: float, top_k: int) -> Tensor:  # [..., V], both
+        """Return what laws give to the tokens that pass, not renormalised."""
+        passes = draft_probs >= min_prob
+        if 0 < top_k < draft_probs.shape[-1]:
+            passes &= draft_probs >= draft_probs.topk(top_k, dim=-1).values[..., -1:]
+        return draft_probs * passes

@@ -34,7 +34,7 @@ class KSeq:
 def _odds(asked: Asked) -> Odds:
     p, q = asked.p, asked.q
     k = torch.tensor(asked.counts, dtype=p.dtype, device=p.device)[:, None]
-    rho = _smallest_rho(p, q, k) if asked.width > 1 else k  # then both ends are 1
+    rho = smallest_rho(p, q, k) if asked.width > 1 else k  # then both ends are 1
     scaled = p / rho
     accept = ratio(scaled.gather(1, asked.token_ids), q.gather(1, asked.token_ids))
     once = scaled.minimum(q)
@@ -45,7 +45,7 @@ def _odds(asked: Asked) -> Odds:
     return Odds(overlaps(asked), accept, some.squeeze(1), rest.__getitem__)
 
 
-def _smallest_rho(p: Tensor, q: Tensor, k: Tensor) -> Tensor:  # [I, V], [I, V], [I, 1] -> [I, 1]
+def smallest_rho(p: Tensor, q: Tensor, k: Tensor) -> Tensor:  # [I, V], [I, V], [I, 1] -> [I, 1]
     """Search between 1 and k in ever finer steps; what is returned is on the lossless side."""
     low, high = torch.ones_like(k), k
     for _ in range(NUM_ROUNDS):

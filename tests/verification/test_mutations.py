@@ -371,7 +371,7 @@ BIASING = [
     of_text(
         "k-seq-with-rho-1",
         0.0900,
-        replaced(f"{RULES}.kseq._smallest_rho", lambda p, q, k: torch.ones_like(k)),
+        replaced(f"{RULES}.kseq.smallest_rho", lambda p, q, k: torch.ones_like(k)),
         _case(KSeq(), Draw.IID, TWO),
     ),
     of_text(
@@ -500,7 +500,7 @@ def test_a_bug_in_pruning_or_in_a_report_is_found(
 
 def test_a_bug_that_is_none_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """K-SEQ is lossless with any larger rho up to k: planting that must not raise an alarm."""
-    replaced(f"{RULES}.kseq._smallest_rho", lambda p, q, k: k)(monkeypatch)
+    replaced(f"{RULES}.kseq.smallest_rho", lambda p, q, k: k)(monkeypatch)
     check_text_law(_case(KSeq(), Draw.IID, TWO), PAIR)
     check_text_law(_case(KSeq(), Draw.IID, FORKED), RANDOM[3])
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import EngFormatter, FixedFormatter, FixedLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from specdec.report.collect import Arm
@@ -151,8 +151,12 @@ def _scale_x(axes: Axes, values: Sequence[float], kind: str) -> None:
     if ticks is not None:
         shown = [2**tick if wide else tick for tick in ticks]
         axes.xaxis.set_major_locator(FixedLocator(shown))
-        axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:.6g}" for tick in shown]))
+        axes.xaxis.set_major_formatter(FixedFormatter([_short(tick) for tick in shown]))
         axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _short(number: float) -> str:
+    return f"{number:.6g}" if number < 10_000 else EngFormatter(sep=" ")(number)  # 102.2 k
 
 
 def _ticks(places: Sequence[float], width: float, kind: str) -> list[float] | None:

@@ -25,7 +25,7 @@ UNITS = {
     "num_nodes": "nodes",
     "batch": "requests",
     "max_new_tokens": "tokens",
-    "max_steps": "steps",
+    "tokens": "tokens",
     "temperature": "no unit",
     "top_k": "tokens",
 }

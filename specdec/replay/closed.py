@@ -1,0 +1,283 @@
+"""Replay in closed form: candidates of a fixed shape, drawn from laws that the text decides on."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specdec.core.errors import Unfit
+from specdec.core.protocols import CausalLM
+from specdec.core.sampling import Sampling
+from specdec.core.values import Draw
+from specdec.replay import shares
+from specdec.replay.laws import Laws
+from specdec.replay.ranks import ranks_of
+from specdec.replay.renewal import Replayed
+from specdec.replay.survival import ahead, of_block, of_tree
+from specdec.replay.texts import Text, batches, logits_along, output_ids
+from specdec.tree.filtered import Filtered
+from specdec.tree.fixed import FixedTree, Path
+
+CELLS_AT_ONCE = 1 << 25  # numbers of one tensor of laws
+
+# What a rule makes of one draw: `single` of its ratio, `block` of all ratios of a path together.
+CHAINS = {"rejection": "ratio", "kseq": "ratio", "top_plus_one": "ratio", "match": "match"}
+CHAINS |= {"block": "block", "traversal": "block"}
+SIBLINGS: Mapping[tuple[str, Draw], shares.Shares] = {
+    ("rejection", Draw.IID): shares.rejection_iid,
+    ("rejection", Draw.WITHOUT_REPLACEMENT): shares.rejection_without_replacement,
+    ("kseq", Draw.IID): shares.kseq,
+    ("top_plus_one", Draw.TOP_PLUS_ONE): shares.top_plus_one,
+    ("match", Draw.IID): shares.match_iid,
+    ("match", Draw.WITHOUT_REPLACEMENT): shares.match_without_replacement,
+    ("match", Draw.TOP_PLUS_ONE): shares.match_top_plus_one,
+}
+NEED_ROWS = {"rejection", "kseq"}  # of p, at nodes with several draws
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A tree, and the rule that decides on it.
+
+    Raises:
+        Unfit: no closed form is known for this rule and these candidates.
+    """
+
+    tree: FixedTree
+    rule: str  # as the command line calls it
+    temperature: float | None = None  # of the draft; None: the verifier's
+
+    def __post_init__(self) -> None:
+        draw, rule = self.tree.draw, self.rule
+        known = draw is Draw.DETERMINISTIC and rule in ("rejection", "match")
+        known |= draw in (Draw.SINGLE, Draw.FILTERED) and rule in CHAINS
+        if not known and (rule, draw) not in SIBLINGS:
+            raise Unfit(
+                f"verification={rule}: no closed form is known for {draw.value} candidates;"
+                " decode them"
+            )
+
+    @property
+    def num_drafted(self) -> list[int] | None:
+        """The nodes down to each depth; None where the draft decides how many there are."""
+        if self.tree.may_stop:
+            return None
+        depths = [len(path) for path in self.tree.nodes]
+        return [sum(d <= depth for d in depths) for depth in range(self.tree.max_depth + 1)]
+
+    def width(self, depth: int) -> int:
+        """The most children at a depth."""
+        return 1 + max(path[-1] for path in self.tree.nodes if len(path) == depth)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is computed once for all arms that ask it: shares, or for blocks log ratios."""
+
+    kind: str  # ranks, ratio, match, block, or a rule on siblings
+    draw: Draw
+    width: int
+    temperature: float | None
+    passing: tuple[float, int] | None = None  # FILTERED: least probability, and top-k
+
+    @classmethod
+    def of(cls, arm: Arm, depth: int) -> "Question":
+        """Say what an arm wants to know at a depth."""
+        tree, draw = arm.tree, arm.tree.draw
+        width = arm.width(depth)
+        if draw is Draw.DETERMINISTIC:
+            return cls("ranks", draw, width, None)
+        if draw in (Draw.SINGLE, Draw.FILTERED):
+            passing = tree.passing if isinstance(tree, Filtered) else None
+            return cls(CHAINS[arm.rule], Draw.SINGLE, 1, arm.temperature, passing)
+        return cls(arm.rule, draw, width, arm.temperature)
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether p is wanted of tokens that the text does not have."""
+        return self.draw is not Draw.SINGLE and self.kind in NEED_ROWS
+
+
+class Scores:
+    """The answers along one batch of texts, by question and depth."""
+
+    def __init__(self, num_depths: int | None):
+        self._num_depths = num_depths
+        self._found: dict[tuple[Question, int], Tensor] = {}
+        self._sure: dict[int, Tensor] = {}
+
+    def add(self, question: Question, depth: int, answer: Tensor) -> None:
+        """Note [B, T, K] of the tokens at `depth` of a step at each place."""
+        self._found[question, depth] = answer
+
+    def note_confidence(self, depth: int, confidence: Tensor) -> None:
+        """Note the largest probability [B, T] of the law there, at temperature 1."""
+        self._sure[depth] = confidence
+
+    def at(self, question: Question, depth: int) -> Tensor:  # [B, T, K]
+        """Return an answer; one law for all depths is the law of the token itself."""
+        if self._num_depths is None:
+            return ahead(self._found[question, 1], depth)
+        return self._found[question, depth]
+
+    def confident(self, threshold: float, depth: int) -> Tensor:  # [B, T] bool
+        """Return whether drafting goes on to a depth."""
+        if self._num_depths is None:
+            return ahead(self._sure[1], depth) >= threshold
+        return self._sure[depth] >= threshold
+
+
+def replay(
+    texts: Sequence[Text],
+    laws: Laws,
+    arms: Mapping[str, Arm],
+    sampling: Sampling,
+    verifier: CausalLM | None,
+    vocab_size: int,
+    seed: int = 0,
+) -> dict[str, list[Replayed]]:
+    """Replay all arms that draw from the same laws, in one pass over the texts.
+
+    `verifier` is wanted only by rules that must know p of tokens that the text does not have.
+    """
+    found: dict[str, list[Replayed]] = {name: [] for name in arms}
+    limit = max(1, CELLS_AT_ONCE // vocab_size)
+    for number, batch in enumerate(batches(texts, limit)):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        with torch.inference_mode():
+            scores = score(
+                batch, laws, list(arms.values()), sampling, verifier, vocab_size, generator
+            )
+        for name, arm in arms.items():
+            survival = survival_of(arm, scores)
+            found[name].append(Replayed.of(batch, survival, _from_first(batch, laws, survival)))
+    return found
+
+
+def _from_first(texts: Sequence[Text], laws: Laws, survival: Tensor) -> Tensor | None:  # [B, T]
+    """Return the depth of the candidates: none before the laws begin."""
+    firsts = [laws.first_start(text) for text in texts]
+    if not any(firsts):
+        return None
+    place = torch.arange(survival.shape[1], device=survival.device)
+    begun = place >= torch.tensor(firsts, device=survival.device)[:, None]
+    return begun * (survival.shape[2] - 1)
+
+
+def score(
+    texts: Sequence[Text],
+    laws: Laws,
+    arms: Sequence[Arm],
+    sampling: Sampling,
+    verifier: CausalLM | None,
+    vocab_size: int,
+    generator: torch.Generator | None = None,
+) -> Scores:
+    """Answer all questions of all arms along a batch of texts."""
+    wanted = _questions(arms, laws.num_depths)
+    p = None
+    if any(question.needs_rows for several in wanted.values() for question in several):
+        assert verifier is not None, "p of other tokens is wanted"
+        p = sampling.warp(logits_along(verifier, texts, vocab_size))
+    scores = Scores(laws.num_depths)
+    sure = any(arm.tree.min_confidence > 0 for arm in arms)
+    for depth, logits in enumerate(laws.along(texts, vocab_size), start=1):
+        if depth not in wanted:
+            break
+        here = _Here(texts, depth, p, logits)
+        if sure:
+            scores.note_confidence(depth, logits.float().softmax(dim=-1).amax(dim=-1))
+        for question, answer in here.answers(wanted[depth], sampling, generator):
+            scores.add(question, depth, answer)
+    return scores
+
+
+def _questions(arms: Sequence[Arm], num_depths: int | None) -> dict[int, list[Question]]:
+    """List what is asked at each depth, by all arms; at depth 1 alone if that serves all."""
+    found: dict[int, dict[Question, None]] = {}
+    for arm in arms:
+        for depth in range(1, arm.tree.max_depth + 1):
+            place = 1 if num_depths is None else depth
+            found.setdefault(place, {})[Question.of(arm, depth)] = None
+    return {depth: list(questions) for depth, questions in found.items()}
+
+
+class _Here:
+    """The laws at one depth of a step at each of B x T places, and the tokens there."""
+
+    def __init__(self, texts: Sequence[Text], depth: int, p: Tensor | None, logits: Tensor):
+        self._shape = logits.shape[:2]
+        self._logits = logits.flatten(0, 1)  # [n, V]
+        tokens = output_ids(texts, logits.device)
+        self._token_ids = ahead(tokens, depth).flatten()
+        # Behind the end of a text anything will do but what is no number.
+        log_p = torch.zeros(self._shape, dtype=torch.float64)
+        for row, text in enumerate(texts):
+            log_p[row, : len(text.log_p)] = torch.tensor(text.log_p, dtype=torch.float64)
+        self._log_p = ahead(log_p.to(logits.device), depth).flatten()
+        self._p = None if p is None else ahead(p, depth).flatten(0, 1)
+
+    def answers(
+        self, questions: Sequence[Question], sampling: Sampling, generator: torch.Generator | None
+    ) -> Iterator[tuple[Question, Tensor]]:
+        """Answer the questions, temperature by temperature: one set of laws exists at a time."""
+        for temperature in dict.fromkeys(question.temperature for question in questions):
+            mine = [question for question in questions if question.temperature == temperature]
+            sampled = [question for question in mine if question.kind != "ranks"]
+            q = sampling.at(temperature).warp(self._logits) if sampled else None
+            for question in mine:
+                answer = self._answer(question, q, generator)
+                yield question, answer.view(*self._shape, -1)
+
+    def _answer(
+        self, question: Question, q: Tensor | None, generator: torch.Generator | None
+    ) -> Tensor:  # [n, K]
+        if question.kind == "ranks":
+            ranks = ranks_of(self._logits.float(), self._token_ids)
+            numbers = torch.arange(question.width, device=ranks.device)
+            return (ranks[:, None] == numbers).double()
+        assert q is not None
+        if question.draw is Draw.SINGLE:
+            return self._single(question, q)[:, None]
+        # Rules that look at p of the text's token alone find it here, too.
+        p = q.new_zeros(q.shape) if self._p is None else self._p
+        if not question.needs_rows:
+            own = self._log_p.exp().to(q.dtype)
+            p = q.new_zeros(q.shape).scatter_(1, self._token_ids[:, None], own[:, None])
+        rule = SIBLINGS[question.kind, question.draw]
+        options: dict[str, Any] = {}
+        if question.draw is Draw.WITHOUT_REPLACEMENT:
+            options["generator"] = generator
+        return rule(p, q, self._token_ids, question.width, **options).double()
+
+    def _single(self, question: Question, q: Tensor) -> Tensor:  # [n]
+        if question.passing is not None:
+            q = Filtered.passed(q, *question.passing)
+        q_x = shares.at(q, self._token_ids).double()
+        if question.kind == "match":
+            return q_x
+        if question.kind == "block":
+            return q_x.log() - self._log_p
+        return shares.single(self._log_p.exp(), q_x)
+
+
+def survival_of(arm: Arm, scores: Scores) -> Tensor:  # [B, T, D + 1]
+    """Put the answers of one arm together."""
+    tree, depths = arm.tree, range(1, arm.tree.max_depth + 1)
+    answers = [scores.at(Question.of(arm, depth), depth) for depth in depths]
+    sure = [_goes_on(arm, scores, depth, answers[0]) for depth in depths]
+    if Question.of(arm, 1).kind == "block":
+        return of_block([answer[..., 0] for answer in answers], sure)
+    told = [answer * on[..., None] for answer, on in zip(answers, sure, strict=True)]
+    return of_tree(tree.nodes, told)
+
+
+def _goes_on(arm: Arm, scores: Scores, depth: int, like: Tensor) -> Tensor:  # [B, T] bool
+    if arm.tree.min_confidence > 0:
+        return scores.confident(arm.tree.min_confidence, depth)
+    return torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)
+
+
+__all__ = ["Arm", "Path", "Question", "replay", "score", "survival_of"]

@@ -1,0 +1,168 @@
+"""How likely a text is to have come through each child of a node: closed forms, rule by rule.
+
+Let a node have K children drawn from q, and let x be the token that the text has there. A lossless
+rule emits x with probability p(x), and accepts the k-th child, x being what it bears, with some
+probability m_k(x). Given the text, that child was accepted with probability m_k(x) / p(x), its
+share; the shares add up to at most 1, and what they lack is the probability that x was drawn after
+all children were refused. Which other tokens the children bore is averaged out.
+
+Every function takes p and q [n, V] (float32 or float64) at n nodes, the text's token x [n] after
+each, and K, and returns the shares [n, K].
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from specdec.verification.asking import ratio, residual
+from specdec.verification.kseq import smallest_rho
+
+Shares = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+NUM_SEQUENCES = 16  # of refused candidates that are drawn where no closed form is known
+
+
+def at(rows: Tensor, token_ids: Tensor) -> Tensor:  # [n, V], [n] -> [n]
+    """Return one entry of each row."""
+    return rows.gather(1, token_ids[:, None]).squeeze(1)
+
+
+def single(p_x: Tensor, q_x: Tensor) -> Tensor:  # [n], [n] -> [n]
+    """Return the share of a single draw under rejection: min(1, q/p) (Leviathan et al. 2023)."""
+    return ratio(q_x, p_x)
+
+
+def rejection_iid(p: Tensor, q: Tensor, token_ids: Tensor, num: int) -> Tensor:
+    """Recursive rejection of i.i.d. draws (Miao et al. 2024): what is left of p knows no tokens."""
+    own, rest, live = at(p, token_ids), p, p.new_ones(len(p))
+    found: list[Tensor] = []
+    for _ in range(num):
+        covered = rest.minimum(q)
+        found.append(ratio(live * at(covered, token_ids), own))
+        live = live * (1 - covered.sum(dim=1)).clamp(min=0)
+        rest = residual(rest, q, p)
+    return torch.stack(found, dim=1)
+
+
+def rejection_without_replacement(
+    p: Tensor, q: Tensor, token_ids: Tensor, num: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Recursive rejection of draws without replacement (Chen et al. 2024, Sequoia).
+
+    Exact for two children: the second one's law depends on the first one's token t, which is
+    refused with (q - p)+, and all t are summed over. For more, sequences of refused tokens are
+    drawn, each refused by then with certainty, and their weights averaged: unbiased, also where
+    shares of several nodes are multiplied, since each node has sequences of its own.
+    """
+    own = at(p, token_ids)
+    columns = [ratio(at(p.minimum(q), token_ids), own)]
+    rest = residual(p, q, p)
+    if num > 1:
+        refused = (q - p).clamp(min=0)  # [n, V]: P(t was drawn first, and refused)
+        at_x = at(q, token_ids)[:, None] / (1 - q).clamp(min=torch.finfo(q.dtype).tiny)
+        second = (refused * at_x.minimum(at(rest, token_ids)[:, None])).sum(dim=1)
+        columns.append(ratio(second, own))
+    if num > 2:
+        drawn = [
+            _after_refusals(p, q, rest, token_ids, num, generator) for _ in range(NUM_SEQUENCES)
+        ]
+        mean = torch.stack(drawn).mean(dim=0)  # [n, K - 2]
+        columns += list((mean / own.clamp(min=torch.finfo(p.dtype).tiny)[:, None]).unbind(1))
+    return torch.stack(columns, dim=1)
+
+
+def _after_refusals(
+    p: Tensor,
+    q: Tensor,
+    rest: Tensor,
+    token_ids: Tensor,
+    num: int,
+    generator: torch.Generator | None,
+) -> Tensor:  # [n, K - 2]
+    """Draw refused tokens one after another; return m_3 ... m_K given these."""
+    found: list[Tensor] = []
+    target, law, weight = p, q, p.new_ones(len(p))
+    for number in range(num - 1):
+        refused = (law - target).clamp(min=0)
+        weight = weight * refused.sum(dim=1)
+        # Where nothing can be refused, the weight is 0 and any token will do.
+        gone = torch.multinomial(refused + torch.finfo(p.dtype).tiny, 1, generator=generator)
+        target = rest if number == 0 else residual(target, law, target)
+        law = law.scatter(1, gone, 0.0)
+        law = law / law.sum(dim=1, keepdim=True).clamp(min=torch.finfo(law.dtype).tiny)
+        if number > 0:
+            found.append(weight * at(target.minimum(law), token_ids))
+    return torch.stack(found, dim=1)
+
+
+def kseq(p: Tensor, q: Tensor, token_ids: Tensor, num: int) -> Tensor:
+    """K-SEQ (Sun et al. 2023, SpecTr): each of the K draws is asked against the same p / rho."""
+    k = p.new_full((len(p), 1), float(num))
+    rho = smallest_rho(p, q, k) if num > 1 else k
+    once = (p / rho).minimum(q)
+    refused = 1 - once.sum(dim=1)
+    first = ratio(at(once, token_ids), at(p, token_ids))
+    return torch.stack([first * refused**number for number in range(num)], dim=1)
+
+
+def top_plus_one(p: Tensor, q: Tensor, token_ids: Tensor, num: int) -> Tensor:
+    """All but the last child are the likeliest tokens, and never refused (Hu et al. 2025)."""
+    is_top, others = _top_and_others(q, token_ids, num)
+    last = ratio(at(others, token_ids), at(p, token_ids)) * ~is_top.any(dim=1)
+    return torch.cat([is_top.to(p.dtype), last[:, None]], dim=1)
+
+
+def match_iid(p: Tensor, q: Tensor, token_ids: Tensor, num: int) -> Tensor:
+    """The verifier's own draw is looked for among i.i.d. draws; the first that bears it counts."""
+    drawn = at(q, token_ids)
+    return torch.stack([drawn * (1 - drawn) ** number for number in range(num)], dim=1)
+
+
+def match_top_plus_one(p: Tensor, q: Tensor, token_ids: Tensor, num: int) -> Tensor:
+    """The same among the likeliest tokens and one draw from the others."""
+    is_top, others = _top_and_others(q, token_ids, num)
+    return torch.cat([is_top.to(p.dtype), at(others, token_ids)[:, None]], dim=1)
+
+
+def match_without_replacement(
+    p: Tensor, q: Tensor, token_ids: Tensor, num: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """The same among draws without replacement; from the third on over drawn sequences of others."""
+    at_x = at(q, token_ids)
+    columns = [at_x]
+    others = q.scatter(1, token_ids[:, None], 0.0)
+    if num > 1:
+        left = (1 - q).clamp(min=torch.finfo(q.dtype).tiny)
+        columns.append(at_x * (others / left).sum(dim=1))
+    if num > 2:
+        drawn = [_drawn_late(at_x, others, num, generator) for _ in range(NUM_SEQUENCES)]
+        columns += list(torch.stack(drawn).mean(dim=0).unbind(1))
+    return torch.stack(columns, dim=1)
+
+
+def _drawn_late(
+    at_x: Tensor, others: Tensor, num: int, generator: torch.Generator | None
+) -> Tensor:  # [n, K - 2]
+    """Draw others than x first; return P(x is drawn third), ... given these."""
+    found: list[Tensor] = []
+    live, left = torch.ones_like(at_x), at_x + others.sum(dim=1)
+    tiny = torch.finfo(at_x.dtype).tiny
+    for number in range(num):
+        share = at_x / left.clamp(min=tiny)
+        if number > 1:
+            found.append(live * share)
+        live = live * (1 - share)
+        gone = torch.multinomial(others + tiny, 1, generator=generator)
+        left = left - others.gather(1, gone).squeeze(1)
+        others = others.scatter(1, gone, 0.0)
+    return torch.stack(found, dim=1)
+
+
+def _top_and_others(q: Tensor, token_ids: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """Return where x is among the K - 1 likeliest [n, K - 1], and q without these, renormalised."""
+    top = q.topk(min(num - 1, q.shape[1]), dim=1).indices
+    others = q.scatter(1, top, 0.0)
+    others = others / others.sum(dim=1, keepdim=True).clamp(min=torch.finfo(q.dtype).tiny)
+    is_top = top == token_ids[:, None]
+    beyond = num - 1 - top.shape[1]
+    return torch.nn.functional.pad(is_top, (0, beyond)), others

@@ -1,0 +1,58 @@
+"""What replay reads: texts of the verifier, and how likely it found each of their tokens."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from specdec.core.protocols import CausalLM
+from specdec.lm.batch import pad
+from specdec.lm.vocabularies import fitted, readable
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text of T tokens that has the verifier's law, with the prompt it continues."""
+
+    prompt_id: str
+    category: str
+    turn: int  # 0-based
+    prompt_ids: tuple[int, ...]
+    output_ids: tuple[int, ...]  # [T]
+    log_p: tuple[float, ...]  # [T]: of each token in the law that it was drawn from, in nats
+    finish_reason: str  # as in `Trace`
+    budget: int  # tokens that might have been emitted, at least T
+
+
+def logits_along(
+    model: CausalLM, texts: Sequence[Text], vocab_size: int
+) -> Tensor:  # [B, T, V], T of the longest text
+    """Read the texts, and return what the model says about each of their tokens before it."""
+    model.open(len(texts), max(len(text.prompt_ids) + len(text.output_ids) for text in texts))
+    prompts = [readable(text.prompt_ids[:-1], model.vocab_size) for text in texts]
+    rows = range(len(texts))
+    model.prefill(rows, prompts)
+    before = [(text.prompt_ids[-1], *text.output_ids[:-1]) for text in texts]
+    token_ids = pad([readable(ids, model.vocab_size) for ids in before], model.device)
+    return fitted(model.forward(rows, token_ids).logits, vocab_size)
+
+
+def output_ids(texts: Sequence[Text], device: torch.device) -> Tensor:  # [B, T] int64, padded
+    """Return the tokens of the texts side by side."""
+    return pad([text.output_ids for text in texts], device)
+
+
+def batches(texts: Sequence[Text], cells_at_once: int) -> Iterator[list[Text]]:
+    """Deal texts out so that a batch of B texts, the longest of T tokens, has B x T <= the limit.
+
+    The longest come first, so that neighbours are of like lengths.
+    """
+    some: list[Text] = []
+    for text in sorted(texts, key=lambda text: -len(text.output_ids)):
+        if some and (len(some) + 1) * len(some[0].output_ids) > cells_at_once:
+            yield some
+            some = []
+        some.append(text)
+    if some:
+        yield some

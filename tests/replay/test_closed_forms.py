@@ -1,0 +1,226 @@
+"""P(A >= k | text) in closed form, against the rules themselves, enumerated outcome by outcome.
+
+For each text x and each k: P(x comes out and A >= k) by enumeration of all drafts and decisions
+must be p(x) times the survival that replay computes from x alone.
+"""
+
+from collections.abc import Sequence
+from itertools import product
+
+import pytest
+import torch
+from harness import (
+    DRAFTERS,
+    PASSES,
+    Block,
+    Parents,
+    block_law,
+    chain,
+    depth_of,
+    drafts,
+    independent,
+    single,
+    top_plus_one_at_any_rate,
+)
+from toy import Law, Tokens, complete, full_context, memoryless, mixture, table_lm
+
+from specdec.core.errors import Unfit
+from specdec.core.protocols import VerificationRule
+from specdec.core.sampling import Sampling
+from specdec.core.values import Draw
+from specdec.replay import shares
+from specdec.replay.closed import Arm, replay, score, survival_of
+from specdec.replay.laws import DraftLaws
+from specdec.replay.texts import Text
+from specdec.tree.chain import Chain
+from specdec.tree.filtered import Filtered
+from specdec.tree.fixed import FixedTree, Path
+from specdec.tree.sampled import SampledTree
+from specdec.tree.sparse import Sparse
+from specdec.verification.block import Block as BlockRule
+from specdec.verification.kseq import KSeq
+from specdec.verification.match import Match
+from specdec.verification.rejection import Rejection
+from specdec.verification.top_plus_one import TopPlusOne
+from specdec.verification.traversal import Traversal
+
+EXACT = 1e-12
+RULES: dict[str, VerificationRule] = {
+    "rejection": Rejection(),
+    "match": Match(),
+    "block": BlockRule(),
+    "traversal": Traversal(),
+    "kseq": KSeq(),
+    "top_plus_one": TopPlusOne(),
+}
+TWO: Parents = (-1, 0, 0)
+THREE: Parents = (-1, 0, 0, 0)
+BINARY: Parents = (-1, 0, 0, 1, 1, 2, 2)
+UNEVEN: Parents = (-1, 0, 0, 2, 3, 3)
+THREE_UNEVEN: Parents = (-1, 0, 0, 0, 2, 3, 3)
+CASES: list[tuple[str, Draw, Parents]] = [
+    *((rule, Draw.SINGLE, chain(3)) for rule in RULES),
+    *((rule, Draw.FILTERED, chain(3)) for rule in ("rejection", "match", "block", "kseq")),
+    ("traversal", Draw.FILTERED, chain(3)),
+    *((rule, Draw.DETERMINISTIC, shape) for rule in ("rejection", "match") for shape in (BINARY, UNEVEN)),
+    *((rule, Draw.IID, shape) for rule in ("rejection", "match") for shape in (BINARY, THREE, UNEVEN)),
+    *(("kseq", Draw.IID, shape) for shape in (TWO, BINARY, THREE)),
+    *((rule, Draw.WITHOUT_REPLACEMENT, shape) for rule in ("rejection", "match") for shape in (BINARY, UNEVEN)),
+    *((rule, Draw.TOP_PLUS_ONE, shape) for rule in ("top_plus_one", "match") for shape in (TWO, BINARY, THREE)),
+]  # fmt: skip
+
+
+def pair(seed: int) -> tuple[Law, Law]:
+    p = full_context(seed, 0.7)
+    return p, mixture(p, full_context(seed + 100, 0.7), 0.4)
+
+
+PAIRS = {
+    "alike": pair(1),
+    "unlike": pair(5),
+    "certain draft": (memoryless(0.2, 0.5, 0.3), memoryless(0.0, 1.0, 0.0)),
+    "the same": (memoryless(0.2, 0.5, 0.3), memoryless(0.2, 0.5, 0.3)),
+    "apart": (memoryless(0.4, 0.6, 0.0), memoryless(0.0, 0.3, 0.7)),
+}
+
+
+def paths_of(parents: Parents) -> list[Path]:
+    paths: list[Path] = [()]
+    for node, parent in enumerate(parents[1:], start=1):
+        paths.append((*paths[parent], parents[1:node].count(parent)))
+    return paths[1:]
+
+
+def tree_of(draw: Draw, parents: Parents) -> FixedTree:
+    if draw is Draw.SINGLE:
+        return Chain(depth_of(parents))
+    if draw is Draw.FILTERED:
+        return Filtered(depth_of(parents), min_prob=PASSES)
+    if draw is Draw.DETERMINISTIC:
+        return Sparse(paths_of(parents))
+    return SampledTree(paths_of(parents), draw)
+
+
+def text(tokens: Tokens, p: Law) -> Text:
+    """A text behind one token of prompt, long enough that no step is cut."""
+    log_p = [float(p(tokens[:place])[token].log()) for place, token in enumerate(tokens)]
+    return Text(repr(tokens), "", 0, (0,), tokens, tuple(log_p), "length", len(tokens) + 9)
+
+
+def behind_root(law: Law) -> Law:
+    return lambda tokens: law(tokens[1:])
+
+
+def survival(arm: Arm, texts: Sequence[Text], p: Law, q: Law) -> torch.Tensor:  # [B, D + 1]
+    laws, verifier = DraftLaws(table_lm(behind_root(q))), table_lm(behind_root(p))
+    scores = score(texts, laws, [arm], Sampling(), verifier, vocab_size=3)
+    return survival_of(arm, scores)[:, 0]
+
+
+def joint(law: dict[Block, float], p: Law, length: int, depth: int) -> dict[Tokens, float]:
+    """Return P(the text is x and A >= depth), the rest of it completed with p."""
+    reached: dict[Tokens, float] = {}
+    for block, mass in law.items():
+        if block.num_accepted >= depth:
+            reached[block.token_ids] = reached.get(block.token_ids, 0.0) + mass
+    return complete(reached, p, length)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize(("rule", "draw", "parents"), CASES, ids=str)
+def test_survival_given_the_text(rule: str, draw: Draw, parents: Parents, pair: str) -> None:
+    p, q = PAIRS[pair]
+    drafter = top_plus_one_at_any_rate if draw is Draw.TOP_PLUS_ONE else DRAFTERS[draw]
+    law = block_law(RULES[rule], drafts(drafter, parents, q), p)
+    length = depth_of(parents) + 1
+    alive = [x for x in product(range(3), repeat=length) if mass_of(x, p) > 0]
+    found = survival(Arm(tree_of(draw, parents), rule), [text(x, p) for x in alive], p, q)
+    for depth in range(length):
+        exact = joint(law, p, length, depth)
+        for row, x in enumerate(alive):
+            ours = mass_of(x, p) * float(found[row, depth])
+            assert ours == pytest.approx(exact.get(x, 0.0), abs=EXACT), (x, depth)
+
+
+def mass_of(tokens: Tokens, p: Law) -> float:
+    mass = 1.0
+    for place, token in enumerate(tokens):
+        mass *= float(p(tokens[:place])[token])
+    return mass
+
+
+@pytest.mark.parametrize("rule", ["rejection", "match"])
+def test_third_children_without_replacement_are_right_on_average(
+    rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their shares are means over drawn sequences; with many the error is small."""
+    monkeypatch.setattr(shares, "NUM_SEQUENCES", 40_000)
+    p, q = full_context(3, 0.9, vocab_size=4), full_context(17, 0.9, vocab_size=4)
+    drafter = DRAFTERS[Draw.WITHOUT_REPLACEMENT]
+    law = block_law(RULES[rule], drafts(drafter, THREE, q), p)
+    exact = joint(law, p, 2, 1)
+    alive = list(product(range(4), repeat=2))
+    arm = Arm(tree_of(Draw.WITHOUT_REPLACEMENT, THREE), rule)
+    laws, verifier = DraftLaws(table_lm(behind_root(q), 4)), table_lm(behind_root(p), 4)
+    texts = [text(x, p) for x in alive]
+    generator = torch.Generator().manual_seed(5)
+    scores = score(texts, laws, [arm], Sampling(), verifier, 4, generator)
+    found = survival_of(arm, scores)[:, 0, 1]
+    for row, x in enumerate(alive):
+        assert mass_of(x, p) * float(found[row]) == pytest.approx(exact.get(x, 0.0), abs=2e-3)
+
+
+def test_the_third_share_matters_in_that_test() -> None:
+    p, q = full_context(3, 0.9, vocab_size=4), full_context(17, 0.9, vocab_size=4)
+    rows = [torch.stack([law(())] * 4) for law in (p, q)]
+    found = shares.rejection_without_replacement(*rows, torch.arange(4), 3)
+    assert float((rows[0].diagonal() * found[:, 2]).sum()) > 0.02
+
+
+@pytest.mark.parametrize("threshold", [0.45, 0.7])
+@pytest.mark.parametrize("rule", ["rejection", "block"])
+def test_drafting_that_stops_where_the_draft_is_not_sure(rule: str, threshold: float) -> None:
+    """Known before the token is drawn, so that it is a shorter chain there, for any text."""
+    p, q = PAIRS["alike"]
+    arm = Arm(Chain(3, min_confidence=threshold), rule)
+    alive = list(product(range(3), repeat=4))
+    found = survival(arm, [text(x, p) for x in alive], p, q)
+    for depth in range(1, 4):
+        for row, x in enumerate(alive):
+            sure = [float(q(x[:place]).max()) >= threshold for place in range(3)]
+            length = sure.index(False) if False in sure else 3
+            full = survival(Arm(Chain(3), rule), [text(x, p)], p, q)[0]
+            assert found[row, depth] == pytest.approx(float(full[depth]) * (depth <= length))
+
+
+def test_another_draft_temperature_is_another_law() -> None:
+    p, q = PAIRS["alike"]
+    cold = lambda tokens: (q(tokens) ** 2) / (q(tokens) ** 2).sum()  # noqa: E731
+    texts = [text(x, p) for x in product(range(3), repeat=3)]
+    asked = survival(Arm(Chain(2), "rejection", temperature=0.5), texts, p, q)
+    told = survival(Arm(Chain(2), "rejection"), texts, p, cold)
+    assert torch.allclose(asked, told, atol=EXACT, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "draw"),
+    [
+        ("traversal", Draw.IID),
+        ("traversal", Draw.WITHOUT_REPLACEMENT),
+        ("block", Draw.DETERMINISTIC),
+        ("kseq", Draw.WITHOUT_REPLACEMENT),
+        ("typical", Draw.SINGLE),
+        ("lenient", Draw.SINGLE),
+        ("top_k", Draw.DETERMINISTIC),
+    ],
+)
+def test_what_has_no_closed_form_is_refused(rule: str, draw: Draw) -> None:
+    shape = chain(2) if draw is Draw.SINGLE else BINARY
+    with pytest.raises(Unfit, match=f"verification={rule}"):
+        Arm(tree_of(draw, shape), rule)
+
+
+def test_single_draws_are_those_of_the_harness() -> None:
+    """The names are the same; so is what they mean."""
+    assert (DRAFTERS[Draw.SINGLE], DRAFTERS[Draw.IID]) == (single, independent)
+    assert replay is not None

@@ -74,6 +74,10 @@ def tally(parts: Sequence[Replayed], num_drafted: Sequence[int] | None = None) -
 
     `num_drafted[d]` is how many draft tokens a step submits that may go down to depth d (from 0);
     None: unknown without decoding, and so is everything that is made from it.
+
+    All of it is exact, given the texts, but for one thing: end tokens among candidates beside the
+    text, below which nothing is submitted. They make `num_drafted` a little too large and, in trees
+    whose branches are of unlike depth, `at_risk` too.
     """
     rows: dict[str, dict[str, float | str]] = {}
     for part in parts:

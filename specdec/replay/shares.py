@@ -127,7 +127,7 @@ def match_top_plus_one(p: Tensor, q: Tensor, token_ids: Tensor, num: int) -> Ten
 def match_without_replacement(
     p: Tensor, q: Tensor, token_ids: Tensor, num: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """The same among draws without replacement; from the third on over drawn sequences of others."""
+    """The same among draws without replacement; beyond two over drawn sequences of others."""
     at_x = at(q, token_ids)
     columns = [at_x]
     others = q.scatter(1, token_ids[:, None], 0.0)

@@ -18,8 +18,6 @@ from harness import (
     chain,
     depth_of,
     drafts,
-    independent,
-    single,
     top_plus_one_at_any_rate,
 )
 from toy import Law, Tokens, complete, full_context, memoryless, mixture, table_lm
@@ -29,7 +27,7 @@ from specdec.core.protocols import VerificationRule
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
 from specdec.replay import shares
-from specdec.replay.closed import Arm, replay, score, survival_of
+from specdec.replay.closed import Arm, score, survival_of
 from specdec.replay.laws import DraftLaws
 from specdec.replay.texts import Text
 from specdec.tree.chain import Chain
@@ -57,17 +55,16 @@ TWO: Parents = (-1, 0, 0)
 THREE: Parents = (-1, 0, 0, 0)
 BINARY: Parents = (-1, 0, 0, 1, 1, 2, 2)
 UNEVEN: Parents = (-1, 0, 0, 2, 3, 3)
-THREE_UNEVEN: Parents = (-1, 0, 0, 0, 2, 3, 3)
 CASES: list[tuple[str, Draw, Parents]] = [
     *((rule, Draw.SINGLE, chain(3)) for rule in RULES),
     *((rule, Draw.FILTERED, chain(3)) for rule in ("rejection", "match", "block", "kseq")),
     ("traversal", Draw.FILTERED, chain(3)),
-    *((rule, Draw.DETERMINISTIC, shape) for rule in ("rejection", "match") for shape in (BINARY, UNEVEN)),
-    *((rule, Draw.IID, shape) for rule in ("rejection", "match") for shape in (BINARY, THREE, UNEVEN)),
-    *(("kseq", Draw.IID, shape) for shape in (TWO, BINARY, THREE)),
-    *((rule, Draw.WITHOUT_REPLACEMENT, shape) for rule in ("rejection", "match") for shape in (BINARY, UNEVEN)),
-    *((rule, Draw.TOP_PLUS_ONE, shape) for rule in ("top_plus_one", "match") for shape in (TWO, BINARY, THREE)),
-]  # fmt: skip
+    *product(("rejection", "match"), [Draw.DETERMINISTIC], (BINARY, UNEVEN)),
+    *product(("rejection", "match"), [Draw.IID], (BINARY, THREE, UNEVEN)),
+    *product(["kseq"], [Draw.IID], (TWO, BINARY, THREE)),
+    *product(("rejection", "match"), [Draw.WITHOUT_REPLACEMENT], (BINARY, UNEVEN)),
+    *product(("top_plus_one", "match"), [Draw.TOP_PLUS_ONE], (TWO, BINARY, THREE)),
+]
 
 
 def pair(seed: int) -> tuple[Law, Law]:
@@ -218,9 +215,3 @@ def test_what_has_no_closed_form_is_refused(rule: str, draw: Draw) -> None:
     shape = chain(2) if draw is Draw.SINGLE else BINARY
     with pytest.raises(Unfit, match=f"verification={rule}"):
         Arm(tree_of(draw, shape), rule)
-
-
-def test_single_draws_are_those_of_the_harness() -> None:
-    """The names are the same; so is what they mean."""
-    assert (DRAFTERS[Draw.SINGLE], DRAFTERS[Draw.IID]) == (single, independent)
-    assert replay is not None

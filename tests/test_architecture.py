@@ -31,7 +31,9 @@ MAY_IMPORT = {
         *("core", "lm", "heads", "prompts", "proposer", "verification", "decoding", "metrics"),
         *("report", "zoo"),
     },
-    "replay": {"core", "lm", "heads", "tree", "verification", "training"},
+    "replay": {
+        *("core", "lm", "heads", "tree", "verification", "decoding", "metrics", "training"),
+    },
 }
 # Other people's packages, where they are restricted at all.
 THIRD_PARTY = {

@@ -10,12 +10,13 @@ anew: the result is one sample of what decoding would count, and not its mean.
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from specdec.core.errors import Unfit
 from specdec.core.protocols import CausalLM, Proposer
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
-from specdec.core.values import Draw
+from specdec.core.values import Draw, Layer
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
@@ -48,11 +49,13 @@ def jump(
     end_ids: frozenset[int],
     batch: int = 16,
     seed: int = 0,
+    states: "States | None" = None,
 ) -> list[Trace]:
     """Return a trace of each text, as decoding with `proposer` might leave it, seconds aside.
 
-    `verifier` reads each text once if the proposer wants its hidden states, and else not at all.
+    `verifier` reads the texts only if the proposer wants hidden states and `states` has none yet.
     """
+    states = States(verifier, batch) if states is None else states
     groups: dict[int, list[Text]] = {}
     for text in texts:
         # A stop string has no end token; there the text is over when it is as long as it was.
@@ -62,7 +65,8 @@ def jump(
     for limit, group in groups.items():
         for first in range(0, len(group), TEXTS_AT_ONCE):
             some = group[first : first + TEXTS_AT_ONCE]
-            reader = _reader(some, proposer, verifier)
+            read = [states.of(text, proposer.layers, some) for text in some]
+            reader = TextLM(some, verifier.vocab_size, verifier.max_length, read, verifier.device)
             stopping = Stopping(limit, end_ids)
             decoder = SpeculativeDecoder(reader, proposer, Match(), sampling, stopping, batch, seed)
             traces += decoder.decode([_request(text) for text in some])
@@ -73,13 +77,30 @@ def _request(text: Text) -> Request:
     return Request(text.prompt_id, text.prompt_ids, text.category, text.turn)
 
 
-def _reader(texts: Sequence[Text], proposer: Proposer, verifier: CausalLM) -> TextLM:
-    states = [_states(text, proposer, verifier) for text in texts] if proposer.layers else None
-    return TextLM(texts, verifier.vocab_size, verifier.max_length, states, verifier.device)
+class States:
+    """The verifier's hidden states along texts, read once for all arms; on the CPU meanwhile."""
 
+    def __init__(self, verifier: CausalLM, batch: int = 16):
+        self._verifier = verifier
+        self._batch = batch
+        self._found: dict[tuple[str, int, Layer], Tensor] = {}
 
-def _states(text: Text, proposer: Proposer, verifier: CausalLM) -> dict[int | str, torch.Tensor]:
-    verifier.open(1, len(text.prompt_ids) + len(text.output_ids))
-    read = [*text.prompt_ids, *text.output_ids][:-1]
-    (found,) = verifier.prefill([0], [read], proposer.layers)
-    return found
+    def of(
+        self, text: Text, layers: Sequence[Layer], neighbours: Sequence[Text]
+    ) -> dict[Layer, Tensor]:  # of [L, H]
+        """Return those of a text's tokens but the last; `neighbours` will be asked for as well."""
+        name = text.prompt_id, text.turn
+        if any((*name, layer) not in self._found for layer in layers):
+            place = neighbours.index(text)
+            self._read(neighbours[place : place + self._batch], layers)
+        return {layer: self._found[*name, layer].to(self._verifier.device) for layer in layers}
+
+    @torch.inference_mode()
+    def _read(self, texts: Sequence[Text], layers: Sequence[Layer]) -> None:
+        verifier = self._verifier
+        read = [[*text.prompt_ids, *text.output_ids][:-1] for text in texts]
+        verifier.open(len(texts), max(map(len, read)))
+        states = verifier.prefill(range(len(texts)), read, layers)
+        for text, found in zip(texts, states, strict=True):
+            for layer, state in found.items():
+                self._found[text.prompt_id, text.turn, layer] = state.cpu()

@@ -15,11 +15,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from specdec.core.sampling import draw
 from specdec.verification.asking import ratio, residual
 from specdec.verification.kseq import smallest_rho
 
 Shares = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-NUM_SEQUENCES = 16  # of refused candidates that are drawn where no closed form is known
+NUM_SEQUENCES = 8  # of refused candidates that are drawn where no closed form is known
 
 
 def at(rows: Tensor, token_ids: Tensor) -> Tensor:  # [n, V], [n] -> [n]
@@ -85,14 +86,19 @@ def _after_refusals(
     for number in range(num - 1):
         refused = (law - target).clamp(min=0)
         weight = weight * refused.sum(dim=1)
-        # Where nothing can be refused, the weight is 0 and any token will do.
-        gone = torch.multinomial(refused + torch.finfo(p.dtype).tiny, 1, generator=generator)
+        gone = _any_of(refused, generator)
         target = rest if number == 0 else residual(target, law, target)
         law = law.scatter(1, gone, 0.0)
         law = law / law.sum(dim=1, keepdim=True).clamp(min=torch.finfo(law.dtype).tiny)
         if number > 0:
             found.append(weight * at(target.minimum(law), token_ids))
     return torch.stack(found, dim=1)
+
+
+def _any_of(weights: Tensor, generator: torch.Generator | None) -> Tensor:  # [n, V] -> [n, 1]
+    """Draw a token from each row; any will do where there is no weight."""
+    uniforms = torch.rand(len(weights), 1, generator=generator, dtype=torch.float64)
+    return draw(weights, uniforms.to(weights.device)).clamp_(max=weights.shape[1] - 1)
 
 
 def kseq(p: Tensor, q: Tensor, token_ids: Tensor, num: int) -> Tensor:
@@ -152,7 +158,7 @@ def _drawn_late(
         if number > 1:
             found.append(live * share)
         live = live * (1 - share)
-        gone = torch.multinomial(others + tiny, 1, generator=generator)
+        gone = _any_of(others, generator)
         left = left - others.gather(1, gone).squeeze(1)
         others = others.scatter(1, gone, 0.0)
     return torch.stack(found, dim=1)

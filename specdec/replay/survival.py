@@ -29,8 +29,9 @@ def of_tree(nodes: Sequence[Path], shares: Sequence[Tensor]) -> Tensor:  # [B, T
     P(this child is the accepted one | its parent was reached, the text).
     """
     depth = max(map(len, nodes), default=0)
-    reached = {(): shares[0].new_ones(shares[0].shape[:2], dtype=torch.float64)}
-    survival = [reached[()]] + [torch.zeros_like(reached[()]) for _ in range(depth)]
+    root = shares[0].new_ones(shares[0].shape[:2], dtype=torch.float64)
+    reached: dict[Path, Tensor] = {(): root}
+    survival = [root, *(torch.zeros_like(root) for _ in range(depth))]
     for path in sorted(nodes, key=len):
         reached[path] = reached[path[:-1]] * shares[len(path) - 1][..., path[-1]]
         survival[len(path)] = survival[len(path)] + reached[path]

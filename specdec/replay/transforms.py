@@ -14,10 +14,7 @@ from torch import Tensor
 from specdec.core.protocols import CausalLM
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
-from specdec.lm.batch import pad
-from specdec.lm.vocabularies import fitted, readable
-
-LOGITS_AT_ONCE = 1 << 25  # of all rows of a forward
+from specdec.replay.reading import LOGITS_AT_ONCE, longest_first, read
 
 
 @dataclass(frozen=True)
@@ -49,54 +46,23 @@ def transforms(
     towards the draft shows in far fewer tokens.
     """
     models = [verifier] if draft is None else [verifier, draft]
-    longest_first = sorted(texts, key=lambda text: -len(text.prompt_ids) - len(text.output_ids))
-    for start in range(0, len(texts), batch):
-        yield from _batch(longest_first[start : start + batch], models, sampling, seed)
+    for some in longest_first(texts, batch):
+        yield from _batch(some, models, sampling, seed)
 
 
 def _batch(
     texts: Sequence[Decoded], models: Sequence[CausalLM], sampling: Sampling, seed: int
 ) -> list[Tensor]:
-    vocab_size = models[0].vocab_size
-    longest = max(len(text.prompt_ids) + len(text.output_ids) for text in texts)
-    # Tokens of each text that are read at once.
-    chunk = max(1, LOGITS_AT_ONCE // (vocab_size * len(texts) * len(models)))
-    for model in models:
-        model.open(len(texts), longest + chunk)
-        prompts = [readable(text.prompt_ids[:-1], model.vocab_size) for text in texts]
-        model.prefill(range(len(texts)), prompts)
     streams = [RandomStream("transforms", seed, text.name) for text in texts]
     found = [[torch.zeros(len(models), 0, dtype=torch.float64)] for _ in texts]
-    for start in range(0, max(len(text.output_ids) for text in texts), chunk):
-        rows = [row for row, text in enumerate(texts) if len(text.output_ids) > start]
-        some = [texts[row] for row in rows]
-        logits = [_logits_before(model, rows, some, start, chunk) for model in models]
-        for number, row in enumerate(rows):
-            token_ids = texts[row].output_ids[start : start + chunk]
-            uniforms = [streams[row].uniform() for _ in token_ids]
-            p, *q = (
-                sampling.warp(fitted(each[number, : len(token_ids)], vocab_size)) for each in logits
-            )
-            orders = [p, *(each / p for each in q)]
-            placed = [transformed(p, token_ids, uniforms, order) for order in orders]
-            found[row].append(torch.stack(placed).cpu())
+    for piece in read(texts, models, LOGITS_AT_ONCE):
+        p, *q = (sampling.warp(logits) for logits in piece.logits)
+        token_ids = texts[piece.text].output_ids[piece.start : piece.start + len(p)]
+        uniforms = [streams[piece.text].uniform() for _ in token_ids]
+        orders = [p, *(each / p for each in q)]
+        placed = [transformed(p, token_ids, uniforms, order) for order in orders]
+        found[piece.text].append(torch.stack(placed).cpu())
     return [torch.cat(pieces, dim=1) for pieces in found]
-
-
-def _logits_before(
-    model: CausalLM, rows: Sequence[int], texts: Sequence[Decoded], start: int, chunk: int
-) -> Tensor:  # [B, M, V]
-    """Return the logits of outputs `start`, `start + 1`, ... after those before; M <= `chunk`."""
-    before = [
-        [text.prompt_ids[-1], *text.output_ids][start : min(start + chunk, len(text.output_ids))]
-        for text in texts
-    ]
-    before = [readable(ids, model.vocab_size) for ids in before]
-    lengths = [model.length(row) + len(ids) for row, ids in zip(rows, before, strict=True)]
-    logits = model.forward(rows, pad(before, model.device)).logits
-    for row, length in zip(rows, lengths, strict=True):
-        model.keep(row, length)  # without the padding
-    return logits
 
 
 def transformed(

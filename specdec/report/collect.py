@@ -19,6 +19,7 @@ SAMPLING = "sampling."
 STEPS, TOKENS = "training.max_steps", "training.tokens"  # of which tokens tell more
 # Beside the options: what makes seconds, or texts, another thing. From `provenance.json`.
 CIRCUMSTANCES = {"device": "hardware", "num_threads": "threads", "num_processes": "processes"}
+CIRCUMSTANCES |= {"replayed": "recording"}  # none where tokens were decoded
 CONTENT = "content of "  # a digest of the files that an option names
 ORDINARY = {"batch", "max_new_tokens", "stop_strings"}  # may be swept, as sampling may
 # What reading a file raises that is not what it should be.
@@ -81,6 +82,7 @@ class Collection:
     folder: Path
     settings: Sequence[Setting]
     incomplete: Mapping[str, str]  # folder: state
+    doubled: Sequence[str]  # folders of runs for which another one of the same options stands
     apart: Mapping[str, Sequence[Any]]  # why settings are not compared: what differs
     forced: bool = False  # compared in spite of `apart`
 
@@ -105,6 +107,9 @@ def collect(folder: Path, force: bool = False) -> Collection:
     runs = [read_run(path) for path, state in states.items() if state == COMPLETE]
     if not runs:
         raise UserError(f"run={str(folder)!r}: none of {len(states)} runs is complete")
+    kept = {_key({**run.circumstances, **run.options}): run for run in runs}  # the last by name
+    doubled = [run.path.name for run in runs if run not in kept.values()]
+    runs = list(kept.values())
     together = [{**run.circumstances, **_rest(run.options)} for run in runs]
     apart = {n: v for n, v in _varying(together).items() if not is_ordinary(n)}
     shown = _varying({**run.circumstances, **run.options} for run in runs)
@@ -112,6 +117,7 @@ def collect(folder: Path, force: bool = False) -> Collection:
         folder,
         _settings(runs, shown, set(apart) if force else set()),
         {str(path.relative_to(folder)): s for path, s in states.items() if s != COMPLETE},
+        doubled,
         apart,
         force and bool(apart),
     )
@@ -179,14 +185,24 @@ def _arms(runs: Sequence[Run], shown: Mapping[str, Sequence[Any]], ignored: set[
     names = [n for n in PLUG_INS if n in shown or n == "proposer"]
     names += [n for n in shown if is_side(n) and n not in PLUG_INS] + sorted(ignored)
     names = [each for name in names for each in ((STEPS, TOKENS) if name == STEPS else (name,))]
+    groups = _grouped(runs, lambda run: {**without_seed(run), **run.circumstances})
+    used = [_with_tokens(without_seed(group[0]), group) for group in groups]
+    told = [{**group[0].circumstances, **each} for group, each in zip(groups, used, strict=True)]
     found: list[Arm] = []
-    for group in _grouped(runs, lambda run: {**without_seed(run), **run.circumstances}):
-        used = _with_tokens(without_seed(group[0]), group)
-        told = {**group[0].circumstances, **used}
-        label = ", ".join(part(name, told[name]) for name in names if name in told)
+    for group, each, label in zip(groups, used, _labels(told, names), strict=True):
         seeds = {run.options[SEED]: run for run in group}
-        tally = pooled([run.tally for run in seeds.values()])
-        found.append(Arm(label, used, seeds, tally))
+        tally = pooled([run.tally for run in group])
+        found.append(Arm(label, each, seeds, tally))
+    return found
+
+
+def _labels(arms: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Say what arms do not share; where files are only if nothing else tells them apart."""
+    found: list[str] = []
+    for some in ([name for name in names if not name.endswith(".path")], names):
+        found = [", ".join(part(n, told[n]) for n in some if n in told) for told in arms]
+        if len(set(found)) == len(arms):
+            break
     return found
 
 

@@ -50,6 +50,9 @@ def notes(collection: Collection) -> Iterator[str]:
         listed = "; ".join(f"{name} ({state})" for name, state in states[:5])
         more = f" and {len(states) - 5} more" if len(states) > 5 else ""
         yield f"{len(states)} runs are not complete and not in here: {listed}{more}"
+    if collection.doubled:
+        number, listed = len(collection.doubled), ", ".join(collection.doubled[:5])
+        yield f"left out, since another run has the same options and seed, {number}: {listed}"
     for name, values in collection.apart.items():
         shown = ", ".join(map(str, values))
         if collection.forced:

@@ -1,0 +1,68 @@
+"""The texts of a run directory, with the prompts that they continue."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from specdec.experiments.arm import build_prompts, render
+from yaml import YAMLError
+
+from specdec.core.errors import UserError
+from specdec.core.trace import Trace, request_id
+from specdec.lm.hf import HFCausalLM
+from specdec.replay.texts import Text
+
+
+def read_config(folder: Path, name: str = "config.yaml") -> DictConfig:
+    """Read how a run was decoded.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    file = folder / name
+    try:
+        found = OmegaConf.load(file)
+    except OSError:
+        raise UserError(f"{folder}: no {name} in that folder") from None
+    except YAMLError as error:
+        raise UserError(f"{file}: damaged ({error})".replace("\n", " ")) from None
+    if not isinstance(found, DictConfig) or "sampling" not in found:
+        raise UserError(f"{file}: not the configuration of a run")
+    return found
+
+
+def texts_of(traces: Sequence[Trace], config: DictConfig, verifier: HFCausalLM) -> list[Text]:
+    """Render the prompts again, later turns after the answers that the run itself gave.
+
+    What the verifier found of the tokens (`log_p`) is not known yet.
+
+    Raises:
+        UserError: the prompts are others than those that were decoded.
+    """
+    prompts = {prompt.prompt_id: prompt for prompt in build_prompts(config)}
+    answers = {(trace.prompt_id, trace.turn): trace.output_text for trace in traces}
+    texts: list[Text] = []
+    for trace in traces:
+        before = [answers[trace.prompt_id, turn] for turn in range(trace.turn)]
+        prompt = prompts.get(trace.prompt_id)
+        prompt_ids = () if prompt is None else render(prompt, before, verifier, config).token_ids
+        if len(prompt_ids) != trace.num_prompt_tokens:
+            name = request_id(trace.prompt_id, trace.turn)
+            raise UserError(
+                f"prompts.path={config.prompts.path!r}: has changed since the run: prompt {name}"
+                f" had {trace.num_prompt_tokens} tokens, and has {len(prompt_ids)} now"
+            )
+        room = verifier.max_length - len(prompt_ids)
+        texts.append(
+            Text(
+                trace.prompt_id,
+                trace.category,
+                trace.turn,
+                tuple(prompt_ids),
+                trace.output_ids,
+                (),
+                trace.finish_reason,
+                min(config.max_new_tokens, room),
+            )
+        )
+    return texts

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
-from functools import cache
-from itertools import product
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from specdec.experiments.app import build, compose_decode, run
+from specdec.experiments.app import build, run
+from specdec.experiments.replay_plan import closed_arm, plan, rule_of
 
-from specdec.core.errors import Unfit, UserError, require, require_int
+from specdec.core.errors import UserError, require, require_int
 
 if TYPE_CHECKING:
     from specdec.lm.hf import HFCausalLM
@@ -23,26 +21,11 @@ if TYPE_CHECKING:
     from specdec.replay.jump import States
     from specdec.replay.recording import Recording
 
-# What is told by the recording: whoever wants another writes another one.
-RECORDED = ("verifier", "prompts", "sampling")
-RECORDED_VALUES = ("max_new_tokens", "stop_strings", "dtype", "attention", "seed")
-# The options that the lists of a grid stand for; the others are plug-ins.
-GRID = {"gamma": "tree.gamma", "num_nodes": "tree.num_nodes", "temperature": "proposer.temperature"}
-PLUG_INS = ("proposer", "tree", "verification")
-KEYS = (*PLUG_INS, *GRID.values())
-
-
-@dataclass(frozen=True)
-class Planned:
-    """The configurations to replay, by the name of their folder, and why others are not."""
-
-    arms: Mapping[str, DictConfig]
-    unfit: Mapping[str, int]
-
 
 def task(config: DictConfig) -> None:
     """Replay every configuration, write a run directory for each, and report them."""
     # Here and not above, because torch takes seconds to import and --help should not wait.
+    from specdec.experiments.replay_check import checked
     from specdec.experiments.report import report
 
     from specdec.lm.fingerprint import fingerprint
@@ -67,6 +50,8 @@ def task(config: DictConfig) -> None:
     seconds = time.perf_counter() - began
     report(folder, config.reference)
     print(f"replayed in {seconds:.1f} s, models and all")
+    if config.check:
+        sys.exit(checked(planned.arms, tallies, folder / "checked"))
 
 
 def check_options(config: DictConfig) -> None:
@@ -79,6 +64,7 @@ def check_options(config: DictConfig) -> None:
     for name in ("arms", "options"):
         good = isinstance(config[name], ListConfig)
         require(good, name, config[name], 'a list of strings, ["proposer=ngram"]')
+    require(isinstance(config.check, bool), "check", config.check, "true or false")
     require_int("batch", config.batch, 1)
     require_int("seed", config.seed, 0)
 
@@ -91,108 +77,6 @@ def recorded_config(folder: Path, config: DictConfig) -> DictConfig:
     if config.device is not None:
         found.device = found.verifier.device = config.device
     return found
-
-
-def plan(config: DictConfig, recorded: DictConfig) -> Planned:
-    """Compose every configuration that is asked for; those that cannot be are left out."""
-    from specdec.experiments.fit import require_parts_fit
-    from specdec.experiments.naming import name_of
-
-    arms: dict[str, DictConfig] = {}
-    unfit: dict[str, int] = {}
-    shared = [str(option) for option in config.options]
-    told = [*combinations(config.grid, shared), *((str(arm).split(), {}) for arm in config.arms)]
-    for overrides, numbers in told:
-        arm = arm_config([*shared, *overrides], numbers, recorded)
-        try:
-            require_parts_fit(arm)
-            require_replayable(arm)
-        except Unfit as reason:
-            unfit[str(reason)] = unfit.get(str(reason), 0) + 1
-        else:
-            swept = [text.split("=")[0] for text in overrides]
-            arms.setdefault(name_of(arm, [*KEYS, *swept]), arm)
-    if not arms:
-        raise UserError(f"nothing to replay: {'; '.join(unfit) or 'grid and arms are empty'}")
-    return Planned(arms, unfit)
-
-
-def combinations(
-    grid: DictConfig, shared: Sequence[str]
-) -> Iterator[tuple[list[str], dict[str, Any]]]:
-    """Yield every combination: plug-ins as overrides, and the numbers that these plug-ins have."""
-    for values in product(*(grid[name] for name in PLUG_INS)):
-        chosen = [f"{name}={value}" for name, value in zip(PLUG_INS, values, strict=True)]
-        composed = _composed((*shared, *chosen))
-        known = {n: o for n, o in GRID.items() if _has(composed, o) and values[0] != "none"}
-        for numbers in product(*(grid[name] for name in known)):
-            yield chosen, dict(zip(known.values(), numbers, strict=True))
-
-
-def _has(config: DictConfig, option: str) -> bool:
-    node, _, name = option.rpartition(".")
-    return name in list(config[node])
-
-
-@cache  # composing takes longer than all the rest of planning, and numbers need no other one
-def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    return compose_decode(overrides)
-
-
-def arm_config(
-    overrides: Sequence[str], numbers: Mapping[str, Any], recorded: DictConfig
-) -> DictConfig:
-    """Compose one configuration of `decode`, with everything that the recording decides."""
-    for text in overrides:
-        name = text.split("=")[0]
-        if name.split(".")[0] in (*RECORDED, *RECORDED_VALUES):
-            raise UserError(f"{text}: told by the recording; expected another recording")
-    found = deepcopy(_composed(tuple(overrides)))
-    for option, number in numbers.items():
-        OmegaConf.update(found, option, number)
-    for name in RECORDED:
-        found[name] = OmegaConf.to_container(recorded[name], resolve=True)
-    for name in (*RECORDED_VALUES, "device"):
-        found[name] = recorded[name]
-    return found
-
-
-def require_replayable(arm: DictConfig) -> None:
-    """Refuse what no text decides.
-
-    Raises:
-        Unfit: neither a closed form is known, nor does the text decide what is accepted.
-    """
-    if arm.verification.allow_lossy:
-        raise Unfit("verification.allow_lossy=true: texts of lossy rules are others; decode them")
-    if closed_arm(arm) is None:
-        from specdec.experiments.fit import draw_of
-
-        from specdec.replay.jump import require_jumps
-
-        require_jumps(rule_of(arm), draw_of(arm.proposer, build(arm.tree)))
-
-
-def rule_of(arm: DictConfig) -> str:
-    """Return what the command line calls an arm's rule."""
-    from specdec.report.options import stem_of_target
-
-    return stem_of_target(arm.verification.rule._target_)
-
-
-def closed_arm(arm: DictConfig) -> Any:
-    """Return the arm as a closed form, or None where there is none for it."""
-    from specdec.replay.closed import Arm
-    from specdec.tree.fixed import FixedTree
-
-    proposer, tree = arm.proposer, build(arm.tree)
-    has_laws = "verifier" in proposer or "model" in proposer
-    if not has_laws or not isinstance(tree, FixedTree):
-        return None
-    try:
-        return Arm(tree, rule_of(arm), proposer.temperature)
-    except Unfit:
-        return None
 
 
 def replay_all(

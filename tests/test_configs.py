@@ -297,8 +297,8 @@ def test_the_examples_of_the_help_text_are_valid(entry_point: str) -> None:
             overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", text) for text in overrides]
         try:
             config = composed(entry_point, overrides)
-            for arm in config.get("arms", []):
-                composed(entry_point, arm.split())
+            for arm in [*config.get("arms", []), *config.get("options", [])]:
+                composed("compare" if entry_point == "compare" else "decode", arm.split())
         except HydraException as error:
             reason = " ".join(str(error).split())
             raise AssertionError(f"the example {shlex.join(overrides)!r} fails: {reason}") from None

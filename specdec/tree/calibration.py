@@ -10,6 +10,7 @@ nodes, and no search is needed.
 import heapq
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import floordiv, truediv
 from typing import Any
 
 import torch
@@ -23,10 +24,13 @@ class PathCounts:
 
     `ranks` [S, D] (any integer type) are the true tokens' ranks from 0; one above `max_rank` ends
     the path there. `marginals` [D, max_rank + 1] counts each depth's ranks, whatever came before.
+    With `weights` [S] a position counts as much as it weighs, instead of 1.
     """
 
-    def __init__(self, ranks: Tensor, max_rank: int):
-        self.num_positions, self.depth = ranks.shape
+    def __init__(self, ranks: Tensor, max_rank: int, weights: Tensor | None = None):
+        num_positions, self.depth = ranks.shape
+        # An integer, unless positions are weighed.
+        self.num_positions = num_positions if weights is None else float(weights.sum())
         self.max_rank = max_rank
         self._width = max_rank + 1
         # A tree of prefixes, level by level: a key is `index of the parent * width + rank`. Keys
@@ -34,27 +38,30 @@ class PathCounts:
         self._keys: list[Tensor] = []
         self._counts: list[Tensor] = []
         marginals: list[Tensor] = []
-        place = torch.zeros(self.num_positions, dtype=torch.int64)  # in the level above
-        here = torch.arange(self.num_positions)  # the positions whose path goes on so far
+        place = torch.zeros(num_positions, dtype=torch.int64)  # in the level above
+        here = torch.arange(num_positions)  # the positions whose path goes on so far
         for column in ranks.long().unbind(dim=1):
-            marginals.append(column[column <= max_rank].bincount(minlength=self._width))
+            known = column <= max_rank
+            weighed = None if weights is None else weights[known]
+            marginals.append(column[known].bincount(weighed, minlength=self._width))
             kept = column[here] <= max_rank
             here = here[kept]
             key = place[kept] * self._width + column[here]
-            keys, place, counts = key.unique(return_inverse=True, return_counts=True)
+            keys, place = key.unique(return_inverse=True)
+            weighed = None if weights is None else weights[here]
             self._keys.append(keys)
-            self._counts.append(counts)
+            self._counts.append(place.bincount(weighed, minlength=len(keys)))
         self.marginals = torch.stack(marginals)
 
-    def count(self, path: Path) -> int:
-        """Count the positions at which a path of at most D ranks holds."""
+    def count(self, path: Path) -> float:
+        """Count (or weigh) the positions at which a path of at most D ranks holds."""
         index = 0
         for rank, keys in zip(path, self._keys, strict=False):
             key = index * self._width + rank
             index = int(torch.searchsorted(keys, key))
             if rank >= self._width or index == len(keys) or int(keys[index]) != key:
                 return 0
-        return int(self._counts[len(path) - 1][index])
+        return self._counts[len(path) - 1][index].item()
 
     def most_frequent(self, num_paths: int) -> list[Path]:
         """Return the most frequent paths, or all that ever held: the best trees of 1, 2, ... nodes.
@@ -79,7 +86,7 @@ class PathCounts:
 
 
 def product_paths(
-    marginals: Sequence[Sequence[int]], num_positions: int, num_paths: int
+    marginals: Sequence[Sequence[float]], num_positions: float, num_paths: int
 ) -> list[Path]:
     """Return the paths of the largest products of marginal frequencies, best first.
 
@@ -94,14 +101,15 @@ def product_paths(
     ]
     found: list[Path] = []
     # (-score, length, path, score of the path above, place of the last rank in its order). Scores
-    # are the products times S^D: integers, so that what is equal compares equal.
-    heap: list[tuple[int, int, Path, int, int]] = []
+    # are the products times S^D: of counts they are integers, so that what is equal compares equal.
+    heap: list[tuple[float, int, Path, float, int]] = []
+    divided = floordiv if isinstance(num_positions, int) else truediv
 
-    def push(above: Path, score: int, place: int) -> None:
+    def push(above: Path, score: float, place: int) -> None:
         level = len(above)
         if level < depth and place < len(ordered[level]):
             minus_count, rank = ordered[level][place]
-            own = score // num_positions * minus_count
+            own = divided(score, num_positions) * minus_count
             heapq.heappush(heap, (own, level + 1, (*above, rank), score, place))
 
     push((), num_positions**depth, 0)
@@ -113,11 +121,11 @@ def product_paths(
     return found
 
 
-def expected_block_efficiency(counts: Sequence[int], num_positions: int) -> list[float]:
+def expected_block_efficiency(counts: Sequence[float], num_positions: float) -> list[float]:
     """Return tau of the trees of the first 1, 2, ... paths, by how often each path holds.
 
-    It is the mean over all positions of the text, not over the block starts of decoding, which
-    crowd behind hard tokens.
+    It is the mean over the positions as they are weighed: unweighed, over all positions of the
+    text, and not over the block starts of decoding, which crowd behind hard tokens.
     """
     return [1 + total / num_positions for total in accumulate(counts)]
 

@@ -1,0 +1,102 @@
+"""The tree that is the best where its own steps begin."""
+
+from itertools import combinations, product
+
+import pytest
+import torch
+from test_coverage import LENGTH, Q, law, texts_of
+from toy import table_lm
+
+from specdec.core.sampling import Sampling
+from specdec.metrics import block_efficiency
+from specdec.replay.closed import Arm, replay
+from specdec.replay.laws import DraftLaws
+from specdec.replay.ranks import BEHIND_ALL
+from specdec.replay.renewal import tally
+from specdec.replay.texts import Text
+from specdec.replay.trees import Ranked, best_tree, ranked
+from specdec.tree.calibration import PathCounts, expected_block_efficiency
+from specdec.tree.fixed import Path
+from specdec.tree.sparse import Sparse
+
+DEPTH, NUM_NODES = 3, 4
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[Text]:
+    return [text for seed in (1, 2) for text in renamed(texts_of(seed), seed)]
+
+
+def renamed(texts: list[Text], seed: int) -> list[Text]:
+    return [
+        Text(f"{seed}-{t.prompt_id}", "", 0, t.prompt_ids, t.output_ids, t.log_p, "length", LENGTH)
+        for t in texts
+    ]
+
+
+@pytest.fixture(scope="module")
+def parts(texts: list[Text]) -> list[Ranked]:
+    return ranked(texts, laws(), DEPTH, vocab_size=3)
+
+
+def laws() -> DraftLaws:
+    return DraftLaws(table_lm(lambda tokens: law(Q)(tokens[1:])))
+
+
+def tau(texts: list[Text], nodes: list[Path]) -> float:
+    found = replay(texts, laws(), {"arm": Arm(Sparse(nodes), "rejection")}, Sampling(), None, 3)
+    return block_efficiency(tally(found["arm"])).value or 0.0
+
+
+def test_no_tree_of_that_size_is_better(texts: list[Text], parts: list[Ranked]) -> None:
+    """All trees of four nodes are tried, in replay."""
+    ours = best_tree(parts, NUM_NODES, max_rank=2)
+    found = {nodes: tau(texts, list(nodes)) for nodes in closed_sets(NUM_NODES)}
+    assert tau(texts, ours.nodes) == pytest.approx(ours.block_efficiency, abs=1e-9)
+    assert ours.block_efficiency == pytest.approx(max(found.values()), abs=1e-12)
+    assert len(found) > 50
+
+
+def closed_sets(size: int) -> list[tuple[Path, ...]]:
+    paths = [p for depth in range(1, DEPTH + 1) for p in product(range(3), repeat=depth)]
+    return [
+        nodes
+        for nodes in combinations(paths, size)
+        if all(len(path) == 1 or path[:-1] in nodes for path in nodes)
+    ]
+
+
+def test_expected_efficiency_is_what_replay_says(texts: list[Text], parts: list[Ranked]) -> None:
+    """The mean over positions, weighed with its own block starts, is the mean over steps."""
+    ours = best_tree(parts, NUM_NODES, max_rank=2)
+    held = [ours.counts.count(path) for path in ours.nodes]
+    told = expected_block_efficiency(held, ours.counts.num_positions)[-1]
+    assert told == pytest.approx(tau(texts, ours.nodes), abs=1e-9)
+
+
+def test_over_all_positions_it_looks_better_than_it_is(
+    texts: list[Text], parts: list[Ranked]
+) -> None:
+    ranks = torch.cat([part.ranks.flatten(0, 1) for part in parts]).clamp(max=3)
+    counts = PathCounts(ranks, max_rank=2)
+    nodes = counts.most_frequent(NUM_NODES)
+    held = [counts.count(path) for path in nodes]
+    uniform = expected_block_efficiency(held, counts.num_positions)[-1]
+    assert uniform > 1.03 * tau(texts, nodes)
+
+
+def test_no_path_holds_deeper_than_candidates_go(parts: list[Ranked]) -> None:
+    for part in parts:
+        assert bool((part.ranks[:, LENGTH - 1] == BEHIND_ALL).all())  # the verifier's own token
+        assert bool((part.ranks[:, LENGTH - 2, 1:] == BEHIND_ALL).all())
+        assert bool((part.ranks[:, : LENGTH - 3] < 3).all())
+
+
+def test_weights_of_one_are_counts(parts: list[Ranked]) -> None:
+    ranks = torch.cat([part.ranks.flatten(0, 1) for part in parts]).clamp(max=3)
+    plain = PathCounts(ranks, max_rank=2)
+    weighed = PathCounts(ranks, 2, torch.ones(len(ranks), dtype=torch.float64))
+    assert weighed.most_frequent(9) == plain.most_frequent(9)
+    for path in plain.most_frequent(9):
+        assert weighed.count(path) == plain.count(path)
+    assert weighed.marginals.tolist() == plain.marginals.tolist()

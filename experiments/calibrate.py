@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from specdec.experiments.app import build, run
+from specdec.experiments.calibrate_recording import on_recording
 from specdec.experiments.positional import (
     build_meter,
     check_positional,
@@ -39,10 +40,28 @@ def task(config: DictConfig) -> None:
     # Here and not above, because torch takes seconds to import and --help should not wait.
     from specdec.core.jsonl import write_json
     from specdec.report.provenance import provenance
-    from specdec.tree.calibration import PathCounts, calibration
 
     output = Path(config.output)
     output.parent.mkdir(parents=True, exist_ok=True)
+    if config.recording is None:
+        found, reader = along_text(config)
+    else:
+        depth = config.depth or (None if proposer_name() in HEADS else DRAFT_DEPTH)
+        found, reader = on_recording(config, depth)
+    facts = provenance(reader.device, config.dtype, reader.attention)
+    write_json(output, {**origin(config), **found, "provenance": facts})
+    show(found, config)
+    grown = "tree=calibrated"
+    if "positional" in found:
+        show_positional(found["positional"], config)
+        grown += " or tree=sequoia"
+    print(f"written: {output}; grow it with {grown} tree.path={output}")
+
+
+def along_text(config: DictConfig) -> tuple[dict[str, Any], HFCausalLM]:
+    """Return what a calibration file holds of a text, and the model that read it."""
+    from specdec.tree.calibration import PathCounts, calibration
+
     parts = build_parts(config)
     samples, num_samples = read_samples(config, parts.max_length)
     counts = PathCounts(measure(config, parts.ranker, samples, num_samples), config.max_rank)
@@ -57,24 +76,25 @@ def task(config: DictConfig) -> None:
         )
     if parts.meter is not None:
         found["positional"] = measure_positional(config, parts.meter, samples, num_samples)
-    facts = provenance(parts.reader.device, config.dtype, parts.reader.attention)
-    write_json(output, {**origin(config), **found, "provenance": facts})
-    show(found, config)
-    grown = "tree=calibrated"
-    if parts.meter is not None:
-        show_positional(found["positional"], config)
-        grown += " or tree=sequoia"
-    print(f"written: {output}; grow it with {grown} tree.path={output}")
+    return found, parts.reader
 
 
 def check_options(config: DictConfig) -> None:
     """Refuse what is wrong before a model is loaded."""
-    for node, name, value in ((config.data, "path", "FILE"), (config, "output", "tree.json")):
-        if OmegaConf.is_missing(node, name):
-            option = "data.path" if name == "path" else name
-            raise UserError(f"{option}: missing; expected {option}={value}")
-    for name, value in (("data.path", config.data.path), ("output", config.output)):
-        require(isinstance(value, str) and bool(value), name, value, "a file")
+    recording = config.recording
+    if OmegaConf.is_missing(config, "output"):
+        raise UserError("output: missing; expected output=tree.json")
+    require(
+        isinstance(config.output, str) and bool(config.output), "output", config.output, "a file"
+    )
+    if recording is not None:
+        require(isinstance(recording, str), "recording", recording, "a folder of specdec-record")
+        require(not config.positional, "positional", True, "false with a recording")
+    elif config.data.path is None:
+        raise UserError("data.path: missing; expected data.path=FILE, or recording=DIR")
+    else:
+        good = isinstance(config.data.path, str) and bool(config.data.path)
+        require(good, "data.path", config.data.path, "a file")
     chosen = proposer_name()
     require(chosen in PROPOSERS, "proposer", chosen, "one of " + ", ".join(PROPOSERS))
     for name, least in (("max_rank", 0), ("max_nodes", 1), ("num_nodes", 1), ("batch", 1)):
@@ -91,7 +111,8 @@ def check_options(config: DictConfig) -> None:
     from specdec.proposer.fit import heads_config
     from specdec.training.data.text import read_documents
 
-    read_documents(config.data.path)
+    if recording is None:
+        read_documents(config.data.path)
     if chosen in HEADS:
         require_depth(config.depth, heads_config(config.proposer.path).get("num_heads"))
 
@@ -177,12 +198,19 @@ def origin(config: DictConfig) -> dict[str, Any]:
         "draft_path": config.draft.path if proposer_name() not in HEADS else None,
         "verifier_path": config.verifier.path,
         "data_path": config.data.path,
+        "recording": config.recording,
     }
 
 
 def show(found: dict[str, Any], config: DictConfig) -> None:
     """Print the tree of `num_nodes`, and what trees of other sizes would reach."""
-    from specdec.report.rank_tree import efficiency_table, print_rank_tree, rank_tree
+    from specdec.report.rank_tree import (
+        CAVEAT,
+        RECORDED_CAVEAT,
+        efficiency_table,
+        print_rank_tree,
+        rank_tree,
+    )
 
     joint = found["joint"]
     num_nodes = min(config.num_nodes, len(joint["paths"]))
@@ -190,8 +218,13 @@ def show(found: dict[str, Any], config: DictConfig) -> None:
     tree = rank_tree(joint["paths"][:num_nodes], shares[:num_nodes])
     reached = {name: found[name]["expected_block_efficiency"] for name in ("joint", "product")}
     depths = list(accumulate(map(len, joint["paths"]), max))
-    title = f"{config.data.path}: {found['num_positions']} positions; the best {num_nodes} nodes"
-    print_rank_tree(tree, efficiency_table(reached, depths, num_nodes), title)
+    read, where = config.data.path, f"{found['num_positions']} positions"
+    caveat = CAVEAT
+    if config.recording is not None:
+        read, where = config.recording, f"{found['num_positions']:.1f} expected steps"
+        caveat = RECORDED_CAVEAT
+    title = f"{read}: {where}; the best {num_nodes} nodes"
+    print_rank_tree(tree, efficiency_table(reached, depths, num_nodes), title, caveat)
 
 
 def main() -> None:

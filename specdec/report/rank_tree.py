@@ -11,6 +11,10 @@ CAVEAT = (
     "Expected over all positions of the text, not over the block starts of decoding, which crowd "
     "behind hard tokens; exact for a temperature where the verifier wrote the text at it."
 )
+RECORDED_CAVEAT = (
+    "Expected where the steps of the best tree begin, on the recorded texts: for a tree of that size "
+    "it is what replay says, for others an estimate."
+)
 POSITIONAL_CAVEAT = (
     "Expected over all positions of the text, and as if acceptance at one depth said nothing about "
     "the next."

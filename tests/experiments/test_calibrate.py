@@ -142,7 +142,7 @@ def test_heads_are_measured_and_grown(cli, tiny) -> None:
         (["data.path=nothing.txt"], ["data.path='nothing.txt'", "no such file"]),
         (["output=."], ["output='.'", "a file"]),
         (["output=null"], ["output=None", "a file"]),
-        (["data.path=null"], ["data.path=None", "a file"]),
+        (["data.path=null"], ["data.path: missing", "recording=DIR"]),
         (["tree=sampled"], ["tree: cannot be chosen here"]),
         (["positional=3"], ["positional=3", "true or false"]),
         (["max_children=0"], ["max_children=0"]),

@@ -172,3 +172,18 @@ def test_a_proposer_with_a_broken_state_is_found(
     ended = replay(cli, tiny, *told)
     assert ended.status == 1
     assert "the engine does not accept what replay expects" in ended.out
+
+
+def test_the_best_tree_of_a_recording_is_worth_what_it_says(
+    recording: Ended, tiny: Tiny, cli: CommandLine
+) -> None:
+    assert recording.status == 0, recording.err
+    told = ("recording=recording", "num_nodes=5", "depth=3", "output=tree.json", "max_rank=20")
+    models = (f"verifier.path={tiny.verifier}", f"draft.path={tiny.draft}")
+    ended = cli("calibrate", *models, *told)
+    assert ended.status == 0, ended.err
+    assert "expected steps; the best 5 nodes" in ended.out
+    told = json.loads(Path("tree.json").read_text())["joint"]["expected_block_efficiency"][4]
+    arm = "proposer=draft_model tree=calibrated tree.path=tree.json tree.num_nodes=5"
+    assert replay(cli, tiny, "grid.proposer=[]", f"arms=['{arm}']").status == 0
+    assert float(table()["block_efficiency"][0]) == pytest.approx(told, abs=1e-6)

@@ -18,11 +18,11 @@ from specdec.replay.renewal import Replayed
 from specdec.replay.survival import ahead, of_block, of_tree
 from specdec.replay.texts import Text, batches, logits_along, output_ids
 from specdec.tree.filtered import Filtered
-from specdec.tree.fixed import FixedTree, Path
+from specdec.tree.fixed import FixedTree
 
 CELLS_AT_ONCE = 1 << 25  # numbers of one tensor of laws
 
-# What a rule makes of one draw: `single` of its ratio, `block` of all ratios of a path together.
+# What a rule looks at where one token is drawn: its ratio, its q, or all ratios of a path together.
 CHAINS = {"rejection": "ratio", "kseq": "ratio", "top_plus_one": "ratio", "match": "match"}
 CHAINS |= {"block": "block", "traversal": "block"}
 SIBLINGS: Mapping[tuple[str, Draw], shares.Shares] = {
@@ -278,6 +278,3 @@ def _goes_on(arm: Arm, scores: Scores, depth: int, like: Tensor) -> Tensor:  # [
     if arm.tree.min_confidence > 0:
         return scores.confident(arm.tree.min_confidence, depth)
     return torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)
-
-
-__all__ = ["Arm", "Path", "Question", "replay", "score", "survival_of"]

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from specdec.core.errors import UserError
 from specdec.core.protocols import CausalLM
 from specdec.heads.base import Heads
 from specdec.lm.batch import pad
@@ -43,7 +44,17 @@ class DraftLaws:
     num_depths: int | None = None
 
     def along(self, texts: Sequence[Text], vocab_size: int) -> Iterator[Tensor]:
-        """Read the texts once."""
+        """Read the texts once.
+
+        Raises:
+            UserError: a text does not fit the model's context; decoding stops drafting there.
+        """
+        longest = max(len(text.prompt_ids) + len(text.output_ids) for text in texts)
+        if longest > self.model.max_length:
+            raise UserError(
+                f"draft.path: texts of {longest} tokens, of which the draft model reads"
+                f" {self.model.max_length}; such texts cannot be replayed"
+            )
         yield logits_along(self.model, texts, vocab_size)
 
     def first_start(self, text: Text) -> int:

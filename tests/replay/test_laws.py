@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from specdec.core.errors import UserError
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.values import Context
@@ -112,3 +113,10 @@ def test_a_draft_model_is_read_once_for_all_depths(tiny: Tiny) -> None:
             plain = draft.model(tokens).logits[0, len(text.prompt_ids) - 1 : -1]
             ours = logits[row, : len(text.output_ids)]
             assert torch.allclose(ours, plain, atol=1e-4)
+
+
+def test_texts_beyond_the_drafts_context_are_refused(tiny: Tiny) -> None:
+    draft = load(str(tiny.draft))
+    long = Text("a", "", 0, (1,) * 200, (2,) * 100, (), "length", 100)
+    with pytest.raises(UserError, match="texts of 300 tokens, of which the draft model reads 256"):
+        list(DraftLaws(draft).along([long], draft.vocab_size))

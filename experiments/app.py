@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 EXIT_USER_ERROR = 2
 ARM_EXAMPLE = 'arms=["proposer=ngram proposer.max_ngram=4"]'
+# Lists of overrides, within which Hydra's grammar wants quotes, and the shell quotes around them.
+LISTS = {"arms": f"'{ARM_EXAMPLE}'", "decode": "'decode=[\"prompts.limit=20\"]'"}
 EXIT_INTERRUPTED = 130
 MISTAKES = (
     UserError,
@@ -184,12 +186,21 @@ def _explain(error: BaseException, config_name: str) -> int:
     if isinstance(error, UserError):
         return _fail(str(error))
     if isinstance(error, HydraException | OmegaConfBaseException):  # some of them are OSErrors, too
-        return _fail(_mended(_one_line(error), config_name))
+        return _fail(explained(error, config_name, sys.argv[1:]))
     assert isinstance(error, OSError)
     return _fail(f"{error.filename}: cannot be written ({error.strerror})")
 
 
-def _mended(message: str, config_name: str) -> str:
+def explained(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
+    """Say in one line what is wrong with the overrides of an entry point, and what was meant."""
+    if isinstance(error, OverrideParseException):
+        name = error.override.split("=")[0].lstrip("+~")
+        if name in LISTS:
+            return f"{error.override}: expected texts in quotes, {LISTS[name]}"
+    return _mended(_one_line(error), config_name, overrides)
+
+
+def _mended(message: str, config_name: str, overrides: Sequence[str]) -> str:
     """Name the option that was meant, where Hydra only says which one there is not."""
     found = re.search(r"Could not override '([^']+)'", message)
     if found is None:
@@ -198,7 +209,7 @@ def _mended(message: str, config_name: str) -> str:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module("specdec.configs", version_base="1.3"):
         try:
-            names = _names(hydra.compose(config_name, _chosen_plug_ins(sys.argv[1:])))
+            names = _names(hydra.compose(config_name, _chosen_plug_ins(overrides)))
         except HydraException:  # this entry point takes no such plug-ins
             names = _names(hydra.compose(config_name))
     if config_name == "compare" and wrong.startswith("proposer."):

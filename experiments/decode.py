@@ -36,11 +36,11 @@ def task(config: DictConfig) -> float | None:
 
 
 def decode_into(
-    config: DictConfig, folder: Path, prepare: Callable[[], None] = lambda: None
+    config: DictConfig, folder: Path, prepare: Callable[[], None] | None = None
 ) -> float | None:
     """Decode into a run directory unless that was done; returns block efficiency.
 
-    What a run needs beforehand is done by `prepare`, while its folder is locked.
+    What a run needs beforehand is made by `prepare`, while its folder is locked and called started.
     """
     from specdec.experiments.naming import identity_of
 
@@ -56,7 +56,9 @@ def decode_into(
     summary = None
     with RunDir(folder, config, identity_of(config), config.resume, in_sweep(config)) as run_dir:
         if processes.agreed(run_dir.taken) is None:
-            prepare()
+            if prepare is not None:
+                run_dir.start()
+                prepare()
             summary = decode(config, folder, processes, run_dir)
         elif not in_sweep(config):
             print(f"{folder}: {run_dir.taken}; resume=false decodes it again")

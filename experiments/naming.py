@@ -11,12 +11,19 @@ from specdec.core.digest import digest
 from specdec.report.options import identity, options, run_name
 from specdec.training.facts import training_tokens
 
+WRITTEN = {"training.distill.path"}
+
 
 def files_of(used: Mapping[str, Any]) -> dict[str, str]:
-    """Return a digest of every file and folder that options name; what is on a Hub has none."""
+    """Return a digest of every file and folder that options name; what is on a Hub has none.
+
+    What a training writes itself has none either: it follows from other options, and is not there
+    when the run gets its name.
+    """
     found: dict[str, str] = {}
     for name, value in used.items():
-        place = _place(value) if name.endswith(".path") and isinstance(value, str) else None
+        named = name.endswith("path") and name not in WRITTEN and isinstance(value, str)
+        place = _place(value) if named else None
         if place is not None:
             found[name] = digest(place)
     return found

@@ -38,11 +38,15 @@ def report(folder: Path, reference: str | None = None, force: bool = False) -> N
                 for each in arms
             ]
             for setting, arms in results
-        }
+        },
+        explained=False,  # the page does it
     )
     for note in notes(collection):
         print(note)
-    print(f"look at {folder / 'report.html'}; compute with summary.csv or .parquet beside it")
+    print(
+        f"look at {folder / 'report.html'}, which says what the numbers mean;"
+        " compute with summary.csv or .parquet beside it"
+    )
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from argparse import Namespace
@@ -136,13 +137,18 @@ def announce(planned: Plan) -> None:
     """Say in a few lines how much there is to do."""
     states = list(planned.states().values())
     done = states.count("complete")
+    over = f" over {', '.join(planned.over)}" if planned.over else ""
     print(
-        f"sweep over {', '.join(planned.over)}: {len(states)} runs from"
-        f" {planned.num_combinations} combinations, {done} complete, {len(states) - done} to run;"
-        f" results in {planned.folder}"
+        f"sweep{over}: {_count(len(states), 'run')} from"
+        f" {_count(planned.num_combinations, 'combination')}, {done} complete,"
+        f" {len(states) - done} to run; results in {planned.folder}"
     )
     for reason, number in planned.unfit.items():
-        print(f"left out, {number} combinations: {reason}")
+        print(f"left out, {_count(number, 'combination')}: {reason}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def print_jobs(planned: Plan) -> None:
@@ -181,14 +187,12 @@ def surviving(task: Task) -> Task:
         except Exception as error:
             if not hasattr(error, "__notes__"):  # no run directory has noted it
                 raise
-            print(f"failed: {error.__notes__[0]}: {_first_line(error)}", file=sys.stderr)
+            # Why is said in the end, once for all runs that failed alike.
+            folder = Path(HydraConfig.get().sweep.dir) / error.__notes__[0]
+            print(f"{progress(config, folder)}  {folder.name}: failed")
         return None
 
     return job
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def run_folder(config: DictConfig, sweepable: Sweepable) -> Path:
@@ -237,10 +241,15 @@ def finish(planned: Plan, sweepable: Sweepable) -> int:
         sweepable.finish(planned.folder)
     running = [name for name, state in states.items() if state == "running"]
     if running:
-        print(f"{len(running)} runs are being decoded by another process, which will report them")
+        number = _count(len(running), "run")
+        print(f"{number} being decoded by another process, which will report them")
     failed = [name for name, state in states.items() if state in ("failed", "interrupted", "new")]
+    reasons: dict[str, list[str]] = {}
     for name in failed:
-        print(f"{states[name]}: {name}: {_why(planned.folder / name)}", file=sys.stderr)
+        why = f"{states[name]}: {_why(planned.folder / name)}"
+        reasons.setdefault(why, []).append(name)
+    for why, names in reasons.items():
+        print(f"{why} ({', '.join(names)})", file=sys.stderr)
     if failed:
         print(
             f"error: {len(failed)} of {len(states)} runs are not complete (tracebacks in"
@@ -254,5 +263,7 @@ def _why(run: Path) -> str:
     from specdec.report.run_dir import read_status
 
     error = (read_status(run) or {}).get("error")
-    # The last line but our own note.
-    return error.strip().splitlines()[-2] if error else "not finished"
+    if not error:
+        return "not finished"
+    line = error.strip().splitlines()[-2]  # the last one but our own note
+    return re.sub(r"^specdec\.core\.errors\.\w+: ", "", line)

@@ -11,8 +11,9 @@ from specdec.core.errors import UserError, require
 def train(config: DictConfig, output: Path) -> None:
     """Train into a folder and say what came of it."""
     require_data(config)
+    output.mkdir(parents=True, exist_ok=True)  # before hours of training that could not be saved
     trainer = build(config.trainer)
-    objective = build(_chosen(config))
+    objective = build(chosen(config))
     print("the first sample, with what is not trained on in [[brackets]]:")
     print("\n".join(f"  | {line}" for line in objective.preview().splitlines()[:20]))
     evaluation = trainer.fit(objective, output)
@@ -20,25 +21,27 @@ def train(config: DictConfig, output: Path) -> None:
     print(f"trained {trainer.max_steps} steps: {numbers}\nsaved in {output}")
 
 
-def train_in_sweep(config: DictConfig, output: Path) -> None:
-    """Train into a folder, or go on with what was interrupted there, without a word."""
+def train_in_sweep(config: DictConfig, output: Path, sweep: str) -> None:
+    """Train into a folder, or go on there; `sweep` is what a tracker calls its runs together."""
     from accelerate.state import AcceleratorState
 
     # One job may ask for another precision than the one before it in the same process.
     AcceleratorState._reset_state()
-    sweep = output.parent.parent.name
     trainer = build(config.trainer, resume_from_checkpoint="latest", group=sweep)
-    trainer.fit(build(_chosen(config)), output)
+    trainer.fit(build(chosen(config)), output)
 
 
 def require_data(config: DictConfig) -> None:
-    """Refuse a training without text."""
+    """Refuse a training without text; what the files hold is seen when they are read."""
+    from specdec.training.data.text import require_text_file
+
     for name in ("path", "held_out_path"):
         if OmegaConf.is_missing(config.data, name):
             raise UserError(f"data.{name}: missing; expected data.{name}=FILE, .txt or .jsonl")
+        require_text_file(config.data[name], f"data.{name}")
 
 
-def _chosen(config: DictConfig) -> DictConfig:
+def chosen(config: DictConfig) -> DictConfig:
     """Return the node of the objective: heads or a model alone, or heads with their verifier."""
     require(isinstance(config.joint, bool), "joint", config.joint, "true or false")
     if not config.joint:

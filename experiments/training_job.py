@@ -4,43 +4,81 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from specdec.experiments.app import build, compose_decode
-from specdec.experiments.training import require_data, train_in_sweep
+from omegaconf.errors import OmegaConfBaseException
+from specdec.experiments.app import LISTS, build, compose_decode, explained
+from specdec.experiments.training import chosen, require_data, train_in_sweep
 
-from specdec.core.errors import UserError, require
+from specdec.core.errors import Unfit, UserError, require
 
 TRAINED = "trained"  # the folder of what was trained, in the run directory
 PROPOSES = {"medusa": "proposer.path", "chained": "proposer.path", "draft_model": "draft.path"}
-# What decoding has from training, so that `decode` cannot say otherwise.
-SHARED = ("proposer", "verifier", "draft", "tree", "sampling", "dtype", "seed", "tracker")
-# What says nothing about the weights that come out, or is told by what decoding shares.
+# What `decode` cannot say: what decodes is what was trained; decoding has an option from training;
+# or it is for the sweep as a whole.
+TRAINS = {"proposer", "proposer.path", "draft", "draft.path"}
+SHARED = {"verifier", "tree", "sampling", "dtype", "seed", "tracker"}
+OF_SWEEP = {"hydra", "resume", "sweep", "dry_run", "training", "experiment", "debug"}
+# What of a node says nothing about the weights that come out, or is told by another option.
 NEUTRAL = {
-    *("_target_", "states", "loss", "acceptance", "max_steps", "seed", "tracker", "batch"),
-    *("logging_steps", "eval_steps", "save_steps", "save_total_limit", "save_best", "group"),
-    *("resume_from_checkpoint", "held_out_path", "eval_samples", "cache_path"),
+    "train": {"states", "loss", "acceptance"},
+    "loss": set[str](),
+    "data": {"held_out_path", "eval_samples", "cache_path"},
+    "trainer": {
+        *("max_steps", "logging_steps", "eval_steps", "save_steps", "save_total_limit"),
+        *("save_best", "resume_from_checkpoint", "tracker", "group"),
+    },
+    "distill": {"batch"},
+    "tuning": {"training"},
 }
+MISTAKES = (HydraException, OmegaConfBaseException)
+SEEDED = {"train", "trainer", "tuning"}  # by the seed of the run, unless told otherwise
 
 
 def check(config: DictConfig) -> None:
     """Refuse what cannot be trained or decoded with, before any model is loaded."""
-    from specdec.experiments.arm import check_options
-
-    from specdec.proposer.fit import require_levels
+    from specdec.experiments.arm import build_prompts, check_options
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a sweep gives each training one process; see hydra/launcher for several")
+    if not OmegaConf.is_missing(config, "output"):
+        raise UserError(
+            f"output={config.output}: a sweep has a folder for each of its trainings; expected one"
+            " for all of them, hydra.sweep.dir=DIR"
+        )
     require_data(config)
-    require(isinstance(config.decode, ListConfig), "decode", config.decode, "a list of options")
-    build(config.trainer)
+    _check_training(config)
+    # A draft will have the verifier's vocabulary; what heads there will be was checked above.
+    decodes = decoding(config, config.verifier.path)
+    check_options(decodes)
+    try:
+        build_prompts(decodes)
+    except UserError as error:  # training has no prompts
+        raise UserError(f"decode: {error}") from None
+
+
+def _check_training(config: DictConfig) -> None:
+    """Build what is cheap to build."""
+    from specdec.proposer.fit import require_levels
+    from specdec.training.joint import require_tuning
+    from specdec.training.share import require_share
+
+    kind = _kind(config)
+    for node in ("trainer", "distill", "evaluation", "loss"):
+        build(config[node])
+    require_share(config.train.share)
+    if chosen(config) is config.tuning:
+        if kind == "draft_model":
+            raise Unfit("joint=true: draft_model has no heads; expected train=medusa or chained")
+        plain: Any = OmegaConf.to_container(config.tuning, resolve=True)
+        require_tuning(plain)
     if "num_heads" in config.train:
         require_levels(build(config.tree), config.train.num_heads, " (train.num_heads)")
-    # A draft will have the verifier's vocabulary; what heads there will be was checked above.
-    check_options(decoding(config, config.verifier.path))
 
 
 def name(config: DictConfig, keys: Sequence[str]) -> str:
@@ -48,25 +86,68 @@ def name(config: DictConfig, keys: Sequence[str]) -> str:
     from specdec.experiments.naming import name_of
 
     found = decoding(config, TRAINED)
-    own = {"train": "proposer"} | {key: f"training.{key}" for key in found.training}
+    own = {"train": "proposer", "trainer.max_steps": "training.max_steps"}
+    own |= {key: f"training.{key}" for key in found.training}
     return name_of(found, [own.get(key, key) for key in keys])
 
 
 def decoding(config: DictConfig, trained: str) -> DictConfig:
     """Return the configuration of `decode` with what a training leaves in the folder `trained`."""
     kind = _kind(config)
-    for text in config.decode:
-        if str(text).lstrip("+~").split("=")[0].split(".")[0] in SHARED:
-            raise UserError(f"decode: {text}: decoding shares this with training, {text} alone")
-    found = compose_decode([f"proposer={kind}", *map(str, config.decode)])
+    found = _composed(config, kind)
     OmegaConf.update(found, PROPOSES[kind], trained)
     found.verifier.path = f"{trained}/verifier" if config.joint else config.verifier.path
+    found.verifier.dtype = config.verifier.dtype
+    if config.verifier.attention is not None:  # else `decode` may say
+        found.verifier.attention = config.verifier.attention
     for key in ("tree", "sampling", "sweep"):
         found[key] = OmegaConf.to_container(config[key], resolve=True)
     for key in ("dtype", "seed", "tracker", "resume"):
         found[key] = config[key]
     found.training = {"output": trained, **_options(config, kind)}
     return found
+
+
+def _composed(config: DictConfig, kind: str) -> DictConfig:
+    """Compose `decode` with what is listed for it; a mistake is answered with its place."""
+    listed = config.decode
+    texts = isinstance(listed, ListConfig) and all(isinstance(text, str) for text in listed)
+    require(texts, "decode", listed, f"a list of options of decode, {LISTS['decode']}")
+    choice = f"proposer={kind}"
+    for text in listed:
+        _require_of_decoding(text)
+    try:
+        return compose_decode([choice, *listed])
+    except MISTAKES as all_of_them:
+        for text in listed:
+            try:
+                compose_decode([choice, text])
+            except MISTAKES as error:
+                raise _of_decode(text, error, choice) from None
+        raise _of_decode(" ".join(listed), all_of_them, choice) from None
+
+
+def _of_decode(text: str, error: Exception, *overrides: str) -> UserError:
+    return UserError(f"decode: {text}: {explained(error, 'decode', [*overrides, text])}")
+
+
+def _require_of_decoding(text: str) -> None:
+    """Refuse what is no override or said elsewhere, and several values for one option."""
+    try:
+        told = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        reason = f"{_of_decode(text, error)}; expected options in quotes, {LISTS['decode']}"
+        raise UserError(reason) from None
+    key = told.get_key_element().lstrip("+~")
+    node = key.replace("/", ".").split(".")[0]
+    if key in TRAINS:
+        raise UserError(f"decode: {text}: decodes with what was trained; expected other options")
+    if node in SHARED:
+        raise UserError(f"decode: {text}: decoding has this from training; expected {text} alone")
+    if node in OF_SWEEP:
+        raise UserError(f"decode: {text}: is for the sweep as a whole; expected {text} alone")
+    if told.is_sweep_override():
+        raise UserError(f"decode: {text}: expected one value; give several lists, decode=[..],[..]")
 
 
 def _kind(config: DictConfig) -> str:
@@ -88,18 +169,18 @@ def _options(config: DictConfig, kind: str) -> dict[str, Any]:
     nodes += ["distill"] if config.distill.path is not None else []
     nodes += ["tuning"] if config.joint else []
     for node in nodes:
-        found |= dict(_plain(node, config[node]))
+        found |= _heeded(config, node)
     if config.joint:
         found["verifier.path"] = config.verifier.path
     return found
 
 
-def _plain(prefix: str, node: DictConfig) -> Iterator[tuple[str, Any]]:
-    for key in node:
-        if key not in NEUTRAL and not OmegaConf.is_missing(node, str(key)):
-            value = node[key]
-            if not isinstance(value, Mapping):
-                yield f"{prefix}.{key}", value
+def _heeded(config: DictConfig, node: str) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(config[node], resolve=True)
+    left_out = {"_target_", *NEUTRAL[node]}
+    if node in SEEDED and plain.get("seed") == config.seed:
+        left_out.add("seed")
+    return {f"{node}.{key}": value for key, value in plain.items() if key not in left_out}
 
 
 def train_and_decode(config: DictConfig, folder: Path) -> float | None:
@@ -112,6 +193,6 @@ def train_and_decode(config: DictConfig, folder: Path) -> float | None:
     def prepare() -> None:
         if not config.resume:
             shutil.rmtree(trained, ignore_errors=True)
-        train_in_sweep(config, trained)
+        train_in_sweep(config, trained, sweep=folder.parent.name)
 
     return decode_into(decoded, folder, prepare)

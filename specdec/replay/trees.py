@@ -90,18 +90,18 @@ def best_tree(parts: Sequence[Ranked], num_nodes: int, max_rank: int) -> BestTre
     weights = torch.cat([_inside(part).flatten() for part in parts])
     num_tokens = float(weights.sum())
     best: BestTree | None = None
-    seen: set[frozenset[Path]] = set()
+    starts: dict[frozenset[Path], Tensor] = {}  # of each tree so far
     for number in range(1, MAX_ROUNDS + 1):
         nodes = PathCounts(ranks, max_rank, weights).most_frequent(num_nodes)
-        if frozenset(nodes) not in seen:
-            seen.add(frozenset(nodes))
-            starts = torch.cat([part.starts(nodes).flatten() for part in parts])
-            reached = num_tokens / float(starts.sum())
+        key = frozenset(nodes)
+        if key not in starts:
+            starts[key] = torch.cat([part.starts(nodes).flatten() for part in parts])
+            reached = num_tokens / float(starts[key].sum())
             if best is None or reached > best.block_efficiency:
-                counts = PathCounts(ranks, max_rank, starts)
+                counts = PathCounts(ranks, max_rank, starts[key])
                 ordered = sorted(nodes, key=lambda path: (-counts.count(path), len(path), path))
                 best = BestTree(ordered, counts, reached, number)
-        total += starts / starts.sum()
+        total += starts[key] / starts[key].sum()
         weights = total
     assert best is not None
     return best

@@ -1,6 +1,7 @@
 """From a folder of run directories to arms that can be compared, and to settings that cannot."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,23 @@ from yaml import YAMLError
 
 from specdec.core.errors import UserError
 from specdec.metrics import Tally, pooled
+from specdec.report.labels import (
+    CONTENT,
+    RECORDING,
+    STEPS,
+    TOKENS,
+    distinct_labels,
+    part,
+    with_short_counts,
+)
 from specdec.report.options import PLUG_INS, SIDE, options
 from specdec.report.run_dir import COMPLETE, read_tally, state_of
 
 SEED = "seed"
 SAMPLING = "sampling."
-STEPS, TOKENS = "training.max_steps", "training.tokens"  # of which tokens tell more
 # Beside the options: what makes seconds, or texts, another thing. From `provenance.json`.
 CIRCUMSTANCES = {"device": "hardware", "num_threads": "threads", "num_processes": "processes"}
-CIRCUMSTANCES |= {"replayed": "recording"}  # none where tokens were decoded
-CONTENT = "content of "  # a digest of the files that an option names
+CIRCUMSTANCES |= {"replayed": RECORDING}
 ORDINARY = {"batch", "max_new_tokens", "stop_strings"}  # may be swept, as sampling may
 # What reading a file raises that is not what it should be.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, YAMLError)
@@ -46,9 +54,15 @@ class Arm:
     """Runs that differ in nothing but their seed, pooled: a prompt stays one unit."""
 
     label: str
-    options: Mapping[str, Any]  # without the seed; training steps are given as tokens
+    options: Mapping[str, Any]  # without the seed; training steps are given as tokens, too
     runs: Mapping[int, Run]  # by seed
     tally: Tally
+
+    @property
+    def telling(self) -> dict[str, Any]:
+        """The options without training steps, where these are given as tokens."""
+        known = TOKENS in self.options
+        return {n: value for n, value in self.options.items() if not (known and n == STEPS)}
 
     @property
     def is_baseline(self) -> bool:
@@ -90,6 +104,16 @@ class Collection:
     def arms(self) -> list[Arm]:
         """All arms of all settings."""
         return [arm for setting in self.settings for arm in setting.arms]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs of all arms."""
+        return [run for arm in self.arms for run in arm.runs.values()]
+
+    @property
+    def recordings(self) -> dict[str, int]:
+        """What was replayed in place of decoding, by how many runs."""
+        return Counter(str(name) for run in self.runs if (name := run.circumstances[RECORDING]))
 
 
 def collect(folder: Path, force: bool = False) -> Collection:
@@ -167,58 +191,57 @@ def _settings(
         together = {**run.circumstances, **_rest(run.options)}
         return {name: value for name, value in together.items() if name not in ignored}
 
+    tokens = {t for group in _by_arm(runs) if (t := _tokens_of(group)) is not None}
     found: list[Setting] = []
     for group in _grouped(runs, shared):
         used = _rest(group[0].options)
         told = {**group[0].circumstances, **used}
         names = [name for name in shown if name in told and name not in ignored]
         label = ", ".join(part(name, told[name]) for name in names)
-        found.append(Setting(label or "all", used, _arms(group, shown, ignored)))
+        found.append(Setting(label or "all", used, _arms(group, shown, ignored, tokens)))
     return found
 
 
-def _arms(runs: Sequence[Run], shown: Mapping[str, Sequence[Any]], ignored: set[str]) -> list[Arm]:
-    def without_seed(run: Run) -> dict[str, Any]:
-        return {name: value for name, value in run.options.items() if name != SEED}
-
+def _arms(
+    runs: Sequence[Run],
+    shown: Mapping[str, Sequence[Any]],
+    ignored: set[str],
+    tokens: set[int],  # that any arm of any setting was trained on
+) -> list[Arm]:
     # Plug-ins first, as one would say it: draft_model, chain, gamma=4.
     names = [n for n in PLUG_INS if n in shown or n == "proposer"]
     names += [n for n in shown if is_side(n) and n not in PLUG_INS] + sorted(ignored)
     names = [each for name in names for each in ((STEPS, TOKENS) if name == STEPS else (name,))]
-    groups = _grouped(runs, lambda run: {**without_seed(run), **run.circumstances})
-    used = [_with_tokens(without_seed(group[0]), group) for group in groups]
+    groups = _by_arm(runs)
+    used = [_with_tokens(_without_seed(group[0]), group) for group in groups]
     told = [{**group[0].circumstances, **each} for group, each in zip(groups, used, strict=True)]
+    labels = distinct_labels(with_short_counts(told, tokens), names)
     found: list[Arm] = []
-    for group, each, label in zip(groups, used, _labels(told, names), strict=True):
+    for group, each, label in zip(groups, used, labels, strict=True):
         seeds = {run.options[SEED]: run for run in group}
         tally = pooled([run.tally for run in group])
         found.append(Arm(label, each, seeds, tally))
     return found
 
 
-def _labels(arms: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
-    """Say what arms do not share; where files are only if nothing else tells them apart."""
-    found: list[str] = []
-    for some in ([name for name in names if not name.endswith(".path")], names):
-        found = [", ".join(part(n, told[n]) for n in some if n in told) for told in arms]
-        if len(set(found)) == len(arms):
-            break
-    return found
+def _by_arm(runs: Iterable[Run]) -> list[list[Run]]:
+    return _grouped(runs, lambda run: {**_without_seed(run), **run.circumstances})
+
+
+def _without_seed(run: Run) -> dict[str, Any]:
+    return {name: value for name, value in run.options.items() if name != SEED}
 
 
 def _with_tokens(used: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
-    """Say how long was trained in tokens, on average over seeds, which draw other samples."""
+    """Say how long was trained in tokens, beside the steps."""
+    tokens = _tokens_of(runs)
+    return dict(used) if tokens is None else dict(sorted({**used, TOKENS: tokens}.items()))
+
+
+def _tokens_of(runs: Sequence[Run]) -> int | None:
+    """Return training tokens, on average over seeds, which draw other samples."""
     known = [run.training_tokens for run in runs if run.training_tokens is not None]
-    if not known:
-        return dict(used)
-    rest = {name: value for name, value in used.items() if name != STEPS}
-    return {**rest, TOKENS: round(sum(known) / len(known))}
-
-
-def part(name: str, value: Any) -> str:
-    """Say an option in few words: the name of a plug-in, else `gamma=4`."""
-    short = name if name.startswith(CONTENT) else name.rpartition(".")[2]
-    return str(value) if name in PLUG_INS else f"{short}={value}"
+    return round(sum(known) / len(known)) if known else None
 
 
 def _varying(tables: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:

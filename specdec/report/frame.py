@@ -12,7 +12,7 @@ from specdec.metrics import DEFINITIONS
 from specdec.report.collect import Setting
 from specdec.report.comparison import Compared
 from specdec.report.flat import flat
-from specdec.report.table import in_words, one_line
+from specdec.report.table import in_words, one_line, too_few
 
 Results = Sequence[tuple[Setting, Sequence[Compared]]]
 
@@ -59,21 +59,34 @@ def write_tables(results: Results, folder: Path, notes: Iterable[str]) -> None:
 def markdown(results: Results, notes: Iterable[str]) -> str:
     """Lay out the metrics that are quoted most, one table a setting, with definitions below."""
     lines: list[str] = [f"> {note}\n" for note in notes]
+    seeds = any(len(each.arm.runs) > 1 for _, arms in results for each in arms)
+    counts = {"prompts": "num_prompts", **({"seeds": "num_seeds"} if seeds else {})}
     for setting, arms in results:
-        shown = [name for name in PASTED if any(each.summary.get(name) for each in arms)]
+        shown = _filled(arms)
         lines.append(f"### {setting.label}\n")
-        lines.append("| arm | lossless | " + " | ".join(map(in_words, shown)) + " | prompts |")
-        lines.append("|---" * (len(shown) + 3) + "|")
+        titles = ["arm", "lossless", *map(in_words, shown), *counts]
+        lines.append(f"| {' | '.join(titles)} |")
+        lines.append("|---" * len(titles) + "|")
         for each in arms:
-            cells = [one_line(each.summary.get(name)) for name in shown]
+            cells = [
+                one_line(each.summary.get(name), signed=name == "difference") for name in shown
+            ]
             cells[0] += " =" if each.tie else ""
             name = each.arm.label.replace("|", "\\|")
             lossless = "yes" if each.arm.lossless else "no"
-            prompts = str(each.summary["num_prompts"])
-            lines.append(f"| {' | '.join([name, lossless, *cells, prompts])} |")
+            cells += [str(each.summary[key]) for key in counts.values()]
+            lines.append(f"| {' | '.join([name, lossless, *cells])} |")
         lines.append("")
-    names = [n for n in PASTED if any(each.summary.get(n) for _, arms in results for each in arms)]
+        note = too_few([each.summary for each in arms])
+        lines += [f"{note}\n"] if note is not None else []
+    names = _filled([each for _, arms in results for each in arms])
     lines += [f"* {in_words(name)}: {DEFINITIONS[name]}" for name in names]
     lines.append("* Intervals: 95 %, bootstrap over prompts; `=`: not resolved from the best arm")
     lines.append("  (Holm-adjusted p >= 0.05).")
     return "\n".join(lines) + "\n"
+
+
+def _filled(arms: Sequence[Compared]) -> list[str]:
+    """Name what at least one arm has a number for; what nobody timed has no speed."""
+    rows = {name: [each.summary.get(name) for each in arms] for name in PASTED}
+    return [name for name in PASTED if any(row and row["value"] is not None for row in rows[name])]

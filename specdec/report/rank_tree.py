@@ -12,8 +12,8 @@ CAVEAT = (
     "behind hard tokens; exact for a temperature where the verifier wrote the text at it."
 )
 RECORDED_CAVEAT = (
-    "Expected where the steps of the best tree begin, on the recorded texts: for a tree of that size "
-    "it is what replay says, for others an estimate."
+    "Expected where the steps of the best tree begin, on the recorded texts: of that tree it is "
+    "what replay says, of smaller and larger ones an estimate."
 )
 POSITIONAL_CAVEAT = (
     "Expected over all positions of the text, and as if acceptance at one depth said nothing about "

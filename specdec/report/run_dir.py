@@ -45,9 +45,10 @@ class RunDir:
     """Write `config.yaml`, `provenance.json`, `traces.jsonl`, `tally.jsonl`, `summary.json`.
 
     Used as a context manager, which holds a lock: no two processes write one run. Whoever enters
-    looks at `taken` first. Nothing is changed before `begin`; from then on `status.json` says
-    "started", and leaving well makes it "complete", Ctrl-C "interrupted", and any other exception
-    "failed", with its traceback. With `one_of_many` a failure before `begin` is noted, too.
+    looks at `taken` first. Nothing is changed before `start`, or `begin`, which starts what was
+    not; from then on `status.json` says "started", and leaving well makes it "complete", Ctrl-C
+    "interrupted", and any other exception "failed", with its traceback. With `one_of_many` a
+    failure before that is noted, too.
 
     Raises (on entering):
         UserError: the folder holds a run of other options.
@@ -67,7 +68,7 @@ class RunDir:
         self._identity = identity
         self._resume = resume
         self._one_of_many = one_of_many
-        self._has_begun = False
+        self._has_started = False
         self._lock = FileLock(path / ".lock")
 
     def __enter__(self) -> "RunDir":
@@ -98,8 +99,13 @@ class RunDir:
         if before["state"] == COMPLETE:
             self.taken = "complete"
 
-    def _start(self) -> None:
-        self._has_begun = True
+    def start(self) -> None:
+        """Say that a session is at work, and remove the results of the ones before it.
+
+        Traces stay, unless the run is not to be resumed. Whoever does more than decoding starts
+        beforehand: a run must never be called complete while something is made that it rests on.
+        """
+        self._has_started = True
         self._status("started")
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(self._config, resolve=True))
         stale = ["summary.json", "tally.jsonl", "tokens.jsonl"]
@@ -115,7 +121,8 @@ class RunDir:
         That is every prompt of `num_turns` with all of its turns, if it was decoded under the same
         circumstances: the same noise belongs to a prompt whenever it is decoded.
         """
-        self._start()
+        if not self._has_started:
+            self.start()
         file = self.path / "provenance.json"
         before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
         write_json(file, provenance)
@@ -161,7 +168,7 @@ class RunDir:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.taken is None and (self._has_begun or (error is not None and self._one_of_many)):
+        if self.taken is None and (self._has_started or (error is not None and self._one_of_many)):
             if error is None:
                 self._status(COMPLETE)
             elif isinstance(error, KeyboardInterrupt):

@@ -11,6 +11,7 @@ from rich.table import Table
 from specdec.metrics import DEFINITIONS
 
 NOTHING = "-"
+FEW = 5  # prompts, below which no difference can be resolved
 TIE = "=: not resolved from the best arm (Holm-adjusted p >= 0.05)"
 Numbers = Mapping[str, Any]
 
@@ -29,8 +30,8 @@ def print_table(rows: Sequence[Row], title: str) -> None:
     print_tables({title: rows})
 
 
-def print_tables(by_title: Mapping[str, Sequence[Row]]) -> None:
-    """Print several tables, and below them what their numbers mean, once."""
+def print_tables(by_title: Mapping[str, Sequence[Row]], explained: bool = True) -> None:
+    """Print several tables, and below them, once, what their numbers mean, if `explained`."""
     rows = [row for each in by_title.values() for row in each]
     columns = filled(rows)
     tables: list[Table] = []
@@ -51,7 +52,10 @@ def print_tables(by_title: Mapping[str, Sequence[Row]]) -> None:
         console.print(f"[dim]reference arm: {reference}[/dim]", highlight=False)
     if any(row.summary.get("tie") for row in rows):
         console.print(f"[dim]{TIE}[/dim]")
-    for name in defined(rows, columns):
+    note = too_few([row.summary for row in rows])
+    if note is not None and len(rows) > 1:
+        console.print(f"[dim]{note}[/dim]", highlight=False)
+    for name in defined(rows, columns) if explained else ():
         console.print(f"[dim]{name}: {DEFINITIONS[name]}[/dim]", highlight=False)
 
 
@@ -119,6 +123,17 @@ def defined(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     return [n for n in SHOWN if n in shown and any(row.summary.get(n) for row in rows)]
 
 
+def too_few(summaries: Sequence[Numbers]) -> str | None:
+    """Say of how few prompts arms are; None if there are enough to compare them."""
+    numbers = [each["num_prompts"] for each in summaries if "num_prompts" in each]
+    few = sorted({number for number in numbers if number < FEW})
+    if not few:
+        return None
+    range_ = f"{few[0]} to {few[-1]}" if len(few) > 1 else f"{few[0]}"
+    name = "prompt" if few == [1] else "prompts"
+    return f"n = {range_} {name}: too few to resolve differences"
+
+
 def efficiency(summary: Numbers) -> str:
     """Write block efficiency and, where something was drafted, E[A]."""
     expected = summary.get("expected_accepted")
@@ -165,9 +180,9 @@ def in_words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def one_line(row: Numbers | None, digits: int = 3) -> str:
+def one_line(row: Numbers | None, digits: int = 3, signed: bool = False) -> str:
     """Write a number and then its interval, without markup; a dash where there is none."""
-    value, interval = _texts(row, digits, signed=False)
+    value, interval = _texts(row, digits, signed)
     return f"{value} ({interval})" if interval else value
 
 

@@ -9,6 +9,7 @@ from specdec.core.jsonl import read_jsonl, write_text
 from specdec.report.collect import Collection, Setting, collect
 from specdec.report.comparison import compared
 from specdec.report.frame import Results, write_tables
+from specdec.report.labels import readable
 from specdec.report.page import page
 from specdec.report.plots import figures, save
 
@@ -53,8 +54,12 @@ def notes(collection: Collection) -> Iterator[str]:
     if collection.doubled:
         number, listed = len(collection.doubled), ", ".join(collection.doubled[:5])
         yield f"left out, since another run has the same options and seed, {number}: {listed}"
+    of = len(collection.runs)
+    for recording, number in collection.recordings.items():
+        some = "" if number == of else f"{number} of {of} runs: "
+        yield f"{some}expected values, computed from the recording {recording} without decoding"
     for name, values in collection.apart.items():
-        shown = ", ".join(map(str, values))
+        shown = ", ".join(str(readable(name, value)) for value in values)
         if collection.forced:
             yield f"FORCED: arms are compared although they differ in {name}: {shown}"
         else:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from specdec.core.errors import require, require_int, require_number
+from specdec.core.errors import require, require_int
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.proposer.draft_model import DraftModel as DraftModelProposer
@@ -19,6 +19,7 @@ from specdec.training.loss.total_variation import TotalVariation
 from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch, Loss, decay_groups
 from specdec.training.shape import Shape
+from specdec.training.share import require_share
 
 
 class DraftModel:
@@ -45,7 +46,7 @@ class DraftModel:
         share: float = 1.0,
         seed: int = 0,
     ):
-        require_number("train.share", share, 0.0, 1.0)
+        require_share(share)
         require_int("seed", seed, 0)
         shape = Shape(hidden_size, intermediate_size, num_hidden_layers, num_attention_heads)
         self._states = states

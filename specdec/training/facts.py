@@ -1,4 +1,9 @@
-"""What stands beside trained weights: for how long they were trained."""
+"""What stands beside trained weights: for how long they were trained.
+
+Tokens are those that were read as targets: the counted tokens of the samples of every step, over
+all processes, repeated ones each time. A `share` below 1 computes the loss of fewer, and heads look
+further ahead than one token; neither changes the number, which says how much text was seen.
+"""
 
 import json
 from pathlib import Path
@@ -9,12 +14,12 @@ NAME = "training.json"
 
 
 def write_facts(folder: Path, steps: int, tokens: int) -> None:
-    """Note the optimizer's steps and the tokens whose loss was computed, repeated ones included."""
+    """Note the optimizer's steps and the tokens that were read as targets."""
     write_json(folder / NAME, {"steps": steps, "tokens": tokens})
 
 
 def training_tokens(folder: Path) -> int | None:
-    """Return on how many tokens a folder's weights were trained, if it says so."""
+    """Return how many tokens were read to train a folder's weights, if it says so."""
     try:
         found = json.loads((folder / NAME).read_text(encoding="utf-8"))
         return int(found["tokens"])

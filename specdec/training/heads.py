@@ -16,6 +16,7 @@ from specdec.training.data.states import VerifierStates
 from specdec.training.draft_losses import require_linear_head
 from specdec.training.head_losses import HeadLosses
 from specdec.training.objective import Batch, Loss, decay_groups
+from specdec.training.share import require_share
 
 
 class HeadTraining:
@@ -40,7 +41,7 @@ class HeadTraining:
         share: float,
     ):
         require_number("train.decay", decay, 0.0, 1.0)
-        require_number("train.share", share, 0.0, 1.0)
+        require_share(share)
         if loss.uses_verifier:
             require_linear_head(states.verifier.model, "verifier.path")
         heads.start_from(vocabulary_head(states.verifier))

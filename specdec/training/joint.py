@@ -3,14 +3,14 @@
 The verifier becomes another model: what is lossless then is lossless with respect to that one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from specdec.core.errors import UserError, require_int, require_number
+from specdec.core.errors import UserError, require, require_int, require_number
 from specdec.lm.hf import HFCausalLM
 from specdec.training.chunked import LOGITS_AT_ONCE, chunked_sum
 from specdec.training.draft_losses import require_linear_head
@@ -53,14 +53,19 @@ class Joint:
         if not isinstance(training, HeadTraining):
             name = type(training).__name__
             raise UserError(f"joint=true: {name} has no heads; expected train=medusa or chained")
-        require_int("tuning.heads_warmup_steps", heads_warmup_steps, 0)
-        for name, value in (
-            ("learning_rate_scale", learning_rate_scale),
-            ("heads_weight", heads_weight),
-            ("self_distillation", self_distillation),
-            ("language_modeling", language_modeling),
-        ):
-            require_number(f"tuning.{name}", value, 0.0)
+        require_tuning(
+            {
+                "method": method,
+                "lora_rank": lora_rank,
+                "lora_alpha": lora_alpha,
+                "lora_targets": lora_targets,
+                "learning_rate_scale": learning_rate_scale,
+                "heads_warmup_steps": heads_warmup_steps,
+                "heads_weight": heads_weight,
+                "self_distillation": self_distillation,
+                "language_modeling": language_modeling,
+            }
+        )
         self._original = training.states
         verifier = self._original.verifier
         require_linear_head(verifier.model, "verifier.path")
@@ -135,6 +140,18 @@ class Joint:
         known = self.tuned.save(folder / "verifier")
         heads.heads.belong_to({**known, "path": "verifier"})  # wherever the folder goes
         self._training.save(heads, folder, evaluation)
+
+
+def require_tuning(options: Mapping[str, Any]) -> None:
+    """Refuse arguments of `Joint`, by name, that are wrong whatever is tuned."""
+    method, targets = options["method"], options["lora_targets"]
+    require(method in ("lora", "full"), "tuning.method", method, "lora or full")
+    for name, minimum in (("lora_rank", 1), ("lora_alpha", 1), ("heads_warmup_steps", 0)):
+        require_int(f"tuning.{name}", options[name], minimum)
+    names = targets is None or isinstance(targets, list | tuple)
+    require(names, "tuning.lora_targets", targets, "a list of names or null")
+    for name in ("learning_rate_scale", "heads_weight", "self_distillation", "language_modeling"):
+        require_number(f"tuning.{name}", options[name], 0.0)
 
 
 class JointLosses(nn.Module):

@@ -170,6 +170,8 @@ class _Run:
         self.accelerator.register_for_checkpointing(self.scheduler, self._losses, self._trained_on)
         self._checkpoints = Checkpoints(output / "checkpoints", options.save_total_limit)
         self.step = self._checkpoints.resume(self.accelerator, options.resume_from_checkpoint)
+        if self.step:
+            self.accelerator.print(f"{output}: going on from step {self.step}")
         writes = self.accelerator.is_main_process
         self._log = MetricsLog(output / "metrics.jsonl", self.step, enabled=writes)
         start_trackers(self.accelerator, output, vars(options), "train", options.group)
@@ -321,7 +323,7 @@ class Losses:
 
 
 class TrainedOn:
-    """The tokens whose loss was computed so far, over all processes; repeated ones each time."""
+    """The tokens that were read as targets so far (see `facts`)."""
 
     def __init__(self) -> None:
         self._count: Tensor | int = 0

@@ -155,14 +155,9 @@ def tuned(
     """Copy a verifier so that it can be trained.
 
     Raises:
-        UserError: an option is out of its range, or LoRA cannot be used (see `LoRA`).
+        UserError: LoRA cannot be used (see `LoRA`).
     """
-    require(method in ("lora", "full"), "tuning.method", method, "lora or full")
-    require_int("tuning.lora_rank", lora_rank, 1)
-    require_int("tuning.lora_alpha", lora_alpha, 1)
     require_int("seed", seed, 0)
-    names = lora_targets is None or isinstance(lora_targets, list | tuple)
-    require(names, "tuning.lora_targets", lora_targets, "a list of names or null")
     if method == "full":
         return Tuned(original, Full(original.model))
     return Tuned(original, LoRA(original.model, lora_rank, lora_alpha, lora_targets, seed))

@@ -41,6 +41,37 @@ def write_lossy(folder: Path, variation: float = 0.25) -> Path:
     return write_run(folder, config, _of_all_categories([step, step]), lossless=False)
 
 
+def write_trained(
+    folder: Path, joint: bool = False, seeds: Sequence[int] = (0,), num_prompts: int = 3
+) -> Path:
+    """Write runs of heads that were trained for 400 and 600 steps; joint ones tune a verifier."""
+    for steps, tokens in ((400, 194_131), (600, 291_200)):
+        for seed in seeds:
+            config = make_config("medusa", seed=seed)
+            trained = {"output": "trained", "max_steps": steps}
+            facts: dict[str, Any] = {"training_tokens": tokens}
+            if joint:
+                config["verifier"]["path"] = "trained/verifier"
+                trained["verifier.path"] = "original"
+                digests = {"prompts.path": "0123", "verifier.path": f"{tokens}abcdef"}
+                facts["files"] = digests
+            traces = easy_traces(num_prompts, steps + seed, 2)
+            path = folder / f"{steps}-{seed}"
+            write_run(path, {**config, "training": trained}, traces, facts)
+    return folder
+
+
+def write_replayed(folder: Path, recording: str = "recordings/mine") -> Path:
+    """Write what a replay comes to: chains of two lengths, and no seconds at all."""
+    for gamma in (1, 2):
+        traces = _of_all_categories([make_step(gamma, gamma), make_step(0, gamma)])
+        config = make_config("draft_model", gamma)
+        write_run(folder / f"{gamma}", config, traces, {"replayed": recording})
+    traces = _of_all_categories([make_step(0, 0)] * 3)
+    write_run(folder / "none", make_config("none"), traces, {"replayed": recording})
+    return folder
+
+
 def _of_all_categories(steps: Sequence[Step]) -> list[Trace]:
     names = ("code", "math", "text")  # as easy_traces has them
     traces = [make_trace(f"prompt-{index}", *steps) for index in range(6)]

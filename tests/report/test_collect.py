@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from fabricated import easy_traces, make_config, write_run, write_status
+from swept import write_replayed, write_trained
 
 from specdec.core.errors import UserError
 from specdec.report.collect import Collection, collect
@@ -134,3 +135,23 @@ def test_forced_arms_of_two_machines_have_two_names(tmp_path: Path) -> None:
         "ngram, hardware=large",
         "ngram, hardware=small",
     ]
+
+
+def test_trainings_are_known_by_tokens_and_keep_their_steps(tmp_path: Path) -> None:
+    (setting,) = collect(write_trained(tmp_path)).settings
+    assert [arm.label for arm in setting.arms] == ["medusa, tokens=194 k", "medusa, tokens=291 k"]
+    assert [arm.options["training.max_steps"] for arm in setting.arms] == [400, 600]
+    assert [arm.options["training.tokens"] for arm in setting.arms] == [194_131, 291_200]
+    assert all("training.max_steps" not in arm.telling for arm in setting.arms)
+
+
+def test_verifiers_that_were_tuned_have_names_of_six_digits(tmp_path: Path) -> None:
+    collection = collect(write_trained(tmp_path, joint=True))
+    assert set(labels(collection)) == {"verifier 194131", "verifier 291200"}
+
+
+def test_replayed_runs_are_not_compared_with_decoded_ones(tmp_path: Path) -> None:
+    write(write_replayed(tmp_path), "decoded", "ngram", 4)
+    collection = collect(tmp_path)
+    assert set(labels(collection)) == {"decoded", "replayed from recordings/mine"}
+    assert collection.recordings == {"recordings/mine": 3}

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fabricated import easy_traces, make_config, write_run
+from swept import write_replayed, write_trained
 
 from specdec.core.errors import UserError
 from specdec.metrics import Tally, summarize
@@ -97,3 +98,39 @@ def test_notes_say_what_is_not_compared(tmp_path: Path) -> None:
 def test_an_unknown_reference_names_the_arms(folder: Path) -> None:
     with pytest.raises(UserError, match=r"reference='medusa': expected one of draft_model.*ngram"):
         write_report(folder, "medusa")
+
+
+def test_trainings_have_their_steps_and_tokens_and_a_name_to_refer_to(tmp_path: Path) -> None:
+    write_report(write_trained(tmp_path), reference="medusa, tokens=291 k")
+    table = pd.read_csv(tmp_path / "summary.csv")
+    assert list(table["training.max_steps"]) == [400, 600]
+    assert list(table["training.tokens"]) == [194_131, 291_200]
+    assert table["reference"].dropna().tolist() == ["medusa, tokens=291 k"]
+
+
+def test_pasted_tables_say_how_many_seeds_were_pooled(tmp_path: Path, folder: Path) -> None:
+    write_report(write_trained(tmp_path, seeds=(0, 1)))
+    head, _, *rows = [
+        line for line in (tmp_path / "summary.md").read_text().splitlines() if line[:1] == "|"
+    ]
+    assert head.endswith("| prompts | seeds |")
+    assert all(row.endswith("| 3 | 2 |") for row in rows)
+    assert "seeds" not in (folder / "summary.md").read_text(), "each arm has but one"
+
+
+def test_too_few_prompts_are_said(tmp_path: Path, folder: Path) -> None:
+    write_report(write_trained(tmp_path))
+    few = "n = 3 prompts: too few to resolve differences"
+    assert few in (tmp_path / "summary.md").read_text()
+    assert "too few" not in (folder / "summary.md").read_text()
+
+
+def test_replayed_runs_say_so_and_have_no_speed(tmp_path: Path) -> None:
+    write_report(write_replayed(tmp_path))
+    text = (tmp_path / "summary.md").read_text()
+    told = "expected values, computed from the recording recordings/mine without decoding"
+    assert text.startswith(f"> {told}\n")
+    assert "speedup" not in text
+    write_run(tmp_path / "decoded", make_config("ngram", 4), easy_traces(6, 0))
+    write_report(tmp_path)
+    assert f"> 3 of 4 runs: {told}\n" in (tmp_path / "summary.md").read_text()

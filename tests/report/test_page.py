@@ -14,15 +14,25 @@ from typing import Any
 
 import pytest
 from fabricated import easy_traces, make_config, write_run, write_status
-from swept import EVIL, gathered, judged_traces, make_text, write_lossy, write_sweep
+from swept import (
+    EVIL,
+    gathered,
+    judged_traces,
+    make_text,
+    write_lossy,
+    write_replayed,
+    write_sweep,
+    write_trained,
+)
 
 from specdec.metrics import DEFINITIONS
 from specdec.report.page import page
 from specdec.report.page import texts as packing
 from specdec.report.page.glossary import MORE
+from specdec.report.page.render import breakable, unbroken
 from specdec.report.plots import figures
 
-VOID = {"meta", "link", "br", "img", "input"}
+VOID = {"meta", "link", "br", "wbr", "img", "input"}
 
 
 @dataclass
@@ -161,6 +171,36 @@ def test_the_head_says_what_this_is(root: Node, folder: Path) -> None:
     lead = " ".join(root.all("p", **{"class": "lead"})[0].text.split())
     for said in ("14 runs", "14 arms", "6 prompts", "2 settings", "Verifier: verifier"):
         assert said in lead
+
+
+def test_a_verifier_that_was_tuned_goes_by_whence_it_came(tmp_path: Path) -> None:
+    root = parse(rendered(write_trained(tmp_path, joint=True)))
+    lead = " ".join(root.all("p", **{"class": "lead"})[0].text.split())
+    assert lead.endswith("Verifier: original (tuned with its heads)")
+    assert {node.text for node in root.all("h3")} >= {"verifier 194131", "verifier 291200"}
+
+
+def test_replayed_runs_are_called_expected_values(tmp_path: Path, root: Node) -> None:
+    replayed = parse(rendered(write_replayed(tmp_path)))
+    said = " ".join(replayed.all("section", **{"class": "notes"})[0].text.split())
+    assert "Expected values, computed from the recording recordings/mine without decoding" in said
+    assert "tokens/s" not in table(replayed, "All arms")[0]
+    assert "xpected values, computed" not in root.text
+
+
+def test_few_prompts_are_noted_below_the_table(tmp_path: Path, root: Node) -> None:
+    few = "n = 3 prompts: too few to resolve differences."
+    notes = parse(rendered(write_trained(tmp_path))).all("p", **{"class": "small"})
+    assert few in [" ".join(node.text.split()) for node in notes]
+    assert "too few" not in root.text
+
+
+def test_lines_end_where_they_may() -> None:
+    assert unbroken("n = 3 prompts, 95 % of 194 k") == (
+        "n\u00a0=\u00a03 prompts, 95\u00a0% of 194\u00a0k"
+    )
+    assert unbroken("an = 3, 4 kinds") == "an = 3, 4 kinds"
+    assert breakable("a_b-<i>") == "a_<wbr>b-<wbr>&lt;i&gt;"
 
 
 def test_the_overview_holds_the_numbers(root: Node, folder: Path) -> None:

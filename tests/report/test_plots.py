@@ -9,15 +9,24 @@ import numpy as np
 import pytest
 from fabricated import easy_traces, make_config, write_run
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.image import imread
-from swept import Results, gathered, write_lossy, write_sweep
+from metric_traces import make_step, make_trace
+from swept import (
+    Results,
+    gathered,
+    write_lossy,
+    write_replayed,
+    write_sweep,
+    write_trained,
+)
 
 from specdec.metrics import DEFINITIONS, Tally
 from specdec.report.collect import Arm, Collection
 from specdec.report.comparison import Compared
 from specdec.report.plots import Plot, figures, limits, save, svg
-from specdec.report.plots.canvas import INK, look_of
+from specdec.report.plots.canvas import INK, RIGHT, WIDTH, look_of
 from specdec.report.plots.frontier import Spot, undominated
 from specdec.report.plots.limits import LINES_PER_PLOT
 
@@ -350,3 +359,55 @@ def test_files_have_a_white_ground_and_their_title(tmp_path: Path, sweep: Drawn)
     top = round(150 * 0.2)
     assert image[:top].min() < 0.5, "no title"
     ET.fromstring(vector.read_text())
+
+
+def test_captions_do_not_repeat_their_titles(sweep: Drawn) -> None:
+    for name, plot in sweep[2].items():
+        assert not plot.caption.startswith(plot.title.split(",")[0]), name
+
+
+def test_labels_of_y_are_whole_whatever_the_ticks(tmp_path: Path) -> None:
+    for gamma, more in ((1, 0), (2, 1)):
+        traces = [
+            make_trace(f"prompt-{number}", *[make_step(0, gamma)] * 60, make_step(more, gamma))
+            for number in range(4)
+        ]
+        write_run(tmp_path / f"{gamma}", make_config("ngram", gamma), traces)
+    plot = draw(tmp_path)[2]["block_efficiency_by_tree.gamma"]
+    axes = axes_of(plot)
+    renderer = FigureCanvasAgg(plot.figure).get_renderer()
+    plot.figure.draw(renderer)
+    assert max(len(text.get_text()) for text in axes.get_yticklabels()) >= 5, "1.005"
+    assert axes.yaxis.label.get_window_extent(renderer).x0 > 0
+    assert axes.get_position().x1 == pytest.approx((WIDTH - RIGHT) / WIDTH)
+
+
+def test_trainings_are_drawn_against_tokens_and_nothing_else(tmp_path: Path) -> None:
+    plots = draw(write_trained(tmp_path))[2]
+    drawn = [name for name in plots if "_by_training" in name]
+    assert sorted(drawn) == [
+        "block_efficiency_by_training.tokens",
+        "tokens_per_second_by_training.tokens",
+    ]
+    plot = plots[drawn[0]]
+    assert plot.title == "Block efficiency against training tokens"
+    assert axes_of(plot).get_xlabel() == "training tokens"
+    assert [text.get_text() for text in axes_of(plot).get_xticklabels()] == ["194 k", "291 k"]
+    assert [x for x, _ in marks(plot)] == pytest.approx([194_131, 291_200])
+
+
+def test_what_was_replayed_has_no_plots_of_speed(tmp_path: Path) -> None:
+    assert list(draw(write_replayed(tmp_path))[2]) == [
+        "block_efficiency_by_tree.gamma",
+        "block_efficiency_by_draft_tokens",
+        *("acceptance_at_depth", "reached_depth"),
+    ]
+
+
+def test_paths_are_said_only_where_nothing_else_tells_lines_apart(tmp_path: Path) -> None:
+    for proposer in ("medusa", "chained"):
+        for batch in (1, 2):
+            config = make_config(proposer, batch=batch)
+            config["proposer"]["path"] = f"heads/{proposer}"
+            write_run(tmp_path / f"{proposer}-{batch}", config, easy_traces(4, batch, 2))
+    assert legend(draw(tmp_path)[2]["block_efficiency_by_batch"]) == ["chained", "medusa"]

@@ -138,6 +138,19 @@ def test_only_tables_scroll_sideways(browser: Browser, width: int) -> None:
     assert wide or width > 500, "nothing here is too wide: the test would not see it"
 
 
+def test_a_narrow_screen_breaks_no_word(browser: Browser) -> None:
+    browser.open(WIDTHS["phone"])
+    range_ = """const range = document.createRange();
+        range.selectNodeContents(arguments[0]);
+        return new Set([...range.getClientRects()].map((box) => box.top)).size"""
+    assert browser.run(range_, browser.one("#theme")) == 1
+    names = [each for each in browser.all("table.arms:first-of-type tbody th") if each.text]
+    assert names
+    for each in names:
+        words = each.text.split()
+        assert browser.run(range_, each) <= len(words), each.text
+
+
 def test_titles_sort(browser: Browser) -> None:
     browser.open()
     heads = browser.all("table.arms:first-of-type thead th")[:12]

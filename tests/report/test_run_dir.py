@@ -139,6 +139,20 @@ def test_a_run_that_is_forced_takes_nothing_over(tmp_path: Path) -> None:
         assert not (tmp_path / "tally.jsonl").exists(), "numbers of another run"
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_that_starts_before_decoding_has_no_results(tmp_path: Path, resume: bool) -> None:
+    """But it keeps its traces, if it is resumed."""
+    with pytest.raises(KeyboardInterrupt):
+        break_off(tmp_path, KeyboardInterrupt())
+    write_json(tmp_path / "summary.json", {})
+    with RunDir(tmp_path, CONFIG, "this", resume) as run_dir:
+        run_dir.start()
+        assert status(tmp_path)["state"] == "started"
+        assert not (tmp_path / "summary.json").exists()
+        assert run_dir.begin(HERE, TURNS) == ([make_trace("a")] if resume else [])
+    assert state_of(tmp_path) == "complete"
+
+
 def test_a_run_of_other_options_is_not_overwritten(tmp_path: Path) -> None:
     with open_run(tmp_path) as run_dir:
         run_dir.append(make_trace("a"))

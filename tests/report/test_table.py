@@ -14,6 +14,8 @@ from specdec.report.table import (
     estimate,
     losslessness,
     print_table,
+    print_tables,
+    too_few,
 )
 
 UNDEFINED = {"value": None, "low": None, "high": None, "n": 0}
@@ -164,3 +166,27 @@ def test_a_summary_of_nothing_can_be_shown(capsys) -> None:
     summary = {**summarize(Tally.of([])), "lossless": True}
     print_table([Row("none", "rejection", summary)], "0 prompts")
     assert "none" in capsys.readouterr().out
+
+
+def test_definitions_are_left_out_where_a_page_has_them(capsys) -> None:
+    print_tables({"title": [Row("none", "rejection", summary())]}, explained=False)
+    shown = capsys.readouterr().out
+    assert "Intervals: 95 %" in shown
+    assert not [name for name in SHOWN if f"{name}: " in shown]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "note"),
+    [
+        ((5, 480), None),
+        ((), None),
+        ((1, 1), "n = 1 prompt: too few to resolve differences"),
+        ((3, 480), "n = 3 prompts: too few to resolve differences"),
+        ((4, 2, 9), "n = 2 to 4 prompts: too few to resolve differences"),
+    ],
+)
+def test_too_few_prompts_are_counted(capsys, numbers: tuple[int, ...], note: str | None) -> None:
+    assert too_few([{"num_prompts": number} for number in numbers]) == note
+    rows = [Row("mine", "rejection", summary(num_prompts=number)) for number in numbers]
+    if rows:
+        assert ("too few" in printed(capsys, *rows)) == (note is not None)

@@ -163,6 +163,8 @@ def test_a_share_of_the_positions_is_right_on_average(states) -> None:
         expected = whole.loss(whole.module, batch)
     assert found.std() > 0
     assert abs(found.mean() - expected) < 4 * found.std() / 20
+    with pytest.raises(UserError, match=r"train\.share=0: expected a number > 0"):
+        objective(states, "token", CrossEntropy(), share=0)
 
 
 @each_kind

@@ -15,15 +15,23 @@ def head(collection: Collection, facts: Sequence[Mapping[str, Any]]) -> dict[str
     days = sorted(str(each["started"])[:10] for each in facts if each.get("started"))
     arms = collection.arms
     prompts = {name for arm in arms for name in arm.tally.prompt_ids}
-    verifiers = {str(arm.options.get("verifier.path")): None for arm in arms}
+    verifiers = list(dict.fromkeys(name for arm in arms if (name := _verifier(arm.options))))
     return {
         "date": " to ".join(dict.fromkeys([days[0], days[-1]])) if days else "",
-        "runs": _many(sum(len(arm.runs) for arm in arms), "run"),
+        "runs": _many(len(collection.runs), "run"),
         "arms": _many(len(arms), "arm"),
         "settings": _many(len(collection.settings), "setting"),
         "prompts": _many(len(prompts), "prompt"),
         "verifier": ", ".join(verifiers),
     }
+
+
+def _verifier(used: Mapping[str, Any]) -> str:
+    """Name a verifier by its path; where it was trained with its heads, by whence it came."""
+    if used.get("verifier.path") is not None:
+        return str(used["verifier.path"])
+    path = used.get("training.verifier.path")
+    return "" if path is None else f"{path} (tuned with its heads)"
 
 
 def _many(number: int, name: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from specdec.report.collect import Setting
 from specdec.report.comparison import Compared
+from specdec.report.table import too_few
 
 Numbers = Mapping[str, Any]  # an estimate: value, low, high, n
 
@@ -61,6 +62,8 @@ def overview(setting: Setting, compared: Sequence[Compared]) -> Grid:
     in_order = sorted(range(len(compared)), key=lambda i: -(_tau(compared[i]) or 0.0))
     rows = [Row(compared[i].arm.label, [cells[i] for cells in filled.values()]) for i in in_order]
     notes = [f"Reference arm: {label}" for label in _references(compared)]
+    few = too_few([each.summary for each in compared])
+    notes += [f"{few}."] if few is not None else []
     return Grid(setting.label, list(filled), rows, "block_efficiency", notes)
 
 

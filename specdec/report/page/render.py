@@ -2,17 +2,19 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from specdec.metrics import DEFINITIONS
 from specdec.report.collect import Collection, Setting
 from specdec.report.comparison import Compared
+from specdec.report.labels import readable
 from specdec.report.page.facts import head, listed, runs, shared, summarized
 from specdec.report.page.glossary import MORE, glossary
 from specdec.report.page.grids import categories, judgements, overview
@@ -50,6 +52,7 @@ def page(
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    environment.filters |= {"unbroken": unbroken, "breakable": breakable}
     script = _ours("script.js")
     overviews = [overview(setting, compared) for setting, compared in results]
     by_category = [grid for setting, compared in results for grid in categories(setting, compared)]
@@ -62,7 +65,11 @@ def page(
         title=collection.folder.resolve().name,
         head=head(collection, facts),
         incomplete=collection.incomplete,
-        apart={name: listed(values) for name, values in collection.apart.items()},
+        recordings=collection.recordings,
+        apart={
+            name: listed([readable(name, value) for value in values])
+            for name, values in collection.apart.items()
+        },
         forced=collection.forced,
         overviews=overviews,
         categories=by_category,
@@ -78,6 +85,16 @@ def page(
         runs=runs(collection),
         kinds=KINDS,
     )
+
+
+def unbroken(text: str) -> str:
+    """Let no line end between a number and what belongs to it: 95 %, n = 3, 194 k."""
+    return re.sub(r"(?<=\bn) (?==)|(?<=\bn =) (?=\d)|(?<=\d) (?=%|[kMGT]\b)", "\u00a0", text)
+
+
+def breakable(name: str) -> Markup:
+    """Let lines of a long name end behind its joints, not within a word."""
+    return Markup("<wbr>").join(escape(piece) for piece in re.split(r"(?<=[_,.=+-])", name))
 
 
 def _ours(name: str) -> str:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 # Text and axes: dark on white in files, and `currentColor` within a page.
 INK = "#22272e"
@@ -17,6 +19,7 @@ MARKERS = "os^DvPX<>*"
 DASHES = ("-", "--", "-.", ":")
 WIDTH = 5.0  # inches, as all lengths below: a phone shows it at three quarters of its size
 LEFT, RIGHT, TOP, BOTTOM = 0.62, 0.14, 0.08, 0.44
+EDGE = 0.06  # that the label of y keeps free
 PANEL, BAR, LEGEND_ROW, LEGEND_LINE = 2.7, 0.43, 0.167, 0.142
 LEGEND_CHARACTERS = 52
 STYLE: dict[Any, Any] = {
@@ -68,6 +71,17 @@ def panel(name: str, height: float, below: float, left: float = LEFT) -> tuple[F
     figure = Figure(figsize=(WIDTH, total), label=name)
     width = (WIDTH - left - RIGHT) / WIDTH
     return figure, figure.add_axes((left / WIDTH, (below + BOTTOM) / total, width, height / total))
+
+
+def make_room(figure: Figure, axes: Axes) -> None:
+    """Move the left end of a panel until the label of y is whole, however wide its ticks are."""
+    axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))  # 1.05, not 1.025
+    box = axes.yaxis.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
+    missing = EDGE - box.x0 / figure.dpi if box is not None else 0.0
+    if missing > 0:
+        left, bottom, width, height = axes.get_position().bounds
+        share = missing / WIDTH
+        axes.set_position((left + share, bottom, width - share, height))
 
 
 def legend(

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from specdec.report.collect import Arm, part
+from specdec.report.collect import Arm
+from specdec.report.labels import part
 from specdec.report.options import PLUG_INS
 from specdec.report.plots import limits
 

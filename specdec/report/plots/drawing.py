@@ -7,12 +7,20 @@ from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from specdec.report.collect import Arm
+from specdec.report.labels import rounded_apart
 from specdec.report.plots import limits
-from specdec.report.plots.canvas import INK, PANEL, Plot, figure_with_legend, look_of
+from specdec.report.plots.canvas import (
+    INK,
+    PANEL,
+    Plot,
+    figure_with_legend,
+    look_of,
+    make_room,
+)
 from specdec.report.plots.captions import (
     RESAMPLED,
     Numbers,
@@ -54,7 +62,7 @@ class Frame:
     title: str
     x_label: str
     y_label: str
-    text: str  # the caption's beginning
+    text: str  # the caption's beginning; the title stands before it
     reference: float | None = None  # where to draw a dotted line
     kind: str = VALUES  # of x: values of an option, depths, or measured numbers
 
@@ -85,6 +93,7 @@ def drawn(frame: Frame, lines: Sequence[Line], nowhere: Sequence[str]) -> Iterat
         _scale(axes, frame, lines)
         axes.set_xlabel(frame.x_label)
         axes.set_ylabel(frame.y_label)
+        make_room(figure, axes)
         rows = [point.row for line in some for point in line.points]
         caption = [frame.text, prompts_of(rows), RESAMPLED]
         if last:
@@ -151,12 +160,8 @@ def _scale_x(axes: Axes, values: Sequence[float], kind: str) -> None:
     if ticks is not None:
         shown = [2**tick if wide else tick for tick in ticks]
         axes.xaxis.set_major_locator(FixedLocator(shown))
-        axes.xaxis.set_major_formatter(FixedFormatter([_short(tick) for tick in shown]))
+        axes.xaxis.set_major_formatter(FixedFormatter(rounded_apart(shown)))
         axes.xaxis.set_minor_locator(NullLocator())
-
-
-def _short(number: float) -> str:
-    return f"{number:.6g}" if number < 10_000 else EngFormatter(sep=" ")(number)  # 102.2 k
 
 
 def _ticks(places: Sequence[float], width: float, kind: str) -> list[float] | None:

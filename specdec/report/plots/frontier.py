@@ -12,7 +12,14 @@ from specdec.report.collect import Arm
 from specdec.report.comparison import Compared
 from specdec.report.options import PLUG_INS
 from specdec.report.plots import limits
-from specdec.report.plots.canvas import INK, PANEL, Plot, figure_with_legend, look_of
+from specdec.report.plots.canvas import (
+    INK,
+    PANEL,
+    Plot,
+    figure_with_legend,
+    look_of,
+    make_room,
+)
 from specdec.report.plots.captions import (
     RESAMPLED,
     Numbers,
@@ -107,6 +114,7 @@ def _scatter(name: str, spots: Sequence[Spot], lossy: bool, speed: str) -> tuple
     faster = "speedup (ratio to proposer=none)" if speed == "speedup" else "tokens per second"
     axes.set_xlabel(faster)
     axes.set_ylabel("total variation (0 to 1)" if lossy else "tau (tokens per verifier call)")
+    make_room(figure, axes)
     return figure, notes
 
 

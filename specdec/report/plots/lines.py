@@ -7,6 +7,7 @@ from typing import Any
 from specdec.metrics import DEFINITIONS
 from specdec.report.collect import Collection, Setting
 from specdec.report.comparison import Compared
+from specdec.report.labels import TOKENS, with_short_counts
 from specdec.report.plots.canvas import Plot
 from specdec.report.plots.captions import (
     distinct,
@@ -25,10 +26,10 @@ UNITS = {
     "num_nodes": "nodes",
     "batch": "requests",
     "max_new_tokens": "tokens",
-    "tokens": "tokens",
     "temperature": "no unit",
     "top_k": "tokens",
 }
+WORDS = {TOKENS: "training tokens"}  # for what is no option of any command
 NONE = "The dotted line is proposer=none."
 Results = Sequence[tuple[Setting, Sequence[Compared]]]
 
@@ -42,7 +43,7 @@ def against_options(collection: Collection, results: Results) -> Iterator[Plot]:
 
 def _against_option(results: Results, name: str, metric: str) -> Iterator[Plot]:
     def place(each: Compared) -> float | None:
-        return number_of(each.arm.options.get(name))
+        return number_of(each.arm.telling.get(name))
 
     def others(key: str) -> bool:
         return key != name
@@ -50,9 +51,10 @@ def _against_option(results: Results, name: str, metric: str) -> Iterator[Plot]:
     lines, alone = _lines(results, metric, place, others)
     joined = [line for line in lines if len(line.points) > 1]
     alone += [line.points[0].arm.label for line in lines if len(line.points) == 1]
+    words = WORDS.get(name, name)
     short = name.rpartition(".")[2]
     unit = f" ({UNITS[short]})" if short in UNITS else ""
-    frame = _framed(metric, f"by_{path_safe(name)}", f"{name}{unit}", f"against {name}")
+    frame = _framed(metric, f"by_{path_safe(name)}", f"{words}{unit}", f"against {words}")
     yield from drawn(frame, joined, alone)
 
 
@@ -87,7 +89,7 @@ def _framed(metric: str, suffix: str, x_label: str, against: str) -> Frame:
         "tokens_per_second": ("Speed", "tokens per second"),
     }[metric]
     reference = None if metric == "tokens_per_second" else 1.0
-    text = f"{short} {against}, one line for each combination of the other options that vary."
+    text = "One line for each combination of the other options that vary."
     if metric != "tokens_per_second":
         text += f" {NONE}"
     return Frame(
@@ -132,15 +134,20 @@ def _lines(
                 nowhere.append(full_label(each.arm, setting.label, len(results)))
                 continue
             circumstances = next(iter(each.arm.runs.values())).circumstances
-            told = {n: v for n, v in each.arm.options.items() if others(n)} | dict(circumstances)
+            told = {n: v for n, v in each.arm.telling.items() if others(n)} | dict(circumstances)
             found.append((told, Point(x, row or {}, setting.label, each.arm)))
     names = varying_options([told for told, _ in found])
+    brief = [name for name in names if not name.endswith(".path")]
     points: dict[str, list[Point]] = {}
-    labels: dict[str, str] = {}
+    tables: dict[str, Mapping[str, Any]] = {}
     for told, point in found:
         points.setdefault(key_of(told), []).append(point)
-        labels[key_of(told)] = label_of(told, names)
-    lines = zip(distinct(list(labels.values())), points.values(), strict=True)
+        tables[key_of(told)] = told
+    short = with_short_counts(list(tables.values()))
+    labels = [label_of(told, brief) for told in short]
+    if len(set(labels)) < len(labels):
+        labels = [label_of(told, names) for told in short]
+    lines = zip(distinct(labels), points.values(), strict=True)
     return [Line(label, sorted(some, key=lambda p: p.x)) for label, some in lines], nowhere
 
 
@@ -148,8 +155,8 @@ def _numeric(collection: Collection, results: Results) -> list[str]:
     """Name the options with several numbers among their values, unless these are kept apart."""
     arms = [each.arm for _, compared in results for each in compared]
     found: list[str] = []
-    for name in dict.fromkeys(name for arm in arms for name in arm.options):
-        numbers = {number_of(arm.options.get(name)) for arm in arms} - {None}
+    for name in dict.fromkeys(name for arm in arms for name in arm.telling):
+        numbers = {number_of(arm.telling.get(name)) for arm in arms} - {None}
         if len(numbers) > 1 and (collection.forced or name not in collection.apart):
             found.append(name)
     return found
@@ -179,7 +186,7 @@ def by_depth(results: Results) -> Iterator[Plot]:
             words[0].upper() + words[1:],
             "depth d (draft tokens)",
             f"{'P(A >= d | A >= d-1)' if metric != 'reached_depth' else 'P(A >= d)'} (probability)",
-            f"{words[0].upper() + words[1:]}, one line for each arm. {DEFINITIONS[metric]}",
+            f"One line for each arm. {DEFINITIONS[metric]}",
             kind=DEPTHS,
         )
         yield from drawn(frame, [line for line in lines if line.points], [])

@@ -57,23 +57,30 @@ def read_documents(path: str | Path, field: str = "data.path") -> list[Document]
         UserError: the file is missing, empty, of another kind, or has a row without a known text
             field; `field` is how the message names it.
     """
+    require_text_file(path, field)
     if path in ZOO:
         return [*_zoo_texts(str(path))]
     path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"{field}={str(path)!r}: no such file; expected one, zoo:train or zoo:held_out"
-        )
     if path.suffix == ".jsonl":
         documents = [_document(path, number, row) for number, row in read_jsonl(path)]
-    elif path.suffix == ".txt":
-        documents: list[Document] = [read_text(path)]
     else:
-        raise UserError(f"{field}={str(path)!r}: expected a file ending in .txt or .jsonl")
+        documents: list[Document] = [read_text(path)]
     documents = [document for document in documents if document]
     if not documents:
         raise UserError(f"{field}={str(path)!r}: the file holds no text")
     return documents
+
+
+def require_text_file(path: str | Path, field: str) -> None:
+    """Refuse what is no file of a known kind, nor the zoo's, without reading it."""
+    if path in ZOO:
+        return
+    if not Path(path).is_file():
+        raise UserError(
+            f"{field}={str(path)!r}: no such file; expected one, zoo:train or zoo:held_out"
+        )
+    if Path(path).suffix not in (".jsonl", ".txt"):
+        raise UserError(f"{field}={str(path)!r}: expected a file ending in .txt or .jsonl")
 
 
 def _zoo_texts(name: str) -> list[str]:

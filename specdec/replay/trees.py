@@ -93,6 +93,8 @@ def best_tree(parts: Sequence[Ranked], num_nodes: int, max_rank: int) -> BestTre
     starts: dict[frozenset[Path], Tensor] = {}  # of each tree so far
     for number in range(1, MAX_ROUNDS + 1):
         nodes = PathCounts(ranks, max_rank, weights).most_frequent(num_nodes)
+        if not nodes:  # no token has so low a rank: nothing is ever accepted
+            return BestTree([], PathCounts(ranks, max_rank, weights), 1.0, number)
         key = frozenset(nodes)
         if key not in starts:
             starts[key] = torch.cat([part.starts(nodes).flatten() for part in parts])

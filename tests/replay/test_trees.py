@@ -100,3 +100,9 @@ def test_weights_of_one_are_counts(parts: list[Ranked]) -> None:
     for path in plain.most_frequent(9):
         assert weighed.count(path) == plain.count(path)
     assert weighed.marginals.tolist() == plain.marginals.tolist()
+
+
+def test_where_nothing_is_ranked_there_is_no_tree(parts: list[Ranked]) -> None:
+    nothing = [Ranked(part.texts, torch.full_like(part.ranks, BEHIND_ALL)) for part in parts]
+    found = best_tree(nothing, NUM_NODES, max_rank=2)
+    assert (found.nodes, found.block_efficiency) == ([], 1.0)

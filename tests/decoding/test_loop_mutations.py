@@ -32,9 +32,9 @@ def _argmax(policy: object, draft_probs: Tensor, width: int, streams: object) ->
     return Candidates(draft_probs.argmax(dim=-1, keepdim=True))
 
 
-def _renormalised(policy: object, draft_probs: Tensor) -> Tensor:
-    passes = draft_probs >= 0.5
-    return passes / (draft_probs * passes).sum(dim=-1, keepdim=True).clamp(min=0.1)
+def _renormalised(policy: object, draft_probs: Tensor, *passing: float) -> Tensor:
+    passed = draft_probs * (draft_probs >= 0.5)
+    return passed / passed.sum(dim=-1, keepdim=True).clamp(min=0.1)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ MUTATIONS = [
     ),
     Mutation(
         "filtered-q-renormalised",
-        replaced("specdec.tree.filtered.Filtered._passes", _renormalised),
+        replaced("specdec.tree.filtered.Filtered.passed", _renormalised),
         _filtered,
         0.172,
     ),

@@ -450,6 +450,8 @@ def test_a_real_ctrl_c(tiny) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell that started these tests in the background has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for_lines(Path("run/ngram/traces.jsonl"), 3, process)
     process.send_signal(signal.SIGINT)

@@ -97,10 +97,9 @@ def check_options(config: DictConfig) -> None:
         require(good, "data.path", config.data.path, "a file")
     chosen = proposer_name()
     require(chosen in PROPOSERS, "proposer", chosen, "one of " + ", ".join(PROPOSERS))
-    for name, least in (("max_rank", 0), ("max_nodes", 1), ("num_nodes", 1), ("batch", 1)):
+    for name, least in (("max_rank", 0), ("max_nodes", 1), ("batch", 1)):
         require_int(name, config[name], least)
-    fits = config.num_nodes <= config.max_nodes
-    require(fits, "num_nodes", config.num_nodes, f"at most max_nodes={config.max_nodes}")
+    check_num_nodes(config)
     for name, value in (("depth", config.depth), ("data.limit", config.data.limit)):
         if value is not None:
             require_int(name, value, 1)
@@ -115,6 +114,20 @@ def check_options(config: DictConfig) -> None:
         read_documents(config.data.path)
     if chosen in HEADS:
         require_depth(config.depth, heads_config(config.proposer.path).get("num_heads"))
+
+
+def check_num_nodes(config: DictConfig) -> None:
+    """Refuse a tree that is larger than the file, or whose size nothing tells."""
+    costs, number = config.costs, config.num_nodes
+    require(costs is None or isinstance(costs, str), "costs", costs, "a file of specdec-costs")
+    if costs is not None:
+        require(config.recording is not None, "costs", costs, "a recording, too, recording=DIR")
+    if number is None:
+        require(costs is not None, "num_nodes", number, "a number, or costs=FILE that tells it")
+        return
+    require_int("num_nodes", number, 1)
+    fits = number <= config.max_nodes
+    require(fits, "num_nodes", number, f"at most max_nodes={config.max_nodes}")
 
 
 def require_depth(depth: int | None, num_heads: int | None) -> None:
@@ -207,6 +220,7 @@ def show(found: dict[str, Any], config: DictConfig) -> None:
     from specdec.report.rank_tree import (
         CAVEAT,
         RECORDED_CAVEAT,
+        budget_table,
         efficiency_table,
         print_rank_tree,
         rank_tree,
@@ -224,7 +238,10 @@ def show(found: dict[str, Any], config: DictConfig) -> None:
         read, where = config.recording, f"{found['num_positions']:.1f} expected steps"
         caveat = RECORDED_CAVEAT
     title = f"{read}: {where}; the best {num_nodes} nodes"
-    print_rank_tree(tree, efficiency_table(reached, depths, num_nodes), title, caveat)
+    tables = [efficiency_table(reached, depths, num_nodes)]
+    if found.get("budgets"):
+        tables.append(budget_table(found["budgets"], num_nodes))
+    print_rank_tree(tree, tables, title, caveat)
 
 
 def main() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path as File
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -12,7 +14,10 @@ from specdec.core.errors import UserError
 
 if TYPE_CHECKING:
     from specdec.lm.hf import HFCausalLM
-    from specdec.replay.trees import BestTree
+    from specdec.replay.trees import BestTree, Budget, Ranked
+    from specdec.tree.fixed import Path
+
+MOST_NODES = 64  # that may be worth their price
 
 
 def on_recording(config: DictConfig, depth: int | None) -> tuple[dict[str, Any], HFCausalLM]:
@@ -22,7 +27,7 @@ def on_recording(config: DictConfig, depth: int | None) -> tuple[dict[str, Any],
     from specdec.replay.recording import read_recording, require_made_for
     from specdec.replay.trees import best_tree, ranked
 
-    recording = read_recording(Path(config.recording))
+    recording = read_recording(File(config.recording))
     verifier = build(config.verifier)
     require_made_for(recording, fingerprint(verifier), recording.sampling)
     if "verifier" in config.proposer:
@@ -32,12 +37,44 @@ def on_recording(config: DictConfig, depth: int | None) -> tuple[dict[str, Any],
         laws = DraftLaws(build(config.draft))
     assert depth is not None
     parts = ranked(recording.texts, laws, depth, verifier.vocab_size)
-    best = best_tree(parts, config.num_nodes, config.max_rank)
+    num_nodes, priced = config.num_nodes, []
+    if config.costs is not None:
+        priced = priced_sizes(parts, config, fingerprint(verifier))
+        # As many as are fastest, unless the number was told.
+        num_nodes = num_nodes or max(1, max(priced, key=lambda each: each.throughput).num_nodes)
+    best = best_tree(parts, num_nodes, config.max_rank)
     if not best.nodes:
         raise UserError(
             f"max_rank={config.max_rank}: no token of {config.recording!r} has so low a rank"
         )
-    return contents(best, config.max_nodes), verifier
+    found = contents(best, config.max_nodes)
+    found["budgets"] = [{**asdict(each), "throughput": each.throughput} for each in priced]
+    config.num_nodes = num_nodes
+    return found, verifier
+
+
+def priced_sizes(
+    parts: Sequence[Ranked], config: DictConfig, fingerprint: Mapping[str, str]
+) -> list[Budget]:
+    """Say of trees of up to 64 nodes what they bring, and what they cost on the measured machine.
+
+    Raises:
+        UserError: nobody measured what this proposer costs.
+    """
+    from specdec.experiments.naming import draft_of
+
+    from specdec.replay.costs import costs_of_file
+    from specdec.replay.trees import best_tree, budgets
+    from specdec.tree.sparse import Sparse
+
+    costs, draft = costs_of_file(config.costs, fingerprint), draft_of(config)
+    costs.require(draft, config.costs)
+
+    def seconds_of(nodes: Sequence[Path]) -> float:
+        return sum(costs.of_largest(draft, Sparse(nodes) if nodes else None))
+
+    largest = best_tree(parts, min(config.max_nodes, MOST_NODES), config.max_rank)
+    return budgets(parts, largest.nodes, seconds_of)
 
 
 def contents(best: BestTree, max_nodes: int) -> dict[str, Any]:

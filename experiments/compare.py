@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,9 +45,8 @@ def task(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     configs = arm_configs(config.arms)
     reference = reference_arm(config.reference, list(configs))
-    for each in configs.values():
-        arms.check_options(each)
-    size = turn_size(config)
+    check_options(config, configs)
+    size = turn_size(config.batch) if config.turn is None else config.turn
     prompts = arms.build_prompts(config)
     verifier = build(config.verifier)
     competing = [arms.build_arm(each, verifier, name) for name, each in configs.items()]
@@ -82,6 +81,16 @@ def task(config: DictConfig) -> None:
                 f"interrupted after {done} of {len(prompts)} prompts; the results above are valid"
             )
             raise cut_short
+
+
+def check_options(config: DictConfig, configs: Mapping[str, DictConfig]) -> None:
+    """Refuse what is wrong before a model is loaded."""
+    from specdec.experiments import arm as arms
+
+    for each in configs.values():
+        arms.check_options(each)
+    if config.turn is not None:
+        require_int("turn", config.turn, 1)
 
 
 def entered(stack: ExitStack, arm: Arm, folder: Path) -> RunDir:
@@ -179,14 +188,10 @@ def reference_arm(reference: object, names: Sequence[str]) -> str | None:
     raise UserError(f"reference={reference!r}: expected {expected}")
 
 
-def turn_size(config: DictConfig) -> int:
+def turn_size(batch: int) -> int:
     """How many prompts one arm decodes before the next arm gets the same ones."""
-    if config.turn is not None:
-        require_int("turn", config.turn, 1)
-        return config.turn
-    require_int("batch", config.batch, 1)
     # A batch needs a queue, so that new prompts can take the place of finished ones.
-    return 1 if config.batch == 1 else 4 * config.batch
+    return 1 if batch == 1 else 4 * batch
 
 
 def interleave(

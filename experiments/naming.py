@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from specdec.core.digest import digest
-from specdec.report.options import identity, options, run_name
+from specdec.report.options import identity, options, run_name, stem_of_target
 from specdec.training.facts import training_tokens
 
 WRITTEN = {"training.distill.path"}
@@ -44,6 +44,14 @@ def training_tokens_of(config: DictConfig) -> int | None:
     path = config.proposer.get("path") if model is None else model.path
     place = _place(path) if isinstance(path, str) else None
     return None if place is None else training_tokens(place)
+
+
+def draft_of(config: DictConfig) -> str:
+    """Name what candidates come from, whatever tree they make: `draft_model zoo:draft float32`."""
+    proposer = config.proposer
+    node = proposer.model if "model" in proposer else proposer
+    known = [stem_of_target(proposer._target_), node.get("path"), node.get("dtype")]
+    return " ".join(str(each) for each in known if each is not None)
 
 
 def identity_of(config: DictConfig) -> str:

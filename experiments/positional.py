@@ -109,7 +109,7 @@ def show_positional(found: dict[str, Any], config: DictConfig) -> None:
     depths = [max(map(len, nodes[size])) for size in sizes]
     print_rank_tree(
         rank_tree(nodes[num_nodes], shares, "child"),
-        efficiency_table(reached, depths, num_nodes),
+        [efficiency_table(reached, depths, num_nodes)],
         f"{found['num_positions']} positions; the best {num_nodes} draws without replacement",
         POSITIONAL_CAVEAT,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from specdec.core.errors import UserError, require, require_int
 if TYPE_CHECKING:
     from specdec.lm.hf import HFCausalLM
     from specdec.metrics import Tally
+    from specdec.replay.costs import Costs
 
 
 def task(config: DictConfig) -> None:
@@ -24,6 +26,7 @@ def task(config: DictConfig) -> None:
     # Here and not above, because torch takes seconds to import and --help should not wait.
     from specdec.experiments.replay_arms import replay_all
     from specdec.experiments.replay_check import checked
+    from specdec.experiments.replay_choice import choices, show
     from specdec.experiments.report import report
 
     from specdec.lm.fingerprint import fingerprint
@@ -42,11 +45,16 @@ def task(config: DictConfig) -> None:
         print(f"left out, {number}: {reason}")
     verifier = build(recorded.verifier)
     require_made_for(recording, fingerprint(verifier), build(recorded.sampling))
-    tallies = replay_all(planned.arms, recording.texts, verifier, config.batch, config.seed)
+    costs = costs_of(config.costs, fingerprint(verifier))
+    tallies = replay_all(
+        planned.arms, recording.texts, verifier, config.batch, config.seed, recording.rows, costs
+    )
     for name, tally in tallies.items():
         write_run(folder / name, planned.arms[name], tally, config, verifier)
     seconds = time.perf_counter() - began
     report(folder, config.reference)
+    if costs is not None:
+        show(choices(planned.arms, tallies))
     print(f"replayed in {seconds:.1f} s, models and all")
     if config.check:
         sys.exit(checked(planned.arms, tallies, folder / "checked"))
@@ -62,9 +70,18 @@ def check_options(config: DictConfig) -> None:
     for name in ("arms", "options"):
         good = isinstance(config[name], ListConfig)
         require(good, name, config[name], 'a list of strings, ["proposer=ngram"]')
+    good = config.costs is None or isinstance(config.costs, str)
+    require(good, "costs", config.costs, "a file that specdec-costs wrote")
     require(isinstance(config.check, bool), "check", config.check, "true or false")
     require_int("batch", config.batch, 1)
     require_int("seed", config.seed, 0)
+
+
+def costs_of(path: str | None, fingerprint: Mapping[str, str]) -> Costs | None:
+    """Read what steps cost, if that is known, of the very verifier that wrote the texts."""
+    from specdec.replay.costs import costs_of_file
+
+    return None if path is None else costs_of_file(path, fingerprint)
 
 
 def recorded_config(folder: Path, config: DictConfig) -> DictConfig:
@@ -89,7 +106,7 @@ def write_run(
     from specdec.report.run_dir import RunDir
 
     facts = provenance(verifier.device, arm.dtype, verifier.attention)
-    facts |= {"files": files_of(options(arm)), "replayed": config.recording}
+    facts |= {"files": files_of(options(arm)), "replayed": config.recording, "costs": config.costs}
     called = {"arm": path.name, "rule": rule_of(arm), "lossless": True, "peak_memory_bytes": None}
     with RunDir(path, arm, identity_of(arm), resume=False) as run_dir:
         run_dir.begin(facts, {})

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from specdec.experiments.app import build
+from specdec.experiments.naming import draft_of
 from specdec.experiments.replay_plan import closed_arm
 
 if TYPE_CHECKING:
     from specdec.lm.hf import HFCausalLM
     from specdec.metrics import Tally
-    from specdec.replay.jump import States
+    from specdec.replay.closed import Arm as ClosedArm
+    from specdec.replay.closed import Rows
+    from specdec.replay.costs import Costs, Seconds
+    from specdec.replay.states import States
     from specdec.replay.texts import Text
 
 
@@ -22,14 +26,18 @@ def replay_all(
     verifier: HFCausalLM,
     batch: int = 16,
     seed: int = 0,
+    rows: Rows | None = None,
+    costs: Costs | None = None,
 ) -> dict[str, Tally]:
     """Replay the arms: those that draw from the same laws together, others one by one.
 
-    Where drafts are made one by one, `batch` texts are read at a time.
+    Where drafts are made one by one, `batch` texts are read at a time. `rows` are the laws that the
+    texts were drawn from, as far as their recording has them; else the verifier is asked. With
+    `costs` seconds are predicted of those arms whose proposer they know.
     """
     from tqdm import tqdm
 
-    from specdec.replay.jump import States
+    from specdec.replay.states import States
 
     states = States(verifier, batch)
     groups: dict[str, dict[str, DictConfig]] = {}
@@ -37,24 +45,24 @@ def replay_all(
     with tqdm(total=len(arms), desc="replay", unit="arm", disable=None) as bar:
         for name, arm in arms.items():
             if closed_arm(arm) is None:
-                tallies[name] = jumped(arm, texts, verifier, states, batch, seed)
+                tallies[name] = jumped(arm, texts, verifier, states, batch, seed, costs)
                 bar.update()
             else:
-                groups.setdefault(source_of(arm), {})[name] = arm
+                groups.setdefault(draft_of(arm), {})[name] = arm
         for group in groups.values():
-            tallies |= in_closed_form(group, texts, verifier, seed)
+            tallies |= in_closed_form(group, texts, verifier, states, seed, rows, costs)
             bar.update(len(group))
     return {name: tallies[name] for name in arms}
 
 
-def source_of(arm: DictConfig) -> str:
-    """Name what an arm's candidates are drawn from."""
-    node = arm.proposer.model if "model" in arm.proposer else arm.proposer
-    return f"{node._target_} {node.path} {node.get('dtype')}"
-
-
 def in_closed_form(
-    arms: Mapping[str, DictConfig], texts: Sequence[Text], verifier: HFCausalLM, seed: int
+    arms: Mapping[str, DictConfig],
+    texts: Sequence[Text],
+    verifier: HFCausalLM,
+    states: States,
+    seed: int,
+    rows: Rows | None,
+    costs: Costs | None,
 ) -> dict[str, Tally]:
     """Replay arms that draw from the same laws."""
     from specdec.replay.closed import replay
@@ -64,24 +72,35 @@ def in_closed_form(
     closed = {name: closed_arm(arm) for name, arm in arms.items()}
     found = replay(
         texts,
-        laws_of(first, verifier),
+        laws_of(first, verifier, states),
         closed,
         build(first.sampling),
         verifier,
         verifier.vocab_size,
         seed,
+        rows,
     )
-    return {name: tally(parts, closed[name].num_drafted) for name, parts in found.items()}
+    return {
+        name: tally(parts, closed[name].num_drafted, seconds_of(arms[name], closed[name], costs))
+        for name, parts in found.items()
+    }
 
 
-def laws_of(arm: DictConfig, verifier: HFCausalLM) -> Any:
+def seconds_of(arm: DictConfig, closed: ClosedArm, costs: Costs | None) -> Sequence[Seconds] | None:
+    """Predict steps of an arm down to each depth, if what they cost is known."""
+    if costs is None or draft_of(arm) not in costs.drafts:
+        return None
+    return costs.of_tree(draft_of(arm), closed.tree)
+
+
+def laws_of(arm: DictConfig, verifier: HFCausalLM, states: States | None = None) -> Any:
     """Load what an arm's candidates are drawn from."""
     from specdec.replay.laws import DraftLaws, HeadLaws
 
     if "model" in arm.proposer:
         return DraftLaws(build(arm.draft))
     proposer = build(arm.proposer, verifier=verifier)
-    return HeadLaws(proposer.heads, verifier)
+    return HeadLaws(proposer.heads, verifier, states)
 
 
 def jumped(
@@ -91,22 +110,27 @@ def jumped(
     states: States,
     batch: int,
     seed: int,
+    costs: Costs | None,
 ) -> Tally:
     """Replay an arm by decoding on the texts."""
     from specdec.metrics import Tally
+    from specdec.replay.costs import with_seconds
     from specdec.replay.jump import jump
 
     given = {"verifier": verifier} if "verifier" in arm.proposer else {}
     proposer = build(arm.proposer, **given)
     sampling = build(arm.sampling)
     traces = jump(texts, proposer, verifier, sampling, verifier.end_ids, batch, seed, states)
-    return untimed(Tally.of(traces))
+    if costs is not None and draft_of(arm) in costs.drafts:
+        policy = build(arm.tree) if "tree" in arm.proposer else None
+        traces = with_seconds(traces, costs, draft_of(arm), policy)
+        return known(Tally.of(traces), ("overlap", "bound"))
+    return known(Tally.of(traces), ("seconds", "overlap", "bound"))
 
 
-def untimed(tally: Tally) -> Tally:
+def known(tally: Tally, unknown: tuple[str, ...]) -> Tally:
     """Leave out what a stand-in for the verifier knows nothing of."""
     from specdec.metrics import Tally
 
-    unknown = ("seconds", "overlap", "bound")
     kept = {name: column for name, column in tally.columns.items() if not name.endswith(unknown)}
     return Tally(tally.prompt_ids, tally.categories, kept)

@@ -40,6 +40,8 @@ def plan(config: DictConfig, recorded: DictConfig) -> Planned:
     unfit: dict[str, int] = {}
     shared = [str(option) for option in config.options]
     told = [*combinations(config.grid, shared), *((str(arm).split(), {}) for arm in config.arms)]
+    if config.costs is not None:  # speed is compared with decoding without drafts
+        told.append((["proposer=none"], {}))
     for overrides, numbers in told:
         arm = arm_config([*shared, *overrides], numbers, recorded)
         try:

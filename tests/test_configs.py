@@ -27,7 +27,17 @@ PACKAGES = {
     "train": "specdec.training",
     "loss": "specdec.training.loss",
 }
-ENTRY_POINTS = ("compare", "decode", "train", "calibrate", "check", "record", "replay", "report")
+ENTRY_POINTS = (
+    "compare",
+    "decode",
+    "train",
+    "calibrate",
+    "check",
+    "record",
+    "replay",
+    "report",
+    "costs",
+)
 # What a plug-in cannot do without: one line for each that needs a file or a folder.
 NEEDED = {
     "proposer=recorded": ["proposer.path=recorded_run"],

@@ -136,6 +136,11 @@ class TreePolicy(Protocol):
         ...
 
     @property
+    def parents(self) -> Sequence[int]:
+        """How many nodes of the level above get children, per level, at most: the first has 1."""
+        ...
+
+    @property
     def min_confidence(self) -> float:
         """No children for a node whose likeliest next token is less likely to the draft; 0: never.
 

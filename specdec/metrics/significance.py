@@ -8,6 +8,8 @@ from scipy import stats
 from specdec.metrics.estimate import Sums, resampled_differences
 from specdec.metrics.tally import Tally
 
+ROUNDING = 1e-9  # ratios that differ by less are the same number
+
 
 def efficiency_p_value(tally: Tally, reference: Tally) -> float | None:
     """Return the two-sided p-value of equal block efficiency, paired over prompts."""
@@ -31,8 +33,10 @@ def p_value(first: Sums, second: Sums) -> float | None:
     if num_prompts < 2 or np.isnan(value):
         return None
     deviation = float(np.nanstd(resampled))
+    if abs(value) < ROUNDING:
+        return 1.0
     if deviation == 0.0:
-        return 1.0 if value == 0.0 else 0.0
+        return 0.0
     return float(2 * stats.t.sf(abs(value) / deviation, num_prompts - 1))
 
 

@@ -1,11 +1,12 @@
 """Replay in closed form: candidates of a fixed shape, drawn from laws that the text decides on."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from specdec.core.errors import Unfit
 from specdec.core.protocols import CausalLM
@@ -35,6 +36,8 @@ SIBLINGS: Mapping[tuple[str, Draw], shares.Shares] = {
     ("match", Draw.TOP_PLUS_ONE): shares.match_top_plus_one,
 }
 NEED_ROWS = {"rejection", "kseq"}  # of p, at nodes with several draws
+# The laws [T, V] that a text was drawn from, given V; None where not all of them is known.
+Rows = Callable[[Text, int], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -137,10 +140,12 @@ def replay(
     verifier: CausalLM | None,
     vocab_size: int,
     seed: int = 0,
+    rows: Rows | None = None,
 ) -> dict[str, list[Replayed]]:
     """Replay all arms that draw from the same laws, in one pass over the texts.
 
-    `verifier` is wanted only by rules that must know p of tokens that the text does not have.
+    Only rules that must know p of tokens that the text does not have ask for `rows`, such as a
+    recording has, and let the `verifier` read texts of which there are none.
     """
     found: dict[str, list[Replayed]] = {name: [] for name in arms}
     limit = max(1, CELLS_AT_ONCE // vocab_size)
@@ -148,7 +153,7 @@ def replay(
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
         with torch.inference_mode():
             scores = score(
-                batch, laws, list(arms.values()), sampling, verifier, vocab_size, generator
+                batch, laws, list(arms.values()), sampling, verifier, vocab_size, generator, rows
             )
         for name, arm in arms.items():
             survival = survival_of(arm, scores)
@@ -174,13 +179,16 @@ def score(
     verifier: CausalLM | None,
     vocab_size: int,
     generator: torch.Generator | None = None,
+    rows: Rows | None = None,
 ) -> Scores:
     """Answer all questions of all arms along a batch of texts."""
     wanted = _questions(arms, laws.num_depths)
     p = None
     if any(question.needs_rows for several in wanted.values() for question in several):
-        assert verifier is not None, "p of other tokens is wanted"
-        p = sampling.warp(logits_along(verifier, texts, vocab_size))
+        p = _known(texts, rows, vocab_size)
+        if p is None:
+            assert verifier is not None, "p of other tokens is wanted"
+            p = sampling.warp(logits_along(verifier, texts, vocab_size))
     scores = Scores(laws.num_depths)
     sure = any(arm.tree.min_confidence > 0 for arm in arms)
     for depth, logits in enumerate(laws.along(texts, vocab_size), start=1):
@@ -192,6 +200,19 @@ def score(
         for question, answer in here.answers(wanted[depth], sampling, generator):
             scores.add(question, depth, answer)
     return scores
+
+
+def _known(texts: Sequence[Text], rows: Rows | None, vocab_size: int) -> Tensor | None:
+    """Return p [B, T, V] along the texts, 0 behind their ends, if it is known of all of them."""
+    if rows is None:
+        return None
+    found: list[Tensor] = []
+    for text in texts:
+        law = rows(text, vocab_size)
+        if law is None:
+            return None
+        found.append(law)
+    return pad_sequence(found, batch_first=True)
 
 
 def _questions(arms: Sequence[Arm], num_depths: int | None) -> dict[int, list[Question]]:
@@ -217,7 +238,7 @@ class _Here:
         for row, text in enumerate(texts):
             log_p[row, : len(text.log_p)] = torch.tensor(text.log_p, dtype=torch.float64)
         self._log_p = ahead(log_p.to(logits.device), depth).flatten()
-        self._p = None if p is None else ahead(p, depth).flatten(0, 1)
+        self._p = None if p is None else ahead(p.to(logits.device), depth).flatten(0, 1)
 
     def answers(
         self, questions: Sequence[Question], sampling: Sampling, generator: torch.Generator | None

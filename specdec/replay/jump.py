@@ -1,30 +1,31 @@
-"""Replay by decoding on the text: only the drafting is done, and only where steps begin.
+"""Replay by drafting along the text, and only where steps begin.
 
 Where nothing is left to chance once the text is given, decoding it again is replay: point masses
 are accepted as far as the text follows them, whatever the rule; and with `match` candidates of any
-kind are, since the text is the verifier's own draw, which knew nothing of them. So the loop itself
-runs, with a verifier that is certain of the text. What is drawn (candidates under `match`) is drawn
-anew: the result is one sample of what decoding would count, and not its mean.
+kind are, since the text is the verifier's own draw, which knew nothing of them. So proposers are
+asked as the decoder asks them, and the text decides. What is drawn (candidates under `match`) is
+drawn anew: the result is one sample of what decoding would count, and not its mean.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from specdec.core.errors import Unfit
+from specdec.core.outcome import Outcome
 from specdec.core.protocols import CausalLM, Proposer
 from specdec.core.sampling import Sampling
-from specdec.core.trace import Trace
-from specdec.core.values import Draw, Layer
-from specdec.decoding.decoder import SpeculativeDecoder
-from specdec.decoding.request import Request
+from specdec.core.trace import Step, Trace
+from specdec.core.tree import ROOT
+from specdec.core.values import Draw, Layer, Proposal, Verdict
+from specdec.decoding.request import Flight, Request
 from specdec.decoding.stopping import Stopping
-from specdec.replay.text_lm import TextLM
+from specdec.replay.states import States
 from specdec.replay.texts import Text
-from specdec.verification.match import Match
+from specdec.verification.walking import bearer, ending
 
-TEXTS_AT_ONCE = 64  # whose hidden states are kept
 POINT_MASSES = ("rejection", "match")  # rules that follow the text wherever a candidate does
 
 
@@ -49,58 +50,102 @@ def jump(
     end_ids: frozenset[int],
     batch: int = 16,
     seed: int = 0,
-    states: "States | None" = None,
+    states: States | None = None,
 ) -> list[Trace]:
     """Return a trace of each text, as decoding with `proposer` might leave it, seconds aside.
 
     `verifier` reads the texts only if the proposer wants hidden states and `states` has none yet.
     """
     states = States(verifier, batch) if states is None else states
-    groups: dict[int, list[Text]] = {}
-    for text in texts:
-        # A stop string has no end token; there the text is over when it is as long as it was.
-        limit = len(text.output_ids) if text.finish_reason == "stop" else text.budget
-        groups.setdefault(limit, []).append(text)
+    waiting, in_flight = deque(texts), list[_Rerun]()
+    free = list(range(min(batch, len(texts))))
+    longest = max((len(text.prompt_ids) + text.budget for text in texts), default=0)
+    proposer.open(len(free), longest + proposer.max_depth + 1, verifier.vocab_size)
     traces: list[Trace] = []
-    for limit, group in groups.items():
-        for first in range(0, len(group), TEXTS_AT_ONCE):
-            some = group[first : first + TEXTS_AT_ONCE]
-            read = [states.of(text, proposer.layers, some) for text in some]
-            reader = TextLM(some, verifier.vocab_size, verifier.max_length, read, verifier.device)
-            stopping = Stopping(limit, end_ids)
-            decoder = SpeculativeDecoder(reader, proposer, Match(), sampling, stopping, batch, seed)
-            traces += decoder.decode([_request(text) for text in some])
+    while waiting or in_flight:
+        entering: list[_Rerun] = []
+        while waiting and free:
+            read = states.of(waiting[0], proposer.layers, waiting)
+            entering.append(_Rerun(waiting.popleft(), free.pop(), read, sampling, seed))
+        _begin(entering, proposer)
+        in_flight += entering
+
+        contexts = [each.flight.context() for each in in_flight]
+        proposals = [
+            proposal.pruned(context.max_depth, end_ids)
+            for proposal, context in zip(proposer.propose(contexts), contexts, strict=True)
+        ]
+        verdicts = [
+            each.follow(proposal) for each, proposal in zip(in_flight, proposals, strict=True)
+        ]
+        proposer.update(contexts, verdicts)
+        over = [each.flight for each in in_flight if each.flight.finish_reason]
+        free += [flight.row for flight in over]
+        traces += [flight.trace("") for flight in over]
+        in_flight = [each for each in in_flight if not each.flight.finish_reason]
     return traces
 
 
-def _request(text: Text) -> Request:
-    return Request(text.prompt_id, text.prompt_ids, text.category, text.turn)
+def _begin(entering: "Sequence[_Rerun]", proposer: Proposer) -> None:
+    """Hand over the prompts as the decoder does: no hidden states yet while rows are reset."""
+    if entering:
+        proposer.reset([each.flight.context() for each in entering])
+    for each in entering:
+        each.read_prompt()
 
 
-class States:
-    """The verifier's hidden states along texts, read once for all arms; on the CPU meanwhile."""
+class _Rerun:
+    """A text that is gone through once more; it owns a row of the proposer's, as a request does."""
 
-    def __init__(self, verifier: CausalLM, batch: int = 16):
-        self._verifier = verifier
-        self._batch = batch
-        self._found: dict[tuple[str, int, Layer], Tensor] = {}
+    def __init__(
+        self, text: Text, row: int, states: Mapping[Layer, Tensor], sampling: Sampling, seed: int
+    ):
+        request = Request(text.prompt_id, text.prompt_ids, text.category, text.turn)
+        # Where the text ends it says itself, be it for a stop string.
+        self.flight = Flight(request, row, sampling, Stopping(text.budget), seed, text.budget)
+        self._text = text
+        self._states = states  # of the tokens but the last, per layer [L, H]
 
-    def of(
-        self, text: Text, layers: Sequence[Layer], neighbours: Sequence[Text]
-    ) -> dict[Layer, Tensor]:  # of [L, H]
-        """Return those of a text's tokens but the last; `neighbours` will be asked for as well."""
-        name = text.prompt_id, text.turn
-        if any((*name, layer) not in self._found for layer in layers):
-            place = neighbours.index(text)
-            self._read(neighbours[place : place + self._batch], layers)
-        return {layer: self._found[*name, layer].to(self._verifier.device) for layer in layers}
+    def read_prompt(self) -> None:
+        """Show the proposer the hidden states of the prompt, but for its last token."""
+        self._show(0, len(self._text.prompt_ids) - 1)
 
-    @torch.inference_mode()
-    def _read(self, texts: Sequence[Text], layers: Sequence[Layer]) -> None:
-        verifier = self._verifier
-        read = [[*text.prompt_ids, *text.output_ids][:-1] for text in texts]
-        verifier.open(len(texts), max(map(len, read)))
-        states = verifier.prefill(range(len(texts)), read, layers)
-        for text, found in zip(texts, states, strict=True):
-            for layer, state in found.items():
-                self._found[text.prompt_id, text.turn, layer] = state.cpu()
+    def follow(self, proposal: Proposal) -> Verdict:
+        """Accept candidates as far as the text goes on with them, and commit what it says.
+
+        So do `Match` and the decoder where the verifier is certain of the text.
+        """
+        flight, tree = self.flight, proposal.tree
+        place = len(flight.token_ids)
+        left = self._text.output_ids[place - len(self._text.prompt_ids) :]
+        path, node = list[int](), ROOT
+        for token in left:
+            child = bearer(tree, node, token)
+            if child is None:
+                break
+            path.append(child)
+            node = child
+        emitted = left[: len(path) + 1]
+        ended = len(emitted) <= len(path)
+        outcome = Outcome.ENDED if ended else ending(proposal, path)
+        self._show(place - 1, place + len(path))
+        flight.token_ids += emitted
+        if len(emitted) == len(left):
+            flight.finish_reason = self._text.finish_reason
+        flight.steps.append(
+            Step(
+                drafted=tree.num_draft_tokens,
+                depth=max(tree.depths),
+                accepted=len(path),
+                emitted=len(emitted),
+                outcome=outcome,
+                overlap=(),
+                draft_calls=proposal.num_draft_calls,
+                expected_accepted=len(path),
+            )
+        )
+        return Verdict(tuple(path), emitted[-1], outcome, len(path))
+
+    def _show(self, start: int, end: int) -> None:
+        """Let the proposer's next look be at the hidden states of these tokens."""
+        self.flight.features = {layer: state[start:end] for layer, state in self._states.items()}

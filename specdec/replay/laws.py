@@ -12,6 +12,7 @@ from specdec.core.protocols import CausalLM
 from specdec.heads.base import Heads
 from specdec.lm.batch import pad
 from specdec.lm.hf import HFCausalLM
+from specdec.replay.states import States
 from specdec.replay.texts import Text, logits_along
 from specdec.training.head_losses import Asked, forced_states
 
@@ -68,6 +69,7 @@ class HeadLaws:
 
     heads: Heads
     verifier: HFCausalLM
+    states: States | None = None  # that others have read, too
 
     @property
     def num_depths(self) -> int:
@@ -75,7 +77,7 @@ class HeadLaws:
         return self.heads.num_heads
 
     def along(self, texts: Sequence[Text], vocab_size: int) -> Iterator[Tensor]:
-        """Let the verifier read the texts, and each head its states."""
+        """Let the verifier read the texts, unless it has, and each head its states."""
         asked, (num_rows, length) = self._asked(texts), _shape(texts)
         hidden = self._hidden(texts, length=max(map(_length, texts)) + self.heads.num_heads)
         states = forced_states(self.heads, self.verifier, hidden, asked)
@@ -84,10 +86,8 @@ class HeadLaws:
             yield logits.view(num_rows, length, -1)
 
     def _hidden(self, texts: Sequence[Text], length: int) -> Tensor:  # [B, length, H]
-        verifier, rows = self.verifier, range(len(texts))
-        verifier.open(len(texts), length)
-        read = [(*text.prompt_ids, *text.output_ids)[:-1] for text in texts]
-        found = [each["final"] for each in verifier.prefill(rows, read, layers=("final",))]
+        known = self.states or States(self.verifier, len(texts))
+        found = [known.of(text, ("final",), texts[row:])["final"] for row, text in enumerate(texts)]
         states = found[0].new_zeros(len(texts), length, found[0].shape[-1])
         for row, state in enumerate(found):
             states[row, : len(state)] = state

@@ -437,6 +437,10 @@ class Recording:
         """Return what was found of one of the texts."""
         return self._by_key[text.prompt_id, text.turn]
 
+    def rows(self, text: Text, vocab_size: int) -> Tensor | None:  # [T, V] float32
+        """Return the laws that a text was drawn from, if all of them was kept."""
+        return self.top(text).rows(vocab_size)
+
     @cached_property
     def _by_key(self) -> dict[Key, Scored]:
         return {each.key: each for each in self.scored}

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specdec.core.renewal import starts_along
 from specdec.metrics import Tally
+from specdec.replay.costs import Seconds
 from specdec.replay.texts import Text
 
 
@@ -56,24 +58,20 @@ def depth_limits(texts: Sequence[Text], depth: int, device: torch.device) -> Ten
 
 def block_starts(texts: Sequence[Text], survival: Tensor) -> Tensor:  # [B, T, D + 1] -> [B, T]
     """Return r(s), the probability that a step begins at s: r(0) = 1."""
-    num_rows, length, width = survival.shape
-    exactly = survival.clone()
-    exactly[..., :-1] -= survival[..., 1:]  # P(A = a)
-    ends = torch.tensor([[len(text.output_ids)] for text in texts], device=survival.device)
-    exactly *= (torch.arange(length, device=survival.device) < ends)[..., None]
-    starts = survival.new_zeros(num_rows, length + width)
-    starts[:, 0] = 1.0
-    for place in range(length):
-        starts[:, place + 1 : place + 1 + width] += starts[:, place, None] * exactly[:, place]
-    # What lies behind a text's end was reached from within it.
-    return starts[:, :length] * (torch.arange(length, device=survival.device) < ends)
+    lengths = torch.tensor([len(text.output_ids) for text in texts], device=survival.device)
+    return starts_along(survival, lengths)
 
 
-def tally(parts: Sequence[Replayed], num_drafted: Sequence[int] | None = None) -> Tally:
+def tally(
+    parts: Sequence[Replayed],
+    num_drafted: Sequence[int] | None = None,
+    seconds: Sequence[Seconds] | None = None,
+) -> Tally:
     """Add up what steps are expected to count, prompt by prompt, as `Tally.of` adds up traces.
 
     `num_drafted[d]` is how many draft tokens a step submits that may go down to depth d (from 0);
-    None: unknown without decoding, and so is everything that is made from it.
+    None: unknown without decoding, and so is everything that is made from it. `seconds[d]` is what
+    such a step is predicted to take; None: no seconds are told.
 
     All of it is exact, given the texts, but for one thing: end tokens among candidates beside the
     text, below which nothing is submitted. They make `num_drafted` a little too large and, in trees
@@ -81,7 +79,7 @@ def tally(parts: Sequence[Replayed], num_drafted: Sequence[int] | None = None) -
     """
     rows: dict[str, dict[str, float | str]] = {}
     for part in parts:
-        for text, counts in zip(part.texts, _counts(part, num_drafted), strict=True):
+        for text, counts in zip(part.texts, _counts(part, num_drafted, seconds), strict=True):
             row = rows.setdefault(text.prompt_id, {"category": text.category})
             for name, value in counts.items():
                 before = row.get(name, 0.0)
@@ -90,7 +88,9 @@ def tally(parts: Sequence[Replayed], num_drafted: Sequence[int] | None = None) -
     return Tally.from_rows([{"prompt_id": name, **rows[name]} for name in sorted(rows)])
 
 
-def _counts(part: Replayed, num_drafted: Sequence[int] | None) -> list[dict[str, float]]:
+def _counts(
+    part: Replayed, num_drafted: Sequence[int] | None, seconds: Sequence[Seconds] | None
+) -> list[dict[str, float]]:
     starts, survival, limits = part.starts, part.survival, part.limits
     depths = range(1, survival.shape[2])
     tested = {d: (limits >= d) for d in depths}
@@ -110,6 +110,8 @@ def _counts(part: Replayed, num_drafted: Sequence[int] | None) -> list[dict[str,
             [float(size != depth) for depth, size in enumerate(num_drafted)], device=starts.device
         )
         columns["num_branched"] = (starts * branched[limits]).sum(dim=1)
+    if seconds is not None:
+        columns |= _seconds(starts, limits, seconds)
     plain = {name: column.tolist() for name, column in columns.items()}
     return [
         {
@@ -120,3 +122,13 @@ def _counts(part: Replayed, num_drafted: Sequence[int] | None) -> list[dict[str,
         }
         for row, text in enumerate(part.texts)
     ]
+
+
+def _seconds(
+    starts: Tensor, limits: Tensor, seconds: Sequence[Seconds]
+) -> dict[str, Tensor]:  # each [B]
+    """Add up what the steps of each text take."""
+    told = torch.tensor(seconds, dtype=torch.float64, device=starts.device)  # [D + 1, 3]
+    sums = (starts[..., None] * told[limits]).sum(dim=1)  # [B, 3]
+    names = [f"{name}_seconds" for name in Seconds._fields]
+    return {**dict(zip(names, sums.unbind(dim=1), strict=True)), "decode_seconds": sums.sum(dim=1)}

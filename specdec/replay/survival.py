@@ -53,9 +53,3 @@ def of_block(log_ratios: Sequence[Tensor], goes_on: Sequence[Tensor]) -> Tensor:
         least = least.minimum(total)
         survival.append(least.exp() * alive)
     return torch.stack(survival, dim=-1)
-
-
-def of_matches(lengths: Tensor, depth: int) -> Tensor:  # [B, T] int -> [B, T, depth + 1]
-    """Return the same where the candidates are certain: the text follows `lengths` of them."""
-    depths = torch.arange(depth + 1, device=lengths.device)
-    return (lengths[..., None] >= depths).double()

@@ -6,8 +6,9 @@ position is weighted with the probability r(s) that a step begins there, the tre
 under these weights has block starts of its own, and so on; replay says which of them is the best.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count, pairwise
 
 import torch
 from torch import Tensor
@@ -113,3 +114,43 @@ def _inside(part: Ranked) -> Tensor:  # [B, T] float64
     """Weigh all positions of the texts alike, to begin with."""
     lengths = torch.tensor([[len(text.output_ids)] for text in part.texts])
     return (torch.arange(part.ranks.shape[1]) < lengths).double()
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A tree of so many nodes, what it brings and what it costs."""
+
+    num_nodes: int
+    block_efficiency: float
+    seconds: float  # of a step
+    gain: float  # tokens per step that the last node brings
+    price: float  # tokens that its seconds would bring otherwise, at the best throughput of all
+
+    @property
+    def throughput(self) -> float:
+        """Tokens per second."""
+        return self.block_efficiency / self.seconds
+
+
+def budgets(
+    parts: Sequence[Ranked],
+    nodes: Sequence[Path],
+    seconds_of: Callable[[Sequence[Path]], float],
+) -> list[Budget]:
+    """Say of every beginning of `nodes`, from none to all, what it brings and what it costs.
+
+    A step's value is its tokens less its seconds times a price; with the throughput that is reached
+    at best for the price, the tree of the largest value is the one of that throughput (Dinkelbach
+    1967). So a further node pays as long as its gain is above its price; the gain per step alone,
+    which is never negative, would say to go on for ever.
+    """
+    num_tokens = sum(len(text.output_ids) for part in parts for text in part.texts)
+    reached = [1.0]
+    for number in range(1, len(nodes) + 1):
+        steps = sum(float(part.starts(nodes[:number]).sum()) for part in parts)
+        reached.append(num_tokens / steps)
+    seconds = [seconds_of(nodes[:number]) for number in range(len(nodes) + 1)]
+    best = max(tau / cost for tau, cost in zip(reached, seconds, strict=True))
+    gains = [0.0, *(after - before for before, after in pairwise(reached))]
+    prices = [0.0, *(best * (after - before) for before, after in pairwise(seconds))]
+    return [Budget(*row) for row in zip(count(), reached, seconds, gains, prices, strict=False)]

@@ -14,6 +14,7 @@ from specdec.core.errors import UserError
 from specdec.metrics import Tally, pooled
 from specdec.report.labels import (
     CONTENT,
+    COSTS,
     RECORDING,
     STEPS,
     TOKENS,
@@ -28,7 +29,7 @@ SEED = "seed"
 SAMPLING = "sampling."
 # Beside the options: what makes seconds, or texts, another thing. From `provenance.json`.
 CIRCUMSTANCES = {"device": "hardware", "num_threads": "threads", "num_processes": "processes"}
-CIRCUMSTANCES |= {"replayed": RECORDING}
+CIRCUMSTANCES |= {"replayed": RECORDING, "costs": COSTS}
 ORDINARY = {"batch", "max_new_tokens", "stop_strings"}  # may be swept, as sampling may
 # What reading a file raises that is not what it should be.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, YAMLError)
@@ -111,9 +112,10 @@ class Collection:
         return [run for arm in self.arms for run in arm.runs.values()]
 
     @property
-    def recordings(self) -> dict[str, int]:
-        """What was replayed in place of decoding, by how many runs."""
-        return Counter(str(name) for run in self.runs if (name := run.circumstances[RECORDING]))
+    def recordings(self) -> dict[tuple[str, str], int]:
+        """What was replayed in place of decoding, and what seconds come from, by how many runs."""
+        told = [run.circumstances for run in self.runs]
+        return Counter((str(c[RECORDING]), str(c[COSTS] or "")) for c in told if c[RECORDING])
 
 
 def collect(folder: Path, force: bool = False) -> Collection:

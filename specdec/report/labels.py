@@ -8,6 +8,9 @@ from specdec.report.options import PLUG_INS
 STEPS, TOKENS = "training.max_steps", "training.tokens"  # of which tokens tell more
 CONTENT = "content of "  # a digest of the files that an option names
 RECORDING = "recording"  # that was replayed; none where tokens were decoded
+COSTS = (
+    "costs"  # that seconds were predicted from; none where they were measured, or there are none
+)
 DIGITS_OF_A_DIGEST = 6  # enough to tell a few files apart
 EXACT_BELOW = 10_000  # larger counts are rounded to three digits
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
@@ -19,6 +22,8 @@ def part(name: str, value: Any) -> str:
         return f"{name.removeprefix(CONTENT).partition('.')[0]} {readable(name, value)}"
     if name == RECORDING:
         return "decoded" if value is None else f"replayed from {value}"
+    if name == COSTS:
+        return "no predicted seconds" if value is None else f"seconds predicted from {value}"
     return str(value) if name in PLUG_INS else f"{name.rpartition('.')[2]}={value}"
 
 

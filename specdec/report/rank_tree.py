@@ -65,10 +65,33 @@ def acceptance_table(acceptance: Sequence[Sequence[float]], all_depths: bool) ->
     return table
 
 
-def print_rank_tree(tree: Tree, table: Table, title: str, caveat: str = CAVEAT) -> None:
-    """Print both, in colour on a terminal."""
+def budget_table(budgets: Sequence[Mapping[str, float]], num_nodes: int) -> Table:
+    """Lay out what trees of 0, 1, 2, 4, ... nodes bring and cost, the chosen one and the fastest.
+
+    `gain` and `price` are those of the last node, in tokens per step: it pays while the gain is the
+    larger one.
+    """
+    title = "predicted throughput of the largest tree's beginnings"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for name in ("nodes", "tau", "ms / step", "tokens / s", "gain", "price"):
+        table.add_column(name, justify="right", no_wrap=True)
+    fastest = max(range(len(budgets)), key=lambda size: budgets[size]["throughput"])
+    largest = len(budgets) - 1
+    sizes = {min(1 << power, largest) for power in range(largest.bit_length() + 1)}
+    for size in sorted({0, fastest, *sizes, min(num_nodes, largest)}):
+        row = budgets[size]
+        last = [f"{row[name]:.4f}" if size else "-" for name in ("gain", "price")]
+        numbers = f"{row['block_efficiency']:.3f}", f"{1e3 * row['seconds']:.2f}"
+        style = "bold" if size == fastest else ""
+        table.add_row(str(size), *numbers, f"{row['throughput']:.1f}", *last, style=style)
+    return table
+
+
+def print_rank_tree(tree: Tree, tables: Sequence[Table], title: str, caveat: str = CAVEAT) -> None:
+    """Print all of it, in colour on a terminal."""
     console = Console()
     console.print(title, highlight=False)
     console.print(tree)
-    console.print(table)
+    for table in tables:
+        console.print(table)
     console.print(f"[dim]{caveat}[/dim]", highlight=False)

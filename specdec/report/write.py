@@ -55,9 +55,11 @@ def notes(collection: Collection) -> Iterator[str]:
         number, listed = len(collection.doubled), ", ".join(collection.doubled[:5])
         yield f"left out, since another run has the same options and seed, {number}: {listed}"
     of = len(collection.runs)
-    for recording, number in collection.recordings.items():
+    for (recording, costs), number in collection.recordings.items():
         some = "" if number == of else f"{number} of {of} runs: "
-        yield f"{some}expected values, computed from the recording {recording} without decoding"
+        seconds = f"; seconds are predicted from {costs}" if costs else ""
+        what = f"expected values, computed from the recording {recording} without decoding"
+        yield f"{some}{what}{seconds}"
     for name, values in collection.apart.items():
         shown = ", ".join(str(readable(name, value)) for value in values)
         if collection.forced:

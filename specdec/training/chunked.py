@@ -1,6 +1,6 @@
 """Sum a loss over chunks of tokens, so that the logits of one chunk exist at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,8 +25,13 @@ def chunked_sum(
         total = _ChunkedSum.apply(score, size, len(states), *states, *parameters)
         assert isinstance(total, Tensor)
         return total
-    parts = [score(piece, [state[piece] for state in states]) for piece in _pieces(states, size)]
-    return torch.stack(parts).sum()
+    return torch.stack(list(chunk_by_chunk(score, states, size))).sum()
+
+
+def chunk_by_chunk(score: Score, states: Sequence[Tensor], size: int) -> Iterator[Tensor]:
+    """Yield what `score` (which need not be a sum) finds in each chunk, one chunk after another."""
+    for piece in _pieces(states, size):
+        yield score(piece, [state[piece] for state in states])
 
 
 def _pieces(states: Sequence[Tensor], size: int) -> list[slice]:

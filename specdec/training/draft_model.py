@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from specdec.core.errors import require, require_int
+from specdec.core.errors import Unfit, require, require_int
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.proposer.draft_model import DraftModel as DraftModelProposer
@@ -20,6 +20,7 @@ from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch, Loss, decay_groups
 from specdec.training.shape import Shape
 from specdec.training.share import require_share
+from specdec.training.step_loss import StepLoss
 
 
 class DraftModel:
@@ -29,8 +30,8 @@ class DraftModel:
     is computed: a run at a random place, scaled so that the expected gradient is the same.
 
     Raises:
-        UserError: an option is out of range, or the model at `init_path` cannot be loaded or has
-            another vocabulary than the verifier.
+        UserError: an option is out of range, the loss is one of steps, or the model at `init_path`
+            cannot be loaded or has another vocabulary than the verifier.
     """
 
     def __init__(
@@ -47,6 +48,9 @@ class DraftModel:
         seed: int = 0,
     ):
         require_share(share)
+        if isinstance(loss, StepLoss):
+            name = type(loss).__name__
+            raise Unfit(f"loss={name}: is of heads; expected a loss of tokens with draft_model")
         require_int("seed", seed, 0)
         shape = Shape(hidden_size, intermediate_size, num_hidden_layers, num_attention_heads)
         self._states = states

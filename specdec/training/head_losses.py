@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from specdec.core.errors import require
 from specdec.heads.base import Heads
 from specdec.lm.hf import HFCausalLM
-from specdec.training.chunked import LOGITS_AT_ONCE, chunked_sum
+from specdec.training.chunked import LOGITS_AT_ONCE, chunk_by_chunk, chunked_sum
 from specdec.training.objective import Loss
 from specdec.training.share import random_run
+from specdec.training.step_loss import of_steps
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,11 @@ def forced_states(heads: Heads, verifier: HFCausalLM, hidden: Tensor, asked: Ask
 
 
 class HeadLosses(nn.Module):
-    """Heads and their loss. The loss of head i (from 0) weighs `decay^i`."""
+    """Heads and their loss. Of tokens' losses head i's (from 0) weighs `decay^i`.
+
+    Raises:
+        UserError: `share` is less than 1, but the loss must see all positions.
+    """
 
     def __init__(
         self, heads: Heads, verifier: HFCausalLM, loss: Loss, decay: float, share: float = 1.0
@@ -70,8 +76,9 @@ class HeadLosses(nn.Module):
         super().__init__()
         self.heads = heads
         self.verifier = verifier
-        self._loss = loss
-        self._decay = decay
+        self.loss = of_steps(loss, decay)
+        expected = f"1 with loss={type(loss).__name__}, whose weights need every position"
+        require(share == 1 or not self.loss.needs_all, "train.share", share, expected)
         self._share = share
 
     def forward(self, hidden: Tensor, token_ids: Tensor, counted: Tensor) -> Tensor:
@@ -79,22 +86,28 @@ class HeadLosses(nn.Module):
         asked = Asked.of(token_ids, counted, self.heads.num_heads)
         asked, factor = asked.part(self._share)
         states = forced_states(self.heads, self.verifier, hidden, asked)
-        weights = torch.tensor(
-            [factor * self._decay**head for head in range(len(states))], device=hidden.device
-        )
         told = hidden.flatten(0, 1).detach()
 
-        def score(piece: slice, chunk: Sequence[Tensor]) -> Tensor:
-            wanted = asked.wanted[piece]
+        def scores(piece: slice, chunk: Sequence[Tensor]) -> Tensor:  # [n, K]
             targets = asked.following_ids[piece, 1:]
             laws = self._laws(told, asked.positions[piece], len(chunk))
-            losses = [
-                self._loss(self._logits(head, state), targets[:, head], next(laws))
+            found = [
+                self.loss(self._logits(head, state), targets[:, head], next(laws))
                 for head, state in enumerate(chunk)
             ]
-            return (torch.stack(losses, dim=1) * wanted * weights).sum()
+            return torch.stack(found, dim=1)
 
-        return chunked_sum(score, states, self._trained(), self._chunk_size)
+        @torch.no_grad()
+        def all_scores() -> Tensor:
+            return torch.cat(list(chunk_by_chunk(scores, states, self._chunk_size)))
+
+        weights = factor * self.loss.weights(asked.positions, asked.wanted, all_scores)
+
+        def total(piece: slice, chunk: Sequence[Tensor]) -> Tensor:
+            steps = self.loss.combine(scores(piece, chunk), asked.wanted[piece])
+            return (steps * weights[piece]).sum()
+
+        return chunked_sum(total, states, self._trained(), self._chunk_size)
 
     @property
     def _chunk_size(self) -> int:
@@ -116,7 +129,7 @@ class HeadLosses(nn.Module):
         Head i's are those after position t + 1 + i: neighbours share them, so each position's are
         computed once for all heads.
         """
-        if not self._loss.uses_verifier:
+        if not self.loss.uses_verifier:
             yield from [None] * num_heads
             return
         ahead = positions[:, None] + torch.arange(1, num_heads + 1, device=positions.device)

@@ -26,7 +26,8 @@ class HeadTraining:
     scaled so that the expected gradient is the same.
 
     Raises:
-        UserError: the tree that acceptance is measured with is deeper than there are heads.
+        UserError: the tree that acceptance is measured with is deeper than there are heads, or the
+            loss needs all positions and `share` is less than 1.
     """
 
     proposer: ClassVar[type[HeadsProposer]]  # who decodes with the heads
@@ -48,11 +49,12 @@ class HeadTraining:
         self.proposer(heads, states.verifier, acceptance.tree)  # refuses what cannot be measured
         self.states = states
         self._acceptance = acceptance
+        module = HeadLosses(heads, states.verifier, loss, decay, share)
         self._facts = {
             "data": f"{states.data_name}, {states.num_samples} samples",
-            "loss": f"{type(loss).__name__}, head i weighing {decay}^i",
+            "loss": str(module.loss),
         }
-        self.module: nn.Module = HeadLosses(heads, states.verifier, loss, decay, share)
+        self.module: nn.Module = module
 
     def read(self, verifier: HFCausalLM) -> None:
         """Train on and measure with another verifier from here on, of the same shape and tokens."""

@@ -47,6 +47,11 @@ class Dynamic:
         self._min_gain = min_gain
 
     @property
+    def parents(self) -> list[int]:
+        """The best nodes of each level."""
+        return [1, *[self._beam] * (self.max_depth - 1)]
+
+    @property
     def may_stop(self) -> bool:
         """Only where a node has to earn its place."""
         return self._min_gain > 0 or self.min_confidence > 0

@@ -40,6 +40,12 @@ class FixedTree(ABC):
         self._levels = [_LevelShape.of(self.nodes, d) for d in range(1, self.max_depth + 1)]
 
     @property
+    def parents(self) -> list[int]:
+        """The inner nodes of each level."""
+        inner = {path[:-1] for path in self.nodes}
+        return [sum(len(path) == depth for path in inner) for depth in range(self.max_depth)]
+
+    @property
     def may_stop(self) -> bool:
         """Only where confidence is asked for."""
         return self.min_confidence > 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from toy import RankedTree, full_context, markov, mixture, table_lm
+import torch
+from toy import RankedTree, Tokens, full_context, markov, mixture, table_lm
 
 from specdec.core.errors import Unfit
 from specdec.core.protocols import Proposer
@@ -21,9 +22,12 @@ from specdec.metrics import Tally
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.ngram import NGram
 from specdec.replay.jump import jump, require_jumps
+from specdec.replay.states import States
 from specdec.replay.texts import Text
 from specdec.tree.dynamic import Dynamic
+from specdec.tree.sampled import SampledTree
 from specdec.tree.sparse import Sparse
+from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 
 if TYPE_CHECKING:
@@ -97,6 +101,52 @@ def test_texts_that_a_stop_string_ended_are_not_continued() -> None:
     texts = [Text("a", "", 0, (0, 1), (2, 0, 1), (), "stop", 50)]
     (trace,) = jump(texts, NGram(2), table_lm(TARGET), Sampling(), frozenset())
     assert trace.output_ids == (2, 0, 1)
+    assert trace.finish_reason == "stop"
+
+
+def test_a_stop_string_within_candidates_is_counted_as_in_decoding() -> None:
+    """The candidates go on behind it, and count as submitted; what it cuts off is not accepted."""
+
+    def counting(tokens: Tokens) -> torch.Tensor:
+        return torch.eye(3, dtype=torch.float64)[(tokens[-1] + 1) % 3]
+
+    stopping = Stopping(12, stop_strings=("12",), decode=lambda ids: "".join(map(str, ids)))
+    proposer, prompt = NGram(5), (0, 1, 2, 0, 1, 2, 0)
+    decoder = SpeculativeDecoder(
+        table_lm(counting), proposer, Rejection(), Sampling(), stopping, batch=2
+    )
+    decoded = decoder.decode([Request("0", prompt)])
+    assert decoded[0].finish_reason == "stop"
+    assert decoded[0].steps[-1].drafted > decoded[0].steps[-1].accepted > 0
+    texts = texts_of(decoded, [prompt], 12)
+    found = jump(texts, proposer, table_lm(counting), Sampling(), frozenset())
+    assert counted(found) == counted(decoded)
+
+
+@pytest.mark.parametrize("draw", [Draw.IID, Draw.WITHOUT_REPLACEMENT])
+def test_candidates_that_match_are_drawn_as_in_decoding(draw: Draw) -> None:
+    """With the seed of the decoding the same candidates, and so the very same counts."""
+    proposer = DraftModel(table_lm(DRAFT), SampledTree([(0,), (1,), (0, 0), (0, 1)], draw))
+    decoder = SpeculativeDecoder(
+        table_lm(TARGET), proposer, Match(), Sampling(), Stopping(12), batch=2, seed=3
+    )
+    decoded = decoder.decode([Request(f"{n}", prompt) for n, prompt in enumerate(PROMPTS)])
+    texts = texts_of(decoded, PROMPTS, 12)
+    found = jump(texts, proposer, table_lm(TARGET), Sampling(), frozenset(), batch=1, seed=3)
+    assert counted(found) == counted(decoded)
+
+
+def test_hidden_states_are_read_once_for_all_proposers(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier = load(str(tiny.verifier))
+    texts = [Text(f"{n}", "", 0, (5, 6), (7, 8, 9), (), "length", 3) for n in range(5)]
+    states = States(verifier, batch=3)
+    for _ in range(2):
+        found = [states.of(text, ("final",), texts[row:]) for row, text in enumerate(texts)]
+        assert [each["final"].shape[0] for each in found] == [4] * 5
+        # All is there by now.
+        monkeypatch.setattr(verifier, "prefill", None)
 
 
 @pytest.mark.parametrize("draw", [Draw.SINGLE, Draw.IID, Draw.FILTERED])

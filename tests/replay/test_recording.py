@@ -19,10 +19,13 @@ from specdec.core.errors import UserError
 from specdec.core.jsonl import write_json
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
+from specdec.core.values import Draw
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.replay import recording as module
+from specdec.replay.closed import Arm, replay
+from specdec.replay.laws import DraftLaws
 from specdec.replay.recording import (
     LEAST_LOG_P,
     MANIFEST,
@@ -34,6 +37,7 @@ from specdec.replay.recording import (
     score,
 )
 from specdec.replay.texts import Text
+from specdec.tree.sampled import SampledTree
 
 if TYPE_CHECKING:
     from conftest import Tiny
@@ -267,6 +271,40 @@ def test_mass_is_complete_where_the_rest_is_rounding() -> None:
         verifier = table_lm(memoryless(0.5, 0.5 - rest, rest))
         (each,) = score([text("a", (0,), (1,))], verifier, Sampling(), 2)
         assert each.has_rows is complete
+
+
+@pytest.mark.parametrize(
+    ("rule", "draw"),
+    [("rejection", Draw.IID), ("rejection", Draw.WITHOUT_REPLACEMENT), ("kseq", Draw.IID)],
+)
+@pytest.mark.parametrize("sampling", [WARPED, Sampling(0.0)], ids=str)
+def test_rules_that_need_whole_rows_need_no_verifier_where_they_were_kept(
+    sampling: Sampling, rule: str, draw: Draw, tmp_path: Path
+) -> None:
+    settings = {**SETTINGS, "sampling": sampling, "top_k": 6}
+    with_rows = scored(sampling, top_k=6)
+    assert all(each.has_rows for each in with_rows)
+    writer = RecordingWriter(tmp_path / "whole", **settings)
+    for each in with_rows:
+        writer.add(each)
+    writer.close()
+    found = read_recording(tmp_path / "whole")
+    texts = [text for text in found.texts if text.output_ids]
+    arms = {"arm": Arm(SampledTree([(0,), (1,), (0, 0), (0, 1)], draw), rule, temperature=1.0)}
+    laws = DraftLaws(table_lm(full_context(9, 0.7, vocab_size=6), 6))
+    lm = table_lm(LAW, 6)
+    asked, known, unknown = (
+        torch.cat(
+            [
+                part.survival.flatten(0, 1)
+                for part in replay(texts, laws, arms, sampling, verifier, 6, rows=rows)["arm"]
+            ]
+        )
+        for verifier, rows in ((lm, None), (None, found.rows), (lm, lambda text, size: None))
+    )
+    assert 0.1 < float(asked[:, 1].mean()) < 0.95
+    assert torch.allclose(known, asked, atol=1e-5, rtol=0)
+    assert unknown.equal(asked)
 
 
 # --- Writing and reading ---

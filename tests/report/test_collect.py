@@ -154,4 +154,4 @@ def test_replayed_runs_are_not_compared_with_decoded_ones(tmp_path: Path) -> Non
     write(write_replayed(tmp_path), "decoded", "ngram", 4)
     collection = collect(tmp_path)
     assert set(labels(collection)) == {"decoded", "replayed from recordings/mine"}
-    assert collection.recordings == {"recordings/mine": 3}
+    assert collection.recordings == {("recordings/mine", ""): 3}

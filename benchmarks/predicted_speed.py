@@ -1,0 +1,122 @@
+"""How near is the speed that replay predicts to the speed that decoding has?
+
+    python experiments/costs.py output=outputs/costs.json
+    python benchmarks/predicted_speed.py costs=outputs/costs.json
+    python benchmarks/predicted_speed.py costs=outputs/costs.json temperature=1 limit=20
+
+All configurations decode the same prompts, interleaved in one process; the texts of plain decoding
+are then replayed with the measured costs. Speedups are over plain decoding, on both sides.
+"""
+
+import statistics
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+from specdec.experiments.app import build, compose_decode
+from specdec.experiments.arm import Arm, build_arm, build_prompts
+from specdec.experiments.compare import interleave, turn_size
+from specdec.experiments.recorded_texts import texts_of
+from specdec.experiments.replay_arms import replay_all
+from specdec.experiments.replay_plan import arm_config
+
+from specdec.core.trace import Trace
+from specdec.metrics import Tally, block_efficiency, speedup
+from specdec.replay.costs import read_costs
+from specdec.replay.recording import score
+
+DEFAULTS = {
+    "costs": "???",
+    "temperature": 0.0,
+    "limit": 12,  # prompts
+    "new_tokens": 64,
+    "batch": 1,
+    "path": "zoo:prompts",
+}
+PLAIN = "proposer=none"
+ARMS = [
+    PLAIN,
+    "proposer=ngram tree.gamma=2",
+    "proposer=ngram tree.gamma=8",
+    "proposer=draft_model tree.gamma=1",
+    "proposer=draft_model tree.gamma=2",
+    "proposer=draft_model tree.gamma=4",
+    "proposer=draft_model tree.gamma=6 verification=block",
+    "proposer=draft_model tree=sparse",
+    "proposer=draft_model tree=dynamic tree.num_nodes=8 tree.beam=4",
+    "proposer=medusa tree.gamma=2",
+    "proposer=medusa tree=sparse",
+    "proposer=medusa tree=dynamic tree.num_nodes=8",
+    "proposer=chained tree.gamma=1",
+    "proposer=chained tree.gamma=3",
+    "proposer=chained tree=sparse",
+    "proposer=chained tree=dynamic tree.num_nodes=16",
+]
+
+
+def main() -> None:
+    """Decode, replay, and print both speedups of each configuration."""
+    options = OmegaConf.merge(OmegaConf.create(DEFAULTS), OmegaConf.from_cli(sys.argv[1:]))
+    assert isinstance(options, DictConfig)
+    plain = compose_decode(
+        [
+            f"sampling.temperature={options.temperature}",
+            f"prompts.path={options.path}",
+            f"prompts.limit={options.limit}",
+            f"max_new_tokens={options.new_tokens}",
+            PLAIN,
+        ]
+    )
+    plain.batch, plain.keep_candidates = options.batch, 0
+    configs = {name: arm_config(name.split(), {}, plain) for name in ARMS}
+    for config in configs.values():
+        config.batch, config.keep_candidates = options.batch, 0
+    verifier = build(plain.verifier)
+    arms = [build_arm(config, verifier, name) for name, config in configs.items()]
+    traces = decoded(arms, plain)
+    measured = {name: Tally.of(each) for name, each in traces.items()}
+    told = texts_of(traces[PLAIN], plain, verifier)
+    texts = [each.text for each in score(told, verifier, build(plain.sampling), top_k=0)]
+    costs = read_costs(Path(options.costs))
+    predicted = replay_all(configs, texts, verifier, costs=costs)
+    show(measured, predicted)
+
+
+def decoded(arms: list[Arm], plain: DictConfig) -> dict[str, list[Trace]]:
+    """Decode all prompts with all arms, in turns."""
+    prompts = build_prompts(plain)
+    traces: dict[str, list[Trace]] = {arm.name: [] for arm in arms}
+    for arm, trace in interleave(arms, prompts, turn_size(plain.batch)):
+        traces[arm.name].append(trace)
+    return traces
+
+
+def show(measured: dict[str, Tally], predicted: dict[str, Tally]) -> None:
+    """Print each configuration, the errors, and what choosing by prediction costs."""
+    names = [name for name in ARMS if name != PLAIN]
+    both = {
+        name: [
+            speedup(tallies[name], tallies[PLAIN]).value or 0.0 for tallies in (measured, predicted)
+        ]
+        for name in names
+    }
+    table = Table(title="speedup over plain decoding")
+    for name in ("configuration", "tau decoded", "tau replayed", "measured", "predicted", "error"):
+        table.add_column(name)
+    errors: list[float] = []
+    for name, (was, said) in both.items():
+        errors.append(said / was - 1)
+        taus = [f"{block_efficiency(each[name]).value:.3f}" for each in (measured, predicted)]
+        table.add_row(name, *taus, f"{was:.3f}", f"{said:.3f}", f"{100 * errors[-1]:+.1f} %")
+    Console(width=120).print(table)
+    chosen = max(names, key=lambda name: both[name][1])
+    best = max(names, key=lambda name: both[name][0])
+    middle = statistics.median(abs(error) for error in errors)
+    print(f"{len(names)} configurations: median absolute error {100 * middle:.1f} %")
+    print(f"chosen: {chosen}, {both[chosen][0] / both[best][0]:.3f} of the best measured, {best}")
+
+
+if __name__ == "__main__":
+    main()

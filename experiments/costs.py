@@ -1,0 +1,234 @@
+"""Measure what steps cost: `python experiments/costs.py output=costs.json`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from specdec.experiments.app import build, run
+
+from specdec.core.errors import Unfit, UserError, require, require_int
+
+if TYPE_CHECKING:
+    from specdec.experiments.arm import Arm
+
+    from specdec.core.trace import Trace
+    from specdec.lm.hf import HFCausalLM
+    from specdec.prompts import Prompt
+    from specdec.replay.costs import Costs, Curve
+
+DEEPEST = 4  # levels: as many as there usually are heads
+FILLER = "filler"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A tree whose seconds are to be known, as options of `decode`."""
+
+    draft: str  # the proposer, and what it loads
+    plug_ins: Sequence[str]
+    tree: Mapping[str, Any]  # options of the tree
+    parents: tuple[int, ...]  # per level
+    choice: str
+
+
+def task(config: DictConfig) -> None:
+    """Run everything in turns, fit the curves, write and print them."""
+    # Here and not above, because torch takes seconds to import and --help should not wait.
+    from specdec.experiments import arm as arms
+
+    from specdec.replay.timing import fitted
+
+    check_options(config)
+    prompts = arms.build_prompts(config)
+    verifier = build(config.verifier)
+    running, shapes = competitors(config, verifier)
+    next(iter(running.values())).check(prompts)
+    print(f"{len(running)} kinds of steps on {len(prompts)} prompts, {config.rounds} times")
+    timed = timings(running, shapes, measured(running, prompts, config.rounds))
+    costs = fitted(timed, facts_of(config, verifier, timed))
+    output = Path(config.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    costs.write(output)
+    show(costs)
+    print(f"written: {output}; predict speed with costs={output}")
+
+
+def check_options(config: DictConfig) -> None:
+    """Refuse what is wrong before a model is loaded."""
+    from specdec.experiments import arm as arms
+
+    if OmegaConf.is_missing(config, "output"):
+        raise UserError("output: missing; expected output=costs.json")
+    good = isinstance(config.output, str) and bool(config.output)
+    require(good, "output", config.output, "a file")
+    require(not Path(config.output).is_dir(), "output", config.output, "a file, not a folder")
+    for name in ("proposers", "options"):
+        good = isinstance(config[name], ListConfig)
+        require(good, name, config[name], "a list, [ngram,draft_model]")
+    for name in ("tokens", "widths"):
+        good = isinstance(config[name], ListConfig) and len(config[name]) > 0
+        require(good, name, config[name], "a list of numbers, [1,4,16]")
+        for number in config[name]:
+            require_int(name, number, 1)
+    require_int("rounds", config.rounds, 1)
+    arms.check_options(config)
+
+
+def competitors(
+    config: DictConfig, verifier: HFCausalLM
+) -> tuple[dict[str, Arm], dict[str, Shape]]:
+    """Build everything that is timed: fillers of each size, and each proposer in a few shapes."""
+    from specdec.experiments.arm import build_arm
+    from specdec.experiments.fit import require_parts_fit
+    from specdec.experiments.naming import draft_of
+    from specdec.experiments.replay_plan import arm_config
+
+    plain = arm_config(["proposer=none"], {}, config)
+    plain.batch, plain.keep_candidates = config.batch, 0
+    running = {"none": build_arm(plain, verifier, "none")}
+    shapes = {"none": Shape("none", ["proposer=none"], {}, (), "")}
+    for arm in fillers(config, running["none"]):
+        running[arm.name] = arm
+    for proposer in config.proposers:
+        for shape in shapes_of(str(proposer), config):
+            composed = arm_config([*config.options, *shape.plug_ins], shape.tree, config)
+            composed.batch, composed.keep_candidates = config.batch, 0
+            try:
+                require_parts_fit(composed)
+            except Unfit:
+                continue
+            name = f"{' '.join(shape.plug_ins)} {dict(shape.tree)}"
+            running[name] = build_arm(composed, verifier, name)
+            shapes[name] = replace(shape, draft=draft_of(composed))
+    return running, shapes
+
+
+def fillers(config: DictConfig, plain: Arm) -> Iterator[Arm]:
+    """Yield arms that only make the verifier read: chains and trees of each size."""
+    from specdec.replay.timing import Filler
+
+    for tokens in config.tokens:
+        for branches in (False, True):
+            # A tree of two tokens is a chain.
+            if tokens > (2 if branches else 0):
+                decoder = copy.copy(plain.decoder)
+                decoder.proposer = Filler(tokens - 1, branches)
+                name = f"{FILLER} {'tree' if branches else 'chain'} {tokens}"
+                yield replace(plain, name=name, decoder=decoder)
+
+
+def shapes_of(proposer: str, config: DictConfig) -> Iterator[Shape]:
+    """Yield chains and trees of known levels: two chains tell a level from the start of a step."""
+    from specdec.replay.costs import DRAWN, LIKELIEST
+
+    chosen = f"proposer={proposer}"
+    if "tree" not in _proposer(chosen, config):
+        for gamma in (1, DEEPEST):
+            yield Shape(proposer, [chosen], {"tree.gamma": gamma}, (), DRAWN)
+        return
+    depth = depth_of(chosen, config)
+    for gamma in sorted({1, depth}):
+        yield Shape(proposer, [chosen], {"tree.gamma": gamma}, (1,) * gamma, DRAWN)
+        paths = {"tree.paths": [[0] * gamma]}
+        yield Shape(proposer, [chosen, "tree=sparse"], paths, (1,) * gamma, LIKELIEST)
+    for width in config.widths if depth > 1 else ():
+        below = [1] * (min(depth, 3) - 1)
+        parents = (1, *(width for _ in below))
+        widths = {"tree.widths": [width, *below]}
+        yield Shape(proposer, [chosen, "tree=sampled"], widths, parents, DRAWN)
+        paths = {"tree.paths": [[rank, *[0] * len(below)] for rank in range(width)]}
+        yield Shape(proposer, [chosen, "tree=sparse"], paths, parents, LIKELIEST)
+
+
+def _proposer(chosen: str, config: DictConfig) -> DictConfig:
+    from specdec.experiments.app import compose_decode
+
+    return compose_decode([*map(str, config.options), chosen]).proposer
+
+
+def depth_of(chosen: str, config: DictConfig) -> int:
+    """Return how deep a proposer drafts, up to four levels."""
+    from specdec.proposer.fit import heads_config
+
+    proposer = _proposer(chosen, config)
+    if "verifier" not in proposer:
+        return DEEPEST
+    return min(DEEPEST, heads_config(proposer.path).get("num_heads", DEEPEST))
+
+
+def measured(
+    running: dict[str, Arm], prompts: Sequence[Prompt], rounds: int
+) -> dict[str, list[Trace]]:
+    """Decode all prompts with everything, in turns."""
+    from specdec.experiments.compare import interleave, turn_size
+
+    arms = list(running.values())
+    traces: dict[str, list[Trace]] = {name: [] for name in running}
+    for _ in range(rounds):
+        for arm, trace in interleave(arms, prompts, turn_size(arms[0].config.batch)):
+            traces[arm.name].append(trace)
+    return traces
+
+
+def timings(
+    running: dict[str, Arm], shapes: dict[str, Shape], traces: dict[str, list[Trace]]
+) -> list[Any]:
+    """Say of each arm's steps what they were to tell."""
+    from specdec.replay.timing import Timed
+
+    found: list[Timed] = []
+    for name in running:
+        steps = [step for trace in traces[name] for step in trace.steps]
+        shape = shapes.get(name)
+        if shape is None:
+            found.append(Timed(None, (), "", steps))
+        else:
+            found.append(Timed(shape.draft, shape.parents, shape.choice, steps))
+    return found
+
+
+def facts_of(config: DictConfig, verifier: HFCausalLM, timed: Sequence[Any]) -> dict[str, Any]:
+    """Say under which circumstances all of it was measured."""
+    from specdec.lm.fingerprint import fingerprint
+    from specdec.report.provenance import provenance
+
+    return {
+        "verifier": fingerprint(verifier),
+        "batch": config.batch,
+        "sampling": OmegaConf.to_container(config.sampling),
+        "prompts": config.prompts.path,
+        "max_new_tokens": config.max_new_tokens,
+        "num_steps": sum(len(each.steps) for each in timed),
+        **provenance(verifier.device, config.dtype, verifier.attention),
+    }
+
+
+def show(costs: Costs) -> None:
+    """Print the curves in milliseconds."""
+    print("verifier, ms of a forward of n tokens")
+    print(f"  chain: {_shown(costs.chain)}")
+    print(f"  tree:  {_shown(costs.tree)}")
+    for name, draft in costs.drafts.items():
+        print(f"{name}: start {1e3 * draft.start:.2f} ms, verifier x {draft.verify:.2f}")
+        print(f"  the rest of a step of n tokens: {_shown(draft.other)}")
+        for choice, curve in draft.level.items():
+            print(f"  a level, {choice}, below n nodes: {_shown(curve)}")
+
+
+def _shown(curve: Curve) -> str:
+    pairs = zip(curve.sizes, curve.seconds, strict=True)
+    return ", ".join(f"{size}: {1e3 * seconds:.2f}" for size, seconds in pairs)
+
+
+def main() -> None:
+    """Console script `specdec-costs`."""
+    run(task, "costs")
+
+
+if __name__ == "__main__":
+    main()

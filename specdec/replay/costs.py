@@ -1,0 +1,222 @@
+"""What the steps of decoding cost on some machine: measured once, good for every configuration.
+
+A step drafts, level by level, lets the verifier read the candidates, and does the rest: the rule,
+the commit, bookkeeping. Each of these is a curve over a size. Together with the steps that replay
+expects they make the seconds that decoding would take, and so tokens per second (Leviathan et al.
+2023, theorem 3.8, with measured curves in place of a constant cost ratio).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from specdec.core.errors import UserError
+from specdec.core.jsonl import write_json
+from specdec.core.protocols import TreePolicy
+from specdec.core.trace import Step, Trace
+from specdec.core.values import Draw
+from specdec.tree.fixed import FixedTree
+
+VERSION = 1
+DRAWN, LIKELIEST = "drawn", "likeliest"  # how the children of a node are chosen: by chance or not
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Seconds over a size: measured points, joined by lines.
+
+    Below the smallest size they are what they are there; beyond the largest the last line goes on.
+    """
+
+    sizes: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.sizes) == len(self.seconds) >= 1
+        assert list(self.sizes) == sorted(set(self.sizes))
+
+    def at(self, size: float) -> float:
+        """Return the seconds at a size."""
+        if size <= self.sizes[-1] or len(self.sizes) == 1:
+            return float(np.interp(size, self.sizes, self.seconds))
+        (low, high), (before, last) = self.sizes[-2:], self.seconds[-2:]
+        slope = max(0.0, (last - before) / (high - low))
+        return last + slope * (size - high)
+
+
+class Seconds(NamedTuple):
+    """What one step of one request takes, by the engine's own timers (see `Step`)."""
+
+    propose: float
+    verify: float
+    other: float
+
+
+@dataclass(frozen=True)
+class DraftCosts:
+    """What one proposer takes."""
+
+    start: float  # of a step that drafts, however much
+    level: Mapping[str, Curve]  # DRAWN or LIKELIEST: of one level, over the nodes above it
+    # The verifier's forwards over `Costs.chain` or `Costs.tree`: right behind a draft's forwards
+    # threads and caches are warm, and hidden states may be asked for.
+    verify: float
+    other: Curve  # of the rest of a step, over the tokens that the verifier reads
+
+
+@dataclass(frozen=True)
+class TreeShape:
+    """What of a tree costs time."""
+
+    num_tokens: int  # that the verifier reads: the draft tokens and the root
+    branches: bool  # whether it is no chain
+    parents: tuple[
+        int, ...
+    ]  # per level: the nodes of the level above that the draft is asked about
+    choice: str = DRAWN
+
+    @classmethod
+    def of(
+        cls, policy: TreePolicy | None, num_drafted: int, depth: int, levels: int | None = None
+    ) -> "TreeShape":
+        """Describe a step's candidates, `num_drafted` of them down to `depth`.
+
+        `policy` grew them, in as many levels (None: `depth`) of which it may have kept fewer; no
+        policy: they came all at once, or there are none.
+        """
+        levels = depth if levels is None else levels
+        parents = () if policy is None else tuple(policy.parents[:levels])
+        likeliest = policy is not None and policy.draw is Draw.DETERMINISTIC
+        return cls(
+            num_drafted + 1, num_drafted != depth, parents, LIKELIEST if likeliest else DRAWN
+        )
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The curves of one verifier and its proposers on one machine, and how they were measured.
+
+    A forward of n tokens is timed apart for chains and for trees, which want a mask.
+    """
+
+    facts: Mapping[str, Any]  # the verifier's fingerprint, machine, batch, sampling, ...
+    chain: Curve  # seconds of a verifier forward over the tokens that it reads
+    tree: Curve
+    drafts: Mapping[str, DraftCosts]  # by proposer and model, "draft_model zoo:draft"
+
+    def of_step(self, draft: str, shape: TreeShape) -> Seconds:
+        """Predict one step of one request."""
+        costs = self.drafts[draft]
+        propose = 0.0
+        if shape.num_tokens > 1:
+            propose = costs.start
+            if shape.parents:
+                level = costs.level[shape.choice]
+                propose += sum(level.at(number) for number in shape.parents)
+        verify = (self.tree if shape.branches else self.chain).at(shape.num_tokens)
+        if shape.num_tokens > 1:
+            verify *= costs.verify
+        return Seconds(propose, verify, costs.other.at(shape.num_tokens))
+
+    def require(self, draft: str, where: str) -> None:
+        """Refuse a proposer that was not measured.
+
+        Raises:
+            UserError: it was not.
+        """
+        if draft not in self.drafts:
+            known = ", ".join(self.drafts)
+            raise UserError(f"costs={where!r}: nothing about {draft}; there are {known}")
+
+    def of_largest(self, draft: str, tree: FixedTree | None) -> Seconds:
+        """Predict a step that submits all of a tree, as most do; None: without candidates."""
+        if tree is None:
+            return self.of_step(draft, TreeShape.of(None, 0, 0))
+        return self.of_step(draft, TreeShape.of(tree, tree.num_nodes, tree.max_depth))
+
+    def of_tree(self, draft: str, tree: FixedTree) -> list[Seconds] | None:  # [D + 1]
+        """Predict steps of a tree that may go down to depth 0, 1, ...; None where it may stop."""
+        if tree.may_stop:
+            return None
+        depths = [len(path) for path in tree.nodes]
+        sizes = [sum(d <= depth for d in depths) for depth in range(tree.max_depth + 1)]
+        shapes = [TreeShape.of(tree, size, depth) for depth, size in enumerate(sizes)]
+        return [self.of_step(draft, shape) for shape in shapes]
+
+    def write(self, path: Path) -> None:
+        """Write a file that `read_costs` reads."""
+        write_json(path, {"version": VERSION, **asdict(self)})
+
+
+def read_costs(path: Path) -> Costs:
+    """Read what `specdec-costs` wrote.
+
+    Raises:
+        UserError: the file is missing, damaged or of another version.
+    """
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+        if row["version"] != VERSION:
+            raise ValueError(f"version {row['version']}, and this reads version {VERSION}")
+        return Costs(
+            row["facts"],
+            _curve(row["chain"]),
+            _curve(row["tree"]),
+            {name: _draft(each) for name, each in row["drafts"].items()},
+        )
+    except OSError as error:
+        raise UserError(f"costs={str(path)!r}: cannot be read ({error.strerror})") from None
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(
+            f"costs={str(path)!r}: not what specdec-costs writes ({what}); measure anew"
+        ) from None
+
+
+def _curve(row: Mapping[str, Sequence[Any]]) -> Curve:
+    return Curve(tuple(map(int, row["sizes"])), tuple(map(float, row["seconds"])))
+
+
+def _draft(row: Mapping[str, Any]) -> DraftCosts:
+    levels = {name: _curve(each) for name, each in row["level"].items()}
+    return DraftCosts(float(row["start"]), levels, float(row["verify"]), _curve(row["other"]))
+
+
+def costs_of_file(where: str, fingerprint: Mapping[str, str]) -> Costs:
+    """Read what one verifier costs; other weights of the same shape cost the same.
+
+    Raises:
+        UserError: the file is no such file, or about another configuration or another dtype.
+    """
+    costs = read_costs(Path(where))
+    theirs = costs.facts["verifier"]
+    unlike = [name for name in ("config", "dtype") if theirs.get(name) != fingerprint[name]]
+    if unlike:
+        raise UserError(
+            f"costs={where!r}: measured on another verifier, {theirs.get('path')!r}"
+            f" ({', '.join(unlike)} differ); measure this one with specdec-costs"
+        )
+    return costs
+
+
+def with_seconds(
+    traces: Sequence[Trace], costs: Costs, draft: str, policy: TreePolicy | None
+) -> list[Trace]:
+    """Tell the steps of traces the seconds that they are predicted to take."""
+    return [
+        replace(trace, steps=tuple(_timed(step, costs, draft, policy) for step in trace.steps))
+        for trace in traces
+    ]
+
+
+def _timed(step: Step, costs: Costs, draft: str, policy: TreePolicy | None) -> Step:
+    levels = None
+    if policy is not None and step.drafted:
+        levels = step.depth + 1 if policy.may_stop else policy.max_depth
+    shape = TreeShape.of(policy, step.drafted, step.depth, levels)
+    propose, verify, other = costs.of_step(draft, shape)
+    return replace(step, propose_seconds=propose, verify_seconds=verify, other_seconds=other)

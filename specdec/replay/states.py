@@ -1,0 +1,42 @@
+"""What the verifier makes of texts, for proposers that read its hidden states."""
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from specdec.core.protocols import CausalLM
+from specdec.core.values import Layer
+from specdec.replay.texts import Text
+
+
+class States:
+    """The verifier's hidden states along texts, read once for all arms; on the CPU meanwhile."""
+
+    def __init__(self, verifier: CausalLM, batch: int = 16):
+        self._verifier = verifier
+        self._batch = batch
+        self._found: dict[tuple[str, int, Layer], Tensor] = {}
+
+    def of(
+        self, text: Text, layers: Sequence[Layer], neighbours: Iterable[Text]
+    ) -> dict[Layer, Tensor]:  # of [L, H]
+        """Return those of a text's tokens but the last.
+
+        `neighbours`, of which the text is the first, will be asked for as well.
+        """
+        name = text.prompt_id, text.turn
+        if any((*name, layer) not in self._found for layer in layers):
+            self._read(list(islice(neighbours, self._batch)), layers)
+        return {layer: self._found[*name, layer].to(self._verifier.device) for layer in layers}
+
+    @torch.inference_mode()
+    def _read(self, texts: Sequence[Text], layers: Sequence[Layer]) -> None:
+        verifier = self._verifier
+        read = [[*text.prompt_ids, *text.output_ids][:-1] for text in texts]
+        verifier.open(len(texts), max(map(len, read)))
+        states = verifier.prefill(range(len(texts)), read, layers)
+        for text, found in zip(texts, states, strict=True):
+            for layer, state in found.items():
+                self._found[text.prompt_id, text.turn, layer] = state.cpu()

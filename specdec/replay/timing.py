@@ -1,0 +1,143 @@
+"""From the seconds of real steps to the curves of `Costs`.
+
+The engine itself is run, with shapes chosen so that every curve gets its points: what is predicted
+later is then made of what the same timers say, interpreter and all. Medians are taken, because a
+machine that is shared stalls now and then.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+from scipy.optimize import isotonic_regression, nnls
+
+from specdec.core.errors import UserError
+from specdec.core.trace import Step
+from specdec.core.tree import CandidateTree
+from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
+from specdec.replay.costs import Costs, Curve, DraftCosts
+
+MIN_STEPS = 8  # whose median makes a point
+
+
+class Filler:
+    """Proposes tokens that are wrong, and of no cost, so that forwards of any size can be timed."""
+
+    draw = Draw.DETERMINISTIC
+    layers: Sequence[Layer] = ()
+
+    def __init__(self, num_tokens: int, branches: bool):
+        self._num_tokens = num_tokens
+        self._branches = branches
+
+    @property
+    def max_depth(self) -> int:
+        """A chain, or as many children of the root."""
+        return min(1, self._num_tokens) if self._branches else self._num_tokens
+
+    def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
+        """Nothing to prepare."""
+
+    def reset(self, contexts: Sequence[Context]) -> None:
+        """Nothing to forget."""
+
+    def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
+        """Say the last token again and again: hardly ever right, and if so, of little harm."""
+        return [Proposal(self._tree(context.token_ids[-1])) for context in contexts]
+
+    def _tree(self, token: int) -> CandidateTree:
+        repeated = (token,) * self._num_tokens
+        if self._branches:
+            return CandidateTree((token, *repeated), (-1, *(0,) * self._num_tokens))
+        return CandidateTree.chain(token, repeated)
+
+    def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
+        """Nothing to learn."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The steps of one arm that was run to be timed."""
+
+    draft: str | None  # what it is called in `Costs`; None: a filler
+    parents: tuple[int, ...]  # per level, as in `TreeShape`; of none: what does not grow trees
+    choice: str
+    steps: Sequence[Step]
+
+
+def fitted(timed: Sequence[Timed], facts: Mapping[str, object]) -> Costs:
+    """Fit all curves.
+
+    Raises:
+        UserError: too few steps were timed for any curve.
+    """
+    steps = [step for each in timed if each.draft is None for step in each.steps]
+    chain = curve([(s.drafted + 1, s.verify_seconds) for s in steps if s.drafted == s.depth])
+    tree = curve([(s.drafted + 1, s.verify_seconds) for s in steps if s.drafted != s.depth])
+    names = dict.fromkeys(each.draft for each in timed if each.draft is not None)
+    drafts = {
+        name: _draft([each for each in timed if each.draft == name], chain, tree) for name in names
+    }
+    return Costs(facts, chain, tree, drafts)
+
+
+def curve(pairs: Sequence[tuple[int, float]]) -> Curve:
+    """Take the median of the seconds at each size that came up often enough.
+
+    More is never less: what noise says against that is averaged out (isotonic regression).
+    """
+    found: dict[int, list[float]] = {}
+    for size, seconds in pairs:
+        found.setdefault(size, []).append(seconds)
+    often = {size: each for size, each in sorted(found.items()) if len(each) >= MIN_STEPS}
+    if not often:
+        raise UserError(
+            f"max_new_tokens, prompts.limit: no size was timed {MIN_STEPS} times; expected more"
+        )
+    medians = [median(each) for each in often.values()]
+    smooth = isotonic_regression(medians, weights=[len(each) for each in often.values()]).x
+    return Curve(tuple(often), tuple(float(each) for each in smooth))
+
+
+def _draft(timed: Sequence[Timed], chain: Curve, tree: Curve) -> DraftCosts:
+    """Fit what one proposer takes: its start and its levels, none of them below 0."""
+    verify = _factor([step for each in timed for step in each.steps], chain, tree)
+    other = curve([(s.drafted + 1, s.other_seconds) for each in timed for s in each.steps])
+    unknown = dict.fromkeys((each.choice, n) for each in timed for n in each.parents)
+    columns = {key: place for place, key in enumerate(unknown, start=1)}
+    rows: list[np.ndarray] = []
+    seconds: list[float] = []
+    for each in timed:
+        # Steps that grew less, because little of the budget was left, are another thing.
+        full = [s for s in each.steps if s.drafted and s.depth >= len(each.parents)]
+        if len(full) < MIN_STEPS:
+            continue
+        row = np.zeros(1 + len(columns))
+        row[0] = 1
+        for number in each.parents:
+            row[columns[each.choice, number]] += 1
+        middle = median(step.propose_seconds for step in full)
+        rows.append(row / middle)  # all errors count by their share
+        seconds.append(1.0)
+    if not rows:
+        return DraftCosts(0.0, {}, verify, other)
+    found, _ = nnls(np.stack(rows), np.array(seconds))
+    levels: dict[str, Curve] = {}
+    for choice in dict.fromkeys(choice for choice, _ in columns):
+        points = {n: float(found[columns[choice, n]]) for c, n in columns if c == choice}
+        sizes = tuple(sorted(points))
+        levels[choice] = Curve(sizes, tuple(points[size] for size in sizes))
+    return DraftCosts(float(found[0]), levels, verify, other)
+
+
+def _factor(steps: Sequence[Step], chain: Curve, tree: Curve) -> float:
+    """Compare the verifier's forwards among a proposer's steps with those among idle ones."""
+    shares: dict[tuple[bool, int], list[float]] = {}
+    for step in steps:
+        size, branches = step.drafted + 1, step.drafted != step.depth
+        expected = (tree if branches else chain).at(size)
+        if step.drafted:
+            shares.setdefault((branches, size), []).append(step.verify_seconds / expected)
+    often = [median(each) for each in shares.values() if len(each) >= MIN_STEPS]
+    return sum(often) / len(often) if often else 1.0

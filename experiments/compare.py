@@ -37,8 +37,7 @@ def task(config: DictConfig) -> None:
     """Decode every prompt with every arm, write one run directory each, print the table."""
     # Here and not above, because torch takes seconds to import and --help should not wait.
     from specdec.experiments import arm as arms
-
-    from specdec.report.table import Row, print_table
+    from specdec.experiments import beforehand
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("compare times arms against each other, in one process; decode takes more")
@@ -49,9 +48,25 @@ def task(config: DictConfig) -> None:
     size = turn_size(config.batch) if config.turn is None else config.turn
     prompts = arms.build_prompts(config)
     verifier = build(config.verifier)
+    if config.recording is not None:
+        beforehand.foresee(configs, config, verifier)
+        if config.dry_run:
+            return
     competing = [arms.build_arm(each, verifier, name) for name, each in configs.items()]
     competing[0].check(prompts)
     arms.announce(competing, prompts)
+    compete(competing, prompts, folder, size, reference)
+
+
+def compete(
+    competing: Sequence[Arm],
+    prompts: Sequence[Prompt],
+    folder: Path,
+    size: int,
+    reference: str | None,
+) -> None:
+    """Let the arms decode in turns, and write and print what came of it, also if interrupted."""
+    from specdec.report.table import Row, print_table
 
     traces: dict[str, list[Trace]] = {arm.name: [] for arm in competing}
     cut_short: KeyboardInterrupt | UserError | None = None
@@ -73,7 +88,8 @@ def task(config: DictConfig) -> None:
         done = min(summary["num_prompts"] for summary in summaries.values()) if summaries else 0
         if summaries:
             rows = [Row(arm.name, arm.rule, summaries[arm.name]) for arm in competing]
-            print_table(rows, f"{done} prompts, temperature {config.sampling.temperature:g}")
+            temperature = competing[0].config.sampling.temperature
+            print_table(rows, f"{done} prompts, temperature {temperature:g}")
         for name, run_dir in run_dirs.items():
             print(f"run directory of {name}: {run_dir.path}")
         if cut_short is not None:
@@ -86,9 +102,11 @@ def task(config: DictConfig) -> None:
 def check_options(config: DictConfig, configs: Mapping[str, DictConfig]) -> None:
     """Refuse what is wrong before a model is loaded."""
     from specdec.experiments import arm as arms
+    from specdec.experiments import beforehand
 
     for each in configs.values():
         arms.check_options(each)
+    beforehand.check_options(config)
     if config.turn is not None:
         require_int("turn", config.turn, 1)
 

@@ -31,9 +31,8 @@ def choices(arms: Mapping[str, DictConfig], tallies: Mapping[str, Tally]) -> lis
     from specdec.metrics import block_efficiency, speedup
     from specdec.report.options import stem_of_target
 
-    plain = next(
-        name for name, arm in arms.items() if stem_of_target(arm.proposer._target_) == "none"
-    )
+    plain = plain_arm(arms)
+    assert plain is not None
     baseline = tallies[plain]
     found: list[Choice] = []
     for name, tally in tallies.items():
@@ -43,6 +42,14 @@ def choices(arms: Mapping[str, DictConfig], tallies: Mapping[str, Tally]) -> lis
             proposer = stem_of_target(arms[name].proposer._target_)
             found.append(Choice(name, proposer, tau, tau / faster.value, faster))
     return sorted(found, key=lambda choice: -(choice.speedup.value or 0))
+
+
+def plain_arm(arms: Mapping[str, DictConfig]) -> str | None:
+    """Name the arm that proposes nothing, if there is one."""
+    from specdec.report.options import stem_of_target
+
+    names = (name for name, arm in arms.items() if stem_of_target(arm.proposer._target_) == "none")
+    return next(names, None)
 
 
 def best_of_each(found: Sequence[Choice]) -> list[Choice]:

@@ -1,6 +1,6 @@
 """The tree that is the best where its own steps begin."""
 
-from itertools import combinations, product
+from itertools import accumulate, combinations, product
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from specdec.replay.laws import DraftLaws
 from specdec.replay.ranks import BEHIND_ALL
 from specdec.replay.renewal import tally
 from specdec.replay.texts import Text
-from specdec.replay.trees import Ranked, best_tree, ranked
+from specdec.replay.trees import Ranked, best_tree, budgets, ranked
 from specdec.tree.calibration import PathCounts, expected_block_efficiency
 from specdec.tree.fixed import Path
 from specdec.tree.sparse import Sparse
@@ -106,3 +106,20 @@ def test_where_nothing_is_ranked_there_is_no_tree(parts: list[Ranked]) -> None:
     nothing = [Ranked(part.texts, torch.full_like(part.ranks, BEHIND_ALL)) for part in parts]
     found = best_tree(nothing, NUM_NODES, max_rank=2)
     assert (found.nodes, found.block_efficiency) == ([], 1.0)
+
+
+def test_a_node_pays_as_long_as_its_gain_is_above_its_price(
+    texts: list[Text], parts: list[Ranked]
+) -> None:
+    """The fastest size is where gains less prices, added up, are the largest (Dinkelbach 1967)."""
+    nodes = best_tree(parts, 8, max_rank=2).nodes
+    found = budgets(parts, nodes, lambda some: 1.0 + 0.2 * len(some))
+    assert [each.num_nodes for each in found] == list(range(9))
+    for each in found[1:]:
+        assert each.block_efficiency == pytest.approx(tau(texts, nodes[: each.num_nodes]), abs=1e-9)
+    values = list(accumulate(each.gain - each.price for each in found))
+    throughput = [each.throughput for each in found]
+    assert values.index(max(values)) == throughput.index(max(throughput))
+    assert 0 < throughput.index(max(throughput)) < 8
+    dear = budgets(parts, nodes, lambda some: 1.0 + len(some))
+    assert max(dear, key=lambda each: each.throughput).num_nodes == 0

@@ -1,0 +1,121 @@
+"""What `compare` can say of its arms before it decodes: which of them are worth it, by replay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from specdec.core.errors import Unfit, UserError, require
+
+if TYPE_CHECKING:
+    from specdec.lm.hf import HFCausalLM
+    from specdec.metrics import Estimate, Tally
+    from specdec.replay.costs import Costs
+
+# How far predicted speeds are off, one time in two; of tau replay knows the mean, not the texts.
+MARGIN = 0.1
+
+
+def check_options(config: DictConfig) -> None:
+    """Refuse what is wrong before a model is loaded."""
+    recording, costs = config.recording, config.costs
+    good = recording is None or isinstance(recording, str)
+    require(good, "recording", recording, "a folder that specdec-record wrote")
+    require(costs is None or isinstance(costs, str), "costs", costs, "a file of specdec-costs")
+    if costs is not None and recording is None:
+        raise UserError(
+            f"costs={costs!r}: expected recording=DIR, too: what steps are to be costed"
+        )
+    require(isinstance(config.dry_run, bool), "dry_run", config.dry_run, "true or false")
+    if config.dry_run and recording is None:
+        raise UserError("dry_run=true: expected recording=DIR, by which arms are judged")
+
+
+def foresee(configs: Mapping[str, DictConfig], config: DictConfig, verifier: HFCausalLM) -> None:
+    """Print what the arms are expected to reach, and which are worth decoding.
+
+    Raises:
+        UserError: the recording or the costs are not of this verifier and sampling, or damaged.
+    """
+    from specdec.experiments.app import build
+    from specdec.experiments.replay_arms import replay_all
+
+    from specdec.lm.fingerprint import fingerprint
+    from specdec.replay.costs import costs_of_file
+    from specdec.replay.recording import read_recording, require_made_for
+
+    recording, told = read_recording(Path(config.recording)), fingerprint(verifier)
+    require_made_for(recording, told, build(config.sampling))
+    costs = None if config.costs is None else costs_of_file(config.costs, told)
+    able, unknown = replayable(configs)
+    tallies = replay_all(able, recording.texts, verifier, rows=recording.rows, costs=costs)
+    show(able, tallies, unknown, costs)
+
+
+def replayable(
+    configs: Mapping[str, DictConfig],
+) -> tuple[dict[str, DictConfig], dict[str, str]]:
+    """Tell the arms that can be replayed from the others, with the reason."""
+    from specdec.experiments.replay_plan import require_replayable
+
+    able: dict[str, DictConfig] = {}
+    unknown: dict[str, str] = {}
+    for name, arm in configs.items():
+        try:
+            require_replayable(arm)
+        except Unfit as reason:
+            unknown[name] = str(reason)
+        else:
+            able[name] = arm
+    return able, unknown
+
+
+def show(
+    arms: Mapping[str, DictConfig],
+    tallies: Mapping[str, Tally],
+    unknown: Mapping[str, str],
+    costs: Costs | None,
+) -> None:
+    """Print an arm a line, and the verdict."""
+    from specdec.metrics import block_efficiency
+
+    speeds = speeds_of(arms, tallies) if costs is not None else {}
+    measure = speeds or {name: block_efficiency(tally) for name, tally in tallies.items()}
+    what = "speedup" if speeds else "tau"
+    worth = worth_decoding(measure)
+    print("beforehand, by replay:")
+    for name, tally in tallies.items():
+        faster = speeds.get(name)
+        speed = f", predicted speedup {_shown(faster)}" if faster else ""
+        verdict = "" if name in worth or name not in measure else f"; {what} is too low to win"
+        print(f"  {name}: tau {_shown(block_efficiency(tally))}{speed}{verdict}")
+    for name, reason in unknown.items():
+        print(f"  {name}: unknown; {reason}")
+    print(f"worth decoding: {', '.join([*worth, *unknown]) or 'none'}")
+
+
+def speeds_of(arms: Mapping[str, DictConfig], tallies: Mapping[str, Tally]) -> dict[str, Estimate]:
+    """Predict speedups, if there is an arm that proposes nothing and costs of the others."""
+    from specdec.experiments.replay_choice import choices, plain_arm
+
+    if plain_arm(arms) is None:
+        return {}
+    return {choice.name: choice.speedup for choice in choices(arms, tallies)}
+
+
+def worth_decoding(measure: Mapping[str, Estimate]) -> list[str]:
+    """Name the arms that may be the best: whose interval comes within a tenth of it."""
+    values = {name: each.value for name, each in measure.items() if each.value is not None}
+    best = max(values.values(), default=0.0)
+    ends = {name: measure[name].high or value for name, value in values.items()}
+    return [name for name, end in ends.items() if end >= (1 - MARGIN) * best]
+
+
+def _shown(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return "unknown"
+    between = "" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"{estimate.value:.2f}{between}"

@@ -69,7 +69,7 @@ def check_options(config: DictConfig) -> None:
     require(not Path(config.output).is_dir(), "output", config.output, "a file, not a folder")
     for name in ("proposers", "options"):
         good = isinstance(config[name], ListConfig)
-        require(good, name, config[name], "a list, [ngram,draft_model]")
+        require(good, name, config[name], 'a list, [ngram,"medusa proposer.path=my_heads"]')
     for name in ("tokens", "widths"):
         good = isinstance(config[name], ListConfig) and len(config[name]) > 0
         require(good, name, config[name], "a list of numbers, [1,4,16]")
@@ -126,32 +126,33 @@ def shapes_of(proposer: str, config: DictConfig) -> Iterator[Shape]:
     """Yield chains and trees of known levels: two chains tell a level from the start of a step."""
     from specdec.replay.costs import DRAWN, LIKELIEST
 
-    chosen = f"proposer={proposer}"
+    name, *options = proposer.split()
+    chosen = [f"proposer={name}", *options]
     if "tree" not in _proposer(chosen, config):
         for gamma in (1, DEEPEST):
-            yield Shape(proposer, [chosen], {"tree.gamma": gamma}, (), DRAWN)
+            yield Shape(proposer, chosen, {"tree.gamma": gamma}, (), DRAWN)
         return
     depth = depth_of(chosen, config)
     for gamma in sorted({1, depth}):
-        yield Shape(proposer, [chosen], {"tree.gamma": gamma}, (1,) * gamma, DRAWN)
+        yield Shape(proposer, chosen, {"tree.gamma": gamma}, (1,) * gamma, DRAWN)
         paths = {"tree.paths": [[0] * gamma]}
-        yield Shape(proposer, [chosen, "tree=sparse"], paths, (1,) * gamma, LIKELIEST)
+        yield Shape(proposer, [*chosen, "tree=sparse"], paths, (1,) * gamma, LIKELIEST)
     for width in config.widths if depth > 1 else ():
         below = [1] * (min(depth, 3) - 1)
         parents = (1, *(width for _ in below))
         widths = {"tree.widths": [width, *below]}
-        yield Shape(proposer, [chosen, "tree=sampled"], widths, parents, DRAWN)
+        yield Shape(proposer, [*chosen, "tree=sampled"], widths, parents, DRAWN)
         paths = {"tree.paths": [[rank, *[0] * len(below)] for rank in range(width)]}
-        yield Shape(proposer, [chosen, "tree=sparse"], paths, parents, LIKELIEST)
+        yield Shape(proposer, [*chosen, "tree=sparse"], paths, parents, LIKELIEST)
 
 
-def _proposer(chosen: str, config: DictConfig) -> DictConfig:
+def _proposer(chosen: Sequence[str], config: DictConfig) -> DictConfig:
     from specdec.experiments.app import compose_decode
 
-    return compose_decode([*map(str, config.options), chosen]).proposer
+    return compose_decode([*map(str, config.options), *chosen]).proposer
 
 
-def depth_of(chosen: str, config: DictConfig) -> int:
+def depth_of(chosen: Sequence[str], config: DictConfig) -> int:
     """Return how deep a proposer drafts, up to four levels."""
     from specdec.proposer.fit import heads_config
 

@@ -24,7 +24,7 @@ def replay_all(
     arms: Mapping[str, DictConfig],
     texts: Sequence[Text],
     verifier: HFCausalLM,
-    batch: int = 16,
+    batch: int = 64,
     seed: int = 0,
     rows: Rows | None = None,
     costs: Costs | None = None,

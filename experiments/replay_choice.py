@@ -82,10 +82,11 @@ def show(found: Sequence[Choice]) -> None:
 
 def print_choices(title: str, shown: Sequence[Choice]) -> None:
     """Print one table, a configuration a line."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("configuration", overflow="fold")
     for name in ("tau", "step cost", "speedup"):
         table.add_column(name, justify="right")

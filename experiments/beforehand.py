@@ -85,12 +85,13 @@ def show(
     speeds = speeds_of(arms, tallies) if costs is not None else {}
     measure = speeds or {name: block_efficiency(tally) for name, tally in tallies.items()}
     what = "speedup" if speeds else "tau"
-    worth = worth_decoding(measure)
+    # What nobody measured the costs of may be worth it, too.
+    worth = [*worth_decoding(measure), *(name for name in tallies if name not in measure)]
     print("beforehand, by replay:")
     for name, tally in tallies.items():
         faster = speeds.get(name)
         speed = f", predicted speedup {_shown(faster)}" if faster else ""
-        verdict = "" if name in worth or name not in measure else f"; {what} is too low to win"
+        verdict = "" if name in worth else f"; {what} is too low to win"
         print(f"  {name}: tau {_shown(block_efficiency(tally))}{speed}{verdict}")
     for name, reason in unknown.items():
         print(f"  {name}: unknown; {reason}")

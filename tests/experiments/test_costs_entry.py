@@ -83,6 +83,20 @@ def test_compare_says_beforehand_what_is_worth_it(
     assert not Path("compared").exists() or not list(Path("compared").iterdir())
 
 
+def test_what_was_not_measured_may_be_worth_decoding(
+    recorded: Ended, tiny: Tiny, cli: CommandLine
+) -> None:
+    models = (f"verifier.path={tiny.verifier}", f"prompts.path={tiny.prompts}")
+    assert cli("costs", *models, "output=costs.json", *SMALL, "proposers=[ngram]").status == 0
+    arms = 'arms=["proposer=none","proposer=ngram","proposer=draft_model"]'
+    told = ("recording=recording", "costs=costs.json", "dry_run=true", arms)
+    ended = cli("compare", *tiny.options("compared", *told))
+    assert ended.status == 0, ended.err
+    last = ended.out.strip().splitlines()[-1]
+    assert last.startswith("worth decoding: ")
+    assert last.endswith("draft_model")
+
+
 def test_costs_choose_the_size_of_a_tree(
     measured: Ended, recorded: Ended, tiny: Tiny, cli: CommandLine
 ) -> None:

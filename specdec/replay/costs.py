@@ -115,7 +115,8 @@ class Costs:
         if shape.num_tokens > 1:
             propose = costs.start
             if shape.parents:
-                level = costs.level[shape.choice]
+                # Where one kind of tree was not timed, the other is the better guess than nothing.
+                level = costs.level.get(shape.choice) or next(iter(costs.level.values()))
                 propose += sum(level.at(number) for number in shape.parents)
         verify = (self.tree if shape.branches else self.chain).at(shape.num_tokens)
         if shape.num_tokens > 1:

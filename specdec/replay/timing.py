@@ -92,9 +92,7 @@ def curve(pairs: Sequence[tuple[int, float]]) -> Curve:
         found.setdefault(size, []).append(seconds)
     often = {size: each for size, each in sorted(found.items()) if len(each) >= MIN_STEPS}
     if not often:
-        raise UserError(
-            f"max_new_tokens, prompts.limit: no size was timed {MIN_STEPS} times; expected more"
-        )
+        raise _too_few("no size was timed")
     medians = [median(each) for each in often.values()]
     smooth = isotonic_regression(medians, weights=[len(each) for each in often.values()]).x
     return Curve(tuple(often), tuple(float(each) for each in smooth))
@@ -104,31 +102,35 @@ def _draft(timed: Sequence[Timed], chain: Curve, tree: Curve) -> DraftCosts:
     """Fit what one proposer takes: its start and its levels, none of them below 0."""
     verify = _factor([step for each in timed for step in each.steps], chain, tree)
     other = curve([(s.drafted + 1, s.other_seconds) for each in timed for s in each.steps])
-    unknown = dict.fromkeys((each.choice, n) for each in timed for n in each.parents)
+    told = [(each, full) for each in timed if len(full := _whole(each)) >= MIN_STEPS]
+    if not told:
+        if any(each.parents for each in timed):
+            raise _too_few("no tree was grown")
+        return DraftCosts(0.0, {}, verify, other)
+    unknown = dict.fromkeys((each.choice, n) for each, _ in told for n in each.parents)
     columns = {key: place for place, key in enumerate(unknown, start=1)}
-    rows: list[np.ndarray] = []
-    seconds: list[float] = []
-    for each in timed:
-        # Steps that grew less, because little of the budget was left, are another thing.
-        full = [s for s in each.steps if s.drafted and s.depth >= len(each.parents)]
-        if len(full) < MIN_STEPS:
-            continue
-        row = np.zeros(1 + len(columns))
+    rows = np.zeros((len(told), 1 + len(columns)))
+    for row, (each, full) in zip(rows, told, strict=True):
         row[0] = 1
         for number in each.parents:
             row[columns[each.choice, number]] += 1
-        middle = median(step.propose_seconds for step in full)
-        rows.append(row / middle)  # all errors count by their share
-        seconds.append(1.0)
-    if not rows:
-        return DraftCosts(0.0, {}, verify, other)
-    found, _ = nnls(np.stack(rows), np.array(seconds))
+        row /= median(step.propose_seconds for step in full)  # all errors count by their share
+    found, _ = nnls(rows, np.ones(len(rows)))
     levels: dict[str, Curve] = {}
     for choice in dict.fromkeys(choice for choice, _ in columns):
         points = {n: float(found[columns[choice, n]]) for c, n in columns if c == choice}
         sizes = tuple(sorted(points))
         levels[choice] = Curve(sizes, tuple(points[size] for size in sizes))
     return DraftCosts(float(found[0]), levels, verify, other)
+
+
+def _too_few(what: str) -> UserError:
+    return UserError(f"max_new_tokens, prompts.limit: {what} {MIN_STEPS} times; expected more")
+
+
+def _whole(timed: Timed) -> list[Step]:
+    """Leave out steps that grew less, because little of the budget was left."""
+    return [step for step in timed.steps if step.drafted and step.depth >= len(timed.parents)]
 
 
 def _factor(steps: Sequence[Step], chain: Curve, tree: Curve) -> float:

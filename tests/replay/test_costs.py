@@ -124,6 +124,17 @@ def test_what_went_into_the_seconds_is_found_again() -> None:
         assert found.of_step(DRAFT, shape) == pytest.approx(told.of_step(DRAFT, shape))
 
 
+def test_levels_that_nobody_timed_often_enough_are_not_free() -> None:
+    told = costs()
+    plain = [Timed(None, (), "", steps_of(told, "none", None, n, d)) for n, d in ((0, 0), (4, 1))]
+    narrow, wide = Chain(2), Sampled([4, 1], "without_replacement")
+    timed = [Timed(DRAFT, (1, 1), DRAWN, steps_of(told, DRAFT, narrow, 2, 2))]
+    timed.append(Timed(DRAFT, (1, 4), DRAWN, steps_of(told, DRAFT, wide, 8, 2)[:2]))
+    draft = fitted([*plain, *timed], FACTS).drafts[DRAFT]
+    assert draft.level[DRAWN].sizes == (1,)
+    assert draft.start + 2 * draft.level[DRAWN].at(4) == pytest.approx(12)
+
+
 def steps_of(
     told: Costs, draft: str, tree: Chain | Sampled | None, drafted: int, depth: int
 ) -> list[Step]:

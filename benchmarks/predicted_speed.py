@@ -25,7 +25,7 @@ from specdec.experiments.replay_plan import arm_config
 from specdec.core.trace import Trace
 from specdec.metrics import Tally, block_efficiency, speedup
 from specdec.replay.costs import read_costs
-from specdec.replay.recording import score
+from specdec.replay.scoring import score
 
 DEFAULTS = {
     "costs": "???",

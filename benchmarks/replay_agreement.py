@@ -27,7 +27,7 @@ from specdec.core.errors import Unfit
 from specdec.metrics import Tally, block_efficiency, efficiency_ratio
 from specdec.metrics.significance import efficiency_p_value, holm
 from specdec.metrics.tally import pooled
-from specdec.replay.recording import score
+from specdec.replay.scoring import score
 from specdec.replay.texts import Text
 from specdec.report.run_dir import read_tally, read_traces
 

@@ -41,7 +41,8 @@ def record(source: Path, folder: Path, config: DictConfig) -> None:
 
     from specdec.core.jsonl import write_text
     from specdec.lm.fingerprint import fingerprint
-    from specdec.replay.recording import RecordingWriter, score
+    from specdec.replay.recording import RecordingWriter
+    from specdec.replay.scoring import score
     from specdec.report.collect import read_run
     from specdec.report.run_dir import COMPLETE, read_traces, state_of
 

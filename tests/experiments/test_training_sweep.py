@@ -18,6 +18,9 @@ from specdec.core.digest import digest
 
 if TYPE_CHECKING:
     from conftest import CommandLine, Ended, Tiny
+    from torch import Tensor, nn
+
+    from specdec.training.objective import Batch
 
 pytestmark = pytest.mark.usefixtures("empty_folder", "fresh_accelerator")
 
@@ -200,11 +203,11 @@ def test_an_interrupted_training_goes_on(
     assert cli("train", *whole).status == 0
     loss, calls = Medusa.loss, []
 
-    def interrupted(self: Medusa, *arguments: object) -> object:
+    def interrupted(self: Medusa, module: nn.Module, batch: Batch) -> Tensor:
         calls.append(None)
         if len(calls) == 4:
             raise RuntimeError("the machine has gone")
-        return loss(self, *arguments)  # type: ignore[arg-type]
+        return loss(self, module, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Medusa, "loss", interrupted)

@@ -20,6 +20,7 @@ from harness import (
     drafts,
     top_plus_one_at_any_rate,
 )
+from torch import Tensor
 from toy import Law, Tokens, complete, full_context, memoryless, mixture, table_lm
 
 from specdec.core.errors import Unfit
@@ -192,7 +193,10 @@ def test_drafting_that_stops_where_the_draft_is_not_sure(rule: str, threshold: f
 
 def test_another_draft_temperature_is_another_law() -> None:
     p, q = PAIRS["alike"]
-    cold = lambda tokens: (q(tokens) ** 2) / (q(tokens) ** 2).sum()  # noqa: E731
+
+    def cold(tokens: Tokens) -> Tensor:
+        return (q(tokens) ** 2) / (q(tokens) ** 2).sum()
+
     texts = [text(x, p) for x in product(range(3), repeat=3)]
     asked = survival(Arm(Chain(2), "rejection", temperature=0.5), texts, p, q)
     told = survival(Arm(Chain(2), "rejection"), texts, p, cold)

@@ -24,18 +24,17 @@ from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.replay import recording as module
+from specdec.replay import scoring
 from specdec.replay.closed import Arm, replay
 from specdec.replay.laws import DraftLaws
 from specdec.replay.recording import (
-    LEAST_LOG_P,
     MANIFEST,
     Recording,
     RecordingWriter,
-    Scored,
     read_recording,
     require_made_for,
-    score,
 )
+from specdec.replay.scoring import LEAST_LOG_P, Scored, score
 from specdec.replay.texts import Text
 from specdec.tree.sampled import SampledTree
 
@@ -146,7 +145,7 @@ def test_a_model_is_read_as_plain_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same numbers as from one stock forward for each text, however the texts are dealt out."""
-    monkeypatch.setattr(module, "LOGITS_AT_ONCE", logits_at_once)
+    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", logits_at_once)
     verifier = load(str(tiny.verifier))
     texts = sampled_from(verifier, sampling)
     found = list(score(texts, verifier, sampling, top_k=5, batch=batch))

@@ -1,20 +1,20 @@
 """What every entry point shares: Hydra around a task, one line for a user's mistake."""
 
-import difflib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from importlib.resources import files
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra._internal.utils import _locate
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, InstantiationException, OverrideParseException
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from specdec.experiments.mistakes import is_mistake, mistake_of, require_known
+from specdec.experiments.signals import Terminated, terminable
 
 from specdec.core.errors import UserError
 
@@ -22,19 +22,7 @@ if TYPE_CHECKING:
     from specdec.experiments.sweep import Sweepable
 
 EXIT_USER_ERROR = 2
-ARM_EXAMPLE = 'arms=["proposer=ngram proposer.max_ngram=4"]'
-# Lists of overrides, within which Hydra's grammar wants quotes, and the shell quotes around them.
-LISTS = {"arms": f"'{ARM_EXAMPLE}'", "decode": "'decode=[\"prompts.limit=20\"]'"}
-EXIT_INTERRUPTED = 130
-MISTAKES = (
-    UserError,
-    HydraException,
-    OmegaConfBaseException,
-    PermissionError,
-    NotADirectoryError,
-    FileExistsError,
-    KeyboardInterrupt,
-)
+EXIT_INTERRUPTED, EXIT_UNHEARD, EXIT_TERMINATED = 130, 141, 143  # as shells say it
 # What Hydra itself takes; everything else is name=value.
 FLAGS = {
     *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p"),
@@ -44,23 +32,47 @@ FLAGS = {
 }
 LONE_FLAGS = {"--multirun", "-m", "--resolve"}  # that take no value
 OURS = {"--dry-run": "dry_run=true"}  # flags that are options
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 
 
 def build(node: Any, **extra: Any) -> Any:
     """Call the `_target_` of a configuration node, with `extra` as further arguments.
 
     Raises:
-        UserError: the constructor refused its arguments.
+        UserError: there is no such class, it takes no such arguments, or it refused them.
     """
+    located(node)
     try:
         return instantiate(node, _convert_="all", **extra)
     except InstantiationException as error:
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, MISTAKES) and not isinstance(cause, HydraException):
+            if is_mistake(cause) and not isinstance(cause, HydraException):
                 raise cause from None
+            # Raised by the call itself and not within: the arguments are not those of the class.
+            uncalled = cause.__traceback__ is not None and cause.__traceback__.tb_next is None
+            if isinstance(cause, TypeError) and uncalled:
+                raise UserError(f"{node._get_full_key(None)}: {cause}") from None
             cause = cause.__cause__
         raise
+
+
+def located(node: Any) -> Any:
+    """Return what the `_target_` of a configuration node names: a class, or a way to make one.
+
+    Raises:
+        UserError: it names nothing that can be imported.
+    """
+    key = node._get_full_key(None)
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    if not isinstance(target, str):
+        raise UserError(f"{key}._target_={target!r}: expected a class, my_module.MyClass")
+    try:
+        return _locate(target)
+    except Exception as error:  # of somebody else's module: whatever importing it raises
+        cause = error.__cause__ or error
+        reason = f"{type(cause).__name__}: {cause}".replace("\n", " ")
+        raise UserError(f"{key}._target_={target!r}: cannot be imported ({reason})") from None
 
 
 def composed(group: str, name: str) -> DictConfig:
@@ -82,32 +94,48 @@ def run(
 ) -> None:
     """Run `task` on the configuration that Hydra composes from the command line.
 
-    A UserError, a mistyped option or an unwritable folder ends in one line on stderr and exit
-    status 2; Ctrl-C ends with 130; our own bugs keep their traceback. With `sweepable` the command
-    line may stand for many configurations: what fails is then listed in the end, and the exit
-    status is 1.
+    What the user can mend (see `mistakes`) ends in one line on stderr and exit status 2; Ctrl-C
+    ends with 130 and a scheduler's kill with 143; where nobody reads the output any more, with 141;
+    our own bugs keep their traceback. With `sweepable` the command line may stand for many
+    configurations: what fails is then listed in the end, and the exit status is 1.
     """
     # Without this, Hydra prints a page about its own exceptions and exits with 1.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     if not sys.stderr.isatty():  # progress bars of downloads and of loading weights
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    mistakes: list[BaseException] = []
-    status = 0
     try:
-        _prepare_arguments()
-        with _one_speaks():
-            status = _launch(task, config_name, sweepable, mistakes)
-    except MISTAKES as error:
-        mistakes.append(error)
-    except ValueError as error:
-        if "Config group override" not in str(error):
+        with terminable(), _heard():
+            _prepare_arguments()
+            with _one_speaks():
+                status = _launch(task, config_name, sweepable)
+    except KeyboardInterrupt as error:
+        status = EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _be_silent()
+        status = EXIT_UNHEARD
+    except Exception as error:
+        message = mistake_of(error, config_name, sys.argv[1:])
+        if message is None:
             raise
-        wrong = [argument for argument in sys.argv[1:] if argument.endswith("=null")]
-        mistakes.append(UserError(f"{' '.join(wrong)}: expected one that --help names"))
-    if mistakes:
-        status = _explain(mistakes[0], config_name)
+        status = _fail(message)
     if status:
         sys.exit(status)
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Find out that nobody reads, `| head`, here and not when the interpreter ends."""
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+
+
+def _be_silent() -> None:
+    """Let nothing that is still to be printed raise once more."""
+    with suppress(OSError, ValueError):  # a stand-in for stdout has no descriptor
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
 
 
 @contextmanager
@@ -121,20 +149,19 @@ def _one_speaks() -> Iterator[None]:
 
 
 def _launch(
-    task: Callable[[DictConfig], object],
-    config_name: str,
-    sweepable: "Sweepable | None",
-    mistakes: list[BaseException],
+    task: Callable[[DictConfig], object], config_name: str, sweepable: "Sweepable | None"
 ) -> int:
     """Let Hydra call `task` once, or once for each job of a sweep; return the exit status."""
+    mistakes: list[Exception] = []
 
     # Hydra would print a line of its own about a job that raises.
     def job(config: DictConfig) -> object:
         try:
+            require_usable(HydraConfig.get(), HydraConfig.get().overrides.task)
             return task(config)
-        except KeyboardInterrupt:
-            raise
-        except MISTAKES as error:
+        except Exception as error:
+            if not is_mistake(error):
+                raise
             mistakes.append(error)
             return None
 
@@ -148,13 +175,41 @@ def _launch(
         if status is not None:
             return status
     decorate(job)()
+    if mistakes:
+        raise mistakes[0]
     return 0
 
 
+def require_usable(own: Any, overrides: Sequence[str]) -> None:
+    """Refuse what Hydra would take and we cannot; `own` is Hydra's node of a configuration.
+
+    Raises:
+        UserError: the working directory would change, or an option is read by nothing.
+    """
+    if own.job.chdir:
+        expected = "false, since relative paths are those of the folder you are in"
+        raise UserError(f"hydra.job.chdir={own.job.chdir}: expected {expected}")
+    require_known(own.job.config_name, overrides)
+
+
 def _prepare_arguments() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the folder that you are in has been deleted; go to another one") from None
     arguments = [OURS.get(argument, argument) for argument in sys.argv[1:]]
+    _refuse_unreadable(arguments)
     _refuse_unknown_flags(arguments)
     sys.argv[1:] = _flags_first(arguments)
+
+
+def _refuse_unreadable(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if argument.encode(errors="replace").decode() != argument:
+            raise UserError(f"{argument!r}: not UTF-8; expected a name without such bytes")
+        if name in FOLDERS and value in ("", "null", "''", '""'):
+            raise UserError(f"{argument}: expected a folder, {name}=DIR")
 
 
 def _flags_first(arguments: Sequence[str]) -> list[str]:
@@ -177,93 +232,6 @@ def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
             raise UserError(f"{argument}: options are written name=value, sampling.temperature=0.7")
 
 
-def _explain(error: BaseException, config_name: str) -> int:
-    """Print one line about a mistake and return the exit status; raise what is no mistake."""
-    if isinstance(error, KeyboardInterrupt):
-        return EXIT_INTERRUPTED
-    if isinstance(error, InstantiationException):
-        raise error  # a constructor failed for a reason that no user can mend
-    if isinstance(error, UserError):
-        return _fail(str(error))
-    if isinstance(error, HydraException | OmegaConfBaseException):  # some of them are OSErrors, too
-        return _fail(explained(error, config_name, sys.argv[1:]))
-    assert isinstance(error, OSError)
-    return _fail(f"{error.filename}: cannot be written ({error.strerror})")
-
-
-def explained(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
-    """Say in one line what is wrong with the overrides of an entry point, and what was meant."""
-    if isinstance(error, OverrideParseException):
-        name = error.override.split("=")[0].lstrip("+~")
-        if name in LISTS:
-            return f"{error.override}: expected texts in quotes, {LISTS[name]}"
-    return _mended(_one_line(error), config_name, overrides)
-
-
-def _mended(message: str, config_name: str, overrides: Sequence[str]) -> str:
-    """Name the option that was meant, where Hydra only says which one there is not."""
-    found = re.search(r"Could not override '([^']+)'", message)
-    if found is None:
-        return message
-    wrong = found.group(1)
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_module("specdec.configs", version_base="1.3"):
-        try:
-            names = _names(hydra.compose(config_name, _chosen_plug_ins(overrides)))
-        except HydraException:  # this entry point takes no such plug-ins
-            names = _names(hydra.compose(config_name))
-    if config_name == "compare" and wrong.startswith("proposer."):
-        return f"{wrong}: every arm has its own proposer; put it into an arm, {ARM_EXAMPLE}"
-    node = wrong.rpartition(".")[0]
-    if wrong in names and node:
-        return f"{node}=...: expected the options of {node} one by one, {wrong}=..."
-    if wrong in names:
-        return f"{wrong}: cannot be chosen here"
-    return f"{wrong}: no such option; {_hint(wrong, names)}"
-
-
-def _hint(wrong: str, names: Sequence[str]) -> str:
-    """Say what may have been meant: an option beside it, else one of that name elsewhere."""
-    node, _, last = wrong.rpartition(".")
-    beside = [name for name in names if name.rpartition(".")[0] == node]
-    for known in (beside, names):
-        by_last = {name.rpartition(".")[2]: name for name in reversed(known)}
-        near = difflib.get_close_matches(last, by_last, n=1)
-        if near:
-            return f"did you mean {by_last[near[0]]}?"
-    options = [name for name in beside if not name.endswith("_")]  # _target_ is Hydra's
-    return f"there are {', '.join(options)}" if node and options else "--help lists all"
-
-
-def _chosen_plug_ins(arguments: Sequence[str]) -> list[str]:
-    """Return those arguments that choose a file of a config group, `tree=sampled`."""
-    configs = files("specdec.configs")
-    pairs = [(argument, *argument.split("=", 1)) for argument in arguments if "=" in argument]
-    return [
-        argument
-        for argument, group, name in pairs
-        if group.isidentifier() and configs.joinpath(group, f"{name}.yaml").is_file()
-    ]
-
-
-def _names(node: DictConfig, prefix: str = "") -> list[str]:
-    names: list[str] = []
-    for key in node:
-        value = node._get_node(key)
-        names.append(f"{prefix}{key}")
-        if isinstance(value, DictConfig):
-            names += _names(value, f"{prefix}{key}.")
-    return names
-
-
 def _fail(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
     return EXIT_USER_ERROR
-
-
-def _one_line(error: BaseException) -> str:
-    """Join the first sentences of a message: Hydra spreads the useful part over several lines."""
-    text = str(error).split("Config search path")[0]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    noise = ("full_key:", "object_type=", "reference_type=")
-    return " ".join(line for line in lines if not line.startswith(noise))

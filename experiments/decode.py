@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from specdec.experiments.processes import Processes
 from specdec.experiments.report import report
 from specdec.experiments.sweep import Sweepable, in_sweep, progress, run_folder
 
-from specdec.core.errors import UserError
+from specdec.core.errors import Unwritable, UserError
 
 if TYPE_CHECKING:
     from specdec.experiments.arm import Arm
@@ -44,22 +45,23 @@ def decode_into(
     """
     from specdec.experiments.naming import identity_of
 
-    from specdec.report.run_dir import RunDir
+    from specdec.report.run_dir import RunDir, trace_file
     from specdec.report.table import one_line
 
     processes = Processes(config.device)
-    folder = processes.agreed(folder)
+    folder, identity = processes.agreed((folder, identity_of(config)))
+    file = trace_file(folder, processes.rank, identity)
     if not processes.is_main:
         if processes.agreed(None) is None:
-            decode(config, folder, processes)
+            decode(config, file, processes)
         return None
     summary = None
-    with RunDir(folder, config, identity_of(config), config.resume, in_sweep(config)) as run_dir:
+    with RunDir(folder, config, identity, config.resume, in_sweep(config)) as run_dir:
         if processes.agreed(run_dir.taken) is None:
             if prepare is not None:
                 run_dir.start()
                 prepare()
-            summary = decode(config, folder, processes, run_dir)
+            summary = decode(config, file, processes, run_dir)
         elif not in_sweep(config):
             print(f"{folder}: {run_dir.taken}; resume=false decodes it again")
     if summary is None:
@@ -87,7 +89,7 @@ def name(config: DictConfig, keys: Sequence[str]) -> str:
 
 
 def decode(
-    config: DictConfig, folder: Path, processes: Processes, run_dir: RunDir | None = None
+    config: DictConfig, file: TraceFile, processes: Processes, run_dir: RunDir | None = None
 ) -> dict[str, Any] | None:
     """Decode this process's share of what an earlier session has not; return the summary of all.
 
@@ -99,7 +101,6 @@ def decode(
     from specdec.experiments import arm as arms
 
     from specdec.report.memory import PeakMemory
-    from specdec.report.run_dir import read_traces, trace_file
 
     with processes.together():
         prompts = arms.build_prompts(config)
@@ -114,14 +115,11 @@ def decode(
     memory = PeakMemory(arm.verifier.device)
     try:
         with processes.together():
-            _decode_share(arm, prompts, share, trace_file(folder, processes.rank))
+            _decode_share(arm, prompts, share, file)
     except BaseException as error:
-        traces = [] if run_dir is None else read_traces(folder)
-        if isinstance(error, KeyboardInterrupt):
-            number = f"{len(traces)} of {sum(num_turns.values())} texts"
-            print(f"interrupted after {number}; the same command goes on")
-        if run_dir is not None and traces:
-            _conclude(arm, prompts, traces, run_dir, memory.num_bytes)
+        if run_dir is not None:
+            with suppress(Unwritable, BrokenPipeError):  # which may be what ended it
+                _conclude_early(arm, prompts, run_dir, memory.num_bytes, error)
         raise
     if run_dir is None:
         return None
@@ -143,6 +141,24 @@ def _decode_share(
         for trace in arm.decode(share, looked_at(arm.config, prompts)):
             file.append(trace)
             bar.update()
+
+
+def _conclude_early(
+    arm: Arm,
+    prompts: Sequence[Prompt],
+    run_dir: RunDir,
+    peak_memory_bytes: int,
+    error: BaseException,
+) -> None:
+    """Write and show what there is when decoding ends too soon."""
+    from specdec.report.run_dir import read_traces
+
+    traces = read_traces(run_dir.path)
+    if isinstance(error, KeyboardInterrupt):
+        number = f"{len(traces)} of {sum(prompt.num_turns for prompt in prompts)} texts"
+        print(f"interrupted after {number}; the same command goes on")
+    if traces:
+        _conclude(arm, prompts, traces, run_dir, peak_memory_bytes)
 
 
 def _conclude(

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig
-from specdec.experiments.app import build, composed
+from specdec.experiments.app import build, composed, located
 
 from specdec.core.errors import Unfit, require
 from specdec.core.protocols import TreePolicy, VerificationRule
@@ -86,7 +85,7 @@ def draw_of(proposer: DictConfig, tree: TreePolicy) -> Draw | None:
     """
     if "tree" in proposer:
         return tree.draw
-    target = get_object(proposer._target_)
+    target = located(proposer)
     draw = getattr(getattr(target, "__self__", target), "draw", None)  # of a class or constructor
     return draw if isinstance(draw, Draw) else None
 
@@ -107,5 +106,5 @@ def stem(plug_in: object) -> str:
 
 def stem_of(node: DictConfig) -> str:
     """Return the same for one that is not built yet."""
-    target = get_object(node._target_)
+    target = located(node)
     return getattr(target, "__self__", target).__module__.rsplit(".", 1)[-1]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
+import traceback
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,10 +18,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
+from specdec.experiments.app import require_usable
+from specdec.experiments.mistakes import mistake_of
 from specdec.experiments.processes import Processes
+from specdec.experiments.signals import terminable
 
 from specdec.core.errors import Unfit, UserError
 
@@ -76,18 +80,20 @@ def run(config_name: str, arguments: Sequence[str], task: Task, sweepable: Sweep
         planned = _plan(asked.config_name or config_name, asked, sweepable)
         if planned is None:
             return None
+        require_usable(planned.root.hydra, next(iter(planned.jobs.values())))
         announce(planned)
         if planned.root.dry_run:
             print_jobs(planned)
             return 0
-        launch(planned, task)
-    return finish(planned, sweepable) if _processes(planned).is_main else 0
+        reasons = launch(planned, task)
+    return finish(planned, sweepable, reasons) if _processes(planned).is_main else 0
 
 
 def _plan(config_name: str, asked: Namespace, sweepable: Sweepable) -> Plan | None:
     """Compose and check every combination; those that cannot be are left out."""
     given = _given(asked)
-    parser = OverridesParser.create()
+    # The loader tells which files of a group glob(...) means.
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
     fixed = [text for text in given if not _is_swept(parser, text)]
     root = hydra.compose(config_name, fixed, return_hydra_config=True)
     if root.hydra.mode != RunMode.MULTIRUN and not asked.multirun:
@@ -96,7 +102,8 @@ def _plan(config_name: str, asked: Namespace, sweepable: Sweepable) -> Plan | No
     parsed = parser.parse_overrides([*params, *given])
     swept = {each.get_key_element(): each.is_sweep_override() for each in parsed}
     found = Plan(root, [key for key, several in swept.items() if several])
-    for overrides in _some(BasicSweeper.split_arguments(parsed, None)[0], root.sweep.most):
+    combinations = BasicSweeper.split_arguments(parsed, None)[0]
+    for overrides in _some(combinations, root.sweep.most):
         _add(found, overrides, hydra.compose(config_name, overrides), sweepable)
     if not found.jobs:
         raise UserError(f"nothing to run: {'; '.join(found.unfit)}")
@@ -158,8 +165,8 @@ def print_jobs(planned: Plan) -> None:
         print(f"{state:<12}{name}  {' '.join(told)}")
 
 
-def launch(planned: Plan, task: Task) -> None:
-    """Let Hydra's launcher run the jobs that are not complete."""
+def launch(planned: Plan, task: Task) -> dict[str, str]:
+    """Let Hydra's launcher run the jobs that are not complete; return why jobs failed, by name."""
     resume = planned.root.resume
     missing = [n for n, state in planned.states().items() if state != "complete" or not resume]
     missing = _processes(planned).agreed(missing)
@@ -170,8 +177,17 @@ def launch(planned: Plan, task: Task) -> None:
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=context, task_function=surviving(task), config=planned.root
     )
-    if missing:
-        launcher.launch([[*planned.jobs[name], *told] for name in missing], initial_job_idx=0)
+    if not missing:
+        return {}
+    jobs = [[*planned.jobs[name], *told] for name in missing]
+    try:
+        ended = launcher.launch(jobs, initial_job_idx=0)
+    except Exception as error:  # of a cluster, or of a worker that was killed
+        why = _noted(error)
+        return {name: why for name, state in planned.states().items() if state != "complete"}
+    said = [str(each.return_value) for each in ended if each.status == JobStatus.COMPLETED]
+    assert len(said) == len(missing), "a job did not say how it ended"
+    return {name: why for name, why in zip(missing, said, strict=True) if why}
 
 
 def _processes(planned: Plan) -> Processes:
@@ -179,20 +195,34 @@ def _processes(planned: Plan) -> Processes:
 
 
 def surviving(task: Task) -> Task:
-    """Let a sweep go on after a job that failed: its run directory knows why."""
+    """Let a sweep go on after a job that failed; the job returns why it did, or nothing."""
 
     def job(config: DictConfig) -> object:
-        try:
-            return task(config)
-        except Exception as error:
-            if not hasattr(error, "__notes__"):  # no run directory has noted it
-                raise
-            # Why is said in the end, once for all runs that failed alike.
-            folder = Path(HydraConfig.get().sweep.dir) / error.__notes__[0]
-            print(f"{progress(config, folder)}  {folder.name}: failed")
-        return None
+        with terminable():  # in a worker of the launcher's, too
+            try:
+                task(config)
+            except BrokenPipeError:  # nobody reads any more what a sweep says
+                raise KeyboardInterrupt from None
+            except Exception as error:
+                # Why is said in the end, once for all runs that failed alike.
+                names = getattr(error, "__notes__", [])
+                if names:
+                    folder = Path(HydraConfig.get().sweep.dir) / names[0]
+                    print(f"{progress(config, folder)}  {folder.name}: failed")
+                return _noted(error)
+        return ""
 
     return job
+
+
+def _noted(error: Exception) -> str:
+    """Say in one line why something failed; a bug that no run directory has noted is shown."""
+    why = mistake_of(error, "decode", [])
+    if why is None:
+        why = f"{type(error).__name__}: {error}".replace("\n", " ")
+        if not hasattr(error, "__notes__"):
+            traceback.print_exception(error)
+    return why
 
 
 def run_folder(config: DictConfig, sweepable: Sweepable) -> Path:
@@ -216,12 +246,13 @@ def in_sweep(config: DictConfig) -> bool:
 
 def progress(config: DictConfig, folder: Path) -> str:
     """Say how many runs of a sweep are done since it began, and how long the rest will take."""
-    from specdec.report.run_dir import state_of
+    from specdec.report.run_dir import read_status
 
     sweep = config.sweep
     statuses = [file for file in folder.parent.glob("*/status.json")]
     recent = [file.parent for file in statuses if file.stat().st_mtime >= sweep.started]
-    done = sum(state_of(path) in ("complete", "failed") for path in recent)
+    told = [read_status(path) or {} for path in recent]
+    done = sum(status.get("state") in ("complete", "failed") for status in told)
     left = max(0, sweep.missing - done)
     seconds = (time.time() - sweep.started) / max(1, done) * left
     return f"[{done}/{sweep.missing}]" + (f" {_duration(seconds)} left" if left else "")
@@ -234,36 +265,41 @@ def _duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def finish(planned: Plan, sweepable: Sweepable) -> int:
-    """Write the report, list what is not complete, and return the exit status."""
+def finish(planned: Plan, sweepable: Sweepable, reasons: Mapping[str, str]) -> int:
+    """Write the report, list what is not complete, and return the exit status.
+
+    What jobs of this sweep say they failed of (`reasons`, by run) counts, whatever the folder of
+    a run says; only a run that none of them has failed with can be another process's.
+    """
     states = planned.states()
-    if "complete" in states.values():
-        sweepable.finish(planned.folder)
-    running = [name for name, state in states.items() if state == "running"]
+    unreported = _reported(planned, sweepable) if "complete" in states.values() else None
+    running = [n for n, state in states.items() if state == "running" and n not in reasons]
     if running:
         number = _count(len(running), "run")
         print(f"{number} being decoded by another process, which will report them")
-    failed = [name for name, state in states.items() if state in ("failed", "interrupted", "new")]
-    reasons: dict[str, list[str]] = {}
-    for name in failed:
-        why = f"{states[name]}: {_why(planned.folder / name)}"
-        reasons.setdefault(why, []).append(name)
-    for why, names in reasons.items():
+    left = {n: state for n, state in states.items() if state != "complete" and n not in running}
+    alike: dict[str, list[str]] = {}
+    for name, state in left.items():
+        reason = reasons.get(name)
+        why = f"{state}: not finished" if reason is None else f"failed: {reason}"
+        alike.setdefault(why, []).append(name)
+    for why, names in alike.items():
         print(f"{why} ({', '.join(names)})", file=sys.stderr)
-    if failed:
+    if left:
         print(
-            f"error: {len(failed)} of {len(states)} runs are not complete (tracebacks in"
+            f"error: {len(left)} of {len(states)} runs are not complete (tracebacks in"
             " status.json); the same command tries them again",
             file=sys.stderr,
         )
-    return FAILED if failed else 0
+    if unreported is not None:
+        print(f"error: no report: {unreported}", file=sys.stderr)
+    return FAILED if left or unreported is not None else 0
 
 
-def _why(run: Path) -> str:
-    from specdec.report.run_dir import read_status
-
-    error = (read_status(run) or {}).get("error")
-    if not error:
-        return "not finished"
-    line = error.strip().splitlines()[-2]  # the last one but our own note
-    return re.sub(r"^specdec\.core\.errors\.\w+: ", "", line)
+def _reported(planned: Plan, sweepable: Sweepable) -> str | None:
+    """Write the report; returns why it cannot be written."""
+    try:
+        sweepable.finish(planned.folder)
+    except UserError as error:
+        return str(error)
+    return None

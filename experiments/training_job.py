@@ -11,8 +11,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from specdec.experiments.app import LISTS, build, compose_decode, explained
+from specdec.experiments.app import build, compose_decode
+from specdec.experiments.mistakes import LISTS, OF_HYDRA, explained
 from specdec.experiments.training import chosen, require_data, train_in_sweep
 
 from specdec.core.errors import Unfit, UserError, require
@@ -36,7 +36,6 @@ NEUTRAL = {
     "distill": {"batch"},
     "tuning": {"training"},
 }
-MISTAKES = (HydraException, OmegaConfBaseException)
 SEEDED = {"train", "trainer", "tuning"}  # by the seed of the run, unless told otherwise
 
 
@@ -118,11 +117,11 @@ def _composed(config: DictConfig, kind: str) -> DictConfig:
         _require_of_decoding(text)
     try:
         return compose_decode([choice, *listed])
-    except MISTAKES as all_of_them:
+    except OF_HYDRA as all_of_them:
         for text in listed:
             try:
                 compose_decode([choice, text])
-            except MISTAKES as error:
+            except OF_HYDRA as error:
                 raise _of_decode(text, error, choice) from None
         raise _of_decode(" ".join(listed), all_of_them, choice) from None
 

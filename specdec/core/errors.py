@@ -9,6 +9,10 @@ class UserError(ValueError):
     """
 
 
+class Unwritable(UserError):
+    """A disk or a folder refused what was written: it is full, read-only, or somebody else's."""
+
+
 class Unfit(UserError):
     """Parts that are right in themselves and cannot go together; a sweep leaves them out."""
 

@@ -1,12 +1,20 @@
-"""JSON Lines: read with the line number in every complaint, written whole or not at all."""
+"""JSON Lines: read with the line number in every complaint, written whole or not at all.
+
+Whatever is written goes through `writing`, so that a full disk is one line to every caller.
+"""
 
 import json
 import os
+import platform
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from specdec.core.errors import UserError
+from specdec.core.errors import Unwritable, UserError
+
+SEAL = "crc32"  # of a row without it; see `sealed`
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -25,18 +33,43 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file that is appended to, up to a line that a crash has torn.
+    """Yield the rows of a file that is appended to, without lines that are not as written.
 
-    A missing file has no rows.
+    A crash tears a line, and a disk garbles some; rows that were `sealed` show it. A missing file
+    has no rows.
     """
     if not path.exists():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            return
+            row = unsealed(json.loads(line))
+        except (TypeError, ValueError):
+            continue
         yield row
+
+
+def sealed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with a checksum of its own, by which `unsealed` knows it again."""
+    return {**row, SEAL: _checksum(row)}
+
+
+def unsealed(row: Any) -> dict[str, Any]:
+    """Return a row without its checksum, if it has one.
+
+    Raises:
+        TypeError: it is no row.
+        ValueError: it is not as it was sealed.
+    """
+    if not isinstance(row, dict):
+        raise TypeError(f"expected a JSON object, got {type(row).__name__}")
+    plain = {name: value for name, value in row.items() if name != SEAL}
+    if SEAL in row and row[SEAL] != _checksum(plain):
+        raise ValueError(f"{SEAL} is not that of the line, which has changed since")
+    return plain
+
+
+def _checksum(row: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(row).encode())
 
 
 def read_text(path: Path) -> str:
@@ -61,11 +94,102 @@ def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
     return row
 
 
-def write_text(path: Path, text: str) -> None:
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system refuses into one line.
+
+    Raises:
+        Unwritable: a file or folder at `path`, or below it, could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise Unwritable(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder where there is none."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add one line to a file; where that fails, the file is as it was."""
+    line = json.dumps(row, ensure_ascii=False) + "\n"
+    with writing(path), path.open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            _write_all(file.fileno(), line.encode())
+        except BaseException:
+            with suppress(OSError):
+                file.truncate(size)
+            raise
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Yield a place to write a file to; once it is whole and on the disk, it is renamed to `path`.
+
+    What is written in vain is removed, by the next process if this one is killed.
+
+    Raises:
+        Unwritable: it could not be written; what was there before is untouched.
+    """
+    mark = f".{path.name}.{platform.node()}."
+    temporary = path.with_name(f"{mark}{os.getpid()}")
+    with writing(path):
+        _remove_abandoned(path.parent, mark)
+        try:
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+def _remove_abandoned(folder: Path, mark: str) -> None:
+    """Remove what processes of this machine were writing when they were killed."""
+    for file in folder.iterdir():
+        number = file.name.removeprefix(mark)
+        if file.name.startswith(mark) and number.isdigit() and not _is_alive(int(number)):
+            file.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _flush(file: Path) -> None:
+    """Wait until a file is on the disk: a crash of the machine would leave an empty one."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: a reader sees the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: object) -> None:

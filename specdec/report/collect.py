@@ -132,7 +132,8 @@ def collect(folder: Path, force: bool = False) -> Collection:
         raise UserError(f"run={str(folder)!r}: no run directory in that folder")
     runs = [read_run(path) for path, state in states.items() if state == COMPLETE]
     if not runs:
-        raise UserError(f"run={str(folder)!r}: none of {len(states)} runs is complete")
+        listed = ", ".join(f"{path.name}: {state}" for path, state in list(states.items())[:3])
+        raise UserError(f"run={str(folder)!r}: none of {len(states)} runs is complete ({listed})")
     kept = {_key({**run.circumstances, **run.options}): run for run in runs}  # the last by name
     doubled = [run.path.name for run in runs if run not in kept.values()]
     runs = list(kept.values())

@@ -7,6 +7,8 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,31 +16,58 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from specdec.core.errors import UserError
-from specdec.core.jsonl import read_jsonl, whole_rows, write_json, write_jsonl, write_text
+from specdec.core.digest import digest
+from specdec.core.errors import Unwritable, UserError
+from specdec.core.jsonl import (
+    append_row,
+    make_folder,
+    read_jsonl,
+    sealed,
+    unsealed,
+    whole_rows,
+    write_json,
+    write_jsonl,
+    write_text,
+    writing,
+)
 from specdec.core.trace import Trace
 from specdec.metrics import Tally
 
-COMPLETE = "complete"
+COMPLETE, DAMAGED = "complete", "damaged"
+# What a complete run consists of, and `status.json` vouches for.
+FILES = (
+    *("config.yaml", "provenance.json", "traces.jsonl"),
+    *("tally.jsonl", "summary.json", "tokens.jsonl"),
+)
+OF = "run"  # of a row of traces: the identity of the run that it belongs to
 # Traces of an interrupted session count only if these are still the same: seconds are in them.
 CIRCUMSTANCES = ("versions", "device", "num_threads", "num_processes", "dtype", "attention")
 
 
+@dataclass(frozen=True)
 class TraceFile:
-    """A file that grows by one whole line for each trace."""
+    """A file that grows by one whole line for each trace, which says what run it belongs to."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    path: Path
+    identity: str
 
     def append(self, trace: Trace) -> None:
-        """Add one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(trace.to_row(), ensure_ascii=False) + "\n")
+        """Add one line.
+
+        Raises:
+            Unwritable: it could not be added; the file is as it was.
+        """
+        append_row(self.path, self.row(trace))
+
+    def row(self, trace: Trace) -> dict[str, Any]:
+        """Return the line of a trace."""
+        return sealed({**trace.to_row(), OF: self.identity})
 
 
-def trace_file(run: Path, rank: int) -> TraceFile:
+def trace_file(run: Path, rank: int, identity: str) -> TraceFile:
     """Return where a process writes: the main one into the run's own file, others beside it."""
-    return TraceFile(run / ("traces.jsonl" if rank == 0 else f"traces.part-{rank}.jsonl"))
+    name = "traces.jsonl" if rank == 0 else f"traces.part-{rank}.jsonl"
+    return TraceFile(run / name, identity)
 
 
 class RunDir:
@@ -47,11 +76,12 @@ class RunDir:
     Used as a context manager, which holds a lock: no two processes write one run. Whoever enters
     looks at `taken` first. Nothing is changed before `start`, or `begin`, which starts what was
     not; from then on `status.json` says "started", and leaving well makes it "complete", Ctrl-C
-    "interrupted", and any other exception "failed", with its traceback. With `one_of_many` a
-    failure before that is noted, too.
+    and other ends from outside "interrupted", and any other exception "failed", with its traceback.
+    With `one_of_many` a failure before that is noted, too. A failure that cannot be noted is still
+    the one that is raised.
 
     Raises (on entering):
-        UserError: the folder holds a run of other options.
+        UserError: the folder holds a run of other options, or cannot be written.
     """
 
     def __init__(
@@ -72,12 +102,13 @@ class RunDir:
         self._lock = FileLock(path / ".lock")
 
     def __enter__(self) -> "RunDir":
-        self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(timeout=1)  # somebody may just be looking whether it is held
-        except Timeout:
-            self.taken = "being decoded by another process"
-            return self
+        make_folder(self.path)
+        with writing(self.path):
+            try:
+                self._lock.acquire(timeout=1)  # somebody may just be looking whether it is held
+            except Timeout:
+                self.taken = "being decoded by another process"
+                return self
         try:
             self._look_around()
         except BaseException:
@@ -96,8 +127,8 @@ class RunDir:
                 f"{self.path}: holds a run of other options; expected another folder,"
                 " hydra.run.dir=DIR, or resume=false to replace it"
             )
-        if before["state"] == COMPLETE:
-            self.taken = "complete"
+        if before["state"] == COMPLETE and _bears_out(self.path, before):
+            self.taken = COMPLETE
 
     def start(self) -> None:
         """Say that a session is at work, and remove the results of the ones before it.
@@ -112,8 +143,9 @@ class RunDir:
         if not self._resume:
             stale += ["provenance.json"]
             stale += [file.name for file in self._trace_files()]
-        for name in stale:
-            (self.path / name).unlink(missing_ok=True)
+        with writing(self.path):
+            for name in stale:
+                (self.path / name).unlink(missing_ok=True)
 
     def begin(self, provenance: Mapping[str, Any], num_turns: Mapping[str, int]) -> list[Trace]:
         """Write `provenance.json`; return what an interrupted session left that still counts.
@@ -124,23 +156,27 @@ class RunDir:
         if not self._has_started:
             self.start()
         file = self.path / "provenance.json"
-        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        before = _read_object(file)
         write_json(file, provenance)
         kept: list[Trace] = []
         plain = json.loads(json.dumps(provenance))
         if before is not None and all(before.get(n) == plain.get(n) for n in CIRCUMSTANCES):
-            kept = _whole_prompts(self._trace_files(), num_turns)
+            kept = self._whole_prompts(num_turns)
         self._rewrite(kept)
         return kept
 
     def append(self, trace: Trace) -> None:
         """Add one line to `traces.jsonl`."""
-        trace_file(self.path, rank=0).append(trace)
+        self.trace_file(rank=0).append(trace)
+
+    def trace_file(self, rank: int) -> TraceFile:
+        """Return where a process writes."""
+        return trace_file(self.path, rank, self._identity)
 
     def unite(self, num_turns: Mapping[str, int]) -> list[Trace]:
         """Bring what all processes wrote into `traces.jsonl`, in the order of the prompts."""
         places = {prompt_id: place for place, prompt_id in enumerate(num_turns)}
-        traces = _whole_prompts(self._trace_files(), num_turns)
+        traces = self._whole_prompts(num_turns)
         traces.sort(key=lambda trace: (places[trace.prompt_id], trace.turn))
         self._rewrite(traces)
         return traces
@@ -149,9 +185,26 @@ class RunDir:
         return [self.path / "traces.jsonl", *sorted(self.path.glob("traces.part-*.jsonl"))]
 
     def _rewrite(self, traces: Sequence[Trace]) -> None:
-        write_jsonl(self.path / "traces.jsonl", [trace.to_row() for trace in traces])
-        for part in self.path.glob("traces.part-*.jsonl"):
-            part.unlink()
+        file = self.trace_file(rank=0)
+        write_jsonl(file.path, map(file.row, traces))
+        with writing(self.path):
+            for part in self.path.glob("traces.part-*.jsonl"):
+                part.unlink()
+
+    def _whole_prompts(self, num_turns: Mapping[str, int]) -> list[Trace]:
+        """Read the traces that are of this run and as written, of prompts without a missing turn.
+
+        Damage of a line costs no other prompt.
+        """
+        rows = [row for file in self._trace_files() for row in whole_rows(file)]
+        try:
+            found = [Trace.from_row(row) for row in rows if row.pop(OF, None) == self._identity]
+        except (KeyError, TypeError, ValueError):  # of an older version
+            return []
+        # One of each: whoever was killed while uniting files leaves some twice.
+        traces = list({(trace.prompt_id, trace.turn): trace for trace in found}.values())
+        turns = Counter(trace.prompt_id for trace in traces)
+        return [t for t in traces if turns[t.prompt_id] == num_turns.get(t.prompt_id)]
 
     def summarize(self, summary: Mapping[str, Any], tally: Tally) -> None:
         """Write `summary.json`, and `tally.jsonl`, which is all that comparisons need."""
@@ -168,15 +221,22 @@ class RunDir:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.taken is None and (self._has_started or (error is not None and self._one_of_many)):
-            if error is None:
-                self._status(COMPLETE)
-            elif isinstance(error, KeyboardInterrupt):
-                self._status("interrupted")
-            else:
+        try:
+            told = self._has_started or (error is not None and self._one_of_many)
+            if told and self.taken is None:
+                self._note_end(error)
+        finally:
+            self._lock.release()
+
+    def _note_end(self, error: BaseException | None) -> None:
+        if error is None:
+            self._status(COMPLETE)
+            return
+        failed = isinstance(error, Exception) and not isinstance(error, BrokenPipeError)
+        with suppress(Unwritable):  # what made it fail may well forbid to note it
+            self._status("failed" if failed else "interrupted", error if failed else None)
+            if failed:
                 error.add_note(self.path.name)  # for whoever goes on with other runs
-                self._status("failed", error)
-        self._lock.release()
 
     def _status(self, state: str, error: BaseException | None = None) -> None:
         status = {
@@ -187,30 +247,50 @@ class RunDir:
             "pid": os.getpid(),
             "seconds": round(time.time() - self._entered, 3),
         }
+        if state == COMPLETE:
+            status["files"] = _digests(self.path)
         write_json(self.path / "status.json", status)
 
 
 def read_status(path: Path) -> dict[str, Any] | None:
     """Return what `status.json` says; None where there is none, or none that can be read."""
+    found = _read_object(path / "status.json")
+    return found if found is not None and {"state", "identity"} <= found.keys() else None
+
+
+def _read_object(file: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((path / "status.json").read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and {"state", "identity"} <= found.keys() else None
+    return found if isinstance(found, dict) else None
+
+
+def _digests(path: Path) -> dict[str, str]:
+    return {name: digest(path / name) for name in FILES if (path / name).is_file()}
+
+
+def _bears_out(path: Path, status: Mapping[str, Any]) -> bool:
+    """Whether the files of a run are those that `status.json` calls complete, byte for byte."""
+    try:
+        return status.get("files") == _digests(path)
+    except OSError:
+        return False
 
 
 def state_of(path: Path) -> str:
-    """Return `new`, `running`, `interrupted`, `failed` or `complete`; killed runs are interrupted.
+    """Return `new`, `running`, `interrupted`, `failed`, `complete` or `damaged`.
 
-    A run is running as long as a process holds its lock.
+    Killed runs are interrupted. A run is running as long as a process holds its lock. It is damaged
+    where `status.json` says that it is complete, and its files are not those it was completed with.
     """
     status = read_status(path)
-    state = "new" if status is None else status["state"]
-    if state == COMPLETE:
+    state = "new" if status is None else str(status["state"])
+    if status is not None and state == COMPLETE and _bears_out(path, status):
         return state
     if _is_locked(path / ".lock"):
         return "running"
-    return "interrupted" if state == "started" else state
+    return {"started": "interrupted", COMPLETE: DAMAGED}.get(state, state)
 
 
 def _is_locked(file: Path) -> bool:
@@ -221,6 +301,8 @@ def _is_locked(file: Path) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:  # where nobody can write, nobody does
+        return False
 
 
 def read_tally(path: Path) -> Tally:
@@ -239,18 +321,6 @@ def read_tally(path: Path) -> Tally:
         raise UserError(f"{file}: damaged ({type(error).__name__}: {error})") from None
 
 
-def _whole_prompts(files: Sequence[Path], num_turns: Mapping[str, int]) -> list[Trace]:
-    """Read traces up to a line that is torn, and keep the prompts of which no turn is missing."""
-    try:
-        rows = [row for file in files for row in whole_rows(file)]
-        # One of each: whoever was killed while uniting files leaves some twice.
-        traces = list({(t.prompt_id, t.turn): t for t in map(Trace.from_row, rows)}.values())
-    except (KeyError, TypeError, ValueError):  # of an older version
-        return []
-    turns = Counter(trace.prompt_id for trace in traces)
-    return [trace for trace in traces if turns[trace.prompt_id] == num_turns.get(trace.prompt_id)]
-
-
 def read_traces(path: Path) -> list[Trace]:
     """Read the traces of a run directory.
 
@@ -261,7 +331,9 @@ def read_traces(path: Path) -> list[Trace]:
     traces: list[Trace] = []
     for number, row in read_jsonl(file):
         try:
-            traces.append(Trace.from_row(row))
+            plain = unsealed(row)
+            plain.pop(OF, None)
+            traces.append(Trace.from_row(plain))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{file}:{number}: not a trace of this version ({type(error).__name__}: {error})"

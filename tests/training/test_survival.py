@@ -2,16 +2,14 @@
 
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from faults import files_of_at_most
 from safetensors.torch import load_file
 
 from specdec.core.errors import UserError
@@ -73,17 +71,6 @@ def test_killed_at_any_moment_and_resumed_is_never_stopped(tiny, tmp_path: Path)
     assert expected.keys() == found.keys()
     assert all(expected[name].equal(found[name]) for name in expected), "not bit-identical"
     assert logged(torn) == logged(whole)
-
-
-@contextmanager
-def files_of_at_most(num_bytes: int) -> Iterator[None]:
-    """Let writes beyond that fail, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(build, tmp_path: Path) -> None:

@@ -20,15 +20,14 @@ def require_parts_fit(config: DictConfig) -> None:
 
     Raises:
         UserError: the proposer cannot grow the tree, as far as files tell, or the rule or a judge
-            is not for such candidates.
+            is not for such candidates, or is not what it says.
     """
     tree = build(config.tree)
     require_tree_fits(config, tree)
     rule, judges = build(config.verification.rule), build_judges(config)
     draw = draw_of(config.proposer, tree)
-    if draw is not None:
-        is_lossless(rule, draw, config.verification.allow_lossy)
-        require_judges(judges, draw)
+    is_lossless(rule, draw, config.verification.allow_lossy)
+    require_judges(judges, draw)
 
 
 def require_tree_fits(config: DictConfig, tree: TreePolicy) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from specdec.metrics import Tally as Tally
     from specdec.metrics import summarize as summarize
     from specdec.prompts import load_prompts as load_prompts
+    from specdec.proof.lossless import prove_lossless as prove_lossless
     from specdec.proposer.chained import Chained as Chained
     from specdec.proposer.draft_model import DraftModel as DraftModel
     from specdec.proposer.medusa import Medusa as Medusa
@@ -60,6 +61,7 @@ _HOMES = {
     "Tally": "specdec.metrics",
     "summarize": "specdec.metrics",
     "load_prompts": "specdec.prompts",
+    "prove_lossless": "specdec.proof.lossless",
     "Chained": "specdec.proposer.chained",
     "DraftModel": "specdec.proposer.draft_model",
     "Medusa": "specdec.proposer.medusa",

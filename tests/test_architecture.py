@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "heads": {"core"},
     # Tree policies and rules reach a proposer and the loop through the protocols of core.
     "proposer": {"core", "lm", "heads"},
-    "decoding": {"core", "lm"},
+    "decoding": {"core", "lm", "proof"},
+    "proof": {"core"},
     "metrics": {"core"},
     "report": {"core", "metrics"},
     "prompts": {"core"},
@@ -40,6 +41,7 @@ THIRD_PARTY = {
     "core": {"torch", "numpy"},
     "tree": {"torch"},
     "verification": {"torch"},
+    "proof": {"torch"},
     "decoding": {"torch"},
     "metrics": {"numpy", "scipy"},
 }

@@ -13,10 +13,10 @@ from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.table import TableLM
+from specdec.proof.enumeration import BranchingStream
 from specdec.tree.filtered import Filtered
 from specdec.tree.fixed import Candidates
 from specdec.tree.sampled import SampledTree
-from specdec.verification.enumeration import BranchingStream
 
 Tokens = tuple[int, ...]
 Law = Callable[[Tokens], Tensor]  # the tokens so far -> probabilities of the next one, [V] float64

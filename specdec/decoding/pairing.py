@@ -5,33 +5,44 @@ from collections.abc import Mapping
 from specdec.core.errors import Unfit, UserError
 from specdec.core.protocols import VerificationRule
 from specdec.core.values import Draw
+from specdec.proof.lossless import finding
 
 
 def is_lossless(rule: VerificationRule, draw: Draw | None, allow_lossy: bool) -> bool:
     """Return whether the text will have exactly the verifier's distribution.
 
-    Without candidates (`draw` is None) it always has.
+    What a rule says of itself is not believed but enumerated, the package's own rules too.
 
     Raises:
         UserError: the rule cannot decide on such candidates (Unfit), or it is not lossless for them
-            and `allow_lossy` is off.
+            and `allow_lossy` is off, or it says so and is not, or it miscounts.
     """
-    field = f"verification={type(rule).__module__.rsplit('.', 1)[-1]}"  # as on the command line
+    field = called(rule)
     require_defined(rule, draw, field)
-    lossless = draw is None or draw in rule.lossless_for
-    if draw is not None and not lossless and not allow_lossy:
+    claims = draw is None or draw in rule.lossless_for
+    found = finding(rule, draw)
+    lossless = claims and found.lossy is None
+    if not lossless and not allow_lossy:
+        if claims:
+            raise UserError(f"{field}: not lossless, though it says so: {found.lossy}")
+        assert draw is not None
         kind = Unfit if rule.lossless_for else UserError  # for others it is; or it never is
         raise kind(
             f"{field}: not lossless for {draw.value} candidates; set"
             " verification.allow_lossy=true to run it all the same"
         )
+    _require_honest(found.miscounts, field)
     return lossless
 
 
 def require_judges(judges: Mapping[str, VerificationRule], draw: Draw | None) -> None:
-    """Refuse judges that cannot decide on such candidates; they need not be lossless."""
+    """Refuse judges that cannot decide on such candidates; they need not be lossless.
+
+    What they say is what they accept on average, and that is enumerated.
+    """
     for name, judge in judges.items():
         require_defined(judge, draw, f"judges={name}")
+        _require_honest(finding(judge, draw).miscounts, f"judges={name}")
 
 
 def require_defined(rule: VerificationRule, draw: Draw | None, field: str) -> None:
@@ -42,3 +53,16 @@ def require_defined(rule: VerificationRule, draw: Draw | None, field: str) -> No
             f"{field}: cannot decide on {draw.value} candidates, only on {known}; another rule,"
             " tree or proposer would do"
         )
+
+
+def called(rule: VerificationRule) -> str:
+    """Name a rule as the command line does, and one from elsewhere by its class."""
+    module, name = type(rule).__module__, type(rule).__qualname__
+    if module.startswith("specdec.verification."):
+        return f"verification={module.rsplit('.', 1)[-1]}"
+    return f"verification.rule={module}.{name}"
+
+
+def _require_honest(miscounts: str | None, field: str) -> None:
+    if miscounts is not None:
+        raise UserError(f"{field}: {miscounts}")

@@ -61,8 +61,9 @@ def decoder(
     stopping: Stopping | None = None,
     batch: int = 1,
     seed: int = 0,
+    allow_lossy: bool = False,
 ) -> SpeculativeDecoder:
     """Put the product's loop around the toy verifier."""
-    return SpeculativeDecoder(
-        verifier or table_lm(law, V), proposer, rule or Rejection(), sampling, stopping, batch, seed
-    )
+    model = verifier or table_lm(law, V)
+    parts = (model, proposer, rule or Rejection(), sampling, stopping)
+    return SpeculativeDecoder(*parts, batch, seed, allow_lossy)

@@ -38,13 +38,13 @@ from specdec.decoding import request as request_module
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.lm.table import TableLM
+from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.ngram import NGram
 from specdec.proposer.none import NoProposer
 from specdec.proposer.recorded import Recorded
 from specdec.tree.chain import Chain
 from specdec.verification.block import Block
-from specdec.verification.enumeration import BranchingStream, outcomes
 from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 from specdec.verification.top_plus_one import TopPlusOne
@@ -241,7 +241,7 @@ class _WrongRewind(TableLM):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"rule": _CorrectionFromP()},
+        {"rule": _CorrectionFromP(), "allow_lossy": True},
         {"verifier": _ForgetfulRewind(table_lm(TARGET)._logits_after, 3)},
         {"verifier": _WrongRewind(table_lm(TARGET)._logits_after, 3)},
     ],

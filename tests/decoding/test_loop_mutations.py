@@ -17,11 +17,11 @@ from toy import ChoosingChain, gridded, table_lm, text_law, total_variation, war
 from specdec.core.protocols import Proposer
 from specdec.core.sampling import Sampling
 from specdec.decoding.stopping import Stopping
+from specdec.proof.enumeration import BranchingStream
 from specdec.proposer.draft_model import DraftModel
 from specdec.tree.chain import Chain
 from specdec.tree.filtered import Filtered
 from specdec.tree.fixed import Candidates
-from specdec.verification.enumeration import BranchingStream
 
 enumerate_streams = exact_loop.enumerate_streams  # the fixture
 COLD = Sampling(temperature=0.5)

@@ -143,7 +143,9 @@ def _assert_found(traces: Sequence[Trace], bug: str) -> None:
 
 def test_a_correction_from_p_is_found() -> None:
     """TV 0.20 and chi-square divergence 0.23, by enumeration: 600 texts have the power."""
-    _assert_found(_decode_wrongly(rule=_CorrectionFromP()), "a correction drawn from p")
+    _assert_found(
+        _decode_wrongly(rule=_CorrectionFromP(), allow_lossy=True), "a correction drawn from p"
+    )
 
 
 def test_q_recorded_at_another_temperature_is_found() -> None:

@@ -9,17 +9,7 @@ from itertools import product
 
 import pytest
 import torch
-from harness import (
-    DRAFTERS,
-    PASSES,
-    Block,
-    Parents,
-    block_law,
-    chain,
-    depth_of,
-    drafts,
-    top_plus_one_at_any_rate,
-)
+from harness import Block, block_law, depth_of
 from torch import Tensor
 from toy import Law, Tokens, complete, full_context, memoryless, mixture, table_lm
 
@@ -27,6 +17,14 @@ from specdec.core.errors import Unfit
 from specdec.core.protocols import VerificationRule
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
+from specdec.proof.drafting import (
+    DRAFTERS,
+    PASSES,
+    Parents,
+    chain,
+    drafts,
+    top_plus_one_at_any_rate,
+)
 from specdec.replay import shares
 from specdec.replay.closed import Arm, score, survival_of
 from specdec.replay.laws import DraftLaws

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from harness import DRAFTERS, Block, Parents, block_law, chain, depth_of, drafts
+from harness import Block, block_law, depth_of
 from test_closed_forms import BINARY, RULES, TWO, UNEVEN, behind_root, tree_of
 from toy import Law, Tokens, table_lm
 
@@ -19,6 +19,7 @@ from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
 from specdec.metrics import block_efficiency
 from specdec.metrics.estimate import Estimate
+from specdec.proof.drafting import DRAFTERS, Parents, chain, drafts
 from specdec.replay.closed import Arm, replay
 from specdec.replay.laws import DraftLaws
 from specdec.replay.renewal import Replayed, tally

@@ -15,6 +15,7 @@ from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Draw, Proposal
 from specdec.lm.hf import HFCausalLM
+from specdec.proof.enumeration import outcomes
 from specdec.replay import positional
 from specdec.replay.positional import (
     Piece,
@@ -25,7 +26,6 @@ from specdec.replay.positional import (
     head_pieces,
 )
 from specdec.training.objective import Batch
-from specdec.verification.enumeration import outcomes
 from specdec.verification.rejection import Rejection
 
 # --- At a node ---

@@ -31,6 +31,7 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.metrics import Tally
+from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.proposer.draft_model import DraftModel
 from specdec.replay.closed import Arm, replay
 from specdec.replay.laws import DraftLaws
@@ -38,7 +39,6 @@ from specdec.replay.renewal import tally
 from specdec.replay.texts import Text
 from specdec.tree.fixed import FixedTree
 from specdec.verification.block import Block
-from specdec.verification.enumeration import BranchingStream, outcomes
 from specdec.verification.rejection import Rejection
 
 EXACT = 1e-9  # rounding of steps' records is 1e-6 of E[A] alone, which is not compared

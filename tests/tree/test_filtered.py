@@ -12,9 +12,9 @@ from specdec.core.errors import UserError
 from specdec.core.randomness import RandomStream, Stream
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw, Proposal
+from specdec.proof.enumeration import outcomes
 from specdec.proposer.draft_model import DraftModel
 from specdec.tree.filtered import Filtered
-from specdec.verification.enumeration import outcomes
 
 CELLS = 8
 V = 3

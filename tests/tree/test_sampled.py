@@ -12,9 +12,9 @@ from toy import EnumeratedStream, TextLaw, Tokens, total_variation
 from specdec.core.errors import UserError
 from specdec.core.randomness import RandomStream, Stream
 from specdec.core.values import Draw
+from specdec.proof.enumeration import outcomes
 from specdec.tree.chain import Chain
 from specdec.tree.sampled import Sampled, SampledTree
-from specdec.verification.enumeration import outcomes
 
 CELLS = 12  # of the grid of uniform numbers; what is drawn from below is a multiple of 1 / 12
 EXACT = 1e-12

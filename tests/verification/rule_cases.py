@@ -9,23 +9,21 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from harness import (
-    DRAFTERS,
-    Drafter,
-    Parents,
-    Play,
-    chain,
-    depth_of,
-    played,
-    repeated,
-    top_plus_one_at_any_rate,
-    unlikely,
-)
+from harness import Play, depth_of, played
 from torch import Tensor
 from toy import Law, Tokens, full_context, memoryless, mixture
 
 from specdec.core.protocols import VerificationRule
 from specdec.core.values import Draw
+from specdec.proof.drafting import (
+    DRAFTERS,
+    Drafter,
+    Parents,
+    chain,
+    repeated,
+    top_plus_one_at_any_rate,
+    unlikely,
+)
 from specdec.verification.block import Block as BlockRule
 from specdec.verification.kseq import KSeq
 from specdec.verification.match import Match

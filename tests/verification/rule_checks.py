@@ -8,16 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from harness import (
-    Block,
-    Drafted,
-    block_law,
-    completed,
-    decisions,
-    drafts,
-    emitted,
-    text_at,
-)
+from harness import Block, block_law, completed, decisions, emitted
 from rule_cases import EXACT, Case, Pair, V
 from torch import Tensor
 from toy import Law, TextLaw, Tokens, text_law, total_variation
@@ -26,6 +17,7 @@ from specdec.core.protocols import VerificationRule
 from specdec.core.randomness import RandomStream
 from specdec.core.values import Draw, Proposal
 from specdec.decoding.stopping import Stopping
+from specdec.proof.drafting import Drafted, drafts, text_at
 
 ENDS = [frozenset[int](), frozenset({0}), frozenset({2}), frozenset({0, 2})]
 

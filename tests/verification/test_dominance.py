@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 import torch
-from harness import DRAFTERS, chain, drafts, names
+from harness import names
 from rule_cases import (
     CASES,
     CHAINS,
@@ -44,6 +44,7 @@ from torch import Tensor
 
 from specdec.core.protocols import VerificationRule
 from specdec.core.values import Draw
+from specdec.proof.drafting import DRAFTERS, chain, drafts
 from specdec.verification.lenient import Lenient
 from specdec.verification.overlap import transport_bound
 

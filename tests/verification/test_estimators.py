@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from harness import chain, names
+from harness import names
 from rule_cases import (
     CASES,
     CHAINS,
@@ -20,6 +20,7 @@ from rule_checks import best_transport, check_expected_accepted, check_overlap_a
 from toy import full_context
 
 from specdec.core.values import Draw
+from specdec.proof.drafting import chain
 from specdec.verification.lenient import Lenient
 from specdec.verification.overlap import transport_bound
 from specdec.verification.top_k import TopK

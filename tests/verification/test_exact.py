@@ -6,18 +6,7 @@ drafter to `harness.DRAFTERS`). No random number is drawn here, so nothing can p
 
 import pytest
 import torch
-from harness import (
-    DRAFTERS,
-    Block,
-    Parents,
-    acceptance,
-    bias,
-    chain,
-    depth_of,
-    draft_rows,
-    names,
-    verified,
-)
+from harness import Block, acceptance, bias, depth_of, names, verified
 from rule_cases import (
     BINARY,
     CASES,
@@ -39,8 +28,9 @@ from specdec.core.protocols import VerificationRule
 from specdec.core.randomness import Stream
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Draw, Proposal
+from specdec.proof.drafting import DRAFTERS, Parents, chain, draft_rows
+from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.verification.block import Block as BlockRule
-from specdec.verification.enumeration import BranchingStream, outcomes
 from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 

@@ -10,18 +10,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from harness import (
-    DRAFTERS,
-    ROOT_TOKEN,
-    Parents,
-    bias,
-    chain,
-    decisions,
-    draft_rows,
-    drafts,
-    names,
-    text_at,
-)
+from harness import bias, decisions, names
 from rule_cases import (
     BINARY,
     EXACT,
@@ -45,6 +34,7 @@ from specdec.core.protocols import VerificationRule
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.decoding.pairing import is_lossless
+from specdec.proof.drafting import DRAFTERS, ROOT_TOKEN, Parents, chain, draft_rows, drafts, text_at
 from specdec.verification.lenient import Lenient
 from specdec.verification.top_k import TopK
 from specdec.verification.typical import Typical

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness import bias, chain, names
+from harness import bias, names
 from mutating import Plant, replaced, resolved, rewritten
 from rule_cases import (
     BELOW_SECOND,
@@ -50,6 +50,7 @@ from specdec.core.outcome import Outcome
 from specdec.core.protocols import VerificationRule
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
+from specdec.proof.drafting import chain
 from specdec.verification.asked import Asked
 from specdec.verification.asking import Odds
 from specdec.verification.lenient import Lenient

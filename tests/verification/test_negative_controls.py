@@ -10,21 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from harness import (
-    ROOT_TOKEN,
-    Block,
-    Parents,
-    Play,
-    bias,
-    chain,
-    completed,
-    draft_rows,
-    names,
-    played,
-    ranked,
-    single,
-    verified,
-)
+from harness import Block, Play, bias, completed, names, played, verified
 from torch import Tensor
 from toy import Law, full_context, memoryless, mixture, text_law, total_variation
 
@@ -33,7 +19,8 @@ from specdec.core.randomness import Stream
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.decoding.stopping import Stopping
-from specdec.verification.enumeration import outcomes
+from specdec.proof.drafting import ROOT_TOKEN, Parents, chain, draft_rows, ranked, single
+from specdec.proof.enumeration import outcomes
 from specdec.verification.rejection import Rejection
 
 DETECTED = 1e-3

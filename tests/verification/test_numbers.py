@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from harness import DRAFTERS, ROOT_TOKEN, bias, chain, names
+from harness import bias, names
 from rule_cases import BINARY, CASES, HAND, RANDOM, THREE, TWO, Case, cases
 from rule_checks import ConstantStream, check_zero_is_never_accepted
 from torch import Tensor
@@ -17,6 +17,7 @@ from specdec.core.randomness import RandomStream, _drawn_at_once
 from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Draw, Proposal
+from specdec.proof.drafting import DRAFTERS, ROOT_TOKEN, chain
 from specdec.verification.asking import ratio, residual
 from specdec.verification.block import Block as BlockRule
 from specdec.verification.kseq import KSeq

@@ -12,13 +12,18 @@ from typing import TypeVar
 from torch import Tensor
 
 OutcomeT = TypeVar("OutcomeT", bound=Hashable)
+PlayedT = TypeVar("PlayedT")
 
 
 class BranchingStream:
-    """A `Stream` that takes prescribed decisions and notes the open alternatives."""
+    """A `Stream` that takes prescribed decisions and notes the open alternatives.
 
-    def __init__(self, prescribed: list[int]):
+    What is no more probable than `least`, all decisions together, is no alternative.
+    """
+
+    def __init__(self, prescribed: list[int], least: float = 0.0):
         self._prescribed = prescribed
+        self._least = least
         self.taken: list[int] = []
         self.open: list[list[int]] = []  # alternatives not yet tried, per decision
         self.probability = 1.0
@@ -32,6 +37,8 @@ class BranchingStream:
         """Branch into every token that has weight."""
         values: list[float] = weights.double().tolist()
         total = sum(values)
+        if not total > 0:
+            raise ValueError("chooses from weights without mass")
         return self._branch([value / total for value in values])
 
     def choose_each(self, weights: Tensor) -> Callable[[int], int]:
@@ -39,7 +46,9 @@ class BranchingStream:
         return cache(lambda row: self.choose(weights[row]))
 
     def _branch(self, probabilities: list[float], preferred: int = 0) -> int:
-        possible = [index for index, value in enumerate(probabilities) if value > 0]
+        least = self._least / self.probability
+        possible = [index for index, value in enumerate(probabilities) if value > least]
+        possible = possible or [probabilities.index(max(probabilities))]
         position = len(self.taken)
         if position < len(self._prescribed):
             decision = self._prescribed[position]
@@ -55,15 +64,18 @@ class BranchingStream:
 def outcomes(play: Callable[[BranchingStream], OutcomeT]) -> dict[OutcomeT, float]:
     """Return the exact probability of everything that `play` can return."""
     law: dict[OutcomeT, float] = {}
-    for outcome, probability in _runs(play):
+    for outcome, probability in plays(play):
         law[outcome] = law.get(outcome, 0.0) + probability
     return law
 
 
-def _runs(play: Callable[[BranchingStream], OutcomeT]) -> Iterator[tuple[OutcomeT, float]]:
+def plays(
+    play: Callable[[BranchingStream], PlayedT], least: float = 0.0
+) -> Iterator[tuple[PlayedT, float]]:
+    """Yield what each way to decide comes to, with its probability; none below `least`."""
     pending: list[list[int]] = [[]]
     while pending:
-        stream = BranchingStream(pending.pop())
+        stream = BranchingStream(pending.pop(), least)
         outcome = play(stream)
         yield outcome, stream.probability
         for position, alternatives in enumerate(stream.open):

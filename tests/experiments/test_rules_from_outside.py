@@ -1,0 +1,59 @@
+"""Rules that a user brings along are proven before a model is loaded, in every command."""
+
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+MODULE = """
+from dataclasses import replace
+from specdec.core.outcome import Outcome
+from specdec.verification.rejection import Rejection
+
+class Right(Rejection):
+    pass
+
+class FromP(Rejection):
+    def verify(self, proposal, target_probs, stream):
+        verdict = super().verify(proposal, target_probs, stream)
+        if verdict.outcome is not Outcome.RECOVERED:
+            return verdict
+        last = verdict.path[-1] if verdict.path else 0
+        return replace(verdict, next_token=stream.choose(target_probs[last]))
+"""
+SAMPLED = ("proposer=draft_model", "sampling.temperature=1")
+
+
+@pytest.fixture
+def theirs(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Write a module beside the user's work; returns the option that chooses from it."""
+    (empty_folder / "outside_rules.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(empty_folder))
+    return "verification.rule._target_=outside_rules"
+
+
+@pytest.mark.parametrize("command", ["decode", "record", "costs", "compare"])
+def test_a_wrong_rule_is_refused_before_a_model_is_loaded(
+    cli, tiny, theirs: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specdec.lm.load._proven", None)  # loading would be a TypeError
+    plug_ins = [f"{theirs}.FromP", *SAMPLED]
+    if command == "compare":
+        plug_ins = [f"arms=['proposer=none','{' '.join(plug_ins)}']", "sampling.temperature=1"]
+        plug_ins[0] = plug_ins[0].replace(" sampling.temperature=1", "")
+    more = ["output=costs.json"] if command == "costs" else []
+    ended = cli(command, *tiny.options("run", *plug_ins, *more))
+    assert ended.status == 2
+    (line,) = ended.err.splitlines()
+    assert line.startswith("error: verification.rule=outside_rules.FromP: not lossless, though")
+    assert "off by 0." in line
+    assert not list(Path("run").rglob("traces.jsonl"))
+
+
+def test_it_runs_where_that_is_allowed_and_says_so(cli, tiny, theirs: str) -> None:
+    options = [*SAMPLED, "verification.allow_lossy=true", "prompts.limit=1"]
+    assert cli("decode", *tiny.options("wrong", f"{theirs}.FromP", *options)).status == 0
+    assert '"lossless": false' in Path("wrong/summary.json").read_text()
+    assert cli("decode", *tiny.options("right", f"{theirs}.Right", *options)).status == 0
+    assert '"lossless": true' in Path("right/summary.json").read_text()

@@ -38,11 +38,11 @@ def task(config: DictConfig) -> None:
     """Rank the text's tokens, count the paths, write the file, print the trees."""
     check_options(config)
     # Here and not above, because torch takes seconds to import and --help should not wait.
-    from specdec.core.jsonl import write_json
+    from specdec.core.jsonl import require_writable, write_json
     from specdec.report.provenance import provenance
 
     output = Path(config.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(output)
     if config.recording is None:
         found, reader = along_text(config)
     else:

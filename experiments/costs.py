@@ -41,9 +41,12 @@ def task(config: DictConfig) -> None:
     # Here and not above, because torch takes seconds to import and --help should not wait.
     from specdec.experiments import arm as arms
 
+    from specdec.core.jsonl import require_writable
     from specdec.replay.timing import fitted
 
     check_options(config)
+    output = Path(config.output)
+    require_writable(output)
     prompts = arms.build_prompts(config)
     verifier = build(config.verifier)
     running, shapes = competitors(config, verifier)
@@ -51,8 +54,6 @@ def task(config: DictConfig) -> None:
     print(f"{len(running)} kinds of steps on {len(prompts)} prompts, {config.rounds} times")
     timed = timings(running, shapes, measured(running, prompts, config.rounds))
     costs = fitted(timed, facts_of(config, verifier, timed))
-    output = Path(config.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
     costs.write(output)
     show(costs)
     print(f"written: {output}; predict speed with costs={output}")

@@ -7,11 +7,12 @@ from omegaconf import DictConfig, ListConfig
 from specdec.experiments.app import build, composed, located
 
 from specdec.core.errors import Unfit, require
+from specdec.core.members import require_members, require_methods
 from specdec.core.protocols import TreePolicy, VerificationRule
 from specdec.core.values import Draw
 from specdec.decoding.pairing import is_lossless, require_judges
 from specdec.lm.load import vocabulary_size
-from specdec.proposer.fit import require_heads_fit, require_ranks
+from specdec.proposer.fit import require_heads_fit, require_kind, require_ranks
 from specdec.tree.calibration_file import read_calibration
 
 
@@ -23,17 +24,39 @@ def require_parts_fit(config: DictConfig) -> None:
             is not for such candidates, or is not what it says.
     """
     tree = build(config.tree)
+    require_members(tree, "tree")
+    require_proposer(config.proposer)
     require_tree_fits(config, tree)
     rule, judges = build(config.verification.rule), build_judges(config)
+    for each in (rule, *judges.values()):
+        require_members(each, "verification rule")
     draw = draw_of(config.proposer, tree)
     is_lossless(rule, draw, config.verification.allow_lossy)
     require_judges(judges, draw)
+
+
+def require_proposer(node: DictConfig) -> None:
+    """Refuse what is no proposer, as far as its class tells, or an object that needs no model."""
+    made_by = located(node)
+    kind = getattr(made_by, "__self__", made_by)  # of a class or constructor
+    if isinstance(kind, type):
+        require_methods(kind, "proposer")
+    ours = str(kind.__module__).startswith("specdec.")
+    if not ours and "verifier" not in node and not any(map(_is_model, node.values())):
+        require_members(build(node), "proposer")
+
+
+def _is_model(value: object) -> bool:
+    return isinstance(value, DictConfig) and value.get("_target_") == "specdec.lm.load.load"
 
 
 def require_tree_fits(config: DictConfig, tree: TreePolicy) -> None:
     """Refuse a tree that the proposer cannot grow, as far as files tell."""
     proposer = config.proposer
     if "verifier" in proposer:  # heads
+        kind = getattr(getattr(located(proposer), "__self__", None), "kind", None)
+        if isinstance(kind, type):
+            require_kind(kind.__name__, proposer.path)
         require_heads_fit(tree, proposer.path)
     elif "model" in proposer:
         path = config.draft.path

@@ -41,7 +41,7 @@ def record(source: Path, folder: Path, config: DictConfig) -> None:
 
     from specdec.core.jsonl import write_text
     from specdec.lm.fingerprint import fingerprint
-    from specdec.replay.recording import RecordingWriter
+    from specdec.replay.recording import RecordingWriter, drop_damaged
     from specdec.replay.scoring import score
     from specdec.report.collect import read_run
     from specdec.report.run_dir import COMPLETE, read_traces, state_of
@@ -54,6 +54,8 @@ def record(source: Path, folder: Path, config: DictConfig) -> None:
     run_config = read_config(source)
     verifier, sampling = build(run_config.verifier), build(run_config.sampling)
     texts = texts_of(read_traces(source), run_config, verifier)
+    for reason in drop_damaged(folder):
+        print(f"{reason.removesuffix('; record anew')}; recorded again")
     writer = RecordingWriter(
         folder,
         fingerprint(verifier),
@@ -67,9 +69,9 @@ def record(source: Path, folder: Path, config: DictConfig) -> None:
         for scored in score(missing, verifier, sampling, config.top_k):
             writer.add(scored)
             bar.update()
-    writer.close()
     # Prompts and the rest of how these texts came about, for whoever replays them.
     write_text(folder / "run.yaml", (source / "config.yaml").read_text(encoding="utf-8"))
+    writer.close()
     tokens = sum(len(text.output_ids) for text in texts)
     print(f"recorded {len(texts)} texts, {tokens} tokens: replay them with recording={folder}")
 

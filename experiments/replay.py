@@ -29,6 +29,7 @@ def task(config: DictConfig) -> None:
     from specdec.experiments.replay_choice import choices, show
     from specdec.experiments.report import report
 
+    from specdec.core.jsonl import require_writable
     from specdec.lm.fingerprint import fingerprint
     from specdec.replay.recording import read_recording, require_made_for
 
@@ -38,6 +39,7 @@ def task(config: DictConfig) -> None:
     recorded = recorded_config(Path(config.recording), config)
     planned = plan(config, recorded)
     folder = Path(HydraConfig.get().runtime.output_dir)
+    require_writable(folder / "report.html")
     print(
         f"{len(planned.arms)} configurations on {len(recording.texts)} texts; results in {folder}"
     )

@@ -6,12 +6,13 @@ from omegaconf import DictConfig, OmegaConf
 from specdec.experiments.app import build
 
 from specdec.core.errors import UserError, require
+from specdec.core.jsonl import make_folder
 
 
 def train(config: DictConfig, output: Path) -> None:
     """Train into a folder and say what came of it."""
     require_data(config)
-    output.mkdir(parents=True, exist_ok=True)  # before hours of training that could not be saved
+    make_folder(output)  # before hours of training that could not be saved
     trainer = build(config.trainer)
     objective = build(chosen(config))
     print("the first sample, with what is not trained on in [[brackets]]:")

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from specdec.core.errors import Unwritable, UserError
@@ -113,6 +114,14 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def require_writable(path: Path) -> None:
+    """Find out before hours of work whether a file can be written; its folder is made."""
+    make_folder(path.parent)
+    with writing(path), NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:
+        file.write(b"\n")
+        file.flush()
+
+
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Add one line to a file; where that fails, the file is as it was."""
     line = json.dumps(row, ensure_ascii=False) + "\n"
@@ -146,7 +155,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
         _remove_abandoned(path.parent, mark)
         try:
             yield temporary
-            _flush(temporary)
+            flush(temporary)
             os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
@@ -172,7 +181,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _flush(file: Path) -> None:
+def flush(file: Path) -> None:
     """Wait until a file is on the disk: a crash of the machine would leave an empty one."""
     descriptor = os.open(file, os.O_RDONLY)
     try:

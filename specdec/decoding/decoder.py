@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.errors import UserError, require_int
+from specdec.core.members import require_members
 from specdec.core.protocols import CausalLM, Forward, Proposer, VerificationRule
 from specdec.core.randomness import Stream
 from specdec.core.sampling import Sampling
@@ -29,8 +30,8 @@ class SpeculativeDecoder:
     compared on the very same candidates, which texts of their own would not give them.
 
     Raises:
-        UserError: the rule or a judge cannot decide on the proposer's candidates, or the rule is
-            not lossless for them and `allow_lossy` is off.
+        UserError: a part lacks a member of its protocol, the rule or a judge cannot decide on the
+            proposer's candidates, or the rule is not lossless for them and `allow_lossy` is off.
     """
 
     def __init__(
@@ -47,8 +48,11 @@ class SpeculativeDecoder:
     ):
         require_int("batch", batch, 1)
         require_int("seed", seed, 0)
-        self.lossless = is_lossless(rule, proposer.draw, allow_lossy)
         self.judges = dict(judges or {})
+        require_members(proposer, "proposer")
+        for each in (rule, *self.judges.values()):
+            require_members(each, "verification rule")
+        self.lossless = is_lossless(rule, proposer.draw, allow_lossy)
         require_judges(self.judges, proposer.draw)
         self.verifier = verifier
         self.proposer = proposer

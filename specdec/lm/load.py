@@ -19,12 +19,12 @@ from transformers import (
 
 from specdec.core.errors import UserError, require
 from specdec.lm.check import first_line, prove
+from specdec.lm.folder import ZOO, Content, content_of
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.mask import MaskKind
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EXPECTED = "a Hub id or a folder with a model, or zoo:verifier, zoo:draft"
-ZOO = Path(__file__).parent.parent / "zoo"
 
 
 def load(
@@ -181,6 +181,7 @@ def name_of(source: str) -> str:
 @contextmanager
 def _one_line(path: str) -> Iterator[None]:
     """Turn what transformers raises about a path into one line for the user."""
+    _refuse_heads(path)
     try:
         yield
     except UserError:
@@ -188,6 +189,17 @@ def _one_line(path: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = first_line(error)
         raise UserError(f"{path!r}: not loaded; expected {EXPECTED} ({reason})") from None
+
+
+def _refuse_heads(path: str) -> None:
+    """Say what is there in place of a model, where transformers would only miss a `model_type`."""
+    try:
+        there = content_of(path)
+    except UserError as error:
+        raise UserError(f"{path!r}: {error}") from None
+    if there in (Content.MedusaHeads, Content.ChainedHeads):
+        assert there is not None
+        raise UserError(f"{path!r}: no model; {there.value} proposer.path={path}")
 
 
 def refuse_unsupported(config: PreTrainedConfig, path: str) -> None:

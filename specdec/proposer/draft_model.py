@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.errors import require_number
+from specdec.core.members import require_members
 from specdec.core.protocols import CausalLM, TreePolicy
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
@@ -31,6 +32,7 @@ class DraftModel:
     def __init__(self, model: CausalLM, tree: TreePolicy, temperature: float | None = None):
         if temperature is not None:
             require_number("proposer.temperature", temperature, 0.0)
+        require_members(tree, "tree")
         require_ranks(tree, model.vocab_size)
         self.model = model
         self._tree = tree

@@ -6,6 +6,7 @@ from typing import Any
 
 from specdec.core.errors import Unfit, UserError
 from specdec.core.protocols import TreePolicy
+from specdec.lm.folder import content_of
 from specdec.lm.load import source
 
 
@@ -30,6 +31,22 @@ def require_heads_fit(tree: TreePolicy, path: object) -> None:
         require_levels(tree, sizes["num_heads"], where)
     if isinstance(sizes.get("vocab_size"), int):
         require_ranks(tree, sizes["vocab_size"], where)
+
+
+def require_kind(kind: str, path: object) -> None:
+    """Refuse a folder of something else than `MedusaHeads` or `ChainedHeads`, and say what it is.
+
+    Raises:
+        UserError: it holds other heads, a language model, or something of another framework; or its
+            `config.json` is damaged.
+    """
+    where = f"proposer.path={path!r}"
+    try:
+        there = content_of(str(path))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if there is not None and there.name != kind:
+        raise UserError(f"{where}: no {kind}; {there.value}")
 
 
 def heads_config(path: object) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from io import StringIO
 from typing import ClassVar, Self
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from specdec.core.errors import UserError, require, require_number
+from specdec.core.members import require_members
 from specdec.core.protocols import TreePolicy
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.heads.base import Heads
@@ -16,7 +18,7 @@ from specdec.lm.fingerprint import require_trained_on
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer import CachedLayer
 from specdec.lm.load import source
-from specdec.proposer.fit import require_levels, require_ranks
+from specdec.proposer.fit import require_kind, require_levels, require_ranks
 from specdec.proposer.growth import LogitSource, grow, propose_where
 
 
@@ -42,6 +44,7 @@ class HeadsProposer:
     ):
         if temperature is not None:
             require_number("proposer.temperature", temperature, 0.0)
+        require_members(tree, "tree")
         require_levels(tree, heads.num_heads)
         require_ranks(tree, heads.vocab_size)
         self.heads = heads
@@ -67,6 +70,7 @@ class HeadsProposer:
         """
         require(isinstance(path, str) and bool(path), "proposer.path", path, "a folder of heads")
         assert path is not None
+        require_kind(cls.kind.__name__, path)
         heads = load_heads(cls.kind, path)
         require_trained_on(verifier, heads.verifier, f"proposer.path={path!r}", force)
         heads = heads.to(verifier.device, verifier.model.dtype).eval()
@@ -148,8 +152,8 @@ def load_heads(kind: type[Heads], path: str) -> Heads:
             return kind.from_pretrained(source(path), strict=True)
     except UserError as error:
         raise UserError(f"proposer.path={error}") from None
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
         raise UserError(f"proposer.path={path!r}: no {kind.__name__} ({reason})") from None
 
 

@@ -6,7 +6,6 @@ does not list is not there; so a kill at any moment leaves a recording that can 
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from specdec.core.errors import UserError, require_int
-from specdec.core.jsonl import write_json
+from specdec.core.errors import Unwritable, UserError, require_int
+from specdec.core.jsonl import make_folder, write_bytes, write_json
 from specdec.core.sampling import Sampling
 from specdec.lm.fingerprint import DIGESTS
 from specdec.replay.scoring import Key, Scored
@@ -190,19 +189,18 @@ class RecordingWriter:
     def _write_shard(self) -> None:
         """Write what waits: first the shard, then the manifest, without which it does not count."""
         content = _packed(self._waiting)
-        name = f"shard-{len(self._manifest.shards):05d}.safetensors"
-        temporary = self.folder / f".{name}"
+        name = _free_name(self._manifest)
         with _writing(self.folder):
-            temporary.write_bytes(content)
-            os.replace(temporary, self.folder / name)
+            write_bytes(self.folder / name, content)
         digest = sha256(content).hexdigest()
         shard = _Shard(name, digest, len(content), len(self._waiting), self._num_waiting)
-        self._write_manifest(replace(self._manifest, shards=(*self._manifest.shards, shard)))
+        listed = sorted((*self._manifest.shards, shard), key=lambda each: each.file)
+        self._write_manifest(replace(self._manifest, shards=tuple(listed)))
         self._waiting, self._num_waiting = [], 0
 
     def _write_manifest(self, manifest: _Manifest) -> None:
         with _writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             write_json(self.folder / MANIFEST, manifest.to_row())
         self._manifest = manifest
 
@@ -212,9 +210,45 @@ def _writing(folder: Path) -> Iterator[None]:
     """Turn a full disk into one line."""
     try:
         yield
-    except OSError as error:
-        what = f"cannot be written ({error}); once it can be, the same record command goes on"
-        raise _refusal(folder, what) from None
+    except Unwritable as error:
+        what = f"{error}; once it can be, the same record command goes on"
+        raise Unwritable(str(_refusal(folder, what))) from None
+
+
+def _free_name(manifest: _Manifest) -> str:
+    """Name the next shard; where a damaged one was taken off the list, it takes its place."""
+    taken = {shard.file for shard in manifest.shards}
+    names = (f"shard-{number:05d}.safetensors" for number in range(len(taken) + 1))
+    return next(name for name in names if name not in taken)
+
+
+def drop_damaged(folder: Path) -> list[str]:
+    """Take off the list what is damaged, so that these texts are recorded again; say what it was.
+
+    A manifest that cannot be read lists nothing. A recording that is whole is left alone.
+    """
+    if not (folder / MANIFEST).exists():
+        return []
+    try:
+        manifest = _read_manifest(folder)
+    except UserError as error:
+        with _writing(folder):
+            (folder / MANIFEST).unlink()
+        return [str(error)]
+    whole: list[_Shard] = []
+    found: list[str] = []
+    for shard in manifest.shards:
+        try:
+            _read_shard(folder, shard, manifest.top_k)
+        except UserError as error:
+            found.append(str(error))
+        else:
+            whole.append(shard)
+    if found:
+        with _writing(folder):
+            kept = replace(manifest, shards=tuple(whole), complete=False)
+            write_json(folder / MANIFEST, kept.to_row())
+    return found
 
 
 def _differences(theirs: _Manifest, ours: _Manifest) -> list[str]:

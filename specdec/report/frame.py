@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import is_object_dtype
 
-from specdec.core.jsonl import write_text
+from specdec.core.jsonl import replacing_file, write_text
 from specdec.metrics import DEFINITIONS
 from specdec.report.collect import Setting
 from specdec.report.comparison import Compared
@@ -48,11 +48,10 @@ def write_tables(results: Results, folder: Path, notes: Iterable[str]) -> None:
     """Write `summary.csv`, `summary.parquet` and `summary.md`."""
     table = frame(results)
     write_text(folder / "summary.csv", table.to_csv(index=False))
-    temporary = folder / ".summary.parquet"
     # An option may be of several types over all arms (a number, or null); a column may not.
     mixed = {name: "string" for name in table if is_object_dtype(table[name])}
-    table.astype(mixed).to_parquet(temporary, index=False)
-    temporary.replace(folder / "summary.parquet")
+    with replacing_file(folder / "summary.parquet") as temporary:
+        table.astype(mixed).to_parquet(temporary, index=False)
     write_text(folder / "summary.md", markdown(results, notes))
 
 

@@ -2,8 +2,9 @@
 
 import netrc
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,22 @@ def log_with(tracker: str) -> str | None:
     """Return what accelerate is to log with; `jsonl` needs nothing.
 
     Raises:
-        UserError: no such tracker, or its package is not installed.
+        UserError: no such tracker, its package is not installed, or wandb may not log offline and
+            has no account.
     """
     require(tracker in TRACKERS, "tracker", tracker, "one of " + ", ".join(TRACKERS))
     if tracker == "jsonl":
         return None
     if find_spec(tracker) is None:
         raise UserError(f"tracker={tracker!r}: not installed; pip install {tracker}")
+    try:
+        import_module(tracker)
+    except Exception as error:  # whatever a package raises that does not fit the others
+        reason = _in_one_line(error)
+        raise UserError(f"tracker={tracker!r}: cannot be imported ({reason})") from None
+    if tracker == "wandb" and os.environ.get("WANDB_MODE") == "online" and not _has_wandb_key():
+        expected = "a key (wandb login, or WANDB_API_KEY), or no WANDB_MODE, to log offline"
+        raise UserError(f"tracker={tracker!r}: WANDB_MODE=online; expected {expected}")
     return tracker
 
 
@@ -44,6 +54,9 @@ def start_trackers(
     """Begin the run, or go on with it: its id is that of the output folder.
 
     wandb without an account logs offline, never asks, and says how to upload later.
+
+    Raises:
+        UserError: the tracker cannot be begun.
     """
     wandb: dict[str, Any] = {
         "name": output.name,
@@ -62,7 +75,10 @@ def start_trackers(
         accelerator.print(f"wandb: no account here; upload with: wandb sync {runs}")
     known = {name: value for name, value in config.items() if value is not None}
     kwargs = {"wandb": wandb, "trackio": {"name": output.name, "group": group}}
-    accelerator.init_trackers("specdec", config=known, init_kwargs=kwargs)
+    try:
+        accelerator.init_trackers("specdec", config=known, init_kwargs=kwargs)
+    except Exception as error:  # of somebody else's service
+        raise UserError(f"tracker={', '.join(wanted)}: {_in_one_line(error)}") from None
 
 
 def track(
@@ -80,12 +96,12 @@ def track(
     """
     if tracker == "jsonl":
         return
-    accelerator = Accelerator(
-        log_with=log_with(tracker), project_dir=output, cpu=config["device"] == "cpu"
-    )
     plain = {name: _plain(value) for name, value in config.items()}
     tags = [str(config["proposer"])]
     try:
+        accelerator = Accelerator(
+            log_with=log_with(tracker), project_dir=output, cpu=config["device"] == "cpu"
+        )
         start_trackers(accelerator, output, plain, "decode", group, tags)
         accelerator.log(flat(summary))
         if tracker == "wandb":
@@ -95,7 +111,29 @@ def track(
             wandb.log_table("prompts", list(rows[0]), [list(row.values()) for row in rows])
         accelerator.end_training()
     except Exception as error:  # of somebody else's service
-        print(f"tracker={tracker}: {type(error).__name__}: {error}; the results are in {output}")
+        print(f"{_of(tracker, error)}; the results are in {output}")
+
+
+def keep_on(log: Callable[[], None], tracker: str, output: Path) -> bool:
+    """Hand numbers of a training to its tracker; returns whether that is of any use.
+
+    A tracker that breaks (no network, no room) never fails a training.
+    """
+    try:
+        log()
+    except Exception as error:  # of somebody else's service
+        print(f"{_of(tracker, error)}; the training goes on, logged in {output}/metrics.jsonl")
+        return False
+    return True
+
+
+def _of(tracker: str, error: Exception) -> str:
+    told = str(error) if isinstance(error, UserError) else _in_one_line(error)
+    return told if told.startswith("tracker=") else f"tracker={tracker}: {told}"
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".replace("\n", " ")
 
 
 def _plain(value: object) -> str | int | float | None:

@@ -11,7 +11,12 @@ from pathlib import Path
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from specdec.core.errors import UserError
+from specdec.core.digest import digest
+from specdec.core.errors import Unwritable, UserError
+from specdec.core.jsonl import flush, write_json
+from specdec.training.data.manifest import read
+
+FILES = "files.json"  # of a checkpoint: the digests of the others
 
 # What reading a truncated or overwritten file of torch, safetensors or pickle raises.
 DAMAGE = (
@@ -21,7 +26,10 @@ DAMAGE = (
 
 
 class Checkpoints:
-    """Folders `step-N`: model, optimizer, schedule and random states, each whole or absent."""
+    """Folders `step-N`: model, optimizer, schedule and random states, each whole or absent.
+
+    `files.json` says what was written; a checkpoint of other files is damaged.
+    """
 
     def __init__(self, folder: Path, limit: int):
         self.folder = folder
@@ -79,9 +87,12 @@ class Checkpoints:
             accelerator.save_state(str(temporary))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(temporary, target)
+            with refused_writes(temporary):
+                write_json(temporary / FILES, _digests(temporary))
+                _flush_all(temporary)
+                if target.exists():
+                    shutil.rmtree(target)
+                os.replace(temporary, target)
             for old in self.saved()[: -self._limit]:
                 shutil.rmtree(old)
         accelerator.wait_for_everyone()
@@ -95,6 +106,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         temporary.mkdir(parents=True)
         yield temporary
+        _flush_all(temporary)
         # Weights come last: where they are, everything is.
         for path in sorted(temporary.iterdir(), key=lambda path: path.suffix == ".safetensors"):
             target = folder / path.name
@@ -109,7 +121,7 @@ def refused_writes(temporary: Path) -> Iterator[None]:
     """Turn a full disk into one line, and give back what was written in vain.
 
     Raises:
-        UserError: a file below `temporary` could not be written; no other file was touched.
+        Unwritable: a file below `temporary` could not be written; no other file was touched.
     """
     try:
         yield
@@ -119,22 +131,37 @@ def refused_writes(temporary: Path) -> Iterator[None]:
         shutil.rmtree(temporary, ignore_errors=True)
         reason = str(error).splitlines()[0]
         kept = "what was saved before is untouched, and a resumed run goes on from it"
-        raise UserError(f"{temporary.parent}: cannot be written ({reason}); {kept}") from None
+        raise Unwritable(f"{temporary.parent}: cannot be written ({reason}); {kept}") from None
 
 
 def _is_refusal(error: Exception) -> bool:
     """Whether a write failed; torch and tokenizers have no class of their own for it."""
-    known = isinstance(error, OSError | SafetensorError)
+    known = isinstance(error, OSError | SafetensorError | Unwritable)
     return known or any(mark in str(error) for mark in ("PytorchStreamWriter", "(os error"))
 
 
 def _load(accelerator: Accelerator, path: Path) -> str | None:
     """Load a checkpoint; returns what is wrong with it, if something is."""
     try:
+        listed, found = read(path / FILES), _digests(path)
+        differing = [name for name in listed if found.get(name) != listed[name]]
+        if differing:
+            return f"{', '.join(differing)} changed since"
         accelerator.load_state(str(path))
     except DAMAGE as error:
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     return None
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != FILES]
+    return {file.relative_to(folder).as_posix(): digest(file) for file in files}
+
+
+def _flush_all(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            flush(file)
 
 
 def _step(path: Path) -> int:

@@ -1,9 +1,8 @@
 """`metrics.jsonl`: one line per logged step of a training run."""
 
-import json
 from pathlib import Path
 
-from specdec.core.jsonl import whole_rows, write_jsonl
+from specdec.core.jsonl import append_row, make_folder, whole_rows, write_jsonl
 
 
 class MetricsLog:
@@ -13,12 +12,14 @@ class MetricsLog:
         self.evaluations: list[dict[str, float]] = []
         self._path = path
         self._enabled = enabled
-        # What is behind a torn line is trained again.
-        kept = [row for row in whole_rows(path) if row["step"] <= resumed_step]
+        # What is behind the checkpoint is trained again.
+        kept = [
+            row for row in whole_rows(path) if row.get("step", resumed_step + 1) <= resumed_step
+        ]
         for row in kept:
             self._remember(row)
         if enabled:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             write_jsonl(path, kept)
 
     def _remember(self, row: dict[str, float]) -> None:
@@ -30,5 +31,4 @@ class MetricsLog:
         """Append one line; evaluations are remembered."""
         self._remember(values)
         if self._enabled:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+            append_row(self._path, {"step": step, **values})

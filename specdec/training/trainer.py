@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from specdec.core.errors import UserError, require, require_int, require_number
-from specdec.report.tracking import log_with, start_trackers
+from specdec.report.tracking import keep_on, log_with, start_trackers
 from specdec.training.checkpoints import Checkpoints, replacing
 from specdec.training.facts import write_facts
 from specdec.training.metrics_log import MetricsLog
@@ -175,6 +176,7 @@ class _Run:
         writes = self.accelerator.is_main_process
         self._log = MetricsLog(output / "metrics.jsonl", self.step, enabled=writes)
         start_trackers(self.accelerator, output, vars(options), "train", options.group)
+        self._is_tracked = options.log_with is not None
         self.module.train()
         self._gradient_norm: Tensor | float | None = None
         self._restart_clock()
@@ -238,7 +240,9 @@ class _Run:
     def _write(self, **values: float) -> None:
         """Log to `metrics.jsonl` and to the tracker."""
         self._log.write(self.step, **values)
-        self.accelerator.log(values, step=self.step)
+        if self._is_tracked:
+            log = partial(self.accelerator.log, values, step=self.step)
+            self._is_tracked = keep_on(log, str(self.options.log_with), self.output)
 
     def _mean_loss(self) -> float:
         """Raise a UserError where the loss is no number, so that no such state is saved."""
@@ -289,7 +293,8 @@ class _Run:
         if not self._log.evaluations:  # resumed from a run that was complete
             self.evaluate()
         self._save(self.output)
-        self.accelerator.end_training()
+        if self._is_tracked or self.accelerator.num_processes > 1:
+            keep_on(self.accelerator.end_training, str(self.options.log_with), self.output)
         return self._log.evaluations[-1]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
@@ -23,7 +24,6 @@ from specdec.core.values import Draw
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
-from specdec.replay import recording as module
 from specdec.replay import scoring
 from specdec.replay.closed import Arm, replay
 from specdec.replay.laws import DraftLaws
@@ -376,7 +376,7 @@ def test_a_kill_at_any_moment_leaves_what_can_be_resumed(
 ) -> None:
     again, name = tmp_path / "again", f"shard-{number:05d}.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr(module.os, "replace", killed_at(name, module.os.replace, moment))
+        patch.setattr(os, "replace", killed_at(name, os.replace, moment))
         with pytest.raises(Killed):
             write(again, scored())
     assert (again / name).exists() == (moment == "before the manifest")

@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from specdec.core.jsonl import make_folder, write_bytes, write_text
 from specdec.report.plots.canvas import INK, STYLE, Plot
 from specdec.report.plots.captions import path_safe
 
@@ -38,13 +39,13 @@ def svg(figure: Figure) -> str:
 def save(plots: Mapping[str, Plot], folder: Path) -> list[Path]:
     """Write `plots/NAME.svg` and `plots/NAME.png` into a folder, titles included."""
     target = folder / "plots"
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     written: list[Path] = []
     for name, plot in plots.items():
         vector, pixels = target / f"{name}.svg", target / f"{name}.png"
         with matplotlib.rc_context(STYLE), _titled_figure(plot) as figure:
-            vector.write_text(_written(figure), encoding="utf-8")
-            figure.savefig(pixels, dpi=150, facecolor="white", metadata={"Software": None})
+            write_text(vector, _written(figure))
+            write_bytes(pixels, _drawn(figure))
         written += [vector, pixels]
     return written
 
@@ -68,6 +69,13 @@ def _titled_figure(plot: Plot) -> Iterator[Figure]:
         figure.set_figheight(height)
         for axes, bounds in boxes:
             axes.set_position(bounds)
+
+
+def _drawn(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    nobody = {"Software": None}
+    figure.savefig(buffer, format="png", dpi=150, facecolor="white", metadata=nobody)
+    return buffer.getvalue()
 
 
 def _written(figure: Figure) -> str:

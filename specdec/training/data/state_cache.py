@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,15 +10,16 @@ import torch
 from torch import Tensor
 
 from specdec.core.errors import UserError
-from specdec.core.jsonl import write_json
+from specdec.core.jsonl import make_folder, write_json, writing
 from specdec.training.data.manifest import differences
 
 
 class StateCache:
     """The verifier's last hidden states of every sample of a data file, in one memory-mapped file.
 
-    A sample's states are written when they are first asked for; `done` says which are there. The
-    folder belongs to one verifier and one data file, which `manifest.json` names.
+    A sample's states are written when they are first asked for; `sums` has their checksum, or 0,
+    and what is not as it says is computed again. The folder belongs to one verifier and one data
+    file, which `manifest.json` names.
 
     Raises:
         UserError: the folder holds the states of something else, or the disk has no room for them.
@@ -37,13 +39,14 @@ class StateCache:
         num_tokens = self._starts[-1]
         size = num_tokens * hidden_size
         self._reserve("states.bin", size * dtype.itemsize)
-        self._reserve("done.bin", len(lengths))
+        self._reserve("sums.bin", len(lengths) * torch.int64.itemsize)
         self._states = self._mapped("states.bin", size, dtype).view(num_tokens, hidden_size)
-        self._done = self._mapped("done.bin", len(lengths), torch.uint8)
+        self._sums = self._mapped("sums.bin", len(lengths), torch.int64)
+        self._checked: set[int] = set()
 
     def _prepare(self, identity: Mapping[str, object]) -> None:
         """Claim the folder, or make sure that it is ours."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         path = self._folder / "manifest.json"
         if not path.exists():
             write_json(path, identity)
@@ -59,7 +62,7 @@ class StateCache:
         path = self._folder / name
         if path.exists() and path.stat().st_size == num_bytes:
             return
-        with path.open("ab") as file:
+        with writing(self._folder), path.open("ab") as file:
             try:
                 os.posix_fallocate(file.fileno(), 0, num_bytes)
             except OSError as error:
@@ -74,13 +77,24 @@ class StateCache:
 
     def missing(self, places: Sequence[int]) -> list[int]:
         """Return those of the samples at `places` that are not there yet."""
-        return [place for place in places if not self._done[place]]
+        return [place for place in places if not self._is_there(place)]
+
+    def _is_there(self, place: int) -> bool:
+        if place not in self._checked and self._sums[place] == _checksum(self.read(place)):
+            self._checked.add(place)
+        return place in self._checked
 
     def read(self, place: int) -> Tensor:  # [T, H]
         """Return a sample's states."""
         return self._states[self._starts[place] : self._starts[place + 1]]
 
     def write(self, place: int, states: Tensor) -> None:  # [T, H]
-        """Store a sample's states; `done` is set behind them."""
+        """Store a sample's states; their checksum is set behind them."""
         self.read(place).copy_(states)
-        self._done[place] = 1
+        self._sums[place] = _checksum(self.read(place))
+        self._checked.add(place)
+
+
+def _checksum(states: Tensor) -> int:
+    """Return a number that no states have in vain: it is never 0."""
+    return 1 + zlib.crc32(states.view(torch.uint8).numpy().data)

@@ -1,0 +1,87 @@
+"""Whether a plug-in has the members of its protocol: said before anything is decoded with it."""
+
+from collections.abc import Callable, Mapping, Sequence, Set
+
+from specdec.core.errors import UserError
+from specdec.core.values import Draw
+
+Check = tuple[Callable[[object], bool], str]  # of a member, and what is expected of it
+
+
+def _is_draw(value: object) -> bool:
+    return isinstance(value, Draw)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_draws(value: object) -> bool:
+    return isinstance(value, Set) and all(isinstance(each, Draw) for each in value)
+
+
+def _is_sequence(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or _is_int(value)
+
+
+METHOD: Check = (callable, "a method")
+FLAG: Check = (lambda value: isinstance(value, bool), "True or False")
+DRAWS: Check = (_are_draws, "a frozenset of Draw")
+NUMBER: Check = (_is_int, "an integer")
+PROPOSER: Mapping[str, Check] = {
+    "draw": (lambda value: value is None or _is_draw(value), "a Draw or None"),
+    "max_depth": NUMBER,
+    "layers": (_is_sequence, "a sequence of layers"),
+    **dict.fromkeys(("open", "reset", "propose", "update"), METHOD),
+}
+TREE: Mapping[str, Check] = {
+    "draw": (_is_draw, "a Draw"),
+    "max_depth": NUMBER,
+    "parents": (_is_sequence, "a sequence of integers"),
+    "min_confidence": (_is_number, "a number"),
+    "may_stop": FLAG,
+    **dict.fromkeys(("expand", "kept"), METHOD),
+}
+RULE: Mapping[str, Check] = {
+    "lossless_for": DRAWS,
+    "defined_for": DRAWS,
+    "needs_q": FLAG,
+    "verify": METHOD,
+}
+PROTOCOLS = {"proposer": PROPOSER, "tree": TREE, "verification rule": RULE}
+
+
+def require_members(plug_in: object, role: str) -> None:
+    """Refuse an object that cannot be a `proposer`, a `tree` or a `verification rule`.
+
+    Raises:
+        UserError: a member of the protocol (`core.protocols`) is missing, or of another type.
+    """
+    name = _name(type(plug_in))
+    for member, (is_right, expected) in PROTOCOLS[role].items():
+        if not hasattr(plug_in, member):
+            raise UserError(f"{name}: no {role}, since it has no `{member}`; expected {expected}")
+        value = getattr(plug_in, member)
+        if not is_right(value):
+            raise UserError(f"{name}.{member}={value!r}: expected {expected} of a {role}")
+
+
+def require_methods(kind: type, role: str) -> None:
+    """Refuse a class, of which there is no object yet, without the methods of its protocol.
+
+    Raises:
+        UserError: there is no such method.
+    """
+    for member, check in PROTOCOLS[role].items():
+        if check is METHOD and not callable(getattr(kind, member, None)):
+            raise UserError(
+                f"{_name(kind)}: no {role}, since it has no `{member}`; expected a method"
+            )
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

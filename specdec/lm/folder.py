@@ -1,0 +1,52 @@
+"""What a folder holds: a language model, heads for one, or something else altogether."""
+
+import json
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from specdec.core.errors import UserError
+
+ZOO = Path(__file__).parent.parent / "zoo"
+OF_HEADS = {"hidden_size", "vocab_size", "num_heads"}
+FOREIGN = ("medusa", "eagle", "hydra", "speculators")  # how options of other frameworks begin
+
+
+class Content(Enum):
+    """What may lie beside a `config.json`, and what can be done with it."""
+
+    MODEL = "this is a language model; it drafts with proposer=draft_model draft.path=..."
+    MedusaHeads = "these are Medusa heads; use proposer=medusa"
+    ChainedHeads = "these are chained heads; use proposer=chained"
+    FOREIGN = "these are heads of another framework, which are not read; train them here"
+    UNKNOWN = "this is something else; specdec-train writes such folders"
+
+
+def content_of(path: str) -> Content | None:
+    """Tell by its `config.json` what a folder holds; None for what is no folder here, or has none.
+
+    Raises:
+        UserError: `config.json` is damaged.
+    """
+    name = path.removeprefix("zoo:")
+    file = (Path(path) if name == path else ZOO / name) / "config.json"
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"config.json is damaged ({error}); make or fetch it again") from None
+    if not isinstance(found, dict):
+        raise UserError(f"config.json is damaged: {type(found).__name__} in place of an object")
+    return _told_by(found)
+
+
+def _told_by(config: Mapping[str, Any]) -> Content:
+    if any(str(name).lower().startswith(FOREIGN) for name in config):
+        return Content.FOREIGN
+    if "model_type" in config:
+        return Content.MODEL
+    if config.keys() >= OF_HEADS:
+        return Content.ChainedHeads if "link" in config else Content.MedusaHeads
+    return Content.UNKNOWN

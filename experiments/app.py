@@ -17,6 +17,7 @@ from specdec.experiments.mistakes import is_mistake, mistake_of, require_known
 from specdec.experiments.signals import Terminated, terminable
 
 from specdec.core.errors import UserError
+from specdec.version import version_line
 
 if TYPE_CHECKING:
     from specdec.experiments.sweep import Sweepable
@@ -103,6 +104,9 @@ def run(
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if not sys.stderr.isatty():  # progress bars of downloads and of loading weights
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "--version" in sys.argv[1:]:  # Hydra would name its own
+        print(version_line())
+        return
     try:
         with terminable(), _heard():
             _prepare_arguments()

@@ -12,6 +12,8 @@ print(trace.output_text, sd.summarize(sd.Tally.of([trace]))["block_efficiency"])
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from specdec.version import VERSION
+
 if TYPE_CHECKING:
     from specdec.core.errors import UserError as UserError
     from specdec.core.sampling import Sampling as Sampling
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from specdec.verification.top_plus_one import TopPlusOne as TopPlusOne
     from specdec.verification.traversal import Traversal as Traversal
     from specdec.verification.typical import Typical as Typical
+
+__version__ = VERSION
 
 # Imported when first used: torch takes seconds, and `--help` should not wait for it.
 _HOMES = {
@@ -94,4 +98,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(_HOMES)
+    return sorted([*_HOMES, "__version__"])

@@ -215,4 +215,5 @@ def test_every_entry_point_has_a_console_script() -> None:
         )
     }
     expected = {f"specdec-{name}": f"specdec.experiments.{name}:main" for name in runnable}
+    expected["specdec"] = "specdec.__main__:main"
     assert scripts == expected

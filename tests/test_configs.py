@@ -302,16 +302,22 @@ def test_the_examples_of_the_help_text_are_valid(entry_point: str) -> None:
     assert found, f"the help text of {entry_point} has no example"
     for _, script, *told in found:
         assert script == f"experiments/{entry_point}.py"
-        overrides = [text for text in told if "=" in text]  # others are flags, or folders
-        if "-m" in told:  # the first combination stands for all
-            overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", text) for text in overrides]
-        try:
-            config = composed(entry_point, overrides)
-            for arm in [*config.get("arms", []), *config.get("options", [])]:
-                composed("compare" if entry_point == "compare" else "decode", arm.split())
-        except HydraException as error:
-            reason = " ".join(str(error).split())
-            raise AssertionError(f"the example {shlex.join(overrides)!r} fails: {reason}") from None
+        require_composed(entry_point, told)
+
+
+def require_composed(entry_point: str, told: Sequence[str]) -> DictConfig:
+    """Compose a command line, and every arm in it; returns the configuration."""
+    overrides = [text for text in told if "=" in text]  # others are flags, or folders
+    if "-m" in told:  # the first combination stands for all
+        overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", text) for text in overrides]
+    try:
+        config = composed(entry_point, overrides)
+        for arm in [*config.get("arms", []), *config.get("options", [])]:
+            composed("compare" if entry_point == "compare" else "decode", arm.split())
+    except HydraException as error:
+        reason = " ".join(str(error).split())
+        raise AssertionError(f"the example {shlex.join(overrides)!r} fails: {reason}") from None
+    return config
 
 
 HELP = """

@@ -2,17 +2,19 @@
 
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra._internal.utils import _locate
+from hydra._internal.utils import _locate, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from specdec.experiments.experiment import require_command, require_own
 from specdec.experiments.mistakes import is_mistake, mistake_of, require_known
 from specdec.experiments.signals import Terminated, terminable
 
@@ -162,6 +164,7 @@ def _launch(
     def job(config: DictConfig) -> object:
         try:
             require_usable(HydraConfig.get(), HydraConfig.get().overrides.task)
+            require_own(config, HydraConfig.get().runtime.choices.get("experiment"), config_name)
             return task(config)
         except Exception as error:
             if not is_mistake(error):
@@ -169,19 +172,27 @@ def _launch(
             mistakes.append(error)
             return None
 
+    asked = get_args_parser().parse_args(sys.argv[1:])
+    if not shows(asked):
+        require_command(config_name, asked)
     decorate = hydra.main(
         version_base="1.3", config_path="pkg://specdec.configs", config_name=config_name
     )
     if sweepable is not None:
         from specdec.experiments import sweep
 
-        status = sweep.run(config_name, sys.argv[1:], task, sweepable)
+        status = sweep.run(config_name, asked, task, sweepable)
         if status is not None:
             return status
     decorate(job)()
     if mistakes:
         raise mistakes[0]
     return 0
+
+
+def shows(asked: Namespace) -> bool:
+    """Whether a command line asks to be shown something, and for nothing to be done."""
+    return any((asked.help, asked.hydra_help, asked.cfg, asked.info, asked.shell_completion))
 
 
 def require_usable(own: Any, overrides: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from specdec.experiments.experiment import INSTEAD
 
 from specdec.core.errors import UserError
 
@@ -69,7 +70,8 @@ def explained(error: Exception, config_name: str, overrides: Sequence[str]) -> s
     if several is not None:
         quoted = _quoted(several.group(1))
         way = f" a comma in one value wants quotes, {quoted};" if quoted else ""
-        return f"{several.group(1)}: several values are tried with -m;{way} a list wants brackets"
+        tried = INSTEAD.get(config_name, "several values are tried with -m")
+        return f"{several.group(1)}: {tried};{way} a list wants brackets"
     taken = re.search(r"An item is already at '([^']+)'", message)
     if taken is not None:
         return f"+{taken.group(1)}: there is such an option; expected {taken.group(1)}=..."

@@ -13,7 +13,6 @@ from pathlib import Path
 import hydra
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,7 +21,8 @@ from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
-from specdec.experiments.app import require_usable
+from specdec.experiments.app import require_usable, shows
+from specdec.experiments.experiment import require_own
 from specdec.experiments.mistakes import mistake_of
 from specdec.experiments.processes import Processes
 from specdec.experiments.signals import terminable
@@ -64,7 +64,7 @@ class Plan:
         return {name: state_of(self.folder / name) for name in self.jobs}
 
 
-def run(config_name: str, arguments: Sequence[str], task: Task, sweepable: Sweepable) -> int | None:
+def run(config_name: str, asked: Namespace, task: Task, sweepable: Sweepable) -> int | None:
     """Run a command line that stands for several jobs; None if it stands for one.
 
     Returns:
@@ -73,8 +73,7 @@ def run(config_name: str, arguments: Sequence[str], task: Task, sweepable: Sweep
     Raises:
         UserError: an option is wrong in itself, or no combination of them can be.
     """
-    asked = get_args_parser().parse_args(list(arguments))
-    if any((asked.help, asked.hydra_help, asked.cfg, asked.info, asked.shell_completion)):
+    if shows(asked):
         return None
     with hydra.initialize_config_module("specdec.configs", version_base="1.3", job_name="sweep"):
         planned = _plan(asked.config_name or config_name, asked, sweepable)
@@ -89,25 +88,65 @@ def run(config_name: str, arguments: Sequence[str], task: Task, sweepable: Sweep
     return finish(planned, sweepable, reasons) if _processes(planned).is_main else 0
 
 
+@dataclass(frozen=True)
+class Study:
+    """One experiment of a sweep, or all that there is: its options, and what it sweeps."""
+
+    root: DictConfig  # the configuration that its jobs have in common, with Hydra's own node
+    swept: dict[str, bool]  # every option that is told, and whether it has several values
+    combinations: list[list[str]]
+
+    @classmethod
+    def of(cls, config_name: str, told: list[str], parser: OverridesParser) -> Study:
+        """Compose what does not vary, and take every combination of what does."""
+        fixed = [text for text in told if not _is_swept(parser, text)]
+        root = hydra.compose(config_name, fixed, return_hydra_config=True)
+        require_own(root, root.hydra.runtime.choices.get("experiment"), config_name)
+        params = root.hydra.sweeper.get("params") or {}
+        parsed = parser.parse_overrides([*(f"{k}={v}" for k, v in params.items()), *told])
+        swept = {each.get_key_element(): each.is_sweep_override() for each in parsed}
+        return cls(root, swept, BasicSweeper.split_arguments(parsed, None)[0])
+
+
 def _plan(config_name: str, asked: Namespace, sweepable: Sweepable) -> Plan | None:
     """Compose and check every combination; those that cannot be are left out."""
-    given = _given(asked)
     # The loader tells which files of a group glob(...) means.
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-    fixed = [text for text in given if not _is_swept(parser, text)]
-    root = hydra.compose(config_name, fixed, return_hydra_config=True)
-    if root.hydra.mode != RunMode.MULTIRUN and not asked.multirun:
+    studies = [Study.of(config_name, told, parser) for told in _experiments(_given(asked), parser)]
+    sweeps = any(study.root.hydra.mode == RunMode.MULTIRUN for study in studies)
+    if not sweeps and not asked.multirun:
         return None
-    params = [f"{key}={value}" for key, value in (root.hydra.sweeper.get("params") or {}).items()]
-    parsed = parser.parse_overrides([*params, *given])
-    swept = {each.get_key_element(): each.is_sweep_override() for each in parsed}
-    found = Plan(root, [key for key, several in swept.items() if several])
-    combinations = BasicSweeper.split_arguments(parsed, None)[0]
-    for overrides in _some(combinations, root.sweep.most):
-        _add(found, overrides, hydra.compose(config_name, overrides), sweepable)
+    over = dict.fromkeys(key for each in studies for key, several in each.swept.items() if several)
+    found = Plan(studies[0].root, list(over))
+    in_one = _in_one_folder(studies, asked.overrides)
+    combinations = [overrides for study in studies for overrides in study.combinations]
+    for overrides in _some(combinations, found.root.sweep.most):
+        told = [*overrides, *in_one]
+        _add(found, told, hydra.compose(config_name, told), sweepable)
     if not found.jobs:
         raise UserError(f"nothing to run: {'; '.join(found.unfit)}")
     return found
+
+
+def _experiments(given: list[str], parser: OverridesParser) -> list[list[str]]:
+    """Split a command line by the experiments it names: each brings options to sweep of its own."""
+    for place, text in enumerate(given):
+        if text.startswith("experiment=") and _is_swept(parser, text):
+            names = parser.parse_override(text).sweep_string_iterator()
+            rest = given[:place], given[place + 1 :]
+            return [[*rest[0], f"experiment={name}", *rest[1]] for name in names]
+    return [given]
+
+
+def _in_one_folder(studies: Sequence[Study], told: Sequence[str]) -> list[str]:
+    """Name one folder for all, and the option that says so; each experiment has its own."""
+    root = studies[0].root
+    if len(studies) == 1 or any(text.startswith("hydra.sweep.dir=") for text in told):
+        return []
+    names = [str(study.root.hydra.runtime.choices["experiment"]) for study in studies]
+    root.hydra.sweep.dir = str(Path(root.hydra.sweep.dir).parent / "+".join(names))
+    quoted = root.hydra.sweep.dir.replace("'", "\\'")
+    return [f"hydra.sweep.dir='{quoted}'"]
 
 
 def _is_swept(parser: OverridesParser, text: str) -> bool:

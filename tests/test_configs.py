@@ -224,11 +224,12 @@ def test_a_draft_is_trained_on_what_the_verifier_wrote(cli, tiny) -> None:
 
 
 def entry_point_of(stem: str) -> str:
-    """Find the entry point that has all options that an experiment sets.
+    """Return the command that an experiment says it is for; it must have all that it sets.
 
     Hydra merges a misspelt key of a YAML file without a word, and nothing ever reads it.
     """
     body = yaml.safe_load((CONFIGS / "experiment" / f"{stem}.yaml").read_text())
+    entry_point = body.pop("command")
     choices = [
         f"{group.removeprefix('override /')}={choice}"
         for entry in body.pop("defaults", [])
@@ -237,16 +238,9 @@ def entry_point_of(stem: str) -> str:
     ]
     swept = body.pop("hydra", {}).get("sweeper", {}).get("params", {})
     choices += [f"{name}={values}".split(",")[0] for name, values in swept.items()]
-    unknown: dict[str, list[str]] = {}
-    for entry_point in ENTRY_POINTS:
-        try:
-            unknown[entry_point] = unknown_keys(body, composed(entry_point, choices))
-        except HydraException:  # it has no such group, or no such plug-in in it
-            unknown[entry_point] = choices
-    able = ("decode", "train") if swept else ENTRY_POINTS
-    fitting = [name for name in able if not unknown[name]]
-    assert fitting, f"experiment={stem} sets what no entry point has: {unknown}"
-    return fitting[0]
+    unknown = unknown_keys(body, composed(entry_point, choices))
+    assert not unknown, f"experiment={stem} sets what {entry_point} does not have: {unknown}"
+    return entry_point
 
 
 def unknown_keys(body: dict[str, Any], config: DictConfig, prefix: str = "") -> list[str]:

@@ -215,7 +215,10 @@ def _prepare_arguments() -> None:
     arguments = [OURS.get(argument, argument) for argument in sys.argv[1:]]
     _refuse_unreadable(arguments)
     _refuse_unknown_flags(arguments)
-    sys.argv[1:] = _flags_first(arguments)
+    sys.argv[1:] = _flags_last(arguments)
+    asked, _ = get_args_parser().parse_known_args(sys.argv[1:])
+    if asked.config_dir is not None and not os.path.isdir(asked.config_dir):
+        raise UserError(f"--config-dir={asked.config_dir}: no such folder")
 
 
 def _refuse_unreadable(arguments: Sequence[str]) -> None:
@@ -227,8 +230,11 @@ def _refuse_unreadable(arguments: Sequence[str]) -> None:
             raise UserError(f"{argument}: expected a folder, {name}=DIR")
 
 
-def _flags_first(arguments: Sequence[str]) -> list[str]:
-    """Reorder: argparse understands a flag among the options only at their beginning or end."""
+def _flags_last(arguments: Sequence[str]) -> list[str]:
+    """Reorder: argparse understands a flag among the options only at their beginning or end.
+
+    At the beginning a flag that may have a value would take an option for it.
+    """
     flags, options = list[str](), list[str]()
     wants_value = False
     for argument in arguments:
@@ -236,7 +242,7 @@ def _flags_first(arguments: Sequence[str]) -> list[str]:
         is_value = wants_value and not is_flag and "=" not in argument
         (flags if is_flag or is_value else options).append(argument)
         wants_value = is_flag and "=" not in argument and argument not in LONE_FLAGS
-    return [*flags, *options]
+    return [*options, *flags]
 
 
 def _refuse_unknown_flags(arguments: Sequence[str]) -> None:

@@ -1,12 +1,13 @@
 """Which parts of a configuration go together: known, and refused, before any model is loaded."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 from specdec.experiments.app import build, composed, located
 
-from specdec.core.errors import Unfit, require
+from specdec.core.errors import Unfit, UserError, require
 from specdec.core.members import require_members, require_methods
 from specdec.core.protocols import TreePolicy, VerificationRule
 from specdec.core.values import Draw
@@ -39,6 +40,11 @@ def require_proposer(node: DictConfig) -> None:
     """Refuse what is no proposer, as far as its class tells, or an object that needs no model."""
     made_by = located(node)
     kind = getattr(made_by, "__self__", made_by)  # of a class or constructor
+    given = dict.fromkeys(str(name) for name in node if not str(name).startswith("_"))
+    try:
+        inspect.signature(made_by).bind_partial(**given)
+    except TypeError as error:
+        raise UserError(f"proposer: {node._target_}: {error}") from None
     if isinstance(kind, type):
         require_methods(kind, "proposer")
     ours = str(kind.__module__).startswith("specdec.")

@@ -75,6 +75,9 @@ def explained(error: Exception, config_name: str, overrides: Sequence[str]) -> s
     taken = re.search(r"An item is already at '([^']+)'", message)
     if taken is not None:
         return f"+{taken.group(1)}: there is such an option; expected {taken.group(1)}=..."
+    if "does not support sweep type" in message:
+        found = [text for text in overrides if "interval(" in text]
+        return f"{' '.join(found)}: no values to try; expected a list of them, 0,0.5,1"
     return _mended(message, config_name, overrides)
 
 

@@ -47,6 +47,8 @@ def require_kind(kind: str, path: object) -> None:
         raise UserError(f"{where}: {error}") from None
     if there is not None and there.name != kind:
         raise UserError(f"{where}: no {kind}; {there.value}")
+    if there is None and Path(str(path)).is_dir():
+        raise UserError(f"{where}: no {kind}; there is no config.json in that folder")
 
 
 def heads_config(path: object) -> dict[str, Any]:

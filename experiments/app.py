@@ -254,5 +254,6 @@ def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    with suppress(OSError):  # where stderr goes to a file on the disk that is full
+        print(f"error: {message}", file=sys.stderr)
     return EXIT_USER_ERROR

@@ -3,7 +3,7 @@
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from specdec.experiments.experiment import require_command, require_own
 from specdec.experiments.mistakes import is_mistake, mistake_of, require_known
 from specdec.experiments.signals import Terminated, terminable
@@ -34,6 +34,7 @@ FLAGS = {
     "--experimental-rerun",
 }
 LONE_FLAGS = {"--multirun", "-m", "--resolve"}  # that take no value
+PLUG_INS = ("proposer", "tree", "verification", "train", "loss")
 OURS = {"--dry-run": "dry_run=true"}  # flags that are options
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 
@@ -86,10 +87,26 @@ def composed(group: str, name: str) -> DictConfig:
 def compose_decode(overrides: Sequence[str]) -> DictConfig:
     """Compose the options of `decode`, within a job of Hydra's or without."""
     if GlobalHydra.instance().is_initialized():
-        return hydra.compose("decode", list(overrides))
+        return compose("decode", overrides)
     # A saved configuration is built without Hydra.
     with hydra.initialize_config_module("specdec.configs", version_base="1.3"):
-        return hydra.compose("decode", list(overrides))
+        return compose("decode", overrides)
+
+
+def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose the options of an entry point, with what its plug-ins were chosen as."""
+    found = hydra.compose(config_name, list(overrides), return_hydra_config=True)
+    chosen = found.hydra.runtime.choices
+    with open_dict(found):
+        del found["hydra"]
+    return with_choices(found, chosen)
+
+
+def with_choices(config: DictConfig, chosen: Mapping[str, Any]) -> DictConfig:
+    """Note the names that plug-ins have on the command line, where results are named by them."""
+    if "choices" in config:
+        config.choices = {group: chosen[group] for group in PLUG_INS if group in chosen}
+    return config
 
 
 def run(
@@ -165,7 +182,7 @@ def _launch(
         try:
             require_usable(HydraConfig.get(), HydraConfig.get().overrides.task)
             require_own(config, HydraConfig.get().runtime.choices.get("experiment"), config_name)
-            return task(config)
+            return task(with_choices(config, HydraConfig.get().runtime.choices))
         except Exception as error:
             if not is_mistake(error):
                 raise

@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from specdec.experiments.app import build
-from specdec.experiments.fit import build_judges, calibration_notes, require_parts_fit, stem
-from specdec.experiments.naming import files_of, training_tokens_of
+from specdec.experiments.fit import build_judges, calibration_notes, name_of_node, require_parts_fit
+from specdec.experiments.naming import content_of, materials_of, training_tokens_of
 
 from specdec.core.errors import UserError, require, require_int
 from specdec.core.trace import Trace
@@ -51,9 +51,10 @@ class Arm:
         """Collect under which circumstances this arm is measured."""
         facts = provenance(self.verifier.device, self.config.dtype, self.verifier.attention)
         facts["training_tokens"] = training_tokens_of(self.config)
+        known = materials_of(self.config)
         # A verifier that was tuned for this run is none of its options.
-        used = {"verifier.path": self.config.verifier.path, **options(self.config)}
-        return {**facts, "files": files_of(used)}
+        tuned = content_of(self.config.verifier.path, "model")
+        return {**facts, **known, "files": {"verifier.path": tuned, **known["files"]}}
 
     def decode(self, prompts: Sequence[Prompt], looked_at: Collection[str] = ()) -> Iterator[Trace]:
         """Decode prompts turn by turn; a later turn is asked after the arm's own answers.
@@ -181,7 +182,8 @@ def build_arm(config: DictConfig, verifier: HFCausalLM, name: str = "") -> Arm:
         allow_lossy=config.verification.allow_lossy,
         judges=build_judges(config),
     )
-    return Arm(name or stem(proposer), stem(rule), config, verifier, decoder)
+    called, decides = (name_of_node(config, group) for group in ("proposer", "verification"))
+    return Arm(name or called, decides, config, verifier, decoder)
 
 
 def summary_of(arm: Arm, tally: Tally) -> dict[str, Any]:

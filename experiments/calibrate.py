@@ -49,7 +49,8 @@ def task(config: DictConfig) -> None:
         depth = config.depth or (None if proposer_name() in HEADS else DRAFT_DEPTH)
         found, reader = on_recording(config, depth)
     facts = provenance(reader.device, config.dtype, reader.attention)
-    write_json(output, {**origin(config), **found, "provenance": facts})
+    told = {**origin(config), "files": contents(config)}
+    write_json(output, {**told, **found, "provenance": facts})
     show(found, config)
     grown = "tree=calibrated"
     if "positional" in found:
@@ -213,6 +214,16 @@ def origin(config: DictConfig) -> dict[str, Any]:
         "data_path": config.data.path,
         "recording": config.recording,
     }
+
+
+def contents(config: DictConfig) -> dict[str, str]:
+    """Return digests of what was measured with: where it lies may change."""
+    from specdec.experiments.naming import files_of
+
+    paths = {"verifier.path": config.verifier.path}
+    if proposer_name() in HEADS:
+        return files_of({**paths, "proposer.path": config.proposer.path})
+    return files_of({**paths, "draft.path": config.draft.path})
 
 
 def show(found: dict[str, Any], config: DictConfig) -> None:

@@ -10,10 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
-from specdec.experiments.app import build, run
+from specdec.experiments.app import build, compose, run
 
 from specdec.core.errors import UserError, require, require_int
 
@@ -147,7 +146,7 @@ def arm_configs(arms: ListConfig) -> dict[str, DictConfig]:
         if sum(split(arm) == split(other) for other in arms if isinstance(other, str)) > 1:
             raise UserError(f"arms: {arm!r} is there twice")
     configs = {
-        name: hydra.compose("compare", [*common, *split(arm)])
+        name: compose("compare", [*common, *split(arm)])
         for arm, name in zip(arms, names(arms), strict=True)
     }
     first = next(iter(configs.values()))

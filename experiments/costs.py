@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from specdec.core.trace import Trace
     from specdec.lm.hf import HFCausalLM
     from specdec.prompts import Prompt
-    from specdec.replay.costs import Costs, Curve
+    from specdec.replay.costs import Costs, Curve, ProposerKey
 
 DEEPEST = 4  # levels: as many as there usually are heads
 FILLER = "filler"
@@ -27,11 +27,9 @@ FILLER = "filler"
 
 @dataclass(frozen=True)
 class Shape:
-    """A tree whose seconds are to be known, as options of `decode`."""
+    """A tree whose seconds are to be known."""
 
-    draft: str  # the proposer, and what it loads
-    plug_ins: Sequence[str]
-    tree: Mapping[str, Any]  # options of the tree
+    draft: ProposerKey
     parents: tuple[int, ...]  # per level
     choice: str
 
@@ -92,20 +90,20 @@ def competitors(
     plain = arm_config(["proposer=none"], {}, config)
     plain.batch, plain.keep_candidates = config.batch, 0
     running = {"none": build_arm(plain, verifier, "none")}
-    shapes = {"none": Shape("none", ["proposer=none"], {}, (), "")}
+    shapes = {"none": Shape(draft_of(plain), (), "")}
     for arm in fillers(config, running["none"]):
         running[arm.name] = arm
     for proposer in config.proposers:
-        for shape in shapes_of(str(proposer), config):
-            composed = arm_config([*config.options, *shape.plug_ins], shape.tree, config)
+        for plug_ins, tree, parents, choice in shapes_of(str(proposer), config):
+            composed = arm_config([*config.options, *plug_ins], tree, config)
             composed.batch, composed.keep_candidates = config.batch, 0
             try:
                 require_parts_fit(composed)
             except Unfit:
                 continue
-            name = f"{' '.join(shape.plug_ins)} {dict(shape.tree)}"
+            name = f"{' '.join(plug_ins)} {dict(tree)}"
             running[name] = build_arm(composed, verifier, name)
-            shapes[name] = replace(shape, draft=draft_of(composed))
+            shapes[name] = Shape(draft_of(composed), parents, choice)
     return running, shapes
 
 
@@ -123,28 +121,31 @@ def fillers(config: DictConfig, plain: Arm) -> Iterator[Arm]:
                 yield replace(plain, name=name, decoder=decoder)
 
 
-def shapes_of(proposer: str, config: DictConfig) -> Iterator[Shape]:
-    """Yield chains and trees of known levels: two chains tell a level from the start of a step."""
+def shapes_of(
+    proposer: str, config: DictConfig
+) -> Iterator[tuple[list[str], dict[str, Any], tuple[int, ...], str]]:
+    """Yield chains and trees of known levels: two chains tell a level from the start of a step.
+
+    Each as plug-ins, options of the tree, parents per level and how children are chosen.
+    """
     from specdec.replay.costs import DRAWN, LIKELIEST
 
     name, *options = proposer.split()
     chosen = [f"proposer={name}", *options]
     if "tree" not in _proposer(chosen, config):
         for gamma in (1, DEEPEST):
-            yield Shape(proposer, chosen, {"tree.gamma": gamma}, (), DRAWN)
+            yield chosen, {"tree.gamma": gamma}, (), DRAWN
         return
     depth = depth_of(chosen, config)
     for gamma in sorted({1, depth}):
-        yield Shape(proposer, chosen, {"tree.gamma": gamma}, (1,) * gamma, DRAWN)
-        paths = {"tree.paths": [[0] * gamma]}
-        yield Shape(proposer, [*chosen, "tree=sparse"], paths, (1,) * gamma, LIKELIEST)
+        yield chosen, {"tree.gamma": gamma}, (1,) * gamma, DRAWN
+        yield [*chosen, "tree=sparse"], {"tree.paths": [[0] * gamma]}, (1,) * gamma, LIKELIEST
     for width in config.widths if depth > 1 else ():
         below = [1] * (min(depth, 3) - 1)
         parents = (1, *(width for _ in below))
-        widths = {"tree.widths": [width, *below]}
-        yield Shape(proposer, [*chosen, "tree=sampled"], widths, parents, DRAWN)
+        yield [*chosen, "tree=sampled"], {"tree.widths": [width, *below]}, parents, DRAWN
         paths = {"tree.paths": [[rank, *[0] * len(below)] for rank in range(width)]}
-        yield Shape(proposer, [*chosen, "tree=sparse"], paths, parents, LIKELIEST)
+        yield [*chosen, "tree=sparse"], paths, parents, LIKELIEST
 
 
 def _proposer(chosen: Sequence[str], config: DictConfig) -> DictConfig:
@@ -215,8 +216,8 @@ def show(costs: Costs) -> None:
     print("verifier, ms of a forward of n tokens")
     print(f"  chain: {_shown(costs.chain)}")
     print(f"  tree:  {_shown(costs.tree)}")
-    for name, draft in costs.drafts.items():
-        print(f"{name}: start {1e3 * draft.start:.2f} ms, verifier x {draft.verify:.2f}")
+    for draft in costs.drafts.values():
+        print(f"{draft.name}: start {1e3 * draft.start:.2f} ms, verifier x {draft.verify:.2f}")
         print(f"  the rest of a step of n tokens: {_shown(draft.other)}")
         for choice, curve in draft.level.items():
             print(f"  a level, {choice}, below n nodes: {_shown(curve)}")

@@ -45,6 +45,7 @@ def decode_into(
     """
     from specdec.experiments.naming import identity_of
 
+    from specdec.report.provenance import of_other_code
     from specdec.report.run_dir import RunDir, trace_file
     from specdec.report.table import one_line
 
@@ -64,6 +65,9 @@ def decode_into(
             summary = decode(config, file, processes, run_dir)
         elif not in_sweep(config):
             print(f"{folder}: {run_dir.taken}; resume=false decodes it again")
+            other_code = of_other_code([folder])
+            if other_code is not None:
+                print(other_code)
     if summary is None:
         return None
     if in_sweep(config):

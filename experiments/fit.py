@@ -9,12 +9,15 @@ from specdec.experiments.app import build, composed, located
 
 from specdec.core.errors import Unfit, UserError, require
 from specdec.core.members import require_members, require_methods
+from specdec.core.plug_ins import plug_in_name
 from specdec.core.protocols import TreePolicy, VerificationRule
 from specdec.core.values import Draw
 from specdec.decoding.pairing import is_lossless, require_judges
 from specdec.lm.load import vocabulary_size
 from specdec.proposer.fit import require_heads_fit, require_kind, require_ranks
+from specdec.report.options import TARGET
 from specdec.tree.calibration_file import read_calibration
+from specdec.tree.chain import Chain
 
 
 def require_parts_fit(config: DictConfig) -> None:
@@ -68,14 +71,13 @@ def require_tree_fits(config: DictConfig, tree: TreePolicy) -> None:
         path = config.draft.path
         require_ranks(tree, vocabulary_size(path, "draft.path"), f" in draft.path={path!r}")
     elif "gamma" in list(proposer):  # `in proposer` would not find what cannot be resolved
-        require_plain_chain(tree, stem_of(proposer))
+        require_plain_chain(tree, name_of_node(config, "proposer"), name_of_node(config, "tree"))
 
 
-def require_plain_chain(tree: TreePolicy, proposer: str) -> None:
+def require_plain_chain(tree: TreePolicy, proposer: str, name: str) -> None:
     """Refuse what `proposer`, which takes only the length from its tree, would not heed."""
     reason = f"proposer={proposer} copies one text and knows no probabilities; expected"
-    name = stem(tree)
-    if name != "chain":
+    if not isinstance(tree, Chain):
         raise Unfit(f"tree={name}: {reason} tree=chain")
     if tree.min_confidence > 0:
         raise Unfit(f"tree.min_confidence={tree.min_confidence}: {reason} 0")
@@ -85,16 +87,23 @@ def calibration_notes(config: DictConfig) -> list[str]:
     """Say where a measured tree is used otherwise than it was measured; lossless all the same."""
     if "path" not in config.tree:
         return []
+    from specdec.experiments.naming import files_of
+
     found = read_calibration(config.tree.path, dict)
     heads = "verifier" in config.proposer
     here = {
-        "proposer": stem_of(config.proposer),
+        "proposer": name_of_node(config, "proposer"),
         "proposer.path": config.proposer.get("path") if heads else None,
         "draft.path": None if heads else config.draft.path,
         "verifier.path": config.verifier.path,
     }
     measured = {name: found.get(name.replace(".", "_")) for name in here}
-    if stem_of(config.tree) == "sequoia":
+    for name, digest in files_of({n: path for n, path in here.items() if path}).items():
+        if digest == found.get("files", {}).get(name):  # the same, however it is written
+            measured[name] = here[name]
+        elif measured[name] == here[name]:  # another one, in the place of that one
+            measured[name] = f"{measured[name]} as it was then"
+    if plug_in_name(config.tree[TARGET]) == "sequoia":
         at = found["positional"].get("sampling", {})
         for name in ("temperature", "top_k", "top_p", "min_p"):
             here[f"sampling.{name}"] = config.sampling[name]
@@ -127,12 +136,7 @@ def build_judges(config: DictConfig) -> dict[str, VerificationRule]:
     return {name: build(node.rule) for name, node in rules.items()}
 
 
-def stem(plug_in: object) -> str:
-    """Return the file that a plug-in lives in, which is what the command line calls it."""
-    return type(plug_in).__module__.rsplit(".", 1)[-1]
-
-
-def stem_of(node: DictConfig) -> str:
-    """Return the same for one that is not built yet."""
-    target = located(node)
-    return getattr(target, "__self__", target).__module__.rsplit(".", 1)[-1]
+def name_of_node(config: DictConfig, group: str) -> str:
+    """Return what the command line calls the plug-in of a group: what it was chosen as."""
+    node = config[group].rule if group == "verification" else config[group]
+    return (config.choices or {}).get(group) or plug_in_name(node[TARGET])

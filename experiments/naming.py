@@ -1,63 +1,144 @@
-"""What a run is called, and which run it is: by the options it uses and the files they name."""
+"""What a run is called, and which run it is: by the options it uses, their files, and its code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from specdec.experiments.app import composed
 
 from specdec.core.digest import digest
-from specdec.report.options import identity, options, run_name, stem_of_target
+from specdec.core.plug_ins import code_digest, plug_in_name
+from specdec.replay.costs import ProposerKey
+from specdec.report.options import (
+    PLUG_INS,
+    TARGET,
+    VALUES,
+    identity,
+    known_by,
+    options,
+    run_name,
+    targets,
+)
+from specdec.training.data.text import ZOO, data_digest
 from specdec.training.facts import training_tokens
 
 WRITTEN = {"training.distill.path"}
+# Words that a folder might have by chance.
+NO_FILES = {*PLUG_INS, *VALUES, "judges", "prompts.split", "prompts.chat_template"}
+# What may be on a Hub, and as what.
+ON_HUB = {"verifier.path": "model", "draft.path": "model", "proposer.path": "model"}
+ON_HUB |= {"prompts.path": "dataset", "training.train.init_path": "model"}
+ON_HUB |= {"training.verifier.path": "model"}
 
 
 def files_of(used: Mapping[str, Any]) -> dict[str, str]:
-    """Return a digest of every file and folder that options name; what is on a Hub has none.
+    """Return a digest of every file and folder that options name; of a Hub's, its commit.
 
-    What a training writes itself has none either: it follows from other options, and is not there
-    when the run gets its name.
+    What a training writes itself has none: it follows from other options, and is not there when
+    the run gets its name.
     """
     found: dict[str, str] = {}
-    for name, value in used.items():
-        named = name.endswith("path") and name not in WRITTEN and isinstance(value, str)
-        place = _place(value) if named else None
-        if place is not None:
-            found[name] = digest(place)
+    for name, value in _texts(used):
+        if name not in NO_FILES and name not in WRITTEN:
+            known = content_of(value, ON_HUB.get(name))
+            if known is not None:
+                found[name] = known
     return found
 
 
-def _place(value: str) -> Path | None:
+def _texts(used: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in used.items():
+        if isinstance(value, str):
+            yield name, value
+        elif isinstance(value, list):
+            yield from _texts({f"{name}.{place}": each for place, each in enumerate(value)})
+
+
+def content_of(value: str, on_hub: str | None = None) -> str | None:
+    """Return a digest of what a value names; None if that is no file, nor anything on a Hub."""
+    if value in ZOO:
+        return data_digest(value)
+    place = place_of(value)
+    if place is not None:
+        return digest(place)
+    return None if on_hub is None or not value else commit_of(value, on_hub)
+
+
+def place_of(value: str) -> Path | None:
+    """Return the file or folder that a value names, if there is one."""
     path = Path(value)
     if value.startswith("zoo:"):
         zoo = Path(str(files("specdec.zoo")))
         name = value.removeprefix("zoo:")
         path = zoo / name if (zoo / name).exists() else zoo / f"{name}.jsonl"
-    return path if value and path.exists() else None
+    try:
+        return path if value and path.exists() else None
+    except (OSError, ValueError):  # a text that no file can be called
+        return None
+
+
+@lru_cache(maxsize=64)
+def commit_of(name: str, kind: str) -> str | None:
+    """Return the commit that a name on the Hub stands for; offline, the one that was downloaded."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    try:
+        folder = repo_folder_name(repo_id=name, repo_type=kind)
+    except ValueError:  # nothing on a Hub is called so
+        return None
+    try:
+        return HfApi().repo_info(name, repo_type=kind, timeout=10).sha
+    except Exception:  # no such name, no permission, no network in any of its ways
+        ref = Path(constants.HF_HUB_CACHE) / folder / "refs" / "main"
+        return ref.read_text(encoding="utf-8").strip() if ref.is_file() else None
+
+
+def code_of(config: DictConfig) -> dict[str, str]:
+    """Return digests of the plug-ins that a run uses and that are not of `specdec`, by node."""
+    found = targets(config)
+    for name in config.judges if "verification" in found else ():
+        found[f"judges.{name}"] = composed("verification", name).rule[TARGET]
+    known = {node: code_digest(target) for node, target in found.items()}
+    return {node: each for node, each in known.items() if each is not None}
 
 
 def training_tokens_of(config: DictConfig) -> int | None:
     """Return on how many tokens the heads or the draft of a run were trained, if that is known."""
     model = config.proposer.get("model")
     path = config.proposer.get("path") if model is None else model.path
-    place = _place(path) if isinstance(path, str) else None
+    place = place_of(path) if isinstance(path, str) else None
     return None if place is None else training_tokens(place)
 
 
-def draft_of(config: DictConfig) -> str:
-    """Name what candidates come from, whatever tree they make: `draft_model zoo:draft float32`."""
+def draft_of(config: DictConfig) -> ProposerKey:
+    """Tell what candidates come from, whatever tree they make: `draft_model zoo:draft float32`."""
     proposer = config.proposer
     node = proposer.model if "model" in proposer else proposer
-    known = [stem_of_target(proposer._target_), node.get("path"), node.get("dtype")]
-    return " ".join(str(each) for each in known if each is not None)
+    path = node.get("path")
+    name = (config.get("choices") or {}).get("proposer") or plug_in_name(proposer[TARGET])
+    told = [each for each in (name, path, node.get("dtype")) if each is not None]
+    content = content_of(path, "model") if isinstance(path, str) else None
+    facts = {
+        TARGET: proposer[TARGET],
+        "code": code_digest(proposer[TARGET]),
+        "content": path if content is None else content,
+        "dtype": node.get("dtype"),
+    }
+    return ProposerKey(" ".join(map(str, told)), identity(facts))
+
+
+def materials_of(config: DictConfig) -> dict[str, dict[str, str]]:
+    """Return what of a run's identity is none of its options: digests of files and of code."""
+    return {"files": files_of(options(config)), "code": code_of(config)}
 
 
 def identity_of(config: DictConfig) -> str:
     """Return what two runs share if and only if they would decode the same."""
-    used = options(config)
-    return identity({**used, "files": files_of(used)})
+    return identity(known_by(config, **materials_of(config)))
 
 
 def name_of(config: DictConfig, keys: Sequence[str]) -> str:

@@ -100,15 +100,17 @@ def write_run(
     path: Path, arm: DictConfig, tally: Tally, config: DictConfig, verifier: HFCausalLM
 ) -> None:
     """Write what would be a run directory, had it been decoded; its provenance says that."""
-    from specdec.experiments.naming import files_of, identity_of
+    from specdec.experiments.naming import content_of, identity_of, materials_of
 
     from specdec.metrics import summarize
-    from specdec.report.options import options
     from specdec.report.provenance import provenance
     from specdec.report.run_dir import RunDir
 
     facts = provenance(verifier.device, arm.dtype, verifier.attention)
-    facts |= {"files": files_of(options(arm)), "replayed": config.recording, "costs": config.costs}
+    known = materials_of(arm)
+    sources = {"replayed": config.recording, "costs": config.costs}
+    files = {name: content_of(path) for name, path in sources.items() if path is not None}
+    facts |= {**sources, **known, "files": {**files, **known["files"]}}
     called = {"arm": path.name, "rule": rule_of(arm), "lossless": True, "peak_memory_bytes": None}
     with RunDir(path, arm, identity_of(arm), resume=False) as run_dir:
         run_dir.begin(facts, {})

@@ -39,6 +39,8 @@ def replay_all(
 
     from specdec.replay.states import States
 
+    for line in unpriced(arms, costs):
+        print(line)
     states = States(verifier, batch)
     groups: dict[str, dict[str, DictConfig]] = {}
     tallies: dict[str, Tally] = {}
@@ -48,11 +50,21 @@ def replay_all(
                 tallies[name] = jumped(arm, texts, verifier, states, batch, seed, costs)
                 bar.update()
             else:
-                groups.setdefault(draft_of(arm), {})[name] = arm
+                groups.setdefault(draft_of(arm).known_by, {})[name] = arm
         for group in groups.values():
             tallies |= in_closed_form(group, texts, verifier, states, seed, rows, costs)
             bar.update(len(group))
     return {name: tallies[name] for name in arms}
+
+
+def unpriced(arms: Mapping[str, DictConfig], costs: Costs | None) -> list[str]:
+    """Say of which proposers no speed will be predicted, because nobody measured them."""
+    keys = {draft_of(arm).known_by: draft_of(arm) for arm in arms.values() if costs is not None}
+    return [
+        f"no speed is predicted for {key.name}: costs say {costs.nothing_about(key)}"
+        for key in keys.values()
+        if costs is not None and not costs.knows(key)
+    ]
 
 
 def in_closed_form(
@@ -88,7 +100,7 @@ def in_closed_form(
 
 def seconds_of(arm: DictConfig, closed: ClosedArm, costs: Costs | None) -> Sequence[Seconds] | None:
     """Predict steps of an arm down to each depth, if what they cost is known."""
-    if costs is None or draft_of(arm) not in costs.drafts:
+    if costs is None or not costs.knows(draft_of(arm)):
         return None
     return costs.of_tree(draft_of(arm), closed.tree)
 
@@ -121,7 +133,7 @@ def jumped(
     proposer = build(arm.proposer, **given)
     sampling = build(arm.sampling)
     traces = jump(texts, proposer, verifier, sampling, verifier.end_ids, batch, seed, states)
-    if costs is not None and draft_of(arm) in costs.drafts:
+    if costs is not None and costs.knows(draft_of(arm)):
         policy = build(arm.tree) if "tree" in arm.proposer else None
         traces = with_seconds(traces, costs, draft_of(arm), policy)
         return known(Tally.of(traces), ("overlap", "bound"))

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 from specdec.experiments.replay_plan import rule_of
 
+from specdec.core.plug_ins import plug_in_name
+from specdec.report.options import proposes_nothing
+
 if TYPE_CHECKING:
     from specdec.metrics import Tally
 
@@ -48,13 +51,11 @@ def checked(arms: Mapping[str, DictConfig], tallies: Mapping[str, Tally], folder
 
 def families(arms: Mapping[str, DictConfig]) -> dict[str, str]:
     """Name one arm of each family, the last: proposers of one kind with one tree and one rule."""
-    from specdec.report.options import stem_of_target
-
     found: dict[str, str] = {}
     for name, arm in arms.items():
-        proposer = stem_of_target(arm.proposer._target_)
-        if proposer != "none":
-            tree = stem_of_target(arm.tree._target_) if "tree" in arm.proposer else "chain"
+        proposer = plug_in_name(arm.proposer._target_)
+        if not proposes_nothing(arm):
+            tree = plug_in_name(arm.tree._target_) if "tree" in arm.proposer else "chain"
             found[f"{proposer}, {tree}, {rule_of(arm)}"] = name
     return found
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from specdec.core.plug_ins import plug_in_name
+
 if TYPE_CHECKING:
     from specdec.metrics import Estimate, Tally
 
@@ -29,7 +31,6 @@ def choices(arms: Mapping[str, DictConfig], tallies: Mapping[str, Tally]) -> lis
     One of them must propose nothing: speed is compared with it.
     """
     from specdec.metrics import block_efficiency, speedup
-    from specdec.report.options import stem_of_target
 
     plain = plain_arm(arms)
     assert plain is not None
@@ -39,17 +40,16 @@ def choices(arms: Mapping[str, DictConfig], tallies: Mapping[str, Tally]) -> lis
         faster = speedup(tally, baseline)
         tau = block_efficiency(tally).value
         if faster.value and tau:
-            proposer = stem_of_target(arms[name].proposer._target_)
+            proposer = plug_in_name(arms[name].proposer._target_)
             found.append(Choice(name, proposer, tau, tau / faster.value, faster))
     return sorted(found, key=lambda choice: -(choice.speedup.value or 0))
 
 
 def plain_arm(arms: Mapping[str, DictConfig]) -> str | None:
     """Name the arm that proposes nothing, if there is one."""
-    from specdec.report.options import stem_of_target
+    from specdec.report.options import proposes_nothing
 
-    names = (name for name, arm in arms.items() if stem_of_target(arm.proposer._target_) == "none")
-    return next(names, None)
+    return next((name for name, arm in arms.items() if proposes_nothing(arm)), None)
 
 
 def best_of_each(found: Sequence[Choice]) -> list[Choice]:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from specdec.experiments.app import build, compose_decode
 
 from specdec.core.errors import Unfit, UserError
+from specdec.core.plug_ins import is_ours, plug_in_name
 
 # What is told by the recording: whoever wants another writes another one.
 RECORDED = ("verifier", "prompts", "sampling")
@@ -114,10 +115,8 @@ def require_replayable(arm: DictConfig) -> None:
 
 
 def rule_of(arm: DictConfig) -> str:
-    """Return what the command line calls an arm's rule."""
-    from specdec.report.options import stem_of_target
-
-    return stem_of_target(arm.verification.rule._target_)
+    """Return the name of an arm's rule if it is one of ours; of others the class."""
+    return plug_in_name(arm.verification.rule._target_)
 
 
 def closed_arm(arm: DictConfig) -> Any:
@@ -126,7 +125,8 @@ def closed_arm(arm: DictConfig) -> Any:
     from specdec.tree.fixed import FixedTree
 
     proposer, tree = arm.proposer, build(arm.tree)
-    has_laws = "verifier" in proposer or "model" in proposer
+    # What somebody else's proposer makes of a model is not known.
+    has_laws = is_ours(proposer._target_) and ("verifier" in proposer or "model" in proposer)
     if not has_laws or not isinstance(tree, FixedTree):
         return None
     try:

@@ -21,7 +21,7 @@ from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
-from specdec.experiments.app import require_usable, shows
+from specdec.experiments.app import compose, require_usable, shows, with_choices
 from specdec.experiments.experiment import require_own
 from specdec.experiments.mistakes import mistake_of
 from specdec.experiments.processes import Processes
@@ -122,7 +122,7 @@ def _plan(config_name: str, asked: Namespace, sweepable: Sweepable) -> Plan | No
     combinations = [overrides for study in studies for overrides in study.combinations]
     for overrides in _some(combinations, found.root.sweep.most):
         told = [*overrides, *in_one]
-        _add(found, told, hydra.compose(config_name, told), sweepable)
+        _add(found, told, compose(config_name, told), sweepable)
     if not found.jobs:
         raise UserError(f"nothing to run: {'; '.join(found.unfit)}")
     return found
@@ -181,6 +181,8 @@ def _add(found: Plan, overrides: list[str], config: DictConfig, sweepable: Sweep
 
 def announce(planned: Plan) -> None:
     """Say in a few lines how much there is to do."""
+    from specdec.report.provenance import of_other_code
+
     states = list(planned.states().values())
     done = states.count("complete")
     over = f" over {', '.join(planned.over)}" if planned.over else ""
@@ -189,6 +191,10 @@ def announce(planned: Plan) -> None:
         f" {_count(planned.num_combinations, 'combination')}, {done} complete,"
         f" {len(states) - done} to run; results in {planned.folder}"
     )
+    complete = [n for n, state in planned.states().items() if state == "complete"]
+    other_code = of_other_code(planned.folder / name for name in complete)
+    if other_code is not None and planned.root.resume:
+        print(other_code)
     for reason, number in planned.unfit.items():
         print(f"left out, {_count(number, 'combination')}: {reason}")
 
@@ -239,7 +245,7 @@ def surviving(task: Task) -> Task:
     def job(config: DictConfig) -> object:
         with terminable():  # in a worker of the launcher's, too
             try:
-                task(config)
+                task(with_choices(config, HydraConfig.get().runtime.choices))
             except BrokenPipeError:  # nobody reads any more what a sweep says
                 raise KeyboardInterrupt from None
             except Exception as error:

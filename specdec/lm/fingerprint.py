@@ -1,32 +1,64 @@
-"""Tell one model from another: heads trained on one are worth nothing on another."""
+"""Tell one model from another: heads trained on one are worth nothing on another.
+
+Every element of every weight counts. Two models that run in one type are told apart by the exact
+values; of two types, by what the coarser one keeps.
+"""
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from specdec.core.errors import UserError
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import name_of
 
-# Where a model lies and how it is run, as opposed to what it is.
 DIGESTS = ("config", "tokenizer", "weights")
+COARSER = ("bfloat16", "float16")
+# Where a model lies and how it is run, as opposed to what it is.
 INCIDENTAL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
 
 
 def fingerprint(lm: HFCausalLM) -> dict[str, str]:
-    """Return the model's path and dtype, and digests of configuration, tokenizer and weights."""
+    """Return the model's path and dtype, and digests of configuration, tokenizer and weights.
+
+    `weights` are the exact values, `weights_in_bfloat16` and `weights_in_float16` the rounded ones.
+    """
     config = lm.model.config.to_dict()
-    assert lm.tokenizer is not None
+    dtype = str(lm.model.dtype).removeprefix("torch.")
+    exact = _weights_digest(lm, None)
+    uniform = all(p.dtype == lm.model.dtype for p in lm.model.parameters())
+    rounded = {
+        name: exact if uniform and name == dtype else _weights_digest(lm, getattr(torch, name))
+        for name in COARSER
+    }
     return {
         "path": name_of(str(lm.model.config._name_or_path)),
-        "dtype": str(lm.model.dtype).removeprefix("torch."),
+        "dtype": dtype,
         "config": _digest({name: config[name] for name in config if name not in INCIDENTAL}),
-        "tokenizer": _digest(lm.tokenizer.get_vocab()),
-        "weights": _probe(lm, torch.bfloat16),
-        "weights_in_half": _probe(lm, torch.float16),
+        "tokenizer": _digest(_tokenizer_facts(lm)),
+        "weights": exact,
+        **{f"weights_in_{name}": digest for name, digest in rounded.items()},
     }
+
+
+def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
+    """Name what of two fingerprints is not the same: config, tokenizer or weights.
+
+    Wherever the models lie. Weights of different dtypes are compared in the coarser one: what
+    float16 rounds away, bfloat16 may keep, and the other way round.
+    """
+    types = {ours["dtype"], theirs.get("dtype")}
+    weights = "weights"
+    if len(types) > 1:
+        weights += "_in_float16" if "float16" in types else "_in_bfloat16"
+    asked = {"config": "config", "tokenizer": "tokenizer", "weights": weights}
+    return [name for name, key in asked.items() if ours[key] != theirs.get(key)]
 
 
 def require_trained_on(
@@ -39,12 +71,8 @@ def require_trained_on(
     """
     if force:
         return
-    ours = fingerprint(lm)
     known = theirs or {}
-    # What float16 rounds away, bf16 may keep, and the other way round: compare in the coarser one.
-    half = "float16" in (ours["dtype"], known.get("dtype"))
-    names = ("config", "tokenizer", "weights_in_half") if half else DIGESTS
-    differing = [name.split("_")[0] for name in names if ours[name] != known.get(name)]
+    differing = differences(fingerprint(lm), known)
     if differing:
         raise UserError(
             f"{where}: trained on another verifier, {known.get('path')!r} ({', '.join(differing)}"
@@ -52,16 +80,41 @@ def require_trained_on(
         )
 
 
+def _tokenizer_facts(lm: HFCausalLM) -> dict[str, Any]:
+    """Return what makes tokens of a text: vocabulary, merges, and what comes before."""
+    tokenizer = lm.tokenizer
+    assert tokenizer is not None
+    found: dict[str, Any] = {"vocab": tokenizer.get_vocab()}
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # the slow ones have none
+    if backend is not None:
+        written = json.loads(backend.to_str())
+        found |= {name: written.get(name) for name in ("normalizer", "pre_tokenizer")}
+        merges = written["model"].get("merges") or ()
+        found["merges"] = [m if isinstance(m, str) else " ".join(m) for m in merges]
+    return found
+
+
 def _digest(value: object) -> str:
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _probe(lm: HFCausalLM, dtype: torch.dtype) -> str:
-    """A digest of the beginning of every weight: an adapter may have changed any few of them.
+def _weights_digest(lm: HFCausalLM, dtype: torch.dtype | None) -> str:
+    """Return a digest of all weights and saved buffers, as they are or rounded to a dtype.
 
-    Rounded to a type that is no finer than the model's, so that it does not depend on that.
+    Tied weights count once. Hashing leaves Python's lock, so that tensors are read side by side.
     """
-    weights = lm.model.parameters()
-    pieces = [weight.detach().flatten()[:512].to(dtype).float().cpu() for weight in weights]
-    return hashlib.sha256(torch.cat(pieces).numpy().tobytes()).hexdigest()[:16]
+    state = lm.model.state_dict(keep_vars=True)
+    tensors = list({id(tensor): tensor for tensor in state.values()}.values())
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+        pieces = list(threads.map(lambda tensor: _tensor_digest(tensor, dtype), tensors))
+    return hashlib.sha256("\n".join(pieces).encode()).hexdigest()[:16]
+
+
+@torch.no_grad()
+def _tensor_digest(tensor: Tensor, dtype: torch.dtype | None) -> str:
+    given = tensor.detach()
+    if dtype is not None and given.is_floating_point():
+        given = given.to(dtype)
+    plain = given.contiguous().cpu().flatten().view(torch.uint8)
+    return f"{list(tensor.shape)} {hashlib.sha256(plain.numpy().data).hexdigest()}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from specdec.core.digest import Signature, signature
 from specdec.core.errors import UserError, require
 from specdec.lm.check import first_line, prove
 from specdec.lm.folder import ZOO, Content, content_of
@@ -55,7 +56,7 @@ def load(
     with _named(field):
         if vocabulary_of is not None:
             require_same_vocabulary(path, vocabulary_of)
-        model, error = _proven(path, placed, DTYPES[dtype], attention)
+        model, error = _proven(path, _files(path), placed, DTYPES[dtype], attention)
         return HFCausalLM(model, _tokenizer(path), tree_error=error)
 
 
@@ -95,8 +96,19 @@ def checked_device(device: str) -> torch.device:
     return found
 
 
-@cache
 def _tokenizer(path: str) -> PreTrainedTokenizerBase:
+    return _tokenizer_of(path, _files(path))
+
+
+def _files(path: str) -> tuple[Signature, ...]:
+    """Return what changes when a folder does; of the Hub nothing changes within a process."""
+    folder = Path(source(path))
+    return signature(folder) if folder.is_dir() else ()
+
+
+# What is remembered of a path is of the files that lay there then.
+@lru_cache(maxsize=64)
+def _tokenizer_of(path: str, files: tuple[Signature, ...]) -> PreTrainedTokenizerBase:
     with _one_line(path):
         return AutoTokenizer.from_pretrained(source(path))
 
@@ -104,7 +116,11 @@ def _tokenizer(path: str) -> PreTrainedTokenizerBase:
 # A verifier and its draft, and those of the job before: a sweep over models must not keep them all.
 @lru_cache(maxsize=4)
 def _proven(
-    path: str, device: torch.device, dtype: torch.dtype, attention: str | None
+    path: str,
+    files: tuple[Signature, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: str | None,
 ) -> tuple[PreTrainedModel, float]:
     """Load, prove and remember one set of weights; returns what `prove` measured beside it."""
     with _one_line(path):

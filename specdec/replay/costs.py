@@ -21,7 +21,7 @@ from specdec.core.trace import Step, Trace
 from specdec.core.values import Draw
 from specdec.tree.fixed import FixedTree
 
-VERSION = 1
+VERSION = 2
 DRAWN, LIKELIEST = "drawn", "likeliest"  # how the children of a node are chosen: by chance or not
 
 
@@ -56,10 +56,18 @@ class Seconds(NamedTuple):
     other: float
 
 
+class ProposerKey(NamedTuple):
+    """What candidates come from: what it is called, and what it is known by, wherever it lies."""
+
+    name: str  # draft_model zoo:draft float32
+    known_by: str
+
+
 @dataclass(frozen=True)
 class DraftCosts:
     """What one proposer takes."""
 
+    name: str
     start: float  # of a step that drafts, however much
     level: Mapping[str, Curve]  # DRAWN or LIKELIEST: of one level, over the nodes above it
     # The verifier's forwards over `Costs.chain` or `Costs.tree`: right behind a draft's forwards
@@ -106,11 +114,15 @@ class Costs:
     facts: Mapping[str, Any]  # the verifier's fingerprint, machine, batch, sampling, ...
     chain: Curve  # seconds of a verifier forward over the tokens that it reads
     tree: Curve
-    drafts: Mapping[str, DraftCosts]  # by proposer and model, "draft_model zoo:draft"
+    drafts: Mapping[str, DraftCosts]  # by what the proposer is known by
 
-    def of_step(self, draft: str, shape: TreeShape) -> Seconds:
+    def knows(self, draft: ProposerKey) -> bool:
+        """Whether a proposer was measured."""
+        return draft.known_by in self.drafts
+
+    def of_step(self, draft: ProposerKey, shape: TreeShape) -> Seconds:
         """Predict one step of one request."""
-        costs = self.drafts[draft]
+        costs = self.drafts[draft.known_by]
         propose = 0.0
         if shape.num_tokens > 1:
             propose = costs.start
@@ -123,23 +135,27 @@ class Costs:
             verify *= costs.verify
         return Seconds(propose, verify, costs.other.at(shape.num_tokens))
 
-    def require(self, draft: str, where: str) -> None:
+    def require(self, draft: ProposerKey, where: str) -> None:
         """Refuse a proposer that was not measured.
 
         Raises:
             UserError: it was not.
         """
-        if draft not in self.drafts:
-            known = ", ".join(self.drafts)
-            raise UserError(f"costs={where!r}: nothing about {draft}; there are {known}")
+        if not self.knows(draft):
+            raise UserError(f"costs={where!r}: {self.nothing_about(draft)}")
 
-    def of_largest(self, draft: str, tree: FixedTree | None) -> Seconds:
+    def nothing_about(self, draft: ProposerKey) -> str:
+        """Say that a proposer was not measured, and which were."""
+        known = ", ".join(each.name for each in self.drafts.values())
+        return f"nothing about {draft.name}; there are {known}"
+
+    def of_largest(self, draft: ProposerKey, tree: FixedTree | None) -> Seconds:
         """Predict a step that submits all of a tree, as most do; None: without candidates."""
         if tree is None:
             return self.of_step(draft, TreeShape.of(None, 0, 0))
         return self.of_step(draft, TreeShape.of(tree, tree.num_nodes, tree.max_depth))
 
-    def of_tree(self, draft: str, tree: FixedTree) -> list[Seconds] | None:  # [D + 1]
+    def of_tree(self, draft: ProposerKey, tree: FixedTree) -> list[Seconds] | None:  # [D + 1]
         """Predict steps of a tree that may go down to depth 0, 1, ...; None where it may stop."""
         if tree.may_stop:
             return None
@@ -184,7 +200,9 @@ def _curve(row: Mapping[str, Sequence[Any]]) -> Curve:
 
 def _draft(row: Mapping[str, Any]) -> DraftCosts:
     levels = {name: _curve(each) for name, each in row["level"].items()}
-    return DraftCosts(float(row["start"]), levels, float(row["verify"]), _curve(row["other"]))
+    return DraftCosts(
+        str(row["name"]), float(row["start"]), levels, float(row["verify"]), _curve(row["other"])
+    )
 
 
 def costs_of_file(where: str, fingerprint: Mapping[str, str]) -> Costs:
@@ -205,7 +223,7 @@ def costs_of_file(where: str, fingerprint: Mapping[str, str]) -> Costs:
 
 
 def with_seconds(
-    traces: Sequence[Trace], costs: Costs, draft: str, policy: TreePolicy | None
+    traces: Sequence[Trace], costs: Costs, draft: ProposerKey, policy: TreePolicy | None
 ) -> list[Trace]:
     """Tell the steps of traces the seconds that they are predicted to take."""
     return [
@@ -214,7 +232,7 @@ def with_seconds(
     ]
 
 
-def _timed(step: Step, costs: Costs, draft: str, policy: TreePolicy | None) -> Step:
+def _timed(step: Step, costs: Costs, draft: ProposerKey, policy: TreePolicy | None) -> Step:
     levels = None
     if policy is not None and step.drafted:
         levels = step.depth + 1 if policy.may_stop else policy.max_depth

@@ -23,7 +23,7 @@ from torch import Tensor
 from specdec.core.errors import Unwritable, UserError, require_int
 from specdec.core.jsonl import make_folder, write_bytes, write_json
 from specdec.core.sampling import Sampling
-from specdec.lm.fingerprint import DIGESTS
+from specdec.lm.fingerprint import differences
 from specdec.replay.scoring import Key, Scored
 from specdec.replay.texts import Text
 
@@ -371,10 +371,7 @@ def require_made_for(
         UserError: configuration, tokenizer or weights differ, or the temperature or a filter.
     """
     known = recording.verifier
-    # Two dtypes are compared in the coarser one; see `require_trained_on`.
-    half = "float16" in (fingerprint["dtype"], known.get("dtype"))
-    names = ("config", "tokenizer", "weights_in_half") if half else DIGESTS
-    differing = [name.split("_")[0] for name in names if fingerprint[name] != known.get(name)]
+    differing = differences(fingerprint, known)
     if differing:
         raise _refusal(
             recording.folder,

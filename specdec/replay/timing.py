@@ -16,7 +16,7 @@ from specdec.core.errors import UserError
 from specdec.core.trace import Step
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
-from specdec.replay.costs import Costs, Curve, DraftCosts
+from specdec.replay.costs import Costs, Curve, DraftCosts, ProposerKey
 
 MIN_STEPS = 8  # whose median makes a point
 
@@ -60,7 +60,7 @@ class Filler:
 class Timed:
     """The steps of one arm that was run to be timed."""
 
-    draft: str | None  # what it is called in `Costs`; None: a filler
+    draft: ProposerKey | None  # None: a filler
     parents: tuple[int, ...]  # per level, as in `TreeShape`; of none: what does not grow trees
     choice: str
     steps: Sequence[Step]
@@ -75,10 +75,13 @@ def fitted(timed: Sequence[Timed], facts: Mapping[str, object]) -> Costs:
     steps = [step for each in timed if each.draft is None for step in each.steps]
     chain = curve([(s.drafted + 1, s.verify_seconds) for s in steps if s.drafted == s.depth])
     tree = curve([(s.drafted + 1, s.verify_seconds) for s in steps if s.drafted != s.depth])
-    names = dict.fromkeys(each.draft for each in timed if each.draft is not None)
-    drafts = {
-        name: _draft([each for each in timed if each.draft == name], chain, tree) for name in names
-    }
+    groups: dict[str, list[Timed]] = {}
+    names: dict[str, str] = {}
+    for each in timed:
+        if each.draft is not None:
+            groups.setdefault(each.draft.known_by, []).append(each)
+            names.setdefault(each.draft.known_by, each.draft.name)
+    drafts = {key: _draft(names[key], group, chain, tree) for key, group in groups.items()}
     return Costs(facts, chain, tree, drafts)
 
 
@@ -98,7 +101,7 @@ def curve(pairs: Sequence[tuple[int, float]]) -> Curve:
     return Curve(tuple(often), tuple(float(each) for each in smooth))
 
 
-def _draft(timed: Sequence[Timed], chain: Curve, tree: Curve) -> DraftCosts:
+def _draft(name: str, timed: Sequence[Timed], chain: Curve, tree: Curve) -> DraftCosts:
     """Fit what one proposer takes: its start and its levels, none of them below 0."""
     verify = _factor([step for each in timed for step in each.steps], chain, tree)
     other = curve([(s.drafted + 1, s.other_seconds) for each in timed for s in each.steps])
@@ -106,7 +109,7 @@ def _draft(timed: Sequence[Timed], chain: Curve, tree: Curve) -> DraftCosts:
     if not told:
         if any(each.parents for each in timed):
             raise _too_few("no tree was grown")
-        return DraftCosts(0.0, {}, verify, other)
+        return DraftCosts(name, 0.0, {}, verify, other)
     unknown = dict.fromkeys((each.choice, n) for each, _ in told for n in each.parents)
     columns = {key: place for place, key in enumerate(unknown, start=1)}
     rows = np.zeros((len(told), 1 + len(columns)))
@@ -121,7 +124,7 @@ def _draft(timed: Sequence[Timed], chain: Curve, tree: Curve) -> DraftCosts:
         points = {n: float(found[columns[choice, n]]) for c, n in columns if c == choice}
         sizes = tuple(sorted(points))
         levels[choice] = Curve(sizes, tuple(points[size] for size in sizes))
-    return DraftCosts(float(found[0]), levels, verify, other)
+    return DraftCosts(name, float(found[0]), levels, verify, other)
 
 
 def _too_few(what: str) -> UserError:

@@ -3,18 +3,20 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
+from specdec.core.digest import digest_of
 from specdec.core.errors import UserError
 from specdec.metrics import Tally, pooled
 from specdec.report.labels import (
     CONTENT,
     COSTS,
+    DIGITS_OF_A_DIGEST,
     RECORDING,
     STEPS,
     TOKENS,
@@ -22,14 +24,15 @@ from specdec.report.labels import (
     part,
     with_short_counts,
 )
-from specdec.report.options import PLUG_INS, SIDE, options
+from specdec.report.options import PLUG_INS, SIDE, TARGET, known_by, options, proposes_nothing
 from specdec.report.run_dir import COMPLETE, read_tally, state_of
 
 SEED = "seed"
 SAMPLING = "sampling."
 # Beside the options: what makes seconds, or texts, another thing. From `provenance.json`.
 CIRCUMSTANCES = {"device": "hardware", "num_threads": "threads", "num_processes": "processes"}
-CIRCUMSTANCES |= {"replayed": RECORDING, "costs": COSTS}
+FILES_OF = {RECORDING: "replayed", COSTS: "costs"}
+CIRCUMSTANCES |= {name: called for called, name in FILES_OF.items()}
 ORDINARY = {"batch", "max_new_tokens", "stop_strings"}  # may be swept, as sampling may
 # What reading a file raises that is not what it should be.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, YAMLError)
@@ -41,7 +44,9 @@ class Run:
     """A complete run directory."""
 
     path: Path
-    options: Mapping[str, Any]
+    options: Mapping[str, Any]  # by the names that they have
+    known: Mapping[str, Any]  # by what decides numbers; see `known_by`
+    proposes_nothing: bool
     circumstances: Mapping[str, Any]  # and digests of the prompts and the verifier
     tally: Tally
     provenance: Mapping[str, Any]
@@ -68,7 +73,7 @@ class Arm:
     @property
     def is_baseline(self) -> bool:
         """Whether nothing is proposed: what speed is compared with."""
-        return self.options["proposer"] == "none"
+        return all(run.proposes_nothing for run in self.runs.values())
 
     @property
     def lossless(self) -> bool:
@@ -134,6 +139,7 @@ def collect(folder: Path, force: bool = False) -> Collection:
     if not runs:
         listed = ", ".join(f"{path.name}: {state}" for path, state in list(states.items())[:3])
         raise UserError(f"run={str(folder)!r}: none of {len(states)} runs is complete ({listed})")
+    runs = respelled(runs)
     kept = {_key({**run.circumstances, **run.options}): run for run in runs}  # the last by name
     doubled = [run.path.name for run in runs if run not in kept.values()]
     runs = list(kept.values())
@@ -159,18 +165,63 @@ def read_run(path: Path) -> Run:
     try:
         config = OmegaConf.load(path / "config.yaml")
         assert isinstance(config, DictConfig)
-        used = options(config)
         facts = json.loads((path / "provenance.json").read_text(encoding="utf-8"))
         summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
         circumstances = {called: facts.get(name) for name, called in CIRCUMSTANCES.items()}
         for name in ("prompts.path", "verifier.path"):
             circumstances[f"{CONTENT}{name}"] = facts["files"].get(name)
+        known = known_by(config, facts["files"], facts.get("code", {}))
+        for name in (RECORDING, COSTS):
+            known[name] = facts["files"].get(FILES_OF[name], circumstances[name])
         trained = facts.get("training_tokens")
         outcome = trained, summary["lossless"], summary.get("peak_memory_bytes")
     except DAMAGE as error:
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise UserError(f"{path}: damaged ({reason})") from None
-    return Run(path, used, circumstances, read_tally(path), facts, *outcome)
+    used, plain = options(config), proposes_nothing(config)
+    return Run(path, used, known, plain, circumstances, read_tally(path), facts, *outcome)
+
+
+def respelled(runs: Sequence[Run]) -> list[Run]:
+    """Give options that are the same the same name, and those that are not, another.
+
+    A file may be named in several ways, and lie in several places; a plug-in may be edited, and
+    weights may be replaced, between two runs that name them alike.
+    """
+    names: dict[str, dict[str, Any]] = {}  # of an option: what to call what it is
+    unnamed = [{n: v for n, v in run.known.items() if n not in run.options} for run in runs]
+    # Loaders and samplers of one's own have no name; plug-ins have, and it says what they are.
+    varying = {n for n in _varying(unnamed) if n.rpartition(".")[0] not in (*PLUG_INS, "judges")}
+    found: list[Run] = []
+    for run, more in zip(runs, unnamed, strict=True):
+        told = {**run.options, **{n: v for n, v in more.items() if n in varying}}
+        used = {name: _called(run, name, value, names) for name, value in told.items()}
+        told = {
+            name: _called(run, name, value, names) if name in run.known else value
+            for name, value in run.circumstances.items()
+        }
+        found.append(replace(run, options=used, circumstances=told))
+    return found
+
+
+def _called(run: Run, name: str, value: Any, names: dict[str, dict[str, Any]]) -> Any:
+    """Return what runs before this one call an option, or a name that none of them gave another."""
+    code = {each: run.known[each] for each in run.known if _is_code_of(each, name)}
+    key = _key({**code, name: run.known.get(name)})
+    taken = names.setdefault(name, {})
+    if key not in taken:
+        alike = value is not None and any(_key(value) == _key(each) for each in taken.values())
+        # Contents of prompts and verifiers are among the circumstances.
+        alike = alike and f"{CONTENT}{name}" not in run.circumstances
+        taken[key] = f"{value} ({digest_of(key.encode())[:DIGITS_OF_A_DIGEST]})" if alike else value
+    return taken[key]
+
+
+def _is_code_of(known: str, name: str) -> bool:
+    owner, _, what = known.rpartition(".")
+    return what in (TARGET, "code") and (
+        owner == name or (owner.startswith(f"{name}.") and name == "judges")
+    )
 
 
 def is_ordinary(name: str) -> bool:

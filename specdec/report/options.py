@@ -1,7 +1,9 @@
-"""The options that a run heeded, under the names that the command line knows them by.
+"""The options that a run heeded: what they are called, and what two runs must share to be one.
 
 A configuration holds more than a run uses: a gamma for a proposer that drafts nothing, a draft
-model for n-grams. Two runs are the same run if they agree in what both of them use.
+model for n-grams. Two runs are the same run if they agree in what both of them use: in numbers by
+value, in files by content, in plug-ins by their class and, from outside of `specdec`, by its code.
+How a value is written, where a file lies and what a plug-in is called decide nothing.
 """
 
 import hashlib
@@ -11,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+from specdec.core.plug_ins import is_ours, plug_in_name
 
 Options = Mapping[str, Any]
 
@@ -24,23 +28,68 @@ SIDE = (
     "draft.",
     "training.",
 )  # what belongs to one of compared arms
-# A proposer's arguments that other nodes are the home of.
+# A proposer's arguments that are other nodes, unless it is told otherwise.
 HOMES = {"tree": "tree", "model": "draft", "gamma": "tree.gamma", "seed": "seed"}
-GIVEN = {"_target_", "field", "vocabulary_of", "verifier"}  # no options, or another's
+DERIVED = {"field", "vocabulary_of"}  # arguments of our loader that follow from other options
+TARGET = "_target_"
+NO_PROPOSER = "none"  # whose texts are the same under any rule
 LONGEST_NAME = 80
 
 
 def options(config: DictConfig) -> dict[str, Any]:
-    """Return what a run of `decode` or an arm of `compare` uses, resolved, by option."""
+    """Return what a run of `decode` or an arm of `compare` uses, resolved, by option.
+
+    Plug-ins bear the names by which they were chosen.
+    """
+    plain = _plain(config)
+    choices = plain.get("choices") or {}
+    found = _heeded(plain)
+    targets = {group: found[f"{group}.{TARGET}"] for group in _groups(found)}
+    names = {group: choices.get(group) or plug_in_name(targets[group]) for group in targets}
+    used = {name: value for name, value in found.items() if not name.endswith(TARGET)}
+    return dict(sorted({**used, **names}.items()))
+
+
+def targets(config: DictConfig) -> dict[str, str]:
+    """Return the `_target_` of everything that a run builds, by the node that has it."""
+    found = _heeded(_plain(config)).items()
+    return {name.removesuffix(f".{TARGET}"): str(v) for name, v in found if name.endswith(TARGET)}
+
+
+def known_by(config: DictConfig, files: Options, code: Options) -> dict[str, Any]:
+    """Return what two runs share if and only if they would decode the same.
+
+    Args:
+        files: digests of the files that options name, by option; see `files_of`.
+        code: digests of the plug-ins that are not of `specdec`, by node.
+    """
+    found = {
+        name: _by_content(name, value, files) for name, value in _heeded(_plain(config)).items()
+    }
+    return {**found, **{f"{name}.code": digest for name, digest in code.items()}}
+
+
+def proposes_nothing(config: DictConfig) -> bool:
+    """Whether a run is autoregressive decoding, which speed is compared with."""
+    return plug_in_name(str(config.proposer[TARGET])) == NO_PROPOSER
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
-    found = {name: plain[name] for name in VALUES}
-    found |= {name: value for node in NODES for name, value in _flat(node, plain[node])}
-    found |= dict(_proposer(plain["proposer"]))
-    if found["proposer"] != "none":  # whose texts are the same under any rule
+    return plain
+
+
+def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options and targets, by name; numbers that are equal are written alike."""
+    found: dict[str, Any] = {name: plain[name] for name in VALUES}
+    for node in NODES:
+        found |= dict(_flat(node, plain[node]))
+    found |= dict(_proposer(plain))
+    if plug_in_name(found[f"proposer.{TARGET}"]) != NO_PROPOSER:
         rule = plain["verification"]["rule"]
-        found["verification"] = stem_of_target(rule["_target_"])
-        found |= dict(_flat("verification.rule", rule))
+        found[f"verification.{TARGET}"] = rule[TARGET]
+        found |= dict(_flat("verification.rule", {n: v for n, v in rule.items() if n != TARGET}))
         found["verification.allow_lossy"] = plain["verification"]["allow_lossy"]
         found["judges"] = plain["judges"]
     found |= _training(plain.get("training"), found)
@@ -48,7 +97,7 @@ def options(config: DictConfig) -> dict[str, Any]:
         for name in VALUES:
             if found.get(f"{node}.{name}") == plain[name]:
                 found.pop(f"{node}.{name}", None)
-    return dict(sorted(found.items()))
+    return {name: _normal(value) for name, value in sorted(found.items())}
 
 
 def _training(told: Mapping[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
@@ -64,47 +113,70 @@ def _is_below(value: object, folder: str) -> bool:
     return isinstance(value, str) and (value == folder or value.startswith(f"{folder}/"))
 
 
-def _proposer(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    yield "proposer", stem_of_target(node["_target_"])
-    for name, value in node.items():
-        if name in GIVEN:
-            continue
-        home = HOMES.get(name, f"proposer.{name}")
-        if isinstance(value, Mapping):
-            if home in PLUG_INS:
-                yield home, stem_of_target(value["_target_"])
-            yield from _flat(home, value)
-        else:
-            yield home, value
+def _proposer(plain: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield a proposer's options; what it has from another node bears that node's name."""
+    for name, value in plain["proposer"].items():
+        home = HOMES.get(name, "")
+        own = not home or value != _at(plain, home)
+        yield from _flat(f"proposer.{name}" if own else home, value)
 
 
-def _flat(prefix: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        if name not in GIVEN:
-            yield f"{prefix}.{name}", value
+def _at(plain: Mapping[str, Any], name: str) -> Any:
+    found: Any = plain
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
 
 
-def stem_of_target(target: str) -> str:
-    """Return the module that a class or its constructor lives in: what an option calls it."""
-    parts = target.split(".")
-    classes = [number for number, part in enumerate(parts) if part[:1].isupper()]
-    return parts[classes[0] - 1 if classes else -2]
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield options one by one, however deep they lie."""
+    if not isinstance(value, Mapping):
+        if not (name == "proposer.verifier" and value is None):  # the arm's own is given to it
+            yield name, value
+        return
+    ours = is_ours(str(value.get(TARGET, "")))
+    for key, each in value.items():
+        if not (ours and key in DERIVED):
+            yield from _flat(f"{name}.{key}", each)
 
 
-def identity(used: Options) -> str:
-    """Return 12 hex digits that two runs share if and only if they use the same options."""
-    text = json.dumps(used, sort_keys=True, ensure_ascii=True)
+def _groups(found: Options) -> list[str]:
+    return [group for group in PLUG_INS if f"{group}.{TARGET}" in found]
+
+
+def _normal(value: Any) -> Any:
+    """Write 1.0 as 1: it is the same number. True is none."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list | tuple):
+        return [_normal(each) for each in value]
+    if isinstance(value, Mapping):
+        return {str(key): _normal(each) for key, each in value.items()}
+    return value
+
+
+def _by_content(name: str, value: Any, files: Options) -> Any:
+    if name in files:
+        return {"content": files[name]}
+    if isinstance(value, list):
+        return [_by_content(f"{name}.{place}", each, files) for place, each in enumerate(value)]
+    return value
+
+
+def identity(known: Options) -> str:
+    """Return 12 hex digits that two runs share if and only if `known_by` is the same of both."""
+    text = json.dumps(known, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def run_name(used: Options, keys: Sequence[str], known_by: str) -> str:
+def run_name(used: Options, keys: Sequence[str], identity: str) -> str:
     """Name a run by some of its options, fit for a folder; what it does not use is left out.
 
-    The first digits of its identity, `known_by`, stand behind them.
+    The first digits of its identity stand behind them.
     """
     parts = [_part(key, used[key]) for key in keys if key in used]
     readable = ",".join(dict.fromkeys(parts))[:LONGEST_NAME].strip(",")
-    return f"{readable or 'default'}-{known_by[:8]}"
+    return f"{readable or 'default'}-{identity[:8]}"
 
 
 def _part(key: str, value: Any) -> str:

@@ -41,7 +41,15 @@ FILES = (
 )
 OF = "run"  # of a row of traces: the identity of the run that it belongs to
 # Traces of an interrupted session count only if these are still the same: seconds are in them.
-CIRCUMSTANCES = ("versions", "device", "num_threads", "num_processes", "dtype", "attention")
+CIRCUMSTANCES = (
+    "versions",
+    "source",
+    "device",
+    "num_threads",
+    "num_processes",
+    "dtype",
+    "attention",
+)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A folder of run directories -> `report.html`, plots, `summary.csv`, `.parquet` and `.md`."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from specdec.report.frame import Results, write_tables
 from specdec.report.labels import readable
 from specdec.report.page import page
 from specdec.report.plots import figures, save
+from specdec.report.provenance import code_state
 
 MOST_TEXTS = 60  # that a page holds
 
@@ -54,6 +56,10 @@ def notes(collection: Collection) -> Iterator[str]:
     if collection.doubled:
         number, listed = len(collection.doubled), ", ".join(collection.doubled[:5])
         yield f"left out, since another run has the same options and seed, {number}: {listed}"
+    states = Counter(code_state(run.provenance) for run in collection.runs)
+    if len(states) > 1:
+        listed = "; ".join(f"{number} by {state}" for state, number in states.most_common())
+        yield f"decoded by several states of the code, which may differ in every number: {listed}"
     of = len(collection.runs)
     for (recording, costs), number in collection.recordings.items():
         some = "" if number == of else f"{number} of {of} runs: "

@@ -16,6 +16,7 @@ from specdec.replay.costs import (
     Costs,
     Curve,
     DraftCosts,
+    ProposerKey,
     TreeShape,
     costs_of_file,
     read_costs,
@@ -29,18 +30,19 @@ from specdec.tree.sampled import Sampled
 from specdec.tree.sparse import Sparse
 
 FACTS = {"verifier": {"config": "c", "dtype": "float32", "path": "mine"}}
-DRAFT = "draft_model mine"
+DRAFT = ProposerKey("draft_model mine", "0123")
+NONE = ProposerKey("none", "4567")
 
 
 def costs() -> Costs:
     levels = {DRAWN: Curve((1, 4), (1.0, 4.0)), LIKELIEST: Curve((1, 4), (0.5, 2.0))}
-    draft = DraftCosts(10.0, levels, 0.5, Curve((1, 5), (0.1, 0.5)))
-    plain = DraftCosts(0.0, {}, 1.0, Curve((1,), (0.1,)))
+    draft = DraftCosts(DRAFT.name, 10.0, levels, 0.5, Curve((1, 5), (0.1, 0.5)))
+    plain = DraftCosts(NONE.name, 0.0, {}, 1.0, Curve((1,), (0.1,)))
     return Costs(
         FACTS,
         Curve((1, 2, 5), (100.0, 110.0, 140.0)),
         Curve((3, 5), (200.0, 240.0)),
-        {DRAFT: draft, "none": plain},
+        {DRAFT.known_by: draft, NONE.known_by: plain},
     )
 
 
@@ -65,7 +67,7 @@ def test_a_step_is_the_sum_of_its_parts() -> None:
     assert chain == (10 + 4 * 1.0, 0.5 * 140.0, 0.5)
     tree = costs().of_step(DRAFT, TreeShape.of(Sparse([[0, 0], [1, 0]]), 4, 2))
     assert tree == pytest.approx((10 + 0.5 + 1.0, 0.5 * 240.0, 0.5))
-    assert costs().of_step("none", TreeShape.of(None, 0, 0)) == (0, 100, 0.1)
+    assert costs().of_step(NONE, TreeShape.of(None, 0, 0)) == (0, 100, 0.1)
 
 
 def test_steps_are_shorter_where_a_text_ends() -> None:
@@ -103,19 +105,19 @@ def test_what_went_into_the_seconds_is_found_again() -> None:
     """Steps whose seconds are made by known costs; medians do not mind a stall now and then."""
     told = costs()
     shapes = [(Chain(1), 1, 1), (Chain(4), 4, 4), (Sampled([4, 1], "without_replacement"), 8, 2)]
-    timed = [Timed("none", (), "", steps_of(told, "none", None, 0, 0))]
+    timed = [Timed(NONE, (), "", steps_of(told, NONE, None, 0, 0))]
     for tokens in (1, 2, 5):
-        steps = steps_of(told, "none", None, tokens - 1, tokens - 1)
+        steps = steps_of(told, NONE, None, tokens - 1, tokens - 1)
         timed.append(Timed(None, (), "", steps))
     for tokens in (3, 5, 9):
-        timed.append(Timed(None, (), "", steps_of(told, "none", None, tokens - 1, 1)))
+        timed.append(Timed(None, (), "", steps_of(told, NONE, None, tokens - 1, 1)))
     for tree, drafted, depth in shapes:
         steps = steps_of(told, DRAFT, tree, drafted, depth)
         timed.append(Timed(DRAFT, tuple(tree.parents), DRAWN, steps))
     found = fitted(timed, FACTS)
     assert found.chain.at(5) == pytest.approx(140)
     assert found.tree.at(5) == pytest.approx(240)
-    draft = found.drafts[DRAFT]
+    draft = found.drafts[DRAFT.known_by]
     assert draft.start == pytest.approx(10)
     assert draft.level[DRAWN].seconds == pytest.approx((1.0, 4.0))
     assert draft.verify == pytest.approx(0.5)
@@ -126,17 +128,17 @@ def test_what_went_into_the_seconds_is_found_again() -> None:
 
 def test_levels_that_nobody_timed_often_enough_are_not_free() -> None:
     told = costs()
-    plain = [Timed(None, (), "", steps_of(told, "none", None, n, d)) for n, d in ((0, 0), (4, 1))]
+    plain = [Timed(None, (), "", steps_of(told, NONE, None, n, d)) for n, d in ((0, 0), (4, 1))]
     narrow, wide = Chain(2), Sampled([4, 1], "without_replacement")
     timed = [Timed(DRAFT, (1, 1), DRAWN, steps_of(told, DRAFT, narrow, 2, 2))]
     timed.append(Timed(DRAFT, (1, 4), DRAWN, steps_of(told, DRAFT, wide, 8, 2)[:2]))
-    draft = fitted([*plain, *timed], FACTS).drafts[DRAFT]
+    draft = fitted([*plain, *timed], FACTS).drafts[DRAFT.known_by]
     assert draft.level[DRAWN].sizes == (1,)
     assert draft.start + 2 * draft.level[DRAWN].at(4) == pytest.approx(12)
 
 
 def steps_of(
-    told: Costs, draft: str, tree: Chain | Sampled | None, drafted: int, depth: int
+    told: Costs, draft: ProposerKey, tree: Chain | Sampled | None, drafted: int, depth: int
 ) -> list[Step]:
     seconds = told.of_step(draft, TreeShape.of(tree, drafted, depth))
     usual = replace(
@@ -181,7 +183,7 @@ def test_costs_of_another_verifier_are_refused(tmp_path: Path, name: str, value:
 
 def test_a_proposer_that_was_not_measured_is_named() -> None:
     with pytest.raises(UserError, match="nothing about ngram; there are draft_model mine, none"):
-        costs().require("ngram", "costs.json")
+        costs().require(ProposerKey("ngram", "89ab"), "costs.json")
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_a_proposer_that_was_not_measured_is_named() -> None:
         (None, "cannot be read"),
         ("{", "not what specdec-costs writes"),
         (json.dumps({"version": 7}), "version 7"),
-        (json.dumps({"version": 1}), "no 'facts'"),
+        (json.dumps({"version": 2}), "no 'facts'"),
     ],
 )
 def test_damaged_costs_are_refused(tmp_path: Path, content: str | None, reason: str) -> None:

@@ -47,7 +47,7 @@ WARPED = Sampling(0.7, top_p=0.9)
 SETTINGS: dict[str, Any] = {
     "verifier_fingerprint": {
         **{"path": "models/one", "dtype": "float32", "config": "c1", "tokenizer": "t1"},
-        **{"weights": "w1", "weights_in_half": "h1"},
+        **{"weights": "w1", "weights_in_bfloat16": "b1", "weights_in_float16": "h1"},
     },
     "sampling": WARPED,
     "max_new_tokens": 16,
@@ -594,8 +594,9 @@ def made_with(folder: Path, sampling: Sampling = WARPED, **verifier: str) -> Rec
 def test_the_same_verifier_elsewhere_and_of_another_dtype_will_do(folder: Path) -> None:
     ours = SETTINGS["verifier_fingerprint"]
     require_made_for(made_with(folder), ours, WARPED)
-    require_made_for(made_with(folder, path="elsewhere", dtype="bfloat16"), ours, WARPED)
-    # What float16 rounds away does not count.
+    # What the coarser of two types rounds away does not count.
+    theirs = made_with(folder, path="elsewhere", dtype="bfloat16", weights="other")
+    require_made_for(theirs, ours, WARPED)
     require_made_for(made_with(folder, dtype="float16", weights="other"), ours, WARPED)
 
 
@@ -604,7 +605,9 @@ def test_the_same_verifier_elsewhere_and_of_another_dtype_will_do(folder: Path) 
     [
         ({"config": "c2"}, "(config differ)"),
         ({"tokenizer": "t2", "weights": "w2"}, "(tokenizer, weights differ)"),
-        ({"dtype": "float16", "weights_in_half": "h2"}, "(weights differ)"),
+        ({"weights": "w2"}, "(weights differ)"),
+        ({"dtype": "float16", "weights_in_float16": "h2"}, "(weights differ)"),
+        ({"dtype": "bfloat16", "weights_in_bfloat16": "b2"}, "(weights differ)"),
     ],
 )
 def test_texts_of_another_verifier_are_refused(

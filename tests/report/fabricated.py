@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from specdec.core.trace import Trace
 from specdec.metrics import Tally, summarize
-from specdec.report.options import identity, options
+from specdec.report.options import identity, known_by
 from specdec.report.run_dir import RunDir
 
 MACHINE = {"device": "a machine", "num_threads": 2, "num_processes": 1}
@@ -20,9 +20,10 @@ FILES = {"prompts.path": "0123", "verifier.path": "4567"}
 def make_config(proposer: str, gamma: int | None = None, **more: Any) -> dict[str, Any]:
     """Make the configuration of a run; `more` sets options by their last name."""
     node: dict[str, Any] = {"_target_": f"specdec.proposer.{proposer}.Class"}
+    tree = {"_target_": "specdec.tree.chain.Chain", "gamma": gamma, "min_confidence": 0.0}
+    draft = {"_target_": "specdec.lm.load.load", "path": "draft"}
     if proposer == "draft_model":
-        tree = {"_target_": "specdec.tree.chain.Chain", "gamma": gamma, "min_confidence": 0.0}
-        node |= {"model": {"_target_": "specdec.lm.load.load", "path": "draft"}, "tree": tree}
+        node |= {"model": draft, "tree": tree}
     elif proposer == "ngram":
         node |= {"gamma": gamma, "max_ngram": 3}
     rule = more.get("rule", "rejection")
@@ -31,6 +32,8 @@ def make_config(proposer: str, gamma: int | None = None, **more: Any) -> dict[st
         "prompts": {"path": "prompts.jsonl", "limit": None},
         "sampling": {"_target_": "S", "temperature": more.get("temperature", 0.0), "top_p": 1.0},
         "proposer": node,
+        "tree": tree,
+        "draft": draft,
         "verification": {
             "rule": {"_target_": f"specdec.verification.{rule}.Rule"},
             "allow_lossy": False,
@@ -55,8 +58,9 @@ def write_run(
 ) -> Path:
     """Write a complete run directory."""
     node = OmegaConf.create(config)
-    with RunDir(path, node, identity(options(node))) as run_dir:
-        run_dir.begin({**MACHINE, "files": FILES, **(facts or {})}, {})
+    told = {**MACHINE, "files": FILES, **(facts or {})}
+    with RunDir(path, node, identity(known_by(node, told["files"], {}))) as run_dir:
+        run_dir.begin(told, {})
         for trace in traces:
             run_dir.append(trace)
         tally = Tally.of(traces)

@@ -51,7 +51,7 @@ def test_what_is_swept_for_its_own_sake_makes_settings(tmp_path: Path) -> None:
             )
     collection = collect(tmp_path)
     assert set(labels(collection)) == {
-        *("batch=1, temperature=0.0", "batch=8, temperature=0.0"),
+        *("batch=1, temperature=0", "batch=8, temperature=0"),
         *("batch=1, temperature=0.7", "batch=8, temperature=0.7"),
     }
     assert collection.apart == {}
@@ -61,7 +61,7 @@ def test_what_is_swept_for_its_own_sake_makes_settings(tmp_path: Path) -> None:
     ("name", "change"),
     [
         ("dtype", {"dtype": "bfloat16"}),
-        ("verifier.path", {"verifier": "another"}),
+        ("content of verifier.path", {"facts": {"files": {"verifier.path": "89ab"}}}),
         ("hardware", {"facts": {"device": "another machine"}}),
         ("threads", {"facts": {"num_threads": 7}}),
         ("content of prompts.path", {"facts": {"files": {"prompts.path": "89ab"}}}),

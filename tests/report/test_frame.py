@@ -72,7 +72,7 @@ def test_numbers_are_those_of_the_run(folder: Path) -> None:
 
 def test_markdown_can_be_pasted(folder: Path) -> None:
     text = (folder / "summary.md").read_text()
-    assert "### temperature=0.0" in text
+    assert "### temperature=0" in text
     rows = [line for line in text.splitlines() if line.startswith("| draft_model")]
     assert len(rows) == 2
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}

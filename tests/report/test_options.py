@@ -4,7 +4,8 @@ import hydra
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from specdec.report.options import identity, options, run_name, stem_of_target
+from specdec.core.plug_ins import plug_in_name
+from specdec.report.options import identity, known_by, options, proposes_nothing, run_name, targets
 
 
 def compose(*overrides: str) -> DictConfig:
@@ -38,10 +39,10 @@ def test_what_is_not_used_does_not_matter(one: list[str], other: list[str]) -> N
     ],
 )
 def test_what_is_used_does(override: str) -> None:
-    plain = options(compose("proposer=draft_model"))
-    changed = options(compose("proposer=draft_model", override))
-    assert plain != changed
-    assert identity(plain) != identity(changed)
+    plain = compose("proposer=draft_model")
+    changed = compose("proposer=draft_model", override)
+    assert options(plain) != options(changed)
+    assert identity(known_by(plain, {}, {})) != identity(known_by(changed, {}, {}))
 
 
 def test_options_bear_the_names_of_the_command_line() -> None:
@@ -80,17 +81,64 @@ def test_a_name_leaves_out_what_the_run_does_not_use_and_stays_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "stem"),
+    ("target", "name"),
     [
         ("specdec.proposer.none.NoProposer", "none"),
         ("specdec.proposer.medusa.Medusa.load", "medusa"),
         ("specdec.proposer.recorded.Recorded.from_run", "recorded"),
-        ("my_lab.drafts.mine.Mine", "mine"),
-        ("my_lab.drafts.mine.build", "mine"),
+        ("my_lab.drafts.medusa.Medusa.load", "my_lab.drafts.medusa.Medusa.load"),
+        ("my_lab.none.build", "my_lab.none.build"),
     ],
 )
-def test_plug_ins_are_called_by_their_file(target: str, stem: str) -> None:
-    assert stem_of_target(target) == stem
+def test_plug_ins_are_called_by_their_file_if_they_are_ours(target: str, name: str) -> None:
+    assert plug_in_name(target) == name
+
+
+def test_numbers_that_are_equal_are_the_same_option() -> None:
+    one = compose("proposer=ngram", "sampling.temperature=1", "sampling.top_p=1")
+    other = compose("proposer=ngram", "sampling.temperature=1.0", "sampling.top_p=1.0")
+    assert options(one) == options(other)
+    assert known_by(one, {}, {}) == known_by(other, {}, {})
+    assert known_by(one, {}, {}) != known_by(
+        compose("proposer=ngram", "sampling.temperature=0.9"), {}, {}
+    )
+
+
+def test_true_is_no_number() -> None:
+    flags = [compose("proposer=ngram", f"+proposer.flag={value}") for value in ("true", "1")]
+    assert len({identity(known_by(flag, {}, {})) for flag in flags}) == 2
+
+
+def test_a_seed_of_the_proposers_own_hides_no_other() -> None:
+    configs = [compose("proposer=recorded", f"seed={seed}", "proposer.seed=5") for seed in (0, 1)]
+    known = [known_by(config, {}, {}) for config in configs]
+    assert identity(known[0]) != identity(known[1])
+    assert all(each["proposer.seed"] == 5 for each in known)
+
+
+def test_options_that_lie_deep_are_known_by_their_own_names() -> None:
+    config = compose("proposer=ngram", "+proposer.store={index:{path:a,size:2.0}}")
+    assert options(config)["proposer.store.index.size"] == 2
+    known = known_by(config, {"proposer.store.index.path": "0123"}, {})
+    assert known["proposer.store.index.path"] == {"content": "0123"}
+
+
+def test_two_classes_of_one_module_are_two_plug_ins() -> None:
+    configs = [compose("proposer=ngram", f"proposer._target_=lab.mine.{name}") for name in "AB"]
+    assert identity(known_by(configs[0], {}, {})) != identity(known_by(configs[1], {}, {}))
+    assert targets(configs[0])["proposer"] == "lab.mine.A"
+
+
+def test_a_class_of_ones_own_in_a_file_called_none_proposes_something() -> None:
+    assert proposes_nothing(compose("proposer=none"))
+    assert not proposes_nothing(compose("proposer=none", "proposer._target_=lab.none.NoProposer"))
+    assert "verification" in options(compose("proposer=none", "proposer._target_=lab.none.No"))
+
+
+def test_names_are_those_that_were_chosen() -> None:
+    config = compose("proposer=ngram", "choices={proposer:mine,tree:chain}")
+    assert options(config)["proposer"] == "mine"
+    assert known_by(config, {}, {}) == known_by(compose("proposer=ngram"), {}, {})
 
 
 def test_a_missing_value_is_no_option() -> None:

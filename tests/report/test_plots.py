@@ -103,10 +103,10 @@ def test_lines_go_through_the_numbers_of_the_table(sweep: Drawn, option: str, me
 def test_a_line_joins_arms_that_agree_in_everything_else(sweep: Drawn) -> None:
     plots = sweep[2]
     assert legend(plots["speedup_by_tree.gamma"]) == [
-        "draft_model, chain, temperature=0.0",
-        "ngram, temperature=0.0",
-        "draft_model, chain, temperature=1.0",
-        "ngram, temperature=1.0",
+        "draft_model, chain, temperature=0",
+        "ngram, temperature=0",
+        "draft_model, chain, temperature=1",
+        "ngram, temperature=1",
     ]
     lines = [
         line for line in axes_of(plots["speedup_by_tree.gamma"]).lines if len(line.get_xdata())
@@ -229,10 +229,10 @@ def test_what_has_no_room_is_named(sweep: Drawn, monkeypatch: pytest.MonkeyPatch
     captions = {name: plot.caption for name, plot in plots.items()}
     told = "Not drawn, for want of room: "
     assert told + "; ".join(labels[4:]) + "." in captions["speedup_by_sampling.temperature"]
-    assert "Not drawn: temperature=1.0." in captions["block_efficiency_by_speed"]
+    assert "Not drawn: temperature=1." in captions["block_efficiency_by_speed"]
     assert re.search(told + r"[^;]+; [^;]+; and 5 more\.", captions["step_seconds"])
-    assert "| temperature=1.0" in captions["step_seconds"].partition(told)[2]
-    assert "| temperature=0.0" in captions["reached_depth"].partition(told)[2]
+    assert "| temperature=1" in captions["step_seconds"].partition(told)[2]
+    assert "| temperature=0" in captions["reached_depth"].partition(told)[2]
 
 
 def test_an_arm_that_nothing_can_be_joined_with_is_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from tqdm import tqdm
 
+from specdec.core.digest import digest_of
 from specdec.core.errors import UserError, require, require_int, require_number
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
@@ -24,7 +25,6 @@ from specdec.lm.hf import HFCausalLM
 from specdec.proposer.none import NoProposer
 from specdec.training.data.answer_file import AnswerFile
 from specdec.training.data.distill_prompts import prompts_of
-from specdec.training.data.manifest import digest
 from specdec.training.data.text import data_digest, read_documents
 from specdec.verification.rejection import Rejection
 
@@ -109,7 +109,7 @@ class Distill:
         return {
             "verifier": [known[name] for name in DIGESTS],
             "dtype": known["dtype"],
-            "chat_template": digest(str(verifier.tokenizer.chat_template).encode()),
+            "chat_template": digest_of(str(verifier.tokenizer.chat_template).encode()),
             "data": data_digest(data_path),
             "temperature": self._sampling.temperature,
             "top_k": self._sampling.top_k,

@@ -2,15 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
 
+from specdec.core.digest import digest
 from specdec.core.errors import UserError
-
-
-def digest(content: bytes) -> str:
-    """Return 16 hexadecimal digits that tell contents apart."""
-    return sha256(content).hexdigest()[:16]
 
 
 def file_digest(path: str, field: str) -> str:
@@ -20,7 +15,7 @@ def file_digest(path: str, field: str) -> str:
         UserError: it cannot be read; `field` is how the message names it.
     """
     try:
-        return digest(Path(path).read_bytes())
+        return digest(Path(path))
     except OSError as error:
         raise UserError(f"{field}={path!r}: cannot be read ({error.strerror})") from None
 

@@ -7,9 +7,9 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from specdec.core.digest import digest_of
 from specdec.core.errors import UserError
 from specdec.prompts import Message
-from specdec.training.data.manifest import digest
 from specdec.training.data.text import Written, joined, read_documents
 from specdec.training.objective import Batch
 
@@ -107,7 +107,7 @@ class Samples:
         """Tell these samples from others by their token ids."""
         lengths = torch.tensor([len(token_ids) for token_ids, _ in self.rows])
         content = torch.cat([lengths, *(token_ids for token_ids, _ in self.rows)])
-        return digest(content.numpy().tobytes())
+        return digest_of(content.numpy().tobytes())
 
     def preview(self) -> str:
         """Show the first sample; what does not count stands in [[brackets]]."""

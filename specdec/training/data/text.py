@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from specdec.core.digest import digest_of
 from specdec.core.errors import UserError
 from specdec.core.jsonl import read_jsonl, read_text
 from specdec.prompts import Message, read_message
-from specdec.training.data.manifest import digest, file_digest
+from specdec.training.data.manifest import file_digest
 from specdec.zoo.stdlib import held_out_files, training_files
 
 ZOO: Mapping[str, Callable[[], list[Path]]] = {
@@ -94,7 +95,7 @@ def data_digest(path: str, field: str = "data.path") -> str:
         UserError: it cannot be read; `field` is how the message names it.
     """
     if path in ZOO:
-        return digest("\0".join(_zoo_texts(path)).encode())
+        return digest_of("\0".join(_zoo_texts(path)).encode())
     return file_digest(path, field)
 
 

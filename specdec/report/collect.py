@@ -191,7 +191,8 @@ def respelled(runs: Sequence[Run]) -> list[Run]:
     names: dict[str, dict[str, Any]] = {}  # of an option: what to call what it is
     unnamed = [{n: v for n, v in run.known.items() if n not in run.options} for run in runs]
     # Loaders and samplers of one's own have no name; plug-ins have, and it says what they are.
-    varying = {n for n in _varying(unnamed) if n.rpartition(".")[0] not in (*PLUG_INS, "judges")}
+    named = {*PLUG_INS, "judges", "training.train", *(name for run in runs for name in run.options)}
+    varying = {n for n in _varying(unnamed) if not named & {n.split(".")[0], n.rpartition(".")[0]}}
     found: list[Run] = []
     for run, more in zip(runs, unnamed, strict=True):
         told = {**run.options, **{n: v for n, v in more.items() if n in varying}}

@@ -16,6 +16,7 @@ from specdec.experiments.mistakes import LISTS, OF_HYDRA, explained
 from specdec.experiments.training import chosen, require_data, train_in_sweep
 
 from specdec.core.errors import Unfit, UserError, require
+from specdec.core.plug_ins import plug_in_name
 
 TRAINED = "trained"  # the folder of what was trained, in the run directory
 PROPOSES = {"medusa": "proposer.path", "chained": "proposer.path", "draft_model": "draft.path"}
@@ -53,7 +54,8 @@ def check(config: DictConfig) -> None:
     require_data(config)
     _check_training(config)
     # A draft will have the verifier's vocabulary; what heads there will be was checked above.
-    decodes = decoding(config, config.verifier.path)
+    drafts = _kind(config) == "draft_model"
+    decodes = decoding(config, config.verifier.path if drafts else TRAINED)
     check_options(decodes)
     try:
         build_prompts(decodes)
@@ -92,6 +94,8 @@ def name(config: DictConfig, keys: Sequence[str]) -> str:
 
 def decoding(config: DictConfig, trained: str) -> DictConfig:
     """Return the configuration of `decode` with what a training leaves in the folder `trained`."""
+    from specdec.experiments.fit import name_of_node
+
     kind = _kind(config)
     found = _composed(config, kind)
     OmegaConf.update(found, PROPOSES[kind], trained)
@@ -103,6 +107,7 @@ def decoding(config: DictConfig, trained: str) -> DictConfig:
         found[key] = OmegaConf.to_container(config[key], resolve=True)
     for key in ("dtype", "seed", "tracker", "resume"):
         found[key] = config[key]
+    found.choices = {**(found.choices or {}), "tree": name_of_node(config, "tree")}
     found.training = {"output": trained, **_options(config, kind)}
     return found
 
@@ -150,9 +155,7 @@ def _require_of_decoding(text: str) -> None:
 
 
 def _kind(config: DictConfig) -> str:
-    from specdec.report.options import stem_of_target
-
-    kind = stem_of_target(config.train._target_)
+    kind = plug_in_name(config.train._target_)
     if kind not in PROPOSES:
         raise UserError(f"train={kind}: proposes nothing; a sweep trains {', '.join(PROPOSES)}")
     return kind
@@ -160,10 +163,11 @@ def _kind(config: DictConfig) -> str:
 
 def _options(config: DictConfig, kind: str) -> dict[str, Any]:
     """Return what decides on the weights, by option."""
-    from specdec.report.options import stem_of_target
+    from specdec.experiments.fit import name_of_node
 
     found = {"max_steps": config.trainer.max_steps, "joint": config.joint}
-    found |= {"loss": stem_of_target(config.loss._target_)}
+    found |= {"loss": name_of_node(config, "loss")}
+    found |= {f"{node}._target_": config[node]._target_ for node in ("train", "loss")}
     nodes = ["train", "loss", "data", "trainer"]
     nodes += ["distill"] if config.distill.path is not None else []
     nodes += ["tuning"] if config.joint else []

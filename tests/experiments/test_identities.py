@@ -166,13 +166,15 @@ def test_a_prompt_in_the_middle_of_a_large_file_counts(tiny: "Tiny", cli: "Comma
     assert "0 complete, 1 to run" in sweep(cli, tiny, *asked)
 
 
-def test_runs_of_other_code_of_ours_are_kept_and_said(tiny: "Tiny", cli: "CommandLine") -> None:
-    sweep(cli, tiny, "proposer=none")
-    (name,) = names()
-    file = Path("sweep") / name / "provenance.json"
-    facts = json.loads(file.read_text())
-    facts |= {"source": "0123456789abcdef", "git": {"commit": "f00d" * 10, "dirty": True}}
-    file.write_text(json.dumps(facts))
+def test_runs_of_other_code_of_ours_are_kept_and_said(
+    tiny: "Tiny", cli: "CommandLine", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from specdec.report import provenance
+
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance, "source_digest", lambda: "0123456789abcdef")
+        patch.setattr(provenance, "_git_state", lambda: {"commit": "f00d" * 10, "dirty": True})
+        sweep(cli, tiny, "proposer=none")
     out = sweep(cli, tiny, "proposer=none,ngram")
     assert "1 complete, 1 to run" in out
     assert "decoded by other code than this: 1 by" in out

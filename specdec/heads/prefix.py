@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
 from specdec.core.errors import require, require_int
+from specdec.lm.cache import cache_word
 
 
 class PrefixAttention(nn.Module):
@@ -36,6 +37,7 @@ class PrefixAttention(nn.Module):
         )
         config._attn_implementation = "sdpa"
         self.layer = LlamaDecoderLayer(config, layer_idx=0)
+        self._cache_word = cache_word(self.layer.forward)
         self.rotary = LlamaRotaryEmbedding(config)
         nn.init.zeros_(self.layer.self_attn.o_proj.weight)
         nn.init.zeros_(self.layer.mlp.down_proj.weight)
@@ -62,6 +64,6 @@ class PrefixAttention(nn.Module):
         return self.layer(
             hidden,
             attention_mask=attention_mask,
-            past_key_values=cache,
+            **{self._cache_word: cache},
             position_embeddings=self.rotary(hidden, positions),
         )

@@ -4,11 +4,26 @@ transformers' `DynamicCache` re-allocates at every call and can only crop; a tre
 needs to keep some cells and to drop others, each row by itself.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from transformers import LlamaModel
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+# What transformers calls the cache of a forward: the second word until 5.23.
+CACHE_WORDS = ("cache", "past_key_values")
+
+
+def cache_word(forward: Callable[..., object]) -> str:
+    """Return the keyword by which a forward takes its cache; Llama's, if it names none.
+
+    Models from elsewhere may still have the old word under a new transformers.
+    """
+    named = (inspect.signature(each).parameters for each in (forward, LlamaModel.forward))
+    return next(word for names in named for word in CACHE_WORDS if word in names)
 
 
 class RowCache(Cache):

@@ -12,7 +12,7 @@ from specdec.core.protocols import Forward
 from specdec.core.values import Layer
 from specdec.lm import mask
 from specdec.lm.batch import pad
-from specdec.lm.cache import RowCache
+from specdec.lm.cache import RowCache, cache_word
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,6 +55,7 @@ class HFCausalLM:
         self.max_length: int = _steady_length(config)
         self.device: torch.device = model.device
         self._plain = mask.PlainText(self._mask_kind, model.dtype, self.device)
+        self._cache_word = cache_word(model.forward)
         self.num_calls = 0
         self.num_cells = 0
         self.open(num_rows=1, capacity=64)
@@ -186,7 +187,7 @@ class HFCausalLM:
             input_ids=token_ids,
             position_ids=positions,
             attention_mask=attention_mask,
-            past_key_values=self._cache,
+            **{self._cache_word: self._cache},
             use_cache=True,
             output_hidden_states=bool(layers),
         )

@@ -2,17 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from running import Ended
 
 from specdec.core.errors import UserError
 
-if TYPE_CHECKING:
-    from conftest import Ended
 
-
-def assert_one_line(ended: "Ended", names: Sequence[str] = ()) -> None:
+def assert_one_line(ended: Ended, names: Sequence[str] = ()) -> None:
     """Check what an entry point left behind on the terminal."""
     assert_complaint(ended.status, ended.err, names)
 

@@ -4,70 +4,26 @@ Nothing is downloaded, nothing needs the embedded zoo, and nothing wants more th
 """
 
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from importlib import import_module
-from io import StringIO
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from running import (
+    OTHER_TEXT,
+    PROMPTS,
+    TEXT,
+    VOCAB_SIZE,
+    CommandLine,
+    Tiny,
+    run_in_process,
+    write_llama,
+)
 
 # Before torch and huggingface_hub are imported, since they read these then; subprocesses inherit
 # them. Tiny tensors want one thread, and a path that is mistyped must not be looked up on the Hub.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # as the entry points do, but before the import
-
-CONTEXT = 256
-VOCAB_SIZE = 300
-TEXT = "def add(first, second):\n    return first + second\n\nprint(add(1, 2))\n" * 8
-OTHER_TEXT = "Wer reitet so spaet durch Nacht und Wind? Es ist der Vater mit seinem Kind.\n" * 8
-PROMPTS = (
-    '{"id": "add", "category": "code", "prompt": "def add(first, second):"}',
-    '{"id": "print", "category": "code", "prompt": "print(add(1, 2))\\nprint(add("}',
-    '{"id": "text", "category": "text", "prompt": "first second first second fi"}',
-)
-
-
-@dataclass(frozen=True)
-class Tiny:
-    """Folders of models, and a file of three prompts."""
-
-    verifier: Path
-    draft: Path
-    padded: Path  # a draft with the verifier's tokenizer and 20 logits more than tokens
-    stranger: Path  # a draft with another tokenizer and as many logits as the verifier
-    prompts: Path
-    text: Path
-
-    def options(self, run_dir: Path | str, *more: str) -> list[str]:
-        """Return the overrides of a short run; in Hydra the last one of a key holds."""
-        return [
-            f"verifier.path={self.verifier}",
-            f"draft.path={self.draft}",
-            f"prompts.path={self.prompts}",
-            "max_new_tokens=12",
-            f"hydra.run.dir={run_dir}",
-            *more,
-        ]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a command left behind on the terminal."""
-
-    status: int
-    out: str
-    err: str
-
-
-CommandLine = Callable[..., Ended]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -99,62 +55,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     )
 
 
-def write_llama(
-    folder: Path,
-    tokenizer: "PreTrainedTokenizerBase",
-    num_logits: int = VOCAB_SIZE,
-    noise: float = 0.0,
-) -> Path:
-    """Save a random model whose logits vary as much as a trained one's; noise makes a draft."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=num_logits,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=None,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(11)
-        model = LlamaForCausalLM(config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(noise * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="session")
 def cli() -> CommandLine:
     """Run an entry point, `cli("compare", "batch=2")`, without paying for a new process."""
     return run_in_process
-
-
-def run_in_process(entry_point: str, *options: str) -> Ended:
-    """Call `main()` of an entry point; what is not SystemExit is a traceback, and comes out."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    main = import_module(f"specdec.experiments.{entry_point}").main
-    GlobalHydra.instance().clear()
-    out, err = StringIO(), StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setenv("HYDRA_FULL_ERROR", "1")  # the entry point sets it for its whole process
-        patch.setattr(sys, "argv", [entry_point, *options])
-        try:
-            main()
-            status = 0
-        except SystemExit as ending:
-            status = ending.code if isinstance(ending.code, int) else int(bool(ending.code))
-    return Ended(status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -17,7 +18,7 @@ EXPERTS = {"num_experts_per_tok": 2}
 # Its scaled embeddings, if they were tied, would make each token predict itself.
 GEMMA = {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}
 HYBRID = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
-FAMILIES: dict[str, dict[str, object]] = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {},
     "qwen3": {"head_dim": 8},

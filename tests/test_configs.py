@@ -15,6 +15,7 @@ import yaml
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -153,7 +154,7 @@ def test_the_other_constructors_are_spelt_out_too() -> None:
 
 
 @pytest.mark.parametrize(("group", "stem"), DECODING)
-def test_a_plug_in_decodes(cli, tiny, group: str, stem: str) -> None:
+def test_a_plug_in_decodes(cli: CommandLine, tiny: Tiny, group: str, stem: str) -> None:
     """Composes, instantiates and runs, at the least with proposals from a draft model."""
     choice = f"{group}={stem}"
     if choice in ("proposer=medusa", "proposer=chained"):
@@ -169,28 +170,28 @@ def test_a_plug_in_decodes(cli, tiny, group: str, stem: str) -> None:
     assert plug_in(group, stem)["_target_"] in OmegaConf.to_yaml(config)
 
 
-def train(cli, tiny, stem: str, *options: str):
+def train(cli: CommandLine, tiny: Tiny, stem: str, *options: str):
     """Train for one step."""
     data = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}"]
     given = [f"train={stem}", f"verifier.path={tiny.verifier}", "max_steps=1", *SMALL[stem]]
     return cli("train", *given, *data, *options)
 
 
-def calibrate(cli, tiny) -> None:
+def calibrate(cli: CommandLine, tiny: Tiny) -> None:
     models = [f"verifier.path={tiny.verifier}", f"draft.path={tiny.draft}"]
     options = ["max_rank=99", "positional=true", "sampling.temperature=1", "output=tree.json"]
     ended = cli("calibrate", *models, f"data.path={tiny.text}", *options)
     assert ended.status == 0, ended.err
 
 
-def train_heads(cli, tiny, stem: str) -> None:
+def train_heads(cli: CommandLine, tiny: Tiny, stem: str) -> None:
     ended = train(cli, tiny, stem, "train.num_heads=4", "output=heads")
     assert ended.status == 0, ended.err
 
 
 @pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.parametrize("stem", stems("train"))
-def test_a_training_objective_trains(cli, tiny, stem: str) -> None:
+def test_a_training_objective_trains(cli: CommandLine, tiny: Tiny, stem: str) -> None:
     ended = train(cli, tiny, stem, "output=trained")
     assert ended.status == 0, f"train={stem}: {ended.err}; does it need a line in SMALL?"
     assert "trained 1 steps" in ended.out
@@ -198,13 +199,13 @@ def test_a_training_objective_trains(cli, tiny, stem: str) -> None:
 
 @pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.parametrize("stem", stems("loss"))
-def test_a_loss_trains_heads(cli, tiny, stem: str) -> None:
+def test_a_loss_trains_heads(cli: CommandLine, tiny: Tiny, stem: str) -> None:
     ended = train(cli, tiny, "medusa", f"loss={stem}", "output=trained")
     assert ended.status == 0, f"loss={stem}: {ended.err}"
 
 
 @pytest.mark.usefixtures("fresh_accelerator")
-def test_a_draft_is_trained_on_what_the_verifier_wrote(cli, tiny) -> None:
+def test_a_draft_is_trained_on_what_the_verifier_wrote(cli: CommandLine, tiny: Tiny) -> None:
     """Two runs share the answers; other settings are refused in one line."""
     answers = ["distill.path=answers.jsonl", "distill.max_new_tokens=8", "distill.prompt_tokens=8"]
     for loss in ("kl", "cross_entropy"):
@@ -257,7 +258,7 @@ def unknown_keys(body: dict[str, Any], config: DictConfig, prefix: str = "") -> 
 
 @pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.parametrize("stem", stems("experiment"))
-def test_an_experiment_runs_shortened(cli, tiny, stem: str) -> None:
+def test_an_experiment_runs_shortened(cli: CommandLine, tiny: Tiny, stem: str) -> None:
     entry_point = entry_point_of(stem)
     if entry_point == "train":
         data = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from complaints import assert_complaint, assert_one_line
+from running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -245,7 +246,7 @@ def write(files: dict[str, str], folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
-def check(cli, entry_point: str, options: Sequence[str], mistake: Mistake) -> None:
+def check(cli: CommandLine, entry_point: str, options: Sequence[str], mistake: Mistake) -> None:
     """Make a mistake in a folder that holds an earlier run."""
     write(mistake.files, Path())
     write(EARLIER, Path("run"))
@@ -258,7 +259,7 @@ def check(cli, entry_point: str, options: Sequence[str], mistake: Mistake) -> No
     assert contents(Path("run")) == EARLIER, "bad input touched the results of an earlier run"
 
 
-def check_decoding(cli, tiny, mistake: Mistake) -> None:
+def check_decoding(cli: CommandLine, tiny: Tiny, mistake: Mistake) -> None:
     """Use the cheaper entry point where both have the option."""
     only_compare = any(option.startswith(("arms=", "turn=")) for option in mistake.options)
     check(cli, "compare" if only_compare else "decode", tiny.options("run"), mistake)
@@ -269,33 +270,35 @@ def named(mistakes: Sequence[Mistake]) -> pytest.MarkDecorator:
 
 
 @named(UNKNOWN)
-def test_what_does_not_exist_is_named(cli, tiny, mistake: Mistake) -> None:
+def test_what_does_not_exist_is_named(cli: CommandLine, tiny: Tiny, mistake: Mistake) -> None:
     check_decoding(cli, tiny, mistake)
 
 
 @named(PROMPT_FILES)
-def test_prompts_that_cannot_be_decoded_are_refused_before_any_is(cli, tiny, mistake) -> None:
+def test_prompts_that_cannot_be_decoded_are_refused_before_any_is(
+    cli: CommandLine, tiny: Tiny, mistake
+) -> None:
     check_decoding(cli, tiny, mistake)
 
 
 @named(OUT_OF_RANGE)
-def test_numbers_out_of_range_are_refused(cli, tiny, mistake: Mistake) -> None:
+def test_numbers_out_of_range_are_refused(cli: CommandLine, tiny: Tiny, mistake: Mistake) -> None:
     check_decoding(cli, tiny, mistake)
 
 
 @named(WRONG_TYPES)
-def test_values_of_a_wrong_type_are_refused(cli, tiny, mistake: Mistake) -> None:
+def test_values_of_a_wrong_type_are_refused(cli: CommandLine, tiny: Tiny, mistake: Mistake) -> None:
     check_decoding(cli, tiny, mistake)
 
 
 @named(MISTYPED)
-def test_mistyped_options_are_refused(cli, tiny, mistake: Mistake) -> None:
+def test_mistyped_options_are_refused(cli: CommandLine, tiny: Tiny, mistake: Mistake) -> None:
     check_decoding(cli, tiny, mistake)
 
 
 @named(OF_PAIRS)
 def test_parts_that_do_not_go_together_are_refused_before_a_model_is_loaded(
-    cli, tiny, monkeypatch: pytest.MonkeyPatch, mistake: Mistake
+    cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, mistake: Mistake
 ) -> None:
     def loaded(*_: object) -> None:
         raise AssertionError("a model was loaded although the options cannot work")
@@ -305,24 +308,28 @@ def test_parts_that_do_not_go_together_are_refused_before_a_model_is_loaded(
 
 
 @named([*OUT_OF_RANGE[:1], *PROMPT_FILES[:4], *MISTYPED[:1]])
-def test_compare_refuses_alike(cli, tiny, mistake: Mistake) -> None:
+def test_compare_refuses_alike(cli: CommandLine, tiny: Tiny, mistake: Mistake) -> None:
     check(cli, "compare", tiny.options("run", 'arms=["proposer=none"]'), mistake)
 
 
 @named(OF_COMPARE)
-def test_what_arms_cannot_differ_in_is_named(cli, tiny, mistake: Mistake) -> None:
+def test_what_arms_cannot_differ_in_is_named(
+    cli: CommandLine, tiny: Tiny, mistake: Mistake
+) -> None:
     check(cli, "compare", tiny.options("run"), mistake)
 
 
 @pytest.mark.usefixtures("fresh_accelerator")
 @named(OF_TRAINING)
-def test_train_refuses_alike(cli, tiny, mistake: Mistake) -> None:
+def test_train_refuses_alike(cli: CommandLine, tiny: Tiny, mistake: Mistake) -> None:
     options = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}", "output=run"]
     small = ["train.block_length=16", "train.vocab_size=300", "train.hidden_size=12"]
     check(cli, "train", [*options, *small, "max_steps=1"], mistake)
 
 
-def test_a_tree_that_training_cannot_measure_acceptance_with_is_refused(cli, tiny) -> None:
+def test_a_tree_that_training_cannot_measure_acceptance_with_is_refused(
+    cli: CommandLine, tiny: Tiny
+) -> None:
     """And not only when the first evaluation comes."""
     options = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}", "output=run"]
     models = ["train=medusa", f"verifier.path={tiny.verifier}", "max_steps=1"]
@@ -334,14 +341,14 @@ def test_a_tree_that_training_cannot_measure_acceptance_with_is_refused(cli, tin
 
 
 @pytest.mark.parametrize("missing", ["data.path", "data.held_out_path", "output"])
-def test_train_names_the_option_that_is_missing(cli, tiny, missing: str) -> None:
+def test_train_names_the_option_that_is_missing(cli: CommandLine, tiny: Tiny, missing: str) -> None:
     given = {"data.path": tiny.text, "data.held_out_path": tiny.text, "output": "run"}
     options = [f"{name}={value}" for name, value in given.items() if name != missing]
     ended = cli("train", *options)
     assert_one_line(ended, [missing])
 
 
-def test_a_draft_with_another_tokenizer_is_refused(cli, tiny) -> None:
+def test_a_draft_with_another_tokenizer_is_refused(cli: CommandLine, tiny: Tiny) -> None:
     """Both models have 300 logits: the tokenizers have to be compared, not the widths."""
     mistake = Mistake(
         "stranger", ["proposer=draft_model", f"draft.path={tiny.stranger}"],
@@ -350,14 +357,16 @@ def test_a_draft_with_another_tokenizer_is_refused(cli, tiny) -> None:
     check_decoding(cli, tiny, mistake)
 
 
-def test_a_draft_with_padded_logits_is_not_refused(cli, tiny) -> None:
+def test_a_draft_with_padded_logits_is_not_refused(cli: CommandLine, tiny: Tiny) -> None:
     """Padding differs within families (Qwen3 0.6B and 8B, say); the tokenizer is the same."""
     options = ["proposer=draft_model", f"draft.path={tiny.padded}", "prompts.limit=1"]
     ended = cli("decode", *tiny.options("run", *options))
     assert ended.status == 0, f"a draft with the verifier's tokenizer was refused:\n{ended.err}"
 
 
-def test_a_missing_gpu_is_named(cli, tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_named(
+    cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     mistake = Mistake("no_gpu", ["device=cuda"], ["device='cuda'", "no GPU", "device=cpu"])
     check_decoding(cli, tiny, mistake)
@@ -365,7 +374,9 @@ def test_a_missing_gpu_is_named(cli, tiny, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("place", ["file", "file/below"])
 @pytest.mark.parametrize("entry_point", ["compare", "train"])
-def test_a_folder_that_cannot_be_made_is_named(cli, tiny, entry_point: str, place: str) -> None:
+def test_a_folder_that_cannot_be_made_is_named(
+    cli: CommandLine, tiny: Tiny, entry_point: str, place: str
+) -> None:
     """Root may write anywhere, but not below a regular file."""
     Path("file").write_text("precious")
     options = tiny.options(place)
@@ -386,7 +397,7 @@ def test_a_folder_that_cannot_be_made_is_named(cli, tiny, entry_point: str, plac
     ids=["mistyped", "negative", "unwritable"],
 )
 def test_a_process_of_its_own_prints_one_line(
-    tiny, options: Sequence[str], names: Sequence[str]
+    tiny: Tiny, options: Sequence[str], names: Sequence[str]
 ) -> None:
     """As users see it: warnings of libraries and Hydra's own messages would show up here."""
     Path("file").write_text("precious")

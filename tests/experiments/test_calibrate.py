@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from complaints import assert_one_line
+from running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -13,7 +14,7 @@ NOWHERE = "verifier.path=./no_such_model"  # what loads a model says so
 TREE = '{"joint": {"paths": [[0], [0, 0], [400]]}}'
 
 
-def measured(cli, tiny, *options: str) -> dict[str, Any]:
+def measured(cli: CommandLine, tiny: Tiny, *options: str) -> dict[str, Any]:
     """Calibrate a draft model and read the file."""
     models = [f"verifier.path={tiny.verifier}", f"draft.path={tiny.draft}"]
     text = [f"data.path={tiny.text}", "data.max_length=24", "output=out/tree.json"]
@@ -22,7 +23,7 @@ def measured(cli, tiny, *options: str) -> dict[str, Any]:
     return {**json.loads(Path("out/tree.json").read_text()), "printed": ended.out}
 
 
-def test_the_file_says_what_was_measured(cli, tiny) -> None:
+def test_the_file_says_what_was_measured(cli: CommandLine, tiny: Tiny) -> None:
     found = measured(cli, tiny, "depth=3", "max_nodes=40", "num_nodes=5")
     assert found["proposer"] == "draft_model"
     assert (found["draft_path"], found["data_path"]) == (str(tiny.draft), str(tiny.text))
@@ -38,7 +39,7 @@ def test_the_file_says_what_was_measured(cli, tiny) -> None:
     assert all(sum(row) == found["num_positions"] for row in found["marginals"])
 
 
-def test_what_is_printed(cli, tiny) -> None:
+def test_what_is_printed(cli: CommandLine, tiny: Tiny) -> None:
     found = measured(cli, tiny, "num_nodes=5")
     rows = [line.split() for line in found["printed"].splitlines()]
     sizes = [int(row[0]) for row in rows if len(row) == 4 and row[0].isdigit()]
@@ -49,7 +50,7 @@ def test_what_is_printed(cli, tiny) -> None:
     assert "not over the block starts" in " ".join(found["printed"].split())
 
 
-def test_fewer_samples_and_other_batches(cli, tiny) -> None:
+def test_fewer_samples_and_other_batches(cli: CommandLine, tiny: Tiny) -> None:
     """A batch is only how many samples are read at a time; a limit is how many in all."""
     whole, single = measured(cli, tiny), measured(cli, tiny, "batch=1")
     assert single["joint"] == whole["joint"]
@@ -61,7 +62,7 @@ def test_fewer_samples_and_other_batches(cli, tiny) -> None:
 POSITIONAL = ("positional=true", "sampling.temperature=1", "max_children=3")
 
 
-def test_children_are_measured_when_they_are_asked_for(cli, tiny) -> None:
+def test_children_are_measured_when_they_are_asked_for(cli: CommandLine, tiny: Tiny) -> None:
     """Beside the paths, which stay as they are; and the same in other batches."""
     plain, found = measured(cli, tiny), measured(cli, tiny, *POSITIONAL)
     assert "positional" not in plain
@@ -86,7 +87,7 @@ def test_children_are_measured_when_they_are_asked_for(cli, tiny) -> None:
     assert other != pytest.approx(row, abs=1e-3)
 
 
-def test_what_is_printed_of_a_sequoia_is_what_is_grown(cli, tiny) -> None:
+def test_what_is_printed_of_a_sequoia_is_what_is_grown(cli: CommandLine, tiny: Tiny) -> None:
     """The printed block efficiency is the tree's own."""
     from specdec.tree.sequoia import Sequoia
 
@@ -98,7 +99,7 @@ def test_what_is_printed_of_a_sequoia_is_what_is_grown(cli, tiny) -> None:
     assert ["5", str(tree.max_depth), f"{1 + tree.expected_accepted:.3f}"] in rows
 
 
-def test_heads_are_measured_and_grown(cli, tiny) -> None:
+def test_heads_are_measured_and_grown(cli: CommandLine, tiny: Tiny) -> None:
     """Train -> calibrate -> decode, as a user would."""
     data = [f"data.path={tiny.text}", "data.max_length=24"]
     model = f"verifier.path={tiny.verifier}"
@@ -157,7 +158,9 @@ def test_heads_are_measured_and_grown(cli, tiny) -> None:
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )
-def test_bad_options_are_refused_before_a_model_is_loaded(cli, tiny, options, names) -> None:
+def test_bad_options_are_refused_before_a_model_is_loaded(
+    cli: CommandLine, tiny: Tiny, options, names
+) -> None:
     Path("file").write_text("precious")
     write_heads_config()
     given = [f"data.path={tiny.text}", "output=tree.json", NOWHERE, "draft.path=./no_such_model"]
@@ -166,13 +169,13 @@ def test_bad_options_are_refused_before_a_model_is_loaded(cli, tiny, options, na
 
 
 @pytest.mark.parametrize("missing", ["data.path", "output"])
-def test_a_missing_option_is_named(cli, tiny, missing: str) -> None:
+def test_a_missing_option_is_named(cli: CommandLine, tiny: Tiny, missing: str) -> None:
     given = {"data.path": tiny.text, "output": "tree.json"}
     options = [f"{name}={value}" for name, value in given.items() if name != missing]
     assert_one_line(cli("calibrate", *options), [missing])
 
 
-def test_a_greedy_verifier_may_have_a_draft_that_samples(cli, tiny) -> None:
+def test_a_greedy_verifier_may_have_a_draft_that_samples(cli: CommandLine, tiny: Tiny) -> None:
     """At temperature 0 there is something to draw if the draft has a temperature of its own."""
     found = measured(cli, tiny, "positional=true", "proposer.temperature=1", "max_children=300")
     (row,) = found["positional"]["acceptance"]
@@ -180,7 +183,7 @@ def test_a_greedy_verifier_may_have_a_draft_that_samples(cli, tiny) -> None:
     assert found["positional"]["proposer_temperature"] == 1
 
 
-def test_a_text_without_a_path_is_named(cli, tiny) -> None:
+def test_a_text_without_a_path_is_named(cli: CommandLine, tiny: Tiny) -> None:
     models = [f"verifier.path={tiny.verifier}", f"draft.path={tiny.draft}"]
     options = [*models, f"data.path={tiny.text}", "output=tree.json"]
     ended = cli("calibrate", *options, "data.max_length=4")
@@ -214,7 +217,7 @@ HEADS = "in proposer.path='heads'"
 )
 @pytest.mark.parametrize("entry_point", ["decode", "compare"])
 def test_trees_beyond_the_heads_are_refused_before_a_model_is_loaded(
-    cli, entry_point: str, proposer: str, options: list[str], names: list[str]
+    cli: CommandLine, entry_point: str, proposer: str, options: list[str], names: list[str]
 ) -> None:
     write_heads_config()
     Path("tree.json").write_text(TREE)
@@ -223,7 +226,9 @@ def test_trees_beyond_the_heads_are_refused_before_a_model_is_loaded(
     assert_one_line(cli(entry_point, NOWHERE, *given), names)
 
 
-def test_ranks_beyond_a_draft_s_vocabulary_are_refused_before_a_model_is_loaded(cli, tiny) -> None:
+def test_ranks_beyond_a_draft_s_vocabulary_are_refused_before_a_model_is_loaded(
+    cli: CommandLine, tiny: Tiny
+) -> None:
     draft = ["proposer=draft_model", f"draft.path={tiny.draft}"]
     tree = ["tree=sparse", "tree.paths=[[0],[300]]"]
     ended = cli("decode", NOWHERE, *draft, *tree)
@@ -232,7 +237,9 @@ def test_ranks_beyond_a_draft_s_vocabulary_are_refused_before_a_model_is_loaded(
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}"])
-def test_a_folder_that_says_nothing_is_left_to_the_loader(cli, text: str | None) -> None:
+def test_a_folder_that_says_nothing_is_left_to_the_loader(
+    cli: CommandLine, text: str | None
+) -> None:
     if text is not None:
         Path("heads").mkdir()
         Path("heads/config.json").write_text(text)
@@ -240,7 +247,9 @@ def test_a_folder_that_says_nothing_is_left_to_the_loader(cli, text: str | None)
     assert_one_line(cli("decode", NOWHERE, *heads), ["verifier.path='./no_such_model'"])
 
 
-def test_a_tree_that_is_used_otherwise_than_it_was_measured_says_so(cli, tiny) -> None:
+def test_a_tree_that_is_used_otherwise_than_it_was_measured_says_so(
+    cli: CommandLine, tiny: Tiny
+) -> None:
     """Lossless all the same, but not the best tree any more."""
     given = [f"data.path={tiny.text}", "output=tree.json", "positional=true", "max_rank=3"]
     warm = ["sampling.temperature=1", "proposer=draft_model"]

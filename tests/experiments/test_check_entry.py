@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from complaints import assert_one_line
+from running import CommandLine, Tiny
 
 from specdec.core.values import Context, Proposal
 from specdec.proposer.draft_model import DraftModel
@@ -18,7 +19,7 @@ DRAFT = ["proposer=draft_model"]
 LOSSY = "verification.allow_lossy=true"
 
 
-def decode(cli, tiny, run: str, *options: str, num_prompts: int = 60) -> None:
+def decode(cli: CommandLine, tiny: Tiny, run: str, *options: str, num_prompts: int = 60) -> None:
     """Decode some thousand tokens at temperature 1."""
     line = '{{"id": "{0}", "prompt": "def add(first, second{0}):"}}\n'
     Path("many.jsonl").write_text("".join(line.format(n) for n in range(num_prompts)))
@@ -48,7 +49,7 @@ def row_of(out: str, run: str) -> list[str]:
     ],
     ids=["none", "block", "without_replacement_warped"],
 )
-def test_a_lossless_run_passes(cli, tiny, options: list[str]) -> None:
+def test_a_lossless_run_passes(cli: CommandLine, tiny: Tiny, options: list[str]) -> None:
     decode(cli, tiny, "run", *options)
     ended = cli("check", "run=run")
     assert ended.status == 0, ended.err + ended.out
@@ -60,7 +61,7 @@ def test_a_lossless_run_passes(cli, tiny, options: list[str]) -> None:
 
 
 def test_the_draft_s_order_is_that_of_the_run_s_own_draft_or_of_the_one_that_is_named(
-    cli, tiny
+    cli: CommandLine, tiny: Tiny
 ) -> None:
     decode(cli, tiny, "none", "proposer=none")
     decode(cli, tiny, "own", *DRAFT)
@@ -98,7 +99,9 @@ LENIENT = ["verification=lenient", "verification.rule.lenience=0.1", LOSSY]
 
 
 @pytest.mark.parametrize("fault", ["lenient", "misrecorded", "typical"])
-def test_a_lossy_run_is_found(cli, tiny, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lossy_run_is_found(
+    cli: CommandLine, tiny: Tiny, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = {
         "lenient": LENIENT,
         "typical": ["verification=typical", LOSSY],
@@ -113,7 +116,7 @@ def test_a_lossy_run_is_found(cli, tiny, fault: str, monkeypatch: pytest.MonkeyP
     assert row_of(ended.out, "run")[-1] == "NO"
 
 
-def test_several_runs_are_rows_of_one_table(cli, tiny) -> None:
+def test_several_runs_are_rows_of_one_table(cli: CommandLine, tiny: Tiny) -> None:
     """A folder of runs stands for all of them; one lossy run is enough to fail."""
     decode(cli, tiny, "both/good", "proposer=none")
     decode(cli, tiny, "both/lossy", *DRAFT, *LENIENT)
@@ -125,7 +128,7 @@ def test_several_runs_are_rows_of_one_table(cli, tiny) -> None:
     assert row_of(pair.out, "both/lossy")[-1] == "NO"
 
 
-def test_later_turns_are_read_after_the_run_s_own_answers(cli, tiny) -> None:
+def test_later_turns_are_read_after_the_run_s_own_answers(cli: CommandLine, tiny: Tiny) -> None:
     """Rendered after other answers the prompts would have other lengths, and be refused."""
     rows = [json.dumps({"id": n, "turns": ["def add(", f"print({n}", "return"]}) for n in range(12)]
     Path("turns.jsonl").write_text("\n".join(rows))
@@ -149,23 +152,23 @@ def test_later_turns_are_read_after_the_run_s_own_answers(cli, tiny) -> None:
     ],
     ids=lambda value: " ".join(value) or "nothing",
 )
-def test_bad_options_are_refused(cli, options: list[str], names: list[str]) -> None:
+def test_bad_options_are_refused(cli: CommandLine, options: list[str], names: list[str]) -> None:
     assert_one_line(cli("check", *options), names)
 
 
-def test_runs_that_tell_nothing_are_refused(cli, tiny) -> None:
+def test_runs_that_tell_nothing_are_refused(cli: CommandLine, tiny: Tiny) -> None:
     decode(cli, tiny, "greedy", "sampling.temperature=0", num_prompts=2)
     assert_one_line(cli("check", "run=greedy"), ["temperature 0", "proposer=none"])
     decode(cli, tiny, "short", num_prompts=2)
     assert_one_line(cli("check", "run=short"), ["run='short'", "100 tokens", "1000"])
 
 
-def test_a_draft_that_does_not_fit_is_refused(cli, tiny) -> None:
+def test_a_draft_that_does_not_fit_is_refused(cli: CommandLine, tiny: Tiny) -> None:
     decode(cli, tiny, "run", "proposer=none")
     assert_one_line(cli("check", "run=run", "draft.path=./nowhere"), ["draft.path", "./nowhere"])
 
 
-def test_damaged_runs_are_named(cli, tiny) -> None:
+def test_damaged_runs_are_named(cli: CommandLine, tiny: Tiny) -> None:
     decode(cli, tiny, "folder/run", "proposer=none")
     Path("folder/other").mkdir()
     Path("folder/other/traces.jsonl").write_text("{}")  # of something else: no config.yaml
@@ -182,7 +185,7 @@ def test_damaged_runs_are_named(cli, tiny) -> None:
     assert_one_line(cli("check", "run=folder/run"), ["traces.jsonl:1", "not a trace"])
 
 
-def test_changed_prompts_are_refused(cli, tiny) -> None:
+def test_changed_prompts_are_refused(cli: CommandLine, tiny: Tiny) -> None:
     decode(cli, tiny, "run", "proposer=none")
     changed = Path("many.jsonl").read_text().replace("first", "fir")
     Path("many.jsonl").write_text(changed)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from running import CommandLine, Tiny
 from transformers import AutoTokenizer
 
 from specdec.core.trace import Trace
@@ -41,7 +42,9 @@ class Comparison:
 
 
 @pytest.fixture(scope="module")
-def comparison(cli, tiny, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+def comparison(
+    cli: CommandLine, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory
+) -> Comparison:
     folder = tmp_path_factory.mktemp("comparison")
     ended = cli("compare", *tiny.options(folder, ARMS))
     assert ended.status == 0, ended.err
@@ -77,7 +80,7 @@ def test_every_arm_has_a_whole_run_directory(comparison: Comparison) -> None:
         assert (status["state"], status["error"]) == ("complete", None)
 
 
-def test_the_configuration_is_resolved_and_complete(comparison: Comparison, tiny) -> None:
+def test_the_configuration_is_resolved_and_complete(comparison: Comparison, tiny: Tiny) -> None:
     path = comparison.folder / NAMES[2] / "config.yaml"
     assert "${" not in path.read_text(), "an interpolation means nothing outside of Hydra"
     config = OmegaConf.load(path)
@@ -90,7 +93,7 @@ def test_the_configuration_is_resolved_and_complete(comparison: Comparison, tiny
     assert "hydra" not in config
 
 
-def test_a_saved_configuration_runs_again(comparison: Comparison, tiny) -> None:
+def test_a_saved_configuration_runs_again(comparison: Comparison, tiny: Tiny) -> None:
     """Whoever has a run directory and the models can repeat the run without the command line."""
     arm = import_module("specdec.experiments.arm")
     app = import_module("specdec.experiments.app")
@@ -180,7 +183,9 @@ def test_the_table_shows_every_arm_and_says_what_its_numbers_mean(comparison) ->
         assert f"{name}: " in comparison.out, f"{name} is shown and not defined"
 
 
-def test_arms_take_turns_at_every_prompt(cli, tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arms_take_turns_at_every_prompt(
+    cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Otherwise a machine that slows down makes the later arm look slower."""
     calls = record_decoding(monkeypatch)
     assert cli("compare", *tiny.options("run", TWO_ARMS, "max_new_tokens=2")).status == 0
@@ -205,7 +210,7 @@ def record_decoding(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str
     return calls
 
 
-def test_sampling_at_temperature_one(cli, tiny) -> None:
+def test_sampling_at_temperature_one(cli: CommandLine, tiny: Tiny) -> None:
     ended = cli("compare", *tiny.options("run", ARMS, "sampling.temperature=1"))
     assert ended.status == 0, ended.err
     summary = read_json(Path("run") / NAMES[2] / "summary.json")
@@ -216,7 +221,9 @@ def test_sampling_at_temperature_one(cli, tiny) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
-def test_a_batch_emits_what_single_requests_emit(cli, tiny, temperature: int) -> None:
+def test_a_batch_emits_what_single_requests_emit(
+    cli: CommandLine, tiny: Tiny, temperature: int
+) -> None:
     options = ["proposer=draft_model", f"sampling.temperature={temperature}"]
     for batch in (1, 3):
         ended = cli("decode", *tiny.options(f"batch{batch}", *options, f"batch={batch}"))
@@ -225,7 +232,7 @@ def test_a_batch_emits_what_single_requests_emit(cli, tiny, temperature: int) ->
     assert batched == single, "requests in flight together leak into each other"
 
 
-def test_a_batched_comparison_is_summarized_from_its_traces(cli, tiny) -> None:
+def test_a_batched_comparison_is_summarized_from_its_traces(cli: CommandLine, tiny: Tiny) -> None:
     """In a batch, prompts finish in another order than they began, and in another per arm."""
     rows = [{"id": str(number), "prompt": f"add({number}, 1)"} for number in range(8)]
     Path("eight.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -237,7 +244,7 @@ def test_a_batched_comparison_is_summarized_from_its_traces(cli, tiny) -> None:
         assert_recomputable(read_json(run_dir / "summary.json"), read_traces(run_dir))
 
 
-def test_the_seed_decides_about_samples(cli, tiny) -> None:
+def test_the_seed_decides_about_samples(cli: CommandLine, tiny: Tiny) -> None:
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
         cli("decode", *tiny.options(name, "sampling.temperature=1", f"seed={seed}"))
     first, again, other = (outputs(Path(name)) for name in ("first", "again", "other"))
@@ -248,7 +255,7 @@ def test_the_seed_decides_about_samples(cli, tiny) -> None:
 # --- Forms of prompts and proposers that need more than one part ---
 
 
-def test_later_turns_are_asked_after_the_models_own_answers(cli, tiny) -> None:
+def test_later_turns_are_asked_after_the_models_own_answers(cli: CommandLine, tiny: Tiny) -> None:
     turns = {"chat": ["first", "second"], "short": ["print("]}
     rows = [{"question_id": name, "turns": asked} for name, asked in turns.items()]
     Path("turns.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -265,7 +272,7 @@ def test_later_turns_are_asked_after_the_models_own_answers(cli, tiny) -> None:
         assert (summary["num_prompts"], summary["num_turns"]) == (2, 3)
 
 
-def test_a_turn_that_outgrows_the_context_says_so(cli, tiny) -> None:
+def test_a_turn_that_outgrows_the_context_says_so(cli: CommandLine, tiny: Tiny) -> None:
     """Known only in the middle of the run: one line, and what was decoded before is kept."""
     rows = [
         {"id": "fine", "prompt": "def"},
@@ -281,7 +288,7 @@ def test_a_turn_that_outgrows_the_context_says_so(cli, tiny) -> None:
     assert {trace.prompt_id for trace in read_traces(Path("run"))} == {"fine", "grows"}
 
 
-def test_a_recorded_run_is_proposed_again(cli, tiny) -> None:
+def test_a_recorded_run_is_proposed_again(cli: CommandLine, tiny: Tiny) -> None:
     assert cli("decode", *tiny.options("first")).status == 0
     options = ["proposer=recorded", "proposer.path=first", "tree.gamma=3"]
     ended = cli("decode", *tiny.options("again", *options))
@@ -292,7 +299,7 @@ def test_a_recorded_run_is_proposed_again(cli, tiny) -> None:
     assert summary["num_steps"] < read_json(Path("first/summary.json"))["num_steps"]
 
 
-def test_a_sampled_recording_is_not_judged_by_its_own_noise(cli, tiny) -> None:
+def test_a_sampled_recording_is_not_judged_by_its_own_noise(cli: CommandLine, tiny: Tiny) -> None:
     sampled = "sampling.temperature=1"
     assert cli("decode", *tiny.options("first", sampled, "seed=3")).status == 0
     options = ["proposer=recorded", "proposer.path=first", sampled]
@@ -303,7 +310,7 @@ def test_a_sampled_recording_is_not_judged_by_its_own_noise(cli, tiny) -> None:
     assert cli("decode", *tiny.options("again", *options, "seed=4")).status == 0
 
 
-def test_a_prompt_that_was_not_recorded_is_named(cli, tiny) -> None:
+def test_a_prompt_that_was_not_recorded_is_named(cli: CommandLine, tiny: Tiny) -> None:
     assert cli("decode", *tiny.options("first", "prompts.limit=2")).status == 0
     options = ["proposer=recorded", "proposer.path=first"]
     ended = cli("decode", *tiny.options("again", *options))
@@ -314,7 +321,7 @@ def test_a_prompt_that_was_not_recorded_is_named(cli, tiny) -> None:
     assert not Path("again/status.json").exists() or state(Path("again")) == "failed"
 
 
-def test_decode_writes_its_run_into_the_folder_itself(cli, tiny) -> None:
+def test_decode_writes_its_run_into_the_folder_itself(cli: CommandLine, tiny: Tiny) -> None:
     ended = cli("decode", *tiny.options("run", "proposer=ngram"))
     assert ended.status == 0, ended.err
     assert {path.name for path in Path("run").iterdir()} == FILES
@@ -343,7 +350,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, num_texts: int, error: BaseExcep
     monkeypatch.setattr(arm, "decode", stopping)
 
 
-def test_ctrl_c_leaves_valid_partial_results_and_says_so(cli, tiny, monkeypatch) -> None:
+def test_ctrl_c_leaves_valid_partial_results_and_says_so(
+    cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stop_after(monkeypatch, 3, KeyboardInterrupt())
     ended = cli("compare", *tiny.options("run", TWO_ARMS))
     assert ended.status == 130
@@ -361,7 +370,9 @@ def test_ctrl_c_leaves_valid_partial_results_and_says_so(cli, tiny, monkeypatch)
     assert sorted(counts.values()) == [1, 2], "a finished text was lost"
 
 
-def test_ctrl_c_before_the_first_pair_claims_nothing(cli, tiny, monkeypatch) -> None:
+def test_ctrl_c_before_the_first_pair_claims_nothing(
+    cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stop_after(monkeypatch, 1, KeyboardInterrupt())
     ended = cli("compare", *tiny.options("run", TWO_ARMS))
     assert ended.status == 130
@@ -370,7 +381,9 @@ def test_ctrl_c_before_the_first_pair_claims_nothing(cli, tiny, monkeypatch) -> 
     assert len(read_traces(Path("run/none"))) == 1
 
 
-def test_ctrl_c_in_decode_leaves_valid_partial_results_and_says_so(cli, tiny, monkeypatch) -> None:
+def test_ctrl_c_in_decode_leaves_valid_partial_results_and_says_so(
+    cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stop_after(monkeypatch, 2, KeyboardInterrupt())
     ended = cli("decode", *tiny.options("run"))
     assert ended.status == 130
@@ -383,7 +396,9 @@ def test_ctrl_c_in_decode_leaves_valid_partial_results_and_says_so(cli, tiny, mo
 
 
 @pytest.mark.parametrize("entry_point", ["compare", "decode"])
-def test_a_crash_leaves_a_traceback_in_the_status(cli, tiny, monkeypatch, entry_point) -> None:
+def test_a_crash_leaves_a_traceback_in_the_status(
+    cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, entry_point
+) -> None:
     stop_after(monkeypatch, 2, RuntimeError("boom"))
     more = [TWO_ARMS] if entry_point == "compare" else []
     with pytest.raises(RuntimeError, match="boom"):
@@ -399,7 +414,7 @@ def test_a_crash_leaves_a_traceback_in_the_status(cli, tiny, monkeypatch, entry_
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom")], ids=repr)
 def test_no_number_of_an_earlier_run_is_left_in_its_folder(
-    cli, tiny, monkeypatch, error: BaseException
+    cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     """Stale numbers beside fresh traces would be taken for theirs."""
     assert cli("compare", *tiny.options("run", TWO_ARMS)).status == 0
@@ -412,7 +427,7 @@ def test_no_number_of_an_earlier_run_is_left_in_its_folder(
         assert not (run_dir / "summary.json").exists(), "the summary of another run is still here"
 
 
-def test_a_complete_comparison_is_not_overwritten(cli, tiny) -> None:
+def test_a_complete_comparison_is_not_overwritten(cli: CommandLine, tiny: Tiny) -> None:
     assert cli("compare", *tiny.options("run", TWO_ARMS)).status == 0
     before = {path: path.read_bytes() for path in Path("run").rglob("*.json*")}
     for options in ([], ["prompts.limit=1"]):  # the same again, and another
@@ -422,7 +437,7 @@ def test_a_complete_comparison_is_not_overwritten(cli, tiny) -> None:
     assert {path: path.read_bytes() for path in Path("run").rglob("*.json*")} == before
 
 
-def test_a_sweep_writes_one_run_each(cli, tiny) -> None:
+def test_a_sweep_writes_one_run_each(cli: CommandLine, tiny: Tiny) -> None:
     sweep = ["hydra.sweep.dir=sweep", "tree.gamma=1,2", "proposer=ngram", "max_new_tokens=4"]
     ended = cli("decode", "-m", *tiny.options("unused", *sweep))
     assert ended.status == 0, ended.err
@@ -431,7 +446,9 @@ def test_a_sweep_writes_one_run_each(cli, tiny) -> None:
     assert [state(path.parent) for path in Path("sweep").rglob("status.json")] == ["complete"] * 2
 
 
-def test_ctrl_c_ends_a_whole_sweep(cli, tiny, monkeypatch) -> None:
+def test_ctrl_c_ends_a_whole_sweep(
+    cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stop_after(monkeypatch, 1, KeyboardInterrupt())
     sweep = ["hydra.sweep.dir=sweep", "tree.gamma=1,2,3", "proposer=ngram", "max_new_tokens=4"]
     ended = cli("decode", "-m", *tiny.options("unused", *sweep))
@@ -440,7 +457,7 @@ def test_ctrl_c_ends_a_whole_sweep(cli, tiny, monkeypatch) -> None:
     assert states == ["interrupted"], "Ctrl-C only skipped one job; the next ones went on"
 
 
-def test_a_real_ctrl_c(tiny) -> None:
+def test_a_real_ctrl_c(tiny: Tiny) -> None:
     """A signal, not a mock: Hydra, tqdm and torch are all in between."""
     rows = [{"id": str(number), "prompt": "def add(first"} for number in range(2000)]
     Path("many.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")

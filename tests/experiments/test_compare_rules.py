@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from running import CommandLine, Tiny
 
 from specdec.core.errors import UserError
 from specdec.core.trace import Trace
@@ -42,7 +43,7 @@ class Compared:
 
 
 @pytest.fixture(scope="module")
-def compared(cli, tiny, tmp_path_factory: pytest.TempPathFactory) -> Compared:
+def compared(cli: CommandLine, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Compared:
     folder = tmp_path_factory.mktemp("rules")
     options = tiny.options(folder, ARMS, "reference=draft_model", "sampling.temperature=1")
     ended = cli("compare", *options)
@@ -95,7 +96,9 @@ def test_the_reference_is_what_block_efficiency_is_compared_with(compared: Compa
 
 
 @pytest.mark.parametrize(("reference", "found"), [("null", None), ("1", "ngram")])
-def test_a_reference_by_number_or_none(cli, tiny, reference: str, found: str | None) -> None:
+def test_a_reference_by_number_or_none(
+    cli: CommandLine, tiny: Tiny, reference: str, found: str | None
+) -> None:
     arms = 'arms=["proposer=none","proposer=ngram"]'
     ended = cli("compare", *tiny.options("run", arms, f"reference={reference}"))
     assert ended.status == 0, ended.err
@@ -162,7 +165,7 @@ def test_arms_of_one_name_are_numbered_and_long_names_cut() -> None:
     assert name.startswith("medusa,tree.paths=0-")
 
 
-def test_speed_is_compared_with_whatever_arm_proposes_nothing(cli, tiny) -> None:
+def test_speed_is_compared_with_whatever_arm_proposes_nothing(cli: CommandLine, tiny: Tiny) -> None:
     """Also where it is called by another of its options."""
     arms = 'arms=["proposer=ngram","proposer=none verification=match"]'
     ended = cli("compare", *tiny.options("run", arms))
@@ -173,14 +176,16 @@ def test_speed_is_compared_with_whatever_arm_proposes_nothing(cli, tiny) -> None
 
 
 @pytest.mark.parametrize("option", ["max_new_tokens=4", "stop_strings=[x]"])
-def test_arms_of_unlike_ends_are_not_compared(cli, tiny, option: str) -> None:
+def test_arms_of_unlike_ends_are_not_compared(cli: CommandLine, tiny: Tiny, option: str) -> None:
     arms = f'arms=["proposer=none","proposer=ngram {option}"]'
     ended = cli("compare", *tiny.options("run", arms))
     assert ended.status == 2
     assert f"the same {option.split('=')[0]} in every arm" in ended.err
 
 
-def test_a_turn_that_cannot_fit_is_refused_before_any_is_decoded(cli, tiny) -> None:
+def test_a_turn_that_cannot_fit_is_refused_before_any_is_decoded(
+    cli: CommandLine, tiny: Tiny
+) -> None:
     turns = ["def add(", "x = 1; " * 3000]
     Path("long.jsonl").write_text(json.dumps({"id": "b", "turns": turns}))
     for entry_point in ("compare", "decode"):
@@ -191,7 +196,7 @@ def test_a_turn_that_cannot_fit_is_refused_before_any_is_decoded(cli, tiny) -> N
 
 
 def test_what_was_decoded_before_a_mistake_is_summarized(
-    cli, tiny, monkeypatch: pytest.MonkeyPatch
+    cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where answers fill the context, a later turn fails in mid-run."""
     arm = import_module("specdec.experiments.arm")

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
+from running import CommandLine, Ended, Tiny
 from specdec.experiments.beforehand import worth_decoding
 from specdec.experiments.replay_choice import Choice, best_of_each, frontier
 
 from specdec.metrics import Estimate
-
-if TYPE_CHECKING:
-    from conftest import CommandLine, Ended, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

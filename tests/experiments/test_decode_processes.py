@@ -6,17 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from pandas.testing import assert_frame_equal
+from running import CommandLine, Tiny
 from sweeping import table
 
 from specdec.metrics import Tally
 from specdec.report.run_dir import read_tally, read_traces
-
-if TYPE_CHECKING:
-    from conftest import Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -38,7 +35,7 @@ def counted(tally: Tally) -> dict[str, list[float]]:
     return {n: column.tolist() for n, column in tally.columns.items() if TIMED not in n}
 
 
-def test_two_processes_write_what_one_does(tiny: Tiny, cli) -> None:
+def test_two_processes_write_what_one_does(tiny: Tiny, cli: CommandLine) -> None:
     """A sweep, so that a run begins after another has ended in both; prompts are dealt out."""
     grid = ("-m", "proposer=draft_model,ngram", "tree.gamma=3", "sampling.temperature=1")
     options = (*tiny.options("unused"), *grid)
@@ -64,7 +61,9 @@ def test_what_fails_in_one_process_ends_all(tiny: Tiny) -> None:
     assert "error: verifier.path='missing': not loaded" in ended.stderr
 
 
-def test_arms_are_timed_in_one_process(tiny: Tiny, cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arms_are_timed_in_one_process(
+    tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     ended = cli("compare", *tiny.options("run"))
     assert ended.status == 2

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
+from running import CommandLine, Tiny
 
 from specdec.core.errors import UserError
 from specdec.core.values import Draw
+from specdec.lm.hf import HFCausalLM
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -55,7 +57,7 @@ GRID = [
 
 
 @pytest.fixture(scope="module")
-def verifier(tiny) -> Any:
+def verifier(tiny: Tiny) -> Any:
     """Load the one model that all pairs share."""
     return import_module("specdec.lm.load").load(str(tiny.verifier))
 
@@ -67,7 +69,7 @@ def tree_file(empty_folder: Path) -> None:
     (empty_folder / "tree.json").write_text(json.dumps(measured))
 
 
-def composed(tiny, proposer: str, tree: Sequence[str], rule: str) -> DictConfig:
+def composed(tiny: Tiny, proposer: str, tree: Sequence[str], rule: str) -> DictConfig:
     lossy = "verification.allow_lossy=true"
     parts = [f"proposer={proposer}", f"tree={tree[0]}", *tree[1:], f"verification={rule}", lossy]
     options = [*parts, "sampling.temperature=1", "max_new_tokens=6"]
@@ -108,7 +110,7 @@ def test_the_grid_holds_every_tree() -> None:
     ids=lambda part: part if isinstance(part, str) else ",".join(part),
 )
 def test_a_pair_decodes_or_is_refused_with_the_reason(
-    tiny, verifier, proposer: str, tree: Sequence[str], rule: str
+    tiny: Tiny, verifier: HFCausalLM, proposer: str, tree: Sequence[str], rule: str
 ) -> None:
     config = composed(tiny, proposer, tree, rule)
     draw = DRAWS[tuple(tree)] if proposer == "draft_model" else Draw.DETERMINISTIC
@@ -126,7 +128,9 @@ def test_a_pair_decodes_or_is_refused_with_the_reason(
 
 @pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.parametrize("proposer", ["medusa", "chained"])
-def test_heads_grow_sampled_trees_and_are_refused_alike(cli, tiny, verifier, proposer: str) -> None:
+def test_heads_grow_sampled_trees_and_are_refused_alike(
+    cli: CommandLine, tiny: Tiny, verifier: HFCausalLM, proposer: str
+) -> None:
     data = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}", "data.max_length=16"]
     small = ["max_steps=1", "train.num_heads=2", "tree.gamma=2", "output=heads"]
     ended = cli("train", f"train={proposer}", f"verifier.path={tiny.verifier}", *data, *small)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from running import CommandLine, Tiny
 from specdec.experiments.experiment import INSTEAD, experiments
 from test_configs import CONFIGS, ENTRY_POINTS, stems
 
@@ -18,7 +19,9 @@ def command_of(stem: str) -> str:
 
 
 @pytest.mark.parametrize("stem", stems("experiment"))
-def test_an_experiment_run_with_another_command_says_which_one_it_is_for(cli, stem: str) -> None:
+def test_an_experiment_run_with_another_command_says_which_one_it_is_for(
+    cli: CommandLine, stem: str
+) -> None:
     own = command_of(stem)
     ended = cli(OTHER[own], f"experiment={stem}")
     expected = (
@@ -28,7 +31,7 @@ def test_an_experiment_run_with_another_command_says_which_one_it_is_for(cli, st
     assert not list(Path().iterdir())
 
 
-def test_so_does_one_of_several_in_a_sweep(cli) -> None:
+def test_so_does_one_of_several_in_a_sweep(cli: CommandLine) -> None:
     ended = cli("decode", "-m", "experiment=tree_budget,demo", "hydra.sweep.dir=sweep")
     assert ended.status == 2
     assert ended.err.startswith("error: experiment=demo: is for specdec-compare; ")
@@ -42,7 +45,7 @@ def test_every_command_sweeps_or_says_what_to_do_instead() -> None:
 
 @pytest.mark.parametrize("command", INSTEAD)
 @pytest.mark.parametrize("told", [["-m", "seed=0,1"], ["hydra.mode=MULTIRUN"], ["--multirun"]])
-def test_no_command_ends_in_a_multirun(cli, command: str, told: list[str]) -> None:
+def test_no_command_ends_in_a_multirun(cli: CommandLine, command: str, told: list[str]) -> None:
     ended = cli(command, *told)
     (line,) = ended.err.splitlines()
     assert ended.status == 2
@@ -52,7 +55,9 @@ def test_no_command_ends_in_a_multirun(cli, command: str, told: list[str]) -> No
 
 
 @pytest.mark.parametrize("command", ["compare", "record", "costs"])
-def test_several_values_without_a_flag_are_answered_likewise(cli, command: str) -> None:
+def test_several_values_without_a_flag_are_answered_likewise(
+    cli: CommandLine, command: str
+) -> None:
     ended = cli(command, "sampling.temperature=0,1")
     (line,) = ended.err.splitlines()
     assert ended.status == 2
@@ -71,7 +76,9 @@ def swept(params: str, command: str = "command: decode\n") -> str:
 
 
 @pytest.mark.parametrize("declared", ["command: decode\n", ""])
-def test_experiments_of_ones_own_are_swept_together(cli, tiny, declared: str) -> None:
+def test_experiments_of_ones_own_are_swept_together(
+    cli: CommandLine, tiny: Tiny, declared: str
+) -> None:
     """Each with what it sweeps by itself, in one folder, and a run that both have once."""
     experiment("gammas", swept("proposer: 'none,ngram', tree.gamma: '1,2'", declared))
     experiment("seeds", swept("proposer: 'none,ngram', seed: '0,1'", declared))
@@ -88,7 +95,7 @@ def test_experiments_of_ones_own_are_swept_together(cli, tiny, declared: str) ->
     assert "6 to run; results in here" in named.out
 
 
-def test_what_an_experiment_of_ones_own_declares_is_heeded(cli) -> None:
+def test_what_an_experiment_of_ones_own_declares_is_heeded(cli: CommandLine) -> None:
     experiment("theirs", "command: compare\narms: ['proposer=none']\n")
     for told in (["experiment=theirs"], ["-m", "experiment=theirs", "seed=0,1"]):
         ended = cli("decode", *told, "--config-dir", "mine")
@@ -96,7 +103,7 @@ def test_what_an_experiment_of_ones_own_declares_is_heeded(cli) -> None:
         assert "experiment=theirs: is for specdec-compare" in ended.err
 
 
-def test_it_is_heeded_where_another_experiment_builds_on_it(cli) -> None:
+def test_it_is_heeded_where_another_experiment_builds_on_it(cli: CommandLine) -> None:
     experiment("base", "command: compare\narms: ['proposer=none']\n")
     experiment("above", "defaults: [base]\nseed: 3\n")
     ended = cli("decode", "experiment=above", "--config-dir", "mine")
@@ -104,7 +111,7 @@ def test_it_is_heeded_where_another_experiment_builds_on_it(cli) -> None:
     assert "experiment=above: is for specdec-compare" in ended.err
 
 
-def test_one_that_sweeps_without_saying_for_whom_is_no_multirun_either(cli) -> None:
+def test_one_that_sweeps_without_saying_for_whom_is_no_multirun_either(cli: CommandLine) -> None:
     experiment("silent", swept("seed: '0,1'", command=""))
     ended = cli("compare", "experiment=silent", "--config-dir", "mine")
     assert ended.status == 2

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from complaints import assert_one_line
 from faults import files_of_at_most
+from running import CommandLine, Tiny
 
 from specdec.core.errors import Unwritable
 from specdec.core.jsonl import read_jsonl
@@ -20,8 +21,6 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.report.run_dir import state_of
 
 if TYPE_CHECKING:
-    from conftest import CommandLine, Tiny
-
     from specdec.core.trace import Trace
     from specdec.decoding.request import Request
 

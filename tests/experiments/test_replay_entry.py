@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
-
-if TYPE_CHECKING:
-    from conftest import CommandLine, Ended, Tiny
+from running import CommandLine, Ended, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

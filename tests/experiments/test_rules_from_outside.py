@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -35,7 +36,7 @@ def theirs(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize("command", ["decode", "record", "costs", "compare"])
 def test_a_wrong_rule_is_refused_before_a_model_is_loaded(
-    cli, tiny, theirs: str, command: str, monkeypatch: pytest.MonkeyPatch
+    cli: CommandLine, tiny: Tiny, theirs: str, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("specdec.lm.load._proven", None)  # loading would be a TypeError
     plug_ins = [f"{theirs}.FromP", *SAMPLED]
@@ -51,7 +52,9 @@ def test_a_wrong_rule_is_refused_before_a_model_is_loaded(
     assert not list(Path("run").rglob("traces.jsonl"))
 
 
-def test_it_runs_where_that_is_allowed_and_says_so(cli, tiny, theirs: str) -> None:
+def test_it_runs_where_that_is_allowed_and_says_so(
+    cli: CommandLine, tiny: Tiny, theirs: str
+) -> None:
     options = [*SAMPLED, "verification.allow_lossy=true", "prompts.limit=1"]
     assert cli("decode", *tiny.options("wrong", f"{theirs}.FromP", *options)).status == 0
     assert '"lossless": false' in Path("wrong/summary.json").read_text()

@@ -8,16 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from pandas.testing import assert_frame_equal
+from running import CommandLine, Ended, Tiny
 from sweeping import table
 
 from specdec.core.jsonl import read_jsonl
-
-if TYPE_CHECKING:
-    from conftest import CommandLine, Ended, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from conftest import CommandLine, Tiny
+from running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -86,7 +83,9 @@ def test_a_tracker_that_breaks_fails_no_run(
     assert '"complete"' in Path("run/status.json").read_text()
 
 
-def test_an_unknown_tracker_is_refused_before_a_model_is_loaded(tiny: Tiny, cli) -> None:
+def test_an_unknown_tracker_is_refused_before_a_model_is_loaded(
+    tiny: Tiny, cli: CommandLine
+) -> None:
     ended = cli("decode", *tiny.options("run"), "verifier.path=missing", "tracker=csv")
     assert ended.status == 2
     assert ended.err.startswith("error: tracker='csv': expected one of jsonl, wandb")

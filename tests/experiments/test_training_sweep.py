@@ -17,7 +17,7 @@ from torch import equal
 from specdec.core.digest import digest
 
 if TYPE_CHECKING:
-    from conftest import CommandLine, Ended, Tiny
+    from running import CommandLine, Ended, Tiny
     from torch import Tensor, nn
 
     from specdec.training.objective import Batch

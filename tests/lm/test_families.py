@@ -5,6 +5,7 @@ Each family is a tiny random model. What is compared, and with what, is in `ragg
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -259,7 +260,7 @@ def test_layers_are_numbered_as_in_transformers(family: str) -> None:
 
 def three_layers(family: str) -> PreTrainedModel:
     """Build a model with a layer between the first and the last."""
-    overrides: dict[str, object] = {"num_hidden_layers": 3}
+    overrides: dict[str, Any] = {"num_hidden_layers": 3}
     if "n_layer" in FAMILIES[family]:
         overrides["n_layer"] = 3
     if "layer_types" in FAMILIES[family]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from families import noisy_copy, plain_logits, tiny_model
 from ragged import EXACT, difference
+from running import Tiny
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -28,7 +29,7 @@ def complaint(path: Any, **options: Any) -> str:
 
 
 @pytest.fixture
-def folder(tiny, tmp_path: Path) -> Path:
+def folder(tiny: Tiny, tmp_path: Path) -> Path:
     """A copy of the verifier's folder, to be spoilt."""
     copy = tmp_path / "copy"
     shutil.copytree(tiny.verifier, copy)
@@ -38,7 +39,7 @@ def folder(tiny, tmp_path: Path) -> Path:
 # --- what works ---------------------------------------------------------------------------------
 
 
-def test_a_folder_is_loaded(tiny) -> None:
+def test_a_folder_is_loaded(tiny: Tiny) -> None:
     lm = load(str(tiny.verifier))
     stock = AutoModelForCausalLM.from_pretrained(tiny.verifier, dtype=torch.float32).eval()
     text = lm.encode("def add(first, second):")
@@ -53,14 +54,14 @@ def test_a_folder_is_loaded(tiny) -> None:
     assert difference(logits, plain_logits(stock, text)[-1]) < EXACT
 
 
-def test_weights_are_shared_and_caches_are_not(tiny) -> None:
+def test_weights_are_shared_and_caches_are_not(tiny: Tiny) -> None:
     first, second = load(str(tiny.verifier)), load(str(tiny.verifier))
     assert first.model is second.model
     first.prefill([0], [[3, 4, 5]])
     assert (first.length(0), second.length(0)) == (3, 0)
 
 
-def test_weights_are_shared_between_a_verifier_and_a_draft(tiny) -> None:
+def test_weights_are_shared_between_a_verifier_and_a_draft(tiny: Tiny) -> None:
     """A model that drafts for itself would take twice the memory, and be proven twice."""
     verifier = load(str(tiny.verifier))
     draft = load(str(tiny.verifier), field="draft.path", vocabulary_of=str(tiny.verifier))
@@ -68,13 +69,13 @@ def test_weights_are_shared_between_a_verifier_and_a_draft(tiny) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision(tiny, dtype: str) -> None:
+def test_half_precision(tiny: Tiny, dtype: str) -> None:
     lm = load(str(tiny.verifier), dtype=dtype)
     assert lm.model.dtype == getattr(torch, dtype)
     assert lm.model is not load(str(tiny.verifier)).model
 
 
-def test_attention_can_be_chosen(tiny) -> None:
+def test_attention_can_be_chosen(tiny: Tiny) -> None:
     assert load(str(tiny.verifier), attention="eager").attention == "eager"
 
 
@@ -83,7 +84,7 @@ def test_families_without_sdpa_fall_back_to_eager(folder: Path) -> None:
     assert load(str(folder)).attention == "eager"
 
 
-def test_a_draft_may_have_more_logits_than_the_verifier(tiny) -> None:
+def test_a_draft_may_have_more_logits_than_the_verifier(tiny: Tiny) -> None:
     """Padded vocabularies of a family differ; the tokenizer is what must be the same."""
     lm = load(str(tiny.padded), vocabulary_of=str(tiny.verifier), field="draft.path")
     assert lm.vocab_size == 320
@@ -92,14 +93,14 @@ def test_a_draft_may_have_more_logits_than_the_verifier(tiny) -> None:
 # --- what does not ------------------------------------------------------------------------------
 
 
-def test_another_vocabulary_is_refused(tiny) -> None:
+def test_another_vocabulary_is_refused(tiny: Tiny) -> None:
     message = complaint(str(tiny.stranger), vocabulary_of=str(tiny.verifier), field="draft.path")
     assert message.startswith(f"draft.path={str(tiny.stranger)!r}: its vocabulary of ")
     assert f"verifier.path={str(tiny.verifier)!r}" in message
     assert "must share the verifier's tokenizer" in message
 
 
-def test_vocabularies_are_compared_token_for_token(tiny, folder: Path) -> None:
+def test_vocabularies_are_compared_token_for_token(tiny: Tiny, folder: Path) -> None:
     """Two tokens have changed places: the size is the same, and so are the tokens."""
     tokenizer = folder / "tokenizer.json"
     content = json.loads(tokenizer.read_text(encoding="utf-8"))
@@ -125,25 +126,25 @@ def test_an_unknown_folder(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float8", "fp16", "", "torch.float32", None])
-def test_an_unknown_dtype(tiny, dtype: object) -> None:
+def test_an_unknown_dtype(tiny: Tiny, dtype: object) -> None:
     expected = f"dtype={dtype!r}: expected one of float32, bfloat16, float16"
     assert complaint(str(tiny.verifier), dtype=dtype) == expected
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
-def test_a_gpu_that_is_not_there(tiny, device: str) -> None:
+def test_a_gpu_that_is_not_there(tiny: Tiny, device: str) -> None:
     assert complaint(str(tiny.verifier), device=device) == (
         f"device={device!r}: no GPU is available here; use device=cpu"
     )
 
 
 @pytest.mark.parametrize("device", ["gpu", "", "cuda0", None, "cpu:x"])
-def test_an_unknown_device(tiny, device: object) -> None:
+def test_an_unknown_device(tiny: Tiny, device: object) -> None:
     assert complaint(str(tiny.verifier), device=device).startswith(f"device={device!r}: expected")
 
 
-def test_an_unknown_attention(tiny) -> None:
+def test_an_unknown_attention(tiny: Tiny) -> None:
     message = complaint(str(tiny.verifier), attention="fast")
     assert message.startswith(f"verifier.path={str(tiny.verifier)!r}: not loaded; expected")
     assert '"fast"' in message
@@ -231,7 +232,7 @@ def test_a_folder_with_something_wrong_is_refused_in_one_line(
     assert message.startswith(f"draft.path={str(folder)!r}") or "cannot be rewound" in message
 
 
-def test_end_ids_come_from_the_generation_configuration_then_from_the_tokenizer(tiny) -> None:
+def test_end_ids_come_from_the_generation_configuration_then_from_the_tokenizer(tiny: Tiny) -> None:
     lm = load(str(tiny.verifier))
     model = noisy_copy(lm.model, amount=0)
     model.generation_config.eos_token_id = [3, 7]

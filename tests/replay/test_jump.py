@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 import torch
+from running import Tiny
 from toy import RankedTree, Tokens, full_context, markov, mixture, table_lm
 
 from specdec.core.errors import Unfit
@@ -29,9 +28,6 @@ from specdec.tree.sampled import SampledTree
 from specdec.tree.sparse import Sparse
 from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
-
-if TYPE_CHECKING:
-    from conftest import Tiny
 
 PROMPTS = [(0, 1, 2, 0, 1), (2,), (1, 1, 0)]
 TARGET = markov(2, full_context(5, 1.5))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 import torch
+from running import Tiny
 from torch import Tensor
 
 from specdec.core.errors import UserError
@@ -24,9 +23,6 @@ from specdec.proposer.medusa import Medusa
 from specdec.replay.laws import DraftLaws, HeadLaws
 from specdec.replay.texts import Text
 from specdec.tree.chain import Chain
-
-if TYPE_CHECKING:
-    from conftest import Tiny
 
 NUM_HEADS = 3
 TEXTS = [

@@ -58,7 +58,9 @@ def by_hand(batch: Batch, depth: int, law: Callable[[Tensor, int, int], Tensor])
 @each_kind
 @each_depth
 @torch.no_grad()
-def test_ranks_of_heads(verifier: HFCausalLM, kind: str, depth: int, monkeypatch) -> None:
+def test_ranks_of_heads(
+    verifier: HFCausalLM, kind: str, depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     heads = heads_of(kind, verifier)
 
     def law(before: Tensor, t: int, head: int) -> Tensor:
@@ -79,7 +81,9 @@ def test_ranks_of_heads(verifier: HFCausalLM, kind: str, depth: int, monkeypatch
 
 @pytest.mark.parametrize("vocab_size", [VOCAB_SIZE, VOCAB_SIZE - 3])
 @torch.no_grad()
-def test_ranks_of_a_draft_model(draft: HFCausalLM, vocab_size: int, monkeypatch) -> None:
+def test_ranks_of_a_draft_model(
+    draft: HFCausalLM, vocab_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Padding logits of a draft that is wider than its verifier are no competitors."""
     batch = texts()
     batch = Batch(batch.token_ids.clamp(max=vocab_size - 1), batch.counted)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 from families import VOCAB_SIZE, plain_logits, random_ids, tiny_model
+from running import Tiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from toy import Law, full_context, memoryless, table_lm, warped
@@ -37,9 +38,6 @@ from specdec.replay.recording import (
 from specdec.replay.scoring import LEAST_LOG_P, Scored, score
 from specdec.replay.texts import Text
 from specdec.tree.sampled import SampledTree
-
-if TYPE_CHECKING:
-    from conftest import Tiny
 
 LAW = full_context(3, 0.7, vocab_size=6)
 K = 4
@@ -141,7 +139,7 @@ def test_a_model_is_read_as_plain_text(
     batch: int,
     logits_at_once: int,
     sampling: Sampling,
-    tiny: "Tiny",
+    tiny: Tiny,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same numbers as from one stock forward for each text, however the texts are dealt out."""
@@ -618,7 +616,7 @@ def test_texts_of_another_verifier_are_refused(
     assert_named(caught.value, folder, f"another verifier, 'models/one' {named}")
 
 
-def test_models_are_told_apart(tiny: "Tiny", folder: Path) -> None:
+def test_models_are_told_apart(tiny: Tiny, folder: Path) -> None:
     """By the fingerprints that real models have."""
     verifier, draft = (fingerprint(load(str(path))) for path in (tiny.verifier, tiny.draft))
     require_made_for(made_with(folder, **verifier), verifier, WARPED)

@@ -1,5 +1,7 @@
 """The peak is that of the run, not of what the process did before."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ def test_a_peak_is_measured_and_forgotten() -> None:
 
 
 def test_without_proc_the_peak_of_the_process_is_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("specdec.report.memory.STATUS", tmp_path / "missing")
     monkeypatch.setattr("specdec.report.memory.CLEAR", tmp_path / "no" / "folder")

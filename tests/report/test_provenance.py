@@ -4,6 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
 import torch
 
 from specdec.report import provenance as module
@@ -39,11 +40,11 @@ def test_the_commit_is_that_of_the_checkout() -> None:
         assert facts()["git"]["commit"] == ended.stdout.strip()
 
 
-def test_a_missing_git_is_no_error(monkeypatch) -> None:
+def test_a_missing_git_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert facts()["git"] is None
 
 
-def test_a_package_that_is_not_installed_is_null(monkeypatch) -> None:
+def test_a_package_that_is_not_installed_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PACKAGES", ("torch", "no-such-package"))
     assert facts()["versions"]["no-such-package"] is None

@@ -71,7 +71,9 @@ def test_agreement_is_counted() -> None:
 
 
 @pytest.mark.parametrize("columns", ["20", "80", "200"])
-def test_numbers_do_not_break_on_any_terminal(capsys, monkeypatch, columns: str) -> None:
+def test_numbers_do_not_break_on_any_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     rows = [
         Row("draft_model,tree.gamma=6", "rejection", summary()),
@@ -99,12 +101,14 @@ def test_a_lossy_arm_says_how_far_it_strays() -> None:
     assert losslessness(unknown) == "no", "a rule may not know how far it strays"
 
 
-def printed(capsys, *rows: Row) -> str:
+def printed(capsys: pytest.CaptureFixture[str], *rows: Row) -> str:
     print_table(rows, "title")
     return " ".join(capsys.readouterr().out.split())
 
 
-def test_expected_acceptance_and_its_bound_stand_beside_what_was_counted(capsys) -> None:
+def test_expected_acceptance_and_its_bound_stand_beside_what_was_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     shown = printed(capsys, Row("mine", "rejection", summary()))
     assert "E[A] 1.44" in shown
     assert "bound 0.81" in shown
@@ -123,7 +127,9 @@ OPTIONAL = {
 
 
 @pytest.mark.parametrize(("metric", "title"), OPTIONAL.items())
-def test_a_column_that_no_arm_fills_is_left_out(capsys, metric: str, title: str) -> None:
+def test_a_column_that_no_arm_fills_is_left_out(
+    capsys: pytest.CaptureFixture[str], metric: str, title: str
+) -> None:
     """And with it what its metrics mean; one arm that fills it brings it back."""
     empty = Row("empty", "rejection", summary(**{metric: None}, judged={}))
     shown = printed(capsys, empty)
@@ -133,7 +139,7 @@ def test_a_column_that_no_arm_fills_is_left_out(capsys, metric: str, title: str)
     assert title in shown.split("Intervals:")[0]
 
 
-def test_judges_have_a_table_of_their_own(capsys) -> None:
+def test_judges_have_a_table_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     shown = printed(capsys, Row("mine", "rejection", summary()))
     assert "the same candidates, shown to other rules" in shown
     assert "block 2.500 (1.750-3.250) +0.125 (-0.062 to +0.312)" in shown
@@ -142,7 +148,7 @@ def test_judges_have_a_table_of_their_own(capsys) -> None:
     assert "shown to other rules" not in shown
 
 
-def test_the_reference_is_named_once(capsys) -> None:
+def test_the_reference_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [Row(name, "rejection", summary()) for name in "ab"]
     assert printed(capsys, *rows).count("reference arm: none") == 1
 
@@ -156,19 +162,19 @@ def test_long_names_break_between_overrides() -> None:
     assert all("=" in line for line in lines[:-1])
 
 
-def test_every_definition_is_printed(capsys) -> None:
+def test_every_definition_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     shown = printed(capsys, Row("none", "rejection", summary()))
     for name in SHOWN:
         assert f"{name}: {DEFINITIONS[name]}" in shown
 
 
-def test_a_summary_of_nothing_can_be_shown(capsys) -> None:
+def test_a_summary_of_nothing_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
     summary = {**summarize(Tally.of([])), "lossless": True}
     print_table([Row("none", "rejection", summary)], "0 prompts")
     assert "none" in capsys.readouterr().out
 
 
-def test_definitions_are_left_out_where_a_page_has_them(capsys) -> None:
+def test_definitions_are_left_out_where_a_page_has_them(capsys: pytest.CaptureFixture[str]) -> None:
     print_tables({"title": [Row("none", "rejection", summary())]}, explained=False)
     shown = capsys.readouterr().out
     assert "Intervals: 95 %" in shown
@@ -185,7 +191,9 @@ def test_definitions_are_left_out_where_a_page_has_them(capsys) -> None:
         ((4, 2, 9), "n = 2 to 4 prompts: too few to resolve differences"),
     ],
 )
-def test_too_few_prompts_are_counted(capsys, numbers: tuple[int, ...], note: str | None) -> None:
+def test_too_few_prompts_are_counted(
+    capsys: pytest.CaptureFixture[str], numbers: tuple[int, ...], note: str | None
+) -> None:
     assert too_few([{"num_prompts": number} for number in numbers]) == note
     rows = [Row("mine", "rejection", summary(num_prompts=number)) for number in numbers]
     if rows:

@@ -1,18 +1,16 @@
-"""A text that a tiny model learns in a few steps, and the objective on it."""
+"""What trainings begin with: a verifier, its states, and an objective on a small text."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from building import HELD_OUT, LEARNT, Build
+from running import Tiny
 
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.training.data.states import VerifierStates
 from specdec.training.lm import LanguageModeling
-
-Build = Callable[..., LanguageModeling]
-LEARNT = "the cat sat on the mat and the dog sat on the log. " * 60
-HELD_OUT = "the dog sat on the mat and the cat sat on the log. " * 8
 
 
 @pytest.fixture(autouse=True)
@@ -21,12 +19,12 @@ def _accelerator(fresh_accelerator: None) -> None:
 
 
 @pytest.fixture
-def verifier(tiny) -> HFCausalLM:
+def verifier(tiny: Tiny) -> HFCausalLM:
     return load(str(tiny.verifier))
 
 
 @pytest.fixture
-def states(verifier, tiny) -> VerifierStates:
+def states(verifier: HFCausalLM, tiny: Tiny) -> VerifierStates:
     return VerifierStates(verifier, str(tiny.text), str(tiny.text), max_length=24)
 
 
@@ -37,7 +35,7 @@ def build(tmp_path: Path) -> Build:
     learnt.write_text(LEARNT, encoding="utf-8")
     held_out.write_text(HELD_OUT, encoding="utf-8")
 
-    def build(kind: type[LanguageModeling] = LanguageModeling, **options) -> LanguageModeling:
+    def build(kind: type[LanguageModeling] = LanguageModeling, **options: Any) -> LanguageModeling:
         small = {
             "data_path": str(learnt),
             "held_out_path": str(held_out),

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from running import Tiny
+
 from specdec.core.jsonl import read_jsonl
 
 
-def heads_options(output: Path, tiny, batch_size: int, *more: str) -> list[str]:
+def heads_options(output: Path, tiny: Tiny, batch_size: int, *more: str) -> list[str]:
     """Return the overrides of four logged steps."""
     return [
         *("train=medusa", f"verifier.path={tiny.verifier}", f"data.path={tiny.text}"),
@@ -18,7 +20,9 @@ def heads_options(output: Path, tiny, batch_size: int, *more: str) -> list[str]:
     ]
 
 
-def launch(num_processes: int, output: Path, tiny, batch_size: int, *more: str) -> list[float]:
+def launch(
+    num_processes: int, output: Path, tiny: Tiny, batch_size: int, *more: str
+) -> list[float]:
     """Train in several processes; returns the loss of each step."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
     options = heads_options(output, tiny, batch_size, *more)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from running import Tiny
 
 from specdec.core.errors import UserError
 from specdec.core.jsonl import read_jsonl
@@ -31,7 +32,7 @@ TALK = [
 
 
 @pytest.fixture
-def speaker(verifier) -> Iterator[HFCausalLM]:
+def speaker(verifier: HFCausalLM) -> Iterator[HFCausalLM]:
     """A verifier with a chat template; the tokenizer is shared with other tests."""
     assert verifier.tokenizer is not None
     verifier.tokenizer.chat_template = CHATML
@@ -54,11 +55,13 @@ def answered(verifier: HFCausalLM, data: Any, path: Path, **options: Any) -> lis
     return rows_of(Distill(str(path), **(SMALL | options)).data_path(verifier, str(data)))
 
 
-def test_off_is_the_data_itself(verifier, tiny) -> None:
+def test_off_is_the_data_itself(verifier: HFCausalLM, tiny: Tiny) -> None:
     assert Distill().data_path(verifier, str(tiny.text)) == str(tiny.text)
 
 
-def test_a_cold_verifier_writes_what_generate_writes(verifier, tiny, tmp_path: Path) -> None:
+def test_a_cold_verifier_writes_what_generate_writes(
+    verifier: HFCausalLM, tiny: Tiny, tmp_path: Path
+) -> None:
     """Each block's first tokens are continued greedily, and the file is what training reads."""
     assert verifier.tokenizer is not None
     rows = answered(verifier, tiny.text, tmp_path / "new.jsonl", temperature=0.0)
@@ -74,7 +77,9 @@ def test_a_cold_verifier_writes_what_generate_writes(verifier, tiny, tmp_path: P
         assert row["finish_reason"] == ("length" if len(row["token_ids"]) == 18 else "eos")
 
 
-def test_the_temperature_and_the_seed_decide(verifier, tiny, tmp_path: Path) -> None:
+def test_the_temperature_and_the_seed_decide(
+    verifier: HFCausalLM, tiny: Tiny, tmp_path: Path
+) -> None:
     written = {
         name: answered(verifier, tiny.text, tmp_path / f"{name}.jsonl", limit=4, **options)
         for name, options in {
@@ -93,7 +98,7 @@ def test_the_temperature_and_the_seed_decide(verifier, tiny, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("torn", ["", '{"id": "block 9", "token_ids": [1, 2', "\0\0"])
 def test_an_interrupted_run_goes_on_with_what_is_missing(
-    verifier, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: str
+    verifier: HFCausalLM, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: str
 ) -> None:
     """The rows, and even the bytes, are those of an undisturbed run."""
     undisturbed = answered(verifier, tiny.text, tmp_path / "undisturbed.jsonl")
@@ -141,7 +146,7 @@ def test_rows_end_in_the_order_of_the_prompts(tmp_path: Path) -> None:
 
 
 def test_a_complete_file_is_used_as_it_is(
-    verifier, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    verifier: HFCausalLM, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = answered(verifier, tiny.text, tmp_path / "new.jsonl")
 
@@ -166,7 +171,7 @@ def test_a_complete_file_is_used_as_it_is(
     ],
 )
 def test_other_settings_are_refused(
-    verifier, tiny, tmp_path: Path, changed: dict[str, Any], named: str
+    verifier: HFCausalLM, tiny: Tiny, tmp_path: Path, changed: dict[str, Any], named: str
 ) -> None:
     path = tmp_path / "new.jsonl"
     before = answered(verifier, tiny.text, path, limit=2)
@@ -179,13 +184,15 @@ def test_other_settings_are_refused(
     assert rows_of(path) == before
 
 
-def test_another_verifier_is_refused(verifier, tiny, tmp_path: Path) -> None:
+def test_another_verifier_is_refused(verifier: HFCausalLM, tiny: Tiny, tmp_path: Path) -> None:
     answered(verifier, tiny.text, tmp_path / "new.jsonl", limit=1)
     with pytest.raises(UserError, match=r"\(verifier differ\)"):
         answered(load(str(tiny.draft)), tiny.text, tmp_path / "new.jsonl", limit=1)
 
 
-def test_a_file_of_somebody_else_is_not_touched(verifier, tiny, tmp_path: Path) -> None:
+def test_a_file_of_somebody_else_is_not_touched(
+    verifier: HFCausalLM, tiny: Tiny, tmp_path: Path
+) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text("mine\n")
     with pytest.raises(UserError, match="was not written by `distill`"):
@@ -193,7 +200,7 @@ def test_a_file_of_somebody_else_is_not_touched(verifier, tiny, tmp_path: Path) 
     assert path.read_text() == "mine\n"
 
 
-def test_every_turn_of_the_assistant_is_answered(speaker, tmp_path: Path) -> None:
+def test_every_turn_of_the_assistant_is_answered(speaker: HFCausalLM, tmp_path: Path) -> None:
     """After the data's own messages, up to where the template invites to answer."""
     data = conversations(tmp_path, TALK, TALK[:2])
     rows = answered(speaker, data, tmp_path / "new.jsonl")
@@ -204,7 +211,9 @@ def test_every_turn_of_the_assistant_is_answered(speaker, tmp_path: Path) -> Non
     assert [row["id"] for row in rows] == ["row 1 message 2", "row 1 message 4", "row 2 message 2"]
 
 
-def test_what_does_not_fit_is_left_out_with_a_count(speaker, tmp_path: Path, capsys) -> None:
+def test_what_does_not_fit_is_left_out_with_a_count(
+    speaker: HFCausalLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     long = [{"role": "user", "content": "add " * 300}, TALK[1]]
     rows = answered(speaker, conversations(tmp_path, long, TALK), tmp_path / "new.jsonl")
     assert [row["id"] for row in rows] == ["row 2 message 2", "row 2 message 4"]
@@ -213,7 +222,7 @@ def test_what_does_not_fit_is_left_out_with_a_count(speaker, tmp_path: Path, cap
         answered(speaker, conversations(tmp_path, long), tmp_path / "other.jsonl")
 
 
-def test_states_are_those_of_the_answers(verifier, tiny, tmp_path: Path) -> None:
+def test_states_are_those_of_the_answers(verifier: HFCausalLM, tiny: Tiny, tmp_path: Path) -> None:
     """Prompts do not count; held-out data stay as they are."""
     distill = Distill(str(tmp_path / "new.jsonl"), **SMALL)
     paths = (str(tiny.text), str(tiny.text))
@@ -230,7 +239,9 @@ def test_states_are_those_of_the_answers(verifier, tiny, tmp_path: Path) -> None
     assert torch.equal(states.held_out.token_ids, plain.held_out.token_ids)
 
 
-def test_answers_that_begin_too_late_are_left_out_of_training(speaker, tmp_path: Path) -> None:
+def test_answers_that_begin_too_late_are_left_out_of_training(
+    speaker: HFCausalLM, tmp_path: Path
+) -> None:
     data = conversations(tmp_path, TALK)
     path = str(tmp_path / "new.jsonl")
     rows = answered(speaker, data, tmp_path / "new.jsonl")

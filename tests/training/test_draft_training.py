@@ -7,6 +7,7 @@ import pytest
 import torch
 from every_loss import LOSSES, each_loss, greedy
 from families import tiny_model
+from running import Tiny
 from torch import Tensor
 
 from specdec.core.errors import UserError
@@ -14,6 +15,7 @@ from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
+from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.proposer.draft_model import DraftModel as DraftModelProposer
 from specdec.training import draft_losses
@@ -85,7 +87,12 @@ def disturbed(states: VerifierStates, loss: Any, **options: Any) -> DraftModel:
 @pytest.mark.parametrize("start", ["fresh", "draft"])
 @pytest.mark.parametrize("size", [None, 5])
 def test_the_loss_and_its_gradients_are_those_token_by_token(
-    states, tiny, loss: Any, start: str, size: int | None, monkeypatch: pytest.MonkeyPatch
+    states: VerifierStates,
+    tiny: Tiny,
+    loss: Any,
+    start: str,
+    size: int | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever the chunks, and whether the head is the embedding (fresh) or not (draft)."""
     options = {} if start == "fresh" else {"init_path": str(tiny.draft)}
@@ -103,7 +110,7 @@ def test_the_loss_and_its_gradients_are_those_token_by_token(
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_a_share_of_the_positions_is_right_on_average(states) -> None:
+def test_a_share_of_the_positions_is_right_on_average(states: VerifierStates) -> None:
     batch = masked(states.batch(0, 2))
     whole, part = disturbed(states, KL()), disturbed(states, KL(), share=0.3)
     torch.manual_seed(0)
@@ -118,7 +125,7 @@ def test_a_share_of_the_positions_is_right_on_average(states) -> None:
     torch.testing.assert_close(measured, expected)
 
 
-def test_nothing_counted_is_no_loss(states) -> None:
+def test_nothing_counted_is_no_loss(states: VerifierStates) -> None:
     batch = states.batch(0, 1)
     one = objective(states, KL())
     total = one.loss(one.module, Batch(batch.token_ids, torch.zeros_like(batch.counted)))
@@ -126,7 +133,9 @@ def test_nothing_counted_is_no_loss(states) -> None:
     assert total == 0
 
 
-def test_the_evaluation_is_that_of_the_counted_held_out_tokens(states, tmp_path: Path) -> None:
+def test_the_evaluation_is_that_of_the_counted_held_out_tokens(
+    states: VerifierStates, tmp_path: Path
+) -> None:
     one = disturbed(states, KL())
     states.held_out = masked(states.held_out)
     with torch.no_grad():
@@ -146,7 +155,11 @@ def certain(self: DraftLosses, told: Tensor) -> Tensor:
 
 @each_loss
 def test_what_was_learnt_by_heart_is_accepted(
-    verifier, states, tmp_path: Path, loss: Any, monkeypatch: pytest.MonkeyPatch
+    verifier: HFCausalLM,
+    states: VerifierStates,
+    tmp_path: Path,
+    loss: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Train -> save -> load -> decode: the verifier's own greedy text, overfitted, is drafted."""
     prompt, written = greedy(verifier)
@@ -178,7 +191,7 @@ def test_what_was_learnt_by_heart_is_accepted(
 
 @pytest.mark.parametrize("loss", LOSSES[1:], ids=lambda loss: type(loss).__name__)
 def test_training_raises_the_overlap_and_leaves_the_verifier_alone(
-    states, tmp_path: Path, loss: Any
+    states: VerifierStates, tmp_path: Path, loss: Any
 ) -> None:
     one = objective(states, loss)
     before = {name: value.clone() for name, value in states.verifier.model.state_dict().items()}
@@ -194,7 +207,7 @@ def test_training_raises_the_overlap_and_leaves_the_verifier_alone(
 
 @pytest.mark.parametrize("start", ["fresh", "draft"])
 def test_an_interrupted_run_ends_as_an_undisturbed_one(
-    states, tiny, tmp_path: Path, start: str, monkeypatch: pytest.MonkeyPatch
+    states: VerifierStates, tiny: Tiny, tmp_path: Path, start: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checkpoints hold one of two tied weights; both must come back."""
 
@@ -220,7 +233,9 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     assert (head.weight is embedding.weight) == (start == "fresh")
 
 
-def test_a_draft_is_trained_on_from_where_it_is(states, tiny, tmp_path: Path) -> None:
+def test_a_draft_is_trained_on_from_where_it_is(
+    states: VerifierStates, tiny: Tiny, tmp_path: Path
+) -> None:
     """And the weights that others load are not touched."""
     shared = load(str(tiny.draft)).model
     before = {name: value.clone() for name, value in shared.state_dict().items()}
@@ -233,7 +248,7 @@ def test_a_draft_is_trained_on_from_where_it_is(states, tiny, tmp_path: Path) ->
         assert not torch.equal(value, before[name]), f"{name} was not trained"
 
 
-def test_the_verifier_itself_may_be_the_start(states, tiny) -> None:
+def test_the_verifier_itself_may_be_the_start(states: VerifierStates, tiny: Tiny) -> None:
     one = objective(states, KL(), init_path=str(tiny.verifier))
     assert all(weight.requires_grad for weight in one.module.parameters())
     with torch.no_grad():
@@ -242,7 +257,7 @@ def test_the_verifier_itself_may_be_the_start(states, tiny) -> None:
 
 @each_loss
 @pytest.mark.parametrize("wide", ["draft", "verifier"])
-def test_padding_of_a_vocabulary_is_no_other_vocabulary(tiny, loss: Any, wide: str) -> None:
+def test_padding_of_a_vocabulary_is_no_other_vocabulary(tiny: Tiny, loss: Any, wide: str) -> None:
     """Both laws are over the tokens that both have; one may be drawn that the draft has not."""
     paths = (tiny.verifier, tiny.padded) if wide == "draft" else (tiny.padded, tiny.verifier)
     verifier = load(str(paths[0]))
@@ -257,7 +272,7 @@ def test_padding_of_a_vocabulary_is_no_other_vocabulary(tiny, loss: Any, wide: s
         assert total > 0
 
 
-def test_another_vocabulary_is_refused(states, tiny) -> None:
+def test_another_vocabulary_is_refused(states: VerifierStates, tiny: Tiny) -> None:
     with pytest.raises(UserError, match=r"^train\.init_path='.*vocabulary of \d+ tokens") as caught:
         objective(states, KL(), init_path=str(tiny.stranger))
     assert "\n" not in str(caught.value)
@@ -283,6 +298,8 @@ def test_logits_that_are_capped_are_refused() -> None:
         ({"seed": -1}, "seed"),
     ],
 )
-def test_a_wrong_option_is_named(states, options: dict[str, Any], named: str) -> None:
+def test_a_wrong_option_is_named(
+    states: VerifierStates, options: dict[str, Any], named: str
+) -> None:
     with pytest.raises(UserError, match=f"^{named}="):
         objective(states, KL(), **options)

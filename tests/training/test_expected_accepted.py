@@ -130,7 +130,7 @@ def gradients(one: HeadTraining, total: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("block_starts", [True, False])
 @pytest.mark.parametrize("size", [None, 4])
 def test_the_loss_and_its_gradients_are_those_of_the_formula(
-    states,
+    states: VerifierStates,
     kind: str,
     temperature: float,
     block_starts: bool,
@@ -182,7 +182,7 @@ def test_steps_begin_everywhere_if_nothing_is_accepted_and_seldom_if_all_is() ->
 
 
 @pytest.mark.parametrize("block_starts", [True, False])
-def test_nothing_counted_is_no_loss(states, block_starts: bool) -> None:
+def test_nothing_counted_is_no_loss(states: VerifierStates, block_starts: bool) -> None:
     one = objective(states, "medusa", ExpectedAccepted(block_starts=block_starts))
     batch = one.batch(0, 1)
     counted = torch.zeros_like(batch.counted)
@@ -195,7 +195,11 @@ def test_nothing_counted_is_no_loss(states, block_starts: bool) -> None:
 
 @pytest.mark.parametrize(("temperature", "warm_steps"), [(1.0, 0), (0.0, 20)])
 def test_a_text_learnt_by_heart_is_accepted_at_length(
-    states, tmp_path: Path, temperature: float, warm_steps: int, monkeypatch: pytest.MonkeyPatch
+    states: VerifierStates,
+    tmp_path: Path,
+    temperature: float,
+    warm_steps: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At temperature 0 from heads that have an idea of it: the gradient vanishes where q does."""
     one = objective(states, "chained", ExpectedAccepted(temperature))
@@ -218,7 +222,7 @@ def test_a_text_learnt_by_heart_is_accepted_at_length(
     assert accepted() > before + 0.5
 
 
-def test_a_share_of_the_positions_is_refused_where_all_are_needed(states) -> None:
+def test_a_share_of_the_positions_is_refused_where_all_are_needed(states: VerifierStates) -> None:
     with pytest.raises(UserError, match=r"^train\.share=0\.5: expected 1 with loss=Expected"):
         objective(states, "medusa", ExpectedAccepted(), share=0.5)
     batch = states.batch(0, 2)
@@ -231,7 +235,7 @@ def test_a_share_of_the_positions_is_refused_where_all_are_needed(states) -> Non
     assert abs(found.mean() - expected) < 4 * found.std() / 200**0.5
 
 
-def test_a_draft_model_is_not_trained_on_steps(states) -> None:
+def test_a_draft_model_is_not_trained_on_steps(states: VerifierStates) -> None:
     acceptance = Acceptance(Chain(K), Sampling(0))
     with pytest.raises(Unfit, match=r"^loss=ExpectedAccepted: .*draft_model$"):
         DraftModel(states, ExpectedAccepted(), acceptance)

@@ -13,6 +13,7 @@ from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
+from specdec.lm.hf import HFCausalLM
 from specdec.training import head_losses
 from specdec.training.acceptance import Acceptance
 from specdec.training.chained import Chained
@@ -91,7 +92,9 @@ def by_hand(one: HeadTraining, loss: Any, batch: Batch, decay: float) -> Tensor:
 
 @each_kind
 @each_loss
-def test_the_loss_is_the_sum_over_counted_tokens(states, kind: str, loss: Any) -> None:
+def test_the_loss_is_the_sum_over_counted_tokens(
+    states: VerifierStates, kind: str, loss: Any
+) -> None:
     one = objective(states, kind, loss, decay=0.5)
     disturb(one.module)
     batch = masked(one.batch(0, 2))
@@ -110,7 +113,9 @@ def gradients(one: HeadTraining, batch: Batch) -> dict[str, Tensor]:
 
 @each_kind
 @each_loss
-def test_chunks_change_nothing(states, kind: str, loss: Any, monkeypatch) -> None:
+def test_chunks_change_nothing(
+    states: VerifierStates, kind: str, loss: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = objective(states, kind, loss)
     disturb(one.module)
     batch = masked(one.batch(0, 2))
@@ -121,7 +126,7 @@ def test_chunks_change_nothing(states, kind: str, loss: Any, monkeypatch) -> Non
 
 
 @pytest.mark.parametrize("kind", ["medusa", "medusa shared", "both prefix"])
-def test_gradients_are_those_of_differences(states, kind: str) -> None:
+def test_gradients_are_those_of_differences(states: VerifierStates, kind: str) -> None:
     """The chunks differentiate themselves, so autograd's own bookkeeping does not vouch for it."""
     one = objective(states, kind, KL())
     disturb(one.module)
@@ -153,7 +158,7 @@ def test_gradients_are_those_of_differences(states, kind: str) -> None:
         states.verifier.model.float()
 
 
-def test_a_share_of_the_positions_is_right_on_average(states) -> None:
+def test_a_share_of_the_positions_is_right_on_average(states: VerifierStates) -> None:
     batch = masked(states.batch(0, 2))
     whole = objective(states, "token", CrossEntropy())
     part = objective(states, "token", CrossEntropy(), share=0.3)
@@ -168,7 +173,7 @@ def test_a_share_of_the_positions_is_right_on_average(states) -> None:
 
 
 @each_kind
-def test_only_the_heads_are_trained(states, tmp_path: Path, kind: str) -> None:
+def test_only_the_heads_are_trained(states: VerifierStates, tmp_path: Path, kind: str) -> None:
     model = states.verifier.model
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     one = objective(states, kind, CrossEntropy())
@@ -184,7 +189,12 @@ def test_only_the_heads_are_trained(states, tmp_path: Path, kind: str) -> None:
 @each_kind
 @each_loss
 def test_what_was_learnt_by_heart_is_accepted(
-    verifier, states, tmp_path: Path, kind: str, loss: Any, monkeypatch: pytest.MonkeyPatch
+    verifier: HFCausalLM,
+    states: VerifierStates,
+    tmp_path: Path,
+    kind: str,
+    loss: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Train -> save -> load -> decode: the verifier's own greedy text, overfitted, is drafted."""
     prompt, written = greedy(verifier)
@@ -221,7 +231,9 @@ def certain(self: HeadLosses, told: Tensor, positions: Tensor, num_heads: int):
         yield sure[(positions + 1 + head).clamp(max=len(told) - 1)]
 
 
-def test_heads_of_another_verifier_are_refused(verifier, states, tmp_path: Path) -> None:
+def test_heads_of_another_verifier_are_refused(
+    verifier: HFCausalLM, states: VerifierStates, tmp_path: Path
+) -> None:
     one = objective(states, "medusa", CrossEntropy())
     one.save(one.module, tmp_path, {})
     tree = Sparse([[0]])
@@ -240,7 +252,7 @@ def test_heads_of_another_verifier_are_refused(verifier, states, tmp_path: Path)
 @pytest.mark.parametrize("path", [None, "", "nowhere", "empty"])
 @pytest.mark.parametrize("kind", ["medusa", "token"])
 def test_a_folder_without_heads_is_named(
-    verifier, tmp_path: Path, kind: str, path: str | None
+    verifier: HFCausalLM, tmp_path: Path, kind: str, path: str | None
 ) -> None:
     (tmp_path / "empty").mkdir()
     given = str(tmp_path / path) if path else path
@@ -248,13 +260,15 @@ def test_a_folder_without_heads_is_named(
         KINDS[kind][0].proposer.load(given, verifier, Sparse([[0]]))
 
 
-def test_one_kind_of_heads_is_not_loaded_as_another(verifier, states, tmp_path: Path) -> None:
+def test_one_kind_of_heads_is_not_loaded_as_another(
+    verifier: HFCausalLM, states: VerifierStates, tmp_path: Path
+) -> None:
     one = objective(states, "token", CrossEntropy())
     one.save(one.module, tmp_path, {})
     with pytest.raises(UserError, match=r"^proposer\.path=.*no MedusaHeads"):
         Medusa.proposer.load(str(tmp_path), verifier, Sparse([[0]]))
 
 
-def test_a_tree_deeper_than_the_heads_is_refused_before_training(states) -> None:
+def test_a_tree_deeper_than_the_heads_is_refused_before_training(states: VerifierStates) -> None:
     with pytest.raises(UserError, match="3 levels, but there are 2 heads"):
         objective(states, "medusa", CrossEntropy(), num_heads=2)

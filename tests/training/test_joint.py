@@ -10,6 +10,7 @@ import pytest
 import torch
 from families import tiny_model
 from launching import heads_options, launch, losses
+from running import CommandLine, Tiny
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -53,7 +54,7 @@ TREE = Sparse([[0], [1], [0, 0]])
 
 
 @pytest.fixture
-def text(tiny, tmp_path: Path) -> Path:
+def text(tiny: Tiny, tmp_path: Path) -> Path:
     """A few conversations' worth of tokens that the random verifier has never heard of."""
     path = tmp_path / "text.txt"
     path.write_text(tiny.text.read_text(encoding="utf-8")[:300], encoding="utf-8")
@@ -121,7 +122,7 @@ def rows(output: Path) -> list[dict[str, Any]]:
 @each_method
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_verifier_is_left_alone_in_the_warm_up_only(
-    verifier, text, tmp_path: Path, method: str, kind: str
+    verifier: HFCausalLM, text: Path, tmp_path: Path, method: str, kind: str
 ) -> None:
     one = joint(verifier, text, kind, method=method)
     start = copied(one.module)
@@ -140,7 +141,7 @@ def test_the_verifier_is_left_alone_in_the_warm_up_only(
 @each_method
 @pytest.mark.parametrize("kind", ["medusa", "chained shared"])
 def test_the_original_is_not_changed(
-    verifier, text, tmp_path: Path, method: str, kind: str
+    verifier: HFCausalLM, text: Path, tmp_path: Path, method: str, kind: str
 ) -> None:
     before = copied(verifier.model)
     modules = [type(module) for module in verifier.model.modules()]
@@ -151,7 +152,7 @@ def test_the_original_is_not_changed(
 
 
 @WITH_PEFT
-def test_lora_needs_no_second_copy_of_the_weights(verifier, text) -> None:
+def test_lora_needs_no_second_copy_of_the_weights(verifier: HFCausalLM, text: Path) -> None:
     one = joint(verifier, text, method="lora")
     ours = {weight.data_ptr() for weight in verifier.model.parameters()}
     theirs = {weight.data_ptr() for weight in one.tuned.lm.model.parameters()}
@@ -162,7 +163,7 @@ def test_lora_needs_no_second_copy_of_the_weights(verifier, text) -> None:
 
 
 @each_method
-def test_the_loss_is_the_sum_of_its_parts(verifier, text, method: str) -> None:
+def test_the_loss_is_the_sum_of_its_parts(verifier: HFCausalLM, text: Path, method: str) -> None:
     """Against plain forwards: KL(original || tuned) and the text's cross-entropy."""
     weights = {"heads_weight": 0.0, "self_distillation": 0.5, "language_modeling": 0.25}
     one = joint(verifier, text, method=method, heads_warmup_steps=0, **weights)
@@ -180,7 +181,9 @@ def test_the_loss_is_the_sum_of_its_parts(verifier, text, method: str) -> None:
 
 @each_method
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_those_of_differences(verifier, text, method: str, kind: str) -> None:
+def test_gradients_are_those_of_differences(
+    verifier: HFCausalLM, text: Path, method: str, kind: str
+) -> None:
     """Chunks differentiate themselves: what of the verifier they read must not be forgotten."""
     weights = {"heads_weight": 1.0, "self_distillation": 0.5, "language_modeling": 0.25}
     one = joint(verifier, text, kind, method=method, heads_warmup_steps=0, **weights)
@@ -211,7 +214,7 @@ def disturb(one: Joint) -> None:
         weight.data.add_(0.1 * torch.randn(weight.shape, generator=generator))
 
 
-def test_the_teacher_of_the_heads_is_the_tuned_verifier(verifier, text) -> None:
+def test_the_teacher_of_the_heads_is_the_tuned_verifier(verifier: HFCausalLM, text: Path) -> None:
     """It follows what the verifier has become, and is not itself taught by the heads' loss."""
     only = {"heads_weight": 1.0, "self_distillation": 0.0, "heads_warmup_steps": 0}
     one = joint(verifier, text, loss=KL(), method="full", **only)
@@ -231,7 +234,7 @@ def test_the_teacher_of_the_heads_is_the_tuned_verifier(verifier, text) -> None:
 
 @each_method
 def test_self_distillation_keeps_the_verifier_near_itself(
-    verifier, text, tmp_path: Path, method: str
+    verifier: HFCausalLM, text: Path, tmp_path: Path, method: str
 ) -> None:
     found: dict[float, float] = {}
     for weight in (0.0, 10.0):
@@ -242,7 +245,9 @@ def test_self_distillation_keeps_the_verifier_near_itself(
 
 
 @each_method
-def test_the_distance_is_measured_per_held_out_token(verifier, text, method: str) -> None:
+def test_the_distance_is_measured_per_held_out_token(
+    verifier: HFCausalLM, text: Path, method: str
+) -> None:
     one = joint(verifier, text, method=method)
     disturb(one)
     with torch.no_grad():
@@ -259,7 +264,12 @@ def test_the_distance_is_measured_per_held_out_token(verifier, text, method: str
 @each_method
 @pytest.mark.parametrize("stopped", [1, 2, 5], ids=lambda step: f"in step {step + 1}")
 def test_a_resumed_run_ends_like_an_undisturbed_one(
-    verifier, text, tmp_path: Path, method: str, stopped: int, monkeypatch: pytest.MonkeyPatch
+    verifier: HFCausalLM,
+    text: Path,
+    tmp_path: Path,
+    method: str,
+    stopped: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Interrupted in the warm-up of 2 steps, just after it, and later."""
     often = {"save_steps": 1, "eval_steps": 3}
@@ -292,7 +302,9 @@ def test_a_resumed_run_ends_like_an_undisturbed_one(
 
 @each_method
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_train_save_load_decode(tiny, text, tmp_path: Path, method: str, dtype: str) -> None:
+def test_train_save_load_decode(
+    tiny: Tiny, text: Path, tmp_path: Path, method: str, dtype: str
+) -> None:
     """The text is that of `generate()` of the new verifier; the original is refused."""
     original = load(str(tiny.verifier), dtype=dtype)
     one = joint(original, text, method=method)
@@ -342,7 +354,9 @@ def test_merged_weights_say_what_the_adapters_said(family: str) -> None:
 
 
 @each_method
-def test_a_folder_says_what_the_tuned_verifier_says(verifier, tmp_path: Path, method: str) -> None:
+def test_a_folder_says_what_the_tuned_verifier_says(
+    verifier: HFCausalLM, tmp_path: Path, method: str
+) -> None:
     way = Full(verifier.model) if method == "full" else LoRA(verifier.model, 4, 4, None, seed=0)
     one = Tuned(verifier, way)
     with torch.no_grad():
@@ -361,7 +375,7 @@ def test_a_folder_says_what_the_tuned_verifier_says(verifier, tmp_path: Path, me
 
 
 @WITH_PEFT
-def test_only_the_named_layers_are_tuned(verifier) -> None:
+def test_only_the_named_layers_are_tuned(verifier: HFCausalLM) -> None:
     one = Tuned(verifier, LoRA(verifier.model, 2, 2, ["v_proj"], seed=0))
     assert {name.split(".")[-4] for name in one.trained()} == {"v_proj"}
 
@@ -369,7 +383,7 @@ def test_only_the_named_layers_are_tuned(verifier) -> None:
 # --- The command line ---
 
 
-def command(tiny, output: Path, *more: str) -> list[str]:
+def command(tiny: Tiny, output: Path, *more: str) -> list[str]:
     return [
         *("joint=true", f"verifier.path={tiny.verifier}", f"data.path={tiny.text}"),
         *(f"data.held_out_path={tiny.text}", f"output={output}", "data.max_length=16"),
@@ -382,7 +396,7 @@ def command(tiny, output: Path, *more: str) -> list[str]:
     ("kind", "method"), [pytest.param("medusa", "lora", marks=WITH_PEFT), ("chained", "full")]
 )
 def test_the_command_line_trains_and_decodes(
-    cli, tiny, empty_folder, kind: str, method: str
+    cli: CommandLine, tiny: Tiny, empty_folder: Path, kind: str, method: str
 ) -> None:
     out = f"{method}-{kind}"  # loaded verifiers are remembered by their paths
     options = [f"train={kind}", f"tuning.method={method}"]
@@ -416,7 +430,7 @@ def test_the_command_line_trains_and_decodes(
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 def test_a_mistake_is_named_in_one_line(
-    cli, tiny, empty_folder, options: list[str], complaint: str
+    cli: CommandLine, tiny: Tiny, empty_folder: Path, options: list[str], complaint: str
 ) -> None:
     ended = cli("train", *command(tiny, Path("out"), *options))
     assert ended.status == 2
@@ -425,7 +439,7 @@ def test_a_mistake_is_named_in_one_line(
     assert not Path("states").exists()
 
 
-def test_a_language_model_has_no_heads(cli, tiny, empty_folder) -> None:
+def test_a_language_model_has_no_heads(cli: CommandLine, tiny: Tiny, empty_folder: Path) -> None:
     data = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}", "output=out"]
     small = ["train.block_length=16", "train.vocab_size=300", "train.hidden_size=12"]
     shape = ["train.num_hidden_layers=1", "train.num_attention_heads=1"]
@@ -435,7 +449,7 @@ def test_a_language_model_has_no_heads(cli, tiny, empty_folder) -> None:
 
 
 def test_lora_without_peft_is_named(
-    cli, tiny, empty_folder, monkeypatch: pytest.MonkeyPatch
+    cli: CommandLine, tiny: Tiny, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     ended = cli("train", *command(tiny, Path("out"), "train=medusa"))
@@ -447,7 +461,7 @@ def test_lora_without_peft_is_named(
 
 @WITH_PEFT
 def test_two_processes_with_half_the_batch_give_the_losses_of_one(
-    cli, tiny, tmp_path: Path
+    cli: CommandLine, tiny: Tiny, tmp_path: Path
 ) -> None:
     """In the warm-up, too, where the verifier's weights are in no loss."""
     more = ("joint=true", "tuning.heads_warmup_steps=2", "data.eval_samples=1")

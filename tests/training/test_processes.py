@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 from launching import heads_options, launch, losses
+from running import CommandLine, Tiny
 
 
-def test_two_processes_with_half_the_batch_give_the_losses_of_one(tiny, tmp_path: Path) -> None:
+def test_two_processes_with_half_the_batch_give_the_losses_of_one(
+    tiny: Tiny, tmp_path: Path
+) -> None:
     one = launch(1, tmp_path / "one", tiny, 4)
     two = launch(2, tmp_path / "two", tiny, 2)
     assert len(one) == 4
@@ -16,7 +19,9 @@ def test_two_processes_with_half_the_batch_give_the_losses_of_one(tiny, tmp_path
 
 
 @pytest.mark.usefixtures("fresh_accelerator")
-def test_one_process_distils_and_all_train_on_its_answers(cli, tiny, tmp_path: Path) -> None:
+def test_one_process_distils_and_all_train_on_its_answers(
+    cli: CommandLine, tiny: Tiny, tmp_path: Path
+) -> None:
     """The draft's embeddings are tied: their gradient comes in two parts."""
     draft = ["train=draft_model", "loss=kl", "distill.max_new_tokens=8", "distill.prompt_tokens=4"]
     one, two = tmp_path / "one", tmp_path / "two"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from running import Tiny
 from safetensors.torch import load_file
 
 from specdec.core.errors import UserError
@@ -21,7 +22,7 @@ from specdec.tree.chain import Chain
 LENGTH = 16
 
 
-def states(tiny, cache: Path | None, path: str = "verifier", length: int = LENGTH):
+def states(tiny: Tiny, cache: Path | None, path: str = "verifier", length: int = LENGTH):
     verifier = load(str(getattr(tiny, path)))
     text = str(tiny.text)
     cache_path = None if cache is None else str(cache)
@@ -41,7 +42,9 @@ def count_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def test_each_sample_is_read_once_by_all_runs(tiny, tmp_path: Path, monkeypatch) -> None:
+def test_each_sample_is_read_once_by_all_runs(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = states(tiny, None)
     expected = plain.hidden(plain.batch(0, 6))
     seen = count_runs(monkeypatch)
@@ -56,14 +59,14 @@ def test_each_sample_is_read_once_by_all_runs(tiny, tmp_path: Path, monkeypatch)
     assert sum(seen) == 8
 
 
-def test_held_out_samples_are_not_taken_for_training_samples(tiny, tmp_path: Path) -> None:
+def test_held_out_samples_are_not_taken_for_training_samples(tiny: Tiny, tmp_path: Path) -> None:
     cached, plain = states(tiny, tmp_path / "cache"), states(tiny, None)
     cached.hidden(cached.batch(0, 8))
     assert not cached.held_out.places
     torch.testing.assert_close(cached.hidden(cached.held_out), plain.hidden(plain.held_out))
 
 
-def test_heads_trained_from_the_cache_are_the_same(tiny, tmp_path: Path) -> None:
+def test_heads_trained_from_the_cache_are_the_same(tiny: Tiny, tmp_path: Path) -> None:
     acceptance = Acceptance(Chain(2), Sampling(0), num_prompts=1, max_new_tokens=4)
     for name, cache in (
         ("live", None),
@@ -79,7 +82,7 @@ def test_heads_trained_from_the_cache_are_the_same(tiny, tmp_path: Path) -> None
     assert all(torch.equal(live[name], full[name]) for name in live)
 
 
-def test_states_of_something_else_are_refused(tiny, tmp_path: Path) -> None:
+def test_states_of_something_else_are_refused(tiny: Tiny, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     states(tiny, cache)
     with pytest.raises(UserError, match=r"^data\.cache_path=.*\(max_length, tokens differ\)"):
@@ -88,7 +91,9 @@ def test_states_of_something_else_are_refused(tiny, tmp_path: Path) -> None:
         states(tiny, cache, path="draft")
 
 
-def test_a_disk_without_room_is_named_before_training(tiny, tmp_path: Path, monkeypatch) -> None:
+def test_a_disk_without_room_is_named_before_training(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

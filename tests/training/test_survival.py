@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from building import Build
 from faults import files_of_at_most
+from running import Tiny
 from safetensors.torch import load_file
 
 from specdec.core.errors import UserError
@@ -20,7 +22,7 @@ STEPS = 40
 KILLS = 4
 
 
-def command(tiny, output: Path) -> list[str]:
+def command(tiny: Tiny, output: Path) -> list[str]:
     options = [
         *("train=chained", "train.link=both", "train.prefix_attention=true", "loss=lk"),
         *("train.share=0.7", f"verifier.path={tiny.verifier}", f"data.path={tiny.text}"),
@@ -33,7 +35,7 @@ def command(tiny, output: Path) -> list[str]:
     return [sys.executable, "-m", "specdec.experiments.train", *options]
 
 
-def start(tiny, output: Path) -> subprocess.Popen[bytes]:
+def start(tiny: Tiny, output: Path) -> subprocess.Popen[bytes]:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command(tiny, output), **quiet)
 
@@ -49,7 +51,7 @@ def num_steps(output: Path) -> int:
     return path.read_text().count('"loss"') if path.exists() else 0
 
 
-def test_killed_at_any_moment_and_resumed_is_never_stopped(tiny, tmp_path: Path) -> None:
+def test_killed_at_any_moment_and_resumed_is_never_stopped(tiny: Tiny, tmp_path: Path) -> None:
     """SIGKILL, which no program can catch; weights are equal bit for bit, and so is the log."""
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     assert start(tiny, whole).wait(timeout=300) == 0
@@ -73,7 +75,7 @@ def test_killed_at_any_moment_and_resumed_is_never_stopped(tiny, tmp_path: Path)
     assert logged(torn) == logged(whole)
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(build, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_last_good_checkpoint(build: Build, tmp_path: Path) -> None:
     """One line names it; the checkpoint before is whole, and resuming from it ends the run."""
     output, whole = tmp_path / "out", tmp_path / "whole"
     options = {"save_steps": 2, "warmup_steps": 1, "logging_steps": 1}
@@ -94,7 +96,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(build, tmp_path: Path) -> N
     assert all(expected[name].equal(found[name]) for name in expected)
 
 
-def test_a_result_that_cannot_be_written_leaves_the_old_one(build, tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_written_leaves_the_old_one(build: Build, tmp_path: Path) -> None:
     output = tmp_path / "out"
     Trainer(max_steps=2, warmup_steps=1, save_best=False).fit(build(), output)
     before = saved(output)

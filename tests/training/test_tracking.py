@@ -4,13 +4,17 @@ import time
 from pathlib import Path
 
 import pytest
+from building import Build
 
 from specdec.core.errors import UserError
 from specdec.training.trainer import Trainer
 
 
 def test_wandb_without_an_account_logs_offline(
-    build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    build: Build,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("wandb", reason="wandb is an optional extra")
     for name in ("WANDB_API_KEY", "WANDB_MODE"):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from building import Build
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -98,7 +99,7 @@ def checkpoints(output: Path) -> list[str]:
     return sorted(path.name for path in (output / "checkpoints").glob("[!.]*"))
 
 
-def interrupt(build, output: Path, **options: Any) -> None:
+def interrupt(build: Build, output: Path, **options: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
         trainer(**options).fit(build(Interrupted), output)
 
@@ -106,7 +107,7 @@ def interrupt(build, output: Path, **options: Any) -> None:
 # --- Learning ---
 
 
-def test_the_loss_falls(build, tmp_path: Path) -> None:
+def test_the_loss_falls(build: Build, tmp_path: Path) -> None:
     objective = build()
     untrained = evaluate(objective)
     evaluation = trainer(max_steps=40).fit(objective, tmp_path / "out")
@@ -118,7 +119,7 @@ def test_the_loss_falls(build, tmp_path: Path) -> None:
     assert evaluation["eval_loss"] == logged(tmp_path / "out")[-1]["eval_loss"]
 
 
-def test_bits_per_byte_divide_by_the_bytes_of_the_text(build, tmp_path: Path) -> None:
+def test_bits_per_byte_divide_by_the_bytes_of_the_text(build: Build, tmp_path: Path) -> None:
     """The end-of-text token costs bits, but its name is not text."""
     held_out = tmp_path / "short.jsonl"
     texts = [f"the cat {number}. " for number in range(40)]
@@ -136,7 +137,7 @@ def test_bits_per_byte_divide_by_the_bytes_of_the_text(build, tmp_path: Path) ->
     )
 
 
-def test_the_same_seed_gives_the_same_weights(build, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_weights(build: Build, tmp_path: Path) -> None:
     found = []
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
         objective = build(seed=seed)
@@ -146,14 +147,14 @@ def test_the_same_seed_gives_the_same_weights(build, tmp_path: Path) -> None:
     assert any(not torch.equal(found[2][name], found[0][name]) for name in found[0])
 
 
-def test_accumulated_batches_are_one_large_batch(build, tmp_path: Path) -> None:
+def test_accumulated_batches_are_one_large_batch(build: Build, tmp_path: Path) -> None:
     trainer(max_steps=4).fit(build(), tmp_path / "whole")
     halves = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     trainer(max_steps=4, **halves).fit(build(), tmp_path / "halves")
     assert losses(tmp_path / "halves") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
 
 
-def test_the_learning_rate_rises_and_falls(build, tmp_path: Path) -> None:
+def test_the_learning_rate_rises_and_falls(build: Build, tmp_path: Path) -> None:
     trainer().fit(build(), tmp_path / "out")
     rates = [row["learning_rate"] for row in logged(tmp_path / "out") if "loss" in row]
     assert max(rates) == rates[1] == pytest.approx(1e-2), "warm-up of two steps"
@@ -166,7 +167,7 @@ def test_the_learning_rate_rises_and_falls(build, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_resumed_run_ends_like_an_undisturbed_one(
-    build, tmp_path: Path, accumulation: int
+    build: Build, tmp_path: Path, accumulation: int
 ) -> None:
     options = {
         "gradient_accumulation_steps": accumulation,
@@ -189,7 +190,7 @@ def test_a_resumed_run_ends_like_an_undisturbed_one(
     assert_identical(saved[0], saved[1])
 
 
-def test_losses_between_two_logs_survive_an_interruption(build, tmp_path: Path) -> None:
+def test_losses_between_two_logs_survive_an_interruption(build: Build, tmp_path: Path) -> None:
     """Saved at step 4, logged every 3 steps: the line of step 6 is the mean over steps 4 to 6."""
     trainer(logging_steps=3).fit(build(), tmp_path / "whole")
     interrupt(build, tmp_path / "parts", logging_steps=3)
@@ -197,7 +198,7 @@ def test_losses_between_two_logs_survive_an_interruption(build, tmp_path: Path) 
     assert logged(tmp_path / "parts") == logged(tmp_path / "whole"), "the log depends on the crash"
 
 
-def test_a_resumed_log_has_no_step_twice(build, tmp_path: Path) -> None:
+def test_a_resumed_log_has_no_step_twice(build: Build, tmp_path: Path) -> None:
     """The interrupted run had logged step 5, which the resumed one does again from step 4."""
     interrupt(build, tmp_path / "out")
     assert losses(tmp_path / "out"), "vacuous: the interrupted run logged nothing"
@@ -208,7 +209,7 @@ def test_a_resumed_log_has_no_step_twice(build, tmp_path: Path) -> None:
     assert [step for step, evaluated in lines if not evaluated] == list(range(1, NUM_STEPS + 1))
 
 
-def test_a_named_checkpoint_can_be_resumed_from(build, tmp_path: Path) -> None:
+def test_a_named_checkpoint_can_be_resumed_from(build: Build, tmp_path: Path) -> None:
     undisturbed = build()
     trainer().fit(undisturbed, tmp_path / "whole")
     interrupt(build, tmp_path / "first")
@@ -220,7 +221,7 @@ def test_a_named_checkpoint_can_be_resumed_from(build, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "overwritten", "missing"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
-    build, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+    build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     undisturbed = build()
     trainer().fit(undisturbed, tmp_path / "whole")
@@ -241,7 +242,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     assert_identical(weights(resumed), weights(undisturbed))
 
 
-def test_an_abandoned_way_is_never_taken_up_again(build, tmp_path: Path) -> None:
+def test_an_abandoned_way_is_never_taken_up_again(build: Build, tmp_path: Path) -> None:
     """Back to an older checkpoint: `latest` must not find what was trained beyond it."""
     output = tmp_path / "out"
     trainer(save_total_limit=9).fit(build(), output)
@@ -251,7 +252,7 @@ def test_an_abandoned_way_is_never_taken_up_again(build, tmp_path: Path) -> None
     assert checkpoints(output) == [older]
 
 
-def test_a_torn_line_of_the_log_does_not_stop_a_resumed_run(build, tmp_path: Path) -> None:
+def test_a_torn_line_of_the_log_does_not_stop_a_resumed_run(build: Build, tmp_path: Path) -> None:
     output = tmp_path / "out"
     interrupt(build, output)
     before = logged(output)
@@ -262,7 +263,7 @@ def test_a_torn_line_of_the_log_does_not_stop_a_resumed_run(build, tmp_path: Pat
     assert logged(output)[-1]["step"] == NUM_STEPS
 
 
-def test_no_clipping_is_not_no_gradient(build, tmp_path: Path) -> None:
+def test_no_clipping_is_not_no_gradient(build: Build, tmp_path: Path) -> None:
     """`max_grad_norm=0` means off, as it does in transformers."""
     free, unclipped = build(), build()
     trainer(max_grad_norm=1e9).fit(free, tmp_path / "free")
@@ -270,13 +271,13 @@ def test_no_clipping_is_not_no_gradient(build, tmp_path: Path) -> None:
     assert_identical(weights(unclipped), weights(free))
 
 
-def test_latest_without_a_checkpoint_starts_afresh(build, tmp_path: Path) -> None:
+def test_latest_without_a_checkpoint_starts_afresh(build: Build, tmp_path: Path) -> None:
     """So that one command line starts a run and goes on with it, whatever happened before."""
     trainer(max_steps=1, resume_from_checkpoint="latest").fit(build(), tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
-def test_a_finished_run_is_not_trained_further(build, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_trained_further(build: Build, tmp_path: Path) -> None:
     finished = build()
     trainer().fit(finished, tmp_path / "out")
     before = logged(tmp_path / "out")
@@ -287,7 +288,9 @@ def test_a_finished_run_is_not_trained_further(build, tmp_path: Path) -> None:
     assert evaluation["eval_loss"] == before[-1]["eval_loss"]
 
 
-def test_a_new_run_in_a_used_folder_does_not_mix_with_the_old_one(build, tmp_path: Path) -> None:
+def test_a_new_run_in_a_used_folder_does_not_mix_with_the_old_one(
+    build: Build, tmp_path: Path
+) -> None:
     """Refusing is fine. Keeping the old run's later checkpoints as the latest ones is not."""
     trainer(max_steps=8).fit(build(seed=1), tmp_path / "out")
     try:
@@ -303,12 +306,14 @@ def test_a_new_run_in_a_used_folder_does_not_mix_with_the_old_one(build, tmp_pat
 # --- Checkpoints ---
 
 
-def test_only_the_newest_checkpoints_are_kept(build, tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_are_kept(build: Build, tmp_path: Path) -> None:
     trainer(max_steps=11, save_steps=1, save_total_limit=3).fit(build(), tmp_path / "out")
     assert set(checkpoints(tmp_path / "out")) == {"step-9", "step-10", "step-11"}
 
 
-def test_a_checkpoint_is_whole_or_absent(build, tmp_path: Path, monkeypatch) -> None:
+def test_a_checkpoint_is_whole_or_absent(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A crash in the middle of a save leaves the earlier checkpoint as the latest."""
     undisturbed = build()
     trainer().fit(undisturbed, tmp_path / "whole")
@@ -343,7 +348,7 @@ class Judged(LanguageModeling):
         return {"eval_loss": [3.0, 1.0, 2.0, 1.5][self.num_evaluations - 1]}
 
 
-def test_the_best_is_kept_apart(build, tmp_path: Path) -> None:
+def test_the_best_is_kept_apart(build: Build, tmp_path: Path) -> None:
     objective = build(Judged)
     trainer(eval_steps=2).fit(objective, tmp_path / "out")
     kept = load_file(tmp_path / "out" / "best" / "model.safetensors")
@@ -352,7 +357,7 @@ def test_the_best_is_kept_apart(build, tmp_path: Path) -> None:
     assert any(not torch.equal(kept[name], last[name]) for name in kept)
 
 
-def test_a_resumed_run_remembers_the_best(build, tmp_path: Path) -> None:
+def test_a_resumed_run_remembers_the_best(build: Build, tmp_path: Path) -> None:
     trainer(max_steps=4, eval_steps=2).fit(build(Judged), tmp_path / "out")
     before = (tmp_path / "out" / "best" / "model.safetensors").read_bytes()
     worse = build(Judged)
@@ -362,7 +367,7 @@ def test_a_resumed_run_remembers_the_best(build, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "best" / "model.safetensors").read_bytes() == before
 
 
-def test_train_save_load_decode(build, tmp_path: Path) -> None:
+def test_train_save_load_decode(build: Build, tmp_path: Path) -> None:
     objective = build()
     trainer(max_steps=40).fit(objective, tmp_path / "out")
     verifier = load(str(tmp_path / "out"))
@@ -380,7 +385,7 @@ def test_train_save_load_decode(build, tmp_path: Path) -> None:
     assert verifier.end_ids == {objective.tokenizer.eos_token_id}
 
 
-def test_training_goes_on_from_a_saved_model(build, tmp_path: Path) -> None:
+def test_training_goes_on_from_a_saved_model(build: Build, tmp_path: Path) -> None:
     trainer(max_steps=40).fit(build(), tmp_path / "first")
     options = {"init_path": str(tmp_path / "first"), "block_length": 32}
     continued = build(**options, max_position_embeddings=128)
@@ -393,7 +398,9 @@ def test_training_goes_on_from_a_saved_model(build, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("logging_steps", [1, 4])
-def test_a_loss_that_is_no_number_is_named(build, tmp_path: Path, logging_steps: int) -> None:
+def test_a_loss_that_is_no_number_is_named(
+    build: Build, tmp_path: Path, logging_steps: int
+) -> None:
     with pytest.raises(UserError, match=r"step 4: .*nan.*learning_rate") as caught:
         trainer(logging_steps=logging_steps).fit(build(Diverging), tmp_path / "out")
     assert "\n" not in str(caught.value)
@@ -403,7 +410,7 @@ def test_a_loss_that_is_no_number_is_named(build, tmp_path: Path, logging_steps:
 @pytest.mark.parametrize("kind", [Diverging, DivergingGradient])
 @pytest.mark.parametrize(("save_steps", "logging_steps"), [(1, 1), (1, 8), (5, 8)])
 def test_no_checkpoint_holds_weights_that_are_no_numbers(
-    build, tmp_path: Path, kind: type[LanguageModeling], save_steps: int, logging_steps: int
+    build: Build, tmp_path: Path, kind: type[LanguageModeling], save_steps: int, logging_steps: int
 ) -> None:
     """Saves between two logs must not push out the last good checkpoint."""
     with pytest.raises(UserError, match=r"step [456]: "):
@@ -472,7 +479,7 @@ def test_a_bad_option_of_the_trainer_is_refused(option: str, value: object) -> N
         ("held_out_path", "nothing.txt"),
     ],
 )
-def test_a_bad_option_of_the_objective_is_refused(build, option: str, value: object) -> None:
+def test_a_bad_option_of_the_objective_is_refused(build: Build, option: str, value: object) -> None:
     with pytest.raises(UserError) as caught:
         build(**{option: value})
     # On the command line the paths of the data are options of their own.
@@ -486,7 +493,7 @@ def assert_names(error: UserError, option: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "renamed"])
-def test_a_checkpoint_that_is_none_is_named(build, tmp_path: Path, name: str) -> None:
+def test_a_checkpoint_that_is_none_is_named(build: Build, tmp_path: Path, name: str) -> None:
     (tmp_path / "renamed").mkdir()
     source = str(tmp_path / name)
     with pytest.raises(UserError) as caught:

@@ -1,0 +1,8 @@
+"""A text that a tiny model learns in a few steps, and what builds the objective on it."""
+
+from collections.abc import Callable
+from typing import Any
+
+Build = Callable[..., Any]  # an objective, of the kind that is asked for
+LEARNT = "the cat sat on the mat and the dog sat on the log. " * 60
+HELD_OUT = "the dog sat on the mat and the cat sat on the log. " * 8

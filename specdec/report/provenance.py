@@ -93,7 +93,8 @@ def _git_state() -> dict[str, Any] | None:
         return None
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
+        # Looking must not lock: a full disk would leave the lock behind, and git unusable.
+        command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:

@@ -13,7 +13,7 @@ from identity_fuzz import fuzz
 from specdec.core.jsonl import read_jsonl
 
 if TYPE_CHECKING:
-    from conftest import CommandLine, Tiny
+    from running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -17,7 +17,7 @@ from faults import files_of_at_most
 from specdec.lm.folder import ZOO
 
 if TYPE_CHECKING:
-    from conftest import CommandLine, Ended, Tiny
+    from running import CommandLine, Ended, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -12,7 +12,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 
 if TYPE_CHECKING:
-    from conftest import Tiny
+    from running import Tiny
 
 
 @pytest.fixture

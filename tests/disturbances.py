@@ -402,15 +402,12 @@ def replayed(folder: Path) -> dict[str, object]:
 
 def disturb(events: int, seed: int, only: Sequence[str]) -> Counter[str]:
     """Import everything, disturb so many times, and return what was done, by kind."""
-    import specdec.experiments.arm
-    import specdec.experiments.report
     import torch
 
-    import specdec.report.write
-    import specdec.training.medusa
     from specdec.lm.load import load
 
-    assert specdec.experiments.arm
+    for name in ("experiments.arm", "experiments.report", "report.write", "training.medusa"):
+        import_module(f"specdec.{name}")
     torch.set_num_threads(1)
     load("zoo:verifier")  # and proven, once for all forks
     with tempfile.TemporaryDirectory() as place:

@@ -218,17 +218,14 @@ def test_python_users_are_told_alike(tiny: Tiny) -> None:
     from specdec.proposer.none import NoProposer
     from specdec.verification.match import Match
 
-    class Lacking(NoProposer):
-        update = None
-
-    class Lossy(Match):
-        needs_q = "no"
-
     verifier = load(str(tiny.verifier))
-    with pytest.raises(UserError, match=r"Lacking\.update=None: expected a method"):
-        SpeculativeDecoder(verifier, Lacking(), Match())
-    with pytest.raises(UserError, match=r"Lossy\.needs_q='no': expected True or False"):
-        SpeculativeDecoder(verifier, NoProposer(), Lossy())
+    lacking, lossy = NoProposer(), Match()
+    vars(lacking).update(update=None)
+    with pytest.raises(UserError, match=r"NoProposer\.update=None: expected a method"):
+        SpeculativeDecoder(verifier, lacking, lossy)
+    vars(lossy).update(lossless_for="all")
+    with pytest.raises(UserError, match=r"Match\.lossless_for='all': expected a frozenset of Draw"):
+        SpeculativeDecoder(verifier, NoProposer(), lossy)
 
 
 # --- Heads and models ---

@@ -105,12 +105,14 @@ def tested(folder: Path, run_config: DictConfig, config: DictConfig) -> Uniformi
     Raises:
         UserError: there are too few of them.
     """
+    from specdec.experiments.recorded_texts import require_unchanged
     from tqdm import tqdm
 
     from specdec.metrics.pit import MIN_TOKENS, uniformity
     from specdec.replay.transforms import transforms
     from specdec.report.run_dir import read_traces
 
+    require_unchanged(folder, run_config)
     traces = read_traces(folder)
     num_tokens = sum(len(trace.output_ids) for trace in traces)
     if num_tokens < MIN_TOKENS:

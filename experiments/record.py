@@ -36,7 +36,7 @@ def record(source: Path, folder: Path, config: DictConfig) -> None:
     Raises:
         UserError: the run is not complete, or its texts do not have the verifier's law.
     """
-    from specdec.experiments.recorded_texts import read_config, texts_of
+    from specdec.experiments.recorded_texts import read_config, require_unchanged, texts_of
     from tqdm import tqdm
 
     from specdec.core.jsonl import write_text
@@ -52,6 +52,7 @@ def record(source: Path, folder: Path, config: DictConfig) -> None:
     if not read_run(source).lossless:
         raise UserError(f"run={str(source)!r}: not lossless; such texts cannot be replayed")
     run_config = read_config(source)
+    require_unchanged(source, run_config)
     verifier, sampling = build(run_config.verifier), build(run_config.sampling)
     texts = texts_of(read_traces(source), run_config, verifier)
     for reason in drop_damaged(folder):

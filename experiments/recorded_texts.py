@@ -1,10 +1,12 @@
 """The texts of a run directory, with the prompts that they continue."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from specdec.experiments.arm import build_prompts, render
+from specdec.experiments.naming import files_of
 from yaml import YAMLError
 
 from specdec.core.errors import UserError
@@ -29,6 +31,23 @@ def read_config(folder: Path, name: str = "config.yaml") -> DictConfig:
     if not isinstance(found, DictConfig) or "sampling" not in found:
         raise UserError(f"{file}: not the configuration of a run")
     return found
+
+
+def require_unchanged(run: Path, config: DictConfig) -> None:
+    """Refuse texts whose prompts or verifier are no longer those that they came from.
+
+    Raises:
+        UserError: what lies there now is something else, by any byte.
+    """
+    try:
+        facts = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
+        before: dict[str, str] = facts["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{run / 'provenance.json'}: missing or damaged") from None
+    paths = {"prompts.path": config.prompts.path, "verifier.path": config.verifier.path}
+    now = files_of(paths)
+    for name in [name for name in now if before.get(name) not in (None, now[name])]:
+        raise UserError(f"{name}={paths[name]!r}: has changed since the run {run}; decode anew")
 
 
 def texts_of(traces: Sequence[Trace], config: DictConfig, verifier: HFCausalLM) -> list[Text]:

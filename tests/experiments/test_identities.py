@@ -218,3 +218,25 @@ def test_names_on_the_hub_are_known_by_their_commit(
         found.append(naming.files_of({"verifier.path": "lab/model", "prompts.path": "lab/none"}))
     naming.commit_of.cache_clear()
     assert found == [{"verifier.path": "a" * 40}, {"verifier.path": "b" * 40}]
+
+
+@pytest.mark.parametrize("command", ["check", "record"])
+@pytest.mark.parametrize("changed", ["prompts.path", "verifier.path"])
+def test_texts_are_scored_only_with_what_they_came_from(
+    tiny: "Tiny", cli: "CommandLine", command: str, changed: str
+) -> None:
+    """Other prompts of the same length, or other weights, would be told nothing about."""
+    shutil.copytree(tiny.verifier, "verifier")
+    shutil.copy(tiny.prompts, "prompts.jsonl")
+    named = ("verifier.path=verifier", "prompts.path=prompts.jsonl", "sampling.temperature=1")
+    ended = cli("decode", *tiny.options("run", *named, "max_new_tokens=64", "proposer=none"))
+    assert ended.status == 0, ended.err
+    if changed == "prompts.path":
+        text = Path("prompts.jsonl").read_text()
+        Path("prompts.jsonl").write_text(text.replace("first second", "first sedond", 1))
+    else:
+        shutil.copy(tiny.draft / "model.safetensors", "verifier")
+    ended = cli(command, "run=run", *(["hydra.run.dir=recorded"] if command == "record" else []))
+    assert ended.status == 2
+    assert f"{changed}=" in ended.err
+    assert "has changed since the run" in ended.err

@@ -402,14 +402,9 @@ def replayed(folder: Path) -> dict[str, object]:
 
 def disturb(events: int, seed: int, only: Sequence[str]) -> Counter[str]:
     """Import everything, disturb so many times, and return what was done, by kind."""
-    import torch
-
-    from specdec.lm.load import load
-
+    # No model is loaded here: torch's pool of threads does not outlive a fork.
     for name in ("experiments.arm", "experiments.report", "report.write", "training.medusa"):
         import_module(f"specdec.{name}")
-    torch.set_num_threads(1)
-    load("zoo:verifier")  # and proven, once for all forks
     with tempfile.TemporaryDirectory() as place:
         disturbance = Disturbance(made(Path(place), only), seed)
         for number in range(events):

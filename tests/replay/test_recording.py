@@ -32,6 +32,7 @@ from specdec.replay.recording import (
     MANIFEST,
     Recording,
     RecordingWriter,
+    drop_damaged,
     read_recording,
     require_made_for,
 )
@@ -495,6 +496,28 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
 def test_a_shard_that_nobody_lists_is_not_there(folder: Path) -> None:
     (folder / "shard-00077.safetensors").write_bytes(b"from a kill")
     assert_same(read_recording(folder).scored, scored())
+
+
+def cut(folder: Path, name: str) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes()[:-5])
+
+
+@pytest.mark.parametrize("damaged", [["shard-00000.safetensors"], [SHARD], [MANIFEST], []])
+def test_what_is_damaged_is_recorded_again_and_nothing_else(
+    damaged: list[str], folder: Path
+) -> None:
+    before = files(folder)
+    for name in damaged:
+        cut(folder, name)
+    reasons = drop_damaged(folder)
+    assert len(reasons) == len(damaged)
+    assert all(name in reason for name, reason in zip(damaged, reasons, strict=True))
+    if damaged and damaged != [MANIFEST]:
+        assert complaint(folder), "what lacks texts is not complete"
+        done = RecordingWriter(folder, **SETTINGS, shard_tokens=12).done
+        assert 0 < len(done) < len(scored())
+    write(folder, scored()).close()
+    assert files(folder) == before
 
 
 def with_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> UserError:

@@ -273,3 +273,23 @@ def test_a_wrong_option_is_named(options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(UserError, match=rf"^distill\.{name}="):
         Distill(**options)
+
+
+@pytest.mark.parametrize("damage", ["deleted", "cut", "a line less", "garbled"])
+def test_answers_that_are_not_as_written_are_given_again(
+    verifier: HFCausalLM, tiny: Tiny, tmp_path: Path, damage: str
+) -> None:
+    """Whatever the manifest calls complete; rows that are whole are kept."""
+    path = tmp_path / "new.jsonl"
+    expected = answered(verifier, tiny.text, path)
+    lines = path.read_text().splitlines(keepends=True)
+    row = json.loads(lines[1])
+    row["token_ids"][-1] += 1
+    others = [lines[0], json.dumps(row) + "\n", *lines[2:]]
+    texts = {"cut": "".join(lines)[:-9], "a line less": "".join(lines[:-1])}
+    texts["garbled"] = "".join(others)
+    if damage == "deleted":
+        path.unlink()
+    else:
+        path.write_text(texts[damage])
+    assert answered(verifier, tiny.text, path) == expected

@@ -102,3 +102,28 @@ def test_a_disk_without_room_is_named_before_training(
         with pytest.raises(UserError, match=r"no room for .* GB of hidden states"):
             states(tiny, tmp_path / "cache")
     states(tiny, tmp_path / "cache")  # once there is room
+
+
+@pytest.mark.parametrize("damage", ["deleted", "cut", "a bit", "emptied"])
+@pytest.mark.parametrize("name", ["states.bin", "sums.bin"])
+def test_states_that_are_not_as_written_are_computed_again(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, damage: str
+) -> None:
+    """Zeros, and whatever else a crash leaves, would be trained on without a word."""
+    cache = tmp_path / "cache"
+    first = states(tiny, cache)
+    expected = first.hidden(first.batch(0, 6)).clone()
+    content = (cache / name).read_bytes()
+    place = next(place for place in reversed(range(len(content))) if content[place])
+    flipped = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    half = content[: len(content) // 2]
+    if damage == "deleted":
+        (cache / name).unlink()
+    else:
+        (cache / name).write_bytes({"cut": half, "a bit": flipped, "emptied": b""}[damage])
+    seen = count_runs(monkeypatch)
+    again = states(tiny, cache)
+    torch.testing.assert_close(again.hidden(again.batch(0, 6)), expected, rtol=0, atol=0)
+    assert 0 < sum(seen) <= 6
+    if damage == "a bit":
+        assert sum(seen) == 1, "what was whole was computed again"

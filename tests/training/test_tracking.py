@@ -37,3 +37,22 @@ def test_an_unknown_or_missing_tracker_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("specdec.report.tracking.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^tracker='tensorboard': not installed"):
         Trainer(max_steps=1, tracker="tensorboard")
+
+
+def test_a_tracker_that_breaks_fails_no_training(
+    build: Build,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ConnectionError("the service\nis down")
+
+    monkeypatch.setattr("accelerate.Accelerator.init_trackers", lambda *_, **__: None)
+    monkeypatch.setattr("accelerate.Accelerator.log", broken)
+    trainer = Trainer(max_steps=2, warmup_steps=1, logging_steps=1)
+    trainer.log_with = "tensorboard"
+    trainer.fit(build(), tmp_path)
+    said = capsys.readouterr().out
+    assert said.count("tracker=tensorboard: ConnectionError: the service is down") == 1
+    assert (tmp_path / "training.json").exists()

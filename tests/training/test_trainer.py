@@ -219,7 +219,7 @@ def test_a_named_checkpoint_can_be_resumed_from(build: Build, tmp_path: Path) ->
     assert_identical(weights(resumed), weights(undisturbed))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "overwritten", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "overwritten", "a bit", "missing"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
@@ -234,7 +234,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
             file.unlink()
         else:
             half = len(content) // 2
-            broken = {"truncated": content[:half], "empty": b"", "overwritten": b"x" * len(content)}
+            flipped = content[:-1] + bytes(
+                [content[-1] ^ 1]
+            )  # of a weight, which nothing else tells
+            broken = {"truncated": content[:half], "empty": b"", "a bit": flipped}
+            broken["overwritten"] = b"x" * len(content)
             file.write_bytes(broken[damage])
     resumed = build()
     trainer(resume_from_checkpoint="latest").fit(resumed, output)

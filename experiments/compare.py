@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 from specdec.experiments.app import build, compose, run
+from specdec.experiments.mistakes import require_known
 
 from specdec.core.errors import UserError, require, require_int
 
@@ -145,6 +146,7 @@ def arm_configs(arms: ListConfig) -> dict[str, DictConfig]:
         require(isinstance(arm, str), "arms", arm, "a string of overrides, proposer=ngram")
         if sum(split(arm) == split(other) for other in arms if isinstance(other, str)) > 1:
             raise UserError(f"arms: {arm!r} is there twice")
+        require_known("compare", [*common, *split(arm)])
     configs = {
         name: compose("compare", [*common, *split(arm)])
         for arm, name in zip(arms, names(arms), strict=True)

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from specdec.experiments.app import build, compose_decode
-from specdec.experiments.mistakes import LISTS, OF_HYDRA, explained
+from specdec.experiments.mistakes import LISTS, OF_HYDRA, explained, require_known
 from specdec.experiments.training import chosen, require_data, train_in_sweep
 
 from specdec.core.errors import Unfit, UserError, require
@@ -121,6 +121,7 @@ def _composed(config: DictConfig, kind: str) -> DictConfig:
     for text in listed:
         _require_of_decoding(text)
     try:
+        require_known("decode", [choice, *listed])
         return compose_decode([choice, *listed])
     except OF_HYDRA as all_of_them:
         for text in listed:

@@ -203,6 +203,31 @@ def test_the_wheel_lists_every_package() -> None:
     assert settings["packages"] == sorted(settings["packages"])
 
 
+# Where files may be written without the help of `core/jsonl.py`, and why.
+WRITERS = {
+    "specdec/core/jsonl.py",  # which is that help
+    "specdec/core/digest.py",  # a memory that may be lost, below the user's cache
+    "specdec/report/memory.py",  # a file of the kernel's
+    "specdec/training/checkpoints.py",  # folders, within `refused_writes`
+    "specdec/training/data/state_cache.py",  # a file that is mapped, within `writing`
+}
+WRITING = re.compile(
+    r"\.(mkdir|write_text|write_bytes)\(|os\.(replace|rename|mkdir|makedirs)\(|open\([^)]*[\"'][wax]b?[\"']"
+)
+
+
+def test_files_are_written_in_one_way() -> None:
+    """Else a full disk is a traceback, and a crash leaves half a file."""
+    files = [*sources("specdec"), *sources("experiments")]
+    found = {
+        str(path.relative_to(ROOT))
+        for path in files
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if WRITING.search(line) and "os.devnull" not in line
+    }
+    assert found == WRITERS
+
+
 def test_every_entry_point_has_a_console_script() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     scripts = project["project"]["scripts"]

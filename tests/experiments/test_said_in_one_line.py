@@ -91,6 +91,13 @@ def test_options_that_nothing_reads(
     assert not list(Path().rglob("status.json"))
 
 
+@pytest.mark.usefixtures("unloaded")
+def test_options_of_arms_that_nothing_reads(tiny: Tiny, cli: CommandLine) -> None:
+    arms = 'arms=["proposer=none","proposer=ngram ++max_new_token=3"]'
+    ended = cli("compare", *tiny.options("run", arms))
+    assert_one_line(ended, ["++max_new_token=3", "did you mean max_new_tokens?"])
+
+
 def test_options_that_are_there_may_be_forced(tiny: Tiny, cli: CommandLine) -> None:
     options = tiny.options("run", "++prompts.limit=1", "++max_new_tokens=3", "proposer=ngram")
     ended = cli("decode", *options, "++proposer.max_ngram=2")

@@ -4,14 +4,35 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format
+# The oldest transformers that pyproject.toml allows, and the newest that was tried.
+OLDEST := 5.17.0
+NEWEST := $(shell sed -n 's/^transformers==//p' constraints.txt)
+
+.PHONY: demo quick test test-versions check format
 
 demo: $(READY)
 	$(BIN)/python experiments/compare.py experiment=demo
 
+# What needs no process, no training and no second: under a minute.
+quick: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow and not whole'
+
 # One thread each: two processes that fight over the cores' threads are slower than one.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# In throwaway environments that hold their own transformers and find all else in $(VENV).
+test-versions: $(READY)
+	for version in $(OLDEST) $(NEWEST); do \
+		there=$$(mktemp -d) && $(PYTHON) -m venv $$there && \
+		packages() { $$1 -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; } && \
+		echo "import site; site.addsitedir('$$(packages $(BIN)/python)')" \
+			> $$(packages $$there/bin/python)/shared.pth && \
+		$$there/bin/python -m pip install --quiet --disable-pip-version-check transformers==$$version && \
+		OMP_NUM_THREADS=1 $$there/bin/python -m pytest -n 2 tests/lm tests/proposer tests/heads \
+			-W error::FutureWarning -W error::DeprecationWarning:specdec && \
+		rm -r $$there || exit 1; \
+	done
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -4,6 +4,8 @@ Nothing is downloaded, nothing needs the embedded zoo, and nothing wants more th
 """
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,11 +28,44 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # as the entry points do, but before the import
 
 
+# What decodes, trains and reports as a user does, or samples and enumerates for seconds.
+WHOLE = (
+    *("experiments", "training", "test_command.py", "test_configs.py", "test_package.py"),
+    *("test_zoo.py", "decoding/test_exact_loop.py", "decoding/test_lossless_combinations.py"),
+    *("decoding/test_lossless_multistep.py", "proposer/test_chained.py", "replay/test_coverage.py"),
+    *("replay/test_closed_forms.py", "replay/test_renewal.py", "replay/test_trees.py"),
+    *("report/test_frame.py", "report/test_large_report.py", "report/test_provenance.py"),
+    *("report/test_report_in_browser.py", "verification/test_exact.py"),
+)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Leave the slow tests to those who ask for them: `pytest -m slow`."""
-    config.addinivalue_line("markers", "slow: needs minutes and a package index; only with -m slow")
     if not config.option.markexpr:
         config.option.markexpr = "not slow"
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent)
+        if any(path.is_relative_to(each) for each in WHOLE):
+            item.add_marker("whole")
+
+
+@pytest.fixture(autouse=True)
+def _quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test start a process or train unless it is marked, so that `make quick` stays so."""
+    if request.node.get_closest_marker("whole"):
+        return
+
+    def refuse(*args: object, **options: object) -> None:
+        raise AssertionError("a quick test starts no process and trains nothing: mark it `whole`")
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+    monkeypatch.setattr(os, "fork", refuse)
+    if "specdec.training.trainer" in sys.modules:
+        monkeypatch.setattr("specdec.training.trainer.Trainer.fit", refuse)
 
 
 @pytest.fixture(scope="session")

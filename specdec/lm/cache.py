@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import LlamaModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-
 # What transformers calls the cache of a forward: the second word until 5.23.
 CACHE_WORDS = ("cache", "past_key_values")
 

@@ -94,7 +94,7 @@ def forking(draw: Draw) -> DraftModel:
 ARMS = [
     Arm("none", NoProposer, 5),
     Arm("ngram", lambda: NGram(3, max_ngram=2), 5),
-    Arm("draft_model", lambda: DraftModel(table_lm(DRAFT), ChoosingChain(2)), 4),
+    Arm("draft_model", lambda: DraftModel(table_lm(DRAFT), ChoosingChain(2)), 3),
     Arm("draft_model_gamma_3", lambda: DraftModel(table_lm(DRAFT), ChoosingChain(3)), 3),
     Arm("draft_model_full", lambda: DraftModel(table_lm(DRAFT, max_length=8), ChoosingChain(2)), 4),
     Arm("draft_model_chain", lambda: DraftModel(table_lm(ON_GRID), Chain(2)), 3),

@@ -63,9 +63,8 @@ def main(num_kills: int, seed: int, options: Sequence[str]) -> int:
     import specdec.experiments.arm
     import specdec.experiments.report
 
-    import specdec.report.write
-
     assert specdec.experiments.arm, "imported for all of the forks"
+    assert specdec.experiments.report
     folder = next(Path(text.split("=", 1)[1]) for text in options if "sweep.dir" in text)
     rng = random.Random(seed)
     hits = 0
@@ -74,7 +73,7 @@ def main(num_kills: int, seed: int, options: Sequence[str]) -> int:
         pid = start(options)
         if not has_begun(pid, folder, before):
             break
-        time.sleep(rng.uniform(0, 1.0))
+        time.sleep(rng.uniform(0, 0.3))
         os.kill(pid, signal.SIGKILL)
         hits += end_of(pid) == -signal.SIGKILL
     status = end_of(start(options))

@@ -19,7 +19,7 @@ from specdec.core.jsonl import read_jsonl
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
-GRID = ("proposer=ngram,draft_model", "tree.gamma=1,2,3", "sampling.temperature=0,1", "seed=0,1")
+GRID = ("proposer=ngram,draft_model", "tree.gamma=1,2,3", "sampling.temperature=0,1")
 SMALL = ("proposer=none,ngram,draft_model", "tree.gamma=1,2", "verification=rejection,block")
 
 
@@ -259,7 +259,7 @@ def test_a_sweep_that_is_killed_ends_as_if_it_had_not_been(
     ended = script(num_kills, 1, *sweep_options(tiny, folder, *GRID))
     assert ended.returncode == 0, ended.stderr
     hits = int(re.findall(r"kills (\d+)", ended.stdout)[0])
-    assert hits >= min(3, num_kills), "the sweep ended too soon: the test is blind"
+    assert hits, "the sweep ended before the first kill: the test is blind"
     assert_same_sweep(folder, undisturbed)
 
 
@@ -282,7 +282,7 @@ def test_two_workers_share_a_sweep(undisturbed: Path, tiny: Tiny, tmp_path: Path
 @pytest.mark.parametrize(
     ("launcher", "grid"),
     [
-        ("joblib", ("proposer=ngram,draft_model", "tree.gamma=1,3")),
+        ("joblib", ("proposer=ngram", "tree.gamma=1,3")),
         ("submitit_local", ("proposer=ngram", "tree.gamma=1,3")),
         pytest.param("joblib", GRID, marks=pytest.mark.slow, id="joblib-all"),
         pytest.param("submitit_local", GRID, marks=pytest.mark.slow, id="submitit_local-all"),

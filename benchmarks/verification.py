@@ -65,7 +65,7 @@ class Stopwatch:
     """Adds up the seconds that go into some calls."""
 
     def __init__(self, on_gpu: bool):
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self._on_gpu = on_gpu
 
     def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:

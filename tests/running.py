@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -70,6 +70,7 @@ def write_llama(
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    end: Any = tokenizer.eos_token_id
     config = LlamaConfig(
         vocab_size=num_logits,
         hidden_size=32,
@@ -80,7 +81,7 @@ def write_llama(
         max_position_embeddings=CONTEXT,
         initializer_range=0.3,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=end,
         pad_token_id=None,
     )
     with torch.random.fork_rng():

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,8 @@ def generated(verifier: sd.HFCausalLM, requests: list[sd.Request]) -> list[list[
     texts = []
     for request in requests:
         batch = torch.tensor([request.token_ids])
-        output = verifier.model.generate(
+        model: Any = verifier.model
+        output = model.generate(
             batch,
             attention_mask=torch.ones_like(batch),
             do_sample=False,

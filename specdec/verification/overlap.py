@@ -14,7 +14,7 @@ def overlaps(asked: Asked) -> Tensor:  # [I]
     return asked.p.minimum(asked.q).sum(dim=-1)
 
 
-def transport_bound(p: Tensor, q: Tensor, num_draws: int) -> Tensor:  # [..., V] -> [...]
+def transport_bound(p: Tensor, q: Tensor, num_draws: int | Tensor) -> Tensor:  # [..., V] -> [...]
     """Return the most that any rule can accept of k i.i.d. draws from q: an optimal transport.
 
     1 + min over sets H of tokens of p(H) - q(H)^k, where the minimum is taken at a beginning of the

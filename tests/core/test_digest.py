@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,9 +75,9 @@ def test_of_a_run_its_traces_count(memory: Path, tmp_path: Path) -> None:
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     read: list[str] = []
-    original: Callable[..., object] = digests.hashlib.file_digest
+    original: Callable[..., Any] = digests.hashlib.file_digest
 
-    def counting(file: object, name: str) -> object:
+    def counting(file: Any, name: str) -> object:
         read.append(name)
         return original(file, name)
 

@@ -3,6 +3,7 @@
 import pickle
 import random
 from itertools import pairwise, product
+from typing import Any
 
 import pytest
 import torch
@@ -99,7 +100,8 @@ def test_streams_look_independent(pair: str) -> None:
     table = torch.zeros(8, 8)
     for (first,), (second,) in starts:
         table[int(8 * first), int(8 * second)] += 1
-    p_value = chi2_contingency(table.numpy()).pvalue
+    found: Any = chi2_contingency(table.numpy())
+    p_value = found.pvalue
     assert p_value > FALSE_ALARM, f"p={p_value:.1e}: {pair} streams depend on each other"
 
 

@@ -37,7 +37,8 @@ def by_transformers(sampling: Sampling, logits: Tensor) -> Tensor:  # [B, V] -> 
         processors.append(TopPLogitsWarper(sampling.top_p))
     if sampling.min_p > 0:
         processors.append(MinPLogitsWarper(sampling.min_p))
-    return processors(torch.zeros(len(logits), 1, dtype=torch.int64), logits).softmax(dim=-1)
+    known: Any = torch.zeros(len(logits), 1, dtype=torch.int64)
+    return processors(known, logits).softmax(dim=-1)
 
 
 GRID = [

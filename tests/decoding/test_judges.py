@@ -4,12 +4,15 @@ from collections.abc import Mapping
 
 import pytest
 from arms import DRAFT, TARGET, V, requests
+from torch import Tensor
 from toy import table_lm
 
 from specdec.core.errors import UserError
 from specdec.core.protocols import TreePolicy, VerificationRule
+from specdec.core.randomness import RandomStream, Stream
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Step, Trace
+from specdec.core.values import Proposal, Verdict
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.stopping import Stopping
 from specdec.metrics import Tally, summarize
@@ -117,7 +120,8 @@ class _Noted(Rejection):
     def __init__(self) -> None:
         self.numbers: list[float] = []
 
-    def verify(self, proposal, target_probs, stream):
+    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+        assert isinstance(stream, RandomStream)
         self.numbers.append(stream.uniform())
         return super().verify(proposal, target_probs, stream)
 

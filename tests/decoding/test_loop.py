@@ -84,7 +84,7 @@ class Watched:
     draft: CountingLM | None = None
 
     @property
-    def draw(self) -> Draw:
+    def draw(self) -> Draw | None:
         return self.proposer.draw
 
     @property

@@ -276,7 +276,7 @@ def test_what_does_not_exist_is_named(cli: CommandLine, tiny: Tiny, mistake: Mis
 
 @named(PROMPT_FILES)
 def test_prompts_that_cannot_be_decoded_are_refused_before_any_is(
-    cli: CommandLine, tiny: Tiny, mistake
+    cli: CommandLine, tiny: Tiny, mistake: Mistake
 ) -> None:
     check_decoding(cli, tiny, mistake)
 

@@ -159,7 +159,7 @@ def test_heads_are_measured_and_grown(cli: CommandLine, tiny: Tiny) -> None:
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )
 def test_bad_options_are_refused_before_a_model_is_loaded(
-    cli: CommandLine, tiny: Tiny, options, names
+    cli: CommandLine, tiny: Tiny, options: list[str], names: list[str]
 ) -> None:
     Path("file").write_text("precious")
     write_heads_config()

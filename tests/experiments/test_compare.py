@@ -130,7 +130,9 @@ def assert_recomputable(summary: dict[str, Any], traces: Sequence[Trace]) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_comparing_numbers_follow_from_the_traces_of_two_arms(comparison, name: str) -> None:
+def test_comparing_numbers_follow_from_the_traces_of_two_arms(
+    comparison: Comparison, name: str
+) -> None:
     summary = read_json(comparison.folder / name / "summary.json")
     traces, baseline = (read_traces(comparison.folder / arm) for arm in (name, "none"))
     assert summary["speedup"] == speedup(Tally.of(traces), Tally.of(baseline)).to_row()
@@ -172,7 +174,7 @@ def test_the_arms_did_what_they_are_called(comparison: Comparison) -> None:
     assert 0 < num_accepted < sum(step.drafted for step in steps), "the tiny draft proves nothing"
 
 
-def test_the_table_shows_every_arm_and_says_what_its_numbers_mean(comparison) -> None:
+def test_the_table_shows_every_arm_and_says_what_its_numbers_mean(comparison: Comparison) -> None:
     for name in NAMES:
         assert name in comparison.out, f"the table lacks the arm {name}:\n{comparison.out}"
         assert f"run directory of {name}: " in comparison.out
@@ -202,7 +204,9 @@ def record_decoding(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str
     arm = import_module("specdec.experiments.arm").Arm
     decode, calls = arm.decode, []
 
-    def recorded(self, prompts, looked_at=()) -> Iterator[Trace]:
+    def recorded(
+        self: Any, prompts: Sequence[Any], looked_at: Sequence[str] = ()
+    ) -> Iterator[Trace]:
         calls.append((self.name, [prompt.prompt_id for prompt in prompts]))
         return decode(self, prompts)
 
@@ -340,7 +344,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, num_texts: int, error: BaseExcep
     arm = import_module("specdec.experiments.arm").Arm
     decode, done = arm.decode, []
 
-    def stopping(self, prompts, looked_at=()) -> Iterator[Trace]:
+    def stopping(
+        self: Any, prompts: Sequence[Any], looked_at: Sequence[str] = ()
+    ) -> Iterator[Trace]:
         for trace in decode(self, prompts):
             if len(done) == num_texts:
                 raise error
@@ -397,7 +403,7 @@ def test_ctrl_c_in_decode_leaves_valid_partial_results_and_says_so(
 
 @pytest.mark.parametrize("entry_point", ["compare", "decode"])
 def test_a_crash_leaves_a_traceback_in_the_status(
-    cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, entry_point
+    cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, entry_point: str
 ) -> None:
     stop_after(monkeypatch, 2, RuntimeError("boom"))
     more = [TWO_ARMS] if entry_point == "compare" else []

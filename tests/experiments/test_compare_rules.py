@@ -1,6 +1,7 @@
 """compare with one proposer and several rules: names, a reference arm, and judges."""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -202,7 +203,9 @@ def test_what_was_decoded_before_a_mistake_is_summarized(
     arm = import_module("specdec.experiments.arm")
     decode = arm.Arm.decode
 
-    def failing(self, prompts, looked_at=()):
+    def failing(
+        self: Any, prompts: Sequence[Any], looked_at: Sequence[str] = ()
+    ) -> Iterator[Trace]:
         if prompts[0].prompt_id == "text":
             raise UserError("prompt text#1: too long")
         yield from decode(self, prompts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -53,7 +54,7 @@ def test_replay_predicts_speed(
     trees = "grid.tree=[chain,sparse,dynamic]", "grid.num_nodes=[4]"
     ended = cli("replay", *told, *grid, *trees)
     assert ended.status == 0, ended.err
-    table = pd.read_csv("replayed/summary.csv").set_index("arm")
+    table: Any = pd.read_csv("replayed/summary.csv").set_index("arm")
     assert len(table) == 1 + 2 + 2 + 2  # plain decoding comes by itself
     assert (table["tokens_per_second"] > 0).all()
     assert table["speedup"].drop("none").notna().all()

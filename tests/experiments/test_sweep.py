@@ -51,7 +51,7 @@ def small(small_sweep: tuple[Path, Ended]) -> Ended:
     return small_sweep[1]
 
 
-def runs(folder: Path | str) -> dict[str, dict]:
+def runs(folder: Path | str) -> dict[str, dict[str, Any]]:
     """Return what each run directory says of its state."""
     files = sorted(Path(folder).glob("*/status.json"))
     return {file.parent.name: json.loads(file.read_text()) for file in files}
@@ -220,7 +220,7 @@ def test_a_bug_in_one_run_does_not_end_the_sweep(
 ) -> None:
     from specdec.proposer.ngram import NGram
 
-    def broken(self: NGram, contexts: object) -> list:
+    def broken(self: NGram, contexts: object) -> list[object]:
         raise ZeroDivisionError("a bug")
 
     with monkeypatch.context() as patch:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running import CommandLine, Tiny
@@ -42,12 +44,12 @@ def pieces(log: bytes) -> Iterator[bytes]:
             record = b""
 
 
-def records(folder: Path) -> list:
+def records(folder: Path) -> list[Any]:
     """Read an offline run back, as `wandb sync` does."""
-    from wandb.proto import wandb_internal_pb2
+    internal: Any = import_module("wandb.proto.wandb_internal_pb2")
 
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
-    return [wandb_internal_pb2.Record.FromString(data) for data in pieces(file.read_bytes())]
+    return [internal.Record.FromString(data) for data in pieces(file.read_bytes())]
 
 
 @pytest.mark.usefixtures("no_account", "fresh_accelerator")

@@ -57,7 +57,8 @@ def test_every_block_is_a_block_of_its_own() -> None:
 
 def test_blocks_compute_what_the_paper_says() -> None:
     heads = disturbed(MedusaHeads(H, V, 1, own_vocabulary_head=False))
-    x, linear = hidden(), heads.blocks[0][0].linear
+    first: Any = heads.blocks[0]
+    x, linear = hidden(), first[0].linear
     expected = x + nn.functional.silu(x @ linear.weight.T + linear.bias)
     torch.testing.assert_close(all_logits(heads, x, nn.Identity())[..., 0, :], expected)
 

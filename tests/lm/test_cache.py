@@ -1,6 +1,7 @@
 """The KV cache: cells are computed once, kept without copies, and are their own row's business."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -176,7 +177,8 @@ def gathers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, list[int]]]
 
 def buffers(lm: HFCausalLM) -> list[Tensor]:
     """All keys and values."""
-    found = [states for layer in lm._cache.layers for states in (layer.keys, layer.values)]
+    layers: Any = lm._cache.layers
+    found = [states for layer in layers for states in (layer.keys, layer.values)]
     return [states for states in found if states is not None]
 
 
@@ -380,6 +382,7 @@ def test_rows_that_are_neighbours_are_read_without_a_copy() -> None:
     cache = RowCache(num_layers=1, num_rows=3, capacity=8)
     cache.place([1, 2], 2, CPU)
     keys, _ = cache.update(torch.ones(2, 1, 2, 1), torch.ones(2, 1, 2, 1), 0)
-    whole = cache.layers[0].keys
+    first: Any = cache.layers[0]
+    whole = first.keys
     assert whole is not None
     assert keys.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()

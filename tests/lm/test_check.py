@@ -51,7 +51,8 @@ def test_every_family_is_accepted(family: str, attention: str | None) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "gemma3_text"])
 def test_rounding_of_half_precision_is_no_reason_to_refuse(family: str, dtype: torch.dtype) -> None:
-    error = prove(tiny_model(family).to(dtype), family)
+    model: Any = tiny_model(family)
+    error = prove(model.to(dtype), family)
     assert error < TOLERANCE[dtype]  # how large it is, and whether at all, is the processor's
 
 
@@ -179,7 +180,7 @@ def test_a_window_that_is_off_by_one_is_noticed(
 
 
 def test_a_model_that_returns_nothing_finite_is_refused() -> None:
-    model = tiny_model("llama")
+    model: Any = tiny_model("llama")
     with torch.no_grad():
         model.base_model.norm.weight.fill_(float("nan"))
     assert "inf (relative" in refusal(model)

@@ -130,7 +130,7 @@ def test_padding_never_reaches_beyond_the_context(family: str) -> None:
     `_general` numbers padding on from the row's length, also beyond `max_length`, where learned
     position embeddings end: an IndexError on the CPU, a device-side assertion on a GPU.
     """
-    aliases = {"n_positions": 16} if family == "gpt2" else {}
+    aliases: dict[str, Any] = {"n_positions": 16} if family == "gpt2" else {}
     model = tiny_model(family, max_position_embeddings=16, **aliases)
     lm = HFCausalLM(model)
     assert lm.max_length == 16
@@ -197,9 +197,11 @@ def watched(model: PreTrainedModel) -> Iterator[dict[Layer, Tensor]]:
     def enters(module: torch.nn.Module, args: tuple[Tensor]) -> None:
         seen["final"] = args[0][0]
 
+    head = model.get_output_embeddings()
+    assert head is not None
     hooks = [
         layers[0].register_forward_hook(leaves),
-        model.get_output_embeddings().register_forward_pre_hook(enters),
+        head.register_forward_pre_hook(enters),
     ]
     yield seen
     for hook in hooks:

@@ -1,7 +1,7 @@
 """Every element of every weight counts, whatever the type; where a model lies does not."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -58,7 +58,8 @@ def test_heads_of_another_verifier_are_refused(lm: HFCausalLM) -> None:
     known = fingerprint(lm)
     require_trained_on(lm, known, "proposer.path='mine'", force=False)
     with torch.no_grad():
-        lm.model.get_input_embeddings().weight[-1, -1] += 0.01
+        embedding: Any = lm.model.get_input_embeddings()
+        embedding.weight[-1, -1] += 0.01
     with pytest.raises(UserError, match=r"trained on another verifier, .* \(weights differ\)"):
         require_trained_on(lm, known, "proposer.path='mine'", force=False)
     require_trained_on(lm, known, "proposer.path='mine'", force=True)

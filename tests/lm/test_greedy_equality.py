@@ -7,6 +7,7 @@ it runs once for each family.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ class Reference:
         return cls(family, model, full, end_ids, ended, HFCausalLM(model))
 
 
-def generated(model: PreTrainedModel, prompt: Sequence[int], end_ids: frozenset[int]) -> Tokens:
+def generated(model: Any, prompt: Sequence[int], end_ids: frozenset[int]) -> Tokens:
     """Let transformers decode one prompt."""
     model.generation_config.eos_token_id = None
     input_ids = torch.tensor([list(prompt)])
@@ -203,7 +204,7 @@ def test_the_references_are_worth_comparing_with(reference: Reference) -> None:
 
 def widened(model: PreTrainedModel, silent: bool) -> PreTrainedModel:
     """Pad the vocabulary, as families do for their larger members; `silent` rows say logit 0."""
-    copy = noisy_copy(model, amount=0)
+    copy: Any = noisy_copy(model, amount=0)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         copy.resize_token_embeddings(PADDED, mean_resizing=False)

@@ -245,5 +245,6 @@ def test_end_ids_come_from_the_generation_configuration_then_from_the_tokenizer(
     model.generation_config.eos_token_id = 5
     assert HFCausalLM(model, lm.tokenizer).end_ids == {5}
     model.generation_config.eos_token_id = None
-    assert HFCausalLM(model, lm.tokenizer).end_ids == {lm.tokenizer.eos_token_id}
+    tokenizer: Any = lm.tokenizer
+    assert HFCausalLM(model, tokenizer).end_ids == {tokenizer.eos_token_id}
     assert HFCausalLM(model).end_ids == frozenset()

@@ -41,6 +41,7 @@ def test_the_numbers_are_those_of_scipy() -> None:
     counts = np.histogram(values, bins=20, range=(0, 1))[0]
     assert found.bins == pytest.approx(stats.chisquare(counts).pvalue)
     assert found.ks == pytest.approx(stats.kstest(values, "uniform").pvalue, rel=0.02)
+    assert found.pairs is not None
     assert found.p_value == min(1.0, 3 * min(found.bins, found.pairs, found.ks))
     assert (found.num_tokens, found.num_impossible) == (5000, 0)
 
@@ -100,7 +101,9 @@ def test_dependence_alone_leaves_the_margins_alone() -> None:
     found = uniformity(samples(dependent, 1, 10_000))
     assert found.bins > 1e-4
     # And a wrong margin alone is not dependence.
-    assert uniformity(samples(FAULTS["shifted"][0], 1, 10_000)).pairs > 1e-4
+    pairs = uniformity(samples(FAULTS["shifted"][0], 1, 10_000)).pairs
+    assert pairs is not None
+    assert pairs > 1e-4
 
 
 def test_texts_of_one_token_have_no_neighbours_to_test() -> None:

@@ -43,7 +43,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def random_heads(model: torch.nn.Module, kind: str) -> ChainedHeads:
+def random_heads(model: Any, kind: str) -> ChainedHeads:
     """Heads that say something else each, whatever they read."""
     weight = model.get_output_embeddings().weight
     heads = ChainedHeads(weight.shape[1], weight.shape[0], K, **KINDS[kind])
@@ -55,7 +55,7 @@ def random_heads(model: torch.nn.Module, kind: str) -> ChainedHeads:
     return heads
 
 
-def law(heads: ChainedHeads, model: torch.nn.Module, text: Sequence[int], head: int) -> Tensor:
+def law(heads: ChainedHeads, model: Any, text: list[int], head: int) -> Tensor:
     """The logits [V] of head `head` for the token after `text`, everything computed afresh."""
     t = len(text) - head - 2
     hidden = model.base_model(torch.tensor([text[: t + 1]])).last_hidden_state
@@ -86,6 +86,7 @@ class Checked(Chained):
             while walker > 0:
                 above, walker = [tree.token_ids[walker], *above], tree.parents[walker]
             text = [*one.token_ids, *above]
+            assert isinstance(self.heads, ChainedHeads)
             logits = law(self.heads, self.verifier.model, text, len(above))
             if proposal.draft_probs is not None:
                 expected = one.sampling.warp(logits)

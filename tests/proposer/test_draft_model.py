@@ -13,7 +13,7 @@ from toy import Law, full_context, mixture, table_lm
 
 from specdec.core.errors import UserError
 from specdec.core.outcome import Outcome
-from specdec.core.protocols import Proposer
+from specdec.core.protocols import Forward, Proposer
 from specdec.core.sampling import Sampling, draw
 from specdec.core.trace import Trace
 from specdec.core.values import Context, Draw, Proposal, Verdict
@@ -118,6 +118,7 @@ def verdict(path: Sequence[int], next_token: int) -> Verdict:
 def committed(one: Context, proposal: Proposal, accepted: int, next_token: int) -> Verdict:
     """Do as the decoder does: append what was accepted, and the verifier's token."""
     nodes = range(1, accepted + 1)
+    assert isinstance(one.token_ids, list)
     one.token_ids.extend([*(proposal.tree.token_ids[node] for node in nodes), next_token])
     return verdict(nodes, next_token)
 
@@ -207,7 +208,7 @@ def test_a_draft_that_resembles_the_verifier_is_sometimes_right() -> None:
 class Bounded(TableLM):
     """A table that refuses to hold more than its context, as position embeddings do."""
 
-    def forward(self, rows: Sequence[int], token_ids: Tensor, *args: Tensor, **kwargs: Tensor):
+    def forward(self, rows: Sequence[int], token_ids: Tensor, *args: Any, **kwargs: Any) -> Forward:
         out = super().forward(rows, token_ids, *args, **kwargs)
         assert max(self.length(row) for row in rows) <= self.max_length, (
             "beyond the draft's context"
@@ -255,7 +256,7 @@ def test_one_row_beyond_the_context_leaves_the_others_drafting() -> None:
 def test_a_real_draft_with_a_short_context(family: str) -> None:
     """Learned position embeddings raise an error when they are exceeded."""
     verifier = HFCausalLM(tiny_model("llama"))
-    aliases = {"n_positions": 24} if family == "gpt2" else {}
+    aliases: dict[str, Any] = {"n_positions": 24} if family == "gpt2" else {}
     draft = HFCausalLM(tiny_model(family, max_position_embeddings=24, **aliases))
     requests = [Request(str(num), random_ids(num, seed=num)) for num in (1, 9, 17, 22, 40)]
 

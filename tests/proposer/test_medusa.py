@@ -1,6 +1,7 @@
 """Medusa's proposals: the states are the right ones, and so are the ranks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ K = 3
 PATHS = [[0, 0, 0], [1, 0], [0, 2], [2]]
 
 
-def random_heads(model: torch.nn.Module, seed: int = 0) -> MedusaHeads:
+def random_heads(model: Any, seed: int = 0) -> MedusaHeads:
     """Heads that say something else each, and now and then what the verifier says."""
     weight = model.get_output_embeddings().weight
     heads = MedusaHeads(weight.shape[1], weight.shape[0], K)
@@ -58,7 +59,8 @@ class Checked(Medusa):
         return proposals
 
     def compare(self, one: Context, tree: CandidateTree) -> None:
-        model = self.verifier.model
+        model: Any = self.verifier.model
+        assert isinstance(self.heads, MedusaHeads)
         states = model.base_model(torch.tensor([list(one.token_ids[:-1])])).last_hidden_state
         laws = laws_of(self.heads, states[0, -1], model.get_output_embeddings())
         paths = [path for path in PATHS if len(path) <= one.max_depth]

@@ -103,6 +103,7 @@ def test_a_growing_text_is_indexed_as_if_it_were_searched(seed: int) -> None:
         for _ in range(rng.randint(1, 2)):
             candidate = draft_ids(ngram.propose([one])[0])
             assert candidate == by_search(one.token_ids, gamma, max_ngram, min_ngram)
+        assert isinstance(one.token_ids, list)
         one.token_ids.extend(rng.randrange(3) for _ in range(rng.randint(1, 4)))
 
 
@@ -111,6 +112,7 @@ def test_requests_do_not_read_each_others_texts() -> None:
     ngram = NGram(3)
     proposals = asked(ngram, first, second)
     assert [draft_ids(proposal) for proposal in proposals] == [[3, 1, 2], []]
+    assert isinstance(second.token_ids, list)
     second.token_ids.extend([1, 2])
     assert [draft_ids(p) for p in ngram.propose([second, first])] == [[9, 5, 1], [3, 1, 2]]
 

@@ -42,7 +42,8 @@ def heads_of(kind: str, verifier: HFCausalLM) -> Heads:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         heads = cls(H, VOCAB_SIZE, num_heads=K, **options).eval()
-    heads.start_from(verifier.model.get_output_embeddings().weight)
+    unembedding: Any = verifier.model.get_output_embeddings()
+    heads.start_from(unembedding.weight)
     generator = torch.Generator().manual_seed(5)
     for weight in heads.parameters():
         weight.data.add_(0.15 * torch.randn(weight.shape, generator=generator))

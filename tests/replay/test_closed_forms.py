@@ -168,9 +168,9 @@ def test_third_children_without_replacement_are_right_on_average(
 
 def test_the_third_share_matters_in_that_test() -> None:
     p, q = full_context(3, 0.9, vocab_size=4), full_context(17, 0.9, vocab_size=4)
-    rows = [torch.stack([law(())] * 4) for law in (p, q)]
-    found = shares.rejection_without_replacement(*rows, torch.arange(4), 3)
-    assert float((rows[0].diagonal() * found[:, 2]).sum()) > 0.02
+    of_p, of_q = (torch.stack([law(())] * 4) for law in (p, q))
+    found = shares.rejection_without_replacement(of_p, of_q, torch.arange(4), 3)
+    assert float((of_p.diagonal() * found[:, 2]).sum()) > 0.02
 
 
 @pytest.mark.parametrize("threshold", [0.45, 0.7])

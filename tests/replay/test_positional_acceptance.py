@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +11,12 @@ from reading import KINDS, K, heads_of, noisy, texts
 from torch import Tensor
 from toy import EnumeratedStream
 
-from specdec.core.randomness import RandomStream, Stream
+from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Draw, Proposal
 from specdec.lm.hf import HFCausalLM
-from specdec.proof.enumeration import outcomes
+from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.replay import positional
 from specdec.replay.positional import (
     Piece,
@@ -31,7 +32,7 @@ from specdec.verification.rejection import Rejection
 # --- At a node ---
 
 
-def accepted_child(p: Tensor, q: Tensor, num_children: int, stream: Stream) -> int:
+def accepted_child(p: Tensor, q: Tensor, num_children: int, stream: BranchingStream) -> int:
     """Draw children one by one and let the rule decide; the accepted one's number, or -1."""
     left, tokens = q.clone(), list[int]()
     for _ in range(num_children):
@@ -66,8 +67,8 @@ def test_the_mean_is_the_probability_that_the_child_is_the_accepted_one(
     p, q = (torch.tensor(row, dtype=torch.float64) for row in NODES[name])
     law = outcomes(lambda stream: accepted_child(p, q, num_children, stream))
 
-    def measured(stream: Stream) -> tuple[float, ...]:
-        uniforms: list[RandomStream] = [EnumeratedStream(stream, CELLS)]
+    def measured(stream: BranchingStream) -> tuple[float, ...]:
+        uniforms: list[Any] = [EnumeratedStream(stream, CELLS)]
         return tuple(drawn_acceptance(p[None], q[None], num_children, uniforms)[0].tolist())
 
     means = [0.0] * num_children

@@ -632,7 +632,7 @@ def test_the_same_verifier_elsewhere_and_of_another_dtype_will_do(folder: Path) 
     ],
 )
 def test_texts_of_another_verifier_are_refused(
-    verifier: dict[str, str], named: str, folder: Path
+    verifier: dict[str, Any], named: str, folder: Path
 ) -> None:
     with pytest.raises(UserError) as caught:
         require_made_for(made_with(folder, **verifier), SETTINGS["verifier_fingerprint"], WARPED)
@@ -641,7 +641,9 @@ def test_texts_of_another_verifier_are_refused(
 
 def test_models_are_told_apart(tiny: Tiny, folder: Path) -> None:
     """By the fingerprints that real models have."""
-    verifier, draft = (fingerprint(load(str(path))) for path in (tiny.verifier, tiny.draft))
+    verifier, draft = (
+        dict[str, Any](fingerprint(load(str(path)))) for path in (tiny.verifier, tiny.draft)
+    )
     require_made_for(made_with(folder, **verifier), verifier, WARPED)
     with pytest.raises(UserError, match=r"\(weights differ\)"):
         require_made_for(made_with(folder, **verifier), draft, WARPED)

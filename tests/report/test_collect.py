@@ -1,6 +1,7 @@
 """Which runs are one arm, which arms are compared, and which runs are left out."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fabricated import easy_traces, make_config, write_run, write_status
@@ -14,7 +15,9 @@ def labels(collection: Collection) -> dict[str, list[str]]:
     return {s.label: sorted(arm.label for arm in s.arms) for s in collection.settings}
 
 
-def write(folder: Path, name: str, *args, num_prompts: int = 6, facts=None, **more) -> Path:
+def write(
+    folder: Path, name: str, *args: Any, num_prompts: int = 6, facts: Any = None, **more: Any
+) -> Path:
     depth = 0 if args[0] == "none" else 4
     seed = more.get("seed", 0)
     traces = easy_traces(num_prompts, seed, depth)
@@ -68,7 +71,7 @@ def test_what_is_swept_for_its_own_sake_makes_settings(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_compared_is_kept_apart_unless_forced(
-    tmp_path: Path, name: str, change: dict
+    tmp_path: Path, name: str, change: dict[str, Any]
 ) -> None:
     write(tmp_path, "none", "none")
     write(tmp_path, "draft", "draft_model", 4, **change)

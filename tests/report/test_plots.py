@@ -3,6 +3,7 @@
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -108,8 +109,8 @@ def test_a_line_joins_arms_that_agree_in_everything_else(sweep: Drawn) -> None:
         "draft_model, chain, temperature=1",
         "ngram, temperature=1",
     ]
-    lines = [
-        line for line in axes_of(plots["speedup_by_tree.gamma"]).lines if len(line.get_xdata())
+    lines: list[Any] = [
+        line for line in axes_of(plots["speedup_by_tree.gamma"]).lines if np.size(line.get_xdata())
     ]
     assert [list(line.get_xdata()) for line in lines[:4]] == [[1, 2, 4]] * 4
 
@@ -143,7 +144,7 @@ def test_depths_are_labelled_as_what_they_are(sweep: Drawn) -> None:
 
 def test_bars_add_up_to_a_step(sweep: Drawn) -> None:
     _, results, plots = sweep
-    boxes = [patch for patch in axes_of(plots["step_seconds"]).patches]
+    boxes: list[Any] = [patch for patch in axes_of(plots["step_seconds"]).patches]
     arms = [each.arm for _, compared in results for each in compared]
     assert len(boxes) == 3 * len(arms)
     for index, arm in enumerate(arms):

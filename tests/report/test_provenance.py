@@ -3,6 +3,7 @@
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from specdec.report.provenance import provenance
 ROOT = Path(__file__).parents[2]
 
 
-def facts() -> dict:
+def facts() -> dict[str, Any]:
     return provenance(torch.device("cpu"), "float32", "sdpa")
 
 

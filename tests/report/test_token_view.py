@@ -8,7 +8,9 @@ from specdec.report.token_view import token_view
 TREE = ((0, 10), (0, 11), (1, 20), (1, 21), (0, 10))
 
 
-def make_step(accepted: int, emitted: int, outcome: Outcome, candidates=TREE) -> Step:
+def make_step(
+    accepted: int, emitted: int, outcome: Outcome, candidates: tuple[tuple[int, int], ...] = TREE
+) -> Step:
     return Step(5, 2, accepted, emitted, outcome, (), 1, candidates=candidates)
 
 

@@ -70,7 +70,8 @@ def test_a_cold_verifier_writes_what_generate_writes(
     for number, row in enumerate(rows):
         prompt = text[18 * number : 18 * number + 6]
         assert row["token_ids"][: row["num_prompt_tokens"]] == prompt
-        expected = verifier.model.generate(
+        model: Any = verifier.model
+        expected = model.generate(
             torch.tensor([prompt]), do_sample=False, max_new_tokens=12, pad_token_id=0
         )
         assert row["token_ids"] == expected[0].tolist(), row["id"]

@@ -32,7 +32,7 @@ from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
 
 GAMMA = 3
-SMALL = {"hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 2}
+SMALL: dict[str, Any] = {"hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 2}
 
 
 def objective(states: VerifierStates, loss: Any, **options: Any) -> DraftModel:
@@ -230,6 +230,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     torch.testing.assert_close(resumed.module.state_dict(), whole.module.state_dict())
     model = losses_of(resumed).model
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    assert head is not None
     assert (head.weight is embedding.weight) == (start == "fresh")
 
 

@@ -1,5 +1,6 @@
 """The expected accepted length as a loss, against sums over all ways to cut a text into steps."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from specdec.training.trainer import Trainer
 from specdec.tree.chain import Chain
 
 K = 3
-KINDS: dict[str, tuple[type[HeadTraining], dict[str, Any]]] = {
+KINDS: dict[str, tuple[Callable[..., HeadTraining], dict[str, Any]]] = {
     "medusa": (Medusa, {}),
     "chained": (Chained, {"link": "both", "prefix_attention": True, "num_attention_heads": 4}),
 }

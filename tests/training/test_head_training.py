@@ -32,7 +32,7 @@ from specdec.verification.rejection import Rejection
 
 K = 3
 PREFIX = {"prefix_attention": True, "num_attention_heads": 4}
-KINDS: dict[str, tuple[type[HeadTraining], dict[str, Any]]] = {
+KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "medusa": (Medusa, {}),
     "medusa shared": (Medusa, {"own_vocabulary_head": False, "num_layers": 2}),
     "token": (Chained, {"link": "token", "num_layers": 2}),
@@ -243,14 +243,15 @@ def test_heads_of_another_verifier_are_refused(
     tree = Sparse([[0]])
     assert one.proposer.load(str(tmp_path), verifier, tree).max_depth == 1
     with torch.no_grad():
-        verifier.model.get_input_embeddings().weight[0, 0] += 1
+        embedding: Any = verifier.model.get_input_embeddings()
+    embedding.weight[0, 0] += 1
     try:
         with pytest.raises(UserError, match=r"trained on another verifier.*weights differ"):
             one.proposer.load(str(tmp_path), verifier, tree)
         assert one.proposer.load(str(tmp_path), verifier, tree, force=True).max_depth == 1
     finally:
         with torch.no_grad():
-            verifier.model.get_input_embeddings().weight[0, 0] -= 1
+            embedding.weight[0, 0] -= 1
 
 
 @pytest.mark.parametrize("path", [None, "", "nowhere", "empty"])

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ WITH_PEFT = pytest.mark.skipif(
 )
 METHODS = [pytest.param("lora", marks=WITH_PEFT), "full"]
 each_method = pytest.mark.parametrize("method", METHODS)
-KINDS: dict[str, tuple[type[HeadTraining], dict[str, Any]]] = {
+KINDS: dict[str, tuple[Callable[..., HeadTraining], dict[str, Any]]] = {
     "medusa": (Medusa, {}),
     "medusa shared": (Medusa, {"own_vocabulary_head": False}),
     "chained": (Chained, {}),
@@ -165,7 +166,11 @@ def test_lora_needs_no_second_copy_of_the_weights(verifier: HFCausalLM, text: Pa
 @each_method
 def test_the_loss_is_the_sum_of_its_parts(verifier: HFCausalLM, text: Path, method: str) -> None:
     """Against plain forwards: KL(original || tuned) and the text's cross-entropy."""
-    weights = {"heads_weight": 0.0, "self_distillation": 0.5, "language_modeling": 0.25}
+    weights: dict[str, Any] = {
+        "heads_weight": 0.0,
+        "self_distillation": 0.5,
+        "language_modeling": 0.25,
+    }
     one = joint(verifier, text, method=method, heads_warmup_steps=0, **weights)
     disturb(one)
     batch = one.batch(0, 2)
@@ -185,7 +190,11 @@ def test_gradients_are_those_of_differences(
     verifier: HFCausalLM, text: Path, method: str, kind: str
 ) -> None:
     """Chunks differentiate themselves: what of the verifier they read must not be forgotten."""
-    weights = {"heads_weight": 1.0, "self_distillation": 0.5, "language_modeling": 0.25}
+    weights: dict[str, Any] = {
+        "heads_weight": 1.0,
+        "self_distillation": 0.5,
+        "language_modeling": 0.25,
+    }
     one = joint(verifier, text, kind, method=method, heads_warmup_steps=0, **weights)
     disturb(one)
     batch = one.batch(0, 1)

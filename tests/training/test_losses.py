@@ -9,6 +9,7 @@ from specdec.training.loss.cross_entropy import CrossEntropy
 from specdec.training.loss.kl import KL
 from specdec.training.loss.lk import LK
 from specdec.training.loss.total_variation import TotalVariation
+from specdec.training.objective import Loss
 
 N, V = 7, 13
 
@@ -22,7 +23,7 @@ LOGITS, VERIFIER = rows(1), rows(2).log_softmax(-1)
 TARGETS = torch.arange(N) % V
 
 
-def gradient(loss, logits: Tensor) -> Tensor:
+def gradient(loss: Loss, logits: Tensor) -> Tensor:
     logits = logits.clone().requires_grad_()
     loss(logits, TARGETS, VERIFIER).sum().backward()
     assert logits.grad is not None
@@ -74,7 +75,7 @@ def test_lk_blends_by_the_overlap(eta: float) -> None:
 @pytest.mark.parametrize(
     "loss", [KL(), TotalVariation(), LK(), LK(None)], ids=["kl", "tv", "lk", "log_overlap"]
 )
-def test_nothing_is_lost_where_draft_and_verifier_agree(loss) -> None:
+def test_nothing_is_lost_where_draft_and_verifier_agree(loss: Loss) -> None:
     torch.testing.assert_close(
         loss(VERIFIER, TARGETS, VERIFIER), torch.zeros(N, dtype=torch.float64), atol=1e-12, rtol=0
     )

@@ -114,7 +114,9 @@ def test_the_tokenizer_loses_nothing() -> None:
     for text in ("the cat", " a  b\n\n\tc ,d .", "\u4e8c\U0001f600", "it 's n't \u00e9"):
         token_ids = tokenizer(text)["input_ids"]
         assert tokenizer.decode(token_ids) == text
-    assert tokenizer.convert_ids_to_tokens(tokenizer.eos_token_id) == END_OF_TEXT
+    end = tokenizer.eos_token_id
+    assert isinstance(end, int)
+    assert tokenizer.convert_ids_to_tokens(end) == END_OF_TEXT
     assert len(tokenizer) <= 270
 
 

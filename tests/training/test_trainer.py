@@ -21,6 +21,7 @@ from specdec.decoding.stopping import Stopping
 from specdec.lm.load import load
 from specdec.proposer.none import NoProposer
 from specdec.training.lm import LanguageModeling
+from specdec.training.objective import Batch
 from specdec.training.trainer import Trainer
 from specdec.verification.rejection import Rejection
 
@@ -44,7 +45,7 @@ def trainer(**options: Any) -> Trainer:
 class Interrupted(LanguageModeling):
     """Ctrl-C while the batches of step 5 are read."""
 
-    def batch(self, first: int, count: int) -> Tensor:
+    def batch(self, first: int, count: int) -> Batch:
         if first >= 5 * 4:
             raise KeyboardInterrupt
         return super().batch(first, count)
@@ -53,7 +54,7 @@ class Interrupted(LanguageModeling):
 class Diverging(LanguageModeling):
     """The loss, and with it the weights, stop being numbers in step 4 (the fourth batch)."""
 
-    def loss(self, module: nn.Module, batch: Tensor) -> Tensor:
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
         self.num_losses = getattr(self, "num_losses", 0) + module.training
         return super().loss(module, batch) * (math.nan if self.num_losses >= 4 else 1.0)
 
@@ -61,12 +62,12 @@ class Diverging(LanguageModeling):
 class DivergingGradient(LanguageModeling):
     """The loss of step 4 is a number, its gradient is not: that shows in the loss of step 5."""
 
-    def loss(self, module: nn.Module, batch: Tensor) -> Tensor:
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
         self.num_losses = getattr(self, "num_losses", 0) + module.training
         loss = super().loss(module, batch)
         if self.num_losses != 4:
             return loss
-        nothing = sum(parameter.sum() for parameter in module.parameters()) * 0
+        nothing = torch.stack([each.sum() for each in module.parameters()]).sum() * 0
         return loss + torch.sqrt(nothing)  # zero, and infinitely steep
 
 

@@ -47,7 +47,7 @@ def nodes(tree: Calibrated) -> set[tuple[int, ...]]:
         ({"num_nodes": 5, "estimate": "product"}, {(0,), (0, 0), (1,), (0, 1), (1, 0)}),
     ],
 )
-def test_the_first_paths_are_grown(path: str, options: dict[str, Any], expected: set) -> None:
+def test_the_first_paths_are_grown(path: str, options: dict[str, Any], expected: set[Any]) -> None:
     tree = Calibrated(path, **options)
     assert nodes(tree) == expected
     assert tree.num_nodes == len(expected)

@@ -1,6 +1,7 @@
 """Dynamic trees: the best candidates by joint draft probability, whatever shape that is."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -194,7 +195,7 @@ def test_the_text_s_temperature_does_not_change_the_tree() -> None:
     ],
     ids=str,
 )
-def test_bad_options_of_a_dynamic_tree_are_named(options: dict[str, float], message: str) -> None:
+def test_bad_options_of_a_dynamic_tree_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Dynamic(**options)
 

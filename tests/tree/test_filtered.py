@@ -1,7 +1,7 @@
 """Filtered chains: what is withheld, and what the rule is told about it."""
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -9,10 +9,9 @@ from asking import asked, context
 from toy import EnumeratedStream, Law, Tokens, full_context, gridded, table_lm
 
 from specdec.core.errors import UserError
-from specdec.core.randomness import RandomStream, Stream
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw, Proposal
-from specdec.proof.enumeration import outcomes
+from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.proposer.draft_model import DraftModel
 from specdec.tree.filtered import Filtered
 
@@ -78,8 +77,8 @@ def test_a_token_is_withheld_iff_it_fails_the_filter(min_prob: float, top_k: int
     tree = Filtered(gamma, min_prob, top_k)
     assert tree.draw is Draw.FILTERED
 
-    def play(stream: Stream) -> Drafted:
-        noise: RandomStream = EnumeratedStream(stream, CELLS)
+    def play(stream: BranchingStream) -> Drafted:
+        noise: Any = EnumeratedStream(stream, CELLS)
         one = replace(context(PROMPT), draft_stream=noise)
         (proposal,) = asked(DraftModel(table_lm(GRID, V), tree), one, vocab_size=V)
         check_rows(proposal, GRID, min_prob, top_k)
@@ -95,7 +94,8 @@ def test_a_token_is_withheld_iff_it_fails_the_filter(min_prob: float, top_k: int
 def test_at_temperature_zero_nothing_is_withheld() -> None:
     """The only token has probability 1, and there is one likeliest."""
     law = full_context(3, 0.7, 5)
-    for options in ({"min_prob": 1.0}, {"min_prob": 0.0, "top_k": 1}):
+    strict: list[dict[str, Any]] = [{"min_prob": 1.0}, {"min_prob": 0.0, "top_k": 1}]
+    for options in strict:
         proposer = DraftModel(table_lm(law, 5), Filtered(4, **options))
         (proposal,) = asked(proposer, context(PROMPT, sampling=Sampling(0)), vocab_size=5)
         assert (proposal.tree.num_draft_tokens, proposal.withheld) == (4, False)

@@ -110,7 +110,8 @@ def test_more_nodes_bring_less_and_less() -> None:
         assert len(found.nodes(size)) == size
         assert value(found.nodes(size), rows) == pytest.approx(reached[size])
     # With p falling from child to child the best n nodes are simply the n most probable.
-    open_paths, products = [(rows[0][0], (0,))], list[float]()
+    open_paths: list[tuple[float, tuple[int, ...]]] = [(rows[0][0], (0,))]
+    products: list[float] = []
     while len(products) < 128:
         open_paths.sort()
         product, path = open_paths.pop()

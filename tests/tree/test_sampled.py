@@ -10,9 +10,9 @@ from torch import Tensor
 from toy import EnumeratedStream, TextLaw, Tokens, total_variation
 
 from specdec.core.errors import UserError
-from specdec.core.randomness import RandomStream, Stream
+from specdec.core.randomness import RandomStream
 from specdec.core.values import Draw
-from specdec.proof.enumeration import outcomes
+from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.tree.chain import Chain
 from specdec.tree.sampled import Sampled, SampledTree
 
@@ -27,10 +27,10 @@ LAWS = {
 }
 
 
-def children_of_root(tree: SampledTree, law: Sequence[float], stream: Stream) -> Tokens:
+def children_of_root(tree: SampledTree, law: Sequence[float], stream: BranchingStream) -> Tokens:
     """Grow the first level; a child that is not there is -1."""
     probs = torch.tensor([[list(law)]], dtype=torch.float64)
-    streams: list[RandomStream] = [EnumeratedStream(stream, CELLS)]
+    streams: list[Any] = [EnumeratedStream(stream, CELLS)]
     level = tree.expand(None, 1, probs, streams)
     there = torch.ones_like(level.token_ids) if level.there is None else level.there
     return tuple(level.token_ids.where(there.bool(), -1)[0].tolist())
@@ -155,8 +155,9 @@ def test_a_node_with_fewer_children_gets_the_first_draws(draw: Draw) -> None:
     tree = SampledTree(UNEVEN, draw)
     laws = torch.tensor([[[2 / 3, 1 / 3], [2 / 3, 1 / 3]]], dtype=torch.float64)
 
-    def play(stream: Stream) -> Tokens:
-        level = tree.expand(None, 2, laws, [EnumeratedStream(stream, 3)])
+    def play(stream: BranchingStream) -> Tokens:
+        streams: list[Any] = [EnumeratedStream(stream, 3)]
+        level = tree.expand(None, 2, laws, streams)
         assert level.parents.tolist() == [[0, 0, 1]]
         return tuple(level.token_ids[0].tolist())
 

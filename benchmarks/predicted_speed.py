@@ -8,6 +8,7 @@ All configurations decode the same prompts, interleaved in one process; the text
 are then replayed with the measured costs. Speedups are over plain decoding, on both sides.
 """
 
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -16,13 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 from specdec.experiments.app import build, compose_decode
-from specdec.experiments.arm import Arm, build_arm, build_prompts
-from specdec.experiments.compare import interleave, turn_size
+from specdec.experiments.arm import Arm, build_arm, build_prompts, turn_size
+from specdec.experiments.compare import interleave
 from specdec.experiments.recorded_texts import texts_of
 from specdec.experiments.replay_arms import replay_all
 from specdec.experiments.replay_plan import arm_config
 
-from specdec.core.trace import Trace
+from specdec.core.trace import PlainSteps, Trace
 from specdec.metrics import Tally, block_efficiency, speedup
 from specdec.replay.costs import read_costs
 from specdec.replay.scoring import score
@@ -76,7 +77,8 @@ def main() -> None:
     verifier = build(plain.verifier)
     arms = [build_arm(config, verifier, name) for name, config in configs.items()]
     traces = decoded(arms, plain)
-    measured = {name: Tally.of(each) for name, each in traces.items()}
+    clock = [PlainSteps.of(trace) for trace in traces[PLAIN]]
+    measured = {name: Tally.of(each, clock) for name, each in traces.items()}
     told = texts_of(traces[PLAIN], plain, verifier)
     texts = [each.text for each in score(told, verifier, build(plain.sampling), top_k=0)]
     costs = read_costs(Path(options.costs))
@@ -97,9 +99,7 @@ def show(measured: dict[str, Tally], predicted: dict[str, Tally]) -> None:
     """Print each configuration, the errors, and what choosing by prediction costs."""
     names = [name for name in ARMS if name != PLAIN]
     both = {
-        name: [
-            speedup(tallies[name], tallies[PLAIN]).value or 0.0 for tallies in (measured, predicted)
-        ]
+        name: [speedup(tallies[name]).value or math.nan for tallies in (measured, predicted)]
         for name in names
     }
     table = Table(title="speedup over plain decoding")

@@ -24,8 +24,7 @@ from specdec.experiments.replay_arms import replay_all
 from specdec.experiments.replay_plan import arm_config
 
 from specdec.core.errors import Unfit
-from specdec.metrics import Tally, block_efficiency, efficiency_ratio
-from specdec.metrics.significance import efficiency_p_value, holm
+from specdec.metrics import Tally, block_efficiency, efficiency_contrast, holm
 from specdec.metrics.tally import pooled
 from specdec.replay.scoring import score
 from specdec.replay.texts import Text
@@ -165,12 +164,13 @@ def show(arms: Sequence[Arm], on_plain: dict[tuple[str, str], list[Tally]], seed
     for arm, engine, own, plain in found:
         cells = [arm.sampling, arm.overrides, f"{block_efficiency(engine).value:.3f}"]
         for name, tally in zip(outside, (own, plain), strict=True):
-            ratio = efficiency_ratio(tally, engine)
+            contrast = efficiency_contrast(tally, engine)
+            ratio = contrast.ratio()
             assert ratio.value is not None
             assert ratio.low is not None
             assert ratio.high is not None
             outside[name] += ratio.low > 1 + 1e-9 or ratio.high < 1 - 1e-9
-            p_values[name].append(efficiency_p_value(tally, engine) or 0.0)
+            p_values[name].append(contrast.p_value or 0.0)
             cells.append(f"{ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}]")
         table.add_row(*cells)
     Console(width=190).print(table)

@@ -135,6 +135,12 @@ def build_prompts(config: DictConfig) -> list[Prompt]:
     return load_prompts(prompts.path, prompts.limit, prompts.split)
 
 
+def turn_size(batch: int) -> int:
+    """How many prompts an arm decodes before something else is timed on the same ones."""
+    # A batch needs a queue, so that new prompts can take the place of finished ones.
+    return 1 if batch == 1 else 4 * batch
+
+
 def looked_at(config: DictConfig, prompts: Sequence[Prompt]) -> set[str]:
     """Return the prompts whose candidates are to be recorded, by id."""
     return {prompt.prompt_id for prompt in prompts[: config.keep_candidates]}

@@ -99,11 +99,9 @@ def show(
 
 
 def speeds_of(arms: Mapping[str, DictConfig], tallies: Mapping[str, Tally]) -> dict[str, Estimate]:
-    """Predict speedups, if there is an arm that proposes nothing and costs of the others."""
-    from specdec.experiments.replay_choice import choices, plain_arm
+    """Predict the speedups of those arms of whose steps the costs are known."""
+    from specdec.experiments.replay_choice import choices
 
-    if plain_arm(arms) is None:
-        return {}
     return {choice.name: choice.speedup for choice in choices(arms, tallies)}
 
 

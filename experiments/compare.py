@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from specdec.experiments.arm import Arm
 
     from specdec.core.trace import Trace
-    from specdec.metrics import Tally
     from specdec.prompts import Prompt
     from specdec.report.run_dir import RunDir
 
@@ -34,7 +33,7 @@ LONGEST_NAME = 80
 
 
 def task(config: DictConfig) -> None:
-    """Decode every prompt with every arm, write one run directory each, print the table."""
+    """Decode every prompt with every arm, write one run directory each, and report them."""
     # Here and not above, because torch takes seconds to import and --help should not wait.
     from specdec.experiments import arm as arms
     from specdec.experiments import beforehand
@@ -45,7 +44,7 @@ def task(config: DictConfig) -> None:
     configs = arm_configs(config.arms)
     reference = reference_arm(config.reference, list(configs))
     check_options(config, configs)
-    size = turn_size(config.batch) if config.turn is None else config.turn
+    size = arms.turn_size(config.batch) if config.turn is None else config.turn
     prompts = arms.build_prompts(config)
     verifier = build(config.verifier)
     if config.recording is not None:
@@ -66,22 +65,31 @@ def compete(
     reference: str | None,
 ) -> None:
     """Let the arms decode in turns, and write and print what came of it, also if interrupted."""
+    from specdec.experiments.paired import paired_tallies, paired_traces, summarize_paired
+
     from specdec.report.table import Row, print_table
 
     traces: dict[str, list[Trace]] = {arm.name: [] for arm in competing}
+    summaries: dict[str, dict[str, Any]] = {}
     cut_short: KeyboardInterrupt | UserError | None = None
     with ExitStack() as stack:
+        # What is pushed first is done last: the report tells what runs have come to in the end.
+        stack.callback(write_page, folder, reference, summaries)
         run_dirs = {arm.name: entered(stack, arm, folder) for arm in competing}
         for arm in competing:
-            run_dirs[arm.name].begin(arm.provenance(), {})
+            facts = {**arm.provenance(), "compared": list(run_dirs)}
+            run_dirs[arm.name].begin(facts, {})
         try:
             for arm, trace in interleave(competing, prompts, size):
                 traces[arm.name].append(trace)
                 run_dirs[arm.name].append(trace)
         except (KeyboardInterrupt, UserError) as error:
             cut_short = error
-        summaries, tallies = summarize_paired(competing, traces, reference)
+        paired = paired_traces(traces)
+        tallies, clock = paired_tallies(competing, paired)
+        summaries |= summarize_paired(competing, paired, tallies, reference)
         for arm in competing if summaries else ():
+            run_dirs[arm.name].keep_clock(clock)
             run_dirs[arm.name].show_tokens(arm.token_views(prompts, traces[arm.name]))
             run_dirs[arm.name].summarize(summaries[arm.name], tallies[arm.name])
             arm.track(run_dirs[arm.name].path, summaries[arm.name], tallies[arm.name])
@@ -207,12 +215,6 @@ def reference_arm(reference: object, names: Sequence[str]) -> str | None:
     raise UserError(f"reference={reference!r}: expected {expected}")
 
 
-def turn_size(batch: int) -> int:
-    """How many prompts one arm decodes before the next arm gets the same ones."""
-    # A batch needs a queue, so that new prompts can take the place of finished ones.
-    return 1 if batch == 1 else 4 * batch
-
-
 def interleave(
     competing: Sequence[Arm], prompts: Sequence[Prompt], size: int
 ) -> Iterator[tuple[Arm, Trace]]:
@@ -237,53 +239,14 @@ def interleave(
                     yield arm, trace
 
 
-def summarize_paired(
-    competing: Sequence[Arm], traces: dict[str, list[Trace]], reference: str | None
-) -> tuple[dict[str, dict[str, Any]], dict[str, Tally]]:
-    """Summarize each arm on the prompts that all arms finished; returns the sums, too."""
-    from specdec.experiments.arm import summary_of
+def write_page(folder: Path, reference: str | None, summaries: Mapping[str, Any]) -> None:
+    """Write the report of a comparison that has any results."""
+    if not summaries:
+        return
+    from specdec.report.write import write_report
 
-    from specdec.metrics import Tally, cost_ratio, efficiency_difference, efficiency_ratio, speedup
-
-    finished = common_turns(traces)
-    if not finished:
-        return {}, {}
-    paired = {
-        name: sorted(
-            (trace for trace in each if (trace.prompt_id, trace.turn) in finished),
-            key=lambda trace: finished[trace.prompt_id, trace.turn],
-        )
-        for name, each in traces.items()
-    }
-    tallies = {name: Tally.of(each) for name, each in paired.items()}
-    summaries = {arm.name: summary_of(arm, tallies[arm.name]) for arm in competing}
-    baseline = next((arm.name for arm in competing if arm.proposes_nothing), None)
-    if baseline is not None:
-        greedy = competing[0].config.sampling.temperature == 0
-        for name, summary in summaries.items():
-            summary["speedup"] = speedup(tallies[name], tallies[baseline]).to_row()
-            summary["cost_ratio"] = cost_ratio(tallies[name], tallies[baseline]).to_row()
-            summary["same_text"] = same_text(paired[name], paired[baseline]) if greedy else None
-    for name, summary in summaries.items():
-        if reference not in (None, name):
-            against = tallies[reference]
-            summary["reference"] = reference
-            summary["difference"] = efficiency_difference(tallies[name], against).to_row()
-            summary["ratio"] = efficiency_ratio(tallies[name], against).to_row()
-    return summaries, tallies
-
-
-def common_turns(traces: dict[str, list[Trace]]) -> dict[tuple[str, int], int]:
-    """Number the texts that every arm has, in the order of the first arm."""
-    ids = [[(trace.prompt_id, trace.turn) for trace in each] for each in traces.values()]
-    shared = set(ids[0]).intersection(*ids[1:])
-    return {turn: number for number, turn in enumerate(t for t in ids[0] if t in shared)}
-
-
-def same_text(traces: Sequence[Trace], baseline: Sequence[Trace]) -> dict[str, int]:
-    """Count the texts that are token for token those of the baseline."""
-    equal = sum(a.output_ids == b.output_ids for a, b in zip(traces, baseline, strict=True))
-    return {"equal": equal, "of": len(traces)}
+    write_report(folder, reference)
+    print(f"report: {folder / 'report.html'}; compute with summary.csv or .parquet beside it")
 
 
 def main() -> None:

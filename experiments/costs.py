@@ -50,7 +50,7 @@ def task(config: DictConfig) -> None:
     running, shapes = competitors(config, verifier)
     next(iter(running.values())).check(prompts)
     print(f"{len(running)} kinds of steps on {len(prompts)} prompts, {config.rounds} times")
-    timed = timings(running, shapes, measured(running, prompts, config.rounds))
+    timed = believed(running, shapes, prompts, config.rounds)
     costs = fitted(timed, facts_of(config, verifier, timed))
     costs.write(output)
     show(costs)
@@ -168,7 +168,8 @@ def measured(
     running: dict[str, Arm], prompts: Sequence[Prompt], rounds: int
 ) -> dict[str, list[Trace]]:
     """Decode all prompts with everything, in turns."""
-    from specdec.experiments.compare import interleave, turn_size
+    from specdec.experiments.arm import turn_size
+    from specdec.experiments.compare import interleave
 
     arms = list(running.values())
     traces: dict[str, list[Trace]] = {name: [] for name in running}
@@ -176,6 +177,27 @@ def measured(
         for arm, trace in interleave(arms, prompts, turn_size(arms[0].config.batch)):
             traces[arm.name].append(trace)
     return traces
+
+
+def believed(
+    running: dict[str, Arm], shapes: dict[str, Shape], prompts: Sequence[Prompt], rounds: int
+) -> list[Any]:
+    """Time everything, and once more if what came of it cannot be true.
+
+    Raises:
+        UserError: it cannot be true again.
+    """
+    from specdec.replay.doubts import doubts
+
+    timed = timings(running, shapes, measured(running, prompts, rounds))
+    found = doubts(timed)
+    if found:
+        print(f"measured again, since this cannot be: {'; '.join(found)}")
+        timed = timings(running, shapes, measured(running, prompts, rounds))
+        found = doubts(timed)
+    if found:
+        raise UserError(f"{found[0]}: this cannot be; measure again on a quiet machine")
+    return timed
 
 
 def timings(

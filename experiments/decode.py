@@ -133,18 +133,31 @@ def decode(
 def _decode_share(
     arm: Arm, prompts: Sequence[Prompt], share: Sequence[Prompt], file: TraceFile
 ) -> None:
-    """Decode some of the prompts, each of them to a line of a file as soon as it is there."""
-    from specdec.experiments.arm import looked_at
+    """Decode some of the prompts, each of them to a line of a file as soon as it is there.
+
+    Between them plain steps are timed, to the file's clock.
+    """
+    from specdec.experiments.arm import looked_at, turn_size
+    from specdec.experiments.clock import PlainClock
     from tqdm import tqdm
 
     if not share:
         return
+    clock = PlainClock(arm)
+    clock.warm_up(prompts[0])
     arm.warm_up(prompts[0])
     turns = sum(prompt.num_turns for prompt in share)
+    size = turn_size(arm.config.batch)
     with tqdm(total=turns, desc=arm.name, unit="text", disable=None) as bar:
-        for trace in arm.decode(share, looked_at(arm.config, prompts)):
-            file.append(trace)
-            bar.update()
+        for start in range(0, len(share), size):
+            some = share[start : start + size]
+            traces: list[Trace] = []
+            for trace in arm.decode(some, looked_at(arm.config, prompts)):
+                file.append(trace)
+                traces.append(trace)
+                bar.update()
+            for plain in clock.beside(some, traces):
+                file.clock.append(plain)
 
 
 def _conclude_early(
@@ -176,9 +189,10 @@ def _conclude(
     from specdec.experiments.arm import summary_of
 
     from specdec.metrics import Tally
+    from specdec.report.run_dir import read_clock
     from specdec.report.table import Row, print_table
 
-    tally = Tally.of(traces)
+    tally = Tally.of(traces, read_clock(run_dir.path))
     summary = {**summary_of(arm, tally), "peak_memory_bytes": peak_memory_bytes}
     run_dir.show_tokens(arm.token_views(prompts, traces))
     run_dir.summarize(summary, tally)

@@ -93,7 +93,12 @@ def in_closed_form(
         rows,
     )
     return {
-        name: tally(parts, closed[name].num_drafted, seconds_of(arms[name], closed[name], costs))
+        name: tally(
+            parts,
+            closed[name].num_drafted,
+            seconds_of(arms[name], closed[name], costs),
+            None if costs is None else costs.plain,
+        )
         for name, parts in found.items()
     }
 
@@ -135,8 +140,8 @@ def jumped(
     traces = jump(texts, proposer, verifier, sampling, verifier.end_ids, batch, seed, states)
     if costs is not None and costs.knows(draft_of(arm)):
         policy = build(arm.tree) if "tree" in arm.proposer else None
-        traces = with_seconds(traces, costs, draft_of(arm), policy)
-        return known(Tally.of(traces), ("overlap", "bound"))
+        traces, clock = with_seconds(traces, costs, draft_of(arm), policy)
+        return known(Tally.of(traces, clock), ("prefill_seconds", "overlap", "bound"))
     return known(Tally.of(traces), ("seconds", "overlap", "bound"))
 
 

@@ -29,7 +29,7 @@ def checked(arms: Mapping[str, DictConfig], tallies: Mapping[str, Tally], folder
     """Decode, print both numbers of each family, and return the exit status."""
     from specdec.experiments.decode import decode_into
 
-    from specdec.metrics.significance import efficiency_p_value, holm
+    from specdec.metrics import efficiency_contrast, holm
     from specdec.report.run_dir import read_tally
 
     chosen = families(arms)
@@ -38,7 +38,7 @@ def checked(arms: Mapping[str, DictConfig], tallies: Mapping[str, Tally], folder
         arm = noisy_again(arms[name], len(chosen))
         decode_into(arm, folder / name)
         decoded[name] = read_tally(folder / name)
-    found = {name: efficiency_p_value(decoded[name], tallies[name]) for name in decoded}
+    found = {n: efficiency_contrast(decoded[n], tallies[n]).p_value for n in decoded}
     known = [name for name in found if found[name] is not None]
     adjusted = dict(zip(known, holm([found[name] or 0.0 for name in known]), strict=True))
     for family, name in chosen.items():
@@ -71,13 +71,13 @@ def noisy_again(arm: DictConfig, number: int) -> DictConfig:
 
 def line(family: str, name: str, decoded: Tally, replayed: Tally, p_value: float | None) -> str:
     """Say what came of one family."""
-    from specdec.metrics import block_efficiency
-    from specdec.metrics.acceptance import efficiency_difference
+    from specdec.metrics import MIN_PROMPTS, block_efficiency, efficiency_contrast
 
     both = [block_efficiency(each).value or 0.0 for each in (replayed, decoded)]
-    gap = efficiency_difference(decoded, replayed)
+    gap = efficiency_contrast(decoded, replayed).difference()
     between = "" if gap.low is None else f" [{gap.low:+.3f}, {gap.high:+.3f}]"
-    p = "" if p_value is None else f", p {p_value:.2g} (Holm)"
+    untested = f", not tested (fewer than {MIN_PROMPTS} prompts)"
+    p = untested if p_value is None else f", p {p_value:.2g} (Holm)"
     return (
         f"{family}: tau {both[0]:.3f} by replay, {both[1]:.3f} decoded, difference"
         f" {gap.value:+.3f}{between}{p}: {name}"

@@ -26,30 +26,16 @@ class Choice:
 
 
 def choices(arms: Mapping[str, DictConfig], tallies: Mapping[str, Tally]) -> list[Choice]:
-    """Return the configurations whose seconds are predicted, the fastest first.
+    """Return the configurations whose seconds are predicted, and can be true, the fastest first."""
+    from specdec.metrics import block_efficiency, speedup, step_cost
 
-    One of them must propose nothing: speed is compared with it.
-    """
-    from specdec.metrics import block_efficiency, speedup
-
-    plain = plain_arm(arms)
-    assert plain is not None
-    baseline = tallies[plain]
     found: list[Choice] = []
     for name, tally in tallies.items():
-        faster = speedup(tally, baseline)
-        tau = block_efficiency(tally).value
-        if faster.value and tau:
+        tau, cost = block_efficiency(tally).value, step_cost(tally).value
+        if cost and tau:
             proposer = plug_in_name(arms[name].proposer._target_)
-            found.append(Choice(name, proposer, tau, tau / faster.value, faster))
+            found.append(Choice(name, proposer, tau, cost, speedup(tally)))
     return sorted(found, key=lambda choice: -(choice.speedup.value or 0))
-
-
-def plain_arm(arms: Mapping[str, DictConfig]) -> str | None:
-    """Name the arm that proposes nothing, if there is one."""
-    from specdec.report.options import proposes_nothing
-
-    return next((name for name, arm in arms.items() if proposes_nothing(arm)), None)
 
 
 def best_of_each(found: Sequence[Choice]) -> list[Choice]:

@@ -30,11 +30,7 @@ def report(folder: Path, reference: str | None = None, force: bool = False) -> N
     print_tables(
         {
             setting.label: [
-                Row(
-                    each.arm.label,
-                    each.arm.options.get("verification", "rejection"),
-                    {**each.summary, "tie": each.tie},
-                )
+                Row(each.arm.label, each.arm.options.get("verification", "rejection"), each.summary)
                 for each in arms
             ]
             for setting, arms in results

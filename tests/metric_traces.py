@@ -1,9 +1,11 @@
 """Traces made by hand: what a decoder would have written, with every number chosen."""
 
 import random
+from collections.abc import Sequence
 
 from specdec.core.outcome import Outcome
-from specdec.core.trace import Step, Trace
+from specdec.core.trace import PlainSteps, Step, Trace
+from specdec.metrics import Tally
 
 
 def make_step(
@@ -13,10 +15,10 @@ def make_step(
     drafted: int | None = None,
     overlap: tuple[float, ...] = (),
     seconds: tuple[float, float, float] = (0.0, 0.0, 0.0),  # propose, verify, other
-    expected: float = 0.0,
+    expected: float | None = None,
     bound: tuple[float, ...] = (),
     divergence: tuple[tuple[float, ...], ...] = (),
-    judged: dict[str, float] | None = None,
+    judged: dict[str, float | None] | None = None,
 ) -> Step:
     """Make a step of a chain, or of a tree if `drafted` says so."""
     if outcome is None:
@@ -45,6 +47,23 @@ def make_trace(
     """Make a trace whose text is as long as its steps say."""
     output_ids = tuple(range(sum(step.emitted for step in steps)))
     return Trace(prompt_id, "any", turn, 7, output_ids, "text", reason, prefill, steps)
+
+
+def clocked(traces: Sequence[Trace], plain: Sequence[Trace]) -> Tally:
+    """Add up traces beside which other ones, without candidates, were timed."""
+    return Tally.of(traces, [PlainSteps.of(trace) for trace in plain])
+
+
+def paced(cost: float, num_prompts: int, noise: float = 0.0, seed: int = 0) -> Tally:
+    """Make an arm whose steps take `cost` plain steps; both kinds of steps are noisy."""
+    rng = random.Random(seed)
+
+    def timed(seconds: float, accepted: int, depth: int) -> Step:
+        return make_step(accepted, depth, seconds=(0.0, seconds * rng.lognormvariate(0, noise), 0))
+
+    names = [f"p{number}" for number in range(num_prompts)]
+    own = [make_trace(n, *(timed(cost, rng.randint(0, 2), 2) for _ in range(20))) for n in names]
+    return clocked(own, [make_trace(n, *(timed(1.0, 0, 0) for _ in range(5))) for n in names])
 
 
 def example() -> list[Trace]:

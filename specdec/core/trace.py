@@ -30,13 +30,14 @@ class Step:
     emitted: int  # tokens that became text: A, and one of the verifier's unless the text ended
     outcome: Outcome
     overlap: tuple[float, ...]  # per visited node with candidates: sum_v min(p, q)
-    draft_calls: int
-    expected_accepted: float = 0.0  # E[A] given the candidates, the rule's noise averaged out
+    draft_calls: int | None  # None: the proposer does not say
+    # E[A] given the candidates, the rule's noise averaged out; None: the rule does not say.
+    expected_accepted: float | None = None
     bound: tuple[float, ...] = ()  # of sampled candidates at the root: optimum for i.i.d. draws
     # Rules that are not lossless, per visited node: TV and KL (nats) from p to the emitted law.
     divergence: tuple[tuple[float, ...], ...] = ()
     # What rules that were only shown the candidates would have accepted on average, by name.
-    judged: Mapping[str, float] = field(default_factory=dict[str, float])
+    judged: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     # Parent and token of each draft token, of requests that keep them: for a look at the text.
     candidates: tuple[tuple[int, int], ...] = ()
     propose_seconds: float = 0.0
@@ -74,6 +75,32 @@ class Trace:
         fields["output_ids"] = tuple(row["output_ids"])
         fields["steps"] = tuple(_step(step) for step in row["steps"])
         return cls(**fields)
+
+
+@dataclass(frozen=True)
+class PlainSteps:
+    """Steps of `proposer=none` that were timed beside one turn of a prompt: an arm's clock."""
+
+    prompt_id: str
+    turn: int
+    num_steps: int
+    verify_seconds: float
+    decode_seconds: float  # of all parts of these steps
+    stand_for: int  # as many plain steps, a whole text, as these few are a sample of
+
+    @classmethod
+    def of(cls, trace: Trace, stand_for: int | None = None) -> "PlainSteps":
+        """Add up a text that was decoded without candidates; None: it is whole."""
+        assert not any(step.drafted for step in trace.steps), "a clock does not draft"
+        seconds = [(s.propose_seconds, s.verify_seconds, s.other_seconds) for s in trace.steps]
+        verify = sum(step.verify_seconds for step in trace.steps)
+        number = len(seconds)
+        decode = sum(map(sum, seconds))
+        return cls(trace.prompt_id, trace.turn, number, verify, decode, stand_for or number)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return plain JSON values; `PlainSteps(**row)` reads them."""
+        return asdict(self)
 
 
 def _step(row: dict[str, Any]) -> Step:

@@ -70,7 +70,7 @@ class Proposal:
     tree: CandidateTree
     draw: Draw = Draw.DETERMINISTIC
     draft_probs: Tensor | None = None  # [M, V], M > every node with children
-    num_draft_calls: int = 0
+    num_draft_calls: int | None = None  # forwards of the draft; None: it does not say
     withheld: bool = False  # FILTERED: one more token was drawn below the last node, and not shown
 
     def __post_init__(self) -> None:
@@ -128,8 +128,8 @@ class Verdict:
     path: tuple[int, ...]  # [A] node numbers
     next_token: int
     outcome: Outcome
-    # E[A] with the rule's noise averaged out, where possible the draft's too.
-    expected_accepted: float = 0.0
+    # E[A] with the rule's noise averaged out, where possible the draft's too; None: unknown.
+    expected_accepted: float | None = None
     overlap: tuple[float, ...] = ()  # per visited node with candidates: sum_v min(p, q)
     # At the root, of sampled candidates: the most that as many i.i.d. draws allow. Else empty.
     bound: tuple[float, ...] = ()

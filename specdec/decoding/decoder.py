@@ -17,7 +17,7 @@ from specdec.core.trace import Step, Trace
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Context, Proposal, Verdict
 from specdec.decoding.pairing import is_lossless, require_judges
-from specdec.decoding.request import Flight, Request
+from specdec.decoding.request import Flight, Request, rounded
 from specdec.decoding.stopping import Stopping
 from specdec.lm.batch import TreeBatch
 
@@ -149,7 +149,8 @@ class SpeculativeDecoder:
 
     def _take_off(self, request: Request, row: int) -> Flight:
         room = self.verifier.max_length - len(request.token_ids)
-        budget = min(self.stopping.max_new_tokens, room)
+        most = self.stopping.max_new_tokens
+        budget = min(most, room, request.max_new_tokens or most)
         return Flight(request, row, self.sampling, self.stopping, self.seed, budget)
 
     def _propose(self, contexts: Sequence[Context]) -> list[Proposal]:
@@ -212,12 +213,12 @@ class SpeculativeDecoder:
             )
         ]
 
-    def _judged(self, flight: Flight, proposal: Proposal, probs: Tensor) -> dict[str, float]:
+    def _judged(self, flight: Flight, proposal: Proposal, probs: Tensor) -> dict[str, float | None]:
         verdicts = {
             name: _verified(judge, proposal, probs, flight.stream("judge", name))
             for name, judge in self.judges.items()
         }
-        return {name: round(each.expected_accepted, 6) for name, each in verdicts.items()}
+        return {name: rounded(each.expected_accepted) for name, each in verdicts.items()}
 
     def _trace(self, flight: Flight) -> Trace:
         decode = self.stopping.decode

@@ -23,6 +23,7 @@ class Request:
     category: str = ""
     turn: int = 0
     keep_candidates: bool = False  # in the trace's steps
+    max_new_tokens: int | None = None  # fewer than the decoder's; None: as many
 
     @property
     def request_id(self) -> str:
@@ -92,7 +93,7 @@ class Flight:
             # Entry k is about token k of the block; what a stop string cut off was not visited.
             overlap=_rounded(verdict.overlap[: len(emitted)]),
             bound=_rounded(verdict.bound[: len(emitted)]),
-            expected_accepted=round(verdict.expected_accepted, 6),
+            expected_accepted=rounded(verdict.expected_accepted),
             divergence=tuple(_rounded(pair) for pair in verdict.divergence[: len(emitted)]),
             draft_calls=proposal.num_draft_calls,
             candidates=_candidates(tree) if self.request.keep_candidates else (),
@@ -116,6 +117,11 @@ class Flight:
 
 def _candidates(tree: CandidateTree) -> tuple[tuple[int, int], ...]:
     return tuple(zip(tree.parents[1:], tree.token_ids[1:], strict=True))
+
+
+def rounded(value: float | None) -> float | None:
+    """Keep six digits, as traces do, of what is known."""
+    return None if value is None else round(value, 6)
 
 
 def _rounded(values: Sequence[float]) -> tuple[float, ...]:

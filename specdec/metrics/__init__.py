@@ -4,14 +4,12 @@ from specdec.metrics.acceptance import (
     acceptance_at_depth,
     acceptance_rate,
     block_efficiency,
-    cost_ratio,
-    efficiency_difference,
-    efficiency_ratio,
     num_accepted,
     overlap,
     reached_depth,
 )
 from specdec.metrics.estimate import (
+    MIN_PROMPTS,
     Estimate,
     Sums,
     paired_difference,
@@ -25,13 +23,25 @@ from specdec.metrics.expected import (
     total_variation,
     transport_bound,
 )
-from specdec.metrics.significance import efficiency_p_value, holm, p_value, speedup_p_value
-from specdec.metrics.speed import prefill_seconds, speedup, time_shares, tokens_per_second
+from specdec.metrics.significance import LEVEL, Contrast, efficiency_contrast, holm, holm_levels
+from specdec.metrics.speed import (
+    cost_ratio,
+    incomparable,
+    prefill_seconds,
+    speedup,
+    speedup_contrast,
+    step_cost,
+    time_shares,
+    tokens_per_second,
+)
 from specdec.metrics.summary import DEFINITIONS, summarize
 from specdec.metrics.tally import Tally, pooled
 
 __all__ = [
     "DEFINITIONS",
+    "LEVEL",
+    "MIN_PROMPTS",
+    "Contrast",
     "Estimate",
     "Sums",
     "Tally",
@@ -39,16 +49,15 @@ __all__ = [
     "acceptance_rate",
     "block_efficiency",
     "cost_ratio",
-    "efficiency_difference",
-    "efficiency_p_value",
-    "efficiency_ratio",
+    "efficiency_contrast",
     "expected_accepted",
     "holm",
+    "holm_levels",
+    "incomparable",
     "judged",
     "kl",
     "num_accepted",
     "overlap",
-    "p_value",
     "paired_difference",
     "paired_ratio",
     "pooled",
@@ -56,7 +65,8 @@ __all__ = [
     "ratio_estimate",
     "reached_depth",
     "speedup",
-    "speedup_p_value",
+    "speedup_contrast",
+    "step_cost",
     "summarize",
     "time_shares",
     "tokens_per_second",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from specdec.metrics.estimate import Estimate, paired_difference, paired_ratio, ratio_estimates
+from specdec.metrics.estimate import Estimate, ratio_estimates
 from specdec.metrics.tally import AT_RISK, REACHED, Tally
 
 
@@ -18,20 +18,6 @@ def block_efficiency(tally: Tally) -> Estimate:
     mean number of tokens per call of Leviathan et al. 2023.)
     """
     return tally.ratio("num_emitted", "num_steps")
-
-
-def efficiency_difference(tally: Tally, reference: Tally) -> Estimate:
-    """Return the block efficiency minus that of another arm over the same prompts, paired."""
-    tally.assert_paired(reference)
-    efficiencies = [each.sums("num_emitted", "num_steps") for each in (tally, reference)]
-    return paired_difference(*efficiencies)
-
-
-def efficiency_ratio(tally: Tally, reference: Tally) -> Estimate:
-    """Return the block efficiency over that of another arm over the same prompts, paired."""
-    tally.assert_paired(reference)
-    efficiencies = [each.sums("num_emitted", "num_steps") for each in (tally, reference)]
-    return paired_ratio(*efficiencies)
 
 
 def num_accepted(tally: Tally) -> Estimate:
@@ -77,19 +63,6 @@ def overlap(tally: Tally) -> Estimate:
     their beta), and belongs to the pair of models and the contexts, not to the chain's length.
     """
     return tally.ratio("overlap", "num_overlap")
-
-
-def cost_ratio(tally: Tally, baseline: Tally) -> Estimate:
-    """Return the draft seconds of one step / the verifier's seconds of a one-token forward.
-
-    `baseline` is the arm `proposer=none` over the same prompts, with as many requests in flight.
-    For a chain of gamma tokens it is gamma times the c of Leviathan et al. 2023.
-    """
-    tally.assert_paired(baseline)
-    assert baseline.total("num_drafted") == 0, "the baseline is not proposer=none"
-    return paired_ratio(
-        tally.sums("propose_seconds", "num_steps"), baseline.sums("verify_seconds", "num_steps")
-    )
 
 
 def _numbered(estimates: Sequence[Estimate]) -> dict[int, Estimate]:

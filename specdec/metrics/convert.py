@@ -19,7 +19,7 @@ def vllm(tally: Tally) -> dict[str, float]:
       unconditional.
     """
     num_drafts = tally.total("num_drafts")
-    if num_drafts == 0:
+    if not num_drafts > 0:  # none, or unknown
         return {}
     num_accepted = tally.total("num_accepted")
     reached = tally.by_depth(REACHED).sum(axis=0)

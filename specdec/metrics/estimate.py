@@ -6,7 +6,6 @@ resamples for the same P; metrics and arms over the same prompts in the same ord
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
+MIN_PROMPTS = 6  # of fewer a number stands alone: no interval, no test, no mark
 NUM_RESAMPLES = 2000
 SEED = 20230228
 QUANTILES = (0.025, 0.975)
@@ -25,20 +25,25 @@ QUANTILES = (0.025, 0.975)
 class Estimate:
     """A number with a 95 % interval; None is "undefined", since JSON knows no NaN.
 
-    `value` is None where the denominator is 0. The interval is None where fewer than two prompts
-    contribute: resampling one prompt gives that prompt again, and an interval of width zero would
-    claim a certainty that nobody has. What is the same for every prompt (all accepted, say) does
-    get width zero: the bootstrap cannot know of what never happened.
+    `value` is None where the denominator is 0, or where there is a number that must not be shown,
+    for a `reason`. The interval is None where fewer than MIN_PROMPTS contribute: resamples of so
+    few repeat each other, and their intervals are far too narrow (of 3 prompts a "95 %" interval
+    covers 75 %). What is the same for every prompt (all accepted, say) does get width zero: the
+    bootstrap cannot know of what never happened.
     """
 
     value: float | None
     low: float | None
     high: float | None
     n: int  # prompts that contribute to the denominator, out of the P that were resampled
+    reason: str | None = None  # why there is no value, where that is not plain
 
-    def to_row(self) -> dict[str, float | int | None]:
-        """Return plain JSON values; `Estimate(**row)` reads them."""
-        return asdict(self)
+    def to_row(self) -> dict[str, float | int | str | None]:
+        """Return plain JSON values, a reason only if there is one; `Estimate(**row)` reads them."""
+        row = asdict(self)
+        if self.reason is None:
+            del row["reason"]
+        return row
 
 
 class Sums(NamedTuple):
@@ -83,34 +88,64 @@ def ratio_estimates(numerators: FloatArray, denominators: FloatArray) -> list[Es
     ]
 
 
+@dataclass(frozen=True)
+class Resampled:
+    """A number that may be made of several ratios, and its resamples, paired prompt by prompt.
+
+    What makes a prompt easy or slow for all of them cancels within a resample.
+    """
+
+    value: float  # NaN where it is undefined
+    resamples: FloatArray  # [R]
+    contributes: NDArray[np.bool_]  # [P]: whether a prompt does to all of its ratios
+
+    @classmethod
+    def of(cls, ratio: Sums) -> "Resampled":
+        """Resample one ratio of sums."""
+        numerators, denominators = ratio
+        assert len(numerators) == len(denominators), "the sums are not paired"
+        weights = bootstrap_weights(len(numerators))
+        resamples = _divide(
+            _resampled_sums(weights, numerators), _resampled_sums(weights, denominators)
+        )
+        value = float(_divide(numerators.sum(), denominators.sum()))
+        return cls(value, resamples, denominators > 0)
+
+    @property
+    def n(self) -> int:
+        """How many prompts contribute."""
+        return int(self.contributes.sum())
+
+    def over(self, other: "Resampled") -> "Resampled":
+        """Divide by another number of the same prompts; NaN where that is not above 0."""
+        value = float(_divide(np.float64(self.value), np.float64(other.value)))
+        return Resampled(value, _divide(self.resamples, other.resamples), self._both(other))
+
+    def minus(self, other: "Resampled") -> "Resampled":
+        """Subtract another number of the same prompts."""
+        value = self.value - other.value
+        return Resampled(value, self.resamples - other.resamples, self._both(other))
+
+    def _both(self, other: "Resampled") -> NDArray[np.bool_]:
+        assert len(self.contributes) == len(other.contributes), "arms are not paired"
+        return self.contributes & other.contributes
+
+    def estimate(self) -> Estimate:
+        """Return the number with its percentile interval."""
+        return _estimate(self.value, self.resamples, self.n)
+
+
 def paired_ratio(first: Sums, second: Sums) -> Estimate:
     """Estimate (ratio of `first`) / (ratio of `second`) over the same prompts, in the same order.
 
-    What makes a prompt easy or slow for both arms cancels within a resample. n counts the prompts
-    that contribute to both.
+    n counts the prompts that contribute to both.
     """
-    resampled = _resample((first, second))
-    value = _divide(_total(first), _total(second))
-    return _estimate(float(value), _divide(*resampled), _num_common(first, second))
+    return Resampled.of(first).over(Resampled.of(second)).estimate()
 
 
 def paired_difference(first: Sums, second: Sums) -> Estimate:
     """Estimate (ratio of `first`) - (ratio of `second`); see `paired_ratio`."""
-    return _estimate(*resampled_differences(first, second))
-
-
-def resampled_differences(first: Sums, second: Sums) -> tuple[float, FloatArray, int]:
-    """Return a paired difference, its resamples [R], and how many prompts contribute to both."""
-    resampled = _resample((first, second))
-    value = float(_total(first) - _total(second))
-    return value, resampled[0] - resampled[1], _num_common(first, second)
-
-
-def _resample(arms: Sequence[Sums]) -> list[FloatArray]:  # each [R]
-    num_prompts = len(arms[0].numerators)
-    assert all(len(array) == num_prompts for arm in arms for array in arm), "arms are not paired"
-    weights = bootstrap_weights(num_prompts)
-    return [_divide(*(_resampled_sums(weights, array) for array in arm)) for arm in arms]
+    return Resampled.of(first).minus(Resampled.of(second)).estimate()
 
 
 def _resampled_sums(weights: FloatArray, columns: FloatArray) -> FloatArray:  # [R] or [R, M]
@@ -123,14 +158,6 @@ def _resampled_sums(weights: FloatArray, columns: FloatArray) -> FloatArray:  # 
     return np.stack(sums, axis=1) if sums else np.zeros((len(weights), 0))
 
 
-def _total(sums: Sums) -> FloatArray:
-    return _divide(sums.numerators.sum(), sums.denominators.sum())
-
-
-def _num_common(first: Sums, second: Sums) -> int:
-    return int(((first.denominators > 0) & (second.denominators > 0)).sum())
-
-
 def _divide(above: FloatArray | np.float64, below: FloatArray | np.float64) -> FloatArray:
     """Divide; NaN where `below` is 0 or itself NaN."""
     defined = below > 0
@@ -140,7 +167,7 @@ def _divide(above: FloatArray | np.float64, below: FloatArray | np.float64) -> F
 def _estimate(value: float, resampled: FloatArray, n: int) -> Estimate:
     if math.isnan(value):
         return Estimate(None, None, None, n)
-    if n < 2:
+    if n < MIN_PROMPTS:
         return Estimate(value, None, None, n)
     low, high = np.quantile(resampled[~np.isnan(resampled)], QUANTILES)
     return Estimate(value, float(low), float(high), n)

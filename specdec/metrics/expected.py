@@ -4,17 +4,17 @@ Where `acceptance` counts what happened, these average over what the rule's nois
 step by step, from probabilities that the rule knew anyway.
 """
 
-from specdec.metrics.estimate import Estimate, paired_difference, ratio_estimate
-from specdec.metrics.tally import JUDGED, Tally
+from specdec.metrics.estimate import Estimate
+from specdec.metrics.tally import GAINED, JUDGED, KNOWN, Tally
 
 
 def expected_accepted(tally: Tally) -> Estimate:
     """Return the mean over steps of E[A], given the candidates, the rule's noise averaged out.
 
     It has the mean of `num_accepted` and less noise (Rao-Blackwell), but for stop strings, which it
-    does not know: what they cut off is accepted here.
+    does not know: what they cut off is accepted here. Of the steps whose rule says it.
     """
-    return tally.ratio("expected_accepted", "num_steps")
+    return tally.ratio("expected_accepted", f"{KNOWN}expected_accepted")
 
 
 def transport_bound(tally: Tally) -> Estimate | None:
@@ -43,17 +43,17 @@ def kl(tally: Tally) -> Estimate | None:
 def judged(tally: Tally) -> dict[str, dict[str, Estimate]]:
     """Return for each judge E[A] per step, and how much more that is than the deciding rule's.
 
-    The difference is paired step by step: both saw the very same candidates.
+    The difference is paired step by step: both saw the very same candidates. A rule that does not
+    say its E[A] has none, and no difference.
     """
-    deciding = tally.sums("expected_accepted", "num_steps")
-    found: dict[str, dict[str, Estimate]] = {}
-    for name in tally.named(JUDGED):
-        sums = tally.sums(name, "num_steps")
-        found[name.removeprefix(JUDGED)] = {
-            "expected_accepted": ratio_estimate(*sums),
-            "difference": paired_difference(sums, deciding),
+    names = [name.removeprefix(JUDGED) for name in tally.named(JUDGED)]
+    return {
+        name: {
+            "expected_accepted": tally.ratio(f"{JUDGED}{name}", f"{KNOWN}{JUDGED}{name}"),
+            "difference": tally.ratio(f"{GAINED}{name}", f"{KNOWN}{GAINED}{name}"),
         }
-    return found
+        for name in names
+    }
 
 
 def _or_none(estimate: Estimate) -> Estimate | None:

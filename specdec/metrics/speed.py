@@ -1,9 +1,28 @@
-"""How fast text comes out, where the seconds go, and against which arm."""
+"""How fast text comes out, where the seconds go, and how much faster than one token at a time.
+
+Seconds of other hours or machines are not comparable. So speed is told only against a clock: plain
+steps (`proposer=none`) that were timed in between, on the same prompts (`clock.*` of a `Tally`;
+`clocked.*` are the arm's own steps of those texts). And only as far as it can be true: a step reads
+at least the token that a plain step reads, so it takes no less time, and a speedup is at most tau.
+Where the seconds say otherwise there is no number, but a reason. This is decided here; tables,
+pages, plots and predictions ask.
+"""
 
 import numpy as np
 
-from specdec.metrics.estimate import Estimate, paired_ratio, ratio_estimates
-from specdec.metrics.tally import Tally
+from specdec.metrics.estimate import Estimate, Resampled, ratio_estimates
+from specdec.metrics.significance import Contrast
+from specdec.metrics.tally import CLOCK, CLOCKED, Tally
+
+NO_CLOCK = "timings not comparable: no plain step (proposer=none) was timed beside this run's steps"
+TOO_CHEAP = (
+    "timings not comparable: a step took less time than a one-token step, which reads no more;"
+    " the machine was not the same all along, measure again when it is quiet"
+)
+# A step's cost in plain steps, below which its seconds cannot be true: the upper end of its
+# interval, so that honest steps at 1.0 are hardly ever called false; without an interval the value.
+MIN_COST = 0.95
+MIN_COST_OF_FEW = 0.8
 
 
 def tokens_per_second(tally: Tally) -> Estimate:
@@ -30,15 +49,65 @@ def time_shares(tally: Tally) -> dict[str, Estimate]:
     return dict(zip(parts, shares, strict=True))
 
 
-def speedup(tally: Tally, baseline: Tally) -> Estimate:
-    """Return the decode speed over that of `baseline`, the arm `proposer=none`.
+def step_cost(tally: Tally) -> Estimate:
+    """Return the seconds of a step over those of a plain step, paired; see `incomparable`."""
+    reason = incomparable(tally)
+    return _unknown(reason) if reason is not None else _cost(tally).estimate()
 
-    Both arms must hold as many turns of the same prompts (AssertionError otherwise); tokens are
-    counted alike, from ids. Paired: what makes a prompt slow for both arms does not widen the
-    interval. The interval knows of the choice of prompts, not of a machine that changed between
-    the arms: interleave them.
+
+def speedup(tally: Tally) -> Estimate:
+    """Return tau / step cost: the decode speed over that of plain steps on the same prompts.
+
+    Tau is of all texts, the cost of those beside which plain steps were timed. The interval knows
+    of the choice of prompts, and of a machine that changed as far as the clock saw it.
     """
-    tally.assert_paired(baseline)
-    return paired_ratio(
-        tally.sums("num_emitted", "decode_seconds"), baseline.sums("num_emitted", "decode_seconds")
-    )
+    reason = incomparable(tally)
+    return _unknown(reason) if reason is not None else _speedup(tally).estimate()
+
+
+def cost_ratio(tally: Tally) -> Estimate:
+    """Return the draft seconds of one step / the verifier's seconds of a one-token forward.
+
+    For a chain of gamma tokens it is gamma times the c of Leviathan et al. 2023.
+    """
+    reason = incomparable(tally)
+    if reason is not None:
+        return _unknown(reason)
+    draft = Resampled.of(tally.sums(f"{CLOCKED}propose_seconds", f"{CLOCKED}num_steps"))
+    return draft.over(_plain(tally, "verify_seconds")).estimate()
+
+
+def speedup_contrast(tally: Tally, reference: Tally) -> Contrast | None:
+    """Compare the speedups of two arms over the same prompts; None where one has none."""
+    tally.assert_paired(reference)
+    if any(incomparable(each) is not None for each in (tally, reference)):
+        return None
+    return Contrast(_speedup(tally), _speedup(reference))
+
+
+def incomparable(tally: Tally) -> str | None:
+    """Say why nothing can be said of speed; None if it can, or if there are no seconds at all."""
+    if not tally.total("decode_seconds") > 0:
+        return None
+    if not tally.total(f"{CLOCK}decode_seconds") > 0:
+        return NO_CLOCK
+    cost = _cost(tally).estimate()
+    least, found = (MIN_COST, cost.high) if cost.high is not None else (MIN_COST_OF_FEW, cost.value)
+    return TOO_CHEAP if found is not None and found < least else None
+
+
+def _unknown(reason: str) -> Estimate:
+    return Estimate(None, None, None, 0, reason)
+
+
+def _cost(tally: Tally) -> Resampled:
+    own = Resampled.of(tally.sums(f"{CLOCKED}decode_seconds", f"{CLOCKED}num_steps"))
+    return own.over(_plain(tally, "decode_seconds"))
+
+
+def _plain(tally: Tally, seconds: str) -> Resampled:
+    return Resampled.of(tally.sums(f"{CLOCK}{seconds}", f"{CLOCK}num_steps"))
+
+
+def _speedup(tally: Tally) -> Resampled:
+    return Resampled.of(tally.sums("num_emitted", "num_steps")).over(_cost(tally))

@@ -15,7 +15,7 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "included, prefill excluded.",
         "num_accepted": "Accepted draft tokens of one step, the verifier's own token excluded.",
         "expected_accepted": "Mean over steps of E[A] given the candidates: num_accepted with the "
-        "rule's noise averaged out.",
+        "rule's noise averaged out; null if the rule does not say it.",
         "acceptance_rate": "Accepted / drafted tokens; chains only, otherwise null.",
         "acceptance_at_depth": "P(A >= d given A >= d-1) over the steps at risk: a candidate at "
         "depth d was submitted and the text had not ended above it.",
@@ -32,14 +32,24 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "judged": "For each judge, a rule that was shown the same candidates and decided nothing: "
         "its E[A] per step, and the paired difference to the deciding rule's.",
         "difference": "block_efficiency minus that of the reference arm on the same prompts, "
-        "paired.",
-        "ratio": "block_efficiency over that of the reference arm on the same prompts, paired.",
+        "paired; the best arm, unless one is named. Its interval is at the level at which Holm's "
+        "method tests it, wider the more arms there are: it holds 0 if and only if the arm is "
+        "marked =.",
+        "ratio": "block_efficiency over that of the reference arm on the same prompts, paired; its "
+        "interval is at the level of the difference's.",
+        "p_value": "Of no difference to the reference arm, adjusted for the number of arms (Holm).",
         "cost_ratio": "Draft seconds of one step / verifier seconds of a one-token forward, the "
-        "latter from proposer=none on the same prompts.",
+        "latter from the clock (see speedup).",
         "tokens_per_second": "Emitted tokens / seconds of all steps, prefill excluded (but for the "
         "first look of ngram and of heads with prefix attention at a prompt).",
-        "speedup": "tokens_per_second (prefill excluded) over that of proposer=none on the same "
-        "prompts, paired.",
+        "speedup": "tokens_per_second (prefill excluded) over that of one token at a time "
+        "(proposer=none) on the same prompts, paired: tau / step_cost. The clock are plain steps: "
+        "in a comparison those of the arm proposer=none, interleaved; elsewhere a few that are "
+        "timed beside each job, in the middle of its own texts, at the same batch; of a replay "
+        "those that its costs predict. Null, with a reason, without a clock, and where it would "
+        "exceed tau.",
+        "step_cost": "Seconds of a step over those of a plain step (see speedup): at least 1, "
+        "since a step reads no less.",
         "prefill_seconds": "Mean seconds of prefill (verifier and proposer) of one turn.",
         "time_shares": "Share of the steps' seconds spent on drafting (propose), the verifier's "
         "forward (verify) and the rest (other).",
@@ -63,7 +73,8 @@ def summarize(tally: Tally) -> dict[str, Any]:
     """Return every metric that needs no second arm as {value, low, high, n}, and the counters.
 
     The keys of depths are strings, as JSON wants them. A metric that is undefined for these
-    sums is null, or has a null value.
+    sums is null, or has a null value, with a `reason` where its number would mislead. What is not
+    known of every step is null, too.
     """
     return {
         "block_efficiency": acceptance.block_efficiency(tally).to_row(),
@@ -78,6 +89,9 @@ def summarize(tally: Tally) -> dict[str, Any]:
         "kl": _row(expected.kl(tally)),
         "judged": {name: _rows(each) for name, each in expected.judged(tally).items()},
         "tokens_per_second": speed.tokens_per_second(tally).to_row(),
+        "speedup": speed.speedup(tally).to_row(),
+        "step_cost": speed.step_cost(tally).to_row(),
+        "cost_ratio": speed.cost_ratio(tally).to_row(),
         "prefill_seconds": speed.prefill_seconds(tally).to_row(),
         "time_shares": _rows(speed.time_shares(tally)),
         **_counters(tally),
@@ -89,9 +103,9 @@ def _counters(tally: Tally) -> dict[str, Any]:
     reasons = {name.removeprefix(FINISHED): tally.total(name) for name in tally.named(FINISHED)}
     return {
         "num_prompts": tally.num_prompts,
-        **{name: int(tally.total(name)) for name in names},
-        "num_accepted_tokens": int(tally.total("num_accepted")),
-        "draft_calls": int(tally.total("draft_calls")),
+        **{name: tally.count(name) for name in names},
+        "num_accepted_tokens": tally.count("num_accepted"),
+        "draft_calls": tally.count("draft_calls"),
         "finish_reasons": {name: int(n) for name, n in sorted(reasons.items()) if n},
     }
 

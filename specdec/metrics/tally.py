@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 
 from specdec.core.outcome import Outcome
-from specdec.core.trace import Step, Trace
+from specdec.core.trace import PlainSteps, Step, Trace
 from specdec.metrics.estimate import Estimate, FloatArray, Sums, ratio_estimate
 
 REACHED, AT_RISK, JUDGED, FINISHED = "reached.", "at_risk.", "judged.", "finished."
+KNOWN, GAINED = "known.", "gained."
+CLOCK, CLOCKED = "clock.", "clocked."
+PLAIN = ("num_steps", "verify_seconds", "decode_seconds")  # of a clock's steps
+OWN = ("num_steps", "propose_seconds", "decode_seconds")  # of the arm's own beside them
 LARGEST = "largest_drafted"  # the one column that is not a sum
 
 
@@ -21,12 +25,19 @@ class Tally:
     """The traces of an arm, added up over the turns and steps of each of P prompts.
 
     Small enough to be kept: a hundredth of its traces. No number depends on the order of those.
+    A column that is not there is unknown, unless it is one of a family with a point in its name.
 
     `columns` are named after what a step records, in seconds where the name ends so; beside them:
     `reached.D` (steps with A >= D), `at_risk.D` (see `acceptance_at_depth`), `judged.RULE` (E[A] of
     a judge), `finished.REASON` (texts), `num_drafts` (steps that submitted anything),
     `num_branched` (steps whose candidates were no chain), `largest_drafted` (of one step), and for
     the means over nodes (`overlap`, `bound`, `total_variation`, `kl`) their number, `num_...`.
+
+    What a plug-in need not say is added up over the steps that know it, `known.NAME` of them
+    (`expected_accepted`, `draft_calls`, `judged.RULE`); `gained.RULE` is E[A] of a judge less that
+    of the deciding rule, where both are known. `clock.*` are plain steps that were timed beside the
+    arm's, as many as the texts have tokens, and `clocked.*` the arm's own steps of these texts:
+    their number and seconds.
     """
 
     prompt_ids: tuple[str, ...]  # [P], sorted
@@ -34,19 +45,23 @@ class Tally:
     columns: Mapping[str, FloatArray]  # each [P]
 
     @classmethod
-    def of(cls, traces: Sequence[Trace]) -> "Tally":
-        """Add up traces, in whatever order."""
+    def of(cls, traces: Sequence[Trace], clock: Sequence[PlainSteps] = ()) -> "Tally":
+        """Add up traces, in whatever order; `clock` has the plain steps beside some of them."""
         categories = {trace.prompt_id: trace.category for trace in traces}
+        beside = {(plain.prompt_id, plain.turn): plain for plain in clock}
         rows: dict[str, dict[str, float]] = {name: {} for name in sorted(categories)}
         for trace in traces:
-            _add(rows[trace.prompt_id], _counted(trace))
+            row = _counted(trace)
+            plain = beside.get((trace.prompt_id, trace.turn))
+            timed = {} if plain is None or not plain.num_steps else _clocked(row, plain)
+            _add(rows[trace.prompt_id], row | timed)
         return cls.from_rows(
             [{"prompt_id": name, "category": categories[name], **row} for name, row in rows.items()]
         )
 
     @classmethod
     def from_rows(cls, rows: Sequence[Mapping[str, Any]]) -> "Tally":
-        """Read what `to_rows` wrote; what a row lacks is 0."""
+        """Read what `to_rows` wrote; what some rows lack is 0 there."""
         names = dict.fromkeys(name for row in rows for name in row)
         numbers = [name for name in names if name not in ("prompt_id", "category")]
         return cls(
@@ -68,8 +83,9 @@ class Tally:
         return len(self.prompt_ids)
 
     def column(self, name: str) -> FloatArray:  # [P]
-        """Return one number of each prompt; 0 where it never came up."""
-        return self.columns.get(name, np.zeros(self.num_prompts))
+        """Return one number of each prompt; 0 where it never came up, NaN where it is unknown."""
+        empty = 0.0 if "." in name else np.nan
+        return self.columns.get(name, np.full(self.num_prompts, empty))
 
     def by_depth(self, prefix: str) -> FloatArray:  # [P, D]
         """Return `reached.` or `at_risk.` for d = 1 .. D, the deepest draft token of all."""
@@ -83,8 +99,16 @@ class Tally:
         return [name for name in self.columns if name.startswith(prefix)]
 
     def total(self, name: str) -> float:
-        """Add up over all prompts."""
+        """Add up over all prompts; NaN where that is unknown."""
         return float(self.column(name).sum())
+
+    def count(self, name: str) -> int | None:
+        """Add up a number of things; None where not every step knows of them."""
+        partly = f"{KNOWN}{name}" in self.columns
+        if partly and self.total(f"{KNOWN}{name}") < self.total("num_steps"):
+            return None
+        total = self.total(name)
+        return None if np.isnan(total) else int(total)
 
     def sums(self, numerator: str, denominator: str) -> Sums:
         """Return both sides of a ratio, prompt by prompt."""
@@ -123,22 +147,19 @@ def pooled(tallies: Sequence[Tally]) -> Tally:
         categories.update(zip(tally.prompt_ids, tally.categories, strict=True))
     prompt_ids = tuple(sorted(categories))
     places = {prompt_id: place for place, prompt_id in enumerate(prompt_ids)}
-    columns = {
-        name: np.zeros(len(prompt_ids))
-        for name in dict.fromkeys(name for tally in tallies for name in tally.columns)
-    }
+    names = dict.fromkeys(name for tally in tallies for name in tally.columns)
+    columns = {name: np.zeros(len(prompt_ids)) for name in names}
     for tally in tallies:
         rows = [places[prompt_id] for prompt_id in tally.prompt_ids]
-        for name, column in tally.columns.items():
+        for name in names:
             add = np.maximum if name == LARGEST else np.add
-            columns[name][rows] = add(columns[name][rows], column)
+            columns[name][rows] = add(columns[name][rows], tally.column(name))
     return Tally(prompt_ids, tuple(categories[name] for name in prompt_ids), columns)
 
 
 def _counted(trace: Trace) -> dict[str, float]:
     """Add up the steps of one text."""
     steps = trace.steps
-    judges = steps[0].judged if steps else ()
     return {
         "num_turns": 1,
         f"{FINISHED}{trace.finish_reason}": 1,
@@ -146,7 +167,9 @@ def _counted(trace: Trace) -> dict[str, float]:
         "num_steps": len(steps),
         **{name: sum(map(count, steps)) for name, count in COUNTS.items()},
         LARGEST: max((step.drafted for step in steps), default=0),
-        **{f"{JUDGED}{name}": sum(step.judged[name] for step in steps) for name in judges},
+        **_optional("expected_accepted", [step.expected_accepted for step in steps]),
+        **_optional("draft_calls", [step.draft_calls for step in steps]),
+        **_judged(steps),
         **_by_depth(REACHED, [step.accepted for step in steps], steps),
         **_by_depth(AT_RISK, [_depth_at_risk(step) for step in steps], steps),
     }
@@ -158,12 +181,10 @@ COUNTS: Mapping[str, Callable[[Step], float]] = {
     "num_drafted": lambda step: step.drafted,
     "num_drafts": lambda step: step.drafted > 0,
     "num_branched": lambda step: step.drafted != step.depth,
-    "draft_calls": lambda step: step.draft_calls,
     "propose_seconds": lambda step: step.propose_seconds,
     "verify_seconds": lambda step: step.verify_seconds,
     "other_seconds": lambda step: step.other_seconds,
     "decode_seconds": lambda s: s.propose_seconds + s.verify_seconds + s.other_seconds,
-    "expected_accepted": lambda step: step.expected_accepted,
     "overlap": lambda step: sum(step.overlap),
     "num_overlap": lambda step: len(step.overlap),
     "bound": lambda step: sum(step.bound),
@@ -172,6 +193,34 @@ COUNTS: Mapping[str, Callable[[Step], float]] = {
     "kl": lambda step: sum(pair[1] for pair in step.divergence),
     "num_divergence": lambda step: len(step.divergence),
 }
+
+
+def _optional(name: str, values: Sequence[float | None]) -> dict[str, float]:
+    """Add up what is known, and count it."""
+    known = [value for value in values if value is not None]
+    return {name: sum(known), f"{KNOWN}{name}": len(known)}
+
+
+def _judged(steps: Sequence[Step]) -> dict[str, float]:
+    """Add up what judges said, and what they said beyond the deciding rule."""
+    found: dict[str, float] = {}
+    for name in steps[0].judged if steps else ():
+        said = [(step.judged[name], step.expected_accepted) for step in steps]
+        gains = [None if a is None or b is None else a - b for a, b in said]
+        found |= _optional(f"{JUDGED}{name}", [judged for judged, _ in said])
+        found |= _optional(f"{GAINED}{name}", gains)
+    return found
+
+
+def _clocked(row: Mapping[str, float], plain: PlainSteps) -> dict[str, float]:
+    """Set the steps of one text beside the plain steps that were timed with it."""
+    return clock_columns(plain) | {f"{CLOCKED}{name}": row[name] for name in OWN}
+
+
+def clock_columns(plain: PlainSteps) -> dict[str, float]:
+    """Return the sums of plain steps under their names in a tally, for a whole text."""
+    share = plain.stand_for / plain.num_steps
+    return {f"{CLOCK}{name}": share * getattr(plain, name) for name in PLAIN}
 
 
 def _depth_at_risk(step: Step) -> int:

@@ -37,7 +37,9 @@ def propose_where(
     trees = zip(able, grown(able) if able else [], strict=True)
     proposals = {context.row: proposal for context, proposal in trees}
     return [
-        proposals.get(c.row) or Proposal(CandidateTree.chain(c.token_ids[-1], ())) for c in contexts
+        proposals.get(c.row)
+        or Proposal(CandidateTree.chain(c.token_ids[-1], ()), num_draft_calls=0)
+        for c in contexts
     ]
 
 

@@ -42,7 +42,7 @@ class NGram:
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
         """Copy what followed last time."""
-        return [Proposal(self._candidates(context)) for context in contexts]
+        return [Proposal(self._candidates(each), num_draft_calls=0) for each in contexts]
 
     def _candidates(self, context: Context) -> CandidateTree:
         start = self._indices[context.row].find(context.token_ids)

@@ -21,7 +21,8 @@ class NoProposer:
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
         """Propose nothing."""
-        return [Proposal(CandidateTree.chain(context.token_ids[-1], ())) for context in contexts]
+        chains = [CandidateTree.chain(context.token_ids[-1], ()) for context in contexts]
+        return [Proposal(chain, num_draft_calls=0) for chain in chains]
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         """Nothing to learn."""

@@ -68,7 +68,7 @@ class Recorded:
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
         """Copy from the recording, with errors."""
-        return [Proposal(self._candidates(context)) for context in contexts]
+        return [Proposal(self._candidates(each), num_draft_calls=0) for each in contexts]
 
     def _candidates(self, context: Context) -> CandidateTree:
         text = self._texts[context.request_id]

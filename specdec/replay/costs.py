@@ -7,6 +7,7 @@ expects they make the seconds that decoding would take, and so tokens per second
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,12 +18,16 @@ import numpy as np
 from specdec.core.errors import UserError
 from specdec.core.jsonl import write_json
 from specdec.core.protocols import TreePolicy
-from specdec.core.trace import Step, Trace
+from specdec.core.trace import PlainSteps, Step, Trace
 from specdec.core.values import Draw
 from specdec.tree.fixed import FixedTree
 
 VERSION = 2
 DRAWN, LIKELIEST = "drawn", "likeliest"  # how the children of a node are chosen: by chance or not
+# A forward behind a draft's work finds threads and caches warm, so that it takes less than the same
+# one among idle steps: 0.83 to 0.88 of it on two quiet cores. Much less is a machine that changed.
+LEAST_FACTOR = 0.7
+PLAIN = "none"  # what `Costs.drafts` calls steps without candidates
 
 
 @dataclass(frozen=True)
@@ -116,12 +121,18 @@ class Costs:
     tree: Curve
     drafts: Mapping[str, DraftCosts]  # by what the proposer is known by
 
+    @property
+    def plain(self) -> Seconds:
+        """What a step without candidates takes: the clock of predicted speeds."""
+        plain = next(each for each in self.drafts.values() if each.name == PLAIN)
+        return Seconds(0.0, self.chain.at(1), plain.other.at(1))
+
     def knows(self, draft: ProposerKey) -> bool:
         """Whether a proposer was measured."""
         return draft.known_by in self.drafts
 
     def of_step(self, draft: ProposerKey, shape: TreeShape) -> Seconds:
-        """Predict one step of one request."""
+        """Predict one step of one request: never cheaper than one without candidates."""
         costs = self.drafts[draft.known_by]
         propose = 0.0
         if shape.num_tokens > 1:
@@ -133,7 +144,9 @@ class Costs:
         verify = (self.tree if shape.branches else self.chain).at(shape.num_tokens)
         if shape.num_tokens > 1:
             verify *= costs.verify
-        return Seconds(propose, verify, costs.other.at(shape.num_tokens))
+        other = costs.other.at(shape.num_tokens)
+        missing = sum(self.plain) - (propose + verify + other)
+        return Seconds(propose, verify + max(0.0, missing), other)
 
     def require(self, draft: ProposerKey, where: str) -> None:
         """Refuse a proposer that was not measured.
@@ -179,12 +192,14 @@ def read_costs(path: Path) -> Costs:
         row = json.loads(path.read_text(encoding="utf-8"))
         if row["version"] != VERSION:
             raise ValueError(f"version {row['version']}, and this reads version {VERSION}")
-        return Costs(
+        costs = Costs(
             row["facts"],
             _curve(row["chain"]),
             _curve(row["tree"]),
             {name: _draft(each) for name, each in row["drafts"].items()},
         )
+        _require_possible(costs)
+        return costs
     except OSError as error:
         raise UserError(f"costs={str(path)!r}: cannot be read ({error.strerror})") from None
     except (KeyError, TypeError, ValueError, AssertionError) as error:
@@ -192,6 +207,34 @@ def read_costs(path: Path) -> Costs:
         raise UserError(
             f"costs={str(path)!r}: not what specdec-costs writes ({what}); measure anew"
         ) from None
+
+
+def _require_possible(costs: Costs) -> None:
+    """Refuse seconds that no machine takes.
+
+    Raises:
+        ValueError: a number is below 0 or none at all, more tokens are said to take less, or steps
+            without candidates are missing.
+    """
+    forwards = {"chain": costs.chain, "tree": costs.tree}
+    curves = dict(forwards)
+    if PLAIN not in [draft.name for draft in costs.drafts.values()]:
+        raise ValueError("nothing about plain steps")
+    for draft in costs.drafts.values():
+        name = draft.name
+        curves |= {f"{name}: a level, {choice}": curve for choice, curve in draft.level.items()}
+        curves[f"{name}: the rest of a step"] = draft.other
+        for part, number in (("start", draft.start), ("verify", draft.verify)):
+            if not 0 <= number < math.inf:
+                raise ValueError(f"{name}: {part} {number}")
+        if draft.verify < LEAST_FACTOR:
+            raise ValueError(f"{name}: verify {draft.verify}, expected {LEAST_FACTOR} at least")
+    for name, curve in curves.items():
+        if not all(0 <= each < math.inf for each in curve.seconds):
+            raise ValueError(f"{name}: seconds below 0")
+    for name, curve in forwards.items():
+        if list(curve.seconds) != sorted(curve.seconds):
+            raise ValueError(f"{name}: more tokens take less time")
 
 
 def _curve(row: Mapping[str, Sequence[Any]]) -> Curve:
@@ -224,12 +267,18 @@ def costs_of_file(where: str, fingerprint: Mapping[str, str]) -> Costs:
 
 def with_seconds(
     traces: Sequence[Trace], costs: Costs, draft: ProposerKey, policy: TreePolicy | None
-) -> list[Trace]:
-    """Tell the steps of traces the seconds that they are predicted to take."""
-    return [
+) -> tuple[list[Trace], list[PlainSteps]]:
+    """Tell the steps of traces the seconds that they are predicted to take, and plain ones."""
+    timed = [
         replace(trace, steps=tuple(_timed(step, costs, draft, policy) for step in trace.steps))
         for trace in traces
     ]
+    verify, decode = costs.plain.verify, sum(costs.plain)
+    clock = [
+        PlainSteps(trace.prompt_id, trace.turn, 1, verify, decode, len(trace.output_ids))
+        for trace in traces
+    ]
+    return timed, clock
 
 
 def _timed(step: Step, costs: Costs, draft: ProposerKey, policy: TreePolicy | None) -> Step:

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from specdec.core.renewal import starts_along
+from specdec.core.trace import PlainSteps
 from specdec.metrics import Tally
+from specdec.metrics.tally import CLOCKED, KNOWN, OWN, clock_columns
 from specdec.replay.costs import Seconds
 from specdec.replay.texts import Text
 
@@ -66,12 +68,14 @@ def tally(
     parts: Sequence[Replayed],
     num_drafted: Sequence[int] | None = None,
     seconds: Sequence[Seconds] | None = None,
+    plain: Seconds | None = None,
 ) -> Tally:
     """Add up what steps are expected to count, prompt by prompt, as `Tally.of` adds up traces.
 
     `num_drafted[d]` is how many draft tokens a step submits that may go down to depth d (from 0);
     None: unknown without decoding, and so is everything that is made from it. `seconds[d]` is what
-    such a step is predicted to take; None: no seconds are told.
+    such a step is predicted to take, and `plain` what one without candidates is, which speed is
+    compared with; None: no seconds are told.
 
     All of it is exact, given the texts, but for one thing: end tokens among candidates beside the
     text, below which nothing is submitted. They make `num_drafted` a little too large and, in trees
@@ -79,7 +83,8 @@ def tally(
     """
     rows: dict[str, dict[str, float | str]] = {}
     for part in parts:
-        for text, counts in zip(part.texts, _counts(part, num_drafted, seconds), strict=True):
+        columns = _counts(part, num_drafted, seconds, plain)
+        for text, counts in zip(part.texts, columns, strict=True):
             row = rows.setdefault(text.prompt_id, {"category": text.category})
             for name, value in counts.items():
                 before = row.get(name, 0.0)
@@ -89,7 +94,10 @@ def tally(
 
 
 def _counts(
-    part: Replayed, num_drafted: Sequence[int] | None, seconds: Sequence[Seconds] | None
+    part: Replayed,
+    num_drafted: Sequence[int] | None,
+    seconds: Sequence[Seconds] | None,
+    plain: Seconds | None,
 ) -> list[dict[str, float]]:
     starts, survival, limits = part.starts, part.survival, part.limits
     depths = range(1, survival.shape[2])
@@ -99,6 +107,7 @@ def _counts(
         "num_accepted": (starts[..., None] * survival[..., 1:]).sum(dim=(1, 2)),
     }
     columns["expected_accepted"] = columns["num_accepted"]
+    columns[f"{KNOWN}expected_accepted"] = columns["num_steps"]
     for d in depths:
         columns[f"reached.{d}"] = (starts * survival[..., d]).sum(dim=1)
         columns[f"at_risk.{d}"] = (starts * survival[..., d - 1] * tested[d]).sum(dim=1)
@@ -112,16 +121,25 @@ def _counts(
         columns["num_branched"] = (starts * branched[limits]).sum(dim=1)
     if seconds is not None:
         columns |= _seconds(starts, limits, seconds)
-    plain = {name: column.tolist() for name, column in columns.items()}
+        columns |= {f"{CLOCKED}{name}": columns[name] for name in OWN}
+    told = {name: column.tolist() for name, column in columns.items()}
     return [
         {
             "num_turns": 1,
             f"finished.{text.finish_reason}": 1,
             "num_emitted": len(text.output_ids),
-            **{name: column[row] for name, column in plain.items()},
+            **{name: column[row] for name, column in told.items()},
+            **_clock(len(text.output_ids), plain),
         }
         for row, text in enumerate(part.texts)
     ]
+
+
+def _clock(num_tokens: int, plain: Seconds | None) -> dict[str, float]:
+    """Add up what plain steps take for as many tokens."""
+    if plain is None:
+        return {}
+    return clock_columns(PlainSteps("", 0, 1, plain.verify, sum(plain), num_tokens))
 
 
 def _seconds(

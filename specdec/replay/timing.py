@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression, nnls
 
 from specdec.core.errors import UserError
 from specdec.core.trace import Step
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
-from specdec.replay.costs import Costs, Curve, DraftCosts, ProposerKey
+from specdec.replay.costs import LEAST_FACTOR, Costs, Curve, DraftCosts, ProposerKey
 
 MIN_STEPS = 8  # whose median makes a point
 
@@ -44,7 +45,8 @@ class Filler:
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
         """Say the last token again and again: hardly ever right, and if so, of little harm."""
-        return [Proposal(self._tree(context.token_ids[-1])) for context in contexts]
+        trees = [self._tree(context.token_ids[-1]) for context in contexts]
+        return [Proposal(tree, num_draft_calls=0) for tree in trees]
 
     def _tree(self, token: int) -> CandidateTree:
         repeated = (token,) * self._num_tokens
@@ -73,8 +75,8 @@ def fitted(timed: Sequence[Timed], facts: Mapping[str, object]) -> Costs:
         UserError: too few steps were timed for any curve.
     """
     steps = [step for each in timed if each.draft is None for step in each.steps]
-    chain = curve([(s.drafted + 1, s.verify_seconds) for s in steps if s.drafted == s.depth])
-    tree = curve([(s.drafted + 1, s.verify_seconds) for s in steps if s.drafted != s.depth])
+    chain = curve([(s.drafted + 1, s.verify_seconds) for s in steps if is_chain(s)])
+    tree = curve([(s.drafted + 1, s.verify_seconds) for s in steps if not is_chain(s)])
     groups: dict[str, list[Timed]] = {}
     names: dict[str, str] = {}
     for each in timed:
@@ -105,26 +107,52 @@ def _draft(name: str, timed: Sequence[Timed], chain: Curve, tree: Curve) -> Draf
     """Fit what one proposer takes: its start and its levels, none of them below 0."""
     verify = _factor([step for each in timed for step in each.steps], chain, tree)
     other = curve([(s.drafted + 1, s.other_seconds) for each in timed for s in each.steps])
-    told = [(each, full) for each in timed if len(full := _whole(each)) >= MIN_STEPS]
-    if not told:
+    design = Design.of(timed)
+    if design is None:
         if any(each.parents for each in timed):
             raise _too_few("no tree was grown")
         return DraftCosts(name, 0.0, {}, verify, other)
-    unknown = dict.fromkeys((each.choice, n) for each, _ in told for n in each.parents)
-    columns = {key: place for place, key in enumerate(unknown, start=1)}
-    rows = np.zeros((len(told), 1 + len(columns)))
-    for row, (each, full) in zip(rows, told, strict=True):
-        row[0] = 1
-        for number in each.parents:
-            row[columns[each.choice, number]] += 1
-        row /= median(step.propose_seconds for step in full)  # all errors count by their share
+    seconds = [median(step.propose_seconds for step in steps) for steps in design.steps]
+    rows = design.counts / np.array(seconds)[:, None]  # all errors count by their share
     found, _ = nnls(rows, np.ones(len(rows)))
     levels: dict[str, Curve] = {}
-    for choice in dict.fromkeys(choice for choice, _ in columns):
-        points = {n: float(found[columns[choice, n]]) for c, n in columns if c == choice}
+    for choice in dict.fromkeys(choice for choice, _ in design.levels):
+        points = {
+            n: float(value)
+            for (c, n), value in zip(design.levels, found[1:], strict=True)
+            if c == choice
+        }
         sizes = tuple(sorted(points))
         levels[choice] = Curve(sizes, tuple(points[size] for size in sizes))
     return DraftCosts(name, float(found[0]), levels, verify, other)
+
+
+@dataclass(frozen=True)
+class Design:
+    """Of what the seconds of a proposer's drafting are made: one start, and levels."""
+
+    steps: Sequence[Sequence[Step]]  # of each of R kinds of steps that were timed often enough
+    levels: Sequence[tuple[str, int]]  # how children are chosen, and below how many nodes: [L]
+    counts: NDArray[np.float64]  # [R, 1 + L]: the start, then how many of each level
+
+    @classmethod
+    def of(cls, timed: Sequence[Timed]) -> "Design | None":
+        """Count starts and levels; None where nothing was drafted often enough."""
+        told = [(each, full) for each in timed if len(full := _whole(each)) >= MIN_STEPS]
+        if not told:
+            return None
+        levels = list(dict.fromkeys((each.choice, n) for each, _ in told for n in each.parents))
+        counts = np.zeros((len(told), 1 + len(levels)))
+        counts[:, 0] = 1
+        for row, (each, _) in zip(counts, told, strict=True):
+            for number in each.parents:
+                row[1 + levels.index((each.choice, number))] += 1
+        return cls([full for _, full in told], levels, counts)
+
+
+def is_chain(step: Step) -> bool:
+    """Whether a step's candidates, if any, hang one from another."""
+    return step.drafted == step.depth
 
 
 def _too_few(what: str) -> UserError:
@@ -145,4 +173,4 @@ def _factor(steps: Sequence[Step], chain: Curve, tree: Curve) -> float:
         if step.drafted:
             shares.setdefault((branches, size), []).append(step.verify_seconds / expected)
     often = [median(each) for each in shares.values() if len(each) >= MIN_STEPS]
-    return sum(often) / len(often) if often else 1.0
+    return max(LEAST_FACTOR, sum(often) / len(often)) if often else 1.0

@@ -53,6 +53,7 @@ class Run:
     training_tokens: int | None  # of its heads or its draft
     lossless: bool
     peak_memory_bytes: int | None
+    cut_short: bool = False  # an arm of a comparison that was interrupted
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Arm:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether nothing is proposed: what speed is compared with."""
+        """Whether nothing is proposed: one token at a time."""
         return all(run.proposes_nothing for run in self.runs.values())
 
     @property
@@ -88,11 +89,6 @@ class Setting:
     label: str
     options: Mapping[str, Any]
     arms: Sequence[Arm]
-
-    @property
-    def baseline(self) -> Arm | None:
-        """The arm that proposes nothing, if there is one."""
-        return next((arm for arm in self.arms if arm.is_baseline), None)
 
 
 @dataclass(frozen=True)
@@ -117,6 +113,11 @@ class Collection:
         return [run for arm in self.arms for run in arm.runs.values()]
 
     @property
+    def cut_short(self) -> list[Run]:
+        """Arms of comparisons that were interrupted, on the prompts that all of them finished."""
+        return [run for run in self.runs if run.cut_short]
+
+    @property
     def recordings(self) -> dict[tuple[str, str], int]:
         """What was replayed in place of decoding, and what seconds come from, by how many runs."""
         told = [run.circumstances for run in self.runs]
@@ -135,7 +136,10 @@ def collect(folder: Path, force: bool = False) -> Collection:
     states = {path.parent: state_of(path.parent) for path in sorted(folder.rglob("status.json"))}
     if not folder.is_dir() or not states:
         raise UserError(f"run={str(folder)!r}: no run directory in that folder")
-    runs = [read_run(path) for path, state in states.items() if state == COMPLETE]
+    told = [
+        path for path, state in states.items() if state == COMPLETE or is_cut_short(path, state)
+    ]
+    runs = [read_run(path) for path in told]
     if not runs:
         listed = ", ".join(f"{path.name}: {state}" for path, state in list(states.items())[:3])
         raise UserError(f"run={str(folder)!r}: none of {len(states)} runs is complete ({listed})")
@@ -149,7 +153,7 @@ def collect(folder: Path, force: bool = False) -> Collection:
     return Collection(
         folder,
         _settings(runs, shown, set(apart) if force else set()),
-        {str(path.relative_to(folder)): s for path, s in states.items() if s != COMPLETE},
+        {str(path.relative_to(folder)): s for path, s in states.items() if path not in told},
         doubled,
         apart,
         force and bool(apart),
@@ -179,7 +183,9 @@ def read_run(path: Path) -> Run:
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise UserError(f"{path}: damaged ({reason})") from None
     used, plain = options(config), proposes_nothing(config)
-    return Run(path, used, known, plain, circumstances, read_tally(path), facts, *outcome)
+    cut_short = is_cut_short(path, state_of(path))
+    tally = read_tally(path)
+    return Run(path, used, known, plain, circumstances, tally, facts, *outcome, cut_short)
 
 
 def respelled(runs: Sequence[Run]) -> list[Run]:
@@ -223,6 +229,19 @@ def _is_code_of(known: str, name: str) -> bool:
     return what in (TARGET, "code") and (
         owner == name or (owner.startswith(f"{name}.") and name == "judges")
     )
+
+
+def is_cut_short(path: Path, state: str) -> bool:
+    """Whether this is an arm of a comparison that ended early and yet has results.
+
+    Arms of a comparison are summarized on the prompts that all of them finished.
+    """
+    if state not in ("interrupted", "failed") or not (path / "summary.json").exists():
+        return False
+    try:
+        return bool(json.loads((path / "provenance.json").read_text(encoding="utf-8"))["compared"])
+    except DAMAGE:
+        return False
 
 
 def is_ordinary(name: str) -> bool:

@@ -16,7 +16,7 @@ def flat(summary: Mapping[str, Any]) -> dict[str, float | int]:
 
 
 def _flat(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float | int]]:
-    if node.keys() == ENDINGS.keys():
+    if node.keys() >= ENDINGS.keys():
         named = {f"{prefix}{ending}": node[part] for part, ending in ENDINGS.items()}
     else:
         named = {f"{prefix}_{name}" if prefix else name: value for name, value in node.items()}

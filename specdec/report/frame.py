@@ -1,6 +1,6 @@
 """The table of a report, one arm a row: to compute with (CSV, Parquet) and to paste (Markdown)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,19 @@ from specdec.metrics import DEFINITIONS
 from specdec.report.collect import Setting
 from specdec.report.comparison import Compared
 from specdec.report.flat import flat
-from specdec.report.table import in_words, one_line, too_few
+from specdec.report.table import INTERVALS, NOTHING, TIE, in_words, one_line, reasons, too_few
 
 Results = Sequence[tuple[Setting, Sequence[Compared]]]
 
 PASTED = ("block_efficiency", "difference", "acceptance_rate", "overlap", "speedup")
+TITLES = {"difference": "difference to reference (Holm's level)"}
+MARKS = {"block_efficiency": ("best", "tie"), "speedup": ("fastest", "tie_in_speed")}
 
 
 def frame(results: Results) -> pd.DataFrame:
     """Lay out all arms: options, then metrics, each with `_low`, `_high` and `_n` behind it."""
-    return pd.DataFrame([_row(setting, each) for setting, arms in results for each in arms])
+    table = pd.DataFrame([_row(setting, each) for setting, arms in results for each in arms])
+    return table.astype(dict.fromkeys(("tie", "tie_in_speed"), "boolean"))  # or not tested
 
 
 def _row(setting: Setting, each: Compared) -> dict[str, Any]:
@@ -33,8 +36,9 @@ def _row(setting: Setting, each: Compared) -> dict[str, Any]:
         "seeds": ",".join(map(str, sorted(each.arm.runs))),
         "lossless": each.arm.lossless,
         "reference": summary.get("reference"),
-        "tie": each.tie,
-        "tie_in_speed": each.tie_in_speed,
+        "tie": summary["tie"],
+        "tie_in_speed": summary["tie_in_speed"],
+        "speedup_reason": summary["speedup"].get("reason"),
         **flat(summary),
     }
 
@@ -63,29 +67,34 @@ def markdown(results: Results, notes: Iterable[str]) -> str:
     for setting, arms in results:
         shown = _filled(arms)
         lines.append(f"### {setting.label}\n")
-        titles = ["arm", "lossless", *map(in_words, shown), *counts]
+        titles = ["arm", "lossless", *(TITLES.get(name, in_words(name)) for name in shown), *counts]
         lines.append(f"| {' | '.join(titles)} |")
         lines.append("|---" * len(titles) + "|")
         for each in arms:
-            cells = [
-                one_line(each.summary.get(name), signed=name == "difference") for name in shown
-            ]
-            cells[0] += " =" if each.tie else ""
+            cells = [_shown(each.summary, name) for name in shown]
             name = each.arm.label.replace("|", "\\|")
             lossless = "yes" if each.arm.lossless else "no"
             cells += [str(each.summary[key]) for key in counts.values()]
             lines.append(f"| {' | '.join([name, lossless, *cells])} |")
         lines.append("")
-        note = too_few([each.summary for each in arms])
-        lines += [f"{note}\n"] if note is not None else []
+        summaries = [each.summary for each in arms]
+        few = too_few(summaries)
+        notes = [*([few] if few is not None else []), *reasons(summaries)]
+        lines += [f"{note}\n" for note in notes]
     names = _filled([each for _, arms in results for each in arms])
     lines += [f"* {in_words(name)}: {DEFINITIONS[name]}" for name in names]
-    lines.append("* Intervals: 95 %, bootstrap over prompts; `=`: not resolved from the best arm")
-    lines.append("  (Holm-adjusted p >= 0.05).")
+    lines += [f"* {INTERVALS}", "* Bold: the best arm of a table, and the fastest.", f"* {TIE}"]
     return "\n".join(lines) + "\n"
+
+
+def _shown(summary: Mapping[str, Any], name: str) -> str:
+    cell = one_line(summary.get(name), signed=name == "difference")
+    first, tie = MARKS.get(name, (None, None))
+    cell = f"**{cell}**" if first is not None and summary[first] else cell
+    return f"{cell} =" if tie is not None and summary[tie] else cell
 
 
 def _filled(arms: Sequence[Compared]) -> list[str]:
     """Name what at least one arm has a number for; what nobody timed has no speed."""
     rows = {name: [each.summary.get(name) for each in arms] for name in PASTED}
-    return [name for name in PASTED if any(row and row["value"] is not None for row in rows[name])]
+    return [name for name in PASTED if any(one_line(row) != NOTHING for row in rows[name])]

@@ -30,14 +30,14 @@ from specdec.core.jsonl import (
     write_text,
     writing,
 )
-from specdec.core.trace import Trace
+from specdec.core.trace import PlainSteps, Trace
 from specdec.metrics import Tally
 
 COMPLETE, DAMAGED = "complete", "damaged"
 # What a complete run consists of, and `status.json` vouches for.
 FILES = (
     *("config.yaml", "provenance.json", "traces.jsonl"),
-    *("tally.jsonl", "summary.json", "tokens.jsonl"),
+    *("clock.jsonl", "tally.jsonl", "summary.json", "tokens.jsonl"),
 )
 OF = "run"  # of a row of traces: the identity of the run that it belongs to
 # Traces of an interrupted session count only if these are still the same: seconds are in them.
@@ -54,12 +54,21 @@ CIRCUMSTANCES = (
 
 @dataclass(frozen=True)
 class TraceFile:
-    """A file that grows by one whole line for each trace, which says what run it belongs to."""
+    """A file that grows by one whole line for each trace, which says what run it belongs to.
+
+    Beside it lies one for the plain steps that are timed with the traces, its `clock`.
+    """
 
     path: Path
     identity: str
 
-    def append(self, trace: Trace) -> None:
+    @property
+    def clock(self) -> "TraceFile":
+        """Where plain steps go: `clock.jsonl`, `clock.part-1.jsonl`."""
+        name = self.path.name.replace("traces", "clock", 1)
+        return TraceFile(self.path.with_name(name), self.identity)
+
+    def append(self, trace: Trace | PlainSteps) -> None:
         """Add one line.
 
         Raises:
@@ -67,7 +76,7 @@ class TraceFile:
         """
         append_row(self.path, self.row(trace))
 
-    def row(self, trace: Trace) -> dict[str, Any]:
+    def row(self, trace: Trace | PlainSteps) -> dict[str, Any]:
         """Return the line of a trace."""
         return sealed({**trace.to_row(), OF: self.identity})
 
@@ -80,6 +89,8 @@ def trace_file(run: Path, rank: int, identity: str) -> TraceFile:
 
 class RunDir:
     """Write `config.yaml`, `provenance.json`, `traces.jsonl`, `tally.jsonl`, `summary.json`.
+
+    Beside the traces lies their clock, `clock.jsonl` (see `PlainSteps`), if they have any.
 
     Used as a context manager, which holds a lock: no two processes write one run. Whoever enters
     looks at `taken` first. Nothing is changed before `start`, or `begin`, which starts what was
@@ -150,7 +161,7 @@ class RunDir:
         stale = ["summary.json", "tally.jsonl", "tokens.jsonl"]
         if not self._resume:
             stale += ["provenance.json"]
-            stale += [file.name for file in self._trace_files()]
+            stale += [file.name for file in (*self._trace_files(), *self._clock_files())]
         with writing(self.path):
             for name in stale:
                 (self.path / name).unlink(missing_ok=True)
@@ -192,12 +203,34 @@ class RunDir:
     def _trace_files(self) -> list[Path]:
         return [self.path / "traces.jsonl", *sorted(self.path.glob("traces.part-*.jsonl"))]
 
+    def _clock_files(self) -> list[Path]:
+        return [self.path / "clock.jsonl", *sorted(self.path.glob("clock.part-*.jsonl"))]
+
     def _rewrite(self, traces: Sequence[Trace]) -> None:
+        """Bring files of parts into one each; what was timed beside other texts goes."""
+        if any(file.exists() for file in self._clock_files()):
+            self.keep_clock(self._clock_of(traces))
         file = self.trace_file(rank=0)
         write_jsonl(file.path, map(file.row, traces))
         with writing(self.path):
-            for part in self.path.glob("traces.part-*.jsonl"):
+            for part in (*self._trace_files()[1:], *self._clock_files()[1:]):
                 part.unlink()
+
+    def keep_clock(self, clock: Sequence[PlainSteps]) -> None:
+        """Write the plain steps that were timed beside the traces."""
+        file = self.trace_file(rank=0).clock
+        write_jsonl(file.path, map(file.row, clock))
+
+    def _clock_of(self, traces: Sequence[Trace]) -> list[PlainSteps]:
+        """Read what was timed beside these texts, as far as it is as written."""
+        turns = {(trace.prompt_id, trace.turn) for trace in traces}
+        rows = [row for file in self._clock_files() for row in whole_rows(file)]
+        try:
+            found = [PlainSteps(**row) for row in rows if row.pop(OF, None) == self._identity]
+        except TypeError:  # of another version
+            return []
+        last = {(plain.prompt_id, plain.turn): plain for plain in found}
+        return [plain for turn, plain in last.items() if turn in turns]
 
     def _whole_prompts(self, num_turns: Mapping[str, int]) -> list[Trace]:
         """Read the traces that are of this run and as written, of prompts without a missing turn.
@@ -321,12 +354,30 @@ def read_tally(path: Path) -> Tally:
     """
     file = path / "tally.jsonl"
     if not file.exists():
-        return Tally.of(read_traces(path))
+        return Tally.of(read_traces(path), read_clock(path))
     rows = [row for _, row in read_jsonl(file)]
     try:
         return Tally.from_rows(rows)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: damaged ({type(error).__name__}: {error})") from None
+
+
+def read_clock(path: Path) -> list[PlainSteps]:
+    """Read what was timed beside the traces of a run directory; nothing, if nothing was.
+
+    Raises:
+        UserError: a line is damaged.
+    """
+    file = path / "clock.jsonl"
+    found: list[PlainSteps] = []
+    for number, row in read_jsonl(file) if file.exists() else ():
+        try:
+            plain = unsealed(row)
+            plain.pop(OF, None)
+            found.append(PlainSteps(**plain))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{file}:{number}: no plain steps of this version ({error})") from None
+    return found
 
 
 def read_traces(path: Path) -> list[Trace]:

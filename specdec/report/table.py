@@ -8,11 +8,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from specdec.metrics import DEFINITIONS
+from specdec.metrics import DEFINITIONS, MIN_PROMPTS
 
 NOTHING = "-"
-FEW = 5  # prompts, below which no difference can be resolved
-TIE = "=: not resolved from the best arm (Holm-adjusted p >= 0.05)"
+INTERVALS = (
+    "Intervals: 95 %, bootstrap over prompts; those of a difference and its ratio at the level of"
+    " Holm's test, so that they hold 0 (and 1) if and only if the arm is marked =."
+)
+TIE = (
+    "=: not resolved from the reference arm (the best one, unless another is named), p >= 0.05,"
+    " paired over prompts, adjusted by Holm; at a speedup: from the fastest."
+)
 Numbers = Mapping[str, Any]
 
 
@@ -46,12 +52,14 @@ def print_tables(by_title: Mapping[str, Sequence[Row]], explained: bool = True) 
     console = Console(width=max(needed, console.width))
     for table in tables:
         console.print(table)
-    console.print("[dim]Intervals: 95 %, bootstrap over prompts.[/dim]")
+    console.print(f"[dim]{INTERVALS}[/dim]", highlight=False)
     references = {row.summary["reference"] for row in rows if "reference" in row.summary}
     for reference in sorted(references):
         console.print(f"[dim]reference arm: {reference}[/dim]", highlight=False)
-    if any(row.summary.get("tie") for row in rows):
-        console.print(f"[dim]{TIE}[/dim]")
+    if any(row.summary.get(name) for row in rows for name in ("tie", "tie_in_speed")):
+        console.print(f"[dim]{TIE}[/dim]", highlight=False)
+    for reason in reasons([row.summary for row in rows]):
+        console.print(f"[dim]{reason}[/dim]", highlight=False)
     note = too_few([row.summary for row in rows])
     if note is not None and len(rows) > 1:
         console.print(f"[dim]{note}[/dim]", highlight=False)
@@ -126,23 +134,39 @@ def defined(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
 def too_few(summaries: Sequence[Numbers]) -> str | None:
     """Say of how few prompts arms are; None if there are enough to compare them."""
     numbers = [each["num_prompts"] for each in summaries if "num_prompts" in each]
-    few = sorted({number for number in numbers if number < FEW})
+    few = sorted({number for number in numbers if number < MIN_PROMPTS})
     if not few:
         return None
     range_ = f"{few[0]} to {few[-1]}" if len(few) > 1 else f"{few[0]}"
     name = "prompt" if few == [1] else "prompts"
-    return f"n = {range_} {name}: too few to resolve differences"
+    fewer = f"fewer than {MIN_PROMPTS} have no intervals, no tests and no marks"
+    return f"n = {range_} {name}: too few to resolve differences ({fewer})"
+
+
+def reasons(summaries: Sequence[Numbers]) -> list[str]:
+    """Say why there is no speedup, each reason once."""
+    rows = [summary.get("speedup") or {} for summary in summaries]
+    return list(dict.fromkeys(row["reason"] for row in rows if row.get("reason")))
 
 
 def efficiency(summary: Numbers) -> str:
     """Write block efficiency and, where something was drafted, E[A]."""
     expected = summary.get("expected_accepted")
-    cell = estimate(summary["block_efficiency"])
-    if summary.get("tie"):
-        cell = cell.replace("\n", " =\n", 1) if "\n" in cell else f"{cell} ="
-    if expected is None or not expected["value"]:
+    cell = _marked(estimate(summary["block_efficiency"]), summary.get("tie"))
+    if expected is None or expected["value"] is None or summary.get("num_drafted") == 0:
         return cell
     return f"{cell}\n[dim]E\\[A] {expected['value']:.2f}[/dim]"
+
+
+def faster(summary: Numbers) -> str:
+    """Write the speedup, or why there is none."""
+    return _marked(estimate(summary.get("speedup")), summary.get("tie_in_speed"))
+
+
+def _marked(cell: str, tie: bool | None) -> str:
+    if not tie:
+        return cell
+    return cell.replace("\n", " =\n", 1) if "\n" in cell else f"{cell} ="
 
 
 def overlap_and_bound(summary: Numbers) -> str:
@@ -164,7 +188,7 @@ def losslessness(summary: Numbers) -> str:
 
 
 def estimate(row: Numbers | None, digits: int = 2, signed: bool = False) -> str:
-    """Write a number above its interval; a dash where there is none."""
+    """Write a number above its interval; a dash, or why, where there is none."""
     value, interval = _texts(row, digits, signed)
     return f"{value}\n[dim]{interval}[/dim]" if interval else value
 
@@ -186,9 +210,15 @@ def one_line(row: Numbers | None, digits: int = 3, signed: bool = False) -> str:
     return f"{value} ({interval})" if interval else value
 
 
+def unknown(row: Numbers | None) -> str:
+    """Write a dash, or in few words why there is no number."""
+    reason = None if row is None else row.get("reason")
+    return NOTHING if reason is None else reason.partition(":")[0]
+
+
 def _texts(row: Numbers | None, digits: int, signed: bool) -> tuple[str, str]:
     if row is None or row["value"] is None:
-        return NOTHING, ""
+        return unknown(row), ""
     form, between = (f"+.{digits}f", " to ") if signed else (f".{digits}f", "-")
     interval = "" if row["low"] is None else f"{row['low']:{form}}{between}{row['high']:{form}}"
     return f"{row['value']:{form}}", interval
@@ -218,7 +248,7 @@ def agreement(same_text: Mapping[str, int] | None) -> str:
 COLUMNS = (
     Column("block\nefficiency", efficiency, ("block_efficiency", "expected_accepted")),
     Column(
-        "difference\nto reference",
+        "difference\nto reference\n(Holm's level)",
         lambda summary: estimate(summary.get("difference"), signed=True),
         ("difference",),
     ),
@@ -235,7 +265,7 @@ COLUMNS = (
     ),
     Column("overlap and\nroot bound", overlap_and_bound, ("overlap", "transport_bound")),
     Column("tokens/s", lambda summary: estimate(summary["tokens_per_second"], digits=1), ()),
-    Column("speedup", lambda summary: estimate(summary.get("speedup")), ("speedup",)),
+    Column("speedup", faster, ("speedup",)),
     Column("lossless", losslessness, ("total_variation", "kl"), justify_right=False),
     Column(
         "same text\nas none\nat T=0",

@@ -24,14 +24,17 @@ def write_report(
     """Compare the runs below a folder and write everything beside them.
 
     Raises:
-        UserError: there is nothing to report, a run is damaged, or no arm is called `reference`.
+        UserError: there is nothing to report, a run is damaged, or neither an arm nor a run's
+            folder is called `reference`.
     """
     collection = collect(folder, force)
+    folders = {run.path.name: arm.label for arm in collection.arms for run in arm.runs.values()}
     labels = {arm.label for arm in collection.arms}
-    if reference is not None and reference not in labels:
+    called = folders.get(reference or "", reference)
+    if called is not None and called not in labels:
         raise UserError(f"reference={reference!r}: expected one of {'; '.join(sorted(labels))}")
     results = [
-        (setting, compared(setting, _where_it_is(setting, reference)))
+        (setting, compared(setting, _where_it_is(setting, called)))
         for setting in collection.settings
     ]
     write_tables(results, folder, notes(collection))
@@ -53,6 +56,9 @@ def notes(collection: Collection) -> Iterator[str]:
         listed = "; ".join(f"{name} ({state})" for name, state in states[:5])
         more = f" and {len(states) - 5} more" if len(states) > 5 else ""
         yield f"{len(states)} runs are not complete and not in here: {listed}{more}"
+    if collection.cut_short:
+        listed = ", ".join(run.path.name for run in collection.cut_short)
+        yield f"cut short, and told of the prompts that all arms finished: {listed}"
     if collection.doubled:
         number, listed = len(collection.doubled), ", ".join(collection.doubled[:5])
         yield f"left out, since another run has the same options and seed, {number}: {listed}"

@@ -82,13 +82,16 @@ def test_the_deciding_rule_as_its_own_judge_differs_by_exactly_nothing(tree: str
     summary = summarize(Tally.of(traces))
     said = summary["judged"]["same"]
     assert said["expected_accepted"] == summary["expected_accepted"]
-    assert (said["difference"]["value"], said["difference"]["low"]) == (0.0, 0.0)
-    assert sum(step.expected_accepted for step in steps(traces)) > 0, "nothing was judged"
+    assert said["difference"]["value"] == 0.0
+    assert said["expected_accepted"]["value"] > 0, "nothing was judged"
 
 
 def test_block_accepts_at_least_what_token_level_rejection_does_on_every_chain():
     """Sun et al. 2025, theorem 2, here of each single proposal; and somewhere it is more."""
-    judged = [step.judged for step in steps(decode(CHAIN, Rejection(), RULES_OF_CHAINS, num=40))]
+    judged = [
+        {name: value or 0.0 for name, value in step.judged.items()}
+        for step in steps(decode(CHAIN, Rejection(), RULES_OF_CHAINS, num=40))
+    ]
     assert len(judged) > 300
     # Six digits are kept.
     assert all(each["block"] >= each["rejection"] - 1e-6 for each in judged)

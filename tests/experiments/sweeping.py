@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-SECONDS = ("second", "speed", "time_share", "cost_ratio", "memory")  # what no two runs share
+SECONDS = ("second", "speed", "time_share", "cost", "memory")  # what no two runs share
 
 
 def table(folder: Path) -> pd.DataFrame:

@@ -12,15 +12,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from omegaconf import OmegaConf
 from running import CommandLine, Tiny
 from transformers import AutoTokenizer
 
-from specdec.core.trace import Trace
+from specdec.core.trace import PlainSteps, Trace
 from specdec.metrics import Tally, cost_ratio, speedup, summarize
-from specdec.report.run_dir import read_traces
+from specdec.report.run_dir import read_clock, read_traces
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -29,8 +30,9 @@ TWO_ARMS = 'arms=["proposer=none", "proposer=ngram"]'
 NAMES = ("none", "ngram", "draft_model,tree.gamma=2")
 FILES = {
     *(".lock", "config.yaml", "provenance.json", "status.json", "summary.json", "tally.jsonl"),
-    *("tokens.jsonl", "traces.jsonl"),
+    *("clock.jsonl", "tokens.jsonl", "traces.jsonl"),
 }
+REPORT = {"plots", "report.html", "summary.csv", "summary.md", "summary.parquet"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def state(run_dir: Path) -> str:
 
 
 def test_every_arm_has_a_whole_run_directory(comparison: Comparison) -> None:
-    assert {path.name for path in comparison.folder.iterdir()} == set(NAMES)
+    assert {path.name for path in comparison.folder.iterdir()} == {*NAMES, *REPORT}
     for name in NAMES:
         found = {path.name for path in (comparison.folder / name).iterdir()}
         assert found == FILES, f"{name}: temporary files left, or results missing"
@@ -120,11 +122,13 @@ def test_traces_hold_every_prompt_once(comparison: Comparison, name: str) -> Non
 def test_the_summary_follows_from_the_traces_alone(comparison: Comparison, name: str) -> None:
     """Record raw, derive late: no number may need what only the process knew."""
     run_dir = comparison.folder / name
-    assert_recomputable(read_json(run_dir / "summary.json"), read_traces(run_dir))
+    assert_recomputable(run_dir)
 
 
-def assert_recomputable(summary: dict[str, Any], traces: Sequence[Trace]) -> None:
-    again = summarize(Tally.of(traces))
+def assert_recomputable(run_dir: Path, traces: Sequence[Trace] | None = None) -> None:
+    summary = read_json(run_dir / "summary.json")
+    traces = read_traces(run_dir) if traces is None else traces
+    again = summarize(Tally.of(traces, read_clock(run_dir)))
     differing = {key: (summary[key], again[key]) for key in again if summary[key] != again[key]}
     assert not differing, f"saved and recomputed from traces.jsonl: {differing}"
 
@@ -135,8 +139,9 @@ def test_comparing_numbers_follow_from_the_traces_of_two_arms(
 ) -> None:
     summary = read_json(comparison.folder / name / "summary.json")
     traces, baseline = (read_traces(comparison.folder / arm) for arm in (name, "none"))
-    assert summary["speedup"] == speedup(Tally.of(traces), Tally.of(baseline)).to_row()
-    assert summary["cost_ratio"] == cost_ratio(Tally.of(traces), Tally.of(baseline)).to_row()
+    tally = Tally.of(traces, [PlainSteps.of(trace) for trace in baseline])
+    assert summary["speedup"] == speedup(tally).to_row()
+    assert summary["cost_ratio"] == cost_ratio(tally).to_row()
     assert summary["lossless"] is True
     assert summary["arm"] == name
     assert summary["rule"] == "rejection"
@@ -183,6 +188,35 @@ def test_the_table_shows_every_arm_and_says_what_its_numbers_mean(comparison: Co
     assert "3 prompts" in comparison.out
     for name in ("block_efficiency", "acceptance_rate", "acceptance_at_depth", "speedup"):
         assert f"{name}: " in comparison.out, f"{name} is shown and not defined"
+
+
+def test_arms_are_tested_against_the_best_and_reported(comparison: Comparison) -> None:
+    """Three prompts resolve nothing: differences stand alone, and nothing is marked."""
+    summaries = {name: read_json(comparison.folder / name / "summary.json") for name in NAMES}
+    taus = {name: each["block_efficiency"]["value"] for name, each in summaries.items()}
+    best = max(taus, key=lambda name: taus[name])
+    assert "difference" not in summaries[best]
+    for name in set(NAMES) - {best}:
+        difference = summaries[name]["difference"]
+        assert difference["value"] == pytest.approx(taus[name] - taus[best])
+        assert (difference["low"], difference["n"]) == (None, 3)
+        assert summaries[name]["reference"] == best
+        assert summaries[name]["tie"] is summaries[name]["p_value"] is None
+    assert f"reference arm: {best}" in comparison.out
+    assert "too few to resolve differences" in comparison.out
+    assert f"report: {comparison.folder / 'report.html'}" in comparison.out
+    table = pd.read_csv(comparison.folder / "summary.csv")
+    assert sorted(table["block_efficiency"]) == pytest.approx(sorted(taus.values()))
+    assert sorted(table["speedup"].dropna()) == pytest.approx(
+        sorted(s["speedup"]["value"] for s in summaries.values() if s["speedup"]["value"])
+    )
+
+
+def test_a_reference_is_the_report_too(cli: CommandLine, tiny: Tiny) -> None:
+    options = tiny.options("run", TWO_ARMS, "reference=none", "max_new_tokens=4")
+    assert cli("compare", *options).status == 0
+    table = pd.read_csv("run/summary.csv").set_index("arm")
+    assert table["reference"].dropna().to_dict() == {"ngram, rejection": "none"}
 
 
 def test_arms_take_turns_at_every_prompt(
@@ -245,7 +279,7 @@ def test_a_batched_comparison_is_summarized_from_its_traces(cli: CommandLine, ti
     assert cli("compare", *options).status == 0
     for name in ("none", "draft_model"):
         run_dir = Path("run") / name
-        assert_recomputable(read_json(run_dir / "summary.json"), read_traces(run_dir))
+        assert_recomputable(run_dir)
 
 
 def test_the_seed_decides_about_samples(cli: CommandLine, tiny: Tiny) -> None:
@@ -333,7 +367,7 @@ def test_decode_writes_its_run_into_the_folder_itself(cli: CommandLine, tiny: Ti
     assert "ngram" in ended.out
     assert "run directory: " in ended.out
     assert "block_efficiency: " in ended.out
-    assert_recomputable(read_json(Path("run/summary.json")), read_traces(Path("run")))
+    assert_recomputable(Path("run"))
 
 
 # --- Interrupts and failures ---
@@ -372,7 +406,13 @@ def test_ctrl_c_leaves_valid_partial_results_and_says_so(
         counts[name] = len(read_traces(run_dir))
         summary = read_json(run_dir / "summary.json")
         assert summary["num_prompts"] == 1, "arms must be compared on the prompts that both have"
-        assert_recomputable(summary, read_traces(run_dir)[:1])
+        assert_recomputable(run_dir, read_traces(run_dir)[:1])
+    table = pd.read_csv("run/summary.csv").set_index("arm")
+    assert set(table["num_prompts"]) == {1}
+    assert set(table.index) == {"none", "ngram, rejection"}
+    assert "Cut short" in Path("run/report.html").read_text()
+    again = cli("report", "run=run")
+    assert "cut short, and told of the prompts that all arms finished: ngram, none" in again.out
     assert sorted(counts.values()) == [1, 2], "a finished text was lost"
 
 
@@ -385,6 +425,7 @@ def test_ctrl_c_before_the_first_pair_claims_nothing(
     assert "interrupted after 0 of 3 prompts" in ended.out + ended.err
     assert state(Path("run/none")) == state(Path("run/ngram")) == "interrupted"
     assert len(read_traces(Path("run/none"))) == 1
+    assert not Path("run/report.html").exists()
 
 
 def test_ctrl_c_in_decode_leaves_valid_partial_results_and_says_so(
@@ -396,7 +437,7 @@ def test_ctrl_c_in_decode_leaves_valid_partial_results_and_says_so(
     assert "Traceback" not in ended.err
     assert state(Path("run")) == "interrupted"
     assert len(read_traces(Path("run"))) == 2
-    assert_recomputable(read_json(Path("run/summary.json")), read_traces(Path("run")))
+    assert_recomputable(Path("run"))
     said = ended.out + ended.err
     assert "interrupted after 2 of 3" in said, f"decode does not say what it left:\n{said}"
 
@@ -410,6 +451,7 @@ def test_a_crash_leaves_a_traceback_in_the_status(
     with pytest.raises(RuntimeError, match="boom"):
         cli(entry_point, *tiny.options("run", *more))
     run_dirs = [Path("run/none"), Path("run/ngram")] if more else [Path("run")]
+    assert not Path("run/report.html").exists()
     for run_dir in run_dirs:
         status = read_json(run_dir / "status.json")
         assert status["state"] == "failed", "a run that crashed must not look complete"

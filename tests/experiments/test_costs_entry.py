@@ -14,9 +14,35 @@ from specdec.experiments.replay_choice import Choice, best_of_each, frontier
 
 from specdec.metrics import Estimate
 
-pytestmark = pytest.mark.usefixtures("empty_folder")
+pytestmark = pytest.mark.usefixtures("empty_folder", "quiet")
 
 SMALL = ("proposers=[ngram,draft_model]", "tokens=[1,2,3,4]", "widths=[2]", "max_new_tokens=12")
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Believe whatever is measured: the machine that tests run on has other work."""
+    monkeypatch.setattr("specdec.replay.doubts.doubts", lambda timed: [])
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_what_cannot_be_is_measured_again_and_then_refused(
+    tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch, rounds: int
+) -> None:
+    said = iter([["verifier, chain: 2 tokens take less time than 1"]] * rounds + [[]])
+    monkeypatch.setattr("specdec.replay.doubts.doubts", lambda timed: next(said))
+    models = (f"verifier.path={tiny.verifier}", f"prompts.path={tiny.prompts}")
+    small = ("proposers=[]", "tokens=[1,2,3]", "max_new_tokens=12", "output=costs.json")
+    ended = cli("costs", *models, *small)
+    assert "measured again, since this cannot be: verifier, chain: 2 tokens" in ended.out
+    if rounds == 1:
+        assert (ended.status, Path("costs.json").exists()) == (0, True)
+        return
+    assert (ended.status, Path("costs.json").exists()) == (2, False)
+    assert ended.err == (
+        "error: verifier, chain: 2 tokens take less time than 1: this cannot be; measure again on"
+        " a quiet machine\n"
+    )
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import binom
 
 from specdec.metrics.estimate import (
+    MIN_PROMPTS,
     NUM_RESAMPLES,
     Estimate,
     FloatArray,
@@ -32,10 +33,28 @@ def test_weights_are_multinomial_counts_that_depend_on_the_number_of_prompts_onl
 
 
 def test_value_is_the_ratio_of_sums_and_not_the_mean_of_ratios():
-    estimate = ratio_estimate(array(1, 9), array(1, 3))
+    estimate = ratio_estimate(array(1, 9, 1, 9, 1, 9), array(1, 3, 1, 3, 1, 3))
     assert estimate.value == 10 / 4  # the mean of ratios would be 2
-    # Both prompts, or one of them twice: a quarter of the resamples at each end.
-    assert (estimate.low, estimate.high, estimate.n) == (1.0, 3.0, 2)
+    # One kind of prompt six times is rarer than 2.5 %; five times at one end, once at the other.
+    assert estimate.low == pytest.approx((5 * 1 + 9) / (5 * 1 + 3))
+    assert estimate.high == pytest.approx((1 + 5 * 9) / (1 + 5 * 3))
+    assert estimate.n == 6
+
+
+@pytest.mark.parametrize("num_prompts", range(1, 9))
+def test_fewer_than_six_prompts_have_no_interval(num_prompts: int):
+    rng = np.random.default_rng(num_prompts)
+    arm, other = (Sums(rng.random(num_prompts), rng.random(num_prompts) + 1) for _ in range(2))
+    for estimate in (ratio_estimate(*arm), paired_ratio(arm, other), paired_difference(arm, other)):
+        assert estimate.value is not None
+        assert (estimate.low is None) == (estimate.high is None) == (num_prompts < MIN_PROMPTS)
+
+
+def test_prompts_that_do_not_contribute_do_not_count():
+    """Of ten prompts five have a denominator, or five are common to both ratios."""
+    half, whole = Sums(np.ones(10), array(*[1, 0] * 5)), Sums(np.ones(10), np.ones(10))
+    assert ratio_estimate(*half) == Estimate(2.0, None, None, 5)
+    assert paired_ratio(half, whole) == Estimate(2.0, None, None, 5)
 
 
 def test_columns_are_estimated_as_if_alone():
@@ -65,13 +84,19 @@ def test_what_is_undefined_is_none(
 
 
 def test_resamples_without_a_denominator_are_left_out():
-    # One resample in 16 holds neither of the first two prompts; none may turn into nan or inf.
-    estimate = ratio_estimate(array(1, 2, 0, 0), array(1, 1, 0, 0))
-    assert (estimate.value, estimate.low, estimate.high, estimate.n) == (1.5, 1.0, 2.0, 2)
+    # One resample in 700 holds none of the first six prompts; none may turn into nan or inf.
+    some, none = np.ones(6), np.zeros(30)
+    estimate = ratio_estimate(np.concatenate([1.5 * some, none]), np.concatenate([some, none]))
+    assert (estimate.value, estimate.low, estimate.high, estimate.n) == (1.5, 1.5, 1.5, 6)
 
 
 def test_a_row_is_valid_json_and_reads_back():
-    for estimate in (ratio_estimate(array(1, 9), array(1, 3)), ratio_estimate(array(), array())):
+    unknown = Estimate(None, None, None, 0, "for a reason")
+    for estimate in (
+        ratio_estimate(array(1, 9), array(1, 3)),
+        ratio_estimate(array(), array()),
+        unknown,
+    ):
         text = json.dumps(estimate.to_row(), allow_nan=False)
         assert Estimate(**json.loads(text)) == estimate
 

@@ -1,5 +1,6 @@
 """E[A], its bound, divergence and judges: hand cases, laws of conservation, and nothing at all."""
 
+import json
 import math
 import random
 
@@ -12,19 +13,19 @@ from specdec.metrics import (
     Estimate,
     Tally,
     block_efficiency,
-    efficiency_difference,
-    efficiency_ratio,
+    efficiency_contrast,
     expected_accepted,
     judged,
     kl,
     num_accepted,
     overlap,
+    summarize,
     total_variation,
     transport_bound,
 )
 
 NOTHING = Estimate(None, None, None, 0)
-PLAIN = make_step(0, 0)
+PLAIN = make_step(0, 0, expected=0.0)
 
 
 def by_hand() -> list[Trace]:
@@ -57,7 +58,7 @@ def test_example_by_hand():
     found = judged(Tally.of(traces))
     assert found["other"]["expected_accepted"].value == 2.75 / 3
     assert found["other"]["difference"].value == pytest.approx(0.5 / 3, abs=1e-12)
-    assert found["own"]["difference"] == Estimate(0.0, 0.0, 0.0, 2), "the rule against itself"
+    assert found["own"]["difference"] == Estimate(0.0, None, None, 2), "the rule against itself"
 
 
 def test_divergence_counts_every_emitted_token():
@@ -65,6 +66,40 @@ def test_divergence_counts_every_emitted_token():
     traces = by_hand()
     num_pairs = sum(len(step.divergence) for trace in traces for step in trace.steps)
     assert num_pairs == sum(step.emitted for trace in traces for step in trace.steps)
+
+
+def test_a_rule_that_does_not_say_what_it_expects_has_no_number():
+    """0 would be a claim, and a difference of it to a judge's a false one."""
+    silent = [make_trace("a", make_step(1, 2, judged={"other": 1.75}))]
+    found = judged(Tally.of(silent))["other"]
+    assert expected_accepted(Tally.of(silent)) == NOTHING
+    assert found["expected_accepted"] == Estimate(1.75, None, None, 1)
+    assert found["difference"] == NOTHING
+    summary = summarize(Tally.of(silent))
+    assert summary["expected_accepted"]["value"] is None
+    assert summary["judged"]["other"]["difference"]["value"] is None
+
+
+def test_a_judge_that_does_not_say_what_it_expects_has_no_number():
+    steps = [make_step(1, 2, expected=1.5, judged={"silent": None, "other": 1.0})] * 2
+    found = judged(Tally.of([make_trace("a", *steps)]))
+    assert found["silent"] == {"expected_accepted": NOTHING, "difference": NOTHING}
+    assert found["other"]["difference"].value == -0.5
+
+
+def test_what_some_steps_know_is_of_those_steps():
+    """A difference is of the steps of which both rules know it."""
+    steps = [
+        make_step(1, 2, expected=1.5, judged={"other": 1.0}),
+        make_step(1, 2, judged={"other": 3.0}),
+        make_step(1, 2, expected=0.5, judged={"other": None}),
+    ]
+    tally = Tally.of([make_trace("a", *steps)])
+    assert expected_accepted(tally).value == 1.0
+    found = judged(tally)["other"]
+    assert (found["expected_accepted"].value, found["difference"].value) == (2.0, -0.5)
+    rows = json.loads(json.dumps(tally.to_rows()))
+    assert judged(Tally.from_rows(rows)) == judged(tally)
 
 
 def test_one_prompt_has_no_interval():
@@ -100,8 +135,10 @@ def test_of_one_draw_the_bound_is_the_overlap():
 
 def test_an_arm_against_itself_differs_by_nothing():
     traces = random_traces(6, 10, 3, seed=2)
-    assert efficiency_difference(Tally.of(traces), Tally.of(traces)) == Estimate(0.0, 0.0, 0.0, 6)
-    assert efficiency_ratio(Tally.of(traces), Tally.of(traces)) == Estimate(1.0, 1.0, 1.0, 6)
+    contrast = efficiency_contrast(Tally.of(traces), Tally.of(traces))
+    assert contrast.difference() == Estimate(0.0, 0.0, 0.0, 6)
+    ratio = contrast.ratio()
+    assert [ratio.value, ratio.low, ratio.high] == pytest.approx([1.0, 1.0, 1.0], abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -112,10 +149,12 @@ def test_difference_and_ratio_are_of_the_two_efficiencies(seed: int):
     assert first is not None
     assert second is not None
     arms = Tally.of(one), Tally.of(other)
-    difference, ratio = efficiency_difference(*arms), efficiency_ratio(*arms)
+    contrast = efficiency_contrast(*arms)
+    difference, ratio = contrast.difference(), contrast.ratio()
     assert difference.value == pytest.approx(first - second, abs=1e-12)
     assert ratio.value == pytest.approx(first / second, abs=1e-12)
-    assert efficiency_difference(*arms[::-1]).value == -(difference.value or math.nan)
+    turned = efficiency_contrast(*arms[::-1]).difference()
+    assert turned.value == -(difference.value or math.nan)
     for estimate in (difference, ratio):
         assert estimate.low is not None
         assert estimate.high is not None
@@ -124,7 +163,7 @@ def test_difference_and_ratio_are_of_the_two_efficiencies(seed: int):
 
 def test_other_prompts_are_not_compared():
     with pytest.raises(AssertionError, match="same prompts"):
-        efficiency_difference(Tally.of(example()), Tally.of(example()[:1]))
+        efficiency_contrast(Tally.of(example()), Tally.of(example()[:1]))
 
 
 def test_averaging_the_noise_out_keeps_the_mean_and_narrows_the_interval():

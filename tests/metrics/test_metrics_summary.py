@@ -1,17 +1,19 @@
 import json
 import operator
 import time
+from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from metric_traces import example, make_step, make_trace, random_traces
 
 from specdec.core.trace import Trace
-from specdec.metrics import DEFINITIONS, Estimate, Tally, block_efficiency, summarize
+from specdec.metrics import DEFINITIONS, Estimate, Tally, block_efficiency, pooled, summarize
 from specdec.metrics.summary import DEFINITIONS as SAME_DEFINITIONS
 
 # And what no trace tells.
-NEED_MORE = {"cost_ratio", "speedup", "difference", "ratio", "peak_memory_bytes"}
+NEED_MORE = {"difference", "ratio", "p_value", "peak_memory_bytes"}
 
 
 def test_example_by_hand():
@@ -42,6 +44,29 @@ def test_every_key_is_defined():
     assert DEFINITIONS is SAME_DEFINITIONS
     with pytest.raises(TypeError):
         operator.setitem(cast(Any, DEFINITIONS), "mine", "better")
+
+
+def test_what_a_plug_in_does_not_say_is_no_number():
+    """Not every step knows of its draft's forwards: their number is unknown, and not smaller."""
+    told = make_step(1, 2)
+    summary = summarize(Tally.of([make_trace("a", told, replace(told, draft_calls=None))]))
+    assert summary["draft_calls"] is None
+    assert summary["expected_accepted"] == {"value": None, "low": None, "high": None, "n": 0}
+    assert summarize(Tally.of([make_trace("a", told)]))["draft_calls"] == 2
+
+
+@pytest.mark.parametrize("missing", ["num_drafted", "prefill_seconds", "decode_seconds", "overlap"])
+def test_a_column_that_nobody_noted_is_unknown(missing: str):
+    """Replay knows not all that decoding does; nought would be a claim."""
+    tally = Tally.of(random_traces(9, 6, 3, seed=1))
+    kept = {name: column for name, column in tally.columns.items() if name != missing}
+    poorer = Tally(tally.prompt_ids, tally.categories, kept)
+    for known in (poorer, Tally.from_rows(json.loads(json.dumps(poorer.to_rows())))):
+        summary = summarize(known)
+        name = {"decode_seconds": "tokens_per_second"}.get(missing, missing)
+        row = summary[name]
+        assert (row if missing == "num_drafted" else row["value"]) is None
+    assert np.isnan(pooled([tally, poorer]).total(missing)), "a part of it is unknown"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ def test_sums_by_hand():
     assert tally.by_depth(REACHED).tolist() == [[2, 1, 1], [2, 1, 0]]
     assert tally.by_depth(AT_RISK).tolist() == [[3, 2, 1], [2, 1, 1]]
     assert tally.column("finished.eos").tolist() == [0, 1]
-    assert tally.column("no such thing").tolist() == [0, 0]
+    assert tally.column("finished.never").tolist() == [0, 0], "of a family of names: it never came"
+    assert np.isnan(tally.column("no such thing")).all(), "nobody noted it"
 
 
 def test_judges_are_counted_by_name():

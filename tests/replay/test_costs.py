@@ -1,14 +1,16 @@
 """What steps cost: curves from the steps that were timed, and seconds of those to come."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from specdec.core.errors import UserError
 from specdec.core.outcome import Outcome
-from specdec.core.trace import Step, Trace
+from specdec.core.trace import PlainSteps, Step, Trace
 from specdec.core.values import Draw
 from specdec.replay.costs import (
     DRAWN,
@@ -36,7 +38,7 @@ NONE = ProposerKey("none", "4567")
 
 def costs() -> Costs:
     levels = {DRAWN: Curve((1, 4), (1.0, 4.0)), LIKELIEST: Curve((1, 4), (0.5, 2.0))}
-    draft = DraftCosts(DRAFT.name, 10.0, levels, 0.5, Curve((1, 5), (0.1, 0.5)))
+    draft = DraftCosts(DRAFT.name, 10.0, levels, 0.9, Curve((1, 5), (0.1, 0.5)))
     plain = DraftCosts(NONE.name, 0.0, {}, 1.0, Curve((1,), (0.1,)))
     return Costs(
         FACTS,
@@ -64,9 +66,9 @@ def test_parents_are_the_inner_nodes_of_each_level() -> None:
 
 def test_a_step_is_the_sum_of_its_parts() -> None:
     chain = costs().of_step(DRAFT, TreeShape.of(Chain(4), 4, 4))
-    assert chain == (10 + 4 * 1.0, 0.5 * 140.0, 0.5)
+    assert chain == pytest.approx((10 + 4 * 1.0, 0.9 * 140.0, 0.5))
     tree = costs().of_step(DRAFT, TreeShape.of(Sparse([[0, 0], [1, 0]]), 4, 2))
-    assert tree == pytest.approx((10 + 0.5 + 1.0, 0.5 * 240.0, 0.5))
+    assert tree == pytest.approx((10 + 0.5 + 1.0, 0.9 * 240.0, 0.5))
     assert costs().of_step(NONE, TreeShape.of(None, 0, 0)) == (0, 100, 0.1)
 
 
@@ -74,7 +76,7 @@ def test_steps_are_shorter_where_a_text_ends() -> None:
     found = costs().of_tree(DRAFT, Chain(2))
     assert found is not None
     assert [step.propose for step in found] == [0, 11, 12]
-    assert [step.verify for step in found] == [100, 55, 60]
+    assert [step.verify for step in found] == pytest.approx([100, 99, 108])
     assert costs().of_tree(DRAFT, Filtered(2)) is None  # the draft decides how many there are
     assert sum(costs().of_largest(DRAFT, Chain(2))) == sum(found[-1])
 
@@ -96,9 +98,52 @@ def step(drafted: int, depth: int, *, scale: float = 1.0) -> Step:
 
 def test_traces_get_the_seconds_of_their_steps() -> None:
     trace = Trace("a", "", 0, 3, (1, 2), "", "length", 0.0, (step(0, 0), step(2, 2)))
-    first, second = with_seconds([trace], costs(), DRAFT, Chain(2))[0].steps
+    (timed,), clock = with_seconds([trace], costs(), DRAFT, Chain(2))
+    first, second = timed.steps
     assert (first.propose_seconds, first.verify_seconds) == (0, 100)
-    assert (second.propose_seconds, second.verify_seconds) == (12, 60)
+    assert (second.propose_seconds, second.verify_seconds) == pytest.approx((12, 108))
+    assert clock == [PlainSteps("a", 0, 1, 100.0, 100.1, 2)]
+
+
+def test_no_step_is_predicted_to_be_cheaper_than_one_of_one_token() -> None:
+    """Costs that say so by their noise would be a speedup above tau."""
+    told = costs()
+    warm, ngram = (
+        DraftCosts("ngram", 0.0, {}, 0.7, Curve((2,), (0.01,))),
+        ProposerKey("ngram", "89"),
+    )
+    told = replace(told, drafts={**told.drafts, ngram.known_by: warm})
+    for gamma in (1, 2, 3):
+        shape = TreeShape.of(None, gamma, gamma)
+        assert sum(told.of_step(ngram, shape)) == pytest.approx(sum(told.plain))
+    step = told.of_step(ngram, TreeShape.of(None, 8, 8))
+    assert step.verify == pytest.approx(0.7 * 180), "what costs more is left as it is"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"start": -1.0}, "start -1.0"),
+        ({"verify": 0.4}, "verify 0.4, expected 0.7 at least"),
+        ({"verify": math.nan}, "verify nan"),
+        ({"level": {DRAWN: Curve((1,), (-2.0,))}}, "a level, drawn: seconds below 0"),
+        ({"chain": Curve((1, 2), (2.0, 1.0))}, "chain: more tokens take less time"),
+        ({"tree": Curve((3,), (math.inf,))}, "tree: seconds below 0"),
+        ({"drafts": {}}, "nothing about plain steps"),
+    ],
+)
+def test_costs_that_no_machine_has_are_refused(
+    tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    told = costs()
+    if change.keys() <= {"chain", "tree", "drafts"}:
+        told = replace(told, **change)
+    else:
+        wrong = replace(told.drafts[DRAFT.known_by], **change)
+        told = replace(told, drafts={**told.drafts, DRAFT.known_by: wrong})
+    told.write(tmp_path / "costs.json")
+    with pytest.raises(UserError, match=f"{reason}.*measure anew"):
+        read_costs(tmp_path / "costs.json")
 
 
 def test_what_went_into_the_seconds_is_found_again() -> None:
@@ -120,7 +165,7 @@ def test_what_went_into_the_seconds_is_found_again() -> None:
     draft = found.drafts[DRAFT.known_by]
     assert draft.start == pytest.approx(10)
     assert draft.level[DRAWN].seconds == pytest.approx((1.0, 4.0))
-    assert draft.verify == pytest.approx(0.5)
+    assert draft.verify == pytest.approx(0.9)
     for tree, drafted, depth in shapes:
         shape = TreeShape.of(tree, drafted, depth)
         assert found.of_step(DRAFT, shape) == pytest.approx(told.of_step(DRAFT, shape))

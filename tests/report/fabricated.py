@@ -8,10 +8,10 @@ from typing import Any
 from metric_traces import make_trace, random_traces
 from omegaconf import OmegaConf
 
-from specdec.core.trace import Trace
+from specdec.core.trace import PlainSteps, Trace
 from specdec.metrics import Tally, summarize
 from specdec.report.options import identity, known_by
-from specdec.report.run_dir import RunDir
+from specdec.report.run_dir import RunDir, read_clock
 
 MACHINE = {"device": "a machine", "num_threads": 2, "num_processes": 1}
 FILES = {"prompts.path": "0123", "verifier.path": "4567"}
@@ -55,19 +55,28 @@ def write_run(
     traces: Sequence[Trace],
     facts: dict[str, Any] | None = None,
     lossless: bool = True,
+    plain_step: float | None = 1.01,
 ) -> Path:
-    """Write a complete run directory."""
+    """Write a complete run directory; beside its texts plain steps took `plain_step` seconds."""
     node = OmegaConf.create(config)
     told = {**MACHINE, "files": FILES, **(facts or {})}
     with RunDir(path, node, identity(known_by(node, told["files"], {}))) as run_dir:
         run_dir.begin(told, {})
         for trace in traces:
             run_dir.append(trace)
-        tally = Tally.of(traces)
+        if plain_step is not None:
+            run_dir.keep_clock([plain_steps(trace, plain_step) for trace in traces])
+        tally = Tally.of(traces, read_clock(path))
         run_dir.summarize(
             {"lossless": lossless, "peak_memory_bytes": 1 << 20, **summarize(tally)}, tally
         )
     return path
+
+
+def plain_steps(trace: Trace, seconds: float) -> PlainSteps:
+    """Make the clock of a text: four plain steps."""
+    number = len(trace.output_ids)
+    return PlainSteps(trace.prompt_id, trace.turn, 4, 4 * (seconds - 0.01), 4 * seconds, number)
 
 
 def easy_traces(num_prompts: int, seed: int, depth: int = 4, num_steps: int = 20) -> list[Trace]:

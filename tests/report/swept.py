@@ -36,7 +36,7 @@ def write_sweep(
 
 def write_lossy(folder: Path, variation: float = 0.25) -> Path:
     """Write a lossy arm at temperature 1, whose tokens are `variation` off."""
-    step = make_step(2, 2, seconds=(0.1, 0.5, 0.01), divergence=((variation, 2 * variation),) * 3)
+    step = make_step(2, 2, seconds=(0.1, 1.0, 0.01), divergence=((variation, 2 * variation),) * 3)
     config = make_config("draft_model", 2, temperature=1.0, rule="typical")
     return write_run(folder, config, _of_all_categories([step, step]), lossless=False)
 

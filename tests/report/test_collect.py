@@ -41,9 +41,9 @@ def test_seeds_are_pooled_and_arms_named_by_what_differs(tmp_path: Path) -> None
     (setting,) = collection.settings
     assert [sorted(arm.runs) for arm in setting.arms] == [[0, 1]] * 3
     assert {arm.tally.num_prompts for arm in setting.arms} == {6}
-    assert setting.baseline is not None
-    assert setting.baseline.label == "none"
-    assert setting.baseline.tally.total("num_turns") == 12
+    (baseline,) = (arm for arm in setting.arms if arm.is_baseline)
+    assert baseline.label == "none"
+    assert baseline.tally.total("num_turns") == 12
 
 
 def test_what_is_swept_for_its_own_sake_makes_settings(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from swept import write_replayed, write_trained
 
 from specdec.core.errors import UserError
 from specdec.metrics import Tally, summarize
+from specdec.metrics.speed import NO_CLOCK, TOO_CHEAP
 from specdec.report.flat import flat
 from specdec.report.write import write_report
 
@@ -32,17 +33,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_flat_numbers_keep_their_intervals() -> None:
-    tally = Tally.of(easy_traces(4, 0, depth=2))
+    tally = Tally.of(easy_traces(7, 0, depth=2))
     summary = summarize(tally)
     found = flat(summary)
     tau = summary["block_efficiency"]
     assert found["block_efficiency"] == tau["value"]
     assert found["block_efficiency_low"] == tau["low"]
-    assert found["block_efficiency_n"] == 4
+    assert found["block_efficiency_n"] == 7
     depth = summary["acceptance_at_depth"]["2"]
     assert found["acceptance_at_depth_2"] == depth["value"]
     assert found["time_shares_verify"] == summary["time_shares"]["verify"]["value"]
-    assert found["finish_reasons_length"] == 4
+    assert found["finish_reasons_length"] == 7
+    assert "speedup" not in found, "it has no clock, and a reason is no number"
     assert "transport_bound" not in found, "what was not measured is left out, not nought"
     assert not any(isinstance(value, bool) for value in flat({"lossless": True, "n": 1}).values())
 
@@ -63,8 +65,8 @@ def test_numbers_are_those_of_the_run(folder: Path) -> None:
     row = table[(table["proposer"] == "ngram") & (table["sampling.temperature"] == 0.7)].iloc[0]
     summary = json.loads((folder / "ngram-0.7" / "summary.json").read_text())
     assert row["block_efficiency"] == pytest.approx(summary["block_efficiency"]["value"])
-    assert row["acceptance_at_depth_4_high"] == pytest.approx(
-        summary["acceptance_at_depth"]["4"]["high"]
+    assert row["acceptance_at_depth_2_high"] == pytest.approx(
+        summary["acceptance_at_depth"]["2"]["high"]
     )
     assert row["num_steps"] == summary["num_steps"]
     assert row["seeds"] == 0
@@ -118,6 +120,32 @@ def test_pasted_tables_say_how_many_seeds_were_pooled(tmp_path: Path, folder: Pa
     assert "seeds" not in (folder / "summary.md").read_text(), "each arm has but one"
 
 
+@pytest.mark.parametrize(("plain_step", "reason"), [(None, NO_CLOCK), (2.5, TOO_CHEAP)])
+def test_a_speedup_that_cannot_be_is_in_no_file(
+    tmp_path: Path, plain_step: float | None, reason: str
+) -> None:
+    """Twice the speed that tau allows, or no clock at all: a reason in place of the number."""
+    traces = easy_traces(9, 1, depth=2)
+    write_run(tmp_path / "wrong", make_config("ngram", 2), traces, plain_step=plain_step)
+    write_run(tmp_path / "right", make_config("ngram", 4), easy_traces(9, 2, depth=4))
+    write_report(tmp_path)
+    files = tmp_path / "summary.csv", tmp_path / "summary.parquet"
+    for table in (pd.read_csv(files[0]), pd.read_parquet(files[1])):
+        rows = table.set_index("tree.gamma")
+        wrong = rows.loc[2].filter(regex="^(speedup|step_cost|cost_ratio)")
+        assert wrong.pop("speedup_reason") == reason
+        assert set(wrong.filter(regex="_n$")) == {0}
+        assert wrong.filter(regex="(?<!_n)$").isna().all()
+        assert rows.loc[4, "speedup"] > 0
+        assert pd.isna(rows.loc[4, "speedup_reason"])
+        assert rows["tie_in_speed"].isna().all()
+    row = next(t for t in (tmp_path / "summary.md").read_text().splitlines() if "gamma=2" in t)
+    assert row.endswith("| timings not comparable | 9 |")
+    assert f"\n{reason}\n" in (tmp_path / "summary.md").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("timings not comparable") > 1
+
+
 def test_too_few_prompts_are_said(tmp_path: Path, folder: Path) -> None:
     write_report(write_trained(tmp_path))
     few = "n = 3 prompts: too few to resolve differences"
@@ -130,7 +158,7 @@ def test_replayed_runs_say_so_and_have_no_speed(tmp_path: Path) -> None:
     text = (tmp_path / "summary.md").read_text()
     told = "expected values, computed from the recording recordings/mine without decoding"
     assert text.startswith(f"> {told}\n")
-    assert "speedup" not in text
+    assert "speedup" not in text.partition("* Intervals")[0]
     write_run(tmp_path / "decoded", make_config("ngram", 4), easy_traces(6, 0))
     write_report(tmp_path)
     assert f"> 3 of 4 runs: {told}\n" in (tmp_path / "summary.md").read_text()

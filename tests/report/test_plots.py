@@ -176,13 +176,27 @@ def test_seeds_are_no_option(tmp_path: Path) -> None:
     assert len(marks(plots["block_efficiency_by_tree.gamma"])) == 2
 
 
-def test_without_a_baseline_speed_is_tokens_per_second(tmp_path: Path) -> None:
+def test_without_a_clock_no_speed_is_drawn(tmp_path: Path) -> None:
+    """Tokens per second of one hour beside those of another would be taken for a comparison."""
     for gamma in (1, 2):
-        write_run(tmp_path / f"{gamma}", make_config("ngram", gamma), easy_traces(4, 0, gamma))
-    _, results, plots = draw(tmp_path)
-    assert not [name for name in plots if name.startswith("speedup")]
-    speeds = [each.summary["tokens_per_second"]["value"] for each in drafting(results)]
-    assert [y for _, y in marks(plots["tokens_per_second_by_tree.gamma"])] == pytest.approx(speeds)
+        config, traces = make_config("ngram", gamma), easy_traces(4, 0, gamma)
+        write_run(tmp_path / f"{gamma}", config, traces, plain_step=None)
+    plots = draw(tmp_path)[2]
+    assert not [name for name in plots if "speed" in name or "tokens_per_second" in name]
+    assert "step_seconds" in plots, "what a step takes is said of each arm alone"
+
+
+def test_what_cannot_be_true_is_drawn_nowhere(tmp_path: Path) -> None:
+    for gamma in (1, 2, 4):
+        config, traces = make_config("ngram", gamma), easy_traces(6, 0, gamma)
+        write_run(tmp_path / f"{gamma}", config, traces, plain_step=2.5 if gamma == 4 else 1.01)
+    plots = draw(tmp_path)[2]
+    wrong = "ngram, gamma=4"
+    assert [x for x, _ in marks(plots["speedup_by_tree.gamma"])] == [1, 2]
+    assert f"{wrong} (timings not comparable)" in plots["speedup_by_tree.gamma"].caption
+    frontier = plots["block_efficiency_by_speed"]
+    assert (len(marks(frontier)), wrong in frontier.caption) == (2, True)
+    assert f"timings not comparable: {wrong}." in plots["step_seconds"].caption
 
 
 def test_a_baseline_alone_has_no_lines(tmp_path: Path) -> None:
@@ -270,10 +284,7 @@ def test_lossy_arms_are_held_against_their_distance(tmp_path: Path) -> None:
     assert "block_efficiency_by_speed" in plots, "nothing is lossy at temperature 0"
     plot = plots["quality_by_speed-2"]
     arms = next(arms for setting, arms in results if setting.options["sampling.temperature"] == 1.0)
-    expected = [
-        (1.0 if e.arm.is_baseline else e.summary["speedup"]["value"], 0.25 * (not e.arm.lossless))
-        for e in arms
-    ]
+    expected = [(each.summary["speedup"]["value"], 0.25 * (not each.arm.lossless)) for each in arms]
     assert np.allclose(marks(plot), sorted(expected))
     fastest = max(arms, key=lambda each: each.summary["speedup"]["value"])
     assert not fastest.arm.lossless
@@ -388,7 +399,7 @@ def test_trainings_are_drawn_against_tokens_and_nothing_else(tmp_path: Path) -> 
     drawn = [name for name in plots if "_by_training" in name]
     assert sorted(drawn) == [
         "block_efficiency_by_training.tokens",
-        "tokens_per_second_by_training.tokens",
+        "speedup_by_training.tokens",
     ]
     plot = plots[drawn[0]]
     assert plot.title == "Block efficiency against training tokens"

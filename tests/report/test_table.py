@@ -7,6 +7,7 @@ import pytest
 from specdec.metrics import DEFINITIONS, Tally, summarize
 from specdec.report.table import (
     SHOWN,
+    TIE,
     Row,
     agreement,
     broken,
@@ -113,8 +114,37 @@ def test_expected_acceptance_and_its_bound_stand_beside_what_was_counted(
     assert "E[A] 1.44" in shown
     assert "bound 0.81" in shown
     nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "n": 9}
-    shown = printed(capsys, Row("none", "rejection", summary(expected_accepted=nothing)))
-    assert "E[A] 0.00" not in shown, "where nothing is drafted there is nothing to expect"
+    row = Row("none", "rejection", summary(expected_accepted=nothing, num_drafted=0))
+    assert "E[A] 0.00" not in printed(capsys, row), "nothing is drafted, nothing expected"
+    row = Row("mine", "rejection", summary(expected_accepted=nothing, num_drafted=40))
+    assert "E[A] 0.00" in printed(capsys, row), "nothing of it is ever accepted"
+    row = Row("mine", "rejection", summary(expected_accepted=UNDEFINED, judged={}))
+    assert "E[A]" not in printed(capsys, row).partition("Intervals")[0], "the rule does not say"
+
+
+def test_an_unknown_expectation_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    judged = {"block": {"expected_accepted": UNDEFINED, "difference": UNDEFINED}}
+    shown = printed(capsys, Row("a", "mine", summary(expected_accepted=UNDEFINED, judged=judged)))
+    assert "mine (decides) - -" in shown
+    assert "block - -" in shown
+
+
+def test_why_there_is_no_speedup_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "timings not comparable: of another hour"
+    row = {**UNDEFINED, "reason": reason}
+    shown = printed(capsys, *(Row(name, "rejection", summary(speedup=row)) for name in "ab"))
+    assert shown.count("timings not comparable") == 3
+    assert shown.count(reason) == 1
+
+
+def test_ties_are_marked_and_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    row = Row("a", "rejection", summary(tie=True, tie_in_speed=True))
+    shown = printed(capsys, row)
+    assert shown.count("2.50 =") == 2
+    assert " ".join(TIE.split()) in shown
+    shown = printed(capsys, Row("a", "rejection", summary(tie=False, tie_in_speed=None)))
+    assert "2.50 =" not in shown
+    assert TIE not in shown
 
 
 OPTIONAL = {
@@ -184,17 +214,19 @@ def test_definitions_are_left_out_where_a_page_has_them(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("numbers", "note"),
     [
-        ((5, 480), None),
+        ((6, 480), None),
         ((), None),
-        ((1, 1), "n = 1 prompt: too few to resolve differences"),
-        ((3, 480), "n = 3 prompts: too few to resolve differences"),
-        ((4, 2, 9), "n = 2 to 4 prompts: too few to resolve differences"),
+        ((1, 1), "n = 1 prompt: "),
+        ((3, 480), "n = 3 prompts: "),
+        ((5, 2, 9), "n = 2 to 5 prompts: "),
     ],
 )
 def test_too_few_prompts_are_counted(
     capsys: pytest.CaptureFixture[str], numbers: tuple[int, ...], note: str | None
 ) -> None:
-    assert too_few([{"num_prompts": number} for number in numbers]) == note
+    found = too_few([{"num_prompts": number} for number in numbers])
+    told = "too few to resolve differences (fewer than 6 have no intervals, no tests and no marks)"
+    assert found == (None if note is None else note + told)
     rows = [Row("mine", "rejection", summary(num_prompts=number)) for number in numbers]
     if rows:
         assert ("too few" in printed(capsys, *rows)) == (note is not None)

@@ -15,7 +15,7 @@ from toy import Law, TextLaw, Tokens, text_law, total_variation
 
 from specdec.core.protocols import VerificationRule
 from specdec.core.randomness import RandomStream
-from specdec.core.values import Draw, Proposal
+from specdec.core.values import Draw, Proposal, Verdict
 from specdec.decoding.stopping import Stopping
 from specdec.proof.drafting import Drafted, drafts, text_at
 
@@ -128,13 +128,16 @@ class Report(NamedTuple):
     expected_accepted: float
 
 
+def reported(verdict: Verdict) -> Report:
+    assert verdict.expected_accepted is not None, "our rules say it"
+    return Report(len(verdict.path), verdict.expected_accepted)
+
+
 def reports(case: Case, pair: Pair) -> dict[Report, float]:
     """Return the law of what verdicts report."""
     law: dict[Report, float] = {}
     for proposal, mass in drafts(case.drafts, case.parents, pair.q):
-        found = decisions(
-            case.rule, proposal, pair.p, lambda v: Report(len(v.path), v.expected_accepted)
-        )
+        found = decisions(case.rule, proposal, pair.p, reported)
         for report, share in found.items():
             law[report] = law.get(report, 0.0) + mass * share
     return law

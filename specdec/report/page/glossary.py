@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from specdec.metrics import DEFINITIONS
+from specdec.metrics import DEFINITIONS, MIN_PROMPTS
 from specdec.report.page.grids import Grid
 from specdec.report.page.texts import KINDS
 from specdec.report.plots import Plot
+from specdec.report.table import INTERVALS, TIE
 
 # What only this page speaks of; everything else is in DEFINITIONS.
 MORE: Mapping[str, str] = MappingProxyType(
@@ -14,10 +15,10 @@ MORE: Mapping[str, str] = MappingProxyType(
         "arm": "Runs that differ in nothing but their seed, pooled: a prompt stays one unit.",
         "rule": "What decides which candidates survive. Lossless: the texts have exactly the "
         "verifier's law; otherwise total_variation (TV) and kl (KL, nats) say how far from it.",
-        "interval": "The small numbers below a number: 95 %, by bootstrap over prompts. n is the "
-        "number of prompts; it is given with a number that rests on fewer than its table says.",
-        "tie": "=, before a number: the difference to the best arm of the table (bold) is not "
-        "resolved: p >= 0.05, paired over prompts, adjusted for the number of arms (Holm 1979).",
+        "interval": f"The small numbers below a number. {INTERVALS} A number of fewer than "
+        f"{MIN_PROMPTS} prompts has none. n is the number of prompts; it is given with a number "
+        "that rests on fewer than its table says.",
+        "tie": TIE,
         "peak_memory_bytes": "The most accelerator memory that a run of the arm held; in GiB.",
         "num_seeds": "Runs that were pooled.",
         "accepted": "Of a token: a draft token that the rule let pass.",

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from specdec.metrics import MIN_PROMPTS
 from specdec.report.collect import Setting
 from specdec.report.comparison import Compared
-from specdec.report.table import too_few
+from specdec.report.table import reasons, too_few, unknown
 
 Numbers = Mapping[str, Any]  # an estimate: value, low, high, n
 
@@ -62,8 +63,9 @@ def overview(setting: Setting, compared: Sequence[Compared]) -> Grid:
     in_order = sorted(range(len(compared)), key=lambda i: -(_tau(compared[i]) or 0.0))
     rows = [Row(compared[i].arm.label, [cells[i] for cells in filled.values()]) for i in in_order]
     notes = [f"Reference arm: {label}" for label in _references(compared)]
-    few = too_few([each.summary for each in compared])
-    notes += [f"{few}."] if few is not None else []
+    summaries = [each.summary for each in compared]
+    few = too_few(summaries)
+    notes += [f"{note}." for note in ([] if few is None else [few]) + reasons(summaries)]
     return Grid(setting.label, list(filled), rows, "block_efficiency", notes)
 
 
@@ -79,7 +81,6 @@ def _references(compared: Sequence[Compared]) -> list[str]:
 def _columns(compared: Sequence[Compared]) -> dict[Column, Callable[[Compared], Cell]]:
     """Say what stands in a cell, by column."""
     most = max(compared, key=lambda each: _tau(each) or 0.0)
-    fastest = max(compared, key=lambda each: each.summary["tokens_per_second"]["value"] or 0.0)
     to = "best" if _references(compared) in ([], [most.arm.label]) else "reference"
 
     def number(key: str, digits: int = 2, signed: bool = False) -> Callable[[Compared], Cell]:
@@ -89,21 +90,22 @@ def _columns(compared: Sequence[Compared]) -> dict[Column, Callable[[Compared], 
         return cell
 
     def efficiency(each: Compared) -> Cell:
-        return _marked(number("block_efficiency")(each), each is most, each.tie)
-
-    def speed(each: Compared) -> Cell:
-        return _marked(number("tokens_per_second", 1)(each), each is fastest, each.tie_in_speed)
+        cell = number("block_efficiency")(each)
+        return replace(cell, best=each.summary["best"], tie=bool(each.summary["tie"]))
 
     def speedup(each: Compared) -> Cell:
-        return _marked(number("speedup")(each), each is fastest, each.tie_in_speed)
+        cell, summary = number("speedup")(each), each.summary
+        return replace(cell, best=summary["fastest"], tie=bool(summary["tie_in_speed"]))
 
     return {
         Column("rule", "rule"): _rule,
         Column("block_efficiency", "tau"): efficiency,
-        Column("difference", f"difference to {to}"): number("difference", signed=True),
+        Column("difference", f"difference to {to} (Holm's level)"): number(
+            "difference", signed=True
+        ),
         Column("acceptance_rate", "acceptance rate"): number("acceptance_rate"),
         Column("overlap", "overlap"): number("overlap"),
-        Column("tokens_per_second", "tokens/s"): speed,
+        Column("tokens_per_second", "tokens/s"): number("tokens_per_second", 1),
         Column("speedup", "speedup"): speedup,
         Column("cost_ratio", "cost ratio"): number("cost_ratio"),
         Column("peak_memory_bytes", "peak memory (GiB)"): _memory,
@@ -112,15 +114,10 @@ def _columns(compared: Sequence[Compared]) -> dict[Column, Callable[[Compared], 
     }
 
 
-def _marked(cell: Cell, best: bool, tie: bool) -> Cell:
-    known = cell.text != NOTHING
-    return replace(cell, best=best and known, tie=tie and known and not best)
-
-
 def _cell(row: Numbers | None, of: int, digits: int = 2, signed: bool = False) -> Cell:
     """Write a number, its interval, and its n unless that is what the table says anyway."""
     if row is None or row["value"] is None:
-        return Cell()
+        return Cell(unknown(row))
     form, between = (f"+.{digits}f", " to ") if signed else (f".{digits}f", "\u2013")
     interval = "" if row["low"] is None else f"{row['low']:{form}}{between}{row['high']:{form}}"
     return Cell(
@@ -161,9 +158,15 @@ def categories(setting: Setting, compared: Sequence[Compared]) -> list[Grid]:
         return []
     drafting = [each for each in compared if not each.arm.is_baseline]
     found = [_by_category(f"tau, {setting.label}", compared, names, "block_efficiency")]
-    if any("speedup" in metrics for each in drafting for metrics in each.by_category.values()):
+    if any(_has_speed(each) for each in drafting):
         found.append(_by_category(f"speedup, {setting.label}", drafting, names, "speedup"))
     return found
+
+
+def _has_speed(each: Compared) -> bool:
+    """Whether there is a speedup in any category, or a reason why there is none."""
+    rows = [metrics["speedup"] for metrics in each.by_category.values()]
+    return any(row.value is not None or row.reason is not None for row in rows)
 
 
 def _by_category(title: str, compared: Sequence[Compared], names: Sequence[str], key: str) -> Grid:
@@ -172,9 +175,13 @@ def _by_category(title: str, compared: Sequence[Compared], names: Sequence[str],
     for name in names:
         found = [each.by_category.get(name, {}).get(key) for each in compared]
         most = max((estimate.n for estimate in found if estimate), default=0)
-        values = [estimate.value or 0.0 if estimate else 0.0 for estimate in found]
+        values = [estimate.value if estimate else None for estimate in found]
+        known = [value for value in values if value is not None]
         column = [_cell(estimate.to_row() if estimate else None, most) for estimate in found]
-        column[values.index(max(values))] = _marked(column[values.index(max(values))], True, False)
+        if len(known) > 1:
+            place = values.index(max(known))
+            enough = (column[place].n or most) >= MIN_PROMPTS
+            column[place] = replace(column[place], best=enough)
         columns.append(Column(key, f"{name} (n\u00a0=\u00a0{most})"))
         cells.append(column)
     rows = [

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from specdec.metrics import DEFINITIONS
+from specdec.metrics import DEFINITIONS, MIN_PROMPTS
 from specdec.report.collect import Collection, Setting
 from specdec.report.comparison import Compared
 from specdec.report.labels import readable
@@ -20,6 +20,7 @@ from specdec.report.page.glossary import MORE, glossary
 from specdec.report.page.grids import categories, judgements, overview
 from specdec.report.page.texts import KINDS, embedded
 from specdec.report.plots import Plot, svg
+from specdec.report.table import INTERVALS, TIE
 
 Results = Sequence[tuple[Setting, Sequence[Compared]]]
 
@@ -65,6 +66,10 @@ def page(
         title=collection.folder.resolve().name,
         head=head(collection, facts),
         incomplete=collection.incomplete,
+        cut_short=listed([run.path.name for run in collection.cut_short]),
+        tie=TIE,
+        intervals=INTERVALS,
+        min_prompts=MIN_PROMPTS,
         recordings=collection.recordings,
         apart={
             name: listed([readable(name, value) for value in values])

@@ -10,13 +10,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from specdec.metrics import DEFINITIONS
+from specdec.metrics.speed import TOO_CHEAP
 from specdec.report.collect import Arm, Setting
+from specdec.report.comparison import Compared
 from specdec.report.plots import limits
 from specdec.report.plots.canvas import BAR, INK, Plot, legend, panel
 from specdec.report.plots.captions import (
     RESAMPLED,
     Numbers,
     ends_of,
+    full_label,
     in_one,
     listed,
     packed,
@@ -45,8 +48,14 @@ class Bar:
 def step_seconds(results: Results) -> Iterator[Plot]:
     """Draw how long a step takes and what of it, one bar for each arm."""
     groups = [
-        [_bar(each.arm, setting) for each in compared if each.arm.tally.total("decode_seconds")]
+        [_bar(each.arm, setting) for each in compared if _is_sound(each)]
         for setting, compared in results
+    ]
+    unsound = [
+        full_label(each.arm, setting.label, len(results))
+        for setting, compared in results
+        for each in compared
+        if each.summary["speedup"].get("reason") == TOO_CHEAP
     ]
     parts = packed(groups, limits.BARS_PER_PLOT)
     beyond = [_bar_label(bar, len(results)) for some in parts[limits.MAX_PARTS :] for bar in some]
@@ -66,9 +75,16 @@ def step_seconds(results: Results) -> Iterator[Plot]:
             prompts_of([bar.whole for bar in some]),
             RESAMPLED,
             listed("Not drawn, for want of room:", beyond) if number == len(parts) else "",
+            listed("Not drawn, timings not comparable:", unsound) if number == len(parts) else "",
         ]
         figure = _bars(name, some, longest, len(settings))
         yield Plot(name, "Time of a step", number, title, in_one(caption), figure)
+
+
+def _is_sound(each: Compared) -> bool:
+    """Whether steps were timed, as far as is known on the same machine all along."""
+    timed = each.arm.tally.total("decode_seconds") > 0
+    return timed and each.summary["speedup"].get("reason") != TOO_CHEAP
 
 
 def _bar(arm: Arm, setting: Setting) -> Bar:

@@ -55,6 +55,12 @@ def is_known(row: Numbers | None) -> bool:
     return row is not None and row["value"] is not None
 
 
+def without_number(label: str, row: Numbers | None) -> str:
+    """Name an arm that has no number, with the reason in few words if there is one."""
+    reason = None if row is None else row.get("reason")
+    return label if reason is None else f"{label} ({reason.partition(':')[0]})"
+
+
 def ends_of(row: Numbers) -> list[float]:
     return [row[name] for name in ("value", "low", "high") if row[name] is not None]
 

@@ -30,8 +30,9 @@ from specdec.report.plots.captions import (
     part_name,
     prompts_of,
     varying_options,
+    without_number,
 )
-from specdec.report.plots.lines import Results, speed_metric
+from specdec.report.plots.lines import Results
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,13 @@ def frontiers(results: Results) -> Iterator[Plot]:
     parts = [(setting, compared) for setting, compared in results if len(compared) > 1]
     for number, (setting, compared) in enumerate(parts[: limits.MAX_PARTS], start=1):
         lossy = any(not each.arm.lossless for each in compared)
-        speed = speed_metric(compared)
-        spots, nowhere = _spots(compared, speed, lossy)
+        spots, nowhere = _spots(compared, lossy)
         if len(spots) < 2:
             continue
         name = part_name("quality_by_speed" if lossy else "block_efficiency_by_speed", number)
         title = "Speed and quality" if lossy else "Block efficiency and speed"
         title += f", {setting.label}" if len(results) > 1 else ""
-        figure, notes = _scatter(name, spots, lossy, speed)
+        figure, notes = _scatter(name, spots, lossy)
         metric = "total_variation" if lossy else "block_efficiency"
         what = (
             "What speed costs: further right is faster, further down is closer to the verifier's"
@@ -66,7 +66,7 @@ def frontiers(results: Results) -> Iterator[Plot]:
         caption = [
             what,
             *notes,
-            f"{metric}: {DEFINITIONS[metric]} {speed}: {DEFINITIONS[speed]}",
+            f"{metric}: {DEFINITIONS[metric]} speedup: {DEFINITIONS['speedup']}",
             prompts_of([row for spot in spots for row in (spot.x, spot.y)]),
             RESAMPLED,
             listed("Without a number on one of the axes:", nowhere),
@@ -78,24 +78,22 @@ def frontiers(results: Results) -> Iterator[Plot]:
         yield Plot(name, "Speed and quality", max(1, number - 1), title, in_one(caption), figure)
 
 
-def _spots(compared: Sequence[Compared], speed: str, lossy: bool) -> tuple[list[Spot], list[str]]:
+def _spots(compared: Sequence[Compared], lossy: bool) -> tuple[list[Spot], list[str]]:
     found: list[Spot] = []
     nowhere: list[str] = []
     for each in compared:
-        x = each.summary.get(speed)
-        if speed == "speedup" and each.arm.is_baseline:
-            x = {"value": 1.0, "low": None, "high": None, "n": each.arm.tally.num_prompts}
+        x = each.summary["speedup"]
         y = each.summary.get("total_variation" if lossy else "block_efficiency")
         if lossy and each.arm.lossless:
             y = {"value": 0.0, "low": None, "high": None, "n": each.arm.tally.num_prompts}
-        if x is not None and y is not None and is_known(x) and is_known(y):
+        if y is not None and is_known(x) and is_known(y):
             found.append(Spot(each.arm, x, y))
         else:
-            nowhere.append(each.arm.label)
+            nowhere.append(without_number(each.arm.label, x))
     return found, nowhere
 
 
-def _scatter(name: str, spots: Sequence[Spot], lossy: bool, speed: str) -> tuple[Figure, list[str]]:
+def _scatter(name: str, spots: Sequence[Spot], lossy: bool) -> tuple[Figure, list[str]]:
     families = _families(spots)
     room = limits.LINES_PER_PLOT - (len(families) > limits.LINES_PER_PLOT)
     others = list(families)[room:]
@@ -111,8 +109,7 @@ def _scatter(name: str, spots: Sequence[Spot], lossy: bool, speed: str) -> tuple
         axes.plot(x, y, color=INK, linestyle=":", linewidth=1.0, zorder=1)
         told = "Joined by dots, those than which none is both faster and closer:"
         notes.append(listed(told, [spot.arm.label for spot in front]))
-    faster = "speedup (ratio to proposer=none)" if speed == "speedup" else "tokens per second"
-    axes.set_xlabel(faster)
+    axes.set_xlabel("speedup (ratio to proposer=none)")
     axes.set_ylabel("total variation (0 to 1)" if lossy else "tau (tokens per verifier call)")
     make_room(figure, axes)
     return figure, notes

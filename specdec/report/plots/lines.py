@@ -1,6 +1,6 @@
 """Block efficiency and speed against what varies, and acceptance by depth."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from specdec.report.plots.captions import (
     number_of,
     path_safe,
     varying_options,
+    without_number,
 )
 from specdec.report.plots.drawing import DEPTHS, MEASURED, Frame, Line, Point, drawn
 
@@ -31,13 +32,14 @@ UNITS = {
 }
 WORDS = {TOKENS: "training tokens"}  # for what is no option of any command
 NONE = "The dotted line is proposer=none."
+METRICS = ("block_efficiency", "speedup")  # tokens per second of other hours do not compare
 Results = Sequence[tuple[Setting, Sequence[Compared]]]
 
 
 def against_options(collection: Collection, results: Results) -> Iterator[Plot]:
     """Draw block efficiency and speed against every numeric option that varies."""
     for name in _numeric(collection, results):
-        for metric in _metrics(results):
+        for metric in METRICS:
             yield from _against_option(results, name, metric)
 
 
@@ -62,8 +64,8 @@ def against_size(results: Results) -> Iterator[Plot]:
     """Draw the same against how many tokens the verifier is shown, if trees differ."""
 
     def size(each: Compared) -> float | None:
-        steps = each.summary["num_steps"]
-        return each.summary["num_drafted"] / steps if steps else None
+        steps, drafted = each.summary["num_steps"], each.summary["num_drafted"]
+        return drafted / steps if steps and drafted is not None else None
 
     def others(key: str) -> bool:
         return key == "tree" or not key.startswith("tree.")
@@ -75,7 +77,7 @@ def against_size(results: Results) -> Iterator[Plot]:
                 values.setdefault(name, set()).add(key_of(value))
     if all(len(several) < 2 for several in values.values()):
         return
-    for metric in _metrics(results):
+    for metric in METRICS:
         lines, alone = _lines(results, metric, size, others)
         x_label = "draft tokens per step (mean, num_drafted / num_steps)"
         frame = _framed(metric, "by_draft_tokens", x_label, "against draft tokens per step")
@@ -86,12 +88,8 @@ def _framed(metric: str, suffix: str, x_label: str, against: str) -> Frame:
     short, y_label = {
         "block_efficiency": ("Block efficiency", "tau (tokens per verifier call)"),
         "speedup": ("Speedup", "speedup (ratio to proposer=none)"),
-        "tokens_per_second": ("Speed", "tokens per second"),
     }[metric]
-    reference = None if metric == "tokens_per_second" else 1.0
-    text = "One line for each combination of the other options that vary."
-    if metric != "tokens_per_second":
-        text += f" {NONE}"
+    text = f"One line for each combination of the other options that vary. {NONE}"
     return Frame(
         f"{metric}_{suffix}",
         against[0].upper() + against[1:],
@@ -99,18 +97,8 @@ def _framed(metric: str, suffix: str, x_label: str, against: str) -> Frame:
         x_label,
         y_label,
         f"{text} {DEFINITIONS[metric]}",
-        reference,
+        reference=1.0,
     )
-
-
-def _metrics(results: Results) -> tuple[str, str]:
-    return "block_efficiency", speed_metric(each for _, compared in results for each in compared)
-
-
-def speed_metric(compared: Iterable[Compared]) -> str:
-    """Name the metric of speed that there is: without a baseline, tokens per second."""
-    known = any(each.summary.get("speedup") for each in compared if not each.arm.is_baseline)
-    return "speedup" if known else "tokens_per_second"
 
 
 def _lines(
@@ -127,11 +115,12 @@ def _lines(
     nowhere: list[str] = []
     for setting, compared in results:
         for each in compared:
-            if each.arm.is_baseline and metric != "tokens_per_second":
+            if each.arm.is_baseline:
                 continue  # the dotted line
             row, x = each.summary.get(metric), place(each)
             if x is None or not is_known(row):
-                nowhere.append(full_label(each.arm, setting.label, len(results)))
+                label = full_label(each.arm, setting.label, len(results))
+                nowhere.append(without_number(label, row))
                 continue
             circumstances = next(iter(each.arm.runs.values())).circumstances
             told = {n: v for n, v in each.arm.telling.items() if others(n)} | dict(circumstances)

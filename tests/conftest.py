@@ -35,7 +35,7 @@ WHOLE = (
     *("decoding/test_lossless_multistep.py", "proposer/test_chained.py", "replay/test_coverage.py"),
     *("replay/test_closed_forms.py", "replay/test_renewal.py", "replay/test_trees.py"),
     *("report/test_frame.py", "report/test_large_report.py", "report/test_provenance.py"),
-    *("report/test_report_in_browser.py", "verification/test_exact.py"),
+    *("report/test_report_in_browser.py", "test_disturbances.py", "verification/test_exact.py"),
 )
 
 

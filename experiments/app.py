@@ -15,6 +15,7 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 from specdec.experiments.experiment import require_command, require_own
+from specdec.experiments.heeded import require_heeded
 from specdec.experiments.mistakes import is_mistake, mistake_of, require_known
 from specdec.experiments.signals import Terminated, terminable
 
@@ -181,6 +182,7 @@ def _launch(
     def job(config: DictConfig) -> object:
         try:
             require_usable(HydraConfig.get(), HydraConfig.get().overrides.task)
+            require_heeded(config_name, config, _told())
             require_own(config, HydraConfig.get().runtime.choices.get("experiment"), config_name)
             return task(with_choices(config, HydraConfig.get().runtime.choices))
         except Exception as error:
@@ -205,6 +207,12 @@ def _launch(
     if mistakes:
         raise mistakes[0]
     return 0
+
+
+def _told() -> list[str]:
+    """Return the overrides of this command line, within a job, Hydra's own among them."""
+    told = HydraConfig.get().overrides
+    return [*told.task, *(text for text in told.hydra if text.startswith("hydra.sweep"))]
 
 
 def shows(asked: Namespace) -> bool:

@@ -16,9 +16,10 @@ from specdec.core.trace import Trace
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
+from specdec.decoding.turns import beforehand, decode_turns, rendered
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, summarize
-from specdec.prompts import Prompt, Rendered, load_prompts, render_turn
+from specdec.prompts import Prompt, Rendered, load_prompts
 from specdec.proposer.none import NoProposer
 from specdec.report.options import options
 from specdec.report.provenance import provenance
@@ -61,24 +62,17 @@ class Arm:
 
         Of prompts that are `looked_at`, by id, the candidates are kept.
         """
-        answers: dict[str, list[str]] = {prompt.prompt_id: [] for prompt in prompts}
-        for turn in range(max(prompt.num_turns for prompt in prompts)):
-            asked = [prompt for prompt in prompts if prompt.num_turns > turn]
-            requests = [
-                replace(
-                    self.request(prompt, answers[prompt.prompt_id]),
-                    keep_candidates=prompt.prompt_id in looked_at,
-                )
-                for prompt in asked
-            ]
-            for trace in self.decoder.stream(requests):
-                answers[trace.prompt_id].append(trace.output_text)
-                yield trace
+
+        def request(prompt: Prompt, answers: Sequence[str]) -> Request:
+            shown = prompt.prompt_id in looked_at
+            return replace(self.request(prompt, answers), keep_candidates=shown)
+
+        yield from decode_turns(prompts, request, self.decoder.stream)
 
     def request(self, prompt: Prompt, answers: Sequence[str]) -> Request:
         """Render the turn that comes after `answers`."""
-        rendered = render(prompt, answers, self.verifier, self.config)
-        return Request(prompt.prompt_id, rendered.token_ids, prompt.category, len(answers))
+        token_ids = render(prompt, answers, self.verifier, self.config).token_ids
+        return Request(prompt.prompt_id, token_ids, prompt.category, len(answers))
 
     @property
     def proposes_nothing(self) -> bool:
@@ -106,13 +100,7 @@ class Arm:
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that cannot be decoded, before any is: not even after empty answers."""
-        self.decoder.check(
-            [
-                self.request(prompt, [""] * turn)
-                for prompt in prompts
-                for turn in range(prompt.num_turns)
-            ]
-        )
+        self.decoder.check(beforehand(prompts, self.request))
 
     def warm_up(self, prompt: Prompt) -> None:
         """Decode a few tokens that are not recorded: first calls pay for what later ones reuse."""
@@ -125,8 +113,7 @@ def render(
     prompt: Prompt, answers: Sequence[str], verifier: HFCausalLM, config: DictConfig
 ) -> Rendered:
     """Render the turn that comes after `answers` as the verifier reads it."""
-    assert verifier.tokenizer is not None  # a model that was loaded has one
-    return render_turn(prompt, answers, verifier.tokenizer, config.prompts.chat_template)
+    return rendered(prompt, answers, verifier, config.prompts.chat_template)
 
 
 def build_prompts(config: DictConfig) -> list[Prompt]:
@@ -158,9 +145,9 @@ def check_options(config: DictConfig) -> None:
     lossy = config.verification.allow_lossy
     require(isinstance(lossy, bool), "verification.allow_lossy", lossy, "true or false")
     require_parts_fit(config)
-    Stopping(config.max_new_tokens)
-    strings = isinstance(config.stop_strings, ListConfig)
-    require(strings, "stop_strings", config.stop_strings, 'a list, ["END"]')
+    strings: Any = config.stop_strings
+    require(isinstance(strings, ListConfig), "stop_strings", strings, 'a list, ["END"]')
+    Stopping(config.max_new_tokens, frozenset(), tuple(strings), lambda ids: "")
 
 
 def require_nodes(config: DictConfig) -> None:
@@ -214,7 +201,7 @@ def announce(arms: Sequence[Arm], prompts: Sequence[Prompt]) -> None:
     )
     for note in dict.fromkeys(note for each in arms for note in calibration_notes(each.config)):
         print(note)
-    rendered = render(prompts[0], [], verifier, arm.config)
-    shown = rendered.text[-400:]
-    print(f"{len(prompts)} prompts; the first one ({len(rendered.token_ids)} tokens) ends in:")
+    first = render(prompts[0], [], verifier, arm.config)
+    shown = first.text[-400:]
+    print(f"{len(prompts)} prompts; the first one ({len(first.token_ids)} tokens) ends in:")
     print("\n".join(f"  | {line}" for line in shown.splitlines()))

@@ -111,9 +111,11 @@ def check_options(config: DictConfig, configs: Mapping[str, DictConfig]) -> None
     """Refuse what is wrong before a model is loaded."""
     from specdec.experiments import arm as arms
     from specdec.experiments import beforehand
+    from specdec.experiments.inputs import require_inputs
 
     for each in configs.values():
         arms.check_options(each)
+        require_inputs(each)
     beforehand.check_options(config)
     if config.turn is not None:
         require_int("turn", config.turn, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,9 +45,10 @@ def task(config: DictConfig) -> None:
     check_options(config)
     output = Path(config.output)
     require_writable(output)
+    shapes, composed = planned(config)
     prompts = arms.build_prompts(config)
     verifier = build(config.verifier)
-    running, shapes = competitors(config, verifier)
+    running = competitors(config, composed, verifier)
     next(iter(running.values())).check(prompts)
     print(f"{len(running)} kinds of steps on {len(prompts)} prompts, {config.rounds} times")
     timed = believed(running, shapes, prompts, config.rounds)
@@ -60,6 +61,7 @@ def task(config: DictConfig) -> None:
 def check_options(config: DictConfig) -> None:
     """Refuse what is wrong before a model is loaded."""
     from specdec.experiments import arm as arms
+    from specdec.experiments.inputs import require_inputs
 
     if OmegaConf.is_missing(config, "output"):
         raise UserError("output: missing; expected output=costs.json")
@@ -76,35 +78,61 @@ def check_options(config: DictConfig) -> None:
             require_int(name, number, 1)
     require_int("rounds", config.rounds, 1)
     arms.check_options(config)
+    require_inputs(config)
+
+
+def planned(config: DictConfig) -> tuple[dict[str, Shape], dict[str, DictConfig]]:
+    """Compose each proposer in a few shapes, by name; what cannot be is left out and named."""
+    from specdec.experiments.fit import require_parts_fit
+    from specdec.experiments.inputs import require_models
+    from specdec.experiments.naming import draft_of
+
+    composed = {"none": _composed(["proposer=none"], {}, config)}
+    shapes = {"none": Shape(draft_of(composed["none"]), (), "")}
+    unfit: dict[str, None] = {}
+    for proposer in config.proposers:
+        for plug_ins, tree, parents, choice in shapes_of(str(proposer), config):
+            found = _composed([*config.options, *plug_ins], tree, config)
+            try:
+                require_parts_fit(found)
+                require_models(found)
+            except Unfit as reason:
+                unfit[f"left out of {proposer}: {reason}"] = None
+                continue
+            name = f"{' '.join(plug_ins)} {dict(tree)}"
+            composed[name] = found
+            shapes[name] = Shape(draft_of(found), parents, choice)
+    for reason in unfit:
+        print(reason)
+    return shapes, composed
+
+
+def _composed(overrides: Sequence[str], tree: Mapping[str, Any], config: DictConfig) -> DictConfig:
+    """Compose one configuration of `decode` with what this command was told for all of them."""
+    from specdec.experiments.replay_plan import arm_config
+
+    found = arm_config(overrides, tree, config)
+    told = {text.split("=")[0].lstrip("+") for text in overrides}
+    for name, value in config.draft.items():  # unless a proposer says so itself
+        if f"draft.{name}" not in told:
+            found.draft[name] = value
+    found.batch, found.keep_candidates = config.batch, 0
+    return found
 
 
 def competitors(
-    config: DictConfig, verifier: HFCausalLM
-) -> tuple[dict[str, Arm], dict[str, Shape]]:
-    """Build everything that is timed: fillers of each size, and each proposer in a few shapes."""
+    config: DictConfig, composed: Mapping[str, DictConfig], verifier: HFCausalLM
+) -> dict[str, Arm]:
+    """Build everything that is timed: each shape, and fillers of each size."""
     from specdec.experiments.arm import build_arm
-    from specdec.experiments.fit import require_parts_fit
-    from specdec.experiments.naming import draft_of
-    from specdec.experiments.replay_plan import arm_config
 
-    plain = arm_config(["proposer=none"], {}, config)
-    plain.batch, plain.keep_candidates = config.batch, 0
-    running = {"none": build_arm(plain, verifier, "none")}
-    shapes = {"none": Shape(draft_of(plain), (), "")}
+    running = {"none": build_arm(composed["none"], verifier, "none")}
     for arm in fillers(config, running["none"]):
         running[arm.name] = arm
-    for proposer in config.proposers:
-        for plug_ins, tree, parents, choice in shapes_of(str(proposer), config):
-            composed = arm_config([*config.options, *plug_ins], tree, config)
-            composed.batch, composed.keep_candidates = config.batch, 0
-            try:
-                require_parts_fit(composed)
-            except Unfit:
-                continue
-            name = f"{' '.join(plug_ins)} {dict(tree)}"
-            running[name] = build_arm(composed, verifier, name)
-            shapes[name] = Shape(draft_of(composed), parents, choice)
-    return running, shapes
+    for name, each in composed.items():
+        if name not in running:
+            running[name] = build_arm(each, verifier, name)
+    return running
 
 
 def fillers(config: DictConfig, plain: Arm) -> Iterator[Arm]:

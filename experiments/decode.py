@@ -79,10 +79,12 @@ def decode_into(
 def check(config: DictConfig) -> None:
     """Refuse what cannot be decoded, before any model is loaded."""
     from specdec.experiments.arm import check_options
+    from specdec.experiments.inputs import require_inputs
 
     if "arms" in config:
         raise UserError("arms: this is for several arms; run specdec-compare with the same options")
     check_options(config)
+    require_inputs(config)
 
 
 def name(config: DictConfig, keys: Sequence[str]) -> str:

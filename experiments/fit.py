@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 from specdec.experiments.app import build, composed, located
+from specdec.experiments.inputs import is_model
 
 from specdec.core.errors import Unfit, UserError, require
 from specdec.core.members import require_members, require_methods
@@ -51,12 +52,8 @@ def require_proposer(node: DictConfig) -> None:
     if isinstance(kind, type):
         require_methods(kind, "proposer")
     ours = str(kind.__module__).startswith("specdec.")
-    if not ours and "verifier" not in node and not any(map(_is_model, node.values())):
+    if not ours and "verifier" not in node and not any(map(is_model, node.values())):
         require_members(build(node), "proposer")
-
-
-def _is_model(value: object) -> bool:
-    return isinstance(value, DictConfig) and value.get("_target_") == "specdec.lm.load.load"
 
 
 def require_tree_fits(config: DictConfig, tree: TreePolicy) -> None:
@@ -77,7 +74,7 @@ def require_tree_fits(config: DictConfig, tree: TreePolicy) -> None:
 def require_plain_chain(tree: TreePolicy, proposer: str, name: str) -> None:
     """Refuse what `proposer`, which takes only the length from its tree, would not heed."""
     reason = f"proposer={proposer} copies one text and knows no probabilities; expected"
-    if not isinstance(tree, Chain):
+    if not isinstance(tree, Chain) or tree.draw is not Draw.SINGLE:
         raise Unfit(f"tree={name}: {reason} tree=chain")
     if tree.min_confidence > 0:
         raise Unfit(f"tree.min_confidence={tree.min_confidence}: {reason} 0")

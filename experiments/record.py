@@ -16,6 +16,7 @@ def task(config: DictConfig) -> None:
     # Here and not above, because torch takes seconds to import and --help should not wait.
     from specdec.experiments.arm import check_options
     from specdec.experiments.decode import decode_into
+    from specdec.experiments.inputs import require_inputs
 
     require_int("top_k", config.top_k, 1)
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -24,6 +25,7 @@ def task(config: DictConfig) -> None:
         record(Path(config.run), folder, config)
         return
     check_options(config)
+    require_inputs(config)
     if config.verification.allow_lossy:
         raise UserError("verification.allow_lossy=true: texts of a lossy rule cannot be replayed")
     decode_into(config, folder / "run")

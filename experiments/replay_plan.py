@@ -35,6 +35,7 @@ class Planned:
 def plan(config: DictConfig, recorded: DictConfig) -> Planned:
     """Compose every configuration that is asked for; those that cannot be are left out."""
     from specdec.experiments.fit import require_parts_fit
+    from specdec.experiments.inputs import require_models
     from specdec.experiments.naming import name_of
 
     arms: dict[str, DictConfig] = {}
@@ -47,6 +48,7 @@ def plan(config: DictConfig, recorded: DictConfig) -> Planned:
         arm = arm_config([*shared, *overrides], numbers, recorded)
         try:
             require_parts_fit(arm)
+            require_models(arm)
             require_replayable(arm)
         except Unfit as reason:
             unfit[str(reason)] = unfit.get(str(reason), 0) + 1

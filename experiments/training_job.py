@@ -19,6 +19,7 @@ from specdec.core.errors import Unfit, UserError, require
 from specdec.core.plug_ins import plug_in_name
 
 TRAINED = "trained"  # the folder of what was trained, in the run directory
+NOT_YET = os.path.join(os.devnull, TRAINED)  # where nothing is, for heads to come
 PROPOSES = {"medusa": "proposer.path", "chained": "proposer.path", "draft_model": "draft.path"}
 # What `decode` cannot say: what decodes is what was trained; decoding has an option from training;
 # or it is for the sweep as a whole.
@@ -42,7 +43,10 @@ SEEDED = {"train", "trainer", "tuning"}  # by the seed of the run, unless told o
 
 def check(config: DictConfig) -> None:
     """Refuse what cannot be trained or decoded with, before any model is loaded."""
-    from specdec.experiments.arm import build_prompts, check_options
+    from specdec.experiments.arm import check_options
+    from specdec.experiments.inputs import require_documents, require_model, require_prompts
+
+    from specdec.lm.load import require_loadable
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a sweep gives each training one process; see hydra/launcher for several")
@@ -55,10 +59,17 @@ def check(config: DictConfig) -> None:
     _check_training(config)
     # A draft will have the verifier's vocabulary; what heads there will be was checked above.
     drafts = _kind(config) == "draft_model"
-    decodes = decoding(config, config.verifier.path if drafts else TRAINED)
+    decodes = decoding(config, config.verifier.path if drafts else NOT_YET)
+    decodes.verifier.path = config.verifier.path
     check_options(decodes)
+    require_model(config.verifier)
+    for option in ("path", "held_out_path"):
+        require_documents(config.data[option], f"data.{option}")
+    init = config.train.get("init_path")
+    if init is not None:
+        require_loadable(init, vocabulary_of=config.verifier.path, field="train.init_path")
     try:
-        build_prompts(decodes)
+        require_prompts(decodes)
     except UserError as error:  # training has no prompts
         raise UserError(f"decode: {error}") from None
 

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "heads": {"core", "lm"},
     # Tree policies and rules reach a proposer and the loop through the protocols of core.
     "proposer": {"core", "lm", "heads"},
-    "decoding": {"core", "lm", "proof"},
+    "decoding": {"core", "lm", "proof", "prompts"},
     "proof": {"core"},
     "metrics": {"core"},
     "report": {"core", "metrics"},

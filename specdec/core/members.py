@@ -61,6 +61,8 @@ def require_members(plug_in: object, role: str) -> None:
     Raises:
         UserError: a member of the protocol (`core.protocols`) is missing, or of another type.
     """
+    if isinstance(plug_in, type):
+        raise UserError(f"{_name(plug_in)}: a class; expected an object, {plug_in.__name__}(...)")
     name = _name(type(plug_in))
     for member, (is_right, expected) in PROTOCOLS[role].items():
         if not hasattr(plug_in, member):

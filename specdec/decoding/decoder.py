@@ -1,14 +1,14 @@
 """The decoding loop, and nothing else: propose, verify, commit, update, record."""
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from specdec.core.errors import UserError, require_int
+from specdec.core.errors import UserError, require, require_int
 from specdec.core.members import require_members
 from specdec.core.protocols import CausalLM, Forward, Proposer, VerificationRule
 from specdec.core.randomness import Stream
@@ -17,9 +17,12 @@ from specdec.core.trace import Step, Trace
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Context, Proposal, Verdict
 from specdec.decoding.pairing import is_lossless, require_judges
-from specdec.decoding.request import Flight, Request, rounded
-from specdec.decoding.stopping import Stopping
+from specdec.decoding.request import Flight, Request, require_decodable, rounded
+from specdec.decoding.stopping import Stopping, default_stopping, text_of
+from specdec.decoding.turns import Asked, beforehand, decode_turns, listed, request_of
 from specdec.lm.batch import TreeBatch
+from specdec.lm.vocabularies import require_model, require_one_family
+from specdec.prompts import Prompt
 
 
 class SpeculativeDecoder:
@@ -49,16 +52,22 @@ class SpeculativeDecoder:
         require_int("batch", batch, 1)
         require_int("seed", seed, 0)
         self.judges = dict(judges or {})
+        require_model(verifier, "verifier")
+        good = sampling is None or isinstance(sampling, Sampling)
+        require(good, "sampling", sampling, "sd.Sampling(temperature=0.7)")
+        good = stopping is None or isinstance(stopping, Stopping)
+        require(good, "stopping", stopping, "sd.Stopping.of(verifier, max_new_tokens=64)")
         require_members(proposer, "proposer")
         for each in (rule, *self.judges.values()):
             require_members(each, "verification rule")
+        require_one_family(verifier, proposer)
         self.lossless = is_lossless(rule, proposer.draw, allow_lossy)
         require_judges(self.judges, proposer.draw)
         self.verifier = verifier
         self.proposer = proposer
         self.rule = rule
         self.sampling = sampling or Sampling()
-        self.stopping = stopping or Stopping()
+        self.stopping = stopping or default_stopping(verifier)
         self.batch = batch
         self.seed = seed
 
@@ -69,23 +78,29 @@ class SpeculativeDecoder:
             UserError: two prompts bear one name, or one is empty or leaves no room in the
                 verifier's context.
         """
-        limit = self.verifier.max_length
-        names = Counter(request.request_id for request in requests)
-        for request in requests:
-            if names[request.request_id] > 1:
-                raise UserError(f"prompt {request.request_id}: there are two of that name")
-            if not request.token_ids:
-                raise UserError(f"prompt {request.request_id}: it is empty")
-            if len(request.token_ids) >= limit:
-                raise UserError(
-                    f"prompt {request.request_id}: {len(request.token_ids)} tokens do not fit the"
-                    f" verifier's context of {limit}"
-                )
+        require_decodable(requests, self.verifier.max_length)
 
-    def decode(self, requests: Sequence[Request]) -> list[Trace]:
-        """Decode all requests and return their traces in the order of the requests."""
-        traces = {(trace.prompt_id, trace.turn): trace for trace in self.stream(requests)}
+    def decode(self, asked: Asked | Sequence[Asked]) -> list[Trace]:
+        """Decode requests, prompts or bare texts; return their traces in the same order.
+
+        Prompts are rendered by the verifier's tokenizer, with its chat template if it has one; a
+        later turn is asked after the decoder's own answers, and its trace stands behind theirs.
+
+        Raises:
+            UserError: it is nothing of these, or cannot be decoded; see `check`.
+        """
+        requests, prompts = listed(asked)
+        if prompts:
+            requests = beforehand(prompts, self._request)
+            self.check(requests)
+            found = decode_turns(prompts, self._request, self.stream)
+        else:
+            found = self.stream(requests)
+        traces = {(trace.prompt_id, trace.turn): trace for trace in found}
         return [traces[request.prompt_id, request.turn] for request in requests]
+
+    def _request(self, prompt: Prompt, answers: Sequence[str]) -> Request:
+        return request_of(prompt, answers, self.verifier)
 
     @torch.inference_mode()
     def stream(self, requests: Sequence[Request]) -> Iterator[Trace]:
@@ -221,7 +236,7 @@ class SpeculativeDecoder:
         return {name: rounded(each.expected_accepted) for name, each in verdicts.items()}
 
     def _trace(self, flight: Flight) -> Trace:
-        decode = self.stopping.decode
+        decode = self.stopping.decode or text_of(self.verifier)
         return flight.trace("" if decode is None else decode(flight.output_ids))
 
 

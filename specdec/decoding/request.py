@@ -1,10 +1,12 @@
 """One request: what is asked for, and its state while it is in flight."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from specdec.core.errors import UserError
 from specdec.core.outcome import Outcome
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
@@ -29,6 +31,25 @@ class Request:
     def request_id(self) -> str:
         """The name that keys the request's randomness."""
         return request_id(self.prompt_id, self.turn)
+
+
+def require_decodable(requests: Sequence[Request], max_length: int) -> None:
+    """Refuse requests that a verifier with a context of `max_length` cannot decode.
+
+    Raises:
+        UserError: two prompts bear one name, or one is empty or leaves no room in the context.
+    """
+    names = Counter(request.request_id for request in requests)
+    for request in requests:
+        if names[request.request_id] > 1:
+            raise UserError(f"prompt {request.request_id}: there are two of that name")
+        if not request.token_ids:
+            raise UserError(f"prompt {request.request_id}: it is empty")
+        if len(request.token_ids) >= max_length:
+            raise UserError(
+                f"prompt {request.request_id}: {len(request.token_ids)} tokens do not fit the"
+                f" verifier's context of {max_length}"
+            )
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 from specdec.core.errors import require, require_int
 
@@ -64,3 +64,16 @@ class Stopping:
         reach = max(len(string.encode()) for string in self.stop_strings) + 8
         tail = self.decode(output_ids[-reach:])
         return any(string in tail for string in self.stop_strings)
+
+
+def default_stopping(verifier: object) -> Stopping:
+    """Return where a text ends unless that is told: at the verifier's own end tokens, if it has."""
+    reads_text = getattr(verifier, "tokenizer", None) is not None
+    return Stopping.of(cast(TextModel, verifier)) if reads_text else Stopping()
+
+
+def text_of(verifier: object) -> Callable[[Sequence[int]], str] | None:
+    """Return how tokens become text; None for a verifier that knows tokens only."""
+    if getattr(verifier, "tokenizer", None) is None:
+        return None
+    return cast(TextModel, verifier).decode

@@ -52,7 +52,7 @@ class HFCausalLM:
         self._mask_kind = mask.MaskKind.of(config)
         self._num_layers: int = config.num_hidden_layers
         self.vocab_size: int = config.vocab_size
-        self.max_length: int = _steady_length(config)
+        self.max_length: int = steady_length(config)
         self.device: torch.device = model.device
         self._plain = mask.PlainText(self._mask_kind, model.dtype, self.device)
         self._cache_word = cache_word(model.forward)
@@ -231,7 +231,7 @@ class HFCausalLM:
         return self._positions[list(rows), :length]
 
 
-def _steady_length(config: PreTrainedConfig) -> int:
+def steady_length(config: PreTrainedConfig) -> int:
     """The context within which a position's rotation does not depend on the rest of the batch.
 
     Scaled rotations of type longrope and dynamic change for all rows, cached cells included, as

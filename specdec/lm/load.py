@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -16,20 +17,24 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from specdec.core.digest import Signature, signature
 from specdec.core.errors import UserError, require
 from specdec.lm.check import first_line, prove
 from specdec.lm.folder import ZOO, Content, content_of
-from specdec.lm.hf import HFCausalLM
+from specdec.lm.hf import HFCausalLM, steady_length
 from specdec.lm.mask import MaskKind
+from specdec.lm.weights import require_files
 
+_OTHERS = (name for name in ALL_ATTENTION_FUNCTIONS if name != "sdpa" and "|" not in name)
+ATTENTIONS = ("sdpa", "eager", *_OTHERS)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EXPECTED = "a Hub id or a folder with a model, or zoo:verifier, zoo:draft"
 
 
 def load(
-    path: str,
+    path: str | Path,
     device: str = "cpu",
     dtype: str = "float32",
     attention: str | None = None,
@@ -48,16 +53,50 @@ def load(
         UserError: no such model or device, another vocabulary, or a model that trees cannot be
             decoded with.
     """
+    path = str(path) if isinstance(path, Path) else path
+    require_loadable(path, device, dtype, attention, vocabulary_of, field)
+    with _named(field):
+        model, error = _proven(path, _files(path), checked_device(device), DTYPES[dtype], attention)
+        return HFCausalLM(model, _tokenizer(path), tree_error=error)
+
+
+def require_loadable(
+    path: str,
+    device: str = "cpu",
+    dtype: str = "float32",
+    attention: str | None = None,
+    vocabulary_of: str | None = None,
+    field: str = "verifier.path",
+) -> None:
+    """Refuse what `load` would, as far as that shows without reading weights.
+
+    Raises:
+        UserError: as of `load`.
+    """
     require(isinstance(path, str) and bool(path), field, path, EXPECTED)
     require(
         isinstance(dtype, str) and dtype in DTYPES, "dtype", dtype, "one of " + ", ".join(DTYPES)
     )
-    placed = checked_device(device)
+    checked_device(device)
+    known = attention is None or attention in ATTENTIONS or "/" in str(attention)  # on the Hub
+    require(known, "attention", attention, "one of " + ", ".join(ATTENTIONS))
     with _named(field):
+        _require_model(path, _files(path))
         if vocabulary_of is not None:
             require_same_vocabulary(path, vocabulary_of)
-        model, error = _proven(path, _files(path), placed, DTYPES[dtype], attention)
-        return HFCausalLM(model, _tokenizer(path), tree_error=error)
+
+
+@lru_cache(maxsize=256)
+def _require_model(path: str, files: tuple[Signature, ...]) -> None:
+    """Refuse what is no model that trees can be decoded with; `files` are those that lie there."""
+    with _one_line(path):
+        config = AutoConfig.from_pretrained(source(path))
+        refuse_unsupported(config, path)
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise UserError(f"{path!r}: {config.model_type} is no causal language model")
+        if files:
+            require_files(path, Path(source(path)))
+        _tokenizer(path)
 
 
 @contextmanager
@@ -172,6 +211,23 @@ def vocabulary_size(path: str, field: str = "verifier.path") -> int:
         config = AutoConfig.from_pretrained(source(path))
         refuse_unsupported(config, path)
         return config.get_text_config().vocab_size
+
+
+def context_length(path: str, field: str = "verifier.path") -> int:
+    """Return how many tokens a model can read, without loading its weights.
+
+    Raises:
+        UserError: no such model; `field` is how the message names it.
+    """
+    require(isinstance(path, str) and bool(path), field, path, EXPECTED)
+    with _named(field), _one_line(path):
+        return steady_length(AutoConfig.from_pretrained(source(path)).get_text_config())
+
+
+def width(path: str) -> int:
+    """Return H, the size of a verifier's hidden states, without loading its weights."""
+    with _named("verifier.path"), _one_line(path):
+        return AutoConfig.from_pretrained(source(path)).get_text_config().hidden_size
 
 
 def source(path: str) -> str:

@@ -5,6 +5,54 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from specdec.core.errors import UserError
+from specdec.lm.hf import HFCausalLM
+
+
+def require_model(model: object, role: str) -> None:
+    """Refuse a path in place of a model, or a model of transformers that nobody wrapped.
+
+    Raises:
+        UserError: it cannot be decoded with.
+    """
+    if not all(hasattr(model, name) for name in ("open", "forward", "keep", "prefill")):
+        kind = f"{type(model).__module__}.{type(model).__qualname__}"
+        raise UserError(f"{role}: {kind} is no model to decode with; expected sd.load(PATH)")
+
+
+def require_one_family(verifier: object, proposer: object) -> None:
+    """Refuse a draft model of another vocabulary, and heads that sit on another model.
+
+    Raises:
+        UserError: which of both it is. Models without a tokenizer cannot be told apart.
+    """
+    draft, seat = (getattr(proposer, name, None) for name in ("model", "verifier"))
+    if not isinstance(verifier, HFCausalLM):
+        return
+    if isinstance(draft, HFCausalLM):
+        require_shared_vocabulary(verifier, draft)
+    if isinstance(seat, HFCausalLM) and seat.model is not verifier.model:
+        raise UserError(
+            f"{type(proposer).__qualname__}: its heads sit on another model than the one that"
+            " verifies; expected the same for both"
+        )
+
+
+def require_shared_vocabulary(verifier: HFCausalLM, draft: HFCausalLM) -> None:
+    """Compare token for token: sizes of logits are padded and say nothing about the tokenizer."""
+    if verifier.tokenizer is None or draft.tokenizer is None:
+        return
+    if draft.tokenizer is verifier.tokenizer:
+        return
+    ours, theirs = draft.tokenizer.get_vocab(), verifier.tokenizer.get_vocab()
+    if ours != theirs:
+        differing = len(set(ours.items()) ^ set(theirs.items()))
+        raise UserError(
+            f"draft model {draft.model.config._name_or_path!r}: its vocabulary of {len(ours)}"
+            f" tokens is not the verifier's of {len(theirs)} ({differing} entries differ); a draft"
+            " model must share the verifier's tokenizer"
+        )
+
 
 def readable(token_ids: Sequence[int], vocab_size: int) -> Sequence[int]:
     """Let a model read what another one's padding may have written, as some other token."""

@@ -1,9 +1,10 @@
 """All metrics of one arm as one JSON object, and what each of them means."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from specdec.core.trace import Trace
 from specdec.metrics import acceptance, expected, speed
 from specdec.metrics.estimate import Estimate
 from specdec.metrics.tally import FINISHED, Tally
@@ -69,13 +70,17 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def summarize(tally: Tally) -> dict[str, Any]:
+def summarize(tally: Tally | Sequence[Trace]) -> dict[str, Any]:
     """Return every metric that needs no second arm as {value, low, high, n}, and the counters.
+
+    Of traces, those of their `Tally`.
 
     The keys of depths are strings, as JSON wants them. A metric that is undefined for these
     sums is null, or has a null value, with a `reason` where its number would mislead. What is not
     known of every step is null, too.
     """
+    if not isinstance(tally, Tally):
+        tally = Tally.of(tally)
     return {
         "block_efficiency": acceptance.block_efficiency(tally).to_row(),
         "num_accepted": acceptance.num_accepted(tally).to_row(),

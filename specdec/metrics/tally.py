@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from specdec.core.errors import UserError
 from specdec.core.outcome import Outcome
 from specdec.core.trace import PlainSteps, Step, Trace
 from specdec.metrics.estimate import Estimate, FloatArray, Sums, ratio_estimate
@@ -46,7 +47,14 @@ class Tally:
 
     @classmethod
     def of(cls, traces: Sequence[Trace], clock: Sequence[PlainSteps] = ()) -> "Tally":
-        """Add up traces, in whatever order; `clock` has the plain steps beside some of them."""
+        """Add up traces, in whatever order; `clock` has the plain steps beside some of them.
+
+        Raises:
+            UserError: these are none.
+        """
+        if not isinstance(traces, Sequence) or not all(isinstance(t, Trace) for t in traces):
+            kind = type(traces).__name__
+            raise UserError(f"{kind}: expected a list of traces, as decode returns")
         categories = {trace.prompt_id: trace.category for trace in traces}
         beside = {(plain.prompt_id, plain.turn): plain for plain in clock}
         rows: dict[str, dict[str, float]] = {name: {} for name in sorted(categories)}

@@ -10,7 +10,7 @@ from specdec.core.members import require_members
 from specdec.core.protocols import CausalLM, TreePolicy
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
-from specdec.lm.vocabularies import fitted, readable
+from specdec.lm.vocabularies import fitted, readable, require_model
 from specdec.proposer.cells import FrontierCells
 from specdec.proposer.fit import require_ranks
 from specdec.proposer.growth import LogitSource, grow, propose_where
@@ -33,6 +33,7 @@ class DraftModel:
         if temperature is not None:
             require_number("proposer.temperature", temperature, 0.0)
         require_members(tree, "tree")
+        require_model(model, "draft model")
         require_ranks(tree, model.vocab_size)
         self.model = model
         self._tree = tree

@@ -18,6 +18,7 @@ from specdec.lm.fingerprint import require_trained_on
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer import CachedLayer
 from specdec.lm.load import source
+from specdec.lm.vocabularies import require_model
 from specdec.proposer.fit import require_kind, require_levels, require_ranks
 from specdec.proposer.growth import LogitSource, grow, propose_where
 
@@ -72,6 +73,7 @@ class HeadsProposer:
         assert path is not None
         require_kind(cls.kind.__name__, path)
         heads = load_heads(cls.kind, path)
+        require_model(verifier, "verifier")
         require_trained_on(verifier, heads.verifier, f"proposer.path={path!r}", force)
         heads = heads.to(verifier.device, verifier.model.dtype).eval()
         return cls(heads, verifier, tree, temperature)

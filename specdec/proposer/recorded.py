@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from specdec.core.errors import UserError, require, require_int, require_number
+from specdec.core.errors import Unfit, UserError, require, require_int, require_number
 from specdec.core.jsonl import read_jsonl
 from specdec.core.trace import request_id
 from specdec.core.tree import CandidateTree
@@ -93,7 +93,7 @@ def _refuse_own_noise(config_path: Path, seed: int | None) -> None:
     config = yaml.safe_load(config_path.read_text(encoding="utf-8"))
     temperature = config["sampling"]["temperature"]
     if temperature > 0 and config["seed"] == seed:
-        raise UserError(
+        raise Unfit(
             f"seed={seed}: the texts in {str(config_path.parent)!r} were drawn with this seed at"
             f" temperature {temperature}; choose another, or their own noise would judge them"
         )

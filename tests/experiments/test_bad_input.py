@@ -185,7 +185,7 @@ MISTYPED = [
     Mistake("no_tree", ["tree=null"], ["tree=null", "--help"]),
     Mistake("whole_node", ["prompts=my.jsonl"], ["prompts", "prompts.path"]),
     Mistake("path_of_a_judge", ["judges=[../tree/chain]"], ["judges=", "[block,traversal]"]),
-    Mistake("several_arms", ["experiment=demo"], ["arms", "specdec-compare"]),
+    Mistake("several_arms", ["experiment=demo"], ["experiment=demo", "specdec-compare"]),
     Mistake("rank", ["proposer=draft_model", "tree=sparse", "tree.paths=[[0],[true]]"], ["True"]),
     Mistake("in_an_arm", ['arms=["proposer=ngram tree.gama=2"]'], ["tree.gama", "tree.gamma"]),
     Mistake("no_value", ["proposer"], ["'proposer'"]),

@@ -163,7 +163,8 @@ def test_bad_options_are_refused_before_a_model_is_loaded(
 ) -> None:
     Path("file").write_text("precious")
     write_heads_config()
-    given = [f"data.path={tiny.text}", "output=tree.json", NOWHERE, "draft.path=./no_such_model"]
+    given = [f"data.path={tiny.text}", "output=tree.json", NOWHERE]
+    given += [] if "proposer=medusa" in options else ["draft.path=./no_such_model"]
     assert_one_line(cli("calibrate", *given, *options), names)
     assert not Path("tree.json").exists()
 
@@ -193,9 +194,11 @@ def test_a_text_without_a_path_is_named(cli: CommandLine, tiny: Tiny) -> None:
 # --- Trees that a proposer cannot grow ---
 
 
-def write_heads_config() -> None:
+def write_heads_config(kind: str = "medusa") -> None:
     Path("heads").mkdir()
-    Path("heads/config.json").write_text('{"num_heads": 4, "vocab_size": 300}')
+    found: dict[str, object] = {"num_heads": 4, "vocab_size": 300, "hidden_size": 32}
+    found |= {"link": "token"} if kind == "chained" else {}
+    Path("heads/config.json").write_text(json.dumps(found))
 
 
 HEADS = "in proposer.path='heads'"
@@ -219,7 +222,7 @@ HEADS = "in proposer.path='heads'"
 def test_trees_beyond_the_heads_are_refused_before_a_model_is_loaded(
     cli: CommandLine, entry_point: str, proposer: str, options: list[str], names: list[str]
 ) -> None:
-    write_heads_config()
+    write_heads_config(proposer)
     Path("tree.json").write_text(TREE)
     arm = [f"proposer={proposer}", "proposer.path=heads", *options]
     given = arm if entry_point == "decode" else [f'arms=["{" ".join(arm)}"]']
@@ -237,14 +240,15 @@ def test_ranks_beyond_a_draft_s_vocabulary_are_refused_before_a_model_is_loaded(
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}"])
-def test_a_folder_that_says_nothing_is_left_to_the_loader(
+def test_a_folder_that_holds_no_heads_is_named(
     cli: CommandLine, text: str | None
 ) -> None:
     if text is not None:
         Path("heads").mkdir()
         Path("heads/config.json").write_text(text)
     heads = ["proposer=medusa", "proposer.path=heads", "tree.gamma=99"]
-    assert_one_line(cli("decode", NOWHERE, *heads), ["verifier.path='./no_such_model'"])
+    named = "verifier.path='./no_such_model'" if text is None else "proposer.path='heads': "
+    assert_one_line(cli("decode", NOWHERE, *heads), [named])
 
 
 def test_a_tree_that_is_used_otherwise_than_it_was_measured_says_so(

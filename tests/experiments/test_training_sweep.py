@@ -146,11 +146,12 @@ def listed(ended: Ended) -> list[str]:
         "trainer.max_steps=1,2",
         "train.share=0.5,1",
         "+train.extra={a:1},{a:2}",
-        "decode=['max_new_tokens=8'],['proposer.temperature=1','draft.dtype=bfloat16']",
+        "decode=[PROMPTS,'max_new_tokens=8'],[PROMPTS,'proposer.temperature=1','draft.dtype=bfloat16']",
     ],
 )
 def test_what_matters_is_told_apart(tiny: Tiny, cli: CommandLine, swept: str) -> None:
-    found = listed(cli("train", *options(tiny, swept, "--dry-run")))
+    told = swept.replace("PROMPTS", f"'prompts.path={tiny.prompts}'")
+    found = listed(cli("train", *options(tiny, told, "--dry-run")))
     assert len(set(found)) == 2
     if swept.startswith("trainer.max_steps"):
         assert [name.split("-")[0] for name in found] == ["max_steps=1", "max_steps=2"]

@@ -1,0 +1,113 @@
+"""Options that a command has and, as it was called, does not heed: refused, with what is meant.
+
+An option that is accepted and ignored is worse than one that is refused: the numbers are then
+attached to something that was never run.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from specdec.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Unheeded:
+    """Options, a node standing for all below it, that do nothing where `when` holds."""
+
+    options: frozenset[str]
+    instead: str
+    when: Callable[[DictConfig], bool] = lambda config: True
+
+
+def _of(*options: str) -> frozenset[str]:
+    return frozenset(options)
+
+
+def _by_heads(config: DictConfig) -> bool:
+    return "verifier" in config.proposer
+
+
+DECODING = _of(
+    *("verifier", "draft", "prompts", "sampling", "proposer", "tree", "verification", "judges"),
+    *("max_new_tokens", "stop_strings", "batch", "device", "dtype", "attention", "seed"),
+    *("tracker", "keep_candidates", "resume"),
+)
+SINGLE = Unheeded(_of("hydra.sweep"), "is where sweeps go, with -m; expected hydra.run.dir=DIR")
+UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
+    "decode": [SINGLE],
+    "compare": [SINGLE],
+    "replay": [SINGLE],
+    "check": [SINGLE],
+    "report": [SINGLE],
+    "record": [
+        SINGLE,
+        Unheeded(
+            DECODING,
+            "is told by the run, run=DIR, whose texts are recorded; expected one or the other",
+            lambda config: config.run is not None,
+        ),
+    ],
+    "costs": [
+        SINGLE,
+        Unheeded(
+            _of("proposer", "tree", "judges"),
+            """every proposer is timed in shapes of its own; expected proposers=["NAME OPTIONS"]""",
+        ),
+        Unheeded(_of("verification"), 'expected it among options, options=["verification=block"]'),
+        Unheeded(_of("tracker", "keep_candidates", "resume"), "no run is written here"),
+    ],
+    "calibrate": [
+        SINGLE,
+        Unheeded(_of("tree"), "no tree is grown here; num_nodes=N is the one that is printed"),
+        Unheeded(_of("draft"), "heads draft here; expected proposer=draft_model, too", _by_heads),
+        Unheeded(
+            _of("data", "sampling", "batch", "seed", "max_children"),
+            "is told by the recording; expected another recording, or data.path in its place",
+            lambda config: config.recording is not None,
+        ),
+        Unheeded(
+            _of("sampling", "max_children"),
+            "is for drawn children only; expected positional=true, too",
+            lambda config: not config.positional,
+        ),
+    ],
+    "train": [
+        Unheeded(_of("hydra.sweep"), "is where sweeps go, with -m; expected output=DIR"),
+        Unheeded(_of("decode"), "is what a sweep decodes with; expected -m, too"),
+        Unheeded(
+            _of("distill"),
+            "is of the verifier's own answers; expected distill.path=FILE, too",
+            lambda config: config.distill.path is None,
+        ),
+        Unheeded(
+            _of("tuning"), "is of joint=true; expected that, too", lambda config: not config.joint
+        ),
+    ],
+}
+
+
+def require_heeded(command: str, config: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuse what was told on the command line and does nothing in this configuration.
+
+    Raises:
+        UserError: with what is meant instead.
+    """
+    for text in overrides:
+        name = text.split("=")[0].lstrip("+~").split("@")[0].replace("/", ".")
+        for each in UNHEEDED.get(command, ()):
+            if _names(each.options, name) and not _is_off(text) and each.when(config):
+                raise UserError(f"{text}: {each.instead}")
+
+
+def _names(options: frozenset[str], name: str) -> bool:
+    parts = name.split(".")
+    return any(".".join(parts[:count]) in options for count in range(1, len(parts) + 1))
+
+
+def _is_off(text: str) -> bool:
+    """Whether an option is told to be what leaves it off: `distill.path=null` says nothing."""
+    value: Any = text.partition("=")[2]
+    return value in ("null", "[]")

@@ -1,0 +1,120 @@
+"""What options name, looked at before anything is loaded: models, heads, prompts.
+
+A sweep looks at every distinct value once, when it is planned, however many jobs have it; what is
+found to be wrong then costs a second, and not the night that it takes until its turn comes.
+"""
+
+import json
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from specdec.experiments.app import build
+
+from specdec.core.digest import Signature, signature
+from specdec.core.errors import Unfit
+from specdec.decoding.request import Request, require_decodable
+from specdec.lm.load import context_length, require_loadable, source, vocabulary, width
+from specdec.prompts import load_prompts, render_turn
+from specdec.proposer.fit import heads_config
+from specdec.training.data.text import read_documents
+
+Files = tuple[Signature, ...]
+
+
+def require_inputs(config: DictConfig) -> None:
+    """Refuse models that cannot be loaded, and prompts that the verifier cannot read.
+
+    Raises:
+        UserError: with the option and its value; heads of a verifier of another size are Unfit.
+    """
+    require_models(config)
+    require_prompts(config)
+
+
+def require_models(config: DictConfig) -> None:
+    """Refuse a verifier, and what a proposer loads, as far as that shows without their weights."""
+    require_model(config.verifier)
+    proposer = config.proposer
+    models = [node for node in proposer.values() if is_model(node)]
+    for node in models:
+        require_model(node)
+    if "verifier" in proposer:
+        if not proposer.get("force", False):
+            require_heads_of(proposer.path, config.verifier.path)
+    elif not models:
+        path = proposer.get("path")
+        _require_made(_Node(OmegaConf.to_yaml(proposer, resolve=True), _files(path), proposer))
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A node of the configuration; equal ones are built once, as long as their file is the same."""
+
+    text: str
+    there: Files
+    node: DictConfig = field(compare=False)
+
+
+@lru_cache(maxsize=256)
+def _require_made(proposer: _Node) -> None:
+    build(proposer.node)
+
+
+def require_model(node: DictConfig) -> None:
+    """Refuse a node that `specdec.lm.load.load` could not load."""
+    plain: Any = OmegaConf.to_container(node, resolve=True)
+    require_loadable(**{name: value for name, value in plain.items() if name != "_target_"})
+
+
+def is_model(value: object) -> bool:
+    """Whether a node of the configuration is a language model."""
+    return isinstance(value, DictConfig) and value.get("_target_") == "specdec.lm.load.load"
+
+
+def require_heads_of(path: object, verifier: str) -> None:
+    """Refuse heads that no verifier of this size can have; the rest shows when it is loaded."""
+    theirs, ours = heads_config(path).get("hidden_size"), width(verifier)
+    if isinstance(theirs, int) and theirs != ours:
+        raise Unfit(
+            f"proposer.path={path!r}: heads of another verifier, of hidden size {theirs};"
+            f" verifier.path={verifier!r} has {ours}"
+        )
+
+
+def require_prompts(config: DictConfig) -> None:
+    """Refuse prompts that cannot be read, rendered or decoded, not even after empty answers."""
+    plain: Any = OmegaConf.to_container(config.prompts, resolve=True)
+    path, verifier = plain["path"], config.verifier.path
+    there = _files(path)
+    _require_prompts(json.dumps(plain), there, verifier, _files(source(verifier)))
+
+
+@lru_cache(maxsize=256)
+def _require_prompts(told: str, there: Files, verifier: str, model_there: Files) -> None:
+    prompts = json.loads(told)
+    tokenizer, _ = vocabulary(verifier)
+    requests: list[Request] = []
+    for prompt in load_prompts(prompts["path"], prompts["limit"], prompts["split"]):
+        for turn in range(prompt.num_turns):
+            rendered = render_turn(prompt, [""] * turn, tokenizer, prompts["chat_template"])
+            requests.append(Request(prompt.prompt_id, rendered.token_ids, turn=turn))
+    require_decodable(requests, context_length(verifier))
+
+
+def require_documents(path: str, field: str) -> None:
+    """Refuse a training text of which a row is none."""
+    _require_documents(path, field, _files(path))
+
+
+@lru_cache(maxsize=256)
+def _require_documents(path: str, field: str, there: Files) -> None:
+    read_documents(path, field)
+
+
+def _files(path: object) -> Files:
+    """Return what changes when a file or folder does; what is not there has nothing."""
+    there = isinstance(path, str) and bool(path) and Path(path).exists()
+    return signature(Path(str(path))) if there else ()

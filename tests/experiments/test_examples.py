@@ -1,0 +1,123 @@
+"""Every command line of the help texts and of the README goes as far as to its model."""
+
+import re
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from running import CommandLine, Tiny
+from test_configs import CONFIGS, ENTRY_POINTS, examples
+
+import specdec
+
+ROOT = Path(__file__).parents[2]
+ZOO = Path(specdec.__file__).parent / "zoo"
+# What the examples name, and what stands for it here; nothing is downloaded, and there is no GPU.
+STANDS_FOR = {
+    "Qwen/Qwen3-8B": "zoo:verifier",
+    "Qwen/Qwen3-0.6B": "zoo:draft",
+    "cuda": "cpu",
+    "bfloat16": "float32",
+    "acceptance_vs_gamma": "acceptance_vs_gamma",
+}
+
+
+# What is said of runs as short as those here, once they were read.
+TOO_FEW = {"check": "tokens; expected at least", "report": "reference='draft_model, rejection'"}
+
+
+class _Reached(BaseException):
+    """A model would be loaded now: all before it is right."""
+
+
+def commands(text: str) -> list[list[str]]:
+    """Cut the command lines out of a text: entry point first."""
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    found = [shlex.split(line) for line in lines if line.startswith("    python experiments/")]
+    return [[Path(script).stem, *told] for _, script, *told in found]
+
+
+OF_HELP = [
+    [entry_point, *told] for entry_point in ENTRY_POINTS for _, _, *told in examples(entry_point)
+]
+OF_README = commands((ROOT / "README.md").read_text(encoding="utf-8"))
+ALL = [list(told) for told in dict.fromkeys(map(tuple, [*OF_HELP, *OF_README]))]
+
+
+@pytest.fixture(scope="module")
+def workplace(cli: CommandLine, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with all that the examples name: texts, models, heads, runs, a recording."""
+    folder = tmp_path_factory.mktemp("examples")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in ("text.txt", "more.txt"):
+            shutil.copy(tiny.text, name)
+        for name in ("text.jsonl", "more.jsonl"):
+            Path(name).write_text('{"text": "def add(first, second): return first + second"}\n')
+        shutil.copy(tiny.prompts, "my.jsonl")
+        for name, model in (("my_model", "verifier"), ("my_draft", "draft")):
+            shutil.copytree(ZOO / model, name)
+        for name, heads in (("my_heads", "medusa"), ("my_chained", "chained"), ("both", "medusa")):
+            shutil.copytree(ZOO / heads, name)
+        shutil.copytree(ZOO / "verifier", "both/verifier")
+        short = ["prompts.limit=1", "max_new_tokens=3", "sampling.temperature=1"]
+        ended = cli("record", *short, "hydra.run.dir=outputs/recording")
+        assert ended.status == 0, ended.err
+        for name in ("recording_T1", "qwen"):
+            shutil.copytree("outputs/recording", f"outputs/{name}")
+        for name in ("decode/RUN", "decode/A", "decode/B", "compare/RUN/arm"):
+            shutil.copytree("outputs/recording/run", f"outputs/{name}")
+        for name in ("acceptance_vs_gamma", "acceptance_vs_temperature", "verification_rules"):
+            shutil.copytree("outputs/recording/run", f"outputs/{name}/run")
+        for name in ("all_my_runs", "outputs/mine", "DIR"):
+            shutil.copytree("outputs/recording/run", f"{name}/run")
+        measured = ["positional=true", "sampling.temperature=1", "data.limit=1", "output=tree.json"]
+        assert cli("calibrate", "data.path=text.txt", "data.max_length=64", *measured).status == 0
+    return folder
+
+
+def stand_ins(told: Sequence[str]) -> list[str]:
+    """Put what is here in place of what the example names."""
+    found = list(told)
+    for name, here in STANDS_FOR.items():
+        found = [text.replace(name, here) for text in found]
+    return found
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+@pytest.mark.parametrize("command", ALL, ids=lambda told: " ".join(told)[:90])
+def test_an_example_is_configured_up_to_its_model(
+    cli: CommandLine,
+    workplace: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+) -> None:
+    shutil.copytree(workplace, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+
+    def reached(*arguments: object, **options: object) -> None:
+        raise _Reached
+
+    monkeypatch.setattr("specdec.lm.load._proven", reached)
+    monkeypatch.setattr("specdec.training.lm.LanguageModeling.__init__", reached)
+    entry_point, *told = stand_ins(command)
+    if entry_point == "record":  # into a new folder, as whoever copies the line
+        shutil.rmtree(told[-1].partition("hydra.run.dir=")[2], ignore_errors=True)
+    sweeps = "-m" in told or any(text.startswith("experiment=") for text in told)
+    if sweeps and entry_point in ("decode", "train"):
+        told += ["--dry-run", "sweep.most=3"]
+    try:
+        ended = cli(entry_point, *told)
+    except _Reached:
+        return
+    assert ended.status == 0 or TOO_FEW.get(entry_point, "\0") in ended.err, ended.err
+    assert entry_point in ("check", "report") or "--dry-run" in told, "no model was asked for"
+
+
+def test_the_examples_are_found() -> None:
+    assert {told[0] for told in OF_HELP} == set(ENTRY_POINTS)
+    assert len(OF_README) > 15
+    assert CONFIGS.is_dir()

@@ -124,7 +124,7 @@ WRONG: list[tuple[type[Chains], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "draw"), CLAIMS, ids=str)
+@pytest.mark.parametrize(("rule", "draw"), CLAIMS, ids=lambda x: x.value if isinstance(x, Draw) else type(x).__name__)
 def test_the_rules_of_the_package_are_what_they_say(rule: Any, draw: Draw) -> None:
     assert finding(rule, draw).lossy is None
     assert finding(rule, draw).miscounts is None

@@ -240,9 +240,7 @@ def test_ranks_beyond_a_draft_s_vocabulary_are_refused_before_a_model_is_loaded(
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}"])
-def test_a_folder_that_holds_no_heads_is_named(
-    cli: CommandLine, text: str | None
-) -> None:
+def test_a_folder_that_holds_no_heads_is_named(cli: CommandLine, text: str | None) -> None:
     if text is not None:
         Path("heads").mkdir()
         Path("heads/config.json").write_text(text)

@@ -1,0 +1,48 @@
+"""An option that does nothing, as the command was called, is refused with what is meant."""
+
+from pathlib import Path
+
+import pytest
+from running import CommandLine
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+TEXT = ["data.path=zoo:held_out", "output=tree.json"]
+TRAINING = ["data.path=zoo:train", "data.held_out_path=zoo:held_out", "output=trained"]
+
+
+@pytest.mark.parametrize(
+    ("command", "told", "meant"),
+    [
+        ("decode", ["hydra.sweep.dir=here"], "hydra.run.dir=DIR"),
+        ("compare", ["hydra.sweep.dir=here"], "hydra.run.dir=DIR"),
+        ("record", ["run=DIR", "max_new_tokens=4"], "told by the run, run=DIR"),
+        ("record", ["run=DIR", "proposer=ngram"], "told by the run, run=DIR"),
+        ("costs", ["output=costs.json", "tree.gamma=8"], 'proposers=["NAME OPTIONS"]'),
+        ("costs", ["output=costs.json", "proposer=medusa"], 'proposers=["NAME OPTIONS"]'),
+        ("costs", ["output=costs.json", "verification=block"], 'options=["verification=block"]'),
+        ("costs", ["output=costs.json", "tracker=wandb"], "no run is written"),
+        ("calibrate", [*TEXT, "max_children=3"], "positional=true"),
+        ("calibrate", [*TEXT, "sampling.temperature=1"], "positional=true"),
+        ("calibrate", [*TEXT, "proposer=medusa", "draft.path=x"], "proposer=draft_model"),
+        ("calibrate", ["output=t.json", "recording=DIR", "data.limit=3"], "told by the recording"),
+        ("train", [*TRAINING, "decode=['prompts.limit=2']"], "expected -m, too"),
+        ("train", [*TRAINING, "distill.temperature=0.5"], "distill.path=FILE, too"),
+        ("train", [*TRAINING, "tuning.method=full"], "joint=true"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+def test_what_nothing_heeds_is_refused(
+    cli: CommandLine, command: str, told: list[str], meant: str
+) -> None:
+    ended = cli(command, *told)
+    (line,) = ended.err.splitlines()
+    assert ended.status == 2
+    assert line.startswith(f"error: {told[-1]}: ")
+    assert meant in line
+    assert not Path("trained").exists()
+
+
+def test_what_is_told_to_be_off_says_nothing(cli: CommandLine) -> None:
+    ended = cli("train", *TRAINING[:2], "output=???", "distill.path=null", "decode=[]")
+    assert "output: missing" in ended.err

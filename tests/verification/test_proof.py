@@ -124,7 +124,11 @@ WRONG: list[tuple[type[Chains], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "draw"), CLAIMS, ids=lambda x: x.value if isinstance(x, Draw) else type(x).__name__)
+def name_of(value: object) -> str:
+    return value.value if isinstance(value, Draw) else type(value).__name__
+
+
+@pytest.mark.parametrize(("rule", "draw"), CLAIMS, ids=name_of)
 def test_the_rules_of_the_package_are_what_they_say(rule: Any, draw: Draw) -> None:
     assert finding(rule, draw).lossy is None
     assert finding(rule, draw).miscounts is None

@@ -16,6 +16,7 @@ from specdec.core.sampling import Sampling
 from specdec.core.trace import Step, Trace
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Context, Proposal, Verdict
+from specdec.decoding.claims import claims_of
 from specdec.decoding.pairing import is_lossless, require_judges
 from specdec.decoding.request import Flight, Request, require_decodable, rounded
 from specdec.decoding.stopping import Stopping, default_stopping, text_of
@@ -70,6 +71,8 @@ class SpeculativeDecoder:
         self.stopping = stopping or default_stopping(verifier)
         self.batch = batch
         self.seed = seed
+        self._allow_lossy = allow_lossy
+        self._claims = claims_of(proposer)
 
     def check(self, requests: Sequence[Request]) -> None:
         """Refuse requests that cannot be decoded, before any is.
@@ -171,11 +174,22 @@ class SpeculativeDecoder:
     def _propose(self, contexts: Sequence[Context]) -> list[Proposal]:
         """Ask for candidates; what could never be emitted is not submitted."""
         proposals = self.proposer.propose(contexts)
+        self._hold_to_claims(contexts, proposals)
         ends = self.stopping.end_ids
         return [
             proposal.pruned(context.max_depth, ends)
             for proposal, context in zip(proposals, contexts, strict=True)
         ]
+
+    def _hold_to_claims(self, contexts: Sequence[Context], proposals: Sequence[Proposal]) -> None:
+        """Refuse proposals that are not what was declared, or never call the text lossless."""
+        try:
+            if self._claims is not None:
+                self._claims.check(contexts, proposals)
+        except UserError:
+            if not self._allow_lossy:
+                raise
+            self.lossless, self._claims = False, None
 
     def _look_at(self, contexts: Sequence[Context], proposals: Sequence[Proposal]) -> Forward:
         """Let the verifier read every tree, all of them in one forward: this is the step."""

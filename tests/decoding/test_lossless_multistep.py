@@ -21,6 +21,7 @@ from noise import rekeyed
 from torch import Tensor
 from toy import NO_END, TextLaw, memoryless, table_lm, text_law, warped
 
+from specdec.core.errors import UserError
 from specdec.core.outcome import Outcome
 from specdec.core.randomness import RandomStream, Stream
 from specdec.core.sampling import Sampling
@@ -150,7 +151,10 @@ def test_a_correction_from_p_is_found() -> None:
 
 def test_q_recorded_at_another_temperature_is_found() -> None:
     """TV 0.22 and chi-square divergence 0.39, by enumeration: 400 texts have the power."""
-    _assert_found(_decode_wrongly(proposer=_MisrecordedDraft()), "q of another temperature")
+    decoded = _decode_wrongly(proposer=_MisrecordedDraft(), allow_lossy=True)
+    _assert_found(decoded, "q of another temperature")
+    with pytest.raises(UserError, match="_MisrecordedDraft: its tokens are not drawn from"):
+        _decode_wrongly(proposer=_MisrecordedDraft())
 
 
 def test_rekeyed_streams_are_as_good_as_the_decoders_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import mkstemp
 from typing import Any
 
 from specdec.core.errors import Unwritable, UserError
@@ -117,9 +117,13 @@ def make_folder(path: Path) -> None:
 def require_writable(path: Path) -> None:
     """Find out before hours of work whether a file can be written; its folder is made."""
     make_folder(path.parent)
-    with writing(path), NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:
-        file.write(b"\n")
-        file.flush()
+    with writing(path):
+        descriptor, name = mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            os.write(descriptor, b"\n")
+        finally:
+            os.close(descriptor)
+            os.unlink(name)
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:

@@ -341,6 +341,8 @@ def test_every_command_says_what_it_cannot_write(
     with files_of_at_most(0):
         ended: Ended = cli(entry_point, *options)
     assert_one_line(ended, ["cannot be written (File too large)"])
+    litter = [path.name for path in Path("place").rglob(".*") if path.name != ".lock"]
+    assert not litter, f"left behind: {litter}"
 
 
 # --- Trackers ---

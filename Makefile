@@ -17,9 +17,10 @@ demo: $(READY)
 quick: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow and not whole'
 
-# One thread each: two processes that fight over the cores' threads are slower than one.
+# One thread each: two processes that fight over the cores' threads are slower than one. A file's
+# tests stay together, since they share what is slow to make.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 # In throwaway environments that hold their own transformers and find all else in $(VENV).
 test-versions: $(READY)

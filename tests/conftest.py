@@ -36,6 +36,10 @@ WHOLE = (
     *("replay/test_closed_forms.py", "replay/test_renewal.py", "replay/test_trees.py"),
     *("report/test_frame.py", "report/test_large_report.py", "report/test_provenance.py"),
     *("report/test_report_in_browser.py", "test_disturbances.py", "verification/test_exact.py"),
+    *("report/test_page.py", "report/test_plots.py", "lm/test_greedy_equality.py"),
+    *("proposer/test_growth.py", "decoding/test_loop_mutations.py", "decoding/test_judges.py"),
+    *("verification/test_dominance.py", "verification/test_estimators.py"),
+    "verification/test_lossy_rules.py",
 )
 
 

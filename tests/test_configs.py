@@ -290,16 +290,6 @@ def examples(entry_point: str) -> list[list[str]]:
     return [shlex.split(command) for command in commands]
 
 
-@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
-def test_the_examples_of_the_help_text_are_valid(entry_point: str) -> None:
-    """People copy them: each must compose, and so must every arm in them."""
-    found = examples(entry_point)
-    assert found, f"the help text of {entry_point} has no example"
-    for _, script, *told in found:
-        assert script == f"experiments/{entry_point}.py"
-        require_composed(entry_point, told)
-
-
 def require_composed(entry_point: str, told: Sequence[str]) -> DictConfig:
     """Compose a command line, and every arm in it; returns the configuration."""
     overrides = [text for text in told if "=" in text]  # others are flags, or folders

@@ -34,7 +34,7 @@ def theirs(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "verification.rule._target_=outside_rules"
 
 
-@pytest.mark.parametrize("command", ["decode", "record", "costs", "compare"])
+@pytest.mark.parametrize("command", ["decode", "record", "compare"])
 def test_a_wrong_rule_is_refused_before_a_model_is_loaded(
     cli: CommandLine, tiny: Tiny, theirs: str, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,8 +43,7 @@ def test_a_wrong_rule_is_refused_before_a_model_is_loaded(
     if command == "compare":
         plug_ins = [f"arms=['proposer=none','{' '.join(plug_ins)}']", "sampling.temperature=1"]
         plug_ins[0] = plug_ins[0].replace(" sampling.temperature=1", "")
-    more = ["output=costs.json"] if command == "costs" else []
-    ended = cli(command, *tiny.options("run", *plug_ins, *more))
+    ended = cli(command, *tiny.options("run", *plug_ins))
     assert ended.status == 2
     (line,) = ended.err.splitlines()
     assert line.startswith("error: verification.rule=outside_rules.FromP: not lossless, though")

@@ -468,6 +468,7 @@ def test_lora_without_peft_is_named(
     )
 
 
+@pytest.mark.slow  # that processes share a batch rightly is seen in test_processes.py
 @WITH_PEFT
 def test_two_processes_with_half_the_batch_give_the_losses_of_one(
     cli: CommandLine, tiny: Tiny, tmp_path: Path

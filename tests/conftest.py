@@ -39,7 +39,8 @@ WHOLE = (
     *("report/test_page.py", "report/test_plots.py", "lm/test_greedy_equality.py"),
     *("proposer/test_growth.py", "decoding/test_loop_mutations.py", "decoding/test_judges.py"),
     *("verification/test_dominance.py", "verification/test_estimators.py"),
-    "verification/test_lossy_rules.py",
+    *("verification/test_lossy_rules.py", "verification/test_numbers.py"),
+    "report/test_comparison.py",
 )
 
 
@@ -49,11 +50,20 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.markexpr = "not slow"
 
 
+def is_whole(path: Path) -> bool:
+    found = path.relative_to(Path(__file__).parent)
+    return any(found.is_relative_to(each) for each in WHOLE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import what `make quick` leaves out."""
+    return True if "not whole" in config.option.markexpr and is_whole(collection_path) else None
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        path = item.path.relative_to(Path(__file__).parent)
-        if any(path.is_relative_to(each) for each in WHOLE):
+        if is_whole(item.path):
             item.add_marker("whole")
 
 

@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 OLDEST := 5.17.0
 NEWEST := $(shell sed -n 's/^transformers==//p' constraints.txt)
 
-.PHONY: demo quick test test-versions check format
+.PHONY: demo quick test test-all test-versions check format
 
 demo: $(READY)
 	$(BIN)/python experiments/compare.py experiment=demo
@@ -21,6 +21,10 @@ quick: $(READY)
 # tests stay together, since they share what is slow to make.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+
+# And what takes half a minute each: what CI runs.
+test-all: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow'
 
 # In throwaway environments that hold their own transformers and find all else in $(VENV).
 test-versions: $(READY)

@@ -45,26 +45,38 @@ WHOLE = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Leave the slow tests to those who ask for them: `pytest -m slow`."""
+    """Leave tests that take long to those who ask for them: `make test-all`, `pytest -m slow`."""
     if not config.option.markexpr:
-        config.option.markexpr = "not slow"
+        named = any("::" in text or text.endswith(".py") for text in config.args)
+        config.option.markexpr = "not slow" if named else "not slow and not thorough"
 
 
-def is_whole(path: Path) -> bool:
+# What takes half a minute each, of processes that are killed and samples that are large: CI runs it.
+THOROUGH = (
+    *("training/test_survival.py", "training/test_processes.py", "test_disturbances.py"),
+    *("experiments/test_decode_processes.py", "decoding/test_lossless_combinations.py"),
+    *("replay/test_coverage.py", "replay/test_renewal.py", "test_package.py"),
+)
+
+
+def is_of(names: tuple[str, ...], path: Path) -> bool:
     found = path.relative_to(Path(__file__).parent)
-    return any(found.is_relative_to(each) for each in WHOLE)
+    return any(found.is_relative_to(each) for each in names)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not even import what `make quick` leaves out."""
-    return True if "not whole" in config.option.markexpr and is_whole(collection_path) else None
+    left_out = "not whole" in config.option.markexpr and is_of(WHOLE, collection_path)
+    return True if left_out else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if is_whole(item.path):
+        if is_of(WHOLE, item.path):
             item.add_marker("whole")
+        if is_of(THOROUGH, item.path):
+            item.add_marker("thorough")
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,8 @@ from specdec.core.values import Context, Draw, Proposal
 # looks again, so there is room to spare.
 DOUBT = 30.0
 ROUNDING = 1e-3  # of a row's sum
-DISTINCT = {Draw.DETERMINISTIC, Draw.WITHOUT_REPLACEMENT, Draw.TOP_PLUS_ONE}
+# Equal siblings of point masses do no harm: the second is never accepted.
+DISTINCT = {Draw.WITHOUT_REPLACEMENT, Draw.TOP_PLUS_ONE}
 
 
 class Drawn:

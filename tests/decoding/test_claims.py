@@ -94,7 +94,6 @@ def test_a_law_of_another_temperature_is_found() -> None:
     ("proposal", "draw", "reason"),
     [
         (children([0], None, Draw.DETERMINISTIC), Draw.SINGLE, "deterministic, and it says single"),
-        (children([1, 1], None, Draw.DETERMINISTIC), Draw.DETERMINISTIC, "two are equal"),
         (
             children([1, 1], LAW[None], Draw.WITHOUT_REPLACEMENT),
             Draw.WITHOUT_REPLACEMENT,

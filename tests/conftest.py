@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.markexpr = "not slow" if named else "not slow and not thorough"
 
 
-# What takes half a minute each, of processes that are killed and samples that are large: CI runs it.
+# What takes half a minute each: processes that are killed, samples that are large. CI runs it.
 THOROUGH = (
     *("training/test_survival.py", "training/test_processes.py", "test_disturbances.py"),
     *("experiments/test_decode_processes.py", "decoding/test_lossless_combinations.py"),

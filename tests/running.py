@@ -95,8 +95,15 @@ def write_llama(
     return folder
 
 
-def run_in_process(entry_point: str, *options: str) -> Ended:
-    """Call `main()` of an entry point; what is not SystemExit is a traceback, and comes out."""
+REPORTING = {"compare", "decode", "replay", "report", "train"}
+
+
+def run_in_process(entry_point: str, *options: str, plots: bool = False) -> Ended:
+    """Call `main()` of an entry point; what is not SystemExit is a traceback, and comes out.
+
+    Reports are written, but for their plots, unless a test is about these: to draw takes longer
+    than all else that most of them do.
+    """
     from hydra.core.global_hydra import GlobalHydra
 
     main = import_module(f"specdec.experiments.{entry_point}").main
@@ -105,6 +112,8 @@ def run_in_process(entry_point: str, *options: str) -> Ended:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setenv("HYDRA_FULL_ERROR", "1")  # the entry point sets it for its whole process
         patch.setattr(sys, "argv", [entry_point, *options])
+        if entry_point in REPORTING and not plots:
+            patch.setattr("specdec.report.write.figures", lambda *_: {})
         try:
             main()
             status = 0

@@ -214,7 +214,8 @@ def test_arms_are_tested_against_the_best_and_reported(comparison: Comparison) -
 
 def test_a_reference_is_the_report_too(cli: CommandLine, tiny: Tiny) -> None:
     options = tiny.options("run", TWO_ARMS, "reference=none", "max_new_tokens=4")
-    assert cli("compare", *options).status == 0
+    assert cli("compare", *options, plots=True).status == 0
+    assert list(Path("run/plots").glob("*.svg"))
     table = pd.read_csv("run/summary.csv").set_index("arm")
     assert table["reference"].dropna().to_dict() == {"ngram, rejection": "none"}
 

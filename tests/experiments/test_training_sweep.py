@@ -57,7 +57,7 @@ def table() -> Any:  # pandas' own types know no truth of a cell
 
 @pytest.fixture
 def trained(tiny: Tiny, cli: CommandLine) -> Ended:
-    return cli("train", *options(tiny, "max_steps=2,4", "seed=0,1"))
+    return cli("train", *options(tiny, "max_steps=2,4", "seed=0,1"), plots=True)
 
 
 def test_every_training_is_decoded_with_and_compared(trained: Ended) -> None:

@@ -56,6 +56,8 @@ THOROUGH = (
     *("training/test_survival.py", "training/test_processes.py", "test_disturbances.py"),
     *("experiments/test_decode_processes.py", "decoding/test_lossless_combinations.py"),
     *("replay/test_coverage.py", "replay/test_renewal.py", "test_package.py"),
+    *("decoding/test_lossless_multistep.py", "replay/test_closed_forms.py"),
+    *("experiments/test_examples.py", "experiments/test_every_pair.py"),
 )
 
 

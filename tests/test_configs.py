@@ -256,6 +256,7 @@ def unknown_keys(body: dict[str, Any], config: DictConfig, prefix: str = "") -> 
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.parametrize("stem", stems("experiment"))
 def test_an_experiment_runs_shortened(cli: CommandLine, tiny: Tiny, stem: str) -> None:

@@ -261,6 +261,7 @@ def texts(run: Path) -> list[tuple[str, list[int]]]:
     return sorted((row["prompt_id"], row["output_ids"]) for row in rows)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("num_kills", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_sweep_that_is_killed_ends_as_if_it_had_not_been(
     undisturbed: Path, tiny: Tiny, tmp_path: Path, num_kills: int
@@ -274,6 +275,7 @@ def test_a_sweep_that_is_killed_ends_as_if_it_had_not_been(
     assert_same_sweep(folder, undisturbed)
 
 
+@pytest.mark.thorough
 def test_two_workers_share_a_sweep(undisturbed: Path, tiny: Tiny, tmp_path: Path) -> None:
     folder = tmp_path / "shared"
     options = sweep_options(tiny, folder, *GRID)
@@ -290,6 +292,7 @@ def test_two_workers_share_a_sweep(undisturbed: Path, tiny: Tiny, tmp_path: Path
     assert_same_sweep(folder, undisturbed)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("launcher", "grid"),
     [

@@ -20,7 +20,7 @@ quick: $(READY)
 # One thread each: two processes that fight over the cores' threads are slower than one. A file's
 # tests stay together, since they share what is slow to make.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 # And what takes half a minute each: what CI runs.
 test-all: $(READY)

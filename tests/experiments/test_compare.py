@@ -506,6 +506,7 @@ def test_ctrl_c_ends_a_whole_sweep(
     assert states == ["interrupted"], "Ctrl-C only skipped one job; the next ones went on"
 
 
+@pytest.mark.thorough
 def test_a_real_ctrl_c(tiny: Tiny) -> None:
     """A signal, not a mock: Hydra, tqdm and torch are all in between."""
     rows = [{"id": str(number), "prompt": "def add(first"} for number in range(2000)]

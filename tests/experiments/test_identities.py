@@ -87,6 +87,7 @@ def arms(folder: str = "sweep") -> list[str]:
     return sorted(pd.read_csv(Path(folder) / "summary.csv")["arm"])
 
 
+@pytest.mark.thorough
 def test_a_fuzz_of_changes_and_respellings_finds_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

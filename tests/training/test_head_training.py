@@ -186,6 +186,7 @@ def test_only_the_heads_are_trained(states: VerifierStates, tmp_path: Path, kind
         assert not torch.equal(weight, start[name]), f"{name} was not trained"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kind", "loss"),
     # Losses and kinds know nothing of each other; sums and chunks are tested for all pairs.

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from running import (
@@ -57,7 +59,7 @@ THOROUGH = (
     *("experiments/test_decode_processes.py", "decoding/test_lossless_combinations.py"),
     *("replay/test_coverage.py", "replay/test_renewal.py", "test_package.py"),
     *("decoding/test_lossless_multistep.py", "replay/test_closed_forms.py"),
-    *("experiments/test_examples.py", "experiments/test_every_pair.py"),
+    *("experiments/test_examples.py", "experiments/test_every_pair.py", "training/test_joint.py"),
 )
 
 
@@ -143,3 +145,18 @@ def fresh_accelerator() -> Iterator[None]:
     forget()
     yield
     forget()
+
+
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Let the decoder's clock go on by `pace` seconds a look: three looks a step, one before."""
+    told = SimpleNamespace(pace=1.0, now=0.0, looks=0)
+
+    def perf_counter() -> float:
+        told.looks += 1
+        told.now += told.pace
+        return told.now
+
+    decoder = import_module("specdec.decoding.decoder")
+    monkeypatch.setattr(decoder, "time", SimpleNamespace(perf_counter=perf_counter))
+    return told

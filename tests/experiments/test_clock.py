@@ -32,21 +32,6 @@ def write_prompts(number: int, turns: int = 1) -> str:
     return "prompts.path=prompts.jsonl"
 
 
-@pytest.fixture
-def ticking(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Let the decoder's clock go on by `pace` seconds a look: three looks a step, one before."""
-    told = SimpleNamespace(pace=1.0, now=0.0, looks=0)
-
-    def perf_counter() -> float:
-        told.looks += 1
-        told.now += told.pace
-        return told.now
-
-    decoder = import_module("specdec.decoding.decoder")
-    monkeypatch.setattr(decoder, "time", SimpleNamespace(perf_counter=perf_counter))
-    return told
-
-
 def decoded(cli: CommandLine, tiny: Tiny, folder: str, *options: str) -> Tally:
     ended = cli("decode", *tiny.options(folder, *options))
     assert ended.status == 0, ended.err

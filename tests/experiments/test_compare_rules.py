@@ -174,6 +174,7 @@ def test_arms_of_one_name_are_numbered_and_long_names_cut() -> None:
     assert name.startswith("medusa,tree.paths=0-")
 
 
+@pytest.mark.usefixtures("ticking")  # else a busy machine has no speed to tell
 def test_speed_is_compared_with_whatever_arm_proposes_nothing(cli: CommandLine, tiny: Tiny) -> None:
     """Also where it is called by another of its options."""
     arms = 'arms=["proposer=ngram","proposer=none verification=match"]'

@@ -327,6 +327,7 @@ exit 1
 """
 
 
+@pytest.mark.thorough
 def test_slurm_is_asked_for_what_the_launcher_was_told(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

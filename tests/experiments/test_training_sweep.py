@@ -84,6 +84,7 @@ def test_the_same_command_again_trains_nothing(
     )
 
 
+@pytest.mark.thorough
 def test_resume_false_trains_again(trained: Ended, tiny: Tiny, cli: CommandLine) -> None:
     run = run_of("max_steps=2,seed=0")
     before = load_file(run / "trained" / "model.safetensors")

@@ -1,0 +1,143 @@
+"""Which faults, planted in a copy of the product, do the tests notice?
+
+    python tests/planted_faults.py [--only WORDS] [--all]
+
+Each fault changes one line. The tests of the folders named beside it run until the first fails: as
+`make test` would run them, or with `--all` as CI does. A fault that nothing notices is printed, and
+the exit code is 1. A text that does not stand in its file exactly once means that the product was
+written anew: write the fault anew, too.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LEFT_OUT = shutil.ignore_patterns(".*", "outputs", "__pycache__", "*.egg-info")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One line of the product, written wrongly; `tests` are those that should notice."""
+
+    file: str
+    old: str
+    new: str
+    tests: str  # folders and files below `tests`
+
+    @property
+    def name(self) -> str:
+        """What is shown of it."""
+        return f"{self.file}: {self.old.strip()}  ->  {self.new.strip()}"
+
+
+FAULTS = (
+    # The cache and the mask.
+    Fault("lm/cache.py", "self.lengths[row] = end", "self.lengths[row] = end - 1", "lm decoding"),
+    Fault("lm/cache.py", "prefix + node for node in nodes]", "prefix + 0 * node for node in nodes]",
+          "lm decoding"),
+    Fault("lm/mask.py", "= torch.tensor(rows)", "= torch.ones(len(rows), len(rows)).tril().bool()",
+          "lm decoding"),
+    Fault("decoding/decoder.py", "len(flight.token_ids) - 1, accepted)",
+          "len(flight.token_ids), accepted)", "decoding"),
+    Fault("decoding/decoder.py", "hidden[index, accepted]", "hidden[index, [*accepted][:1]]",
+          "decoding proposer"),
+    # The rules and their noise.
+    Fault("verification/rejection.py", "left = residual(rest, q, asked.p)", "left = rest",
+          "verification decoding"),
+    Fault("verification/rejection.py", "refused * rest.minimum(q).sum(dim=-1) / lenience",
+          "rest.minimum(q).sum(dim=-1) / lenience", "verification"),
+    Fault("decoding/request.py", "len(self.steps), *purpose)", "0, *purpose)", "decoding"),
+    Fault("decoding/request.py", "len(self.steps), *purpose)", "len(self.steps))", "decoding"),
+    Fault("core/sampling.py", "if self.temperature != 1:", "if self.temperature > 1:",
+          "core decoding"),
+    # What is measured.
+    Fault("metrics/tally.py", "return min(step.accepted + 1, tested)",
+          "return min(step.accepted, tested)", "metrics"),
+    Fault("metrics/tally.py", '"num_drafts": lambda step: step.drafted > 0',
+          '"num_drafts": lambda step: step.drafted >= 0', "metrics report"),
+    Fault("decoding/request.py", "_rounded(verdict.overlap[: len(emitted)])",
+          "_rounded(verdict.overlap)", "decoding"),
+    Fault("decoding/request.py", "accepted=min(len(verdict.path), len(emitted))",
+          "accepted=len(verdict.path)", "decoding"),
+    Fault("decoding/decoder.py", 'round(self.seconds["verify"] / share, 9)',
+          'round(self.seconds["verify"], 9)', "decoding"),
+    Fault("metrics/pit.py", "(NUM_PAIR_BINS - 1) ** 2)", "NUM_PAIR_BINS**2 - 1)", "metrics"),
+    Fault("metrics/pit.py", "/ expected), NUM_BINS - 1)", "/ expected), NUM_BINS)", "metrics"),
+    # When a text ends.
+    Fault("decoding/stopping.py", "len(string.encode()) for", "len(string) for", "decoding"),
+    Fault("decoding/stopping.py", "in self.stop_strings) + 8", "in self.stop_strings)", "decoding"),
+    Fault("core/tree.py", "parent > ROOT and self.token_ids[parent] in end_ids", "False",
+          "core tree decoding"),
+    # Proposers.
+    Fault("proposer/growth.py", "else Sampling(temperature or 1.0)", "else Sampling(1.0)",
+          "proposer tree"),
+    Fault("proposer/draft_model.py", "min(committed, self.model.length(context.row))",
+          "self.model.length(context.row)", "proposer decoding"),
+    # Replay.
+    Fault("replay/survival.py", "values[:, depth - 1 :]", "values[:, depth - 1 :].roll(1, 1)",
+          "replay"),
+    Fault("replay/trees.py", "laws.first_start(text)] = BEHIND_ALL", "0] = BEHIND_ALL", "replay"),
+    Fault("replay/transforms.py", "/ laws.sum(dim=1)\n", "\n", "replay metrics"),
+    # Training.
+    Fault("training/step_loss.py", "self._decay**depth", "self._decay**0", "training"),
+    Fault("training/checkpoints.py", "        if differing:", "        if False:", "training"),
+    Fault("training/trainer.py", "loss * options.accumulation * ", "loss * ", "training"),
+    # Identities, and what was whole.
+    Fault("core/digest.py", 'hashlib.file_digest(content, "sha256")',
+          "hashlib.sha256(content.read(1 << 20))", "core"),
+    Fault("core/digest.py", "known.st_size, known.st_mtime_ns, known.st_ctime_ns,",
+          "known.st_size, 0, 0,", "core"),
+    Fault("core/jsonl.py", "row[SEAL] != _checksum(plain)", "not row", "report experiments"),
+    Fault("metrics/estimate.py", "rng.integers(0, max(num_prompts, 1), size=shape)",
+          "rng.integers(0, max(num_prompts // 2, 1), size=shape)", "metrics"),
+)  # fmt: skip
+
+
+def noticed(fault: Fault, copy: Path, thorough: bool) -> str:
+    """Return the first test that fails with the fault, or "" if all pass."""
+    file = copy / "specdec" / fault.file
+    source = file.read_text(encoding="utf-8")
+    assert source.count(fault.old) == 1, f"{fault.name}: found {source.count(fault.old)} times"
+    file.write_text(source.replace(fault.old, fault.new), encoding="utf-8")
+    marks = "not slow" if thorough else "not slow and not thorough"
+    tests = [f"tests/{name}" for name in fault.tests.split()]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "-m", marks, *tests]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    try:
+        ended = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, check=False
+        )
+    finally:
+        file.write_text(source, encoding="utf-8")
+    failed = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    assert ended.returncode in (0, 1), ended.stdout + ended.stderr
+    return failed[0].split(" ")[1] if failed else ""
+
+
+def main() -> int:
+    """Plant each fault by itself; the exit code says whether all were noticed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="faults whose line or file holds this")
+    parser.add_argument("--all", action="store_true", help="let the tests of CI look, too")
+    options = parser.parse_args()
+    unseen: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
+        chosen = [fault for fault in FAULTS if options.only in fault.name]
+        for fault in chosen:
+            by = noticed(fault, copy, options.all)
+            print(f"{fault.name}\n    {by or 'NOT NOTICED'}", flush=True)
+            unseen += [] if by else [fault.name]
+    print(f"{len(chosen)} faults, {len(unseen)} not noticed")
+    return 1 if unseen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -43,6 +43,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 4,
     },
 }  # fmt: skip
+# What some families do to their logits, each far from doing nothing.
+SCALED: dict[str, dict[str, Any]] = {
+    "granite": {"logits_scaling": 8.0},
+    "cohere": {"logit_scale": 0.25},
+    "gemma2": {"final_logit_softcapping": 3.0},
+    "gemma3_text": {"final_logit_softcapping": 3.0},
+}
 WINDOWED = frozenset(name for name, kwargs in FAMILIES.items() if "sliding_window" in kwargs)
 
 

@@ -74,9 +74,9 @@ def largest_error(model: PreTrainedModel) -> float:
     for row, text in enumerate(texts):
         for node in range(len(SHAPE.token_ids)):
             path = text + [nodes[row][n] for n in _path(node)]
-            errors.append(_difference(logits[row, node], _plain(model, path)))
+            errors.append(relative_difference(logits[row, node], _plain(model, path)))
         path = text + [nodes[row][n] for n in KEPT] + following[row]
-        errors.append(_difference(after[row, 0], _plain(model, path)))
+        errors.append(relative_difference(after[row, 0], _plain(model, path)))
     return max(errors)
 
 
@@ -96,7 +96,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _difference(ours: Tensor, plain: Tensor) -> float:
+def relative_difference(ours: Tensor, plain: Tensor) -> float:
     """Relative 2-norm; infinite or missing numbers count as infinitely different."""
     plain = plain.float()
     difference = float((ours.float() - plain).norm() / plain.norm().clamp_min(1e-30))

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from specdec.core.errors import UserError
 from specdec.core.protocols import Forward
 from specdec.core.values import Layer
 from specdec.lm import mask
 from specdec.lm.batch import pad
 from specdec.lm.cache import RowCache, cache_word
+from specdec.lm.unembedding import logits_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,15 +45,19 @@ class HFCausalLM:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase | None = None,
         tree_error: float | None = None,
+        states_differ: str | None = None,
     ):
         self.model = model
         self.tokenizer = tokenizer
         # How far a tree forward was from plain forwards when the loader compared them.
         self.tree_error = tree_error
+        # Why `unembed` is not to be trusted, if the loader found that it is not.
+        self._states_differ = states_differ
         config = model.config.get_text_config()
         self._mask_kind = mask.MaskKind.of(config)
         self._num_layers: int = config.num_hidden_layers
-        self.vocab_size: int = config.vocab_size
+        # By the weights: a configuration may say something else.
+        self.vocab_size, self.state_size = head_shape(model)
         self.max_length: int = steady_length(config)
         self.device: torch.device = model.device
         self._plain = mask.PlainText(self._mask_kind, model.dtype, self.device)
@@ -107,10 +113,20 @@ class HFCausalLM:
         return self.model.get_input_embeddings()(token_ids)
 
     def unembed(self, hidden: Tensor) -> Tensor:  # [..., H] -> [..., V]
-        """Apply the vocabulary head to states behind the final norm."""
-        head = self.model.get_output_embeddings()
-        assert isinstance(head, torch.nn.Linear)
-        return head(hidden.to(head.weight.dtype))
+        """Turn last hidden states into the model's own logits, scaled and capped as it does."""
+        return logits_of(self.model, hidden)
+
+    def require_states(self, where: str) -> None:
+        """Refuse a model whose logits are not a function of its last hidden states.
+
+        Raises:
+            UserError: nothing can be trained on them; `where` begins the message.
+        """
+        if self._states_differ is not None:
+            raise UserError(
+                f"{where}: {self.model.config.model_type} decodes, but can neither carry heads nor"
+                f" teach: {self._states_differ}"
+            )
 
     def length(self, row: int) -> int:
         """Return the number of cells of a row."""
@@ -149,8 +165,7 @@ class HFCausalLM:
     def _joined(self, parts: list[Tensor]) -> Tensor:  # [n, H]
         if parts:
             return torch.cat(parts)
-        width = self.model.config.get_text_config().hidden_size
-        return torch.zeros(0, width, dtype=self.model.dtype, device=self.device)
+        return torch.zeros(0, self.state_size, dtype=self.model.dtype, device=self.device)
 
     @_without_gradients
     def forward(
@@ -195,7 +210,7 @@ class HFCausalLM:
         self.num_cells += token_ids.numel()
         for row, start in zip(rows, starts, strict=True):
             self._cache.lengths[row] = start + num_new
-        return output, {layer: _hidden(output.hidden_states, layer) for layer in layers}
+        return output, {layer: _hidden(output, layer) for layer in layers}
 
     def _general(
         self,
@@ -244,8 +259,19 @@ def steady_length(config: PreTrainedConfig) -> int:
     return config.max_position_embeddings
 
 
-def _hidden(hidden_states: Sequence[Tensor], layer: Layer) -> Tensor:
+def head_shape(model: PreTrainedModel) -> tuple[int, int]:
+    """Return V and H, the widths of a model's logits and of its last hidden states."""
+    head = model.get_output_embeddings()
+    if head is None:
+        config = model.config.get_text_config()
+        return config.vocab_size, config.hidden_size
+    size, width = head.weight.shape
+    return size, width
+
+
+def _hidden(output: Any, layer: Layer) -> Tensor:
     """Entry i + 1 is the output of layer i; the last entry is behind the final norm."""
+    hidden_states: Sequence[Tensor] = output.hidden_states
     if layer == "final":
         return hidden_states[-1]
     assert isinstance(layer, int)

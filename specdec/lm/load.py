@@ -22,6 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from specdec.core.digest import Signature, signature
 from specdec.core.errors import UserError, require
 from specdec.lm.check import first_line, prove
+from specdec.lm.check_states import states_differ
 from specdec.lm.folder import ZOO, Content, content_of
 from specdec.lm.hf import HFCausalLM, steady_length
 from specdec.lm.mask import MaskKind
@@ -56,8 +57,10 @@ def load(
     path = str(path) if isinstance(path, Path) else path
     require_loadable(path, device, dtype, attention, vocabulary_of, field)
     with _named(field):
-        model, error = _proven(path, _files(path), checked_device(device), DTYPES[dtype], attention)
-        return HFCausalLM(model, _tokenizer(path), tree_error=error)
+        model, error, differ = _proven(
+            path, _files(path), checked_device(device), DTYPES[dtype], attention
+        )
+        return HFCausalLM(model, _tokenizer(path), tree_error=error, states_differ=differ)
 
 
 def require_loadable(
@@ -160,14 +163,14 @@ def _proven(
     device: torch.device,
     dtype: torch.dtype,
     attention: str | None,
-) -> tuple[PreTrainedModel, float]:
-    """Load, prove and remember one set of weights; returns what `prove` measured beside it."""
+) -> tuple[PreTrainedModel, float, str | None]:
+    """Load, prove and remember one set of weights; returns what was found about it beside it."""
     with _one_line(path):
         refuse_unsupported(AutoConfig.from_pretrained(source(path)), path)
         model = _from_pretrained(path, dtype, attention)
         torch.nn.Module.to(model, device)  # typed, unlike the method of transformers
         model.eval()
-    return model, prove(model, repr(path))
+    return model, prove(model, repr(path)), states_differ(model)
 
 
 def _from_pretrained(path: str, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:

@@ -48,6 +48,7 @@ class HeadsProposer:
         require_members(tree, "tree")
         require_levels(tree, heads.num_heads)
         require_ranks(tree, heads.vocab_size)
+        verifier.require_states("verifier.path")
         self.heads = heads
         self.verifier = verifier
         self._tree = tree

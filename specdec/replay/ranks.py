@@ -58,6 +58,7 @@ def head_ranks(heads: Heads, verifier: HFCausalLM, depth: int, batch: Batch) -> 
 @torch.inference_mode()
 def draft_ranks(model: HFCausalLM, vocab_size: int, depth: int, batch: Batch) -> Tensor:  # [S, D]
     """Rank the tokens for a draft model, whose laws are cut to the verifier's `vocab_size`."""
+    model.require_states("draft.path")
     batch = batch.to(model.device)
     asked = Asked.of(batch.token_ids, batch.counted, depth).with_all(depth)
     read = batch.token_ids.where(batch.token_ids < model.vocab_size, 0)

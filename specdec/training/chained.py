@@ -9,7 +9,7 @@ from specdec.lm.fingerprint import fingerprint
 from specdec.proposer.chained import Chained as ChainedProposer
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.states import VerifierStates
-from specdec.training.heads import HeadTraining, vocabulary_head
+from specdec.training.heads import HeadTraining
 from specdec.training.objective import Loss
 
 
@@ -36,7 +36,7 @@ class Chained(HeadTraining):
         decay: float = 0.8,
         share: float = 1.0,
     ):
-        vocab_size, hidden_size = vocabulary_head(states.verifier).shape
+        vocab_size, hidden_size = states.verifier.vocab_size, states.verifier.state_size
         embedding = states.verifier.model.get_input_embeddings().weight
         assert isinstance(embedding, Tensor)
         expected = f"as wide as its last hidden states ({hidden_size})"

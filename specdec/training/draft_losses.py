@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from specdec.core.errors import require
-from specdec.lm.hf import HFCausalLM
+from specdec.lm.hf import HFCausalLM, head_shape
+from specdec.lm.unembedding import logits_of, trained_above
 from specdec.training.chunked import LOGITS_AT_ONCE, chunked_sum
 from specdec.training.objective import Loss
 from specdec.training.share import random_run
@@ -18,17 +18,12 @@ class DraftLosses(nn.Module):
 
     Logits are compared over the tokens that both have: the embeddings of a family's models are
     padded to unlike sizes. `share` is the part of the positions that is scored while training.
-
-    Raises:
-        UserError: the logits of either are not its last hidden states through a linear layer.
     """
 
     def __init__(
         self, model: PreTrainedModel, verifier: HFCausalLM, loss: Loss, share: float = 1.0
     ):
         super().__init__()
-        require_linear_head(model, "train.init_path")
-        require_linear_head(verifier.model, "verifier.path")
         self.model = model
         self._verifier = verifier
         self._loss = loss
@@ -36,7 +31,7 @@ class DraftLosses(nn.Module):
         embeddings = model.get_input_embeddings().weight
         assert isinstance(embeddings, Tensor)
         self._draft_size = len(embeddings)
-        self.width = min(vocabulary_head(model).out_features, verifier.vocab_size)
+        self.width = min(head_shape(model)[0], verifier.vocab_size)
 
     def forward(self, hidden: Tensor, token_ids: Tensor, counted: Tensor) -> Tensor:
         """Sum the losses: verifier's states [B, T, H], token ids, counted [B, T] -> scalar."""
@@ -60,17 +55,13 @@ class DraftLosses(nn.Module):
         told = hidden.flatten(0, 1).detach()
 
         def score(piece: slice, chunk: Sequence[Tensor]) -> Tensor:
-            logits = self._head(chunk[0])[:, : self.width].float()
+            logits = logits_of(self.model, chunk[0])[:, : self.width].float()
             log_p = self._log_p(told[positions[piece]]) if loss.uses_verifier else None
             return factor * loss(logits, targets[piece], log_p).sum()
 
         states = [self._states(token_ids).flatten(0, 1)[positions]]
         size = max(1, LOGITS_AT_ONCE // self.width)
-        return chunked_sum(score, states, list(self._head.parameters()), size)
-
-    @property
-    def _head(self) -> nn.Linear:
-        return vocabulary_head(self.model)
+        return chunked_sum(score, states, trained_above(self.model), size)
 
     def _states(self, token_ids: Tensor) -> Tensor:  # [B, T] -> [B, T, H of the draft]
         """Run the draft below its vocabulary head; padding stands behind, where none look."""
@@ -82,25 +73,3 @@ class DraftLosses(nn.Module):
     def _log_p(self, told: Tensor) -> Tensor:  # [n, H] -> [n, V]
         """Return the verifier's law at temperature 1."""
         return self._verifier.unembed(told)[:, : self.width].float().log_softmax(dim=-1)
-
-
-def vocabulary_head(model: PreTrainedModel) -> nn.Linear:
-    """Return what turns a model's last hidden states into logits."""
-    head = model.get_output_embeddings()
-    assert isinstance(head, nn.Linear)
-    return head
-
-
-@torch.no_grad()
-def require_linear_head(model: PreTrainedModel, field: str) -> None:
-    """Refuse models that scale or cap their logits: the loss would see another law than decoding.
-
-    Raises:
-        UserError: they do; `field` is how the message names the model.
-    """
-    token_ids = torch.arange(4, device=model.device)[None]
-    states = model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
-    logits = model(input_ids=token_ids, use_cache=False).logits
-    linear = torch.allclose(vocabulary_head(model)(states), logits, rtol=1e-3, atol=1e-3)
-    kind = model.config.model_type
-    require(linear, field, kind, "a model whose logits are a linear layer on its hidden states")

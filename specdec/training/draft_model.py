@@ -130,5 +130,6 @@ def _continued(init_path: str, verifier: HFCausalLM) -> PreTrainedModel:
     require(isinstance(init_path, str), "train.init_path", init_path, "a folder, a Hub id or null")
     path = str(verifier.model.config._name_or_path)
     loaded = load(init_path, vocabulary_of=path, field="train.init_path")
+    loaded.require_states("train.init_path")
     model = copy.deepcopy(loaded.model)
     return model.requires_grad_(True)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from specdec.core.errors import require
 from specdec.heads.base import Heads
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.unembedding import trained_above
 from specdec.training.chunked import LOGITS_AT_ONCE, chunk_by_chunk, chunked_sum
 from specdec.training.objective import Loss
 from specdec.training.share import random_run
@@ -117,7 +118,7 @@ class HeadLosses(nn.Module):
     def _trained(self) -> Sequence[Tensor]:
         """The vocabulary projections that gradients are wanted for."""
         own = list(self.heads.vocabulary_heads.parameters())
-        return own or trained_unembedding(self.verifier)
+        return own or trained_above(self.verifier.model)
 
     def _logits(self, head: int, state: Tensor) -> Tensor:  # [n, H] -> [n, V]
         return self.heads.logits(head, state, self.verifier.unembed).float()
@@ -154,10 +155,3 @@ class HeadLosses(nn.Module):
                 right = (best == targets[:, None]) & wanted[:, None]
                 hits[head] += torch.stack([right[:, 0].sum(), right.sum(), wanted.sum()])
         return hits
-
-
-def trained_unembedding(verifier: HFCausalLM) -> list[Tensor]:
-    """Return the weights of the verifier's own head, if it is trained."""
-    unembedding = verifier.model.get_output_embeddings()
-    assert unembedding is not None
-    return [weight for weight in unembedding.parameters() if weight.requires_grad]

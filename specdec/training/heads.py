@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from specdec.core.errors import require_number
 from specdec.heads.base import Heads
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.unembedding import slope
 from specdec.proposer.heads import HeadsProposer
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.states import VerifierStates
-from specdec.training.draft_losses import require_linear_head
 from specdec.training.head_losses import HeadLosses
 from specdec.training.objective import Batch, Loss, decay_groups
 from specdec.training.share import require_share
@@ -43,9 +43,8 @@ class HeadTraining:
     ):
         require_number("train.decay", decay, 0.0, 1.0)
         require_share(share)
-        if loss.uses_verifier:
-            require_linear_head(states.verifier.model, "verifier.path")
-        heads.start_from(vocabulary_head(states.verifier))
+        if heads.vocabulary_heads:
+            heads.start_from(slope(states.verifier.model))
         self.proposer(heads, states.verifier, acceptance.tree)  # refuses what cannot be measured
         self.states = states
         self._acceptance = acceptance
@@ -110,10 +109,3 @@ class HeadTraining:
         rounded = copy.deepcopy(module.heads).to(torch.bfloat16)
         facts = {**self._facts, **{name: f"{value:.4f}" for name, value in evaluation.items()}}
         rounded.save_pretrained(folder, model_card_kwargs={"facts": facts})
-
-
-def vocabulary_head(verifier: HFCausalLM) -> Tensor:  # [V, H]
-    """Return the weights of the verifier's own head."""
-    unembedding = verifier.model.get_output_embeddings()
-    assert isinstance(unembedding, nn.Linear)
-    return unembedding.weight.detach()

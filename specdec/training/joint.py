@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from specdec.core.errors import UserError, require, require_int, require_number
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.unembedding import trained_above
 from specdec.training.chunked import LOGITS_AT_ONCE, chunked_sum
-from specdec.training.draft_losses import require_linear_head
-from specdec.training.head_losses import HeadLosses, trained_unembedding
+from specdec.training.head_losses import HeadLosses
 from specdec.training.heads import HeadTraining
 from specdec.training.loss.cross_entropy import CrossEntropy
 from specdec.training.loss.kl import KL
@@ -68,7 +68,6 @@ class Joint:
         )
         self._original = training.states
         verifier = self._original.verifier
-        require_linear_head(verifier.model, "verifier.path")
         self.tuned = tuned(verifier, method, lora_rank, lora_alpha, lora_targets, seed)
         training.read(self.tuned.lm)
         self._training = training
@@ -225,6 +224,6 @@ class JointLosses(nn.Module):
             logits = self._tuned.lm.unembed(chunk[0]).float()
             return loss(logits, targets[piece], log_p).sum()
 
-        trained = trained_unembedding(self._tuned.lm)
+        trained = trained_above(self._tuned.lm.model)
         size = max(1, LOGITS_AT_ONCE // self._tuned.lm.vocab_size)
         return chunked_sum(score, [hidden[:, :-1][asked]], trained, size)

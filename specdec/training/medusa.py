@@ -7,7 +7,7 @@ from specdec.lm.fingerprint import fingerprint
 from specdec.proposer.medusa import Medusa as MedusaProposer
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.states import VerifierStates
-from specdec.training.heads import HeadTraining, vocabulary_head
+from specdec.training.heads import HeadTraining
 from specdec.training.objective import Loss
 
 
@@ -27,7 +27,7 @@ class Medusa(HeadTraining):
         decay: float = 0.8,
         share: float = 1.0,
     ):
-        vocab_size, hidden_size = vocabulary_head(states.verifier).shape
+        vocab_size, hidden_size = states.verifier.vocab_size, states.verifier.state_size
         torch.manual_seed(states.seed)
         heads = MedusaHeads(
             hidden_size,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from every_loss import LOSSES, each_loss, greedy
-from families import tiny_model
+from families import SCALED, random_ids, tiny_model
 from running import Tiny
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from specdec.proposer.draft_model import DraftModel as DraftModelProposer
 from specdec.training import draft_losses
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.states import VerifierStates
-from specdec.training.draft_losses import DraftLosses, require_linear_head
+from specdec.training.draft_losses import DraftLosses
 from specdec.training.draft_model import DraftModel
 from specdec.training.loss.cross_entropy import CrossEntropy
 from specdec.training.loss.kl import KL
@@ -279,12 +279,18 @@ def test_another_vocabulary_is_refused(states: VerifierStates, tiny: Tiny) -> No
     assert "\n" not in str(caught.value)
 
 
-def test_logits_that_are_capped_are_refused() -> None:
-    """The loss would see another law than decoding draws from."""
-    require_linear_head(tiny_model("llama"), "verifier.path")
-    capped = tiny_model("gemma2", attention="eager", final_logit_softcapping=3.0)
-    with pytest.raises(UserError, match=r"^train\.init_path='gemma2': expected"):
-        require_linear_head(capped, "train.init_path")
+@pytest.mark.parametrize("family", SCALED)
+def test_the_laws_compared_are_the_models_own(family: str) -> None:
+    """With scaled and capped logits, on either side."""
+    model, verifier = (tiny_model(family, seed, **SCALED[family]) for seed in (1, 2))
+    token_ids = torch.tensor([random_ids(9, 0), random_ids(9, 1)])
+    lm = HFCausalLM(verifier)
+    hidden = verifier.base_model(token_ids).last_hidden_state
+    losses = DraftLosses(model, lm, KL())
+    found = losses(hidden, token_ids, torch.ones_like(token_ids, dtype=torch.bool))
+    log_q, log_p = (each(token_ids).logits.log_softmax(-1)[:, :-1] for each in (model, verifier))
+    expected = (log_p.exp() * (log_p - log_q)).sum()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

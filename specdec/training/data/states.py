@@ -45,6 +45,7 @@ class VerifierStates:
         require_int("seed", seed, 0)
         good = cache_path is None or (isinstance(cache_path, str) and bool(cache_path))
         require(good, "data.cache_path", cache_path, "a folder or null")
+        verifier.require_states("verifier.path")
         verifier.model.requires_grad_(False)
         self._length = min(max_length, verifier.max_length)
         self.verifier = verifier
@@ -75,7 +76,7 @@ class VerifierStates:
         return StateCache(
             cache_path,
             [len(token_ids) for token_ids, _ in self._samples.rows],
-            self.verifier.model.config.get_text_config().hidden_size,
+            self.verifier.state_size,
             self.verifier.model.dtype,
             identity,
         )

@@ -1,0 +1,41 @@
+"""The proof at load time that heads can sit on a model: its last hidden states give its logits."""
+
+import torch
+from transformers import PreTrainedModel
+
+from specdec.lm.check import TOLERANCE, first_line, relative_difference
+from specdec.lm.hf import HFCausalLM
+
+
+def states_differ(model: PreTrainedModel) -> str | None:
+    """Say why the states that heads and training read are not what the logits are made of, if so.
+
+    Such a model decodes as well as any other: nothing there is made from states.
+    """
+    try:
+        error = states_error(model)
+    except Exception as problem:  # whatever foreign code raises
+        return first_line(problem)
+    if error <= TOLERANCE[model.dtype]:
+        return None
+    return f"its logits are not what its last hidden states say (relative difference {error:.1e})"
+
+
+@torch.inference_mode()
+def states_error(model: PreTrainedModel) -> float:
+    """Compare states as decoding and as training read them, and the logits that follow from them.
+
+    Each time within one forward, so that nothing but rounding can be between them.
+    """
+    lm = HFCausalLM(model)
+    generator = torch.Generator().manual_seed(0)
+    token_ids = torch.randint(lm.vocab_size, (2, 5), generator=generator).to(lm.device)
+    lm.open(num_rows=2, capacity=8)
+    decoding = lm.forward([0, 1], token_ids, layers=("final",))
+    training = model.base_model(input_ids=token_ids, use_cache=False, output_hidden_states=True)
+    logits = model(input_ids=token_ids, use_cache=False).logits
+    return max(
+        relative_difference(lm.unembed(decoding.hidden["final"]), decoding.logits),
+        relative_difference(lm.unembed(training.last_hidden_state), logits),
+        relative_difference(training.hidden_states[-1], training.last_hidden_state),
+    )

@@ -61,6 +61,15 @@ def readable(token_ids: Sequence[int], vocab_size: int) -> Sequence[int]:
     return [token if token < vocab_size else 0 for token in token_ids]
 
 
+def known(token_ids: Tensor, vocab_size: int) -> Tensor:  # [...] -> [...]
+    """Do as `readable` does, on the device: a model embeds no tokens but its own.
+
+    Candidates of a draft model with fewer tokens than its verifier may be others where they only
+    hold a place: left out of the tree, and of no consequence for what is read at their neighbours.
+    """
+    return token_ids.where(token_ids < vocab_size, 0)
+
+
 def fitted(logits: Tensor, vocab_size: int) -> Tensor:  # [..., V of one] -> [..., V of the other]
     """Cut logits, or widen them by tokens that are impossible."""
     missing = vocab_size - logits.shape[-1]

@@ -10,7 +10,7 @@ from specdec.core.members import require_members
 from specdec.core.protocols import CausalLM, TreePolicy
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
-from specdec.lm.vocabularies import fitted, readable, require_model
+from specdec.lm.vocabularies import fitted, known, readable, require_model
 from specdec.proposer.cells import FrontierCells
 from specdec.proposer.fit import require_ranks
 from specdec.proposer.growth import LogitSource, grow, propose_where
@@ -83,8 +83,8 @@ class DraftModel:
         rows = _rows(contexts)
         frontier = yield fitted(self._catch_up(contexts), self._vocab_size)
         while True:
-            token_ids, where = frontier.token_ids, cells.add(frontier)
-            logits = self.model.forward(rows, token_ids, *where).logits
+            where = cells.add(frontier)
+            logits = self.model.forward(rows, self._known(frontier.token_ids), *where).logits
             frontier = yield fitted(logits, self._vocab_size)
 
     def _catch_up(self, contexts: Sequence[Context]) -> Tensor:  # [B, 1, V]
@@ -105,6 +105,11 @@ class DraftModel:
         if self._vocab_size <= self.model.vocab_size:  # without looking at each token
             return token_ids
         return readable(token_ids, self.model.vocab_size)
+
+    def _known(self, token_ids: Tensor) -> Tensor:
+        if self._vocab_size <= self.model.vocab_size:
+            return token_ids
+        return known(token_ids, self.model.vocab_size)
 
     def _fits(self, context: Context) -> bool:
         """Whether the text and a whole tree fit the draft model's own context."""

@@ -18,7 +18,7 @@ from specdec.lm.fingerprint import require_trained_on
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer import CachedLayer
 from specdec.lm.load import source
-from specdec.lm.vocabularies import require_model
+from specdec.lm.vocabularies import fitted, require_model
 from specdec.proposer.fit import require_kind, require_levels, require_ranks
 from specdec.proposer.growth import LogitSource, grow, propose_where
 
@@ -49,10 +49,18 @@ class HeadsProposer:
         require_levels(tree, heads.num_heads)
         require_ranks(tree, heads.vocab_size)
         verifier.require_states("verifier.path")
+        expected = f"heads for states of {verifier.state_size} numbers, as the verifier's are"
+        require(
+            heads.hidden_size == verifier.state_size,
+            "heads.hidden_size",
+            heads.hidden_size,
+            expected,
+        )
         self.heads = heads
         self.verifier = verifier
         self._tree = tree
         self._temperature = temperature
+        self._vocab_size = heads.vocab_size
         self._prefix = None if heads.prefix is None else CachedLayer(heads.prefix)
 
     @classmethod
@@ -90,7 +98,8 @@ class HeadsProposer:
         return self._tree.max_depth
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
-        """Empty the prefix layer's cache, if there is one."""
+        """Empty the prefix layer's cache, if there is one; q will be `vocab_size` wide, like p."""
+        self._vocab_size = vocab_size
         if self._prefix is not None:
             self._prefix.open(num_rows, capacity)
 
@@ -119,7 +128,7 @@ class HeadsProposer:
             if heads.reads_tokens:
                 embeddings = self.verifier.embed(path).to(hidden.dtype)
             state = heads.step(head, hidden, embeddings, state)
-            logits = heads.logits(head, state, self.verifier.unembed)
+            logits = fitted(heads.logits(head, state, self.verifier.unembed), self._vocab_size)
             frontier = yield logits.expand(-1, num_nodes, -1)
             num_nodes = frontier.token_ids.shape[1]
             if heads.reads_tokens:

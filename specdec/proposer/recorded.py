@@ -1,6 +1,7 @@
 """Replay a recorded text with a given quality: the engine's speed without a model's."""
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import yaml
@@ -74,7 +75,8 @@ class Recorded:
         text = self._texts[context.request_id]
         start = len(context.token_ids) - context.num_prompt_tokens
         length = min(self.max_depth, context.max_depth)
-        draft_ids = [self._spoilt(token, context) for token in text[start : start + length]]
+        right = takewhile(lambda token: token < self._vocab_size, text[start : start + length])
+        draft_ids = [self._spoilt(token, context) for token in right]
         return CandidateTree.chain(context.token_ids[-1], draft_ids)
 
     def _spoilt(self, token: int, context: Context) -> int:

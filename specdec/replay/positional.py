@@ -18,7 +18,7 @@ from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
 from specdec.heads.base import Heads
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.vocabularies import fitted
+from specdec.lm.vocabularies import fitted, known
 from specdec.training.chunked import LOGITS_AT_ONCE
 from specdec.training.data.samples import Samples
 from specdec.training.data.states import last_hidden
@@ -128,10 +128,8 @@ def draft_pieces(draft: HFCausalLM, verifier: HFCausalLM) -> PieceSource:
 def _draft_pieces(draft: HFCausalLM, verifier: HFCausalLM, batch: Batch) -> Iterator[Piece]:
     batch = batch.to(verifier.device)
     positions = nn.functional.pad(batch.counted[:, 1:], (0, 1)).flatten().nonzero()[:, 0]
-    # Padding of the verifier's vocabulary, which may be drawn, is read as some other token.
-    known = batch.token_ids.where(batch.token_ids < draft.vocab_size, 0)
     told = last_hidden(verifier, batch.token_ids).flatten(0, 1)
-    states = last_hidden(draft, known).flatten(0, 1)
+    states = last_hidden(draft, known(batch.token_ids, draft.vocab_size)).flatten(0, 1)
     for some in positions.split(_positions_at_once(verifier, draft)):
         logits = fitted(draft.unembed(states[some]), verifier.vocab_size)
         yield Piece(0, some, verifier.unembed(told[some]), logits)

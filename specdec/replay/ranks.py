@@ -12,6 +12,7 @@ from torch import Tensor
 
 from specdec.heads.base import Heads
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.vocabularies import known
 from specdec.training.data.samples import Samples
 from specdec.training.data.states import last_hidden
 from specdec.training.head_losses import LOGITS_AT_ONCE, Asked, forced_states
@@ -61,8 +62,7 @@ def draft_ranks(model: HFCausalLM, vocab_size: int, depth: int, batch: Batch) ->
     model.require_states("draft.path")
     batch = batch.to(model.device)
     asked = Asked.of(batch.token_ids, batch.counted, depth).with_all(depth)
-    read = batch.token_ids.where(batch.token_ids < model.vocab_size, 0)
-    hidden = last_hidden(model, read).flatten(0, 1)
+    hidden = last_hidden(model, known(batch.token_ids, model.vocab_size)).flatten(0, 1)
     # Neighbours look at the same tokens: each one's rank is computed once, after the token before.
     ahead = asked.positions[:, None] + torch.arange(1, depth + 1, device=model.device)
     before, place = ahead.unique(return_inverse=True)

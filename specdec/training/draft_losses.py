@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from specdec.lm.hf import HFCausalLM, head_shape
 from specdec.lm.unembedding import logits_of, trained_above
+from specdec.lm.vocabularies import known
 from specdec.training.chunked import LOGITS_AT_ONCE, chunked_sum
 from specdec.training.objective import Loss
 from specdec.training.share import random_run
@@ -66,8 +67,8 @@ class DraftLosses(nn.Module):
     def _states(self, token_ids: Tensor) -> Tensor:  # [B, T] -> [B, T, H of the draft]
         """Run the draft below its vocabulary head; padding stands behind, where none look."""
         # Padding of the verifier's vocabulary, which may be drawn, is read as some other token.
-        known = token_ids.where(token_ids < self._draft_size, 0)
-        return self.model.base_model(input_ids=known, use_cache=False).last_hidden_state
+        read = known(token_ids, self._draft_size)
+        return self.model.base_model(input_ids=read, use_cache=False).last_hidden_state
 
     @torch.no_grad()
     def _log_p(self, told: Tensor) -> Tensor:  # [n, H] -> [n, V]

@@ -40,13 +40,12 @@ def build_meter(
     """Say what is to be compared with what; `depth` is how many heads are."""
     from specdec.heads.base import Heads
     from specdec.replay.positional import PositionalMeter, draft_pieces, head_pieces
-    from specdec.training.draft_losses import require_linear_head
 
-    require_linear_head(verifier.model, "verifier.path")
+    verifier.require_states("verifier.path")
     if isinstance(draft, Heads):
         pieces = head_pieces(draft, verifier, depth)
     else:
-        require_linear_head(draft.model, "draft.path")
+        draft.require_states("draft.path")
         pieces, depth = draft_pieces(draft, verifier), 1
     return PositionalMeter(
         pieces,

@@ -139,7 +139,8 @@ class SpeculativeDecoder:
         """Give verifier and proposer as many empty rows as can be in flight."""
         num_rows = max(1, min(self.batch, len(requests)))
         longest = max((len(request.token_ids) for request in requests), default=1)
-        capacity = longest + self.stopping.max_new_tokens + self.proposer.max_depth + 1
+        most = min(longest + self.stopping.max_new_tokens, self.verifier.max_length)
+        capacity = most + self.proposer.max_depth + 1
         self.verifier.open(num_rows, capacity)
         self.proposer.open(num_rows, capacity, self.verifier.vocab_size)
         self._num_rows = num_rows

@@ -52,7 +52,7 @@ class DraftModel:
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
         """Empty the cache; q will be `vocab_size` wide, like p."""
-        self.model.open(num_rows, capacity + self.max_depth)
+        self.model.open(num_rows, min(capacity, self.model.max_length) + self.max_depth)
         self._vocab_size = vocab_size
 
     def reset(self, contexts: Sequence[Context]) -> None:

@@ -60,7 +60,8 @@ def jump(
     waiting, in_flight = deque(texts), list[_Rerun]()
     free = list(range(min(batch, len(texts))))
     longest = max((len(text.prompt_ids) + text.budget for text in texts), default=0)
-    proposer.open(len(free), longest + proposer.max_depth + 1, verifier.vocab_size)
+    most = min(longest, verifier.max_length)
+    proposer.open(len(free), most + proposer.max_depth + 1, verifier.vocab_size)
     traces: list[Trace] = []
     while waiting or in_flight:
         entering: list[_Rerun] = []

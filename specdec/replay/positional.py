@@ -120,8 +120,6 @@ def drawn_acceptance(
 
 def draft_pieces(draft: HFCausalLM, verifier: HFCausalLM) -> PieceSource:
     """Compare a draft model with its verifier, wherever the token behind counts."""
-    for model, field in ((draft, "draft.path"), (verifier, "verifier.path")):
-        model.require_states(field)
     return partial(_draft_pieces, draft, verifier)
 
 

@@ -279,6 +279,21 @@ def test_other_rows_or_a_larger_capacity_need_new_buffers(num_rows: int, capacit
     assert all(states.shape[2] >= capacity for states in buffers(lm))
 
 
+def test_no_more_cells_than_the_contexts_allow() -> None:
+    """However many tokens are asked for; the draft's context may be the shorter one."""
+    verifier = HFCausalLM(tiny_model("llama", max_position_embeddings=40))
+    draft = HFCausalLM(tiny_model("llama", max_position_embeddings=24))
+    decoder = SpeculativeDecoder(
+        verifier, DraftModel(draft, Chain(3)), Rejection(), Sampling(0), Stopping(500_000), batch=2
+    )
+    requests = [Request(str(num), random_ids(num, seed=num)) for num in (9, 4)]
+    traces = decoder.decode(requests)
+    assert {trace.finish_reason for trace in traces} == {"context"}
+    assert [len(trace.output_ids) for trace in traces] == [31, 36]
+    assert max(states.shape[2] for states in buffers(verifier)) <= 40 + 3 + 1
+    assert max(states.shape[2] for states in buffers(draft)) <= 24 + 3
+
+
 def test_within_the_capacity_nothing_is_allocated() -> None:
     model = tiny_model("llama")
     verifier, draft = HFCausalLM(model), HFCausalLM(noisy_copy(model))

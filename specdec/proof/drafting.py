@@ -56,7 +56,7 @@ def top_plus_one(parents: Parents, q: Law, stream: Stream) -> Proposal:
 
 
 def top_plus_one_at_any_rate(parents: Parents, q: Law, stream: Stream) -> Proposal:
-    """Take the likeliest tokens even where q gives them nothing, as `tree.sampled` does."""
+    """Take the likeliest tokens even where q gives them nothing, as somebody's tree may."""
 
     def token(text: Tokens, above: Tokens, is_last: bool) -> int | None:
         if is_last:

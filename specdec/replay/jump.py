@@ -16,6 +16,7 @@ from torch import Tensor
 from specdec.core.errors import Unfit
 from specdec.core.outcome import Outcome
 from specdec.core.protocols import CausalLM, Proposer
+from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Step, Trace
 from specdec.core.tree import ROOT
@@ -95,6 +96,14 @@ def _begin(entering: "Sequence[_Rerun]", proposer: Proposer) -> None:
         each.read_prompt()
 
 
+class _Afresh(Flight):
+    """A request with noise of its own: whatever wrote the text, its seed does not come again."""
+
+    def stream(self, *purpose: str) -> RandomStream:
+        """Return noise that no decoding has."""
+        return super().stream("replay", *purpose)
+
+
 class _Rerun:
     """A text that is gone through once more; it owns a row of the proposer's, as a request does."""
 
@@ -103,7 +112,7 @@ class _Rerun:
     ):
         request = Request(text.prompt_id, text.prompt_ids, text.category, text.turn)
         # Where the text ends it says itself, be it for a stop string.
-        self.flight = Flight(request, row, sampling, Stopping(text.budget), seed, text.budget)
+        self.flight = _Afresh(request, row, sampling, Stopping(text.budget), seed, text.budget)
         self._text = text
         self._states = states  # of the tokens but the last, per layer [L, H]
 

@@ -60,7 +60,7 @@ def rejection_without_replacement(
     rest = residual(p, q, p)
     if num > 1:
         refused = (q - p).clamp(min=0)  # [n, V]: P(t was drawn first, and refused)
-        at_x = at(q, token_ids)[:, None] / (1 - q).clamp(min=torch.finfo(q.dtype).tiny)
+        at_x = at(q, token_ids)[:, None] / _beside_each(q)
         second = (refused * at_x.minimum(at(rest, token_ids)[:, None])).sum(dim=1)
         columns.append(ratio(second, own))
     if num > 2:
@@ -70,6 +70,17 @@ def rejection_without_replacement(
         mean = torch.stack(drawn).mean(dim=0)  # [n, K - 2]
         columns += list((mean / own.clamp(min=torch.finfo(p.dtype).tiny)[:, None]).unbind(1))
     return torch.stack(columns, dim=1)
+
+
+def _beside_each(q: Tensor) -> Tensor:  # [n, V] -> [n, V]
+    """Return what q gives to all tokens but each one.
+
+    Not 1 - q: where the draft is nearly sure of a token, float32 has nothing left of that.
+    """
+    likeliest = q.argmax(dim=1, keepdim=True)
+    beside = q.scatter(1, likeliest, 0.0).sum(dim=1, keepdim=True)
+    others = beside + q.gather(1, likeliest) - q
+    return others.scatter(1, likeliest, beside).clamp(min=torch.finfo(q.dtype).tiny)
 
 
 def _after_refusals(
@@ -138,8 +149,7 @@ def match_without_replacement(
     columns = [at_x]
     others = q.scatter(1, token_ids[:, None], 0.0)
     if num > 1:
-        left = (1 - q).clamp(min=torch.finfo(q.dtype).tiny)
-        columns.append(at_x * (others / left).sum(dim=1))
+        columns.append(at_x * (others / _beside_each(q)).sum(dim=1))
     if num > 2:
         drawn = [_drawn_late(at_x, others, num, generator) for _ in range(NUM_SEQUENCES)]
         columns += list(torch.stack(drawn).mean(dim=0).unbind(1))
@@ -151,24 +161,22 @@ def _drawn_late(
 ) -> Tensor:  # [n, K - 2]
     """Draw others than x first; return P(x is drawn third), ... given these."""
     found: list[Tensor] = []
-    live, left = torch.ones_like(at_x), at_x + others.sum(dim=1)
-    tiny = torch.finfo(at_x.dtype).tiny
+    live, tiny = torch.ones_like(at_x), torch.finfo(at_x.dtype).tiny
     for number in range(num):
-        share = at_x / left.clamp(min=tiny)
+        # Added up anew: what a nearly sure draft leaves is lost when its token is subtracted.
+        share = at_x / (at_x + others.sum(dim=1)).clamp(min=tiny)
         if number > 1:
             found.append(live * share)
         live = live * (1 - share)
-        gone = _any_of(others, generator)
-        left = left - others.gather(1, gone).squeeze(1)
-        others = others.scatter(1, gone, 0.0)
+        others = others.scatter(1, _any_of(others, generator), 0.0)
     return torch.stack(found, dim=1)
 
 
 def _top_and_others(q: Tensor, token_ids: Tensor, num: int) -> tuple[Tensor, Tensor]:
     """Return where x is among the K - 1 likeliest [n, K - 1], and q without these, renormalised."""
-    top = q.topk(min(num - 1, q.shape[1]), dim=1).indices
+    mass, top = q.topk(min(num - 1, q.shape[1]), dim=1)
     others = q.scatter(1, top, 0.0)
     others = others / others.sum(dim=1, keepdim=True).clamp(min=torch.finfo(q.dtype).tiny)
-    is_top = top == token_ids[:, None]
+    is_top = (top == token_ids[:, None]) & (mass > 0)
     beyond = num - 1 - top.shape[1]
     return torch.nn.functional.pad(is_top, (0, beyond)), others

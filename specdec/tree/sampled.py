@@ -86,12 +86,12 @@ def without_replacement(weights: Tensor, num: int, streams: Sequence[RandomStrea
 
 
 def _top_plus_one(weights: Tensor, num: int, streams: Sequence[RandomStream]) -> Candidates:
-    """Take the num - 1 likeliest tokens, and draw one from the others."""
+    """Take the num - 1 likeliest tokens, and draw one from the others, as far as a law has any."""
     top = weights.topk(min(num - 1, weights.shape[-1]), dim=-1).indices
     others = weights.scatter(-1, top, 0.0)
     last = _drawn(others, 1, streams)
-    missing = others.amax(dim=-1, keepdim=True) <= 0
-    there = torch.cat([torch.ones_like(top, dtype=torch.bool), ~missing], dim=-1)
+    missing = [weights.gather(-1, top) <= 0, others.amax(dim=-1, keepdim=True) <= 0]
+    there = ~torch.cat(missing, dim=-1)
     # No more candidates than there are tokens: the others are not there either.
     beyond = (0, max(0, num - there.shape[-1]))
     token_ids = torch.nn.functional.pad(torch.cat([top, last], dim=-1), beyond)

@@ -55,9 +55,14 @@ def _last_only(children: tuple[int, ...], accept: float) -> list[float]:
 
 
 def _without_fixed(asked: Asked) -> Tensor:  # [I, V]
-    """Return w: q without all but the last candidate of each node, renormalised."""
+    """Return w: q without all but the last candidate of each node, renormalised.
+
+    Where nothing is left of q, the last candidate was not drawn either: w is a point mass there.
+    """
     others = asked.q.clone()
     for row, count in enumerate(asked.counts):
         others[row, asked.token_ids[row, : count - 1]] = 0.0
     total = others.sum(dim=-1, keepdim=True)
-    return others / total.clamp(min=torch.finfo(others.dtype).tiny)
+    last = torch.tensor(asked.counts, device=others.device)[:, None] - 1
+    fixed = torch.zeros_like(others).scatter_(1, asked.token_ids.gather(1, last), 1.0)
+    return torch.where(total > 0, others / total, fixed)

@@ -4,7 +4,7 @@ For each text x and each k: P(x comes out and A >= k) by enumeration of all draf
 must be p(x) times the survival that replay computes from x alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import pytest
@@ -23,7 +23,6 @@ from specdec.proof.drafting import (
     Parents,
     chain,
     drafts,
-    top_plus_one_at_any_rate,
 )
 from specdec.replay import shares
 from specdec.replay.closed import Arm, score, survival_of
@@ -126,8 +125,7 @@ def joint(law: dict[Block, float], p: Law, length: int, depth: int) -> dict[Toke
 @pytest.mark.parametrize(("rule", "draw", "parents"), CASES, ids=str)
 def test_survival_given_the_text(rule: str, draw: Draw, parents: Parents, pair: str) -> None:
     p, q = PAIRS[pair]
-    drafter = top_plus_one_at_any_rate if draw is Draw.TOP_PLUS_ONE else DRAFTERS[draw]
-    law = block_law(RULES[rule], drafts(drafter, parents, q), p)
+    law = block_law(RULES[rule], drafts(DRAFTERS[draw], parents, q), p)
     length = depth_of(parents) + 1
     alive = [x for x in product(range(3), repeat=length) if mass_of(x, p) > 0]
     found = survival(Arm(tree_of(draw, parents), rule), [text(x, p) for x in alive], p, q)
@@ -171,6 +169,28 @@ def test_the_third_share_matters_in_that_test() -> None:
     of_p, of_q = (torch.stack([law(())] * 4) for law in (p, q))
     found = shares.rejection_without_replacement(of_p, of_q, torch.arange(4), 3)
     assert float((of_p.diagonal() * found[:, 2]).sum()) > 0.02
+
+
+@pytest.mark.parametrize(
+    ("share", "second"),
+    [
+        (shares.rejection_without_replacement, (1.0, 0.9, 0.6)),
+        (shares.match_without_replacement, (0.6, 0.3, 0.1)),
+    ],
+    ids=["rejection", "match"],
+)
+def test_shares_of_a_draft_that_is_nearly_sure(
+    share: Callable[..., Tensor], second: Sequence[float]
+) -> None:
+    """The first child is the sure one, whatever the text has; float32 knows no 1 - q of it."""
+    p = torch.tensor([[0.4, 0.3, 0.2, 0.1]] * 4, dtype=torch.float64)
+    q = torch.tensor([[1 - 1e-8, 6e-9, 3e-9, 1e-9]] * 4, dtype=torch.float64)
+    found = [
+        share(of_p, of_q, torch.arange(4), 3, generator=torch.Generator().manual_seed(1)).double()
+        for of_p, of_q in ((p, q), (p.float(), q.float()))
+    ]
+    assert found[1][1:, 1].tolist() == pytest.approx(second, abs=1e-6)
+    assert torch.allclose(*found, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("threshold", [0.45, 0.7])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from statistics import stdev
+
 import pytest
 import torch
 from running import Tiny
@@ -20,13 +23,15 @@ from specdec.lm.load import load
 from specdec.metrics import Tally
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.ngram import NGram
+from specdec.replay.closed import Arm, replay
 from specdec.replay.jump import jump, require_jumps
+from specdec.replay.laws import DraftLaws
+from specdec.replay.renewal import tally
 from specdec.replay.states import States
 from specdec.replay.texts import Text
+from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic
-from specdec.tree.sampled import SampledTree
 from specdec.tree.sparse import Sparse
-from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 
 PROMPTS = [(0, 1, 2, 0, 1), (2,), (1, 1, 0)]
@@ -119,17 +124,27 @@ def test_a_stop_string_within_candidates_is_counted_as_in_decoding() -> None:
     assert counted(found) == counted(decoded)
 
 
-@pytest.mark.parametrize("draw", [Draw.IID, Draw.WITHOUT_REPLACEMENT])
-def test_candidates_that_match_are_drawn_as_in_decoding(draw: Draw) -> None:
-    """With the seed of the decoding the same candidates, and so the very same counts."""
-    proposer = DraftModel(table_lm(DRAFT), SampledTree([(0,), (1,), (0, 0), (0, 1)], draw))
+def test_candidates_that_match_owe_nothing_to_the_noise_that_wrote_the_text() -> None:
+    """Rejection lets candidates into the text: with its seed they would be found there again."""
+    proposer, prompts = DraftModel(table_lm(DRAFT), Chain(3)), [(n % 3,) for n in range(40)]
     decoder = SpeculativeDecoder(
-        table_lm(TARGET), proposer, Match(), Sampling(), Stopping(12), batch=2, seed=3
+        table_lm(TARGET), proposer, Rejection(), Sampling(), Stopping(12), batch=40, seed=3
     )
-    decoded = decoder.decode([Request(f"{n}", prompt) for n, prompt in enumerate(PROMPTS)])
-    texts = texts_of(decoded, PROMPTS, 12)
-    found = jump(texts, proposer, table_lm(TARGET), Sampling(), frozenset(), batch=1, seed=3)
-    assert counted(found) == counted(decoded)
+    decoded = decoder.decode([Request(f"{n}", prompt) for n, prompt in enumerate(prompts)])
+    texts = texts_of(decoded, prompts, 12)
+
+    def num_steps(seed: int) -> int:
+        found = jump(texts, proposer, table_lm(TARGET), Sampling(), frozenset(), 40, seed)
+        return sum(len(trace.steps) for trace in found)
+
+    told = [replace(text, log_p=(0.0,) * 12) for text in texts]  # p of the text is not asked for
+    closed = replay(
+        told, DraftLaws(table_lm(DRAFT)), {"": Arm(Chain(3), "match")}, Sampling(), None, 3
+    )
+    mean = tally(closed[""]).total("num_steps")
+    spread = stdev(num_steps(seed) for seed in range(4, 12))
+    assert sum(len(trace.steps) for trace in decoded) < mean - 6 * spread
+    assert abs(num_steps(3) - mean) < 4 * spread
 
 
 def test_hidden_states_are_read_once_for_all_proposers(

@@ -40,7 +40,8 @@ FIXED = [case for case in CASES if case.draw is Draw.DETERMINISTIC and len(case.
 
 def _pairs(case: Case) -> list[Pair]:
     wide = len(case.parents) == 5 and case.draw is not Draw.DETERMINISTIC
-    return [SPARSE[0]] if wide else [RANDOM[3], RANDOM[4], HAND[2]]
+    certain = HAND[4]  # a draft with one token has fewer than there are children
+    return [SPARSE[0], certain] if wide else [RANDOM[3], RANDOM[4], HAND[2], certain]
 
 
 @pytest.mark.parametrize("case", [*MEASURED, *FIXED], ids=names([*MEASURED, *FIXED]))

@@ -88,12 +88,15 @@ def require_prompts(config: DictConfig) -> None:
     """Refuse prompts that cannot be read, rendered or decoded, not even after empty answers."""
     plain: Any = OmegaConf.to_container(config.prompts, resolve=True)
     path, verifier = plain["path"], config.verifier.path
+    context = context_length(verifier, max_length=config.verifier.get("max_length"))
     there = _files(path)
-    _require_prompts(json.dumps(plain), there, verifier, _files(source(verifier)))
+    _require_prompts(json.dumps(plain), there, verifier, _files(source(verifier)), context)
 
 
 @lru_cache(maxsize=256)
-def _require_prompts(told: str, there: Files, verifier: str, model_there: Files) -> None:
+def _require_prompts(
+    told: str, there: Files, verifier: str, model_there: Files, context: int
+) -> None:
     prompts = json.loads(told)
     tokenizer, _ = vocabulary(verifier)
     requests: list[Request] = []
@@ -101,7 +104,7 @@ def _require_prompts(told: str, there: Files, verifier: str, model_there: Files)
         for turn in range(prompt.num_turns):
             rendered = render_turn(prompt, [""] * turn, tokenizer, prompts["chat_template"])
             requests.append(Request(prompt.prompt_id, rendered.token_ids, turn=turn))
-    require_decodable(requests, context_length(verifier))
+    require_decodable(requests, context)
 
 
 def require_documents(path: str, field: str) -> None:

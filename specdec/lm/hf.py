@@ -6,7 +6,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from specdec.core.errors import UserError
 from specdec.core.protocols import Forward
@@ -14,6 +14,7 @@ from specdec.core.values import Layer
 from specdec.lm import mask
 from specdec.lm.batch import pad
 from specdec.lm.cache import RowCache, cache_word
+from specdec.lm.context import steady_length
 from specdec.lm.unembedding import logits_of
 
 P = ParamSpec("P")
@@ -46,6 +47,7 @@ class HFCausalLM:
         tokenizer: PreTrainedTokenizerBase | None = None,
         tree_error: float | None = None,
         states_differ: str | None = None,
+        max_length: int | None = None,
     ):
         self.model = model
         self.tokenizer = tokenizer
@@ -58,7 +60,7 @@ class HFCausalLM:
         self._num_layers: int = config.num_hidden_layers
         # By the weights: a configuration may say something else.
         self.vocab_size, self.state_size = head_shape(model)
-        self.max_length: int = steady_length(config)
+        self.max_length: int = max_length or steady_length(config)
         self.device: torch.device = model.device
         self._plain = mask.PlainText(self._mask_kind, model.dtype, self.device)
         self._cache_word = cache_word(model.forward)
@@ -244,19 +246,6 @@ class HFCausalLM:
             start = self.length(row)
             self._positions[row, start : start + positions.shape[1]] = positions[index]
         return self._positions[list(rows), :length]
-
-
-def steady_length(config: PreTrainedConfig) -> int:
-    """The context within which a position's rotation does not depend on the rest of the batch.
-
-    Scaled rotations of type longrope and dynamic change for all rows, cached cells included, as
-    soon as one row is longer than the original context; so that context is the limit here.
-    """
-    scaling = getattr(config, "rope_parameters", None) or {}
-    original = scaling.get("original_max_position_embeddings")
-    if scaling.get("rope_type") in ("longrope", "dynamic") and original:
-        return min(int(original), config.max_position_embeddings)
-    return config.max_position_embeddings
 
 
 def head_shape(model: PreTrainedModel) -> tuple[int, int]:

@@ -23,8 +23,9 @@ from specdec.core.digest import Signature, signature
 from specdec.core.errors import UserError, require
 from specdec.lm.check import first_line, prove
 from specdec.lm.check_states import states_differ
+from specdec.lm.context import limited_length
 from specdec.lm.folder import ZOO, Content, content_of
-from specdec.lm.hf import HFCausalLM, steady_length
+from specdec.lm.hf import HFCausalLM
 from specdec.lm.mask import MaskKind
 from specdec.lm.weights import require_files
 
@@ -41,6 +42,7 @@ def load(
     attention: str | None = None,
     vocabulary_of: str | None = None,
     field: str = "verifier.path",
+    max_length: int | None = None,
 ) -> HFCausalLM:
     """Load a model and its tokenizer; the weights are shared with earlier loads of the same.
 
@@ -49,18 +51,20 @@ def load(
         attention: transformers' `attn_implementation`; by default sdpa where the model has it.
         vocabulary_of: another model whose tokenizer must be the same: a draft's is its verifier's.
         field: how error messages name the path.
+        max_length: tokens of context that may be used; by default what its configuration says.
 
     Raises:
         UserError: no such model or device, another vocabulary, or a model that trees cannot be
             decoded with.
     """
     path = str(path) if isinstance(path, Path) else path
-    require_loadable(path, device, dtype, attention, vocabulary_of, field)
+    require_loadable(path, device, dtype, attention, vocabulary_of, field, max_length)
     with _named(field):
         model, error, differ = _proven(
             path, _files(path), checked_device(device), DTYPES[dtype], attention
         )
-        return HFCausalLM(model, _tokenizer(path), tree_error=error, states_differ=differ)
+        tokenizer, context = _tokenizer(path), context_length(path, field, max_length)
+        return HFCausalLM(model, tokenizer, error, differ, context)
 
 
 def require_loadable(
@@ -70,6 +74,7 @@ def require_loadable(
     attention: str | None = None,
     vocabulary_of: str | None = None,
     field: str = "verifier.path",
+    max_length: int | None = None,
 ) -> None:
     """Refuse what `load` would, as far as that shows without reading weights.
 
@@ -87,6 +92,7 @@ def require_loadable(
         _require_model(path, _files(path))
         if vocabulary_of is not None:
             require_same_vocabulary(path, vocabulary_of)
+    context_length(path, field, max_length)
 
 
 @lru_cache(maxsize=256)
@@ -216,15 +222,17 @@ def vocabulary_size(path: str, field: str = "verifier.path") -> int:
         return config.get_text_config().vocab_size
 
 
-def context_length(path: str, field: str = "verifier.path") -> int:
+def context_length(path: str, field: str = "verifier.path", max_length: int | None = None) -> int:
     """Return how many tokens a model can read, without loading its weights.
 
     Raises:
-        UserError: no such model; `field` is how the message names it.
+        UserError: no such model, or no such `max_length`; `field` is how the message names it.
     """
     require(isinstance(path, str) and bool(path), field, path, EXPECTED)
     with _named(field), _one_line(path):
-        return steady_length(AutoConfig.from_pretrained(source(path)).get_text_config())
+        config = AutoConfig.from_pretrained(source(path)).get_text_config()
+    limit = f"{field.rpartition('.')[0]}.max_length".lstrip(".")
+    return limited_length(config, max_length, limit)
 
 
 def width(path: str) -> int:

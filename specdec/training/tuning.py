@@ -113,7 +113,7 @@ class Tuned:
         self._method = method
         self._device = original.device
         self._tokenizer = original.tokenizer
-        self.lm = HFCausalLM(method.model, original.tokenizer)
+        self.lm = HFCausalLM(method.model, original.tokenizer, max_length=original.max_length)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Return the weights that are trained, by name; tied ones once."""

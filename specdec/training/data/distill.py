@@ -183,6 +183,6 @@ def _placed(verifier: HFCausalLM, device: torch.device) -> Iterator[HFCausalLM]:
     model, home = verifier.model, verifier.device
     torch.nn.Module.to(model, device)
     try:
-        yield HFCausalLM(model, verifier.tokenizer)
+        yield HFCausalLM(model, verifier.tokenizer, max_length=verifier.max_length)
     finally:
         torch.nn.Module.to(model, home)

@@ -128,7 +128,8 @@ class VerifierStates:
     def placed(self, device: torch.device) -> HFCausalLM:
         """Return the verifier on a device, to decode with."""
         self._place(device)
-        return HFCausalLM(self.verifier.model, self.verifier.tokenizer)
+        verifier = self.verifier
+        return HFCausalLM(verifier.model, verifier.tokenizer, max_length=verifier.max_length)
 
 
 def last_hidden(lm: HFCausalLM, token_ids: Tensor) -> Tensor:  # [B, T] -> [B, T, H]

@@ -26,9 +26,11 @@ def steady_length(config: PreTrainedConfig) -> int:
         if kind in CHANGING:
             # Dynamic scaling without an original length starts where the context ends.
             return min(int(original or declared), declared)
-        whole = int((original or declared) * float(scaling.get("factor") or 1.0))
-        if kind == "yarn" or (kind in ("linear", "llama3") and declared == (original or declared)):
-            reached = max(reached, whole)
+        original = original or declared
+        unsaid = declared == original and kind in ("linear", "llama3")
+        # Less than the original is what somebody chose.
+        if unsaid or (kind == "yarn" and declared >= original):
+            reached = max(reached, int(original * float(scaling.get("factor") or 1.0)))
     return reached
 
 

@@ -33,6 +33,7 @@ CONTEXTS: dict[str, tuple[str, int, dict[str, Any] | None, int]] = {
     "yarn, as cards say": ("qwen2", 64, YARN, 256),
     "yarn, beyond what it was trained on": ("qwen3", 80, YARN, 256),
     "yarn, and both lengths": ("qwen2", 256, YARN, 256),
+    "yarn, and a shorter length that somebody chose": ("qwen2", 32, YARN, 32),
     "yarn without the original": ("llama", 64, {"rope_type": "yarn", "factor": 2.5}, 160),
     "linear": ("llama", 64, {"rope_type": "linear", "factor": 2.0}, 128),
     "linear by its old name": ("llama", 64, {"type": "linear", "factor": 2.0}, 128),

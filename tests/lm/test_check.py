@@ -169,6 +169,73 @@ def test_positions_count_relatively_in_rotary_models() -> None:
     assert prove(changed("llama", shifting_positions), "llama") < EXACT
 
 
+MIXTURES = ["mixtral", "olmoe", "gpt_oss"]
+HALVES = [torch.float16, torch.bfloat16]
+
+
+def near_ties(family: str, dtype: torch.dtype) -> PreTrainedModel:
+    """Build a mixture that rounding sends to other experts: pairs of them are chosen nearly alike.
+
+    Half precision rounds anew in every forward here, as kernels do for other shapes.
+    """
+    model: Any = tiny_model(family, num_experts_per_tok=1)
+    routers = [weight for name, weight in model.named_parameters() if name.endswith(ROUTERS)]
+    assert routers
+    with torch.no_grad():
+        for weight in routers:
+            weight[1::2] = weight[::2] + 1e-3 * torch.randn_like(weight[::2])
+    model.to(dtype)
+
+    def rounded(_: object, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        states, *others = given
+        if states.dtype is torch.float32:
+            return given
+        step = 2 * torch.finfo(dtype).eps
+        return (states + step * states * torch.randn_like(states), *others)
+
+    model.base_model.layers[0].register_forward_pre_hook(rounded)
+    return model
+
+
+ROUTERS = ("gate.weight", "router.weight")
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("family", MIXTURES)
+def test_an_expert_that_flips_near_a_tie_is_no_reason_to_refuse(
+    family: str, dtype: torch.dtype
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = near_ties(family, dtype)
+        text = random_ids(60, seed=1)
+        first, *others = (plain_logits(model, text) for _ in range(8))
+        spread = max(map(difference, torch.cat(others), first.repeat(7, 1)))
+        assert spread > TOLERANCE[dtype], "no expert flips, so this shows nothing"
+        prove(model, family)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("family", MIXTURES)
+@pytest.mark.parametrize("change", [ignoring_the_mask, ignoring_positions, ignoring_the_cache])
+def test_mixtures_that_do_not_do_as_they_are_told_are_refused_in_every_type(
+    family: str,
+    change: Callable[[dict[str, Any]], None],
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model: Any = near_ties(family, dtype)
+    kind = type(model.base_model)
+    forward = kind.forward
+
+    def wrong(self: object, **given: object) -> object:
+        change(given)
+        return forward(self, **given)
+
+    monkeypatch.setattr(kind, "forward", wrong)
+    refusal(model)
+
+
 @pytest.mark.parametrize("window", [WINDOW, 100])
 def test_a_window_that_is_off_by_one_is_noticed(
     window: int, monkeypatch: pytest.MonkeyPatch

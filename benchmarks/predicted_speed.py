@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 from specdec.experiments.app import build, compose_decode
-from specdec.experiments.arm import Arm, build_arm, build_prompts, turn_size
+from specdec.experiments.arm import Arm, build_arm, turn_size
 from specdec.experiments.compare import interleave
+from specdec.experiments.prompting import build_prompts
 from specdec.experiments.recorded_texts import texts_of
 from specdec.experiments.replay_arms import replay_all
 from specdec.experiments.replay_plan import arm_config

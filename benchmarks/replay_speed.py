@@ -28,8 +28,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 from specdec.experiments.app import build, compose_decode
-from specdec.experiments.arm import build_arm, build_prompts
+from specdec.experiments.arm import build_arm
 from specdec.experiments.decode import decode_into
+from specdec.experiments.prompting import build_prompts
 from specdec.experiments.record import record
 from specdec.experiments.replay_arms import replay_all
 from specdec.experiments.replay_plan import plan

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,17 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from specdec.experiments.app import build
 from specdec.experiments.fit import build_judges, calibration_notes, name_of_node, require_parts_fit
 from specdec.experiments.naming import content_of, materials_of, training_tokens_of
+from specdec.experiments.prompting import PromptOptions, chosen, render
 
 from specdec.core.errors import UserError, require, require_int
 from specdec.core.trace import Trace
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
-from specdec.decoding.turns import beforehand, decode_turns, rendered
+from specdec.decoding.turns import decode_turns, request_of
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, summarize
-from specdec.prompts import Prompt, Rendered, load_prompts
+from specdec.prompts import Prompt, answer_of
 from specdec.proposer.none import NoProposer
 from specdec.report.options import options
 from specdec.report.provenance import provenance
@@ -47,6 +48,7 @@ class Arm:
     config: DictConfig
     verifier: HFCausalLM
     decoder: SpeculativeDecoder
+    skipped: Sequence[str] = field(default=(), init=False)  # prompts that are left out, by id
 
     def provenance(self) -> dict[str, Any]:
         """Collect under which circumstances this arm is measured."""
@@ -67,12 +69,14 @@ class Arm:
             shown = prompt.prompt_id in looked_at
             return replace(self.request(prompt, answers), keep_candidates=shown)
 
-        yield from decode_turns(prompts, request, self.decoder.stream)
+        room = PromptOptions.of(self.config).room(self.verifier.max_length)
+        yield from decode_turns(
+            prompts, request, self.decoder.stream, self.verifier.tokenizer, room
+        )
 
     def request(self, prompt: Prompt, answers: Sequence[str]) -> Request:
         """Render the turn that comes after `answers`."""
-        token_ids = render(prompt, answers, self.verifier, self.config).token_ids
-        return Request(prompt.prompt_id, token_ids, prompt.category, len(answers))
+        return request_of(prompt, answers, self.verifier, PromptOptions.of(self.config).rendering)
 
     @property
     def proposes_nothing(self) -> bool:
@@ -84,13 +88,16 @@ class Arm:
     ) -> list[dict[str, Any]]:
         """Return the rows of `tokens.jsonl`, of those texts whose candidates were kept."""
         by_id = {prompt.prompt_id: prompt for prompt in prompts}
-        answers = {(trace.prompt_id, trace.turn): trace.output_text for trace in traces}
+        answers = before(traces, self.verifier)
+        tokenizer = self.verifier.tokenizer
+        assert tokenizer is not None
+        show, piece = self.verifier.show, tokenizer.convert_ids_to_tokens
         rows: list[dict[str, Any]] = []
         for trace in traces:
             if any(step.candidates for step in trace.steps):
-                before = [answers[trace.prompt_id, turn] for turn in range(trace.turn)]
-                text = render(by_id[trace.prompt_id], before, self.verifier, self.config).text
-                rows.append(token_view(trace, text, lambda token: self.verifier.show([token])))
+                prompt, given = by_id[trace.prompt_id], answers[trace.prompt_id][: trace.turn]
+                read = render(prompt, given, self.verifier, self.config).token_ids
+                rows.append(token_view(trace, show(read), show, piece))
         return rows
 
     def track(self, folder: Path, summary: Mapping[str, Any], tally: Tally) -> None:
@@ -98,9 +105,17 @@ class Arm:
         group = folder.resolve().parent.name
         track(self.config.tracker, folder, options(self.config), group, summary, tally)
 
-    def check(self, prompts: Sequence[Prompt]) -> None:
-        """Refuse prompts that cannot be decoded, before any is: not even after empty answers."""
-        self.decoder.check(beforehand(prompts, self.request))
+    def choose(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+        """Return the prompts to decode; what is too long is left out, if that is asked for.
+
+        Raises:
+            UserError: one of them cannot be decoded, not even after empty answers.
+        """
+        told = PromptOptions.of(self.config)
+        found = chosen(prompts, told, self.request, self.verifier.max_length)
+        self.decoder.check(found.requests)
+        self.skipped = found.skipped
+        return found.prompts
 
     def warm_up(self, prompt: Prompt) -> None:
         """Decode a few tokens that are not recorded: first calls pay for what later ones reuse."""
@@ -109,17 +124,13 @@ class Arm:
         short.decode([self.request(prompt, [])])
 
 
-def render(
-    prompt: Prompt, answers: Sequence[str], verifier: HFCausalLM, config: DictConfig
-) -> Rendered:
-    """Render the turn that comes after `answers` as the verifier reads it."""
-    return rendered(prompt, answers, verifier, config.prompts.chat_template)
-
-
-def build_prompts(config: DictConfig) -> list[Prompt]:
-    """Read the prompts; long before any model is loaded, since this may fail."""
-    prompts = config.prompts
-    return load_prompts(prompts.path, prompts.limit, prompts.split)
+def before(traces: Sequence[Trace], verifier: HFCausalLM) -> dict[str, list[str]]:
+    """Return the answers of every prompt, as later turns are asked after them, in their order."""
+    found: dict[str, list[str]] = {}
+    for trace in sorted(traces, key=lambda trace: trace.turn):
+        assert verifier.tokenizer is not None
+        found.setdefault(trace.prompt_id, []).append(answer_of(trace, verifier.tokenizer))
+    return found
 
 
 def turn_size(batch: int) -> int:
@@ -201,7 +212,27 @@ def announce(arms: Sequence[Arm], prompts: Sequence[Prompt]) -> None:
     )
     for note in dict.fromkeys(note for each in arms for note in calibration_notes(each.config)):
         print(note)
-    first = render(prompts[0], [], verifier, arm.config)
-    shown = first.text[-400:]
-    print(f"{len(prompts)} prompts; the first one ({len(first.token_ids)} tokens) ends in:")
-    print("\n".join(f"  | {line}" for line in shown.splitlines()))
+    note = turn_end_note(verifier)
+    if note is not None:
+        print(note)
+    first = render(prompts[0], [], verifier, arm.config).token_ids
+    print(f"{len(prompts)} prompts; the first one ({len(first)} tokens) as the model reads it:")
+    print("\n".join(f"  | {line}" for line in excerpt(verifier.show(first)).splitlines()))
+
+
+def excerpt(text: str) -> str:
+    """Return a text's beginning and its end, where special tokens stand; all of a short one."""
+    return text if len(text) <= 400 else f"{text[:100]} [...] {text[-300:]}"
+
+
+def turn_end_note(verifier: HFCausalLM) -> str | None:
+    """Say that texts go on behind what the tokenizer alone calls an end; None if it does not."""
+    tokenizer = verifier.tokenizer
+    end = None if tokenizer is None else tokenizer.eos_token_id
+    if tokenizer is None or end is None or not verifier.end_ids or end in verifier.end_ids:
+        return None
+    spelt = tokenizer.convert_ids_to_tokens(end)
+    return (
+        f"note: texts go on behind {spelt}, the tokenizer's end: the model's generation"
+        f""" configuration does not name it; 'stop_strings=["{spelt}"]' ends them there"""
+    )

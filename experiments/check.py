@@ -147,19 +147,19 @@ def decoded_texts(
     Raises:
         UserError: the prompts are others than those that were decoded.
     """
-    from specdec.experiments.arm import build_prompts, render
+    from specdec.experiments.arm import before
+    from specdec.experiments.prompting import build_prompts, render
 
     from specdec.core.trace import request_id
     from specdec.replay.transforms import Decoded
 
     prompts = {prompt.prompt_id: prompt for prompt in build_prompts(config)}
-    answers = {(trace.prompt_id, trace.turn): trace.output_text for trace in traces}
+    answers = before(traces, verifier)
     texts: list[Decoded] = []
     for trace in traces:
         name = request_id(trace.prompt_id, trace.turn)
-        before = [answers[trace.prompt_id, turn] for turn in range(trace.turn)]
-        prompt = prompts.get(trace.prompt_id)
-        prompt_ids = () if prompt is None else render(prompt, before, verifier, config).token_ids
+        given, prompt = answers[trace.prompt_id][: trace.turn], prompts.get(trace.prompt_id)
+        prompt_ids = () if prompt is None else render(prompt, given, verifier, config).token_ids
         if len(prompt_ids) != trace.num_prompt_tokens:
             raise UserError(
                 f"prompts.path={config.prompts.path!r}: has changed since the run: prompt {name}"

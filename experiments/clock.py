@@ -10,7 +10,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
-from specdec.experiments.arm import Arm
+from specdec.experiments.arm import Arm, before
 
 from specdec.core.trace import PlainSteps, Trace
 from specdec.decoding.decoder import SpeculativeDecoder
@@ -73,12 +73,13 @@ class PlainClock:
         all the text takes on average; and all texts are shortened by the same share, so that as
         many requests are in flight as in a whole run without candidates.
         """
-        answers = [traces[prompt.prompt_id, before].output_text for before in range(turn)]
+        earlier = [traces[prompt.prompt_id, number] for number in range(turn)]
+        answers = before(earlier, self._arm.verifier).get(prompt.prompt_id, [])
         asked = self._arm.request(prompt, answers)
         text = traces[prompt.prompt_id, turn].output_ids
         number = min(len(text), max(MIN_STEPS, round(TEXT_SHARE * len(text))))
-        before = text[: (len(text) - number) // 2]
-        return replace(asked, token_ids=[*asked.token_ids, *before], max_new_tokens=number)
+        written = text[: (len(text) - number) // 2]
+        return replace(asked, token_ids=[*asked.token_ids, *written], max_new_tokens=number)
 
     def _run(self, requests: Sequence[Request]) -> list[Trace]:
         if not requests:

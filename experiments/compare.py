@@ -37,6 +37,7 @@ def task(config: DictConfig) -> None:
     # Here and not above, because torch takes seconds to import and --help should not wait.
     from specdec.experiments import arm as arms
     from specdec.experiments import beforehand
+    from specdec.experiments.prompting import build_prompts
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("compare times arms against each other, in one process; decode takes more")
@@ -45,14 +46,16 @@ def task(config: DictConfig) -> None:
     reference = reference_arm(config.reference, list(configs))
     check_options(config, configs)
     size = arms.turn_size(config.batch) if config.turn is None else config.turn
-    prompts = arms.build_prompts(config)
+    prompts = build_prompts(config)
     verifier = build(config.verifier)
     if config.recording is not None:
         beforehand.foresee(configs, config, verifier)
         if config.dry_run:
             return
     competing = [arms.build_arm(each, verifier, name) for name, each in configs.items()]
-    competing[0].check(prompts)
+    prompts = competing[0].choose(prompts)
+    for arm in competing:
+        arm.skipped = competing[0].skipped
     arms.announce(competing, prompts)
     compete(competing, prompts, folder, size, reference)
 
@@ -66,6 +69,7 @@ def compete(
 ) -> None:
     """Let the arms decode in turns, and write and print what came of it, also if interrupted."""
     from specdec.experiments.paired import paired_tallies, paired_traces, summarize_paired
+    from specdec.experiments.shortfall import Shortfall, counted
 
     from specdec.report.table import Row, print_table
 
@@ -88,6 +92,9 @@ def compete(
         paired = paired_traces(traces)
         tallies, clock = paired_tallies(competing, paired)
         summaries |= summarize_paired(competing, paired, tallies, reference)
+        short = {arm.name: Shortfall.of(arm, prompts, paired[arm.name]) for arm in competing}
+        for name, summary in summaries.items():
+            summary |= short[name].counts()
         for arm in competing if summaries else ():
             run_dirs[arm.name].keep_clock(clock)
             run_dirs[arm.name].show_tokens(arm.token_views(prompts, traces[arm.name]))
@@ -98,6 +105,7 @@ def compete(
             rows = [Row(arm.name, arm.rule, summaries[arm.name]) for arm in competing]
             temperature = competing[0].config.sampling.temperature
             print_table(rows, f"{done} prompts, temperature {temperature:g}")
+            print("".join(f"{line}\n" for line in counted(short)), end="")
         for name, run_dir in run_dirs.items():
             print(f"run directory of {name}: {run_dir.path}")
         if cut_short is not None:

@@ -37,7 +37,7 @@ class Shape:
 def task(config: DictConfig) -> None:
     """Run everything in turns, fit the curves, write and print them."""
     # Here and not above, because torch takes seconds to import and --help should not wait.
-    from specdec.experiments import arm as arms
+    from specdec.experiments.prompting import build_prompts
 
     from specdec.core.jsonl import require_writable
     from specdec.replay.timing import fitted
@@ -46,10 +46,10 @@ def task(config: DictConfig) -> None:
     output = Path(config.output)
     require_writable(output)
     shapes, composed = planned(config)
-    prompts = arms.build_prompts(config)
+    prompts: Sequence[Prompt] = build_prompts(config)
     verifier = build(config.verifier)
     running = competitors(config, composed, verifier)
-    next(iter(running.values())).check(prompts)
+    prompts = next(iter(running.values())).choose(prompts)
     print(f"{len(running)} kinds of steps on {len(prompts)} prompts, {config.rounds} times")
     timed = believed(running, shapes, prompts, config.rounds)
     costs = fitted(timed, facts_of(config, verifier, timed))

@@ -105,13 +105,14 @@ def decode(
         UserError: another process failed.
     """
     from specdec.experiments import arm as arms
+    from specdec.experiments.prompting import build_prompts
 
     from specdec.report.memory import PeakMemory
 
     with processes.together():
-        prompts = arms.build_prompts(config)
+        prompts = build_prompts(config)
         arm = arms.build_arm(config, build(config.verifier))
-        arm.check(prompts)
+        prompts = arm.choose(prompts)
     if not in_sweep(config):
         arms.announce([arm], prompts)
     num_turns = {prompt.prompt_id: prompt.num_turns for prompt in prompts}
@@ -189,18 +190,22 @@ def _conclude(
 ) -> dict[str, Any]:
     """Write and show what the traces come to."""
     from specdec.experiments.arm import summary_of
+    from specdec.experiments.shortfall import Shortfall
 
     from specdec.metrics import Tally
     from specdec.report.run_dir import read_clock
     from specdec.report.table import Row, print_table
 
     tally = Tally.of(traces, read_clock(run_dir.path))
-    summary = {**summary_of(arm, tally), "peak_memory_bytes": peak_memory_bytes}
+    shortfall = Shortfall.of(arm, prompts, traces)
+    summary = {**summary_of(arm, tally), **shortfall.counts()}
+    summary["peak_memory_bytes"] = peak_memory_bytes
     run_dir.show_tokens(arm.token_views(prompts, traces))
     run_dir.summarize(summary, tally)
     arm.track(run_dir.path, summary, tally)
     if not in_sweep(arm.config):
         print_table([Row(arm.name, arm.rule, summary)], f"{tally.num_prompts} prompts")
+        print("".join(f"{line}\n" for line in shortfall.lines()), end="")
         print(f"run directory: {run_dir.path}")
     return summary
 

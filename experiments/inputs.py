@@ -5,19 +5,21 @@ found to be wrong then costs a second, and not the night that it takes until its
 """
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from specdec.experiments.app import build
+from specdec.experiments.prompting import PromptOptions, chosen
 
 from specdec.core.digest import Signature, signature
 from specdec.core.errors import Unfit
 from specdec.decoding.request import Request, require_decodable
 from specdec.lm.load import context_length, require_loadable, source, vocabulary, width
-from specdec.prompts import load_prompts, render_turn
+from specdec.prompts import Prompt, render_turn
 from specdec.proposer.fit import heads_config
 from specdec.training.data.text import read_documents
 
@@ -86,25 +88,25 @@ def require_heads_of(path: object, verifier: str) -> None:
 
 def require_prompts(config: DictConfig) -> None:
     """Refuse prompts that cannot be read, rendered or decoded, not even after empty answers."""
-    plain: Any = OmegaConf.to_container(config.prompts, resolve=True)
-    path, verifier = plain["path"], config.verifier.path
+    told, verifier = PromptOptions.of(config), config.verifier.path
     context = context_length(verifier, max_length=config.verifier.get("max_length"))
-    there = _files(path)
-    _require_prompts(json.dumps(plain), there, verifier, _files(source(verifier)), context)
+    there = _files(told.path)
+    _require_prompts(json.dumps(asdict(told)), there, verifier, _files(source(verifier)), context)
 
 
 @lru_cache(maxsize=256)
 def _require_prompts(
     told: str, there: Files, verifier: str, model_there: Files, context: int
 ) -> None:
-    prompts = json.loads(told)
-    tokenizer, _ = vocabulary(verifier)
-    requests: list[Request] = []
-    for prompt in load_prompts(prompts["path"], prompts["limit"], prompts["split"]):
-        for turn in range(prompt.num_turns):
-            rendered = render_turn(prompt, [""] * turn, tokenizer, prompts["chat_template"])
-            requests.append(Request(prompt.prompt_id, rendered.token_ids, turn=turn))
-    require_decodable(requests, context)
+    prompts = PromptOptions(**json.loads(told))
+    tokenizer, vocab_size = vocabulary(verifier)
+
+    def request(prompt: Prompt, answers: Sequence[str]) -> Request:
+        token_ids = render_turn(prompt, answers, tokenizer, prompts.rendering).token_ids
+        return Request(prompt.prompt_id, token_ids, turn=len(answers), where=prompt.where)
+
+    requests = chosen(prompts.load(), prompts, request, context).requests
+    require_decodable(requests, context, vocab_size, tokenizer)
 
 
 def require_documents(path: str, field: str) -> None:

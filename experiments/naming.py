@@ -28,6 +28,8 @@ from specdec.training.facts import training_tokens
 WRITTEN = {"training.distill.path"}
 # Words that a folder might have by chance.
 NO_FILES = {*PLUG_INS, *VALUES, "judges", "prompts.split", "prompts.chat_template"}
+NO_FILES |= {"prompts.config", "prompts.revision", "prompts.field"}
+NO_FILES_BELOW = ("prompts.template_options.",)
 # What may be on a Hub, and as what.
 ON_HUB = {"verifier.path": "model", "draft.path": "model", "proposer.path": "model"}
 ON_HUB |= {"prompts.path": "dataset", "training.train.init_path": "model"}
@@ -42,8 +44,9 @@ def files_of(used: Mapping[str, Any]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name, value in _texts(used):
-        if name not in NO_FILES and name not in WRITTEN:
-            known = content_of(value, ON_HUB.get(name))
+        if name not in NO_FILES | WRITTEN and not name.startswith(NO_FILES_BELOW):
+            revision = used.get("prompts.revision") if name == "prompts.path" else None
+            known = content_of(value, ON_HUB.get(name), revision)
             if known is not None:
                 found[name] = known
     return found
@@ -57,14 +60,14 @@ def _texts(used: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from _texts({f"{name}.{place}": each for place, each in enumerate(value)})
 
 
-def content_of(value: str, on_hub: str | None = None) -> str | None:
+def content_of(value: str, on_hub: str | None = None, revision: str | None = None) -> str | None:
     """Return a digest of what a value names; None if that is no file, nor anything on a Hub."""
     if value in ZOO:
         return data_digest(value)
     place = place_of(value)
     if place is not None:
         return digest(place)
-    return None if on_hub is None or not value else commit_of(value, on_hub)
+    return None if on_hub is None or not value else commit_of(value, on_hub, revision)
 
 
 def place_of(value: str) -> Path | None:
@@ -81,7 +84,7 @@ def place_of(value: str) -> Path | None:
 
 
 @lru_cache(maxsize=64)
-def commit_of(name: str, kind: str) -> str | None:
+def commit_of(name: str, kind: str, revision: str | None = None) -> str | None:
     """Return the commit that a name on the Hub stands for; offline, the one that was downloaded."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.file_download import repo_folder_name
@@ -91,9 +94,9 @@ def commit_of(name: str, kind: str) -> str | None:
     except ValueError:  # nothing on a Hub is called so
         return None
     try:
-        return HfApi().repo_info(name, repo_type=kind, timeout=10).sha
+        return HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=10).sha
     except Exception:  # no such name, no permission, no network in any of its ways
-        ref = Path(constants.HF_HUB_CACHE) / folder / "refs" / "main"
+        ref = Path(constants.HF_HUB_CACHE) / folder / "refs" / (revision or "main")
         return ref.read_text(encoding="utf-8").strip() if ref.is_file() else None
 
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
-from specdec.experiments.arm import build_prompts, render
+from specdec.experiments.arm import before
 from specdec.experiments.naming import files_of
+from specdec.experiments.prompting import build_prompts, render
 from yaml import YAMLError
 
 from specdec.core.errors import UserError
@@ -59,12 +60,11 @@ def texts_of(traces: Sequence[Trace], config: DictConfig, verifier: HFCausalLM) 
         UserError: the prompts are others than those that were decoded.
     """
     prompts = {prompt.prompt_id: prompt for prompt in build_prompts(config)}
-    answers = {(trace.prompt_id, trace.turn): trace.output_text for trace in traces}
+    answers = before(traces, verifier)
     texts: list[Text] = []
     for trace in traces:
-        before = [answers[trace.prompt_id, turn] for turn in range(trace.turn)]
-        prompt = prompts.get(trace.prompt_id)
-        prompt_ids = () if prompt is None else render(prompt, before, verifier, config).token_ids
+        given, prompt = answers[trace.prompt_id][: trace.turn], prompts.get(trace.prompt_id)
+        prompt_ids = () if prompt is None else render(prompt, given, verifier, config).token_ids
         if len(prompt_ids) != trace.num_prompt_tokens:
             name = request_id(trace.prompt_id, trace.turn)
             raise UserError(

@@ -6,6 +6,7 @@ Whatever is written goes through `writing`, so that a full disk is one line to e
 import json
 import os
 import platform
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,16 +17,19 @@ from typing import Any
 from specdec.core.errors import Unwritable, UserError
 
 SEAL = "crc32"  # of a row without it; see `sealed`
+UTF_8 = "utf-8-sig"  # files of some editors begin with a byte order mark, which is no text
+UNREADABLE = (ValueError, RecursionError)  # of JSON: broken, a number too long, nested too deep
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no text in any encoding
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (1-based line number, row) for each line that is not blank.
 
     Raises:
-        UserError: the file cannot be read, or a line is not a JSON object.
+        UserError: the file cannot be read, or a line is not a JSON object of whole characters.
     """
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding=UTF_8) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield number, _parse(path, number, line)
@@ -80,7 +84,7 @@ def read_text(path: Path) -> str:
         UserError: it cannot be read, or is in another encoding.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding=UTF_8)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
 
@@ -88,11 +92,34 @@ def read_text(path: Path) -> str:
 def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}:{number}: not valid JSON ({error})") from None
     if not isinstance(row, dict):
         raise UserError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
+    if "\\u" in line:
+        require_characters(f"{path}:{number}", row)
     return row
+
+
+def require_characters(where: str, value: object) -> None:
+    """Refuse values of JSON that hold half a character, which only an escape can spell.
+
+    Raises:
+        UserError: there is one; `where` is how the message names the place.
+    """
+    if isinstance(value, str):
+        half = SURROGATE.search(value)
+        if half is not None:
+            around = value[max(0, half.start() - 20) : half.end() + 20]
+            what = f"half a character (a lone surrogate, {ascii(half[0])[1:-1]})"
+            raise UserError(f"{where}: {around!a} holds {what}; expected whole ones")
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            require_characters(where, name)
+            require_characters(where, each)
+    elif isinstance(value, list):
+        for each in value:
+            require_characters(where, each)
 
 
 @contextmanager

@@ -78,10 +78,12 @@ class SpeculativeDecoder:
         """Refuse requests that cannot be decoded, before any is.
 
         Raises:
-            UserError: two prompts bear one name, or one is empty or leaves no room in the
-                verifier's context.
+            UserError: two prompts bear one name, or one is empty, leaves no room in the verifier's
+                context, or has a token that the verifier does not know.
         """
-        require_decodable(requests, self.verifier.max_length)
+        verifier = self.verifier
+        tokenizer = getattr(verifier, "tokenizer", None)
+        require_decodable(requests, verifier.max_length, verifier.vocab_size, tokenizer)
 
     def decode(self, asked: Asked | Sequence[Asked]) -> list[Trace]:
         """Decode requests, prompts or bare texts; return their traces in the same order.
@@ -96,7 +98,8 @@ class SpeculativeDecoder:
         if prompts:
             requests = beforehand(prompts, self._request)
             self.check(requests)
-            found = decode_turns(prompts, self._request, self.stream)
+            tokenizer, room = getattr(self.verifier, "tokenizer", None), self.verifier.max_length
+            found = decode_turns(prompts, self._request, self.stream, tokenizer, room)
         else:
             found = self.stream(requests)
         traces = {(trace.prompt_id, trace.turn): trace for trace in found}

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -26,6 +27,7 @@ class Request:
     turn: int = 0
     keep_candidates: bool = False  # in the trace's steps
     max_new_tokens: int | None = None  # fewer than the decoder's; None: as many
+    where: str = field(default="", compare=False)  # how complaints name the place it came from
 
     @property
     def request_id(self) -> str:
@@ -33,22 +35,34 @@ class Request:
         return request_id(self.prompt_id, self.turn)
 
 
-def require_decodable(requests: Sequence[Request], max_length: int) -> None:
-    """Refuse requests that a verifier with a context of `max_length` cannot decode.
+def require_decodable(
+    requests: Sequence[Request], max_length: int, vocab_size: int, tokenizer: Any = None
+) -> None:
+    """Refuse requests that a verifier cannot decode: V is `vocab_size`, its context `max_length`.
 
     Raises:
-        UserError: two prompts bear one name, or one is empty or leaves no room in the context.
+        UserError: two prompts bear one name, or one is empty, leaves no room in the context, or has
+            a token that the verifier does not know, which `tokenizer` can spell.
     """
     names = Counter(request.request_id for request in requests)
     for request in requests:
+        called = f"prompt {request.request_id}"
+        called = f"{request.where}: {called}" if request.where else called
         if names[request.request_id] > 1:
-            raise UserError(f"prompt {request.request_id}: there are two of that name")
+            raise UserError(f"{called}: there are two of that name")
         if not request.token_ids:
-            raise UserError(f"prompt {request.request_id}: it is empty")
+            raise UserError(f"{called}: it is empty")
         if len(request.token_ids) >= max_length:
             raise UserError(
-                f"prompt {request.request_id}: {len(request.token_ids)} tokens do not fit the"
+                f"{called}: {len(request.token_ids)} tokens do not fit the"
                 f" verifier's context of {max_length}"
+            )
+        strange = next((t for t in request.token_ids if not 0 <= t < vocab_size), None)
+        if strange is not None:
+            spelt = "" if tokenizer is None else f" {tokenizer.convert_ids_to_tokens(strange)!r}"
+            raise UserError(
+                f"{called}: token {strange}{spelt} is beyond the verifier's"
+                f" embedding of {vocab_size} tokens"
             )
 
 

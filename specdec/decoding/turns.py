@@ -1,15 +1,17 @@
 """From prompts to requests: rendered as the verifier reads them, turn by turn."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, compress
 from typing import Any
 
 from specdec.core.errors import UserError
 from specdec.core.trace import Trace
 from specdec.decoding.request import Request
-from specdec.prompts import Message, Prompt, Rendered, render_turn
+from specdec.prompts import AUTO, Message, Prompt, Rendered, Rendering, answer_of, render_turn
 
 # What can be decoded; bare text is continued as it stands.
 Asked = Request | Prompt | str
+CONTEXT = "context"  # why a text ended: there was no more room
 EXPECTED = "text, prompts as load_prompts returns them, or sd.Request(name, verifier.encode(text))"
 
 
@@ -17,14 +19,31 @@ def decode_turns(
     prompts: Sequence[Prompt],
     request: Callable[[Prompt, Sequence[str]], Request],
     stream: Callable[[Sequence[Request]], Iterator[Trace]],
+    tokenizer: Any,
+    room: int,
 ) -> Iterator[Trace]:
-    """Decode prompts turn by turn; a later turn is asked after the decoder's own answers."""
+    """Decode prompts turn by turn; a later turn is asked after the decoder's own answers.
+
+    Where these make it `room` tokens long or longer, the turn ends at once, without a token.
+    """
     answers: dict[str, list[str]] = {prompt.prompt_id: [] for prompt in prompts}
     for turn in range(max((prompt.num_turns for prompt in prompts), default=0)):
         asked = [prompt for prompt in prompts if prompt.num_turns > turn]
-        for trace in stream([request(prompt, answers[prompt.prompt_id]) for prompt in asked]):
-            answers[trace.prompt_id].append(trace.output_text)
+        requests = [request(prompt, answers[prompt.prompt_id]) for prompt in asked]
+        fits = [turn == 0 or len(each.token_ids) < room for each in requests]
+        fitting = list(compress(requests, fits))
+        full = [each for each, fit in zip(requests, fits, strict=True) if not fit]
+        for trace in chain(stream(fitting) if fitting else (), map(unanswered, full)):
+            answers[trace.prompt_id].append(answer_of(trace, tokenizer))
             yield trace
+
+
+def unanswered(request: Request) -> Trace:
+    """Return the trace of a turn for which the context has no room left."""
+    length = len(request.token_ids)
+    return Trace(
+        request.prompt_id, request.category, request.turn, length, (), "", CONTEXT, 0.0, ()
+    )
 
 
 def beforehand(
@@ -35,7 +54,7 @@ def beforehand(
 
 
 def rendered(
-    prompt: Prompt, answers: Sequence[str], verifier: object, mode: str = "auto"
+    prompt: Prompt, answers: Sequence[str], verifier: object, how: Rendering = AUTO
 ) -> Rendered:
     """Render the turn that comes after `answers` as the verifier reads it.
 
@@ -45,16 +64,17 @@ def rendered(
     tokenizer: Any = getattr(verifier, "tokenizer", None)
     if tokenizer is None:
         raise UserError(
-            f"prompt {prompt.prompt_id}: the verifier has no tokenizer; expected"
-            " sd.Request(name, token_ids)"
+            f"{prompt.name}: the verifier has no tokenizer; expected sd.Request(name, token_ids)"
         )
-    return render_turn(prompt, answers, tokenizer, mode)
+    return render_turn(prompt, answers, tokenizer, how)
 
 
-def request_of(prompt: Prompt, answers: Sequence[str], verifier: object) -> Request:
+def request_of(
+    prompt: Prompt, answers: Sequence[str], verifier: object, how: Rendering = AUTO
+) -> Request:
     """Ask for the turn that comes after `answers`."""
-    token_ids = rendered(prompt, answers, verifier).token_ids
-    return Request(prompt.prompt_id, token_ids, prompt.category, len(answers))
+    token_ids = rendered(prompt, answers, verifier, how).token_ids
+    return Request(prompt.prompt_id, token_ids, prompt.category, len(answers), where=prompt.where)
 
 
 def listed(asked: Asked | Sequence[Asked]) -> tuple[list[Request], list[Prompt]]:

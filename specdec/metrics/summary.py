@@ -64,6 +64,10 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "num_accepted_tokens": "Draft tokens that became text, over all steps.",
         "draft_calls": "Forwards of the draft model or heads that each text would need alone, "
         "prefill excluded; a batch shares them.",
+        "num_skipped": "Prompts that are left out, since they are too long.",
+        "num_truncated": "Texts that continue the end of a prompt, which was cut.",
+        "num_unanswered": "Later turns that ended at once, without a token: the answers before "
+        "them fill the context.",
         "finish_reasons": "Texts by why they ended: eos, stop (a stop string), length "
         "or context (the verifier's is full).",
     }

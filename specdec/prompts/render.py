@@ -1,37 +1,84 @@
 """From a turn of a prompt to the tokens that a model reads."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
-from specdec.core.errors import UserError, require
-from specdec.prompts.load import Message, Prompt
+from specdec.core.errors import UserError, require, require_int
+from specdec.prompts.answers import answered
+from specdec.prompts.load import Prompt
+from specdec.prompts.message import Message
 
 if TYPE_CHECKING:  # transformers takes seconds to import; reading prompts should not wait for it
     from transformers import PreTrainedTokenizerBase
 
-FIELD = "prompts.chat_template"
+FIELD, OPTIONS = "prompts.chat_template", "prompts.template_options"
 MODES = ("auto", "chat", "raw")
 
 
 @dataclass(frozen=True)
+class Rendering:
+    """How prompts become tokens.
+
+    Args:
+        mode: `chat` puts every prompt through the tokenizer's chat template, bare text as one user
+            message; `raw` joins the messages with blank lines, for base models; `auto` is `chat`
+            for messages if the tokenizer has a template, and `raw` for the rest.
+        options: what the template gets beside the messages, {"enable_thinking": False}.
+        max_tokens: of longer prompts only so many are kept, the last ones; None: all.
+
+    Raises:
+        UserError: it is nothing of these, or an option is one that we set ourselves.
+    """
+
+    mode: str = "auto"
+    options: Mapping[str, Any] | None = None
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.mode in MODES, FIELD, self.mode, "one of " + ", ".join(MODES))
+        if self.max_tokens is not None:
+            require_int("prompts.max_prompt_tokens", self.max_tokens, 1)
+        options = {} if self.options is None else self.options
+        is_mapping = isinstance(options, Mapping) and all(isinstance(n, str) for n in options)
+        require(is_mapping, OPTIONS, options, "options by name, {enable_thinking: false}")
+        for name in options:
+            if name in _our_arguments():
+                raise UserError(
+                    f"{OPTIONS}: {name!r} is not the template's to know; expected others"
+                )
+
+
+def _our_arguments() -> set[str]:
+    from transformers import PreTrainedTokenizerBase
+
+    known = set(signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
+    return (known | {"messages"}) - {"self", "kwargs"}
+
+
+AUTO = Rendering()
+
+
+@dataclass(frozen=True)
 class Rendered:
-    """A prompt as the model gets it; `token_ids` are those of `text`, special tokens included."""
+    """A prompt as the model gets it; of its tokens `num_cut` were cut off at the beginning."""
 
     text: str
     token_ids: tuple[int, ...]
+    num_cut: int = 0
 
 
-def messages_for_turn(prompt: Prompt, answers: Sequence[str]) -> tuple[Message, ...]:
+def messages_for_turn(
+    prompt: Prompt, answers: Sequence[str], by_channel: bool = False
+) -> tuple[Message, ...]:
     """Return the conversation so far and the turn to answer next, the one after `answers`."""
     turn = len(answers)
     if turn >= prompt.num_turns:
         raise IndexError(f"prompt {prompt.prompt_id!r} has {prompt.num_turns} turns, all answered")
     messages: list[Message] = []
     for asked, answer in zip(prompt.turns, answers, strict=False):
-        messages += [*asked, Message("assistant", answer)]
+        messages += [*asked, answered(answer, by_channel)]
     return (*messages, *prompt.turns[turn])
 
 
@@ -39,48 +86,80 @@ def render_turn(
     prompt: Prompt,
     answers: Sequence[str],
     tokenizer: "PreTrainedTokenizerBase",
-    mode: str = "auto",
+    how: Rendering = AUTO,
 ) -> Rendered:
     """Render the turn that comes after `answers` (the model's own, one for each turn before).
 
-    Args:
-        mode: `chat` puts every prompt through the tokenizer's chat template, bare text as one user
-            message; `raw` joins the messages with blank lines, for base models; `auto` is `chat`
-            for messages if the tokenizer has a template, and `raw` for the rest.
-
     Raises:
-        UserError: there is no chat template, it refuses the messages, or no token comes out.
+        UserError: there is no chat template, it refuses the messages, they hold what only a
+            template can say, or no token comes out.
     """
-    require(mode in MODES, FIELD, mode, "one of " + ", ".join(MODES))
-    messages = messages_for_turn(prompt, answers)
-    templated = mode == "chat" or (mode == "auto" and not prompt.raw and _has_template(tokenizer))
+    has_template = bool(tokenizer.chat_template)
+    templated = how.mode == "chat" or (how.mode == "auto" and not prompt.raw and has_template)
     if templated:
-        text = _apply_template(prompt.prompt_id, messages, tokenizer)
+        text = _by_template(prompt, answers, tokenizer, how.options or {})
     else:
-        text = "\n\n".join(message.content for message in messages)
+        _require_plain(prompt, how)
+        messages = messages_for_turn(prompt, answers)
+        text = "\n\n".join(message.text(prompt.name) for message in messages)
     # A template writes the special tokens itself: the tokenizer would begin the text twice.
-    token_ids = tokenizer(text, add_special_tokens=not templated)["input_ids"]
-    if not token_ids:
-        raise UserError(f"prompt {prompt.prompt_id!r}: no tokens; expected text of at least one")
-    return Rendered(text, tuple(token_ids))
+    token_ids = _tokens(prompt, text, tokenizer, add_special_tokens=not templated)
+    rendered = Rendered(text, tuple(token_ids))
+    num_cut = 0 if how.max_tokens is None else max(0, len(token_ids) - how.max_tokens)
+    return replace(rendered, token_ids=rendered.token_ids[num_cut:], num_cut=num_cut)
 
 
-def _has_template(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    return bool(tokenizer.chat_template)
-
-
-def _apply_template(
-    prompt_id: str, messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase"
-) -> str:
-    if not _has_template(tokenizer):
-        raise UserError(f"{FIELD}='chat': the tokenizer has no chat template; expected auto or raw")
-    rows = [{"role": message.role, "content": message.content} for message in messages]
+def _tokens(
+    prompt: Prompt, text: str, tokenizer: "PreTrainedTokenizerBase", add_special_tokens: bool
+) -> list[int]:
     try:
-        text = tokenizer.apply_chat_template(rows, add_generation_prompt=True, tokenize=False)
-    except (TemplateError, TypeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        token_ids = tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+    except Exception as error:  # whatever a tokenizer makes of text that it cannot take
+        raise UserError(f"{prompt.name}: cannot be tokenized ({_first_line(error)})") from None
+    if not token_ids:
+        raise UserError(f"{prompt.name}: no tokens; expected text of at least one")
+    return token_ids
+
+
+def _require_plain(prompt: Prompt, how: Rendering) -> None:
+    """Refuse what would vanish where no template is applied."""
+    if how.options:
+        shown = dict(how.options)
         raise UserError(
-            f"prompt {prompt_id!r}: the chat template refuses it ({reason}); "
-            f"expected other roles, or {FIELD}=raw"
-        ) from None
-    return str(text)
+            f"{OPTIONS}={shown}: {prompt.name} goes through none; expected {FIELD}=chat"
+        )
+    for name in prompt.given:
+        raise UserError(
+            f"{prompt.name}: only a chat template can say its {name}; expected {FIELD}=chat and a"
+            " tokenizer that has one"
+        )
+
+
+def _by_template(
+    prompt: Prompt,
+    answers: Sequence[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    options: Mapping[str, Any],
+) -> str:
+    if not tokenizer.chat_template:
+        raise UserError(f"{FIELD}='chat': the tokenizer has no chat template; expected auto or raw")
+    refusals: list[Exception] = []
+    told = [messages_for_turn(prompt, answers, by_channel) for by_channel in (False, True)]
+    for messages in told[:1] if told[0] == told[1] else told:
+        rows = [dict(message.row) for message in messages]
+        try:
+            return str(
+                tokenizer.apply_chat_template(
+                    rows, **prompt.given, **options, add_generation_prompt=True, tokenize=False
+                )
+            )
+        except Exception as error:  # a template is a program, and may fail in any way
+            refusals.append(error)
+    raise UserError(
+        f"{prompt.name}: the chat template refuses it ({_first_line(refusals[0])});"
+        f" expected messages that it knows, or {FIELD}=raw"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

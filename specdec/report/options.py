@@ -85,6 +85,8 @@ def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {name: plain[name] for name in VALUES}
     for node in NODES:
         found |= dict(_flat(node, plain[node]))
+    if found.get("prompts.template_options", ()) is None:  # as if none were told
+        del found["prompts.template_options"]
     found |= dict(_proposer(plain))
     if plug_in_name(found[f"proposer.{TARGET}"]) != NO_PROPOSER:
         rule = plain["verification"]["rule"]

@@ -8,14 +8,23 @@ from specdec.core.outcome import Outcome
 from specdec.core.trace import Step, Trace
 
 ROOT = 0
-Words = Callable[[int], str]  # a token's text
+PART = "\ufffd"  # what decoding makes of bytes that are no whole character
+LONGEST = 4  # bytes of a character in UTF-8, and so tokens
+Words = Callable[[Sequence[int]], str]  # the text of some tokens
+Piece = Callable[[int], str]  # a token as the vocabulary has it
+# How byte-level vocabularies write bytes (Radford et al. 2019): printable ones as they are, the
+# others as the characters from 256 on.
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+OTHERS = sorted(set(range(256)) - set(PRINTABLE))
+BYTES = {chr(byte): byte for byte in PRINTABLE} | {chr(256 + n): b for n, b in enumerate(OTHERS)}
 
 
 @dataclass(frozen=True)
 class SeenToken:
     """A token of the text, and what stood in its place among the candidates.
 
-    `depth` counts from 1 within a step: accepted tokens first, then the verifier's own.
+    `depth` counts from 1 within a step: accepted tokens first, then the verifier's own. A character
+    of several tokens is the text of the last of them, and those before it have none.
     """
 
     text: str
@@ -24,23 +33,66 @@ class SeenToken:
     rejected: tuple[str, ...]  # candidates for this place that were not taken, in drawing order
 
 
-def token_view(trace: Trace, prompt: str, words: Words) -> dict[str, Any]:
+class Spelling:
+    """What each token adds to a text, where characters may be split over tokens."""
+
+    def __init__(self, token_ids: Sequence[int], words: Words, piece: Piece):
+        self._token_ids = list(token_ids)
+        self._words = words
+        self._piece = piece
+        self.texts: list[str] = []
+        # Per token: where what it is read with begins, and where that is all of it but this part.
+        self._starts: list[tuple[int, int]] = []
+        context = done = 0
+        for end in range(1, len(token_ids) + 1):
+            self._starts.append((context, done))
+            text = self._added(context, done, self._token_ids[done:end])
+            if text.endswith(PART) and end < min(done + LONGEST, len(token_ids)):
+                self.texts.append("")
+                continue
+            self.texts.append(text)
+            context, done = done, end
+
+    def _added(self, context: int, done: int, token_ids: Sequence[int]) -> str:
+        """Return what tokens add to a text; words in front tell whether they begin with a space."""
+        known = self._token_ids[context:done]
+        return self._words([*known, *token_ids])[len(self._words(known)) if known else 0 :]
+
+    def instead(self, place: int, token_id: int) -> str:
+        """Return what another token would add at some place; its bytes if it is but a part."""
+        context, done = self._starts[place]
+        text = self._added(context, done, [*self._token_ids[done:place], token_id])
+        return spelt_out(self._piece(token_id)) if PART in text else text
+
+
+def spelt_out(piece: str) -> str:
+    """Return a token that is no text with what bytes it has: `\\xf0\\x9f`."""
+    if not all(character in BYTES for character in piece):  # <0xF0>, of vocabularies of characters
+        return piece
+    return bytes(BYTES[each] for each in piece).decode("utf-8", errors="backslashreplace")
+
+
+def token_view(trace: Trace, prompt: str, words: Words, piece: Piece) -> dict[str, Any]:
     """Return a row of `tokens.jsonl`, of a trace whose steps kept their candidates."""
-    output_ids = iter(trace.output_ids)
-    tokens = [asdict(token) for step in trace.steps for token in _seen(step, output_ids, words)]
+    places = iter(range(len(trace.output_ids)))
+    spelling = Spelling(trace.output_ids, words, piece)
+    seen = [t for step in trace.steps for t in _seen(step, places, trace.output_ids, spelling)]
     ids = {"prompt_id": trace.prompt_id, "turn": trace.turn}
-    return {**ids, "prompt": prompt, "tokens": tokens}
+    return {**ids, "prompt": prompt, "tokens": [asdict(token) for token in seen]}
 
 
-def _seen(step: Step, output_ids: Iterator[int], words: Words) -> Iterator[SeenToken]:
+def _seen(
+    step: Step, places: Iterator[int], output_ids: Sequence[int], spelling: Spelling
+) -> Iterator[SeenToken]:
     node: int | None = ROOT
     for depth in range(1, step.emitted + 1):
-        token_id = next(output_ids)
+        place = next(places)
+        token_id = output_ids[place]
         children = _children(step.candidates, node)
         taken = depth <= step.accepted
         rejected = dict.fromkeys(token for token in children if not taken or token != token_id)
-        kind = "accepted" if taken else _own(step)
-        yield SeenToken(words(token_id), kind, depth, tuple(map(words, rejected)))
+        others = tuple(spelling.instead(place, token) for token in rejected)
+        yield SeenToken(spelling.texts[place], "accepted" if taken else _own(step), depth, others)
         node = children.get(token_id) if taken else None
 
 

@@ -102,7 +102,7 @@ def test_a_saved_configuration_runs_again(comparison: Comparison, tiny: Tiny) ->
     run_dir = comparison.folder / NAMES[2]
     config = OmegaConf.load(run_dir / "config.yaml")
     repeated = arm.build_arm(config, app.build(config.verifier))
-    prompts = arm.build_prompts(config)
+    prompts = import_module("specdec.experiments.prompting").build_prompts(config)
     traces = {trace.prompt_id: trace.output_ids for trace in repeated.decode(prompts)}
     assert traces == outputs(run_dir)
 

@@ -153,9 +153,10 @@ def test_a_saved_configuration_with_judges_runs_again(compared: Compared) -> Non
     """Outside of Hydra, too: the judges come from their YAML files."""
     arm = import_module("specdec.experiments.arm")
     app = import_module("specdec.experiments.app")
+    prompting = import_module("specdec.experiments.prompting")
     config = OmegaConf.load(compared.folder / "draft_model" / "config.yaml")
     repeated = arm.build_arm(config, app.build(config.verifier))
-    traces = list(repeated.decode(arm.build_prompts(config)))
+    traces = list(repeated.decode(prompting.build_prompts(config)))
     saved = compared.traces("draft_model")
     assert [[s.judged for s in t.steps] for t in traces] == [
         [s.judged for s in t.steps] for t in saved

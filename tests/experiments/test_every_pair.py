@@ -90,7 +90,8 @@ def refusal(config: DictConfig) -> str | None:
 def decoded(config: DictConfig, verifier: Any) -> int:
     """Decode a few tokens; returns how many draft tokens were submitted."""
     arm = import_module("specdec.experiments.arm")
-    traces = list(arm.build_arm(config, verifier).decode(arm.build_prompts(config)))
+    prompts = import_module("specdec.experiments.prompting").build_prompts(config)
+    traces = list(arm.build_arm(config, verifier).decode(prompts))
     assert sum(len(trace.output_ids) for trace in traces) > 0
     return sum(step.drafted for trace in traces for step in trace.steps)
 

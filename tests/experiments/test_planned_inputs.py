@@ -146,17 +146,17 @@ def test_each_value_is_looked_at_once(
     cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """200 jobs plan as fast as their distinct values."""
-    from specdec.experiments import inputs
+    from specdec.experiments import prompting
 
     shutil.copytree(tiny.verifier, "fresh")  # that nothing is remembered of
     looked: list[str] = []
-    real = inputs.load_prompts
+    real = prompting.load_prompts
 
     def noted(path: str, *rest: Any) -> Any:
         looked.append(path)
         return real(path, *rest)
 
-    monkeypatch.setattr(inputs, "load_prompts", noted)
+    monkeypatch.setattr(prompting, "load_prompts", noted)
     own = ["verifier.path=fresh", "proposer=ngram", "seed=0,1,2", "tree.gamma=1,2"]
     ended = cli("decode", "-m", *own, f"prompts.path={tiny.prompts}", "--dry-run")
     assert ended.status == 0, ended.err

@@ -14,6 +14,7 @@ from specdec.metrics.summary import DEFINITIONS as SAME_DEFINITIONS
 
 # And what no trace tells.
 NEED_MORE = {"difference", "ratio", "p_value", "peak_memory_bytes"}
+NEED_MORE |= {"num_skipped", "num_truncated", "num_unanswered"}  # the prompts
 
 
 def test_example_by_hand():

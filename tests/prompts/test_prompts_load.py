@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from specdec.core.errors import UserError
-from specdec.prompts import Message, Prompt, load_prompts
+from specdec.prompts import Message, Prompt, load_prompts, rows
 from specdec.prompts import load as module
 
 HELLO = {"prompt": "Hello"}
@@ -102,7 +102,7 @@ def test_a_limit_reads_no_further(tmp_path: Path) -> None:
 
 
 def test_the_embedded_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ZOO", tmp_path)
+    monkeypatch.setattr(rows, "ZOO", tmp_path)
     assert "no such file" in complaint("zoo:prompts")
     write_rows(tmp_path, HELLO)
     assert len(load_prompts("zoo:prompts")) == 1
@@ -129,7 +129,7 @@ def test_the_embedded_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ),
         ({"messages": ["x"]}, "a message must be an object, got str"),
         ({"messages": [{"role": "user"}]}, "a message needs `role` and `content`"),
-        ({"messages": [{"role": "bot", "content": "x"}]}, "unknown role 'bot'; expected one of"),
+        ({"conversations": [{"from": "bot", "value": "x"}]}, "unknown role 'bot'; expected one"),
         ({"id": [1], **HELLO}, "id=[1]: expected text or an integer"),
         ({"category": 0.5, **HELLO}, "category=0.5: expected text or an integer"),
         ({"id": "1", **HELLO}, "the id '1' is taken by an earlier prompt; ids must be unique"),
@@ -251,7 +251,7 @@ def test_a_dataset_folder_of_parquet(tmp_path: Path, datasets: ModuleType) -> No
 def test_a_dataset_that_cannot_be_had(
     datasets: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(path: str, split: str) -> None:
+    def fail(path: str, **part: str | None) -> None:
         raise ConnectionError("Cannot reach the Hub\nTry again later") from None
 
     monkeypatch.setattr(datasets, "load_dataset", fail)

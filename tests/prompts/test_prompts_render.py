@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from specdec.core.errors import UserError
-from specdec.prompts import Message, Prompt, messages_for_turn, render_turn
+from specdec.prompts import Message, Prompt, Rendering, messages_for_turn, render_turn
 
 TEMPLATE = (
     "<s>{% for m in messages %}"
@@ -76,7 +76,7 @@ def test_a_turn_follows_the_answers_to_those_before() -> None:
 def test_with_a_chat_template(
     chat: PreTrainedTokenizerFast, prompt: Prompt, answers: list[str], mode: str, text: str
 ) -> None:
-    rendered = render_turn(prompt, answers, chat, mode)
+    rendered = render_turn(prompt, answers, chat, Rendering(mode))
     assert rendered.text == text
     # The text begins once, whether the template or the tokenizer writes `<s>`.
     assert rendered.token_ids[0] == BOS
@@ -92,19 +92,19 @@ def test_with_a_chat_template(
 def test_a_base_model_reads_plain_text(
     base: PreTrainedTokenizerFast, prompt: Prompt, answers: list[str], text: str, mode: str
 ) -> None:
-    rendered = render_turn(prompt, answers, base, mode)
+    rendered = render_turn(prompt, answers, base, Rendering(mode))
     assert rendered.text == text
     assert rendered.token_ids == tuple(base(text)["input_ids"])
 
 
 def test_chat_needs_a_template(base: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UserError, match="='chat': the tokenizer has no chat template; expected"):
-        render_turn(RAW, [], base, "chat")
+        render_turn(RAW, [], base, Rendering("chat"))
 
 
-def test_an_unknown_mode(base: PreTrainedTokenizerFast) -> None:
+def test_an_unknown_mode() -> None:
     with pytest.raises(UserError, match="='none': expected one of auto, chat, raw"):
-        render_turn(RAW, [], base, "none")
+        Rendering("none")
 
 
 def test_a_template_that_refuses_is_told_in_one_line(chat: PreTrainedTokenizerFast) -> None:

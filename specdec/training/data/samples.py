@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -177,11 +176,11 @@ def rendered(
     """
     if not tokenizer.chat_template:
         raise UserError(f"{where}: the tokenizer has no chat template; expected plain `text`")
-    rows = [{"role": message.role, "content": message.content} for message in messages]
+    rows = [dict(message.row) for message in messages]
     try:
         return str(
             tokenizer.apply_chat_template(rows, add_generation_prompt=invite, tokenize=False)
         )
-    except (TemplateError, TypeError, ValueError) as error:
+    except Exception as error:  # a template is a program, and may fail in any way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{where}: the chat template refuses it ({reason})") from None

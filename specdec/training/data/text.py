@@ -48,7 +48,7 @@ def _as_text(document: Document, where: str) -> str:
         return document
     if isinstance(document, Written):
         raise UserError(f"{where}: holds token ids; expected text")
-    return "\n".join(f"{message.role}: {message.content}" for message in document)
+    return "\n".join(f"{message.role}: {message.text(where)}" for message in document)
 
 
 def read_documents(path: str | Path, field: str = "data.path") -> list[Document]:

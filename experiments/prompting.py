@@ -1,0 +1,111 @@
+"""The options `prompts.*`: which prompts there are, how they are rendered, which of them fit."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from specdec.core.errors import UserError, require
+from specdec.decoding.request import Request
+from specdec.decoding.turns import beforehand, rendered
+from specdec.lm.hf import HFCausalLM
+from specdec.prompts import Prompt, Rendered, Rendering, load_prompts
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """The node `prompts` of a configuration; see `load_prompts` and `Rendering`.
+
+    `max_prompt_tokens` cuts what is longer; with `skip_too_long` such prompts are left out, as are
+    those that do not fit the verifier's context.
+
+    Raises:
+        UserError: one of them is not what it should be.
+    """
+
+    path: str
+    limit: int | None = None
+    split: str = "train"
+    config: str | None = None
+    revision: str | None = None
+    field: str | None = None
+    chat_template: str = "auto"
+    template_options: Any = None
+    max_prompt_tokens: int | None = None
+    skip_too_long: bool = False
+
+    def __post_init__(self) -> None:
+        skips = self.skip_too_long
+        require(isinstance(skips, bool), "prompts.skip_too_long", skips, "true or false")
+        Rendering(self.chat_template, self.template_options, self.max_prompt_tokens)
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "PromptOptions":
+        """Read them from a whole configuration."""
+        plain: Any = OmegaConf.to_container(config.prompts, resolve=True)
+        return cls(**plain)
+
+    @property
+    def rendering(self) -> Rendering:
+        """How prompts become tokens."""
+        longest = None if self.skip_too_long else self.max_prompt_tokens
+        return Rendering(self.chat_template, self.template_options, longest)
+
+    def load(self) -> list[Prompt]:
+        """Read the prompts; long before any model is loaded, since this may fail."""
+        return load_prompts(
+            self.path, self.limit, self.split, self.config, self.revision, self.field
+        )
+
+    def room(self, max_length: int) -> int:
+        """Return a number of tokens that is too long for a prompt, in a context of `max_length`."""
+        if not self.skip_too_long or self.max_prompt_tokens is None:
+            return max_length
+        return min(max_length, self.max_prompt_tokens + 1)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Prompts to decode, what they ask for at least, and the ids of those that are left out."""
+
+    prompts: Sequence[Prompt]
+    requests: Sequence[Request]
+    skipped: Sequence[str]
+
+
+def chosen(
+    prompts: Sequence[Prompt],
+    told: PromptOptions,
+    request: Callable[[Prompt, Sequence[str]], Request],
+    max_length: int,
+) -> Chosen:
+    """Leave out prompts that are too long, not even counting answers, if that is asked for.
+
+    Raises:
+        UserError: none is left.
+    """
+    requests = beforehand(prompts, request)
+    room = told.room(max_length)
+    skipped = {each.prompt_id for each in requests if len(each.token_ids) >= room}
+    if not told.skip_too_long or not skipped:
+        return Chosen(prompts, requests, ())
+    kept = [prompt for prompt in prompts if prompt.prompt_id not in skipped]
+    if not kept:
+        raise UserError(
+            f"prompts.skip_too_long=true: all {len(prompts)} prompts have {room} tokens or more"
+        )
+    left = [each for each in requests if each.prompt_id not in skipped]
+    return Chosen(kept, left, [p.prompt_id for p in prompts if p.prompt_id in skipped])
+
+
+def build_prompts(config: DictConfig) -> list[Prompt]:
+    """Read the prompts of a configuration, also those that will be left out."""
+    return PromptOptions.of(config).load()
+
+
+def render(
+    prompt: Prompt, answers: Sequence[str], verifier: HFCausalLM, config: DictConfig
+) -> Rendered:
+    """Render the turn that comes after `answers` as the verifier reads it."""
+    return rendered(prompt, answers, verifier, PromptOptions.of(config).rendering)

@@ -11,7 +11,7 @@ ROOT = 0
 PART = "\ufffd"  # what decoding makes of bytes that are no whole character
 LONGEST = 4  # bytes of a character in UTF-8, and so tokens
 Words = Callable[[Sequence[int]], str]  # the text of some tokens
-Piece = Callable[[int], str]  # a token as the vocabulary has it
+Piece = Callable[[int], str | None]  # a token as the vocabulary has it, if it does
 # How byte-level vocabularies write bytes (Radford et al. 2019): printable ones as they are, the
 # others as the characters from 256 on.
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -62,7 +62,10 @@ class Spelling:
         """Return what another token would add at some place; its bytes if it is but a part."""
         context, done = self._starts[place]
         text = self._added(context, done, [*self._token_ids[done:place], token_id])
-        return spelt_out(self._piece(token_id)) if PART in text else text
+        if PART not in text:
+            return text
+        piece = self._piece(token_id)
+        return f"<{token_id}>" if piece is None else spelt_out(piece)
 
 
 def spelt_out(piece: str) -> str:

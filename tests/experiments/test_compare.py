@@ -311,20 +311,32 @@ def test_later_turns_are_asked_after_the_models_own_answers(cli: CommandLine, ti
         assert (summary["num_prompts"], summary["num_turns"]) == (2, 3)
 
 
-def test_a_turn_that_outgrows_the_context_says_so(cli: CommandLine, tiny: Tiny) -> None:
-    """Known only in the middle of the run: one line, and what was decoded before is kept."""
+def test_a_turn_that_outgrows_the_context_ends_at_once(cli: CommandLine, tiny: Tiny) -> None:
+    """Known only in the middle of the run: it costs that turn alone, and is counted and named."""
     rows = [
         {"id": "fine", "prompt": "def"},
         {"id": "grows", "turns": ["return " * 120, "return " * 110, "return " * 6]},
     ]
     Path("turns.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    ended = cli("decode", *tiny.options("run", "prompts.path=turns.jsonl"))
-    assert ended.status == 2
-    assert "Traceback" not in ended.err
-    assert "grows" in ended.err
-    assert "256" in ended.err
-    assert state(Path("run")) == "failed"
-    assert {trace.prompt_id for trace in read_traces(Path("run"))} == {"fine", "grows"}
+    options = tiny.options("run", "prompts.path=turns.jsonl")
+    ended = cli("decode", *options)
+    assert ended.status == 0, ended.err
+    assert "1 turn without an answer, for want of room in the context: grows#2" in ended.out
+    texts = [(t.prompt_id, t.turn, bool(t.output_ids)) for t in read_traces(Path("run"))]
+    assert texts == [("fine", 0, True), ("grows", 0, True), ("grows", 1, True), ("grows", 2, False)]
+    last = read_traces(Path("run"))[-1]
+    assert (last.finish_reason, last.steps) == ("context", ())
+    assert last.num_prompt_tokens >= 256
+    summary = read_json(Path("run/summary.json"))
+    assert (summary["num_prompts"], summary["num_turns"], summary["num_unanswered"]) == (2, 4, 1)
+    assert "complete" in cli("decode", *options).out
+    assert cli("record", "run=run", "hydra.run.dir=recording").status == 0
+    assert cli("check", "run=run", "hydra.run.dir=checked").status == 0
+    arms = 'arms=["proposer=none","proposer=ngram"]'
+    ended = cli("compare", *tiny.options("both", "prompts.path=turns.jsonl", arms, "batch=2"))
+    assert ended.status == 0, ended.err
+    assert "1 turn without an answer, for want of room in the context: grows#2" in ended.out
+    assert read_json(Path("both/ngram/summary.json"))["same_text"] == {"equal": 4, "of": 4}
 
 
 def test_a_recorded_run_is_proposed_again(cli: CommandLine, tiny: Tiny) -> None:

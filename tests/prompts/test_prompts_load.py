@@ -258,3 +258,127 @@ def test_a_dataset_that_cannot_be_had(
     message = complaint("owner/name")
     assert message.startswith("prompts.path='owner/name': cannot be loaded as a dataset")
     assert "(Cannot reach the Hub)" in message
+
+
+def test_a_dataset_is_asked_for_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By stand-ins: nothing is downloaded."""
+    asked: dict[str, object] = {}
+
+    def load_dataset(path: str, **part: str | None) -> list[dict[str, object]]:
+        asked.update(part, path=path)
+        call = {"id": "1", "function": {"name": "f", "arguments": {"a": 1, "b": None}}}
+        messages = [
+            {"role": "user", "content": "x", "tool_calls": None},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "y", "tool_calls": None},
+        ]
+        return [{"messages": messages, "tools": None}]
+
+    module = ModuleType("datasets")
+    monkeypatch.setattr(module, "load_dataset", load_dataset, raising=False)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    (prompt,) = load_prompts("owner/name", split="test", config="main", revision="v1")
+    assert asked == {"path": "owner/name", "name": "main", "split": "test", "revision": "v1"}
+    assert prompt.where == "owner/name (main, test, v1), row 1"
+    # A table fills up what rows do not have; templates ask whether it is there.
+    user, calling, tool = (message.row for message in prompt.turns[0])
+    assert user == {"role": "user", "content": "x"}
+    assert tool == {"role": "tool", "content": "y"}
+    assert calling["content"] is None
+    assert calling["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "turns", "raw"),
+    [
+        ("x", ((user("x"),),), True),
+        (["x", "y"], ((user("x"),), (user("y"),)), False),
+        ([{"role": "user", "content": "x"}], ((user("x"),),), False),
+    ],
+)
+def test_a_field_of_another_name(tmp_path: Path, value: object, turns: object, raw: bool) -> None:
+    path = write_rows(tmp_path, {"question": value, "prompt": "not this"})
+    (prompt,) = load_prompts(path, field="question")
+    assert (prompt.turns, prompt.raw) == (turns, raw)
+
+
+CALL = {"name": "weather", "arguments": {"city": "X"}}
+
+
+def test_sharegpt_with_a_system_tools_and_calls(tmp_path: Path) -> None:
+    said = [
+        ("human", "Rain?"),
+        ("function_call", json.dumps(CALL)),
+        ("observation", "sunny"),
+        ("gpt", "No."),
+        ("human", "Sure?"),
+    ]
+    turns = [{"from": role, "value": text, "weight": 1} for role, text in said]
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    row = {"system": "Be brief.", "conversations": turns, "tools": json.dumps(tools)}
+    (prompt,) = load_prompts(write_rows(tmp_path, row))
+    assert prompt.given == {"tools": tools}
+    rows = [dict(message.row) for message in prompt.turns[0]]
+    roles = [row["role"] for row in rows]
+    assert roles == ["system", "user", "assistant", "tool", "assistant", "user"]
+    assert rows[0] == {"role": "system", "content": "Be brief."}
+    assert rows[2]["tool_calls"] == [{"type": "function", "function": CALL}]
+    assert rows[3] == {"role": "tool", "content": "sunny", "weight": 1}
+
+
+def test_the_last_word_of_a_tool_is_answered(tmp_path: Path) -> None:
+    calling = {"role": "assistant", "content": "", "tool_calls": [{"function": CALL}]}
+    told = {"role": "tool", "tool_call_id": "1", "name": "get", "content": ""}
+    messages = [{"role": "user", "content": "Rain?"}, calling, told]
+    answer = {"role": "assistant", "content": "no"}
+    asked, answered = load_prompts(
+        write_rows(tmp_path, {"messages": messages}, {"messages": [*messages, answer]})
+    )
+    assert [m.row for m in asked.turns[0]] == [m.row for m in answered.turns[0]] == messages
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": [{"role": "user", "content": None}]}, "the prompt is empty"),
+        ({"messages": [{"role": "user", "content": []}]}, "the prompt is empty"),
+        ({"tools": "none", **HELLO}, "tools='none': expected a list of objects"),
+        ({"tools": ["x"], **HELLO}, "tools=['x']: expected a list of objects"),
+        ({"system": 3, **HELLO}, "system=3: expected text"),
+        (
+            {"system": "a", "messages": [{"role": "system", "content": "b"}, {"role": "user"}]},
+            "a message needs `role` and `content`",
+        ),
+        (
+            {"conversations": [{"from": "function_call", "value": "x"}]},
+            "function_call='x': expected JSON with name and arguments",
+        ),
+        ({"prompt": "bad \ud83d half"}, r"'bad \ud83d half' holds half a character"),
+        ({"id": "\udc00", **HELLO}, r"'\udc00' holds half a character"),
+    ],
+)
+def test_what_no_template_could_take_is_named(tmp_path: Path, row: object, reason: str) -> None:
+    path = write_rows(tmp_path, HELLO, row)
+    assert complaint(path).startswith(f"{path}:2: {reason}")
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"prompt": ' + "1" * 5000 + "}"])
+def test_json_that_cannot_be_read_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(line)
+    assert complaint(path).startswith(f"{path}:1: not valid JSON")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl", '{"prompt": "x"}\r\n{"prompt": "y"}\r\n'),
+        ("a.json", '[{"prompt": "x"},\r\n{"prompt": "y"}]'),
+        ("a.txt", "x\r\n"),
+    ],
+)
+def test_files_of_other_editors(tmp_path: Path, name: str, text: str) -> None:
+    """With a byte order mark and the line ends of Windows."""
+    path = tmp_path / name
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert load_prompts(path)[0].turns == ((user("x"),),)

@@ -1,11 +1,15 @@
 """Rendering: which text, through which template, with which special tokens."""
 
+from collections.abc import Sequence
+
 import pytest
+from templates import tokenizer_of_bytes
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from specdec.core.errors import UserError
-from specdec.prompts import Message, Prompt, Rendering, messages_for_turn, render_turn
+from specdec.core.trace import Trace
+from specdec.prompts import Message, Prompt, Rendering, answer_of, messages_for_turn, render_turn
 
 TEMPLATE = (
     "<s>{% for m in messages %}"
@@ -118,3 +122,55 @@ def test_no_tokens_at_all() -> None:
     silent = byte_tokenizer("{{ '' }}")
     with pytest.raises(UserError, match="prompt 's': no tokens"):
         render_turn(SINGLE, [], silent)
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ({"tool_calls": [{"function": {"name": "f"}}]}, "tool_calls"),
+        ({"reasoning_content": "hm"}, "reasoning_content"),
+        ({"content": [{"type": "image"}]}, "content"),
+    ],
+)
+def test_what_plain_text_cannot_say_is_refused(
+    base: PreTrainedTokenizerFast, more: dict[str, object], what: str
+) -> None:
+    row = {"role": "assistant", "content": "x", **more}
+    said = Message("assistant", row["content"], row)
+    prompt = Prompt("p", "", ((said, Message("user", "y")),), where="rows.jsonl:3")
+    with pytest.raises(UserError) as caught:
+        render_turn(prompt, [], base)
+    expected = f"rows.jsonl:3: prompt 'p': only a chat template can say the {what} of"
+    assert str(caught.value).startswith(expected)
+
+
+def test_plain_text_has_no_tools(base: PreTrainedTokenizerFast) -> None:
+    prompt = Prompt("p", "", ((Message("user", "y"),),), given={"tools": []})
+    with pytest.raises(UserError, match="only a chat template can say its tools"):
+        render_turn(prompt, [], base)
+
+
+def test_text_that_no_tokenizer_takes(base: PreTrainedTokenizerFast) -> None:
+    prompt = Prompt("p", "", ((Message("user", "bad \ud83d half"),),), raw=True)
+    with pytest.raises(UserError, match="prompt 'p': cannot be tokenized"):
+        render_turn(prompt, [], base)
+
+
+def trace(output_ids: Sequence[int], finish_reason: str) -> Trace:
+    return Trace("p", "", 0, 3, tuple(output_ids), "", finish_reason, 0.0, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "answer"),
+    [
+        ("<|channel|>k<|message|>pq<|im_end|>", "eos", "<|channel|>k<|message|>pq"),
+        ("<think>a</think>b</s>", "eos", "<think>a</think>b"),
+        ("ab<|im_end|>", "stop", "ab"),
+        ("ab\n\n", "stop", "ab\n\n"),
+        ("ab<|im_end|>", "length", "ab<|im_end|>"),
+        ("", "context", ""),
+    ],
+)
+def test_answers_keep_their_marks_but_for_the_end(text: str, reason: str, answer: str) -> None:
+    tokenizer = tokenizer_of_bytes(None)
+    assert answer_of(trace(tokenizer(text)["input_ids"], reason), tokenizer) == answer

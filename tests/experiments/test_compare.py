@@ -315,7 +315,7 @@ def test_a_turn_that_outgrows_the_context_ends_at_once(cli: CommandLine, tiny: T
     """Known only in the middle of the run: it costs that turn alone, and is counted and named."""
     rows = [
         {"id": "fine", "prompt": "def"},
-        {"id": "grows", "turns": ["return " * 120, "return " * 110, "return " * 6]},
+        {"id": "grows", "turns": ["return " * 120, "return " * 110, "return " * 10]},
     ]
     Path("turns.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     options = tiny.options("run", "prompts.path=turns.jsonl")
@@ -331,7 +331,12 @@ def test_a_turn_that_outgrows_the_context_ends_at_once(cli: CommandLine, tiny: T
     assert (summary["num_prompts"], summary["num_turns"], summary["num_unanswered"]) == (2, 4, 1)
     assert "complete" in cli("decode", *options).out
     assert cli("record", "run=run", "hydra.run.dir=recording").status == 0
-    assert cli("check", "run=run", "hydra.run.dir=checked").status == 0
+    sampled = [*options, "hydra.run.dir=sampled", "sampling.temperature=1"]
+    assert (
+        "without an answer, for want of room in the context: grows#2" in cli("decode", *sampled).out
+    )
+    ended = cli("check", "run=sampled", "hydra.run.dir=checked")
+    assert ended.status == 0, ended.err
     arms = 'arms=["proposer=none","proposer=ngram"]'
     ended = cli("compare", *tiny.options("both", "prompts.path=turns.jsonl", arms, "batch=2"))
     assert ended.status == 0, ended.err

@@ -127,12 +127,13 @@ def test_what_cannot_be_heeded_is_refused(
 
 
 def test_tokens_beyond_the_embedding_are_found_before(cli: CommandLine, tiny: Tiny) -> None:
-    rows = {"id": "fine", "prompt": "def"}, {"id": "bad", "prompt": "def <new> x"}
-    few = with_tokenizer(tiny, "few", tokens=["<new>"])
+    rows = {"id": "fine", "prompt": "def"}, {"id": "bad", "prompt": "def <new40> x"}
+    few = with_tokenizer(tiny, "few", tokens=[f"<new{number}>" for number in range(50)])
     ended = cli("decode", *tiny.options("run", few, write_prompts(*rows)))
     assert ended.status == 2
     (line,) = ended.err.splitlines()
-    assert "asked.jsonl:2: prompt bad: token 300 '<new>' is beyond the verifier's embed" in line
+    assert line.startswith("error: asked.jsonl:2: prompt bad: token 3")
+    assert "'<new40>' is beyond the verifier's embedding of 300 tokens" in line
     assert not Path("run/traces.jsonl").exists()
 
 

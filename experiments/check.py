@@ -144,6 +144,8 @@ def decoded_texts(
 ) -> list[Decoded]:
     """Render the prompts again, later turns after the answers that the run itself gave.
 
+    Turns that ended at once have no text.
+
     Raises:
         UserError: the prompts are others than those that were decoded.
     """
@@ -156,7 +158,7 @@ def decoded_texts(
     prompts = {prompt.prompt_id: prompt for prompt in build_prompts(config)}
     answers = before(traces, verifier)
     texts: list[Decoded] = []
-    for trace in traces:
+    for trace in (trace for trace in traces if trace.output_ids):
         name = request_id(trace.prompt_id, trace.turn)
         given, prompt = answers[trace.prompt_id][: trace.turn], prompts.get(trace.prompt_id)
         prompt_ids = () if prompt is None else render(prompt, given, verifier, config).token_ids

@@ -54,7 +54,8 @@ def require_unchanged(run: Path, config: DictConfig) -> None:
 def texts_of(traces: Sequence[Trace], config: DictConfig, verifier: HFCausalLM) -> list[Text]:
     """Render the prompts again, later turns after the answers that the run itself gave.
 
-    What the verifier found of the tokens (`log_p`) is not known yet.
+    What the verifier found of the tokens (`log_p`) is not known yet. Turns that ended at once have no
+    text.
 
     Raises:
         UserError: the prompts are others than those that were decoded.
@@ -62,7 +63,7 @@ def texts_of(traces: Sequence[Trace], config: DictConfig, verifier: HFCausalLM) 
     prompts = {prompt.prompt_id: prompt for prompt in build_prompts(config)}
     answers = before(traces, verifier)
     texts: list[Text] = []
-    for trace in traces:
+    for trace in (trace for trace in traces if trace.output_ids):
         given, prompt = answers[trace.prompt_id][: trace.turn], prompts.get(trace.prompt_id)
         prompt_ids = () if prompt is None else render(prompt, given, verifier, config).token_ids
         if len(prompt_ids) != trace.num_prompt_tokens:

@@ -10,8 +10,10 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -27,6 +29,7 @@ from specdec.lm.context import limited_length
 from specdec.lm.folder import ZOO, Content, content_of
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.mask import MaskKind
+from specdec.lm.vocabularies import num_conflicts
 from specdec.lm.weights import require_files
 
 _OTHERS = (name for name in ALL_ATTENTION_FUNCTIONS if name != "sdpa" and "|" not in name)
@@ -49,7 +52,8 @@ def load(
     Args:
         path: a Hub id, a folder, or `zoo:verifier` and `zoo:draft` for the embedded family.
         attention: transformers' `attn_implementation`; by default sdpa where the model has it.
-        vocabulary_of: another model whose tokenizer must be the same: a draft's is its verifier's.
+        vocabulary_of: another model whose tokens must be the same, but for more at the end of
+            either: a draft's are its verifier's.
         field: how error messages name the path.
         max_length: tokens of context that may be used; by default what its configuration says.
 
@@ -101,8 +105,7 @@ def _require_model(path: str, files: tuple[Signature, ...]) -> None:
     with _one_line(path):
         config = AutoConfig.from_pretrained(source(path))
         refuse_unsupported(config, path)
-        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-            raise UserError(f"{path!r}: {config.model_type} is no causal language model")
+        loader_of(config, path)
         if files:
             require_files(path, Path(source(path)))
         _tokenizer(path)
@@ -118,11 +121,11 @@ def _named(field: str) -> Iterator[None]:
 
 
 def require_same_vocabulary(path: str, other: str) -> None:
-    """Compare token for token: sizes of logits are padded and say nothing about the tokenizer."""
+    """Refuse a draft of which tokens mean others, as far as both vocabularies go."""
     ours, theirs = _tokenizer(path).get_vocab(), _tokenizer(other).get_vocab()
-    if ours == theirs:
+    differing = num_conflicts(ours, theirs)
+    if not differing:
         return
-    differing = len(set(ours.items()) ^ set(theirs.items()))
     raise UserError(
         f"{path!r}: its vocabulary of {len(ours)} tokens is not that of"
         f" verifier.path={other!r} with {len(theirs)} ({differing} entries differ);"
@@ -191,13 +194,27 @@ def _from_pretrained(path: str, dtype: torch.dtype, attention: str | None) -> Pr
 
 def _with_all_weights(path: str, dtype: torch.dtype, attention: str) -> PreTrainedModel:
     """Refuse a checkpoint that lacks weights: transformers would make them up."""
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    loader: Any = loader_of(AutoConfig.from_pretrained(source(path)), path)
+    loaded: Any = loader.from_pretrained(
         source(path), dtype=dtype, attn_implementation=attention, output_loading_info=True
     )
     model, info = loaded
     if info["missing_keys"]:
         raise UserError(f"{path!r}: weights are missing: {', '.join(sorted(info['missing_keys']))}")
     return model
+
+
+def loader_of(config: PreTrainedConfig, path: str) -> type[Any]:
+    """Choose the class of transformers that loads a model; of images and text, to read text alone.
+
+    Raises:
+        UserError: it writes no text.
+    """
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    raise UserError(f"{path!r}: {config.model_type} is no causal language model")
 
 
 def vocabulary(path: str) -> tuple[PreTrainedTokenizerBase, int]:

@@ -1,6 +1,6 @@
 """Models of one family whose vocabularies are padded to unlike sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -39,19 +39,33 @@ def require_one_family(verifier: object, proposer: object) -> None:
 
 
 def require_shared_vocabulary(verifier: HFCausalLM, draft: HFCausalLM) -> None:
-    """Compare token for token: sizes of logits are padded and say nothing about the tokenizer."""
+    """Compare token for token: sizes of logits are padded and say nothing about the tokenizer.
+
+    One may have more tokens at its end.
+    """
     if verifier.tokenizer is None or draft.tokenizer is None:
         return
     if draft.tokenizer is verifier.tokenizer:
         return
     ours, theirs = draft.tokenizer.get_vocab(), verifier.tokenizer.get_vocab()
-    if ours != theirs:
-        differing = len(set(ours.items()) ^ set(theirs.items()))
+    differing = num_conflicts(ours, theirs)
+    if differing:
         raise UserError(
             f"draft model {draft.model.config._name_or_path!r}: its vocabulary of {len(ours)}"
             f" tokens is not the verifier's of {len(theirs)} ({differing} entries differ); a draft"
             " model must share the verifier's tokenizer"
         )
+
+
+def num_conflicts(ours: Mapping[str, int], theirs: Mapping[str, int]) -> int:
+    """Count the entries for which one vocabulary cannot stand for the other.
+
+    Those behind the end of the shorter one are none: such tokens have no mass in one of two laws,
+    as padding has none.
+    """
+    end = min(max(each.values(), default=-1) for each in (ours, theirs))
+    common = [{entry for entry in each.items() if entry[1] <= end} for each in (ours, theirs)]
+    return len(common[0] ^ common[1])
 
 
 def readable(token_ids: Sequence[int], vocab_size: int) -> Sequence[int]:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from specdec.core.errors import UserError, require, require_int
@@ -140,7 +140,7 @@ class Tuned:
         merged.save_pretrained(folder)
         self._tokenizer.save_pretrained(folder)
         # Of what lies there now, not of what was meant to: that is what heads will meet.
-        saved = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
+        saved = type(merged).from_pretrained(str(folder), dtype=dtype)
         return fingerprint(HFCausalLM(saved, AutoTokenizer.from_pretrained(str(folder))))
 
 

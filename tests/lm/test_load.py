@@ -12,12 +12,21 @@ from families import noisy_copy, plain_logits, tiny_model
 from ragged import EXACT, difference
 from running import Tiny
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.gemma2.modeling_gemma2 import Gemma2PreTrainedModel
 
 from specdec.core.errors import UserError
+from specdec.core.sampling import Sampling
+from specdec.decoding.decoder import SpeculativeDecoder
+from specdec.decoding.request import Request
+from specdec.decoding.stopping import Stopping
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import EXPECTED, load
+from specdec.lm.vocabularies import num_conflicts, require_shared_vocabulary
+from specdec.proposer.draft_model import DraftModel
+from specdec.proposer.none import NoProposer
+from specdec.tree.chain import Chain
+from specdec.verification.rejection import Rejection
 
 
 def complaint(path: Any, **options: Any) -> str:
@@ -247,3 +256,49 @@ def test_end_ids_come_from_the_generation_configuration_then_from_the_tokenizer(
     tokenizer: Any = lm.tokenizer
     assert HFCausalLM(model, tokenizer).end_ids == {tokenizer.eos_token_id}
     assert HFCausalLM(model).end_ids == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "conflicts"),
+    [
+        ("abc", "abc", 0),
+        ("abcd", "abc", 0),  # more at the end of one
+        ("abc", "abcde", 0),
+        ("abdc", "abcd", 4),
+        ("xbc", "abc", 2),
+        ("xbcd", "abc", 2),
+        ("ab-d", "abcd", 1),  # a hole before the end
+        ("ab-d", "abc", 1),
+    ],
+)
+def test_only_what_both_have_must_agree(ours: str, theirs: str, conflicts: int) -> None:
+    first, second = (
+        {token: number for number, token in enumerate(each) if token != "-"}
+        for each in (ours, theirs)
+    )
+    assert num_conflicts(first, second) == num_conflicts(second, first) == conflicts
+
+
+def test_a_draft_with_more_tokens_at_the_end_is_loaded_and_drafts(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny.draft))
+    tokenizer.add_tokens(["<|fim|>"], special_tokens=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(str(tiny.draft))
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    verifier = load(str(tiny.verifier))
+    for ours, other in ((tmp_path, tiny.verifier), (tiny.verifier, tmp_path)):
+        assert load(ours, field="draft.path", vocabulary_of=str(other)).vocab_size > 0
+    draft = load(tmp_path)
+    require_shared_vocabulary(verifier, draft)
+    require_shared_vocabulary(draft, verifier)
+    decoder = SpeculativeDecoder(
+        verifier, DraftModel(draft, Chain(3)), Rejection(), Sampling(0), Stopping(8)
+    )
+    alone = SpeculativeDecoder(verifier, NoProposer(), Rejection(), Sampling(0), Stopping(8))
+    request = Request("a", [5, 6, 7])
+    (found,), (expected,) = decoder.decode([request]), alone.decode([request])
+    assert found.output_ids == expected.output_ids
+    assert sum(step.drafted for step in found.steps) > 0

@@ -54,8 +54,8 @@ def require_unchanged(run: Path, config: DictConfig) -> None:
 def texts_of(traces: Sequence[Trace], config: DictConfig, verifier: HFCausalLM) -> list[Text]:
     """Render the prompts again, later turns after the answers that the run itself gave.
 
-    What the verifier found of the tokens (`log_p`) is not known yet. Turns that ended at once have no
-    text.
+    What the verifier found of the tokens (`log_p`) is not known yet. Turns that ended at once have
+    no text.
 
     Raises:
         UserError: the prompts are others than those that were decoded.

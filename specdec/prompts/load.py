@@ -1,7 +1,7 @@
 """Prompts from a file or a dataset: raw text, chat messages, or several turns (Spec-Bench)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,24 @@ class Prompt:
         """How complaints name it: where it came from, and its id."""
         called = f"prompt {self.prompt_id!r}"
         return f"{self.where}: {called}" if self.where else called
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages with their answers, and what the chat template gets beside them; see `Prompt`."""
+
+    messages: tuple[Message, ...]
+    given: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+
+
+def read_conversation(row: Row, messages: Sequence[Any]) -> Conversation:
+    """Read all messages of a row, with its `system` first.
+
+    Raises:
+        UserError: one of them is no message, or what stands beside them is not what it should be.
+    """
+    found = tuple(read_message(row.where, item) for item in messages)
+    return Conversation(_with_system(row, found) if found else found, _all_given(row))
 
 
 def load_prompts(
@@ -110,7 +128,7 @@ def _prompt(row: Row, field: str | None) -> Prompt:
     if any(turn[-1].is_empty for turn in turns):
         raise UserError(f"{row.where}: the prompt is empty; expected text to continue or answer")
     turns = (_with_system(row, turns[0]), *turns[1:])
-    given = {name: _given(row, name) for name in GIVEN if row.fields.get(name) is not None}
+    given = _all_given(row)
     prompt_id = next(filter(None, (_label(row, name) for name in IDS)), str(row.number))
     return Prompt(prompt_id, _label(row, "category"), turns, raw, given, row.where)
 
@@ -162,6 +180,10 @@ def _with_system(row: Row, turn: tuple[Message, ...]) -> tuple[Message, ...]:
     if turn[0].content != system:
         raise UserError(f"{row.where}: says two things as its system; expected one of them")
     return turn
+
+
+def _all_given(row: Row) -> dict[str, list[Any]]:
+    return {name: _given(row, name) for name in GIVEN if row.fields.get(name) is not None}
 
 
 def _given(row: Row, name: str) -> list[Any]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from specdec.core.errors import UserError
-from specdec.prompts import Message
+from specdec.prompts import Conversation, Message
 from specdec.training.data.samples import Samples, render
 from specdec.training.lm import train_tokenizer
 
@@ -42,7 +42,7 @@ def file(folder: Path, *rows: dict[str, Any]) -> str:
 def test_only_the_assistant_counts() -> None:
     """With the closing mark, which the assistant must learn to say, and in its right places."""
     tok = tokenizer()
-    token_ids, counted = render([Message(**turn) for turn in TALK], tok, "here")
+    token_ids, counted = render(Conversation(tuple(Message(**m) for m in TALK)), tok, "here")
     assert tok.decode(token_ids) == tok.apply_chat_template(TALK, tokenize=False)
     said = [token for token, counts in zip(token_ids, counted, strict=True) if counts]
     assert tok.decode(said) == "No.</>\nBecause of its brackets.</>\n"
@@ -99,3 +99,26 @@ def test_what_cannot_be_masked_is_refused(
 def test_an_answer_beyond_the_length_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no assistant's turn within 4 tokens"):
         Samples(file(tmp_path, {"messages": TALK}), tokenizer(), 4)
+
+
+def test_calls_tools_and_thoughts_reach_the_template(tmp_path: Path) -> None:
+    """As in `prompts`: a row is what the template makes of it."""
+    template = (
+        "{{ tools | tojson if tools }}{% for m in messages %}<{{ m.role }}>{{ m.content or '' }}"
+        "{{ m.tool_calls | tojson if m.tool_calls }}{{ m.reasoning_content }}</>\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    tok = tokenizer(template)
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    messages = [
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "No."},
+        {"role": "assistant", "content": "Yes.", "reasoning_content": "Is it?"},
+    ]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    row = {"messages": messages, "tools": tools, "system": "Be brief."}
+    ((token_ids, _),) = Samples(file(tmp_path, row), tok, 500).rows
+    told: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}, *messages]
+    expected = tok.apply_chat_template(told, tools=tools, tokenize=False)
+    assert tok.decode(token_ids.tolist()) == expected

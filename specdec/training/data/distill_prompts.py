@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from specdec.decoding.request import Request
-from specdec.prompts import Message
-from specdec.training.data.samples import rendered
+from specdec.prompts import Conversation
+from specdec.training.data.samples import first, rendered
 from specdec.training.data.text import Document, Written, joined
 
 
@@ -40,10 +40,10 @@ def prompts_of(
 
 
 def _turns(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, row: str, where: str
+    talk: Conversation, tokenizer: PreTrainedTokenizerBase, row: str, where: str
 ) -> Iterator[Request]:
-    for turn, message in enumerate(messages):
+    for turn, message in enumerate(talk.messages):
         if message.role == "assistant":
-            asked = rendered(messages[:turn], tokenizer, f"{where}: {row}", True)
+            asked = rendered(first(talk, turn), tokenizer, f"{where}: {row}", True)
             prompt = tokenizer(asked, add_special_tokens=False)["input_ids"]
             yield Request(f"{row} message {turn + 1}", prompt)

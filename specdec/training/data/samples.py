@@ -1,6 +1,7 @@
 """Training samples for heads: token ids, and which of them count."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from specdec.core.digest import digest_of
 from specdec.core.errors import UserError
-from specdec.prompts import Message
+from specdec.prompts import Conversation
 from specdec.training.data.text import Written, joined, read_documents
 from specdec.training.objective import Batch
 
@@ -139,7 +140,7 @@ def padded(rows: Sequence[Sample], places: Sequence[int] = ()) -> Batch:
 
 
 def render(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, where: str
+    talk: Conversation, tokenizer: PreTrainedTokenizerBase, where: str
 ) -> tuple[list[int], list[bool]]:
     """Render a conversation and mark the assistant's tokens, by where the template puts them.
 
@@ -150,12 +151,12 @@ def render(
         UserError: there is no chat template, it refuses the messages, or it rewrites earlier turns
             when later ones are added, so that boundaries are nowhere.
     """
-    full = rendered(messages, tokenizer, where, False)
+    full = rendered(talk, tokenizer, where, False)
     spans: list[tuple[int, int]] = []
-    for turn, message in enumerate(messages):
+    for turn, message in enumerate(talk.messages):
         if message.role == "assistant":
-            asked = rendered(messages[:turn], tokenizer, where, True)
-            answered = rendered(messages[: turn + 1], tokenizer, where, False)
+            asked = rendered(first(talk, turn), tokenizer, where, True)
+            answered = rendered(first(talk, turn + 1), tokenizer, where, False)
             if not (answered.startswith(asked) and full.startswith(answered)):
                 raise UserError(f"{where}: the chat template rewrites earlier turns")
             spans.append((len(asked), len(answered)))
@@ -166,20 +167,27 @@ def render(
     return encoded["input_ids"], counted
 
 
+def first(talk: Conversation, number: int) -> Conversation:
+    """Return a conversation as it was after so many messages."""
+    return replace(talk, messages=talk.messages[:number])
+
+
 def rendered(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, where: str, invite: bool
+    talk: Conversation, tokenizer: PreTrainedTokenizerBase, where: str, invite: bool
 ) -> str:
-    """Put messages through the chat template, with its invitation to answer if `invite`.
+    """Put a conversation through the chat template, with its invitation to answer if `invite`.
 
     Raises:
         UserError: there is no chat template, or it refuses the messages.
     """
     if not tokenizer.chat_template:
         raise UserError(f"{where}: the tokenizer has no chat template; expected plain `text`")
-    rows = [dict(message.row) for message in messages]
+    rows = [dict(message.row) for message in talk.messages]
     try:
         return str(
-            tokenizer.apply_chat_template(rows, add_generation_prompt=invite, tokenize=False)
+            tokenizer.apply_chat_template(
+                rows, **talk.given, add_generation_prompt=invite, tokenize=False
+            )
         )
     except Exception as error:  # a template is a program, and may fail in any way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from specdec.core.digest import digest_of
 from specdec.core.errors import UserError
 from specdec.core.jsonl import read_jsonl, read_text
-from specdec.prompts import Message, read_message
+from specdec.prompts import Conversation, Row, read_conversation
 from specdec.training.data.manifest import file_digest
 from specdec.zoo.stdlib import held_out_files, training_files
 
@@ -33,7 +33,7 @@ class Written:
     num_prompt_tokens: int
 
 
-Document = str | tuple[Message, ...] | Written  # plain text, a conversation, or written tokens
+Document = str | Conversation | Written
 
 
 def read_texts(path: str | Path, field: str = "data.path") -> list[str]:
@@ -48,7 +48,7 @@ def _as_text(document: Document, where: str) -> str:
         return document
     if isinstance(document, Written):
         raise UserError(f"{where}: holds token ids; expected text")
-    return "\n".join(f"{message.role}: {message.text(where)}" for message in document)
+    return "\n".join(f"{m.role}: {m.text(where)}" for m in document.messages)
 
 
 def read_documents(path: str | Path, field: str = "data.path") -> list[Document]:
@@ -104,7 +104,7 @@ def _document(path: Path, number: int, row: dict[str, Any]) -> Document:
         return row["text"]
     turns = row.get("messages") or row.get("conversations")  # a null counts as absent
     if isinstance(turns, list):
-        return tuple(read_message(f"{path}:{number}", turn) for turn in turns)
+        return read_conversation(Row(f"{path}:{number}", number, row), turns)
     if "token_ids" in row:
         return _written(path, number, row)
     raise UserError(f"{path}:{number}: expected a field `text`, `messages` or `conversations`")

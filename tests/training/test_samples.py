@@ -42,7 +42,8 @@ def file(folder: Path, *rows: dict[str, Any]) -> str:
 def test_only_the_assistant_counts() -> None:
     """With the closing mark, which the assistant must learn to say, and in its right places."""
     tok = tokenizer()
-    token_ids, counted = render(Conversation(tuple(Message(**m) for m in TALK)), tok, "here")
+    talk = Conversation(tuple(Message(turn["role"], turn["content"]) for turn in TALK))
+    token_ids, counted = render(talk, tok, "here")
     assert tok.decode(token_ids) == tok.apply_chat_template(TALK, tokenize=False)
     said = [token for token, counts in zip(token_ids, counted, strict=True) if counts]
     assert tok.decode(said) == "No.</>\nBecause of its brackets.</>\n"

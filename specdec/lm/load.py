@@ -23,6 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from specdec.core.digest import Signature, signature
 from specdec.core.errors import UserError, require
+from specdec.lm.adapter import merged, require_adapter
 from specdec.lm.check import first_line, prove
 from specdec.lm.check_states import states_differ
 from specdec.lm.context import limited_length
@@ -46,6 +47,7 @@ def load(
     vocabulary_of: str | None = None,
     field: str = "verifier.path",
     max_length: int | None = None,
+    adapter: str | None = None,
 ) -> HFCausalLM:
     """Load a model and its tokenizer; the weights are shared with earlier loads of the same.
 
@@ -56,16 +58,23 @@ def load(
             either: a draft's are its verifier's.
         field: how error messages name the path.
         max_length: tokens of context that may be used; by default what its configuration says.
+        adapter: a folder of LoRA weights that are merged into the model's.
 
     Raises:
         UserError: no such model or device, another vocabulary, or a model that trees cannot be
             decoded with.
     """
     path = str(path) if isinstance(path, Path) else path
-    require_loadable(path, device, dtype, attention, vocabulary_of, field, max_length)
+    require_loadable(path, device, dtype, attention, vocabulary_of, field, max_length, adapter)
     with _named(field):
         model, error, differ = _proven(
-            path, _files(path), checked_device(device), DTYPES[dtype], attention
+            path,
+            _files(path),
+            checked_device(device),
+            DTYPES[dtype],
+            attention,
+            adapter,
+            () if adapter is None else signature(Path(adapter)),
         )
         tokenizer, context = _tokenizer(path), context_length(path, field, max_length)
         return HFCausalLM(model, tokenizer, error, differ, context)
@@ -79,6 +88,7 @@ def require_loadable(
     vocabulary_of: str | None = None,
     field: str = "verifier.path",
     max_length: int | None = None,
+    adapter: str | None = None,
 ) -> None:
     """Refuse what `load` would, as far as that shows without reading weights.
 
@@ -97,6 +107,8 @@ def require_loadable(
         if vocabulary_of is not None:
             require_same_vocabulary(path, vocabulary_of)
     context_length(path, field, max_length)
+    if adapter is not None:
+        require_adapter(adapter, _beside(field, "adapter"))
 
 
 @lru_cache(maxsize=256)
@@ -172,11 +184,18 @@ def _proven(
     device: torch.device,
     dtype: torch.dtype,
     attention: str | None,
+    adapter: str | None,
+    adapter_files: tuple[Signature, ...],
 ) -> tuple[PreTrainedModel, float, str | None]:
     """Load, prove and remember one set of weights; returns what was found about it beside it."""
     with _one_line(path):
         refuse_unsupported(AutoConfig.from_pretrained(source(path)), path)
         model = _from_pretrained(path, dtype, attention)
+        if adapter is not None:
+            try:
+                model = merged(model, adapter)
+            except UserError as error:
+                raise UserError(f"{path!r}: {error}") from None
         torch.nn.Module.to(model, device)  # typed, unlike the method of transformers
         model.eval()
     return model, prove(model, repr(path)), states_differ(model)
@@ -248,8 +267,12 @@ def context_length(path: str, field: str = "verifier.path", max_length: int | No
     require(isinstance(path, str) and bool(path), field, path, EXPECTED)
     with _named(field), _one_line(path):
         config = AutoConfig.from_pretrained(source(path)).get_text_config()
-    limit = f"{field.rpartition('.')[0]}.max_length".lstrip(".")
-    return limited_length(config, max_length, limit)
+    return limited_length(config, max_length, _beside(field, "max_length"))
+
+
+def _beside(field: str, name: str) -> str:
+    """Name another option of the model that `field` names the path of."""
+    return f"{field.rpartition('.')[0]}.{name}".lstrip(".")
 
 
 def width(path: str) -> int:

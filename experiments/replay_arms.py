@@ -91,6 +91,7 @@ def in_closed_form(
         verifier.vocab_size,
         seed,
         rows,
+        verifier.end_ids,
     )
     return {
         name: tally(
@@ -105,7 +106,7 @@ def in_closed_form(
 
 def seconds_of(arm: DictConfig, closed: ClosedArm, costs: Costs | None) -> Sequence[Seconds] | None:
     """Predict steps of an arm down to each depth, if what they cost is known."""
-    if costs is None or not costs.knows(draft_of(arm)):
+    if costs is None or not costs.knows(draft_of(arm)) or closed.may_lack(build(arm.sampling)):
         return None
     return costs.of_tree(draft_of(arm), closed.tree)
 

@@ -23,9 +23,11 @@ def vllm(tally: Tally) -> dict[str, float]:
         return {}
     num_accepted = tally.total("num_accepted")
     reached = tally.by_depth(REACHED).sum(axis=0)
+    num_drafted = tally.total("num_drafted")
+    rate = {"draft_acceptance_rate": num_accepted / num_drafted} if num_drafted > 0 else {}
     return {
         "mean_acceptance_length": 1 + num_accepted / num_drafts,
-        "draft_acceptance_rate": num_accepted / tally.total("num_drafted"),
+        **rate,
         **{
             f"acceptance_rate_at_position_{position}": float(num_reached) / num_drafts
             for position, num_reached in enumerate(reached)

@@ -16,6 +16,7 @@ from specdec.replay import shares
 from specdec.replay.laws import Laws
 from specdec.replay.ranks import ranks_of
 from specdec.replay.renewal import Replayed
+from specdec.replay.submitted import Known, submitted
 from specdec.replay.survival import ahead, of_block, of_tree
 from specdec.replay.texts import Text, batches, logits_along, output_ids
 from specdec.tree.filtered import Filtered
@@ -35,6 +36,7 @@ SIBLINGS: Mapping[tuple[str, Draw], shares.Shares] = {
     ("match", Draw.WITHOUT_REPLACEMENT): shares.match_without_replacement,
     ("match", Draw.TOP_PLUS_ONE): shares.match_top_plus_one,
 }
+LIMITED = {Draw.WITHOUT_REPLACEMENT, Draw.TOP_PLUS_ONE}  # no more children than q has tokens
 NEED_ROWS = {"rejection", "kseq"}  # of p, at nodes with several draws
 # The laws [T, V] that a text was drawn from, given V; None where not all of them is known.
 Rows = Callable[[Text, int], Tensor | None]
@@ -63,10 +65,8 @@ class Arm:
             )
 
     @property
-    def num_drafted(self) -> list[int] | None:
-        """The nodes down to each depth; None where the draft decides how many there are."""
-        if self.tree.may_stop:
-            return None
+    def num_drafted(self) -> list[int]:
+        """The nodes down to each depth, from 0, where all of them are submitted."""
         depths = [len(path) for path in self.tree.nodes]
         return [sum(d <= depth for d in depths) for depth in range(self.tree.max_depth + 1)]
 
@@ -74,12 +74,24 @@ class Arm:
         """The most children at a depth."""
         return 1 + max(path[-1] for path in self.tree.nodes if len(path) == depth)
 
+    def may_lack(self, sampling: Sampling) -> bool:
+        """Whether a filter may leave a law fewer tokens than a node has children."""
+        if self.tree.draw not in LIMITED:
+            return False
+        sampling = sampling.at(self.temperature)
+        widest = 1 + max(path[-1] for path in self.tree.nodes)
+        if sampling.temperature == 0 or sampling.top_p < 1 or sampling.min_p > 0:
+            return widest > 1
+        return 0 < sampling.top_k < widest
+
 
 @dataclass(frozen=True)
 class Question:
     """What is computed once for all arms that ask it: shares, or for blocks log ratios."""
 
-    kind: str  # ranks, ratio, match, block, or a rule on siblings
+    # ranks, ratio, match, block, or a rule on siblings; support: how many tokens q has; passes: see
+    # `shares.passes`, and passes match, the same where the verifier's draw decides.
+    kind: str
     draw: Draw
     width: int
     temperature: float | None
@@ -97,10 +109,25 @@ class Question:
             return cls(CHAINS[arm.rule], Draw.SINGLE, 1, arm.temperature, passing)
         return cls(arm.rule, draw, width, arm.temperature)
 
+    @classmethod
+    def of_submitted(cls, arm: Arm, depth: int) -> "Question | None":
+        """Say what an arm wants to know of the candidates that are submitted; None: nothing."""
+        tree = arm.tree
+        if tree.draw in LIMITED:
+            return cls("support", tree.draw, 1, arm.temperature)
+        if not isinstance(tree, Filtered):
+            return None
+        told = CHAINS[arm.rule]
+        if told == "block" and depth > 1:  # it depends on all tokens before
+            return None
+        kind = "passes match" if told == "match" else "passes"
+        return cls(kind, Draw.SINGLE, 1, arm.temperature, tree.passing)
+
     @property
     def needs_rows(self) -> bool:
         """Whether p is wanted of tokens that the text does not have."""
-        return self.draw is not Draw.SINGLE and self.kind in NEED_ROWS
+        siblings = self.draw is not Draw.SINGLE and self.kind in NEED_ROWS
+        return siblings or self.kind == "passes"
 
 
 class Scores:
@@ -125,6 +152,13 @@ class Scores:
             return ahead(self._found[question, 1], depth)
         return self._found[question, depth]
 
+    def told(self, question: Question | None, depth: int) -> Tensor | None:  # [B, T]
+        """Return an answer of one column, if it was asked for and could be given."""
+        place = 1 if self._num_depths is None else depth
+        if question is None or (question, place) not in self._found:
+            return None
+        return self.at(question, depth)[..., 0]
+
     def confident(self, threshold: float, depth: int) -> Tensor:  # [B, T] bool
         """Return whether drafting goes on to a depth."""
         if self._num_depths is None:
@@ -141,14 +175,17 @@ def replay(
     vocab_size: int,
     seed: int = 0,
     rows: Rows | None = None,
+    end_ids: frozenset[int] = frozenset(),
 ) -> dict[str, list[Replayed]]:
     """Replay all arms that draw from the same laws, in one pass over the texts.
 
-    Only rules that must know p of tokens that the text does not have ask for `rows`, such as a
-    recording has, and let the `verifier` read texts of which there are none.
+    Only arms that must know p of tokens that the text does not have ask for `rows`, such as a
+    recording has, and let the `verifier` read texts of which there are none. Nothing is submitted
+    below `end_ids`; a text that one of them ended says by itself that there are such tokens.
     """
     found: dict[str, list[Replayed]] = {name: [] for name in arms}
     limit = max(1, CELLS_AT_ONCE // vocab_size)
+    ends = bool(end_ids) or any(text.finish_reason == "eos" for text in texts)
     for number, batch in enumerate(batches(texts, limit)):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
         with torch.inference_mode():
@@ -157,7 +194,9 @@ def replay(
             )
         for name, arm in arms.items():
             survival = survival_of(arm, scores)
-            found[name].append(Replayed.of(batch, survival, _from_first(batch, laws, survival)))
+            first = _from_first(batch, laws, survival)
+            known = _known_of(arm, scores, batch, sampling, ends)
+            found[name].append(Replayed.of(batch, survival, first, submitted(arm.tree, known)))
     return found
 
 
@@ -186,8 +225,7 @@ def score(
     p = None
     if any(question.needs_rows for several in wanted.values() for question in several):
         p = _known(texts, rows, vocab_size)
-        if p is None:
-            assert verifier is not None, "p of other tokens is wanted"
+        if p is None and verifier is not None:
             p = sampling.warp(logits_along(verifier, texts, vocab_size))
     scores = Scores(laws.num_depths)
     sure = any(arm.tree.min_confidence > 0 for arm in arms)
@@ -221,7 +259,8 @@ def _questions(arms: Sequence[Arm], num_depths: int | None) -> dict[int, list[Qu
     for arm in arms:
         for depth in range(1, arm.tree.max_depth + 1):
             place = 1 if num_depths is None else depth
-            found.setdefault(place, {})[Question.of(arm, depth)] = None
+            asked = Question.of(arm, depth), Question.of_submitted(arm, depth)
+            found.setdefault(place, {}).update({each: None for each in asked if each is not None})
     return {depth: list(questions) for depth, questions in found.items()}
 
 
@@ -249,6 +288,8 @@ class _Here:
             sampled = [question for question in mine if question.kind != "ranks"]
             q = sampling.at(temperature).warp(self._logits) if sampled else None
             for question in mine:
+                if question.kind == "passes" and self._p is None:
+                    continue  # without it only less is known
                 answer = self._answer(question, q, generator)
                 yield question, answer.view(*self._shape, -1)
 
@@ -260,10 +301,13 @@ class _Here:
             numbers = torch.arange(question.width, device=ranks.device)
             return (ranks[:, None] == numbers).double()
         assert q is not None
+        if question.kind == "support":
+            return (q > 0).sum(dim=-1, keepdim=True)
         if question.draw is Draw.SINGLE:
             return self._single(question, q)[:, None]
         # Rules that look at p of the text's token alone find it here, too.
         p = q.new_zeros(q.shape) if self._p is None else self._p
+        assert self._p is not None or not question.needs_rows, "p of other tokens is wanted"
         if not question.needs_rows:
             own = self._log_p.exp().to(q.dtype)
             p = q.new_zeros(q.shape).scatter_(1, self._token_ids[:, None], own[:, None])
@@ -276,12 +320,48 @@ class _Here:
     def _single(self, question: Question, q: Tensor) -> Tensor:  # [n]
         if question.passing is not None:
             q = Filtered.passed(q, *question.passing)
+        if question.kind == "passes match":
+            return q.double().sum(dim=-1)
+        if question.kind == "passes":
+            assert self._p is not None
+            return shares.passes(self._p, q, self._token_ids)
         q_x = shares.at(q, self._token_ids).double()
         if question.kind == "match":
             return q_x
         if question.kind == "block":
             return q_x.log() - self._log_p
         return shares.single(self._log_p.exp(), q_x)
+
+
+def _known_of(
+    arm: Arm, scores: Scores, texts: Sequence[Text], sampling: Sampling, ends: bool
+) -> Known:
+    """Collect what decides on the candidates of an arm."""
+    depths = range(1, arm.tree.max_depth + 1)
+    told = [scores.told(Question.of_submitted(arm, depth), depth) for depth in depths]
+    like = scores.at(Question.of(arm, 1), 1)
+    is_limited = arm.tree.draw in LIMITED
+    is_full = not arm.may_lack(sampling)
+    if is_limited and is_full:  # a draft whose laws have tokens enough along the texts is taken
+        is_full = all(  # to have them beside the texts, too
+            bool((each >= arm.width(depth)).where(_inside(texts, depth, each), True).all())
+            for depth, each in zip(depths, told, strict=True)
+            if each is not None
+        )
+    return Known(
+        sure=[_goes_on(arm, scores, depth, like) for depth in depths],
+        passes=told if isinstance(arm.tree, Filtered) else None,
+        support=told[0] if is_limited else None,
+        is_full=is_full,
+        ends=ends,
+    )
+
+
+def _inside(texts: Sequence[Text], depth: int, like: Tensor) -> Tensor:  # [B, T] bool
+    """Mark the places from which a text goes on to a depth."""
+    place = torch.arange(like.shape[1], device=like.device)
+    lengths = torch.tensor([[len(text.output_ids)] for text in texts], device=like.device)
+    return place + depth <= lengths
 
 
 def survival_of(arm: Arm, scores: Scores) -> Tensor:  # [B, T, D + 1]

@@ -151,10 +151,9 @@ class _Rerun:
                 outcome=outcome,
                 overlap=(),
                 draft_calls=proposal.num_draft_calls,
-                expected_accepted=len(path),
             )
         )
-        return Verdict(tuple(path), emitted[-1], outcome, len(path))
+        return Verdict(tuple(path), emitted[-1], outcome)
 
     def _show(self, start: int, end: int) -> None:
         """Let the proposer's next look be at the hidden states of these tokens."""

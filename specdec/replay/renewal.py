@@ -15,8 +15,9 @@ from torch import Tensor
 from specdec.core.renewal import starts_along
 from specdec.core.trace import PlainSteps
 from specdec.metrics import Tally
-from specdec.metrics.tally import CLOCKED, KNOWN, OWN, clock_columns
+from specdec.metrics.tally import CLOCKED, OWN, clock_columns
 from specdec.replay.costs import Seconds
+from specdec.replay.submitted import Submitted
 from specdec.replay.texts import Text
 
 
@@ -27,19 +28,32 @@ class Replayed:
     texts: Sequence[Text]
     survival: Tensor  # [B, T, D + 1] float64: P(A >= k | text, s), 0 beyond `limits`
     limits: Tensor  # [B, T] int64: the deepest draft token that a step at s puts to the test
+    drafted: Tensor  # [B, T] int64: how deep candidates go, which know nothing of the text's end
+    submitted: Submitted
     starts: Tensor  # [B, T] float64: P(a step begins at s | text)
 
     @classmethod
     def of(
-        cls, texts: Sequence[Text], survival: Tensor, drafted: Tensor | None = None
+        cls,
+        texts: Sequence[Text],
+        survival: Tensor,
+        drafted: Tensor | None = None,
+        submitted: Submitted | None = None,
     ) -> "Replayed":
-        """Find the starts. `drafted` [B, T] is the depth of the candidates where it varies."""
+        """Find the starts.
+
+        `drafted` [B, T] is the depth of the candidates where it varies; None for `submitted`: all
+        down to that depth.
+        """
         depth = survival.shape[2] - 1
-        limits = depth_limits(texts, depth, survival.device)
-        limits = limits if drafted is None else limits.minimum(drafted)
+        deepest = budget_limits(texts, depth, survival.device)
+        deepest = deepest if drafted is None else deepest.minimum(drafted)
+        limits = deepest.minimum(depth_limits(texts, depth, survival.device))
         depths = torch.arange(depth + 1, device=survival.device)
         survival = survival * (depths <= limits[..., None])
-        return cls(texts, survival, limits, block_starts(texts, survival))
+        submitted = Submitted.whole(survival) if submitted is None else submitted
+        starts = block_starts(texts, survival)
+        return cls(texts, survival, limits, deepest, submitted, starts)
 
     @property
     def calls(self) -> Tensor:  # [B]
@@ -48,14 +62,18 @@ class Replayed:
 
 
 def depth_limits(texts: Sequence[Text], depth: int, device: torch.device) -> Tensor:  # [B, T]
-    """Return how deep candidates go, by the request's budget and by where the text ends."""
+    """Return how deep candidates can be accepted: by the budget, and by where the text ends."""
+    lengths = torch.tensor([[len(text.output_ids)] for text in texts], device=device)
+    left = (lengths - torch.arange(int(lengths.max()), device=device)).clamp(min=0)
+    return budget_limits(texts, depth, device).minimum(left)
+
+
+def budget_limits(texts: Sequence[Text], depth: int, device: torch.device) -> Tensor:  # [B, T]
+    """Return how deep candidates go by the request's budget: the verifier adds its own token."""
     longest = max(len(text.output_ids) for text in texts)
     place = torch.arange(longest, device=device)
-    lengths = torch.tensor([[len(text.output_ids)] for text in texts], device=device)
     budgets = torch.tensor([[text.budget] for text in texts], device=device)
-    # The verifier adds a token of its own; nothing is drafted behind the end of a text.
-    limits = (budgets - place - 1).minimum(lengths - place)
-    return limits.clamp(min=0, max=depth)
+    return (budgets - place - 1).clamp(min=0, max=depth)
 
 
 def block_starts(texts: Sequence[Text], survival: Tensor) -> Tensor:  # [B, T, D + 1] -> [B, T]
@@ -72,19 +90,22 @@ def tally(
 ) -> Tally:
     """Add up what steps are expected to count, prompt by prompt, as `Tally.of` adds up traces.
 
-    `num_drafted[d]` is how many draft tokens a step submits that may go down to depth d (from 0);
-    None: unknown without decoding, and so is everything that is made from it. `seconds[d]` is what
-    such a step is predicted to take, and `plain` what one without candidates is, which speed is
-    compared with; None: no seconds are told.
+    `num_drafted[d]` is how many nodes a tree has down to depth d (from 0); None: unknown.
+    `seconds[d]` is what a step is predicted to take whose candidates go down there, and `plain`
+    what one without candidates is, which speed is compared with; None: no seconds are told.
 
-    All of it is exact, given the texts, but for one thing: end tokens among candidates beside the
-    text, below which nothing is submitted. They make `num_drafted` a little too large and, in trees
-    whose branches are of unlike depth, `at_risk` too.
+    All columns are exact, given the texts. What would depend on the draft's laws beside the text is
+    not among them: E[A] given the candidates; how many candidates there are in trees of several
+    levels that may stop, lack children or end with an end token; and, where such trees branch,
+    how many steps are at risk. Predicted seconds let no candidate beside the text be an end token.
     """
+    several = [_counts(part, num_drafted, seconds, plain) for part in parts]
+    known = set[str].intersection(*({*columns} for columns in several)) if several else set[str]()
     rows: dict[str, dict[str, float | str]] = {}
-    for part in parts:
-        columns = _counts(part, num_drafted, seconds, plain)
-        for text, counts in zip(part.texts, columns, strict=True):
+    for part, columns in zip(parts, several, strict=True):
+        told = {name: column.tolist() for name, column in columns.items() if name in known}
+        for place, text in enumerate(part.texts):
+            counts = {**_of_text(text, plain), **{name: each[place] for name, each in told.items()}}
             row = rows.setdefault(text.prompt_id, {"category": text.category})
             for name, value in counts.items():
                 before = row.get(name, 0.0)
@@ -98,41 +119,51 @@ def _counts(
     num_drafted: Sequence[int] | None,
     seconds: Sequence[Seconds] | None,
     plain: Seconds | None,
-) -> list[dict[str, float]]:
-    starts, survival, limits = part.starts, part.survival, part.limits
-    depths = range(1, survival.shape[2])
-    tested = {d: (limits >= d) for d in depths}
+) -> dict[str, Tensor]:  # each [B]
+    """Return the columns that are known, by text."""
+    starts, survival = part.starts, part.survival
     columns = {
         "num_steps": starts.sum(dim=1),
         "num_accepted": (starts[..., None] * survival[..., 1:]).sum(dim=(1, 2)),
     }
-    columns["expected_accepted"] = columns["num_accepted"]
-    columns[f"{KNOWN}expected_accepted"] = columns["num_steps"]
-    for d in depths:
+    for d, tested in enumerate(part.submitted.tested, start=1):
         columns[f"reached.{d}"] = (starts * survival[..., d]).sum(dim=1)
-        columns[f"at_risk.{d}"] = (starts * survival[..., d - 1] * tested[d]).sum(dim=1)
+        if tested is not None:
+            at_risk = survival[..., d - 1] * tested * (part.limits >= d)
+            columns[f"at_risk.{d}"] = (starts * at_risk).sum(dim=1)
+    if "at_risk.1" in columns:
+        columns["num_drafts"] = columns["at_risk.1"]
     if num_drafted is not None:
-        sizes = torch.tensor(num_drafted, dtype=torch.float64, device=starts.device)[limits]
-        columns["num_drafted"] = (starts * sizes).sum(dim=1)
-        columns["num_drafts"] = (starts * (sizes > 0)).sum(dim=1)
-        branched = torch.tensor(
-            [float(size != depth) for depth, size in enumerate(num_drafted)], device=starts.device
-        )
-        columns["num_branched"] = (starts * branched[limits]).sum(dim=1)
+        columns |= _drafted(part, num_drafted)
     if seconds is not None:
-        columns |= _seconds(starts, limits, seconds)
+        columns |= _seconds(starts, part.drafted, seconds)
         columns |= {f"{CLOCKED}{name}": columns[name] for name in OWN}
-    told = {name: column.tolist() for name, column in columns.items()}
-    return [
-        {
-            "num_turns": 1,
-            f"finished.{text.finish_reason}": 1,
-            "num_emitted": len(text.output_ids),
-            **{name: column[row] for name, column in told.items()},
-            **_clock(len(text.output_ids), plain),
-        }
-        for row, text in enumerate(part.texts)
-    ]
+    return columns
+
+
+def _drafted(part: Replayed, num_nodes: Sequence[int]) -> dict[str, Tensor]:  # each [B]
+    """Count the candidates, and the steps that have no chain of them."""
+    starts, depths, left_out = part.starts, part.drafted, part.submitted.left_out
+    sizes = torch.tensor(num_nodes, dtype=torch.float64, device=starts.device)[depths]
+    columns: dict[str, Tensor] = {}
+    if left_out is not None:
+        sizes = (sizes - left_out).clamp(min=0)
+        columns["num_drafted"] = (starts * sizes).sum(dim=1)
+    if list(num_nodes) == list(range(len(num_nodes))):
+        columns["num_branched"] = torch.zeros_like(starts[:, 0])
+    elif left_out is not None:
+        columns["num_branched"] = (starts * (sizes > depths)).sum(dim=1)
+    return columns
+
+
+def _of_text(text: Text, plain: Seconds | None) -> dict[str, float]:
+    """Return what no step decides."""
+    return {
+        "num_turns": 1,
+        f"finished.{text.finish_reason}": 1,
+        "num_emitted": len(text.output_ids),
+        **_clock(len(text.output_ids), plain),
+    }
 
 
 def _clock(num_tokens: int, plain: Seconds | None) -> dict[str, float]:
@@ -143,10 +174,10 @@ def _clock(num_tokens: int, plain: Seconds | None) -> dict[str, float]:
 
 
 def _seconds(
-    starts: Tensor, limits: Tensor, seconds: Sequence[Seconds]
+    starts: Tensor, depths: Tensor, seconds: Sequence[Seconds]
 ) -> dict[str, Tensor]:  # each [B]
     """Add up what the steps of each text take."""
     told = torch.tensor(seconds, dtype=torch.float64, device=starts.device)  # [D + 1, 3]
-    sums = (starts[..., None] * told[limits]).sum(dim=1)  # [B, 3]
+    sums = (starts[..., None] * told[depths]).sum(dim=1)  # [B, 3]
     names = [f"{name}_seconds" for name in Seconds._fields]
     return {**dict(zip(names, sums.unbind(dim=1), strict=True)), "decode_seconds": sums.sum(dim=1)}

@@ -33,6 +33,19 @@ def single(p_x: Tensor, q_x: Tensor) -> Tensor:  # [n], [n] -> [n]
     return ratio(q_x, p_x)
 
 
+def passes(p: Tensor, q: Tensor, token_ids: Tensor) -> Tensor:  # [n, V], [n, V], [n] -> [n]
+    """Return P(a drawn token was submitted | the text has x there), under rejection.
+
+    q is what a filter lets pass, not renormalised. The text's token was the submitted one, or is
+    from the residual, which is drawn from if a token was refused or was withheld.
+    """
+    excess = (q - p).clamp(min=0).double().sum(dim=1)  # P(submitted and refused)
+    missing = (p - q).clamp(min=0).double()
+    refused = (excess / missing.sum(dim=1).clamp(min=torch.finfo(p.dtype).tiny)).clamp(max=1)
+    own, accepted = at(p, token_ids).double(), at(p.minimum(q), token_ids).double()
+    return ratio(accepted + at(missing, token_ids) * refused, own)
+
+
 def rejection_iid(p: Tensor, q: Tensor, token_ids: Tensor, num: int) -> Tensor:
     """Recursive rejection of i.i.d. draws (Miao et al. 2024): what is left of p knows no tokens."""
     own, rest, live = at(p, token_ids), p, p.new_ones(len(p))

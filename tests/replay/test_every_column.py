@@ -1,0 +1,245 @@
+"""Every number that replay tells of a text, against decoding itself, enumerated exactly.
+
+The whole loop (drafting, verifying, budget, end of the text) is enumerated over all its random
+decisions. For each text that can come out, the mean of each counter over the ways in which it came
+out must be what replay computes from the text alone; a counter that it cannot know is not there.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+from harness import names
+from torch import Tensor
+from toy import (
+    ChoosingChain,
+    ChoosingFiltered,
+    ChoosingTree,
+    EnumeratedStream,
+    Law,
+    Tokens,
+    full_context,
+    mixture,
+    table_lm,
+    warped,
+)
+
+from specdec.core.protocols import VerificationRule
+from specdec.core.sampling import Sampling
+from specdec.core.values import Draw
+from specdec.decoding import request as request_module
+from specdec.decoding.decoder import SpeculativeDecoder
+from specdec.decoding.request import Request
+from specdec.decoding.stopping import Stopping
+from specdec.metrics import Tally
+from specdec.proof.enumeration import BranchingStream, outcomes
+from specdec.proposer.draft_model import DraftModel
+from specdec.replay.closed import Arm, replay
+from specdec.replay.laws import DraftLaws
+from specdec.replay.renewal import tally
+from specdec.replay.texts import Text
+from specdec.tree.fixed import FixedTree
+from specdec.tree.sparse import Sparse
+from specdec.verification.block import Block
+from specdec.verification.kseq import KSeq
+from specdec.verification.match import Match
+from specdec.verification.rejection import Rejection
+from specdec.verification.top_plus_one import TopPlusOne
+from specdec.verification.traversal import Traversal
+
+EXACT = 1e-9
+PROMPT: Tokens = (0, 1)
+TARGET = full_context(11, 1.0)
+DRAFT = mixture(TARGET, full_context(12, 1.0), 0.4)
+RULES: dict[str, VerificationRule] = {
+    "rejection": Rejection(),
+    "block": Block(),
+    "match": Match(),
+    "kseq": KSeq(),
+    "traversal": Traversal(),
+    "top_plus_one": TopPlusOne(),
+}
+STOPS: dict[str, Callable[[int], Stopping]] = {
+    "endless": Stopping,
+    "end token": lambda length: Stopping(length, frozenset({1})),
+    "stop string": lambda length: Stopping(
+        length, stop_strings=("12", "20"), decode=lambda ids: "".join(map(str, ids))
+    ),
+}
+TWO, FORKED, LEANING, WIDE = (-1, 0, 0), (-1, 0, 0, 1, 1, 2, 2), (-1, 0, 0, 2), (-1, 0, 0, 0)
+SOFT, PEAKED = Sampling(), Sampling(top_p=0.7)
+SIZE, BRANCHED, RISKS = "num_drafted", "num_branched", "at_risk.2"
+
+
+@cache
+def narrow(tokens: Tokens) -> Tensor:
+    """Return the draft's law without its least likely token: fewer branches to enumerate."""
+    row = DRAFT(tokens) * (DRAFT(tokens) > DRAFT(tokens).min())
+    return row / row.sum()
+
+
+@cache
+def short(tokens: Tokens) -> Tensor:
+    """Return the law of a draft that has two of the three tokens."""
+    return DRAFT(tokens)[:2] / DRAFT(tokens)[:2].sum()
+
+
+@dataclass(frozen=True)
+class Case:
+    """An arm, and which of its counters no text tells."""
+
+    name: str
+    rule: str
+    tree: Callable[[], FixedTree]
+    unknown: tuple[str, ...] = ()
+    unknown_with_ends: tuple[str, ...] = ()  # the same where some tokens end a text
+    draft: Law = narrow
+    vocab_size: int = 3  # of the draft
+    sampling: Sampling = SOFT
+    temperature: float | None = None
+    length: int = 3
+
+    def __str__(self) -> str:
+        return f"{self.rule} {self.name}"
+
+
+def sure(tree: FixedTree, threshold: float) -> FixedTree:
+    """Let drafting stop where the draft is not sure."""
+    tree.min_confidence = threshold
+    return tree
+
+
+def tree(draw: Draw, parents: tuple[int, ...], threshold: float = 0.0) -> Callable[[], FixedTree]:
+    return lambda: sure(ChoosingTree(parents, draw), threshold)
+
+
+def chain(gamma: int, threshold: float = 0.0) -> Callable[[], FixedTree]:
+    return lambda: sure(ChoosingChain(gamma), threshold)
+
+
+def filtered(
+    gamma: int, min_prob: float, top_k: int = 0, threshold: float = 0.0
+) -> Callable[[], FixedTree]:
+    return lambda: ChoosingFiltered(gamma, min_prob, top_k, threshold)
+
+
+def sparse(*paths: list[int], threshold: float = 0.0) -> Callable[[], FixedTree]:
+    return lambda: Sparse(paths, threshold)
+
+
+IID, WITHOUT, TOP = Draw.IID, Draw.WITHOUT_REPLACEMENT, Draw.TOP_PLUS_ONE
+NARROW, WHOLE = 0.53, 0.46  # between what `narrow` and `DRAFT` give to their likeliest tokens
+TREES = (SIZE, BRANCHED)
+CASES = [
+    Case("chain", "rejection", chain(2), (), (SIZE,)),
+    Case("chain", "block", chain(2), (), (SIZE,)),
+    Case("chain", "match", chain(2), (), (SIZE,)),
+    Case("chain", "kseq", chain(2), (), (SIZE,)),
+    Case("chain", "traversal", chain(2), (), (SIZE,)),
+    Case("chain", "top_plus_one", chain(2), (), (SIZE,)),
+    Case("one token", "rejection", chain(1), draft=DRAFT),
+    Case("short draft", "rejection", chain(2), (), (SIZE,), draft=short, vocab_size=2),
+    Case("cold draft", "rejection", chain(2), (), (SIZE,), temperature=0.5),
+    Case("sure chain", "rejection", chain(2, NARROW), (SIZE,)),
+    Case("sure chain", "block", chain(2, NARROW), (SIZE,)),
+    Case("sure chain", "match", chain(2, NARROW), (SIZE,)),
+    Case("sure token", "rejection", chain(1, WHOLE), draft=DRAFT),
+    Case("filtered", "rejection", filtered(2, 0.47), (SIZE,)),
+    Case("filtered", "rejection top", filtered(2, 0.0, 1), (SIZE,), draft=DRAFT),
+    Case("filtered", "match", filtered(2, 0.47), (SIZE,)),
+    Case("filtered", "kseq", filtered(2, 0.47), (SIZE,)),
+    Case("filtered", "block", filtered(2, 0.47), (SIZE, RISKS)),
+    Case("filtered", "traversal", filtered(2, 0.47), (SIZE, RISKS)),
+    Case("filtered and sure", "rejection", filtered(2, 0.47, 0, NARROW), (SIZE,)),
+    Case("filtered token", "block", filtered(1, 0.47), draft=DRAFT),
+    Case("two", "rejection", tree(IID, TWO)),
+    Case("two", "rejection without", tree(WITHOUT, TWO), draft=DRAFT),
+    Case("sure two", "rejection without", tree(WITHOUT, TWO, WHOLE), draft=DRAFT),
+    Case("two of a peaked law", "rejection without", tree(WITHOUT, TWO), sampling=PEAKED),
+    Case("forked", "rejection without", tree(WITHOUT, FORKED), (), TREES),
+    Case("leaning", "rejection without", tree(WITHOUT, LEANING), (), (*TREES, RISKS)),
+    Case("leaning and peaked", "rejection without", tree(WITHOUT, LEANING), (*TREES, RISKS),
+         sampling=PEAKED),
+    Case("two", "top_plus_one", tree(TOP, TWO), draft=DRAFT),
+    Case("three of two", "top_plus_one", tree(TOP, WIDE)),
+    Case("three of a peaked law", "match", tree(TOP, WIDE), draft=DRAFT, sampling=PEAKED),
+    Case("forked and peaked", "top_plus_one", tree(TOP, FORKED), TREES, sampling=PEAKED),
+    Case("ranks", "rejection", sparse([0, 0], [1]), (), (*TREES, RISKS), draft=DRAFT),
+    Case("sure ranks", "match", sparse([0, 0], [1, 0], [2, 0], threshold=WHOLE), (*TREES, RISKS),
+         draft=DRAFT),
+]  # fmt: skip
+LONG = [
+    Case("sure chain", "block", chain(3, 0.6), (SIZE,), length=4),
+    Case("filtered", "rejection", filtered(3, 0.47), (SIZE,), length=4),
+    Case("forked", "match", tree(IID, FORKED), (), TREES),
+    Case("sure forked", "rejection", tree(IID, FORKED, NARROW), (*TREES, RISKS)),
+    Case("two", "kseq", tree(IID, TWO)),
+    Case("leaning", "match", tree(IID, LEANING), (), (*TREES, RISKS)),
+]
+
+
+def decoded(
+    case: Case, stopping: Stopping, patch: pytest.MonkeyPatch
+) -> dict[tuple[Tokens, str], Mapping[str, float]]:
+    """Return the mean of each counter for each text, by enumeration of the loop."""
+    proposer = DraftModel(
+        table_lm(case.draft, case.vocab_size), case.tree(), temperature=case.temperature
+    )
+    rule = RULES[case.rule.split()[0]]
+    decoder = SpeculativeDecoder(table_lm(TARGET), proposer, rule, case.sampling, stopping)
+
+    def play(branching: BranchingStream) -> tuple[Tokens, str, tuple[tuple[str, float], ...]]:
+        stream = EnumeratedStream(branching)
+        patch.setattr(request_module, "RandomStream", lambda *key: stream)
+        trace = decoder.decode([Request("a", PROMPT)])[0]
+        columns = Tally.of([trace]).columns
+        counts = [(n, float(column[0])) for n, column in columns.items() if "seconds" not in n]
+        return trace.output_ids, trace.finish_reason, tuple(counts)
+
+    sums: dict[tuple[Tokens, str], dict[str, float]] = {}
+    masses: dict[tuple[Tokens, str], float] = {}
+    for (tokens, reason, counts), mass in outcomes(play).items():
+        key = tokens, reason
+        masses[key] = masses.get(key, 0.0) + mass
+        for name, value in counts:
+            row = sums.setdefault(key, {})
+            row[name] = row.get(name, 0.0) + mass * value
+    return {key: {n: v / masses[key] for n, v in row.items()} for key, row in sums.items()}
+
+
+def text_of(tokens: Tokens, reason: str, case: Case) -> Text:
+    law = warped(TARGET, case.sampling)
+    rows = [law((*PROMPT, *tokens[:place])) for place in range(len(tokens))]
+    log_p = tuple(float(row[token].log()) for row, token in zip(rows, tokens, strict=True))
+    return Text(f"{tokens}", "", 0, PROMPT, tokens, log_p, reason, case.length)
+
+
+def replayed(case: Case, texts: list[Text]) -> Tally:
+    arm = Arm(case.tree(), case.rule.split()[0], case.temperature)
+    laws = DraftLaws(table_lm(case.draft, case.vocab_size))
+    found = replay(texts, laws, {"": arm}, case.sampling, table_lm(TARGET), vocab_size=3)
+    return tally(found[""], arm.num_drafted)
+
+
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize(
+    "case",
+    [*CASES, *(pytest.param(case, marks=pytest.mark.thorough) for case in LONG)],
+    ids=names([*CASES, *LONG]),
+)
+def test_what_is_told_is_the_mean_over_all_ways(
+    case: Case, stop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = decoded(case, STOPS[stop](case.length), monkeypatch)
+    ours = replayed(case, [text_of(*key, case) for key in exact])
+    place = {prompt_id: row for row, prompt_id in enumerate(ours.prompt_ids)}
+    seen = {name for counters in exact.values() for name in counters}
+    for (tokens, _), counters in exact.items():
+        for name, column in ours.columns.items():
+            found = float(column[place[f"{tokens}"]])
+            assert found == pytest.approx(counters.get(name, 0.0), abs=EXACT), (tokens, name)
+    unknown = case.unknown_with_ends if stop == "end token" and not case.unknown else case.unknown
+    steps = {name for name in seen if name.startswith(("num_", "reached.", "at_risk.", "fin"))}
+    told = {name for name in steps if not name.endswith(("overlap", "bound", "divergence"))}
+    assert told - ours.columns.keys() == seen & {*unknown}

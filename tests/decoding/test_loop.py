@@ -16,9 +16,10 @@ from specdec.core.outcome import Outcome
 from specdec.core.protocols import Forward, Proposer
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Step, Trace
+from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
-from specdec.decoding.decoder import SpeculativeDecoder
-from specdec.decoding.request import Request
+from specdec.decoding.decoder import Clock, SpeculativeDecoder
+from specdec.decoding.request import Flight, Request
 from specdec.decoding.stopping import Stopping
 from specdec.lm.table import TableLM
 from specdec.proposer.draft_model import DraftModel
@@ -598,3 +599,23 @@ def test_laws_that_are_not_numbers_are_refused(temperature: float) -> None:
         )
         with pytest.raises(UserError, match=r"^prompt a: .*NaN"):
             decoder.decode([Request("a", [0, 1])])
+
+
+def test_the_seconds_of_a_step_are_shared_among_its_requests() -> None:
+    clock = Clock(torch.device("cpu"))
+    clock.seconds = {"propose": 3.0, "verify": 6.0, "other": 9.0}
+    step = clock.stamp(Step(0, 0, 0, 1, Outcome.BONUS, (), 0), share=3)
+    assert (step.propose_seconds, step.verify_seconds, step.other_seconds) == (1.0, 2.0, 3.0)
+
+
+def test_what_a_stop_string_cuts_off_was_not_visited() -> None:
+    """Of three nodes that the rule saw, the text ends with the token that followed the first."""
+    flight = Flight(
+        Request("a", [0]), 0, Sampling(), Stopping(9, stop_strings=("b",), decode=spell), 0, 9
+    )
+    verdict = Verdict(
+        (1, 2), 0, Outcome.BONUS, 1.5, (0.1, 0.2, 0.3), (0.4,), ((0.5, 0.6), (0.7, 0.8), (0.9, 1.0))
+    )
+    step = flight.commit(Proposal(CandidateTree.chain(0, (1, 2))), verdict)
+    assert (step.emitted, step.accepted, step.outcome) == (1, 1, Outcome.ENDED)
+    assert (step.overlap, step.bound, step.divergence) == ((0.1,), (0.4,), ((0.5, 0.6),))

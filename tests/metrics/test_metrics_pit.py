@@ -133,3 +133,14 @@ def test_numbers_in_the_draft_s_order_are_a_test_of_their_own() -> None:
     found = uniformity(texts, leaning)
     assert replace(found, draft=None) == uniformity(texts)
     assert found.draft == uniformity(leaning).bins < 1e-6 < found.bins
+
+
+def test_pairs_have_the_degrees_of_their_interaction() -> None:
+    """7 x 7 of an 8 x 8 table: rows and columns are tested elsewhere."""
+    values = np.random.default_rng(0).random(5000)
+    cells = (values * 8).astype(int)
+    table = np.zeros((8, 8))
+    np.add.at(table, (cells[:-1], cells[1:]), 1)
+    rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+    expected = stats.chi2.sf((rest**2).sum() / table.mean(), 7 * 7)
+    assert uniformity([values]).pairs == pytest.approx(expected)

@@ -25,6 +25,7 @@ from specdec.lm.table import TableLM
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.none import NoProposer
 from specdec.tree.chain import Chain
+from specdec.tree.dynamic import Dynamic
 from specdec.verification.rejection import Rejection
 
 V = 5
@@ -308,3 +309,13 @@ def test_a_bad_temperature_is_named(temperature: Any) -> None:
     with pytest.raises(UserError) as caught:
         DraftModel(table_lm(Q, V), Chain(GAMMA), temperature)
     assert str(caught.value) == f"proposer.temperature={temperature!r}: expected a number >= 0"
+
+
+def test_the_temperature_shapes_trees_of_the_likeliest() -> None:
+    """A cold draft is sure of one path; of a hot one all tokens are as good."""
+    depths: dict[float, int] = {}
+    for temperature in (0.02, 50.0):
+        proposer = DraftModel(table_lm(Q, V), Dynamic(4, 4, 4), temperature)
+        (proposal,) = asked(proposer, context(TEXT), vocab_size=V)
+        depths[temperature] = max(proposal.tree.depths)
+    assert depths == {0.02: 4, 50.0: 1}

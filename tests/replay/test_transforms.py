@@ -50,6 +50,12 @@ def test_tokens_are_placed_in_any_order_that_is_given() -> None:
     assert found == pytest.approx([reference(law, t, uniforms[t], q) for t in range(5)])
 
 
+def test_a_law_that_sums_to_one_only_nearly_is_divided_by_its_sum() -> None:
+    law = torch.tensor([[0.2, 0.5, 0.3]])
+    found = [transformed(scale * law, [0], [0.5], law).item() for scale in (1.0, 1.001)]
+    assert found == pytest.approx([0.9, 0.9], abs=1e-7)
+
+
 def texts_of(num: int, seed: int = 0) -> list[Decoded]:
     """Make prompts and outputs of many lengths, one of them without any output."""
     lengths = [(1 + (3 * n) % 7, (5 * n) % 13) for n in range(num)]

@@ -123,3 +123,18 @@ def test_a_node_pays_as_long_as_its_gain_is_above_its_price(
     assert 0 < throughput.index(max(throughput)) < 8
     dear = budgets(parts, nodes, lambda some: 1.0 + len(some))
     assert max(dear, key=lambda each: each.throughput).num_nodes == 0
+
+
+class LateLaws(DraftLaws):
+    """Laws that begin behind the first place, as those of heads behind a prompt of one token."""
+
+    def first_start(self, text: Text) -> int:
+        return 1
+
+
+def test_no_path_holds_where_there_are_no_candidates_yet(texts: list[Text]) -> None:
+    late = LateLaws(table_lm(lambda tokens: law(Q)(tokens[1:])))
+    for found, usual in zip(ranked(texts, late, 2, 3), ranked(texts, laws(), 2, 3), strict=True):
+        assert (found.ranks[:, 0] == BEHIND_ALL).all()
+        assert (usual.ranks[:, 0] < 3).all()
+        assert torch.equal(found.ranks[:, 1:], usual.ranks[:, 1:])

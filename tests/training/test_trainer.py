@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,24 @@ def test_accumulated_batches_are_one_large_batch(build: Build, tmp_path: Path) -
     halves = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     trainer(max_steps=4, **halves).fit(build(), tmp_path / "halves")
     assert losses(tmp_path / "halves") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+
+
+def test_accumulated_gradients_are_those_of_one_large_batch(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AdamW and clipping hide the scale, so that no loss shows it."""
+    norms: list[float] = []
+
+    def note(self: Accelerator, parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+        norms.append(float(nn.utils.clip_grad_norm_(parameters, max_norm)))
+        return torch.tensor(norms[-1])
+
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", note)
+    trainer(max_steps=1).fit(build(), tmp_path / "whole")
+    halves = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    trainer(max_steps=1, **halves).fit(build(), tmp_path / "halves")
+    whole, accumulated = norms
+    assert accumulated == pytest.approx(whole, rel=1e-4)
 
 
 def test_the_learning_rate_rises_and_falls(build: Build, tmp_path: Path) -> None:

@@ -133,19 +133,24 @@ def reported(verdict: Verdict) -> Report:
     return Report(len(verdict.path), verdict.expected_accepted)
 
 
-def reports(case: Case, pair: Pair) -> dict[Report, float]:
-    """Return the law of what verdicts report."""
+def reports(
+    case: Case, pair: Pair, budget: int | None = None, ends: frozenset[int] = ENDS[0]
+) -> dict[Report, float]:
+    """Return the law of what verdicts report, on trees cut as the decoder cuts them."""
     law: dict[Report, float] = {}
     for proposal, mass in drafts(case.drafts, case.parents, pair.q):
-        found = decisions(case.rule, proposal, pair.p, reported)
+        cut = proposal.pruned((budget or case.length) - 1, ends)
+        found = decisions(case.rule, cut, pair.p, reported)
         for report, share in found.items():
             law[report] = law.get(report, 0.0) + mass * share
     return law
 
 
-def check_expected_accepted(case: Case, pair: Pair) -> None:
+def check_expected_accepted(
+    case: Case, pair: Pair, budget: int | None = None, ends: frozenset[int] = ENDS[0]
+) -> None:
     """`expected_accepted` has the mean of the count, and no larger variance."""
-    law = reports(case, pair)
+    law = reports(case, pair, budget, ends)
     mean = sum(mass * report.num_accepted for report, mass in law.items())
     found = sum(mass * report.expected_accepted for report, mass in law.items())
     assert abs(found - mean) < EXACT, f"{case} {pair}: {found} is expected, {mean} accepted"

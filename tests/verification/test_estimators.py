@@ -16,7 +16,13 @@ from rule_cases import (
     Rejection,
     cases,
 )
-from rule_checks import best_transport, check_expected_accepted, check_overlap_and_bound, reports
+from rule_checks import (
+    ENDS,
+    best_transport,
+    check_expected_accepted,
+    check_overlap_and_bound,
+    reports,
+)
 from toy import full_context
 
 from specdec.core.values import Draw
@@ -35,6 +41,7 @@ LOSSY = [
     )
 ]
 MEASURED = [*(case for case in CASES if len(case.parents) <= 5), *LOSSY]
+SMALL = [case for case in MEASURED if len(case.parents) == 3]  # chains of two, and two children
 FIXED = [case for case in CASES if case.draw is Draw.DETERMINISTIC and len(case.parents) > 5]
 
 
@@ -49,6 +56,14 @@ def test_the_expected_number_of_accepted_tokens_is_unbiased(case: Case) -> None:
     """Its mean over all outcomes is E[A], to 1e-12; its variance is at most that of A."""
     for pair in _pairs(case):
         check_expected_accepted(case, pair)
+
+
+@pytest.mark.parametrize("ends", ENDS[1:], ids=str)
+@pytest.mark.parametrize("case", SMALL, ids=names(SMALL))
+def test_it_is_unbiased_on_trees_that_are_cut(case: Case, ends: frozenset[int]) -> None:
+    """By the budget, or below an end token."""
+    for budget in range(1, case.length + 1):
+        check_expected_accepted(case, RANDOM[4], budget, ends)
 
 
 @pytest.mark.parametrize("case", [*MEASURED, *FIXED], ids=names([*MEASURED, *FIXED]))

@@ -128,7 +128,7 @@ def _require_plain(prompt: Prompt, how: Rendering) -> None:
         raise UserError(
             f"{OPTIONS}={shown}: {prompt.name} goes through none; expected {FIELD}=chat"
         )
-    for name in prompt.given:
+    for name in () if prompt.raw else prompt.given:  # bare text is continued as it stands
         raise UserError(
             f"{prompt.name}: only a chat template can say its {name}; expected {FIELD}=chat and a"
             " tokenizer that has one"

@@ -1,6 +1,7 @@
 """Rendering: which text, through which template, with which special tokens."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from templates import tokenizer_of_bytes
@@ -148,6 +149,7 @@ def test_plain_text_has_no_tools(base: PreTrainedTokenizerFast) -> None:
     prompt = Prompt("p", "", ((Message("user", "y"),),), given={"tools": []})
     with pytest.raises(UserError, match="only a chat template can say its tools"):
         render_turn(prompt, [], base)
+    assert render_turn(replace(prompt, raw=True), [], base).text == "y"
 
 
 def test_text_that_no_tokenizer_takes(base: PreTrainedTokenizerFast) -> None:

@@ -89,8 +89,7 @@ class Arm:
         """Return the rows of `tokens.jsonl`, of those texts whose candidates were kept."""
         by_id = {prompt.prompt_id: prompt for prompt in prompts}
         answers = before(traces, self.verifier)
-        tokenizer = self.verifier.tokenizer
-        assert tokenizer is not None
+        tokenizer: Any = self.verifier.tokenizer
         show, piece = self.verifier.show, tokenizer.convert_ids_to_tokens
         rows: list[dict[str, Any]] = []
         for trace in traces:
@@ -227,7 +226,7 @@ def excerpt(text: str) -> str:
 
 def turn_end_note(verifier: HFCausalLM) -> str | None:
     """Say that texts go on behind what the tokenizer alone calls an end; None if it does not."""
-    tokenizer = verifier.tokenizer
+    tokenizer: Any = verifier.tokenizer
     end = None if tokenizer is None else tokenizer.eos_token_id
     if tokenizer is None or end is None or not verifier.end_ids or end in verifier.end_ids:
         return None

@@ -13,11 +13,13 @@ from specdec.experiments.naming import content_of, materials_of, training_tokens
 from specdec.experiments.prompting import PromptOptions, chosen, render
 
 from specdec.core.errors import UserError, require, require_int
+from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
-from specdec.decoding.stopping import Stopping
+from specdec.decoding.stopping import Stopping, unescaped
 from specdec.decoding.turns import decode_turns, request_of
+from specdec.lm.generation import heeded
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, summarize
 from specdec.prompts import Prompt, answer_of
@@ -155,9 +157,12 @@ def check_options(config: DictConfig) -> None:
     lossy = config.verification.allow_lossy
     require(isinstance(lossy, bool), "verification.allow_lossy", lossy, "true or false")
     require_parts_fit(config)
-    strings: Any = config.stop_strings
-    require(isinstance(strings, ListConfig), "stop_strings", strings, 'a list, ["END"]')
-    Stopping(config.max_new_tokens, frozenset(), tuple(strings), lambda ids: "")
+    for name in ("min_new_tokens", "max_new_tokens"):
+        if config[name] is not None:
+            require_int(name, config[name], 0)
+    require(isinstance(config.ignore_eos, bool), "ignore_eos", config.ignore_eos, "true or false")
+    strings = stop_strings_of(config)
+    Stopping(config.max_new_tokens, frozenset(), strings or (), show=lambda ids: "")
 
 
 def require_nodes(config: DictConfig) -> None:
@@ -166,6 +171,31 @@ def require_nodes(config: DictConfig) -> None:
         node = OmegaConf.select(config, name)
         if not isinstance(node, DictConfig):
             raise UserError(f"{name}={node}: expected {example}")
+
+
+def stop_strings_of(config: DictConfig) -> tuple[str, ...] | None:
+    """Return the stop strings that are told, escapes resolved; None: they are the checkpoint's.
+
+    Raises:
+        UserError: they are no list of strings.
+    """
+    told: Any = config.stop_strings
+    expected = 'a list, ["END"], or null for what the checkpoint says'
+    require(told is None or isinstance(told, ListConfig), "stop_strings", told, expected)
+    for each in told or ():
+        require(isinstance(each, str), "stop_strings", told, expected)
+    return None if told is None else tuple(map(unescaped, told))
+
+
+def stopping_of(config: DictConfig, verifier: HFCausalLM) -> Stopping:
+    """Build what ends a text."""
+    strings = stop_strings_of(config)
+    return Stopping.of(verifier, config.max_new_tokens, strings, config.ignore_eos)
+
+
+def sampling_of(config: DictConfig, verifier: HFCausalLM) -> Sampling:
+    """Build what tokens are drawn from, with all that the verifier's checkpoint asks for."""
+    return heeded(build(config.sampling), verifier, stopping_of(config, verifier).end_ids)
 
 
 def build_arm(config: DictConfig, verifier: HFCausalLM, name: str = "") -> Arm:
@@ -178,8 +208,8 @@ def build_arm(config: DictConfig, verifier: HFCausalLM, name: str = "") -> Arm:
         verifier,
         proposer,
         rule,
-        sampling=build(config.sampling),
-        stopping=Stopping.of(verifier, config.max_new_tokens, config.stop_strings),
+        sampling=sampling_of(config, verifier),
+        stopping=stopping_of(config, verifier),
         batch=config.batch,
         seed=config.seed,
         allow_lossy=config.verification.allow_lossy,

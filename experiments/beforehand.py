@@ -40,7 +40,7 @@ def foresee(configs: Mapping[str, DictConfig], config: DictConfig, verifier: HFC
     Raises:
         UserError: the recording or the costs are not of this verifier and sampling, or damaged.
     """
-    from specdec.experiments.app import build
+    from specdec.experiments.arm import sampling_of
     from specdec.experiments.replay_arms import replay_all
 
     from specdec.lm.fingerprint import fingerprint
@@ -48,7 +48,7 @@ def foresee(configs: Mapping[str, DictConfig], config: DictConfig, verifier: HFC
     from specdec.replay.recording import read_recording, require_made_for
 
     recording, told = read_recording(Path(config.recording)), fingerprint(verifier)
-    require_made_for(recording, told, build(config.sampling))
+    require_made_for(recording, told, sampling_of(config, verifier))
     costs = None if config.costs is None else costs_of_file(config.costs, told)
     able, unknown = replayable(configs)
     tallies = replay_all(able, recording.texts, verifier, rows=recording.rows, costs=costs)

@@ -105,6 +105,7 @@ def tested(folder: Path, run_config: DictConfig, config: DictConfig) -> Uniformi
     Raises:
         UserError: there are too few of them.
     """
+    from specdec.experiments.arm import sampling_of
     from specdec.experiments.recorded_texts import require_unchanged
     from tqdm import tqdm
 
@@ -126,7 +127,7 @@ def tested(folder: Path, run_config: DictConfig, config: DictConfig) -> Uniformi
     if draft is not None and longest > draft.max_length:
         print(f"{folder}: texts of {longest} tokens, of which the draft reads {draft.max_length}")
         draft = None
-    sampling = build(run_config.sampling)
+    sampling = sampling_of(run_config, verifier)
     scored = transforms(texts, verifier, sampling, config.seed, config.batch, draft)
     bar = tqdm(scored, total=len(texts), desc="score", unit="text", disable=None)
     numbers = [text.numpy() for text in bar]
@@ -167,7 +168,8 @@ def decoded_texts(
                 f"prompts.path={config.prompts.path!r}: has changed since the run: prompt {name}"
                 f" had {trace.num_prompt_tokens} tokens, and has {len(prompt_ids)} now"
             )
-        texts.append(Decoded(name, prompt_ids, trace.output_ids))
+        budget = min(config.max_new_tokens, verifier.max_length - len(prompt_ids))
+        texts.append(Decoded(name, prompt_ids, trace.output_ids, budget))
     return texts
 
 

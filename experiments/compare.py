@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BASELINE = "proposer=none"
 SHARED = (  # the same in all arms
     *("verifier", "prompts", "sampling", "dtype", "device"),
-    *("max_new_tokens", "stop_strings"),
+    *("max_new_tokens", "min_new_tokens", "stop_strings", "ignore_eos"),
 )
 LONGEST_NAME = 80
 

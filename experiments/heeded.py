@@ -32,7 +32,8 @@ def _by_heads(config: DictConfig) -> bool:
 
 DECODING = _of(
     *("verifier", "draft", "prompts", "sampling", "proposer", "tree", "verification", "judges"),
-    *("max_new_tokens", "stop_strings", "batch", "device", "dtype", "attention", "seed"),
+    *("max_new_tokens", "min_new_tokens", "stop_strings", "ignore_eos", "batch", "device"),
+    *("dtype", "attention", "seed"),
     *("tracker", "keep_candidates", "resume"),
 )
 SINGLE = Unheeded(_of("hydra.sweep"), "is where sweeps go, with -m; expected hydra.run.dir=DIR")

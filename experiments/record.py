@@ -38,6 +38,7 @@ def record(source: Path, folder: Path, config: DictConfig) -> None:
     Raises:
         UserError: the run is not complete, or its texts do not have the verifier's law.
     """
+    from specdec.experiments.arm import sampling_of
     from specdec.experiments.recorded_texts import read_config, require_unchanged, texts_of
     from tqdm import tqdm
 
@@ -55,7 +56,8 @@ def record(source: Path, folder: Path, config: DictConfig) -> None:
         raise UserError(f"run={str(source)!r}: not lossless; such texts cannot be replayed")
     run_config = read_config(source)
     require_unchanged(source, run_config)
-    verifier, sampling = build(run_config.verifier), build(run_config.sampling)
+    verifier = build(run_config.verifier)
+    sampling = sampling_of(run_config, verifier)
     texts = texts_of(read_traces(source), run_config, verifier)
     for reason in drop_damaged(folder):
         print(f"{reason.removesuffix('; record anew')}; recorded again")

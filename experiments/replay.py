@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def task(config: DictConfig) -> None:
     """Replay every configuration, write a run directory for each, and report them."""
     # Here and not above, because torch takes seconds to import and --help should not wait.
+    from specdec.experiments.arm import sampling_of
     from specdec.experiments.replay_arms import replay_all
     from specdec.experiments.replay_check import checked
     from specdec.experiments.replay_choice import choices, show
@@ -46,7 +47,7 @@ def task(config: DictConfig) -> None:
     for reason, number in planned.unfit.items():
         print(f"left out, {number}: {reason}")
     verifier = build(recorded.verifier)
-    require_made_for(recording, fingerprint(verifier), build(recorded.sampling))
+    require_made_for(recording, fingerprint(verifier), sampling_of(recorded, verifier))
     costs = costs_of(config.costs, fingerprint(verifier))
     tallies = replay_all(
         planned.arms, recording.texts, verifier, config.batch, config.seed, recording.rows, costs

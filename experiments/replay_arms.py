@@ -77,6 +77,8 @@ def in_closed_form(
     costs: Costs | None,
 ) -> dict[str, Tally]:
     """Replay arms that draw from the same laws."""
+    from specdec.experiments.arm import sampling_of
+
     from specdec.replay.closed import replay
     from specdec.replay.renewal import tally
 
@@ -86,7 +88,7 @@ def in_closed_form(
         texts,
         laws_of(first, verifier, states),
         closed,
-        build(first.sampling),
+        sampling_of(first, verifier),
         verifier,
         verifier.vocab_size,
         seed,
@@ -131,14 +133,16 @@ def jumped(
     costs: Costs | None,
 ) -> Tally:
     """Replay an arm by decoding on the texts."""
+    from specdec.experiments.arm import sampling_of, stopping_of
+
     from specdec.metrics import Tally
     from specdec.replay.costs import with_seconds
     from specdec.replay.jump import jump
 
     given = {"verifier": verifier} if "verifier" in arm.proposer else {}
     proposer = build(arm.proposer, **given)
-    sampling = build(arm.sampling)
-    traces = jump(texts, proposer, verifier, sampling, verifier.end_ids, batch, seed, states)
+    sampling, stopping = sampling_of(arm, verifier), stopping_of(arm, verifier)
+    traces = jump(texts, proposer, verifier, sampling, stopping, batch, seed, states)
     if costs is not None and costs.knows(draft_of(arm)):
         policy = build(arm.tree) if "tree" in arm.proposer else None
         traces, clock = with_seconds(traces, costs, draft_of(arm), policy)

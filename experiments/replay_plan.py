@@ -17,7 +17,10 @@ from specdec.core.plug_ins import is_ours, plug_in_name
 
 # What is told by the recording: whoever wants another writes another one.
 RECORDED = ("verifier", "prompts", "sampling")
-RECORDED_VALUES = ("max_new_tokens", "stop_strings", "dtype", "attention", "seed")
+RECORDED_VALUES = (
+    *("max_new_tokens", "min_new_tokens", "stop_strings", "ignore_eos"),
+    *("dtype", "attention", "seed"),
+)
 # The options that the lists of a grid stand for; the others are plug-ins.
 GRID = {"gamma": "tree.gamma", "num_nodes": "tree.num_nodes", "temperature": "proposer.temperature"}
 PLUG_INS = ("proposer", "tree", "verification")

@@ -1,26 +1,59 @@
 """From logits to the law a token is drawn from; greedy decoding is the limit T -> 0 of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from specdec.core.errors import require, require_int, require_number
+from specdec.core.errors import UserError, require, require_int, require_number
 from specdec.core.ordering import ascending
+from specdec.core.processing import OfPrompt, Processor, bound
+
+# Settings of transformers' `GenerationConfig` that are functions of the tokens before, in the order
+# in which `generate()` applies them; the names are theirs.
+HEEDED = (
+    *("sequence_bias", "encoder_repetition_penalty", "repetition_penalty", "no_repeat_ngram_size"),
+    *("encoder_no_repeat_ngram_size", "bad_words_ids", "min_length", "min_new_tokens"),
+    *("forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values"),
+    *("exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens"),
+)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: temperature, then top-k, then top-p, then min-p.
+    """How the next token is chosen: processors, temperature, then top-k, then top-p, then min-p.
 
     The order is that of transformers' logits processors. `temperature=0` is greedy decoding: all
     mass on the arg max. `top_k=0`, `top_p=1` and `min_p=0` switch a filter off.
+
+    The settings of `HEEDED` change logits by the tokens before, as in `generate()`; None is what
+    the checkpoint's `generation_config.json` says, or nothing if `from_checkpoint` is off.
+    `processors` are further ones, in the order in which they are applied behind those; see
+    `specdec.core.processing`.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    sequence_bias: Sequence[Any] | None = None  # pairs of tokens and what is added: [[[5, 7], -2]]
+    encoder_repetition_penalty: float | None = None  # of tokens that the prompt lacks
+    repetition_penalty: float | None = None  # Keskar et al. 2019; 1 is none
+    no_repeat_ngram_size: int | None = None  # 0: n-grams may come again
+    encoder_no_repeat_ngram_size: int | None = None  # of the prompt's n-grams
+    bad_words_ids: Sequence[Sequence[int]] | None = None
+    min_length: int | None = None  # tokens, the prompt included
+    min_new_tokens: int | None = None
+    forced_bos_token_id: int | None = None  # behind a prompt of one token
+    forced_eos_token_id: int | Sequence[int] | None = None  # as the last token of the budget
+    remove_invalid_values: bool | None = None
+    exponential_decay_length_penalty: Sequence[float] | None = None  # [from which token, base]
+    suppress_tokens: Sequence[int] | None = None
+    begin_suppress_tokens: Sequence[int] | None = None
+    from_checkpoint: bool = True
+    processors: Sequence[Processor | OfPrompt] = ()
 
     def __post_init__(self) -> None:
         require_number("sampling.temperature", self.temperature, 0.0)
@@ -28,10 +61,26 @@ class Sampling:
         require_number("sampling.top_p", self.top_p, 0.0, 1.0)
         require(self.top_p > 0, "sampling.top_p", self.top_p, "a number in (0, 1]")
         require_number("sampling.min_p", self.min_p, 0.0, 1.0)
+        told = self.from_checkpoint
+        require(isinstance(told, bool), "sampling.from_checkpoint", told, "true or false")
+        _require_processors(self.processors)
+        for name in HEEDED:
+            # Plain lists, whatever a configuration made of them.
+            object.__setattr__(self, name, _listed(getattr(self, name)))
+        object.__setattr__(self, "processors", tuple(self.processors))
 
     def at(self, temperature: float | None) -> "Sampling":
         """Return the same with another temperature, or itself for None."""
         return self if temperature is None else replace(self, temperature=temperature)
+
+    def of_prompt(self, prompt_ids: Sequence[int], budget: int) -> tuple[Processor, ...]:
+        """Return what is applied to the logits of a text of up to `budget` tokens."""
+        return bound(self.processors, prompt_ids, budget)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return plain values; of processors, what they are called and hold."""
+        row = {name: value for name, value in vars(self).items() if name != "processors"}
+        return {**row, "processors": [_described(each) for each in self.processors]}
 
     def warp(self, logits: Tensor) -> Tensor:  # [..., V] -> [..., V] float32
         """Return the probabilities of the next token; computed in fp32 whatever the model's type.
@@ -56,6 +105,29 @@ class Sampling:
         if self.min_p > 0:
             probs = _keep_min_p(probs, self.min_p)
         return probs
+
+
+def _require_processors(processors: object) -> None:
+    """Refuse what is no list of logits processors."""
+    listed = isinstance(processors, Sequence) and not isinstance(processors, str)
+    expected = "a list of logits processors"
+    require(listed, "sampling.processors", processors, expected)
+    assert isinstance(processors, Sequence)
+    for each in processors:
+        if isinstance(each, type) or not (callable(each) or isinstance(each, OfPrompt)):
+            raise UserError(f"sampling.processors: {each!r} is no logits processor")
+
+
+def _listed(value: Any) -> Any:
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return [_listed(each) for each in value] if is_list else value
+
+
+def _described(processor: object) -> str:
+    named = processor if hasattr(processor, "__qualname__") else type(processor)
+    held = sorted(getattr(processor, "__dict__", {}).items())
+    told = ", ".join(f"{name}={value!r}" for name, value in held)
+    return f"{named.__module__}.{named.__qualname__}({told})"
 
 
 def _keep_top_k(logits: Tensor, k: int) -> Tensor:

@@ -74,19 +74,22 @@ class CandidateTree:
             rows.append(row)
         return rows
 
-    def pruned(self, max_depth: int, end_ids: frozenset[int]) -> tuple["CandidateTree", list[int]]:
-        """Drop what could never be emitted: nodes below `max_depth` or below an end token.
+    def pruned(
+        self, max_depth: int, end_ids: frozenset[int], ends: frozenset[int] = frozenset()
+    ) -> tuple["CandidateTree", list[int]]:
+        """Drop what could never be emitted: nodes below `max_depth`, an end token or one of `ends`.
 
+        `ends` are nodes at which the text ends for what stands before them, too: stop strings.
         Whether a node stays depends on its ancestors alone, never on its own token, so pruning a
         sampled tree leaves the text's distribution as it is. Returns the tree and, for each of
         its nodes, the number the node had here.
         """
-        if max(self.depths) <= max_depth and end_ids.isdisjoint(self.token_ids):
+        if max(self.depths) <= max_depth and not ends and end_ids.isdisjoint(self.token_ids):
             return self, list(range(len(self.parents)))
         kept: list[int] = []
         renumbered: dict[int, int] = {-1: -1}
         for node, parent in enumerate(self.parents):
-            below_end = parent > ROOT and self.token_ids[parent] in end_ids
+            below_end = parent > ROOT and (parent in ends or self.token_ids[parent] in end_ids)
             if parent in renumbered and not below_end and self.depths[node] <= max_depth:
                 renumbered[node] = len(kept)
                 kept.append(node)

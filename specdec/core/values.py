@@ -11,6 +11,7 @@ from enum import Enum
 from torch import Tensor
 
 from specdec.core.outcome import Outcome
+from specdec.core.processing import Processor
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
@@ -47,6 +48,8 @@ class Context:
     budget: int  # tokens that may still be emitted, at least 1
     draft_stream: RandomStream
     verify_stream: RandomStream
+    # What the law applies to logits after this prompt; a draft that does the same agrees more.
+    processors: Sequence[Processor] = ()
     # Per layer asked for: the verifier's hidden states [n, H] of the positions that were committed
     # since the last `propose`; the first has those of the prompt, `reset` none. They end one
     # position before the last committed token, which the verifier has not read yet.
@@ -77,13 +80,15 @@ class Proposal:
         assert (self.draft_probs is None) == (self.draw is Draw.DETERMINISTIC)
         assert not self.withheld or self.draw is Draw.FILTERED
 
-    def pruned(self, max_depth: int, end_ids: frozenset[int]) -> "Proposal":
+    def pruned(
+        self, max_depth: int, end_ids: frozenset[int], ends: frozenset[int] = frozenset()
+    ) -> "Proposal":
         """Drop the nodes that could never be emitted; see `CandidateTree.pruned`."""
-        tree, kept = self.tree.pruned(max_depth, end_ids)
+        tree, kept = self.tree.pruned(max_depth, end_ids, ends)
         # A chain that was cut ends where the cut is, not where its filter ended it. So does one
         # whose withheld token lies beyond the cut: it would have been dropped if it were shown.
         full = max(tree.depths) >= max_depth
-        ended = tree.num_draft_tokens > 0 and tree.token_ids[-1] in end_ids
+        ended = kept[-1] > 0 and (tree.token_ids[-1] in end_ids or kept[-1] in ends)
         withheld = self.withheld and tree is self.tree and not full and not ended
         if tree is self.tree and withheld == self.withheld:
             return self

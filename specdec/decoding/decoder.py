@@ -10,6 +10,7 @@ from torch import Tensor
 
 from specdec.core.errors import UserError, require, require_int
 from specdec.core.members import require_members
+from specdec.core.processing import over_tree
 from specdec.core.protocols import CausalLM, Forward, Proposer, VerificationRule
 from specdec.core.randomness import Stream
 from specdec.core.sampling import Sampling
@@ -22,6 +23,7 @@ from specdec.decoding.request import Flight, Request, require_decodable, rounded
 from specdec.decoding.stopping import Stopping, default_stopping, text_of
 from specdec.decoding.turns import Asked, beforehand, decode_turns, listed, request_of
 from specdec.lm.batch import TreeBatch
+from specdec.lm.generation import heeded
 from specdec.lm.vocabularies import require_model, require_one_family
 from specdec.prompts import Prompt
 
@@ -67,8 +69,8 @@ class SpeculativeDecoder:
         self.verifier = verifier
         self.proposer = proposer
         self.rule = rule
-        self.sampling = sampling or Sampling()
         self.stopping = stopping or default_stopping(verifier)
+        self.sampling = heeded(sampling or Sampling(), verifier, self.stopping.end_ids)
         self.batch = batch
         self.seed = seed
         self._allow_lossy = allow_lossy
@@ -123,7 +125,7 @@ class SpeculativeDecoder:
             clock.lap("propose")
             forward = self._look_at(contexts, proposals)
             clock.lap("verify")
-            target_probs = self.sampling.warp(forward.logits)  # [B, M, V]
+            target_probs = self._laws(contexts, proposals, forward.logits)  # [B, M, V]
             verdicts = [
                 _verified(self.rule, proposal, probs, context.verify_stream)
                 for proposal, probs, context in zip(proposals, target_probs, contexts, strict=True)
@@ -179,9 +181,8 @@ class SpeculativeDecoder:
         """Ask for candidates; what could never be emitted is not submitted."""
         proposals = self.proposer.propose(contexts)
         self._hold_to_claims(contexts, proposals)
-        ends = self.stopping.end_ids
         return [
-            proposal.pruned(context.max_depth, ends)
+            self.stopping.pruned(proposal, context)
             for proposal, context in zip(proposals, contexts, strict=True)
         ]
 
@@ -202,6 +203,19 @@ class SpeculativeDecoder:
         starts = [self.verifier.length(row) for row in rows]
         batch = TreeBatch.of(trees, starts, self.verifier.device)
         return self.verifier.forward(rows, *batch, layers=self.proposer.layers)
+
+    def _laws(
+        self, contexts: Sequence[Context], proposals: Sequence[Proposal], logits: Tensor
+    ) -> Tensor:  # [B, M, V] -> [B, M, V]
+        """Return p after each node, whose own path is what processors look at."""
+        if self.sampling.processors:
+            logits = torch.stack(
+                [
+                    over_tree(context.processors, context.token_ids, proposal.tree, rows)
+                    for context, proposal, rows in zip(contexts, proposals, logits, strict=True)
+                ]
+            )
+        return self.sampling.warp(logits)
 
     def _commit(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from specdec.core.errors import UserError
 from specdec.core.outcome import Outcome
+from specdec.core.processing import Processor
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Step, Trace, request_id
@@ -77,6 +78,7 @@ class Flight:
     seed: int
     budget: int  # tokens that may be emitted in all
     token_ids: list[int] = field(init=False)
+    processors: tuple[Processor, ...] = field(init=False)
     features: Mapping[Layer, Tensor] = field(default_factory=dict[Layer, Tensor])
     prefill_seconds: float = 0.0
     steps: list[Step] = field(default_factory=list[Step])
@@ -84,6 +86,7 @@ class Flight:
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.request.token_ids)
+        self.processors = self.sampling.of_prompt(self.token_ids, self.budget)
 
     @property
     def output_ids(self) -> list[int]:
@@ -102,6 +105,7 @@ class Flight:
             budget=self.budget - (len(self.token_ids) - num_prompt_tokens),
             draft_stream=self.stream("draft"),
             verify_stream=self.stream("verify"),
+            processors=self.processors,
             features=self.features,
         )
 

@@ -1,10 +1,13 @@
 """When a text ends: end tokens, stop strings, and the number of new tokens."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from specdec.core.errors import require, require_int
+from specdec.core.tree import CandidateTree
+from specdec.core.values import Context, Proposal
 
 
 class TextModel(Protocol):
@@ -15,32 +18,56 @@ class TextModel(Protocol):
         """The tokens that end a text."""
         ...
 
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """The strings that end a text."""
+        ...
+
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Turn token ids into text."""
+        """Turn token ids into text, without special tokens."""
+        ...
+
+    def show(self, token_ids: Sequence[int]) -> str:
+        """Turn token ids into text, special tokens included."""
         ...
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """What ends a text. `decode` turns token ids into text; only stop strings need it."""
+    """What ends a text.
+
+    `decode` turns token ids into the text that is the result; `show`, by default `decode`, into the
+    one that stop strings are looked for in, special tokens included: <|im_end|> may be one.
+    """
 
     max_new_tokens: int = 128
     end_ids: frozenset[int] = frozenset()
     stop_strings: tuple[str, ...] = ()
     decode: Callable[[Sequence[int]], str] | None = field(default=None, repr=False)
+    show: Callable[[Sequence[int]], str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         require_int("max_new_tokens", self.max_new_tokens, 1)
         good = all(isinstance(string, str) and string for string in self.stop_strings)
         require(good, "stop_strings", self.stop_strings, "strings that are not empty")
-        assert self.decode is not None or not self.stop_strings
+        assert self.show or self.decode or not self.stop_strings
 
     @classmethod
     def of(
-        cls, verifier: "TextModel", max_new_tokens: int = 128, stop_strings: Sequence[str] = ()
+        cls,
+        verifier: "TextModel",
+        max_new_tokens: int = 128,
+        stop_strings: Sequence[str] | None = None,
+        ignore_eos: bool = False,
     ) -> "Stopping":
-        """Take end tokens and decoding from the verifier."""
-        return cls(max_new_tokens, verifier.end_ids, tuple(stop_strings), verifier.decode)
+        """Take end tokens, stop strings unless they are told, and decoding from the verifier.
+
+        With `ignore_eos` end tokens are tokens like any other.
+        """
+        require(isinstance(ignore_eos, bool), "ignore_eos", ignore_eos, "true or false")
+        end_ids = frozenset[int]() if ignore_eos else verifier.end_ids
+        strings = verifier.stop_strings if stop_strings is None else tuple(stop_strings)
+        return cls(max_new_tokens, end_ids, strings, verifier.decode, verifier.show)
 
     def cut(
         self, output_ids: Sequence[int], new_ids: Sequence[int]
@@ -56,14 +83,42 @@ class Stopping:
                 return list(new_ids[:count]), "stop"
         return list(new_ids), None
 
+    def pruned(self, proposal: Proposal, context: Context) -> Proposal:
+        """Drop the candidates that could never be emitted: behind the budget or an end."""
+        output_ids = context.token_ids[context.num_prompt_tokens :]
+        ends = self._stops_at(output_ids, proposal.tree)
+        return proposal.pruned(context.max_depth, self.end_ids, ends)
+
+    def _stops_at(self, output_ids: Sequence[int], tree: CandidateTree) -> frozenset[int]:
+        """Return the nodes that complete a stop string behind `output_ids` and their path."""
+        if not self.stop_strings:
+            return frozenset()
+        paths: list[list[int]] = [[]]  # below the root
+        for node in range(1, len(tree.parents)):
+            paths.append([*paths[tree.parents[node]], tree.token_ids[node]])
+        nodes = range(1, len(paths))
+        return frozenset(node for node in nodes if self._stops([*output_ids, *paths[node]]))
+
     def _stops(self, output_ids: Sequence[int]) -> bool:
         """Whether the text so far holds a stop string that its last token completed."""
-        assert self.decode is not None
+        show = self.show or self.decode
+        assert show is not None
         # A token is at least one byte, so a stop string lies within its length in tokens; the
         # margin is for characters that are split over tokens.
         reach = max(len(string.encode()) for string in self.stop_strings) + 8
-        tail = self.decode(output_ids[-reach:])
+        tail = show(output_ids[-reach:])
         return any(string in tail for string in self.stop_strings)
+
+
+ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+
+
+def unescaped(text: str) -> str:
+    """Return what was meant by a backslash and n, t, r or another backslash, as on command lines.
+
+    Shells and Hydra pass both characters on; other backslashes stay.
+    """
+    return re.sub(r"\\([ntr\\])", lambda found: ESCAPES[found[1]], text)
 
 
 def default_stopping(verifier: object) -> Stopping:

@@ -95,6 +95,13 @@ class HFCausalLM:
             return frozenset()
         return frozenset(map(int, found if isinstance(found, list) else [found]))
 
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """The strings that end a text, as the model's generation configuration has them."""
+        settings = self.model.generation_config
+        found: Any = None if settings is None else settings.stop_strings
+        return (found,) if isinstance(found, str) else tuple(found or ())
+
     def encode(self, text: str) -> list[int]:
         """Turn text into token ids."""
         assert self.tokenizer is not None

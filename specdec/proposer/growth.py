@@ -12,6 +12,7 @@ from specdec.core.protocols import TreePolicy
 from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Draw, Level, LevelShape, Proposal
+from specdec.proposer.paths import Paths
 
 
 class Frontier(NamedTuple):
@@ -51,19 +52,21 @@ def grow(
 ) -> list[Proposal]:
     """Grow one tree per request, each at most as deep as it can use.
 
-    Sampled candidates are drawn from the law that the text is sampled with (same top-k, top-p,
-    min-p) at `temperature`, by default the text's. Deterministic ones are chosen by the draft's
-    probabilities at `temperature`, by default 1 and never 0, where all but one would be zero.
+    Sampled candidates are drawn from the law that the text is sampled with (same processors, top-k,
+    top-p, min-p) at `temperature`, by default the text's. Deterministic ones are chosen by the
+    draft's probabilities, processed alike, at `temperature`: by default 1 and never 0, where all
+    but one would be zero.
     """
     depth = min(policy.max_depth, max(context.max_depth for context in contexts))
     streams = [context.draft_stream for context in contexts]
     sampled = policy.draw is not Draw.DETERMINISTIC
     sampling = contexts[0].sampling.at(temperature) if sampled else Sampling(temperature or 1.0)
     logits = next(source)
+    paths = Paths(contexts, logits.device)
     growth = Growth([one.max_depth for one in contexts])
     level: Level | None = None
     for number in range(1, depth + 1):
-        laws = sampling.warp(logits)  # [B, F, V]
+        laws = sampling.warp(paths.processed(logits))  # [B, F, V]
         confident = None
         if policy.min_confidence > 0:
             confident = _confidence(logits) >= policy.min_confidence  # [B, F]
@@ -72,7 +75,9 @@ def grow(
         growth.add(level, laws if sampled else None, confident)
         if number == depth or (policy.may_stop and not growth.goes_on()):
             break
-        logits = source.send(growth.frontier)
+        frontier = growth.frontier
+        paths.go_on(frontier.token_ids, frontier.parents)
+        logits = source.send(frontier)
     return growth.proposals(policy, contexts)
 
 

@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from specdec.core.errors import Unfit
+from specdec.core.processing import along
 from specdec.core.protocols import CausalLM
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
+from specdec.lm.generation import end_ids_of, heeded
 from specdec.replay import shares
 from specdec.replay.laws import Laws
 from specdec.replay.ranks import ranks_of
@@ -183,6 +185,7 @@ def replay(
     recording has, and let the `verifier` read texts of which there are none. Nothing is submitted
     below `end_ids`; a text that one of them ended says by itself that there are such tokens.
     """
+    sampling = heeded(sampling, verifier, end_ids or end_ids_of(verifier))
     found: dict[str, list[Replayed]] = {name: [] for name in arms}
     limit = max(1, CELLS_AT_ONCE // vocab_size)
     ends = bool(end_ids) or any(text.finish_reason == "eos" for text in texts)
@@ -226,18 +229,36 @@ def score(
     if any(question.needs_rows for several in wanted.values() for question in several):
         p = _known(texts, rows, vocab_size)
         if p is None and verifier is not None:
-            p = sampling.warp(logits_along(verifier, texts, vocab_size))
+            logits = logits_along(verifier, texts, vocab_size)
+            p = sampling.warp(_processed(texts, sampling, logits))
     scores = Scores(laws.num_depths)
     sure = any(arm.tree.min_confidence > 0 for arm in arms)
     for depth, logits in enumerate(laws.along(texts, vocab_size), start=1):
         if depth not in wanted:
             break
-        here = _Here(texts, depth, p, logits)
         if sure:
             scores.note_confidence(depth, logits.float().softmax(dim=-1).amax(dim=-1))
+        here = _Here(texts, depth, p, _processed(texts, sampling, logits, depth))
         for question, answer in here.answers(wanted[depth], sampling, generator):
             scores.add(question, depth, answer)
     return scores
+
+
+def _processed(
+    texts: Sequence[Text], sampling: Sampling, logits: Tensor, depth: int = 1
+) -> Tensor:  # [B, T, V] -> [B, T, V]
+    """Process what is said, at `depth` of steps that begin at each place, of tokens of the texts.
+
+    Whoever stands at depth d of a step that begins at s has the text's first s + d - 1 tokens
+    before it.
+    """
+    if not sampling.processors:
+        return logits
+    found: list[Tensor] = []
+    for text, rows in zip(texts, logits, strict=True):
+        known = sampling.of_prompt(text.prompt_ids, text.budget)
+        found.append(along(known, text.prompt_ids, text.output_ids, rows, depth - 1))
+    return torch.stack(found)
 
 
 def _known(texts: Sequence[Text], rows: Rows | None, vocab_size: int) -> Tensor | None:

@@ -23,6 +23,7 @@ from specdec.core.tree import ROOT
 from specdec.core.values import Draw, Layer, Proposal, Verdict
 from specdec.decoding.request import Flight, Request
 from specdec.decoding.stopping import Stopping
+from specdec.lm.generation import heeded
 from specdec.replay.states import States
 from specdec.replay.texts import Text
 from specdec.verification.walking import bearer, ending
@@ -48,7 +49,7 @@ def jump(
     proposer: Proposer,
     verifier: CausalLM,
     sampling: Sampling,
-    end_ids: frozenset[int],
+    stopping: Stopping,
     batch: int = 16,
     seed: int = 0,
     states: States | None = None,
@@ -57,6 +58,7 @@ def jump(
 
     `verifier` reads the texts only if the proposer wants hidden states and `states` has none yet.
     """
+    sampling = heeded(sampling, verifier, stopping.end_ids)
     states = States(verifier, batch) if states is None else states
     waiting, in_flight = deque(texts), list[_Rerun]()
     free = list(range(min(batch, len(texts))))
@@ -74,7 +76,7 @@ def jump(
 
         contexts = [each.flight.context() for each in in_flight]
         proposals = [
-            proposal.pruned(context.max_depth, end_ids)
+            stopping.pruned(proposal, context)
             for proposal, context in zip(proposer.propose(contexts), contexts, strict=True)
         ]
         verdicts = [

@@ -32,6 +32,7 @@ MANIFEST = "manifest.json"
 SHARD_TOKENS = 1 << 16  # what a kill may cost; 34 MB with 64 log-probabilities a token
 FACTS = ("prompt_id", "category", "turn", "finish_reason", "budget")  # of a text, in the header
 OF_TOKENS = ("output_ids", "log_p", "top_ids", "top_log_p", "logsumexp")
+PLUG_INS = "processors"  # of a sampling: only described
 TENSORS = ("prompt_ids", "prompt_offsets", "output_offsets", *OF_TOKENS)
 
 
@@ -52,7 +53,7 @@ class _Shard:
 @dataclass(frozen=True)
 class _Manifest:
     verifier: Mapping[str, str]
-    sampling: Sampling
+    sampling: Mapping[str, Any]
     max_new_tokens: int
     top_k: int
     source: str
@@ -76,7 +77,8 @@ class _Manifest:
         """Read what `to_row` wrote; KeyError, TypeError or ValueError where it did not."""
         known = {field.name: row[field.name] for field in fields(cls)}
         known["verifier"] = dict(known["verifier"])
-        known["sampling"] = Sampling(**known["sampling"])
+        known["sampling"] = dict(known["sampling"])
+        Sampling(**{name: value for name, value in known["sampling"].items() if name != PLUG_INS})
         known["shards"] = tuple(_Shard(**each) for each in known["shards"])
         found = cls(**known)
         if (found.num_texts, found.num_tokens) != (row["num_texts"], row["num_tokens"]):
@@ -139,7 +141,7 @@ class RecordingWriter:
         self._waiting: list[Scored] = []
         self._num_waiting = 0  # tokens
         self._manifest = _Manifest(
-            dict(verifier_fingerprint), sampling, max_new_tokens, top_k, source
+            dict(verifier_fingerprint), sampling.to_row(), max_new_tokens, top_k, source
         )
         if (folder / MANIFEST).exists():
             self._go_on(_read_manifest(folder))
@@ -266,7 +268,7 @@ def _differences(theirs: _Manifest, ours: _Manifest) -> list[str]:
 
 
 def _plain(manifest: _Manifest) -> dict[str, object]:
-    sampling = {f"sampling.{name}": value for name, value in asdict(manifest.sampling).items()}
+    sampling = {f"sampling.{name}": value for name, value in manifest.sampling.items()}
     others = {name: getattr(manifest, name) for name in ("max_new_tokens", "top_k", "source")}
     return {**sampling, **others}
 
@@ -307,7 +309,7 @@ class Recording:
 
     folder: Path
     verifier: Mapping[str, str]  # as `specdec.lm.fingerprint` has it
-    sampling: Sampling
+    sampling: Mapping[str, Any]  # as `Sampling.to_row` has it, with what the checkpoint asked for
     max_new_tokens: int
     top_k: int  # K: log-probabilities that are kept of each token
     source: str
@@ -363,9 +365,11 @@ def read_recording(folder: Path) -> Recording:
 
 
 def require_made_for(
-    recording: Recording, fingerprint: Mapping[str, str], sampling: Sampling
+    recording: Recording, fingerprint: Mapping[str, str], sampling: Sampling | None
 ) -> None:
     """Refuse texts of another law, wherever the verifier lies and whatever its dtype.
+
+    `sampling` is as `heeded` returns it; None: any will do.
 
     Raises:
         UserError: configuration, tokenizer or weights differ, or the temperature or a filter.
@@ -378,14 +382,16 @@ def require_made_for(
             f"texts of another verifier, {known.get('path')!r} ({', '.join(differing)} differ):"
             " texts of another law cannot be replayed; record them anew",
         )
-    theirs, ours = asdict(recording.sampling), asdict(sampling)
-    unlike = [name for name in ours if theirs[name] != ours[name]]
+    if sampling is None:
+        return
+    theirs, ours = recording.sampling, sampling.to_row()
+    unlike = [name for name in ours if theirs.get(name) != ours[name]]
     if unlike:
+        named = ", ".join(f"sampling.{name}={theirs.get(name)}" for name in unlike)
         raise _refusal(
             recording.folder,
-            f"texts at {', '.join(f'sampling.{name}={theirs[name]}' for name in unlike)}, and this"
-            f" is {', '.join(str(ours[name]) for name in unlike)}: texts of another law cannot be"
-            " replayed; record them anew",
+            f"texts at {named}, and this is {', '.join(str(ours[name]) for name in unlike)}: texts"
+            " of another law cannot be replayed; record them anew",
         )
 
 

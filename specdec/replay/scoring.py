@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from specdec.core.errors import UserError
+from specdec.core.processing import along
 from specdec.core.protocols import CausalLM
 from specdec.core.sampling import Sampling
+from specdec.lm.generation import end_ids_of, heeded
 from specdec.replay.reading import LOGITS_AT_ONCE, longest_first, read
 from specdec.replay.texts import Text
 
@@ -71,6 +73,7 @@ def score(
         UserError: more than one in a hundred of all tokens are such, or one is not even of the
             vocabulary.
     """
+    sampling = heeded(sampling, verifier, end_ids_of(verifier))
     largest = max((max(text.output_ids, default=0) for text in texts), default=0)
     if largest >= verifier.vocab_size:
         raise UserError(
@@ -84,7 +87,7 @@ def score(
         num_impossible += num
         # Of all tokens, those to come included: the verdict of the end, as soon as it is certain.
         if num_impossible > ROUNDED_AWAY * num_tokens:
-            shown = ", ".join(f"{name}={value}" for name, value in asdict(sampling).items())
+            shown = ", ".join(f"{name}={value}" for name, value in sampling.to_row().items())
             raise UserError(
                 f"sampling: {num_impossible} or more of {num_tokens} tokens are impossible at"
                 f" {shown}: these texts do not have this verifier's law at this sampling"
@@ -132,7 +135,10 @@ def _score_batch(
     pieces = [[nothing] for _ in texts]
     for piece in read(texts, [verifier], LOGITS_AT_ONCE):
         (logits,) = piece.logits
-        token_ids = texts[piece.text].output_ids[piece.start : piece.start + len(logits)]
+        text = texts[piece.text]
+        known = sampling.of_prompt(text.prompt_ids, text.budget)
+        logits = along(known, text.prompt_ids, text.output_ids, logits, piece.start)
+        token_ids = text.output_ids[piece.start : piece.start + len(logits)]
         pieces[piece.text].append(_Findings.of(logits, token_ids, sampling, top_k))
     joined = [_Findings(*map(torch.cat, zip(*found, strict=True))) for found in pieces]
     scored = [

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specdec.core.processing import along
 from specdec.core.protocols import CausalLM
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
+from specdec.lm.generation import end_ids_of, heeded
 from specdec.replay.reading import LOGITS_AT_ONCE, longest_first, read
 
 
@@ -24,6 +26,12 @@ class Decoded:
     name: str
     prompt_ids: Sequence[int]
     output_ids: Sequence[int]
+    budget: int | None = None  # tokens that might have been emitted; None: as many as there are
+
+    @property
+    def most(self) -> int:
+        """The budget, as a number."""
+        return len(self.output_ids) if self.budget is None else self.budget
 
 
 def transforms(
@@ -46,6 +54,7 @@ def transforms(
     towards the draft shows in far fewer tokens.
     """
     models = [verifier] if draft is None else [verifier, draft]
+    sampling = heeded(sampling, verifier, end_ids_of(verifier))
     for some in longest_first(texts, batch):
         yield from _batch(some, models, sampling, seed)
 
@@ -56,7 +65,12 @@ def _batch(
     streams = [RandomStream("transforms", seed, text.name) for text in texts]
     found = [[torch.zeros(len(models), 0, dtype=torch.float64)] for _ in texts]
     for piece in read(texts, models, LOGITS_AT_ONCE):
-        p, *q = (sampling.warp(logits) for logits in piece.logits)
+        text = texts[piece.text]
+        known = sampling.of_prompt(text.prompt_ids, text.most)
+        p, *q = (
+            sampling.warp(along(known, text.prompt_ids, text.output_ids, logits, piece.start))
+            for logits in piece.logits
+        )
         token_ids = texts[piece.text].output_ids[piece.start : piece.start + len(p)]
         uniforms = [streams[piece.text].uniform() for _ in token_ids]
         orders = [p, *(each / p for each in q)]

@@ -33,7 +33,8 @@ SAMPLING = "sampling."
 CIRCUMSTANCES = {"device": "hardware", "num_threads": "threads", "num_processes": "processes"}
 FILES_OF = {RECORDING: "replayed", COSTS: "costs"}
 CIRCUMSTANCES |= {name: called for called, name in FILES_OF.items()}
-ORDINARY = {"batch", "max_new_tokens", "stop_strings"}  # may be swept, as sampling may
+# May be swept, as sampling may.
+ORDINARY = {"batch", "max_new_tokens", "stop_strings", "ignore_eos"}
 # What reading a file raises that is not what it should be.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, YAMLError)
 T = TypeVar("T")

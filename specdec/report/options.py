@@ -20,7 +20,10 @@ Options = Mapping[str, Any]
 
 PLUG_INS = ("proposer", "tree", "verification")
 NODES = ("verifier", "prompts", "sampling")
-VALUES = ("max_new_tokens", "stop_strings", "batch", "device", "dtype", "attention", "seed")
+VALUES = (
+    *("max_new_tokens", "stop_strings", "ignore_eos", "batch", "device", "dtype", "attention"),
+    "seed",
+)
 SIDE = (
     "proposer.",
     "tree.",
@@ -32,6 +35,7 @@ SIDE = (
 HOMES = {"tree": "tree", "model": "draft", "gamma": "tree.gamma", "seed": "seed"}
 DERIVED = {"field", "vocabulary_of"}  # arguments of our loader that follow from other options
 TARGET = "_target_"
+PROCESSORS = "sampling.processors."
 NO_PROPOSER = "none"  # whose texts are the same under any rule
 LONGEST_NAME = 80
 
@@ -47,6 +51,9 @@ def options(config: DictConfig) -> dict[str, Any]:
     targets = {group: found[f"{group}.{TARGET}"] for group in _groups(found)}
     names = {group: choices.get(group) or plug_in_name(targets[group]) for group in targets}
     used = {name: value for name, value in found.items() if not name.endswith(TARGET)}
+    for name, value in found.items():
+        if name.startswith(PROCESSORS) and name.endswith(TARGET):
+            names[name.removesuffix(f".{TARGET}")] = plug_in_name(str(value))
     return dict(sorted({**used, **names}.items()))
 
 
@@ -132,6 +139,10 @@ def _at(plain: Mapping[str, Any], name: str) -> Any:
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Yield options one by one, however deep they lie."""
+    if isinstance(value, list) and any(isinstance(e, Mapping) and TARGET in e for e in value):
+        for place, each in enumerate(value):  # parts of one's own, each with its code
+            yield from _flat(f"{name}.{place}", each)
+        return
     if not isinstance(value, Mapping):
         if not (name == "proposer.verifier" and value is None):  # the arm's own is given to it
             yield name, value

@@ -72,7 +72,7 @@ def test_point_masses_are_counted_as_in_decoding(name: str, ends: frozenset[int]
     )
     decoded = decoder.decode([Request(f"{n}", prompt) for n, prompt in enumerate(PROMPTS)])
     texts = texts_of(decoded, PROMPTS, 12)
-    found = jump(texts, proposer, table_lm(TARGET), Sampling(), ends, batch=2)
+    found = jump(texts, proposer, table_lm(TARGET), Sampling(), Stopping(end_ids=ends), batch=2)
     assert [t.output_ids for t in sorted(found, key=lambda t: t.prompt_id)] == [
         t.output_ids for t in decoded
     ]
@@ -85,7 +85,7 @@ def test_a_model_is_replayed_with_its_draft(tiny: Tiny) -> None:
     proposer = DraftModel(draft, Dynamic(6, 3, 3))
     decoded = decoded_texts(verifier, proposer, prompts)
     texts = texts_of(decoded, prompts, 20)
-    found = jump(texts, proposer, verifier, Sampling(0.8), verifier.end_ids)
+    found = jump(texts, proposer, verifier, Sampling(0.8), Stopping.of(verifier))
     assert counted(found) == counted(decoded)
 
 
@@ -100,13 +100,13 @@ def decoded_texts(
 
 def test_texts_that_a_stop_string_ended_are_not_continued() -> None:
     texts = [Text("a", "", 0, (0, 1), (2, 0, 1), (), "stop", 50)]
-    (trace,) = jump(texts, NGram(2), table_lm(TARGET), Sampling(), frozenset())
+    (trace,) = jump(texts, NGram(2), table_lm(TARGET), Sampling(), Stopping())
     assert trace.output_ids == (2, 0, 1)
     assert trace.finish_reason == "stop"
 
 
 def test_a_stop_string_within_candidates_is_counted_as_in_decoding() -> None:
-    """The candidates go on behind it, and count as submitted; what it cuts off is not accepted."""
+    """What is behind it could never be emitted: it is not submitted, and nothing of it counts."""
 
     def counting(tokens: Tokens) -> torch.Tensor:
         return torch.eye(3, dtype=torch.float64)[(tokens[-1] + 1) % 3]
@@ -118,9 +118,9 @@ def test_a_stop_string_within_candidates_is_counted_as_in_decoding() -> None:
     )
     decoded = decoder.decode([Request("0", prompt)])
     assert decoded[0].finish_reason == "stop"
-    assert decoded[0].steps[-1].drafted > decoded[0].steps[-1].accepted > 0
+    assert decoded[0].steps[-1].drafted == decoded[0].steps[-1].accepted > 0
     texts = texts_of(decoded, [prompt], 12)
-    found = jump(texts, proposer, table_lm(counting), Sampling(), frozenset())
+    found = jump(texts, proposer, table_lm(counting), Sampling(), stopping)
     assert counted(found) == counted(decoded)
 
 
@@ -134,7 +134,7 @@ def test_candidates_that_match_owe_nothing_to_the_noise_that_wrote_the_text() ->
     texts = texts_of(decoded, prompts, 12)
 
     def num_steps(seed: int) -> int:
-        found = jump(texts, proposer, table_lm(TARGET), Sampling(), frozenset(), 40, seed)
+        found = jump(texts, proposer, table_lm(TARGET), Sampling(), Stopping(), 40, seed)
         return sum(len(trace.steps) for trace in found)
 
     told = [replace(text, log_p=(0.0,) * 12) for text in texts]  # p of the text is not asked for

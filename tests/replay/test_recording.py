@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -314,7 +314,7 @@ def test_what_is_read_is_what_was_written(folder: Path) -> None:
     assert found.texts == [each.text for each in scored()]
     made = {"verifier_fingerprint": found.verifier}
     made |= {name: getattr(found, name) for name in SETTINGS if name != "verifier_fingerprint"}
-    assert made == SETTINGS
+    assert made == {**SETTINGS, "sampling": WARPED.to_row()}
     assert found.num_tokens == sum(len(each.text.output_ids) for each in scored())
     assert found.top(found.texts[3]) is found.scored[3]
     assert found.has_rows == all(each.has_rows for each in scored())
@@ -330,7 +330,7 @@ def test_the_manifest_says_what_is_there(folder: Path) -> None:
         assert shard["num_bytes"] == len(content)
     assert sum(shard["num_tokens"] for shard in shards) == manifest["num_tokens"]
     assert sum(shard["num_texts"] for shard in shards) == manifest["num_texts"] == 9
-    assert manifest["sampling"] == asdict(WARPED)
+    assert manifest["sampling"] == WARPED.to_row()
     assert manifest["complete"] is True
     tensors = load_file(folder / shards[0]["file"])
     assert {tensors[name].dtype for name in ("prompt_ids", "output_ids")} == {torch.int32}
@@ -609,7 +609,7 @@ def test_a_folder_without_a_recording_is_named(tmp_path: Path) -> None:
 
 def made_with(folder: Path, sampling: Sampling = WARPED, **verifier: str) -> Recording:
     theirs = {**SETTINGS["verifier_fingerprint"], **verifier}
-    return replace(read_recording(folder), verifier=theirs, sampling=sampling)
+    return replace(read_recording(folder), verifier=theirs, sampling=sampling.to_row())
 
 
 def test_the_same_verifier_elsewhere_and_of_another_dtype_will_do(folder: Path) -> None:

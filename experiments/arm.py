@@ -13,11 +13,12 @@ from specdec.experiments.naming import content_of, materials_of, training_tokens
 from specdec.experiments.prompting import PromptOptions, chosen, render
 
 from specdec.core.errors import UserError, require, require_int
+from specdec.core.escapes import unescaped
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
-from specdec.decoding.stopping import Stopping, unescaped
+from specdec.decoding.stopping import Stopping
 from specdec.decoding.turns import decode_turns, request_of
 from specdec.lm.generation import heeded
 from specdec.lm.hf import HFCausalLM

@@ -63,7 +63,13 @@ OWN_OPTIONS = {
 NEUTRAL = (
     *("sampling.temperature=1.0", "sampling.temperature=1e0", "sampling.top_p=1", "seed=0"),
     *("sampling.min_p=0", "batch=1", "keep_candidates=1", "dtype=float32", "device=cpu"),
-    *("verifier.dtype=float32", "tracker=jsonl", "stop_strings=[]", "judges=[]"),
+    *(
+        "verifier.dtype=float32",
+        "tracker=jsonl",
+        "stop_strings=null",
+        "ignore_eos=false",
+        "judges=[]",
+    ),
     *("'max_new_tokens=4'", "prompts.limit=+2", "++seed=0", "attention=null"),
 )
 

@@ -1,6 +1,5 @@
 """When a text ends: end tokens, stop strings, and the number of new tokens."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
@@ -8,6 +7,8 @@ from typing import Protocol, cast
 from specdec.core.errors import require, require_int
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Proposal
+
+MARGIN = 8  # characters
 
 
 class TextModel(Protocol):
@@ -103,22 +104,16 @@ class Stopping:
         """Whether the text so far holds a stop string that its last token completed."""
         show = self.show or self.decode
         assert show is not None
-        # A token is at least one byte, so a stop string lies within its length in tokens; the
-        # margin is for characters that are split over tokens.
-        reach = max(len(string.encode()) for string in self.stop_strings) + 8
+        longest = max(map(len, self.stop_strings))
+        # Enough characters before the last token, though some tokens are parts of characters, or
+        # show as nothing; and a few more, since some tokenizers drop a space that begins a text.
+        enough = longest + MARGIN + len(show(output_ids[-1:]))
+        reach = longest + MARGIN
         tail = show(output_ids[-reach:])
+        while len(tail) < enough and reach < len(output_ids):
+            reach *= 2
+            tail = show(output_ids[-reach:])
         return any(string in tail for string in self.stop_strings)
-
-
-ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
-
-
-def unescaped(text: str) -> str:
-    """Return what was meant by a backslash and n, t, r or another backslash, as on command lines.
-
-    Shells and Hydra pass both characters on; other backslashes stay.
-    """
-    return re.sub(r"\\([ntr\\])", lambda found: ESCAPES[found[1]], text)
 
 
 def default_stopping(verifier: object) -> Stopping:

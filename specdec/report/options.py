@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from specdec.core.escapes import unescaped
 from specdec.core.plug_ins import is_ours, plug_in_name
 
 Options = Mapping[str, Any]
@@ -94,6 +95,8 @@ def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
         found |= dict(_flat(node, plain[node]))
     if found.get("prompts.template_options", ()) is None:  # as if none were told
         del found["prompts.template_options"]
+    strings = found["stop_strings"]
+    found["stop_strings"] = None if strings is None else [unescaped(str(each)) for each in strings]
     found |= dict(_proposer(plain))
     if plug_in_name(found[f"proposer.{TARGET}"]) != NO_PROPOSER:
         rule = plain["verification"]["rule"]

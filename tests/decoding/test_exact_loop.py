@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+import torch
 from arms import PROMPT, decoder
 from torch import Tensor
 from toy import (
@@ -33,6 +34,7 @@ from toy import (
 from specdec.core.outcome import Outcome
 from specdec.core.protocols import Proposer, TreePolicy, VerificationRule
 from specdec.core.randomness import RandomStream, Stream
+from specdec.core.sampling import Sampling
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.decoding import request as request_module
 from specdec.decoding.request import Request
@@ -113,6 +115,13 @@ ARMS = [
 ]
 
 
+# The arms whose texts are enumerated with a processor, too: each kind of draw and each rule once.
+PATHS = (
+    *("none", "ngram", "draft_model", "ranked_tree_uneven", "chain_block", "filtered", "iid"),
+    *("without_replacement_traversal", "top_plus_one"),
+)
+
+
 @pytest.fixture
 def enumerate_streams(monkeypatch: pytest.MonkeyPatch) -> Callable[[BranchingStream], None]:
     """Return a function that makes all streams of the next run branch."""
@@ -149,6 +158,38 @@ def test_the_loop_has_exactly_the_verifiers_law(
     expected = text_law(TARGET, arm.length, ends, PROMPT)
     bias = total_variation(found, expected)
     assert bias < EXACT, f"TV {bias:.3e}: with {arm} the text does not have the verifier's law"
+
+
+def less_of_the_last(input_ids: Tensor, scores: Tensor) -> Tensor:
+    """A processor that looks at the path: what came is less likely, the more so the later."""
+    length = input_ids.shape[1]
+    for place in range(length):
+        weight = 1.5 * (place + 1) / length
+        scores = scores.scatter_add(
+            1, input_ids[:, place, None], torch.full_like(scores[:, :1], -weight)
+        )
+    return scores
+
+
+@cache
+def processed_target(tokens: Tokens) -> Tensor:
+    """Return what a text is drawn from whose logits are processed."""
+    logits = TARGET(tokens).log()[None]
+    return less_of_the_last(torch.tensor([list(tokens)]), logits).softmax(dim=-1)[0]
+
+
+@pytest.mark.parametrize("ends", [NO_END, frozenset({1})], ids=["endless", "ends"])
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm.name in PATHS], ids=str)
+def test_processors_see_the_path_of_each_node(
+    arm: Arm, ends: frozenset[int], enumerate_streams: Callable[[BranchingStream], None]
+) -> None:
+    """So the text has exactly the processed law, whatever the tree and the rule."""
+    told = {"sampling": Sampling(processors=[less_of_the_last]), "rule": arm.rule}
+    found = loop_law(arm.make(), Stopping(arm.length, ends), enumerate_streams, **told)
+    expected = text_law(processed_target, arm.length, ends, PROMPT)
+    assert total_variation(expected, text_law(TARGET, arm.length, ends, PROMPT)) > 0.05
+    bias = total_variation(found, expected)
+    assert bias < EXACT, f"TV {bias:.3e}: with {arm} the text does not have the processed law"
 
 
 def test_two_requests_in_one_batch_are_independent(

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from specdec.experiments.experiment import require_command, require_own
 from specdec.experiments.heeded import require_heeded
 from specdec.experiments.mistakes import is_mistake, mistake_of, require_known
@@ -47,6 +47,8 @@ def build(node: Any, **extra: Any) -> Any:
         UserError: there is no such class, it takes no such arguments, or it refused them.
     """
     located(node)
+    for part in _parts(node):
+        located(part)
     try:
         return instantiate(node, _convert_="all", **extra)
     except InstantiationException as error:
@@ -60,6 +62,15 @@ def build(node: Any, **extra: Any) -> Any:
                 raise UserError(f"{node._get_full_key(None)}: {cause}") from None
             cause = cause.__cause__
         raise
+
+
+def _parts(node: DictConfig) -> Iterator[DictConfig]:
+    """Yield what is built on the way: the parts in lists of a node."""
+    for name in node:
+        value = None if OmegaConf.is_missing(node, name) else node[name]
+        for part in value if isinstance(value, ListConfig) else ():
+            if isinstance(part, DictConfig) and "_target_" in part:
+                yield part
 
 
 def located(node: Any) -> Any:

@@ -20,7 +20,7 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.decoding.turns import decode_turns, request_of
-from specdec.lm.generation import heeded
+from specdec.lm.generation import heeded, notes
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, summarize
 from specdec.prompts import Prompt, answer_of
@@ -161,7 +161,8 @@ def check_options(config: DictConfig) -> None:
     for name in ("min_new_tokens", "max_new_tokens"):
         if config[name] is not None:
             require_int(name, config[name], 0)
-    require(isinstance(config.ignore_eos, bool), "ignore_eos", config.ignore_eos, "true or false")
+    for name in ("ignore_eos", "log_probs"):
+        require(isinstance(config[name], bool), name, config[name], "true or false")
     strings = stop_strings_of(config)
     Stopping(config.max_new_tokens, frozenset(), strings or (), show=lambda ids: "")
 
@@ -215,6 +216,7 @@ def build_arm(config: DictConfig, verifier: HFCausalLM, name: str = "") -> Arm:
         seed=config.seed,
         allow_lossy=config.verification.allow_lossy,
         judges=build_judges(config),
+        log_probs=config.log_probs,
     )
     called, decides = (name_of_node(config, group) for group in ("proposer", "verification"))
     return Arm(name or called, decides, config, verifier, decoder)
@@ -242,8 +244,8 @@ def announce(arms: Sequence[Arm], prompts: Sequence[Prompt]) -> None:
     )
     for note in dict.fromkeys(note for each in arms for note in calibration_notes(each.config)):
         print(note)
-    note = turn_end_note(verifier)
-    if note is not None:
+    end = turn_end_note(verifier)
+    for note in (*notes(arm.decoder.sampling, verifier), *([] if end is None else [end])):
         print(note)
     first = render(prompts[0], [], verifier, arm.config).token_ids
     print(f"{len(prompts)} prompts; the first one ({len(first)} tokens) as the model reads it:")

@@ -32,7 +32,15 @@ def _by_heads(config: DictConfig) -> bool:
 
 DECODING = _of(
     *("verifier", "draft", "prompts", "sampling", "proposer", "tree", "verification", "judges"),
-    *("max_new_tokens", "min_new_tokens", "stop_strings", "ignore_eos", "batch", "device"),
+    *(
+        "max_new_tokens",
+        "min_new_tokens",
+        "stop_strings",
+        "ignore_eos",
+        "log_probs",
+        "batch",
+        "device",
+    ),
     *("dtype", "attention", "seed"),
     *("tracker", "keep_candidates", "resume"),
 )

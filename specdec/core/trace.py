@@ -36,6 +36,9 @@ class Step:
     bound: tuple[float, ...] = ()  # of sampled candidates at the root: optimum for i.i.d. draws
     # Rules that are not lossless, per visited node: TV and KL (nats) from p to the emitted law.
     divergence: tuple[tuple[float, ...], ...] = ()
+    # Where asked for, per emitted token: its log-probability (nats) to the verifier itself, before
+    # processors, temperature and filters.
+    log_probs: tuple[float, ...] = ()
     # What rules that were only shown the candidates would have accepted on average, by name.
     judged: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     # Parent and token of each draft token, of requests that keep them: for a look at the text.
@@ -109,6 +112,7 @@ def _step(row: dict[str, Any]) -> Step:
     fields["overlap"] = tuple(row["overlap"])
     fields["bound"] = tuple(row["bound"])
     fields["divergence"] = tuple(tuple(pair) for pair in row["divergence"])
+    fields["log_probs"] = tuple(row.get("log_probs", ()))
     fields["candidates"] = tuple(tuple(pair) for pair in row.get("candidates", ()))
     return Step(**fields)
 
@@ -119,8 +123,9 @@ def _step_row(step: Step) -> dict[str, Any]:
     row["overlap"] = list(step.overlap)
     row["bound"] = list(step.bound)
     row["divergence"] = [list(pair) for pair in step.divergence]
-    if step.candidates:
-        row["candidates"] = [list(pair) for pair in step.candidates]
-    else:
-        del row["candidates"]  # of most steps
+    row["candidates"] = [list(pair) for pair in step.candidates]
+    row["log_probs"] = list(step.log_probs)
+    for name in ("candidates", "log_probs"):
+        if not row[name]:  # of most steps
+            del row[name]
     return row

@@ -33,7 +33,8 @@ class SpeculativeDecoder:
 
     `judges` are further rules that are shown the same proposals and decide nothing: what each would
     have accepted on average is recorded in `Step.judged`, outside of all seconds. So rules are
-    compared on the very same candidates, which texts of their own would not give them.
+    compared on the very same candidates, which texts of their own would not give them. With
+    `log_probs` the steps say how likely each emitted token was to the verifier.
 
     Raises:
         UserError: a part lacks a member of its protocol, the rule or a judge cannot decide on the
@@ -51,6 +52,7 @@ class SpeculativeDecoder:
         seed: int = 0,
         allow_lossy: bool = False,
         judges: Mapping[str, VerificationRule] | None = None,
+        log_probs: bool = False,
     ):
         require_int("batch", batch, 1)
         require_int("seed", seed, 0)
@@ -74,6 +76,7 @@ class SpeculativeDecoder:
         self.batch = batch
         self.seed = seed
         self._allow_lossy = allow_lossy
+        self._log_probs = log_probs
         self._claims = claims_of(proposer)
 
     def check(self, requests: Sequence[Request]) -> None:
@@ -240,7 +243,8 @@ class SpeculativeDecoder:
             flight.features = {
                 layer: hidden[index, accepted] for layer, hidden in forward.hidden.items()
             }
-            steps.append(flight.commit(proposal, verdict))
+            said = forward.logits[index] if self._log_probs else None
+            steps.append(flight.commit(proposal, verdict, _log_probs(said, proposal, verdict)))
         return steps
 
     def _judge(
@@ -275,6 +279,17 @@ class SpeculativeDecoder:
 def _verified(rule: VerificationRule, proposal: Proposal, probs: Tensor, stream: Stream) -> Verdict:
     """Let a rule decide; `probs` [M, V] may have rows of padding behind the tree's."""
     return rule.verify(proposal, probs[: len(proposal.tree.parents)], stream)
+
+
+def _log_probs(
+    logits: Tensor | None, proposal: Proposal, verdict: Verdict
+) -> list[float]:  # logits [M, V]
+    """Return log p of each token of a block, to the verifier itself; nothing without logits."""
+    if logits is None:
+        return []
+    block = [*(proposal.tree.token_ids[node] for node in verdict.path), verdict.next_token]
+    before = logits[[ROOT, *verdict.path]].float().log_softmax(dim=-1)
+    return before[range(len(block)), block].tolist()
 
 
 class Clock:

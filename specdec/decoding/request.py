@@ -113,8 +113,11 @@ class Flight:
         """Return the noise of the next step for one purpose; equal calls return equal noise."""
         return RandomStream(self.seed, self.request.request_id, len(self.steps), *purpose)
 
-    def commit(self, proposal: Proposal, verdict: Verdict) -> Step:
-        """Append what a step emits, up to the first end of the text; return its counts."""
+    def commit(self, proposal: Proposal, verdict: Verdict, log_probs: Sequence[float] = ()) -> Step:
+        """Append what a step emits, up to the first end of the text; return its counts.
+
+        `log_probs` are those of the accepted tokens and the one after them, if they are wanted.
+        """
         tree = proposal.tree
         block = [*(tree.token_ids[node] for node in verdict.path), verdict.next_token]
         emitted, self.finish_reason = self.stopping.cut(self.output_ids, block)
@@ -134,6 +137,7 @@ class Flight:
             bound=_rounded(verdict.bound[: len(emitted)]),
             expected_accepted=rounded(verdict.expected_accepted),
             divergence=tuple(_rounded(pair) for pair in verdict.divergence[: len(emitted)]),
+            log_probs=_rounded(log_probs[: len(emitted)]),
             draft_calls=proposal.num_draft_calls,
             candidates=_candidates(tree) if self.request.keep_candidates else (),
         )

@@ -89,6 +89,28 @@ def end_ids_of(verifier: object) -> frozenset[int]:
     return getattr(verifier, "end_ids", frozenset[int]())
 
 
+def notes(sampling: Sampling, verifier: object) -> list[str]:
+    """Say which settings change logits, and what a checkpoint recommends that is not done.
+
+    `sampling` is as `heeded` returns it.
+    """
+    found: list[str] = []
+    for each in sampling.processors:
+        if isinstance(each, Settings):
+            found.append(f"logits are processed: {_listed(each.told)}")
+    asked = recommended(verifier) if sampling.temperature > 0 else {}
+    ours = {name: getattr(sampling, name) for name in asked}
+    if ours != asked:
+        found.append(
+            f"generation_config.json recommends {_listed(asked)}; this samples with {_listed(ours)}"
+        )
+    return found
+
+
+def _listed(told: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in told.items())
+
+
 def recommended(verifier: object) -> dict[str, object]:
     """Return the temperature and filters that a checkpoint recommends for sampled text."""
     asked: Any = getattr(getattr(verifier, "model", None), "generation_config", None)
@@ -113,14 +135,17 @@ class Settings:
         begins = length + (length == 1 and "forced_bos_token_id" in self.told)
         on = {"device": str(self.device)}
         make: Mapping[str, Callable[[Any], Processor]] = {
-            "sequence_bias": stock.SequenceBiasLogitsProcessor,
+            # Transformers takes 2.0 and not 2; here numbers are values.
+            "sequence_bias": lambda told: stock.SequenceBiasLogitsProcessor(_floats(told)),
             # Of transformers' own only the row of the prompt itself would be processed.
             "encoder_repetition_penalty": lambda penalty: (
                 lambda ids, scores: stock.EncoderRepetitionPenaltyLogitsProcessor(
-                    penalty, prompt.expand(len(ids), -1)
+                    float(penalty), prompt.expand(len(ids), -1)
                 )(ids, scores)
             ),
-            "repetition_penalty": stock.RepetitionPenaltyLogitsProcessor,
+            "repetition_penalty": lambda penalty: stock.RepetitionPenaltyLogitsProcessor(
+                float(penalty)
+            ),
             "no_repeat_ngram_size": stock.NoRepeatNGramLogitsProcessor,
             "encoder_no_repeat_ngram_size": lambda size: stock.EncoderNoRepeatNGramLogitsProcessor(
                 size, prompt
@@ -161,6 +186,12 @@ class Settings:
                 processed(one.for_prompt([0, 0], 1), input_ids, scores)
             except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
                 raise UserError(f"sampling.{name}={value!r}: {_said(error)}") from None
+
+
+def _floats(biases: Any) -> Any:
+    if not isinstance(biases, list):
+        return biases
+    return [[ids, float(bias)] for ids, bias in biases]
 
 
 def _asks(name: str, value: object) -> bool:

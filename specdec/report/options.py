@@ -22,7 +22,16 @@ Options = Mapping[str, Any]
 PLUG_INS = ("proposer", "tree", "verification")
 NODES = ("verifier", "prompts", "sampling")
 VALUES = (
-    *("max_new_tokens", "stop_strings", "ignore_eos", "batch", "device", "dtype", "attention"),
+    *(
+        "max_new_tokens",
+        "stop_strings",
+        "ignore_eos",
+        "log_probs",
+        "batch",
+        "device",
+        "dtype",
+        "attention",
+    ),
     "seed",
 )
 SIDE = (
@@ -96,7 +105,8 @@ def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
     if found.get("prompts.template_options", ()) is None:  # as if none were told
         del found["prompts.template_options"]
     strings = found["stop_strings"]
-    found["stop_strings"] = None if strings is None else [unescaped(str(each)) for each in strings]
+    if isinstance(strings, list):
+        found["stop_strings"] = [unescaped(str(each)) for each in strings]
     found |= dict(_proposer(plain))
     if plug_in_name(found[f"proposer.{TARGET}"]) != NO_PROPOSER:
         rule = plain["verification"]["rule"]

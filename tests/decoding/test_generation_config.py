@@ -13,10 +13,11 @@ from specdec.core.errors import UserError
 from specdec.core.outcome import Outcome
 from specdec.core.protocols import Proposer
 from specdec.core.sampling import HEEDED, Sampling
+from specdec.core.trace import Trace
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
-from specdec.lm.generation import REFUSED, heeded, recommended
+from specdec.lm.generation import REFUSED, heeded, notes, recommended
 from specdec.lm.hf import HFCausalLM
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.ngram import NGram
@@ -236,3 +237,37 @@ def test_what_is_no_processor_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=named):
         heeded(Sampling(1, processors=[processor]), HFCausalLM(model))
+
+
+def test_what_is_done_and_what_is_not_is_said(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("do_sample", True), ("temperature", 0.7), ("repetition_penalty", 1.1)):
+        monkeypatch.setattr(model.generation_config, name, value)
+    verifier = HFCausalLM(model)
+    said = "generation_config.json recommends temperature=0.7; this samples with temperature=1"
+    processed = "logits are processed: repetition_penalty=1.1"
+    assert notes(heeded(Sampling(1), verifier), verifier) == [processed, said]
+    assert notes(heeded(Sampling(0.7), verifier), verifier) == [processed]
+    assert notes(heeded(Sampling(0), verifier), verifier) == [processed]
+    assert notes(heeded(Sampling(0, repetition_penalty=1), verifier), verifier) == []
+
+
+def test_log_probabilities_are_the_models_own(model: PreTrainedModel, draft: HFCausalLM) -> None:
+    """Before processors and temperature, whatever was proposed."""
+    sampling = Sampling(0.7, repetition_penalty=1.4)
+    for make in PROPOSERS.values():
+        decoder = SpeculativeDecoder(
+            HFCausalLM(model), make(draft), Rejection(), sampling, Stopping(12), 3, log_probs=True
+        )
+        for prompt, trace in zip(
+            PROMPTS,
+            decoder.decode([Request(str(n), ids) for n, ids in enumerate(PROMPTS)]),
+            strict=True,
+        ):
+            said = [each for step in trace.steps for each in step.log_probs]
+            text = torch.tensor([[*prompt, *trace.output_ids]])
+            laws = model(text).logits[0].log_softmax(dim=-1)
+            places = range(len(prompt) - 1, text.shape[1] - 1)
+            assert said == pytest.approx(laws[places, trace.output_ids].tolist(), abs=1e-4)
+            assert Trace.from_row(trace.to_row()) == trace

@@ -42,6 +42,7 @@ def make_config(proposer: str, gamma: int | None = None, **more: Any) -> dict[st
         "max_new_tokens": 64,
         "stop_strings": None,
         "ignore_eos": False,
+        "log_probs": False,
         "batch": more.get("batch", 1),
         "device": "cpu",
         "dtype": more.get("dtype", "float32"),

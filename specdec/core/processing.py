@@ -18,7 +18,7 @@ from specdec.core.tree import CandidateTree
 class Processor(Protocol):
     """A function of the tokens before, e.g. any stateless processor of transformers."""
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor, /) -> Tensor:
         """Return the scores [n, V] that count after the texts `input_ids` [n, L]."""
         ...
 

@@ -124,7 +124,7 @@ def _listed(value: Any) -> Any:
 
 
 def _described(processor: object) -> str:
-    named = processor if hasattr(processor, "__qualname__") else type(processor)
+    named: Any = processor if hasattr(processor, "__qualname__") else type(processor)
     held = sorted(getattr(processor, "__dict__", {}).items())
     told = ", ".join(f"{name}={value!r}" for name, value in held)
     return f"{named.__module__}.{named.__qualname__}({told})"

@@ -48,12 +48,12 @@ class Context:
     budget: int  # tokens that may still be emitted, at least 1
     draft_stream: RandomStream
     verify_stream: RandomStream
-    # What the law applies to logits after this prompt; a draft that does the same agrees more.
-    processors: Sequence[Processor] = ()
     # Per layer asked for: the verifier's hidden states [n, H] of the positions that were committed
     # since the last `propose`; the first has those of the prompt, `reset` none. They end one
     # position before the last committed token, which the verifier has not read yet.
     features: Mapping[Layer, Tensor] = field(default_factory=dict[Layer, Tensor])
+    # What the law applies to logits after this prompt; a draft that does the same agrees more.
+    processors: Sequence[Processor] = ()
 
     @property
     def max_depth(self) -> int:

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.generation import logits_process as stock
+from transformers.generation import logits_process
 
 from specdec.core.errors import UserError
 from specdec.core.processing import OfPrompt, Processor, bound, processed
 from specdec.core.sampling import HEEDED, Sampling
+
+stock: Any = logits_process  # whose annotations want LongTensor, which plain tensors are not
 
 # What is no function of the tokens before, or is decided by more than one text, with the values
 # that ask for nothing. Beam search, say, keeps several texts and emits what it finds best.

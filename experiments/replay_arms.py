@@ -77,7 +77,7 @@ def in_closed_form(
     costs: Costs | None,
 ) -> dict[str, Tally]:
     """Replay arms that draw from the same laws."""
-    from specdec.experiments.arm import sampling_of
+    from specdec.experiments.arm import sampling_of, stopping_of
 
     from specdec.replay.closed import replay
     from specdec.replay.renewal import tally
@@ -93,7 +93,7 @@ def in_closed_form(
         verifier.vocab_size,
         seed,
         rows,
-        verifier.end_ids,
+        stopping_of(first, verifier).end_ids,
     )
     return {
         name: tally(

@@ -183,12 +183,12 @@ def replay(
 
     Only arms that must know p of tokens that the text does not have ask for `rows`, such as a
     recording has, and let the `verifier` read texts of which there are none. Nothing is submitted
-    below `end_ids`; a text that one of them ended says by itself that there are such tokens.
+    below `end_ids`; a text that one of them, or a stop string, ended says so by itself.
     """
     sampling = heeded(sampling, verifier, end_ids or end_ids_of(verifier))
     found: dict[str, list[Replayed]] = {name: [] for name in arms}
     limit = max(1, CELLS_AT_ONCE // vocab_size)
-    ends = bool(end_ids) or any(text.finish_reason == "eos" for text in texts)
+    ends = bool(end_ids) or any(text.finish_reason in ("eos", "stop") for text in texts)
     for number, batch in enumerate(batches(texts, limit)):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
         with torch.inference_mode():

@@ -64,7 +64,7 @@ STOPS: dict[str, Callable[[int], Stopping]] = {
     "endless": Stopping,
     "end token": lambda length: Stopping(length, frozenset({1})),
     "stop string": lambda length: Stopping(
-        length, stop_strings=("12", "20"), decode=lambda ids: "".join(map(str, ids))
+        length, stop_strings=("2", "01"), decode=lambda ids: "".join(map(str, ids))
     ),
 }
 TWO, FORKED, LEANING, WIDE = (-1, 0, 0), (-1, 0, 0, 1, 1, 2, 2), (-1, 0, 0, 2), (-1, 0, 0, 0)

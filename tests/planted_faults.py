@@ -72,10 +72,19 @@ FAULTS = (
     Fault("verification/top_plus_one.py", "torch.where(total > 0, others / total, fixed)",
           "others / total.clamp(min=1e-30)", "verification/test_estimators.py"),
     # When a text ends.
-    Fault("decoding/stopping.py", "len(string.encode()) for", "len(string) for", "decoding"),
-    Fault("decoding/stopping.py", "in self.stop_strings) + 8", "in self.stop_strings)", "decoding"),
-    Fault("core/tree.py", "parent > ROOT and self.token_ids[parent] in end_ids", "False",
-          "core tree decoding"),
+    Fault("decoding/stopping.py", "while len(tail) < enough and", "while False and", "decoding"),
+    Fault("decoding/stopping.py", "reach = longest + MARGIN", "reach = longest // 2", "decoding"),
+    Fault("core/tree.py", "(parent in ends or self.token_ids[parent] in end_ids)",
+          "(parent in ends)", "core tree decoding"),
+    Fault("core/tree.py", "(parent in ends or self.token_ids[parent] in end_ids)",
+          "(self.token_ids[parent] in end_ids)", "decoding"),
+    # Processors.
+    Fault("core/processing.py", "for depth in sorted(set(tree.depths))", "for depth in (0,)",
+          "decoding"),
+    Fault("core/processing.py", "paths[parent] if node", "paths[0] if node", "decoding"),
+    Fault("proposer/paths.py", "above = self._below.gather(1, places)",
+          "above = self._below[:, :1].expand(-1, token_ids.shape[1], -1)", "decoding proposer"),
+    Fault("replay/closed.py", "rows, depth - 1))", "rows, depth))", "replay experiments"),
     # Proposers.
     Fault("proposer/growth.py", "else Sampling(temperature or 1.0)", "else Sampling(1.0)",
           "proposer tree"),

@@ -93,7 +93,7 @@ def in_closed_form(
         verifier.vocab_size,
         seed,
         rows,
-        stopping_of(first, verifier).end_ids,
+        stopping_of(first, verifier),
     )
     return {
         name: tally(

@@ -13,6 +13,7 @@ from specdec.core.processing import along
 from specdec.core.protocols import CausalLM
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
+from specdec.decoding.stopping import Stopping
 from specdec.lm.generation import end_ids_of, heeded
 from specdec.replay import shares
 from specdec.replay.laws import Laws
@@ -177,18 +178,20 @@ def replay(
     vocab_size: int,
     seed: int = 0,
     rows: Rows | None = None,
-    end_ids: frozenset[int] = frozenset(),
+    stopping: Stopping | None = None,
 ) -> dict[str, list[Replayed]]:
     """Replay all arms that draw from the same laws, in one pass over the texts.
 
     Only arms that must know p of tokens that the text does not have ask for `rows`, such as a
     recording has, and let the `verifier` read texts of which there are none. Nothing is submitted
-    below `end_ids`; a text that one of them, or a stop string, ended says so by itself.
+    below an end token or a stop string of `stopping`; a text that one ended says so by itself.
     """
-    sampling = heeded(sampling, verifier, end_ids or end_ids_of(verifier))
+    told = stopping or Stopping(end_ids=end_ids_of(verifier))
+    sampling = heeded(sampling, verifier, told.end_ids)
     found: dict[str, list[Replayed]] = {name: [] for name in arms}
     limit = max(1, CELLS_AT_ONCE // vocab_size)
-    ends = bool(end_ids) or any(text.finish_reason in ("eos", "stop") for text in texts)
+    ends = stopping is not None and bool(stopping.end_ids or stopping.stop_strings)
+    ends = ends or any(text.finish_reason in ("eos", "stop") for text in texts)
     for number, batch in enumerate(batches(texts, limit)):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
         with torch.inference_mode():

@@ -69,10 +69,9 @@ MUTATIONS = [
     Mutation(
         "bonus-row-not-warped",
         rewritten(
-            "specdec.decoding.decoder.SpeculativeDecoder.stream",
-            "self.sampling.warp(forward.logits)",
-            "torch.cat([self.sampling.warp(forward.logits[:, :-1]),"
-            " forward.logits[:, -1:].softmax(-1)], dim=1)",
+            "specdec.decoding.decoder.SpeculativeDecoder._laws",
+            "self.sampling.warp(logits)",
+            "torch.cat([self.sampling.warp(logits[:, :-1]), logits[:, -1:].softmax(-1)], dim=1)",
         ),
         _sampled,
         0.0721,
@@ -81,9 +80,9 @@ MUTATIONS = [
     Mutation(
         "verifier-not-warped",
         rewritten(
-            "specdec.decoding.decoder.SpeculativeDecoder.stream",
-            "self.sampling.warp(forward.logits)",
-            "forward.logits.softmax(-1)",
+            "specdec.decoding.decoder.SpeculativeDecoder._laws",
+            "self.sampling.warp(logits)",
+            "logits.softmax(-1)",
         ),
         _sampled,
         0.218,

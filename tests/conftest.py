@@ -45,6 +45,7 @@ WHOLE = (
     *("report/test_comparison.py", "replay/test_every_column.py", "prompts/test_conversations.py"),
     *("lm/test_images_and_text.py", "lm/test_unembedding.py", "lm/test_adapter.py"),
     *("proposer/test_unlike_vocabularies.py", "decoding/test_generation_config.py"),
+    *("decoding/test_claims.py", "metrics/test_metrics_speed.py"),
 )
 
 

@@ -5,6 +5,8 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from copy import deepcopy
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -99,10 +101,16 @@ def composed(group: str, name: str) -> DictConfig:
 def compose_decode(overrides: Sequence[str]) -> DictConfig:
     """Compose the options of `decode`, within a job of Hydra's or without."""
     if GlobalHydra.instance().is_initialized():
-        return compose("decode", overrides)
+        places = GlobalHydra.instance().config_loader().get_search_path().get_path()
+        return deepcopy(_composed(tuple(overrides), tuple(str(each.path) for each in places)))
     # A saved configuration is built without Hydra.
     with hydra.initialize_config_module("specdec.configs", version_base="1.3"):
-        return compose("decode", overrides)
+        return deepcopy(_composed(tuple(overrides), ()))
+
+
+@cache  # a plan asks for the same options again and again, and composing is slow
+def _composed(overrides: tuple[str, ...], places: tuple[str, ...]) -> DictConfig:
+    return compose("decode", overrides)
 
 
 def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:

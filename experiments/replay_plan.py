@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
 from itertools import product
 from typing import Any
 
@@ -69,7 +67,7 @@ def combinations(
     """Yield every combination: plug-ins as overrides, and the numbers that these plug-ins have."""
     for values in product(*(grid[name] for name in PLUG_INS)):
         chosen = [f"{name}={value}" for name, value in zip(PLUG_INS, values, strict=True)]
-        composed = _composed((*shared, *chosen))
+        composed = compose_decode([*shared, *chosen])
         known = {n: o for n, o in GRID.items() if _has(composed, o) and values[0] != "none"}
         for numbers in product(*(grid[name] for name in known)):
             yield chosen, dict(zip(known.values(), numbers, strict=True))
@@ -80,11 +78,6 @@ def _has(config: DictConfig, option: str) -> bool:
     return name in list(config[node])
 
 
-@cache  # composing takes longer than all the rest of planning, and numbers need no other one
-def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    return compose_decode(overrides)
-
-
 def arm_config(
     overrides: Sequence[str], numbers: Mapping[str, Any], recorded: DictConfig
 ) -> DictConfig:
@@ -93,7 +86,7 @@ def arm_config(
         name = text.split("=")[0]
         if name.split(".")[0] in (*RECORDED, *RECORDED_VALUES):
             raise UserError(f"{text}: told by the recording; expected another recording")
-    found = deepcopy(_composed(tuple(overrides)))
+    found = compose_decode(overrides)
     for option, number in numbers.items():
         OmegaConf.update(found, option, number)
     for name in RECORDED:

@@ -46,6 +46,7 @@ WHOLE = (
     *("lm/test_images_and_text.py", "lm/test_unembedding.py", "lm/test_adapter.py"),
     *("proposer/test_unlike_vocabularies.py", "decoding/test_generation_config.py"),
     *("decoding/test_claims.py", "metrics/test_metrics_speed.py"),
+    "decoding/test_copies_of_the_verifier.py",
 )
 
 
@@ -62,7 +63,8 @@ THOROUGH = (
     *("experiments/test_decode_processes.py", "decoding/test_lossless_combinations.py"),
     *("replay/test_coverage.py", "replay/test_renewal.py", "test_package.py"),
     *("decoding/test_lossless_multistep.py", "replay/test_closed_forms.py"),
-    "replay/test_every_column.py",
+    *("replay/test_every_column.py", "decoding/test_copies_of_the_verifier.py"),
+    "verification/test_dominance.py",
     *("experiments/test_examples.py", "experiments/test_every_pair.py", "training/test_joint.py"),
 )
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
 from io import StringIO
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
     from transformers import PreTrainedTokenizerBase
 
 CONTEXT = 256
@@ -95,6 +97,30 @@ def write_llama(
     return folder
 
 
+def compose_once(patch: pytest.MonkeyPatch) -> None:
+    """Let one command compose its options once.
+
+    We compose them to plan, and Hydra twice more: to learn its mode, which the plan has made sure
+    of, and to run. Half of what most tests of an entry point took was this.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.hydra import Hydra
+    from hydra.types import RunMode
+
+    real = ConfigLoaderImpl.load_configuration
+    known: dict[tuple[object, ...], DictConfig] = {}
+
+    def load(self: ConfigLoaderImpl, **told: Any) -> "DictConfig":
+        places = [str(each.path) for each in self.config_search_path.get_path()]
+        key = (told["config_name"], told["run_mode"], *told["overrides"], *places)
+        if key not in known:
+            known[key] = real(self, **told)
+        return deepcopy(known[key])
+
+    patch.setattr(ConfigLoaderImpl, "load_configuration", load)
+    patch.setattr(Hydra, "get_mode", lambda *_, **__: RunMode.RUN)
+
+
 REPORTING = {"compare", "decode", "replay", "report", "train"}
 
 
@@ -112,6 +138,7 @@ def run_in_process(entry_point: str, *options: str, plots: bool = False) -> Ende
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setenv("HYDRA_FULL_ERROR", "1")  # the entry point sets it for its whole process
         patch.setattr(sys, "argv", [entry_point, *options])
+        compose_once(patch)
         if entry_point in REPORTING and not plots:
             patch.setattr("specdec.report.write.figures", lambda *_: {})
         try:

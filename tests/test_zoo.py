@@ -62,7 +62,7 @@ def proposers(verifier: sd.HFCausalLM) -> dict[str, Proposer]:
     }
 
 
-@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.thorough), 5])
 @pytest.mark.parametrize("name", ["none", "ngram", "draft_model", "medusa", "chained"])
 def test_greedy_tokens_are_those_of_generate(
     name: str,

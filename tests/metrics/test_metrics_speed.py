@@ -126,7 +126,9 @@ def test_speedups_above_tau_are_no_numbers(num_prompts: int):
             assert metric(tally) == Estimate(None, None, None, 0, TOO_CHEAP)
 
 
-@pytest.mark.parametrize("num_prompts", [1, 3, 6, 20, 100])
+@pytest.mark.parametrize(
+    "num_prompts", [1, 3, 6, 20, pytest.param(100, marks=pytest.mark.thorough)]
+)
 def test_honest_steps_that_cost_no_more_than_plain_ones_keep_their_number(num_prompts: int):
     """Noise of 10 % in every step; the seeds are fixed, so no machine can raise a false alarm."""
     tallies = [paced(1.0, num_prompts, noise=0.1, seed=seed) for seed in range(200)]

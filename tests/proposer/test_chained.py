@@ -111,9 +111,13 @@ class Checked(Chained):
 
 
 # All trees, and the two simplest ones in all circumstances.
+LONG = [
+    *product(["llama"], [1], ["tree", "chain"]),
+    *product(["gemma3_text"], [1, 3], ["tree", "chain"]),
+]
 CIRCUMSTANCES = [
-    *product(["llama", "gemma3_text"], [1, 3], ["tree", "chain"]),
-    *product(["llama"], [3], ["sampled", "dynamic", "dynamic sure"]),
+    *product(["llama"], [3], TREES),
+    *(pytest.param(*each, marks=pytest.mark.thorough) for each in LONG),
 ]
 
 

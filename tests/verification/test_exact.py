@@ -164,6 +164,7 @@ def _prunable() -> list[Case]:
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("ends", ENDS, ids=lambda ends: f"ends{sorted(ends)}")
 @pytest.mark.parametrize("case", _prunable(), ids=names(_prunable()))
 def test_pruning_keeps_the_law_of_the_text(case: Case, ends: frozenset[int]) -> None:

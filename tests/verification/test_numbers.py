@@ -46,7 +46,12 @@ def _rounded(law: Law, dtype: torch.dtype) -> Law:
     return lambda text: Sampling().warp(law(text).log().to(dtype))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+HALF = [
+    pytest.param(dtype, marks=pytest.mark.thorough) for dtype in (torch.bfloat16, torch.float16)
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
 @pytest.mark.parametrize("case", ON_FLOATS, ids=names(ON_FLOATS))
 def test_tables_of_any_type_give_the_law_to_float32_rounding(
     case: Case, dtype: torch.dtype

@@ -22,6 +22,9 @@ MOST_NODES = 64  # that may be worth their price
 
 def on_recording(config: DictConfig, depth: int | None) -> tuple[dict[str, Any], HFCausalLM]:
     """Return what a calibration file holds of a recording, and the model that read it."""
+    from specdec.experiments.arm import sampling_of
+    from specdec.experiments.recorded_texts import read_config
+
     from specdec.lm.fingerprint import fingerprint
     from specdec.replay.laws import DraftLaws, HeadLaws
     from specdec.replay.recording import read_recording, require_made_for
@@ -36,7 +39,9 @@ def on_recording(config: DictConfig, depth: int | None) -> tuple[dict[str, Any],
     else:
         laws = DraftLaws(build(config.draft))
     assert depth is not None
-    parts = ranked(recording.texts, laws, depth, verifier.vocab_size)
+    recorded = read_config(File(config.recording), "run.yaml")
+    sampling = sampling_of(recorded, verifier)
+    parts = ranked(recording.texts, laws, depth, verifier.vocab_size, sampling)
     num_nodes, priced = config.num_nodes, []
     if config.costs is not None:
         priced = priced_sizes(parts, config, fingerprint(verifier))

@@ -83,7 +83,7 @@ FAULTS = (
     Fault("core/processing.py", "paths[parent] if node", "paths[0] if node", "decoding"),
     Fault("proposer/paths.py", "above = self._below.gather(1, places)",
           "above = self._below[:, :1].expand(-1, token_ids.shape[1], -1)", "decoding proposer"),
-    Fault("replay/closed.py", "rows, depth - 1))", "rows, depth))", "replay experiments"),
+    Fault("replay/texts.py", "rows, depth - 1))", "rows, depth))", "replay experiments"),
     # Proposers.
     Fault("proposer/growth.py", "else Sampling(temperature or 1.0)", "else Sampling(1.0)",
           "proposer tree"),

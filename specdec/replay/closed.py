@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from specdec.core.errors import Unfit
-from specdec.core.processing import along
 from specdec.core.protocols import CausalLM
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
@@ -21,7 +20,7 @@ from specdec.replay.ranks import ranks_of
 from specdec.replay.renewal import Replayed
 from specdec.replay.submitted import Known, submitted
 from specdec.replay.survival import ahead, of_block, of_tree
-from specdec.replay.texts import Text, batches, logits_along, output_ids
+from specdec.replay.texts import Text, batches, logits_along, output_ids, processed
 from specdec.tree.filtered import Filtered
 from specdec.tree.fixed import FixedTree
 
@@ -233,7 +232,7 @@ def score(
         p = _known(texts, rows, vocab_size)
         if p is None and verifier is not None:
             logits = logits_along(verifier, texts, vocab_size)
-            p = sampling.warp(_processed(texts, sampling, logits))
+            p = sampling.warp(processed(texts, sampling, logits))
     scores = Scores(laws.num_depths)
     sure = any(arm.tree.min_confidence > 0 for arm in arms)
     for depth, logits in enumerate(laws.along(texts, vocab_size), start=1):
@@ -241,27 +240,10 @@ def score(
             break
         if sure:
             scores.note_confidence(depth, logits.float().softmax(dim=-1).amax(dim=-1))
-        here = _Here(texts, depth, p, _processed(texts, sampling, logits, depth))
+        here = _Here(texts, depth, p, processed(texts, sampling, logits, depth))
         for question, answer in here.answers(wanted[depth], sampling, generator):
             scores.add(question, depth, answer)
     return scores
-
-
-def _processed(
-    texts: Sequence[Text], sampling: Sampling, logits: Tensor, depth: int = 1
-) -> Tensor:  # [B, T, V] -> [B, T, V]
-    """Process what is said, at `depth` of steps that begin at each place, of tokens of the texts.
-
-    Whoever stands at depth d of a step that begins at s has the text's first s + d - 1 tokens
-    before it.
-    """
-    if not sampling.processors:
-        return logits
-    found: list[Tensor] = []
-    for text, rows in zip(texts, logits, strict=True):
-        known = sampling.of_prompt(text.prompt_ids, text.budget)
-        found.append(along(known, text.prompt_ids, text.output_ids, rows, depth - 1))
-    return torch.stack(found)
 
 
 def _known(texts: Sequence[Text], rows: Rows | None, vocab_size: int) -> Tensor | None:

@@ -12,6 +12,7 @@ from specdec.core.protocols import CausalLM
 from specdec.heads.base import Heads
 from specdec.lm.batch import pad
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.vocabularies import fitted
 from specdec.replay.states import States
 from specdec.replay.texts import Text, logits_along
 from specdec.training.head_losses import Asked, forced_states
@@ -83,7 +84,7 @@ class HeadLaws:
         states = forced_states(self.heads, self.verifier, hidden, asked)
         for head, state in enumerate(states):
             logits = self.heads.logits(head, state, self.verifier.unembed)
-            yield logits.view(num_rows, length, -1)
+            yield fitted(logits, vocab_size).view(num_rows, length, -1)
 
     def _hidden(self, texts: Sequence[Text], length: int) -> Tensor:  # [B, length, H]
         known = self.states or States(self.verifier, len(texts))

@@ -149,7 +149,8 @@ def _head_pieces(heads: Heads, verifier: HFCausalLM, depth: int, batch: Batch) -
         for at, state in zip(asked.positions.split(size), states[head].split(size), strict=True):
             # Head i speaks at t about token t + 2 + i, and the verifier at t + 1 + i.
             target_logits = verifier.unembed(told[at + 1 + head])
-            yield Piece(head, at, target_logits, heads.logits(head, state, verifier.unembed))
+            logits = heads.logits(head, state, verifier.unembed)
+            yield Piece(head, at, target_logits, fitted(logits, verifier.vocab_size))
 
 
 def _positions_at_once(*models: HFCausalLM) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from specdec.heads.base import Heads
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.vocabularies import known
+from specdec.lm.vocabularies import fitted, known
 from specdec.training.data.samples import Samples
 from specdec.training.data.states import last_hidden
 from specdec.training.head_losses import LOGITS_AT_ONCE, Asked, forced_states
@@ -48,7 +48,9 @@ def head_ranks(heads: Heads, verifier: HFCausalLM, depth: int, batch: Batch) -> 
         _in_pieces(
             states[head],
             asked.following_ids[:, head + 1],
-            lambda state, head=head: heads.logits(head, state, verifier.unembed),
+            lambda state, head=head: fitted(
+                heads.logits(head, state, verifier.unembed), verifier.vocab_size
+            ),
             heads.vocab_size,
         )
         for head in range(depth)

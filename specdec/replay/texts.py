@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specdec.core.processing import along
 from specdec.core.protocols import CausalLM
+from specdec.core.sampling import Sampling
 from specdec.lm.batch import pad
 from specdec.lm.vocabularies import fitted, readable
 
@@ -36,6 +38,23 @@ def logits_along(
     before = [(text.prompt_ids[-1], *text.output_ids[:-1]) for text in texts]
     token_ids = pad([readable(ids, model.vocab_size) for ids in before], model.device)
     return fitted(model.forward(rows, token_ids).logits, vocab_size)
+
+
+def processed(
+    texts: Sequence[Text], sampling: Sampling, logits: Tensor, depth: int = 1
+) -> Tensor:  # [B, T, V] -> [B, T, V]
+    """Process what is said, at `depth` of steps that begin at each place, of tokens of the texts.
+
+    Whoever stands at depth d of a step that begins at s has the text's first s + d - 1 tokens
+    before it.
+    """
+    if not sampling.processors:
+        return logits
+    found: list[Tensor] = []
+    for text, rows in zip(texts, logits, strict=True):
+        known = sampling.of_prompt(text.prompt_ids, text.budget)
+        found.append(along(known, text.prompt_ids, text.output_ids, rows, depth - 1))
+    return torch.stack(found)
 
 
 def output_ids(texts: Sequence[Text], device: torch.device) -> Tensor:  # [B, T] int64, padded

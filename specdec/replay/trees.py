@@ -13,12 +13,13 @@ from itertools import count, pairwise
 import torch
 from torch import Tensor
 
+from specdec.core.sampling import Sampling
 from specdec.replay.closed import CELLS_AT_ONCE
 from specdec.replay.laws import Laws
 from specdec.replay.ranks import BEHIND_ALL, ranks_of
 from specdec.replay.renewal import Replayed, depth_limits
 from specdec.replay.survival import ahead, of_tree
-from specdec.replay.texts import Text, batches, output_ids
+from specdec.replay.texts import Text, batches, output_ids, processed
 from specdec.tree.calibration import PathCounts
 from specdec.tree.fixed import Path
 
@@ -42,14 +43,20 @@ class Ranked:
 
 
 @torch.inference_mode()
-def ranked(texts: Sequence[Text], laws: Laws, depth: int, vocab_size: int) -> list[Ranked]:
-    """Rank the tokens of texts in the laws that candidates would be taken from."""
+def ranked(
+    texts: Sequence[Text], laws: Laws, depth: int, vocab_size: int, sampling: Sampling
+) -> list[Ranked]:
+    """Rank the tokens of texts in the laws that candidates would be taken from.
+
+    Of `sampling`, as `heeded` returns it, the processors count: decoding ranks behind them.
+    """
     found: list[Ranked] = []
     for batch in batches(texts, max(1, CELLS_AT_ONCE // vocab_size)):
         tokens = output_ids(batch, torch.device("cpu"))
         columns: list[Tensor] = []
         for number, logits in enumerate(laws.along(batch, vocab_size), start=1):
             here = ahead(tokens, number).to(logits.device).flatten()
+            logits = processed(batch, sampling, logits, number)
             ranks = ranks_of(logits.float().flatten(0, 1), here).cpu()
             columns.append(ranks.view(tokens.shape))
             if number == depth:

@@ -7,9 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
+RAW = " Logits processors, if decoding has some, are not applied: a recording knows them."
 CAVEAT = (
     "Expected over all positions of the text, not over the block starts of decoding, which crowd "
-    "behind hard tokens; exact for a temperature where the verifier wrote the text at it."
+    "behind hard tokens; exact for a temperature where the verifier wrote the text at it." + RAW
 )
 RECORDED_CAVEAT = (
     "Expected where the steps of the best tree begin, on the recorded texts: of that tree it is "
@@ -17,7 +18,7 @@ RECORDED_CAVEAT = (
 )
 POSITIONAL_CAVEAT = (
     "Expected over all positions of the text, and as if acceptance at one depth said nothing about "
-    "the next."
+    "the next." + RAW
 )
 
 

@@ -32,8 +32,8 @@ TEXTS = [
 ]
 
 
-def medusa(verifier: HFCausalLM) -> tuple[Heads, HeadsProposer]:
-    heads = MedusaHeads(32, verifier.vocab_size, NUM_HEADS, 1, True)
+def medusa(verifier: HFCausalLM, more: int = 0) -> tuple[Heads, HeadsProposer]:
+    heads = MedusaHeads(32, verifier.vocab_size + more, NUM_HEADS, 1, True)
     return heads, Medusa(heads, verifier, Chain(NUM_HEADS))
 
 
@@ -44,6 +44,8 @@ def chained(verifier: HFCausalLM, link: str, prefix: bool) -> tuple[Heads, Heads
 
 KINDS = {
     "medusa": medusa,
+    "medusa of fewer tokens": lambda verifier: medusa(verifier, -7),
+    "medusa of more tokens": lambda verifier: medusa(verifier, 5),
     "chained by tokens": lambda verifier: chained(verifier, "token", False),
     "chained by both, with prefix attention": lambda verifier: chained(verifier, "both", True),
 }

@@ -15,6 +15,7 @@ from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Draw, Proposal
+from specdec.heads.medusa import MedusaHeads
 from specdec.lm.hf import HFCausalLM
 from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.replay import positional
@@ -176,6 +177,17 @@ def test_heads_are_compared_at_their_own_depths(
     assert_same_laws(collected(pieces(batch), batch), expected)
     monkeypatch.setattr(positional, "LOGITS_AT_ONCE", 4 * VOCAB_SIZE)
     assert_same_laws(collected(pieces(batch), batch), expected)
+
+
+@pytest.mark.parametrize("more", [-3, 3])
+def test_heads_of_another_verifier_are_compared_on_its_tokens(
+    verifier: HFCausalLM, more: int
+) -> None:
+    heads = MedusaHeads(verifier.state_size, VOCAB_SIZE + more, K)
+    for piece in head_pieces(heads, verifier, K)(texts()):
+        assert piece.draft_logits.shape == piece.target_logits.shape
+        q = piece.draft_logits.softmax(dim=-1)
+        assert bool((q[:, VOCAB_SIZE + more :] == 0).all())
 
 
 @pytest.fixture

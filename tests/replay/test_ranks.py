@@ -14,6 +14,7 @@ from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
+from specdec.heads.medusa import MedusaHeads
 from specdec.lm.hf import HFCausalLM
 from specdec.proposer.chained import Chained
 from specdec.proposer.draft_model import DraftModel
@@ -103,6 +104,31 @@ def test_a_token_that_the_draft_does_not_have_is_behind_all(draft: HFCausalLM) -
     found = draft_ranks(draft, VOCAB_SIZE, 2, Batch.of(token_ids))
     assert found[0, 0] > VOCAB_SIZE
     assert (found.flatten()[1:] < VOCAB_SIZE).all()
+
+
+@pytest.mark.parametrize("more", [-3, 3])
+def test_heads_of_another_verifier_rank_its_tokens_alone(verifier: HFCausalLM, more: int) -> None:
+    """As in decoding, which cuts what they say, or adds tokens that are impossible."""
+    heads = MedusaHeads(verifier.state_size, VOCAB_SIZE + more, K)
+    head = verifier.model.get_output_embeddings()
+    assert head is not None
+    rows = head.weight
+    strange = 3 * rows[:3]  # often the first, and then the last of all
+    with torch.no_grad():
+        heads.start_from(torch.cat([rows, strange])[: VOCAB_SIZE + more])
+    proposer = Medusa(heads.eval(), verifier, TREE)
+    decoder = SpeculativeDecoder(verifier, proposer, Rejection(), Sampling(0.7), Stopping(60))
+    prompt = random_ids(6, seed=9)
+    (trace,) = decoder.decode([Request("a", prompt)])
+    text = torch.tensor([[*prompt, *trace.output_ids]])
+    ranks = head_ranks(heads, verifier, K, Batch.of(text)).tolist()
+    t, seen = len(prompt) - 2, list[int]()
+    for step in trace.steps:
+        if t < len(ranks):
+            seen.append(step.accepted)
+            assert step.accepted == followed(ranks[t]), f"the block behind token {t + 1}"
+        t += step.emitted
+    assert sum(seen) > 2, "nothing was accepted: the test is blind"
 
 
 def test_where_nothing_counts_there_are_no_rows(verifier: HFCausalLM, draft: HFCausalLM) -> None:

@@ -5,6 +5,7 @@ from itertools import accumulate, combinations, product
 import pytest
 import torch
 from test_coverage import LENGTH, Q, law, texts_of
+from torch import Tensor
 from toy import table_lm
 
 from specdec.core.sampling import Sampling
@@ -36,15 +37,16 @@ def renamed(texts: list[Text], seed: int) -> list[Text]:
 
 @pytest.fixture(scope="module")
 def parts(texts: list[Text]) -> list[Ranked]:
-    return ranked(texts, laws(), DEPTH, vocab_size=3)
+    return ranked(texts, laws(), DEPTH, vocab_size=3, sampling=Sampling())
 
 
 def laws() -> DraftLaws:
     return DraftLaws(table_lm(lambda tokens: law(Q)(tokens[1:])))
 
 
-def tau(texts: list[Text], nodes: list[Path]) -> float:
-    found = replay(texts, laws(), {"arm": Arm(Sparse(nodes), "rejection")}, Sampling(), None, 3)
+def tau(texts: list[Text], nodes: list[Path], sampling: Sampling | None = None) -> float:
+    sampling = sampling or Sampling()
+    found = replay(texts, laws(), {"arm": Arm(Sparse(nodes), "rejection")}, sampling, None, 3)
     return block_efficiency(tally(found["arm"])).value or 0.0
 
 
@@ -72,6 +74,20 @@ def test_expected_efficiency_is_what_replay_says(texts: list[Text], parts: list[
     held = [ours.counts.count(path) for path in ours.nodes]
     told = expected_block_efficiency(held, ours.counts.num_positions)[-1]
     assert told == pytest.approx(tau(texts, ours.nodes), abs=1e-9)
+
+
+def never_twice(input_ids: Tensor, scores: Tensor) -> Tensor:
+    """A processor: the token before does not come again."""
+    return scores.scatter(1, input_ids[:, -1:], float("-inf"))
+
+
+def test_trees_are_chosen_behind_the_processors_of_decoding(texts: list[Text]) -> None:
+    sampling = Sampling(processors=[never_twice])
+    ours = best_tree(ranked(texts, laws(), DEPTH, 3, sampling), NUM_NODES, max_rank=2)
+    raw = best_tree(ranked(texts, laws(), DEPTH, 3, Sampling()), NUM_NODES, max_rank=2)
+    reached = tau(texts, ours.nodes, sampling)
+    assert ours.block_efficiency == pytest.approx(reached, abs=1e-9)
+    assert reached > tau(texts, raw.nodes, sampling) + 0.01
 
 
 def test_over_all_positions_it_looks_better_than_it_is(
@@ -134,7 +150,8 @@ class LateLaws(DraftLaws):
 
 def test_no_path_holds_where_there_are_no_candidates_yet(texts: list[Text]) -> None:
     late = LateLaws(table_lm(lambda tokens: law(Q)(tokens[1:])))
-    for found, usual in zip(ranked(texts, late, 2, 3), ranked(texts, laws(), 2, 3), strict=True):
+    several = [ranked(texts, each, 2, 3, Sampling()) for each in (late, laws())]
+    for found, usual in zip(*several, strict=True):
         assert (found.ranks[:, 0] == BEHIND_ALL).all()
         assert (usual.ranks[:, 0] < 3).all()
         assert torch.equal(found.ranks[:, 1:], usual.ranks[:, 1:])

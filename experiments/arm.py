@@ -15,9 +15,9 @@ from specdec.experiments.prompting import PromptOptions, chosen, render
 from specdec.core.errors import UserError, require, require_int
 from specdec.core.escapes import unescaped
 from specdec.core.sampling import Sampling
-from specdec.core.trace import Trace
+from specdec.core.trace import PromptKey, Trace
 from specdec.decoding.decoder import SpeculativeDecoder
-from specdec.decoding.request import Request
+from specdec.decoding.request import Request, require_samples
 from specdec.decoding.stopping import Stopping
 from specdec.decoding.turns import decode_turns, request_of
 from specdec.lm.generation import heeded, notes
@@ -62,14 +62,16 @@ class Arm:
         tuned = content_of(self.config.verifier.path, "model")
         return {**facts, **known, "files": {"verifier.path": tuned, **known["files"]}}
 
-    def decode(self, prompts: Sequence[Prompt], looked_at: Collection[str] = ()) -> Iterator[Trace]:
+    def decode(
+        self, prompts: Sequence[Prompt], looked_at: Collection[PromptKey] = ()
+    ) -> Iterator[Trace]:
         """Decode prompts turn by turn; a later turn is asked after the arm's own answers.
 
-        Of prompts that are `looked_at`, by id, the candidates are kept.
+        Of prompts that are `looked_at`, by key, the candidates are kept.
         """
 
         def request(prompt: Prompt, answers: Sequence[str]) -> Request:
-            shown = prompt.prompt_id in looked_at
+            shown = prompt.key in looked_at
             return replace(self.request(prompt, answers), keep_candidates=shown)
 
         room = PromptOptions.of(self.config).room(self.verifier.max_length)
@@ -90,14 +92,14 @@ class Arm:
         self, prompts: Sequence[Prompt], traces: Sequence[Trace]
     ) -> list[dict[str, Any]]:
         """Return the rows of `tokens.jsonl`, of those texts whose candidates were kept."""
-        by_id = {prompt.prompt_id: prompt for prompt in prompts}
+        by_key = {prompt.key: prompt for prompt in prompts}
         answers = before(traces, self.verifier)
         tokenizer: Any = self.verifier.tokenizer
         show, piece = self.verifier.show, tokenizer.convert_ids_to_tokens
         rows: list[dict[str, Any]] = []
         for trace in traces:
             if any(step.candidates for step in trace.steps):
-                prompt, given = by_id[trace.prompt_id], answers[trace.prompt_id][: trace.turn]
+                prompt, given = by_key[trace.prompt_key], answers[trace.prompt_key][: trace.turn]
                 read = render(prompt, given, self.verifier, self.config).token_ids
                 rows.append(token_view(trace, show(read), show, piece))
         return rows
@@ -126,12 +128,12 @@ class Arm:
         short.decode([self.request(prompt, [])])
 
 
-def before(traces: Sequence[Trace], verifier: HFCausalLM) -> dict[str, list[str]]:
-    """Return the answers of every prompt, as later turns are asked after them, in their order."""
-    found: dict[str, list[str]] = {}
+def before(traces: Sequence[Trace], verifier: HFCausalLM) -> dict[PromptKey, list[str]]:
+    """Return the answers of every conversation, as later turns are asked after them, in order."""
+    found: dict[PromptKey, list[str]] = {}
     for trace in sorted(traces, key=lambda trace: trace.turn):
         assert verifier.tokenizer is not None
-        found.setdefault(trace.prompt_id, []).append(answer_of(trace, verifier.tokenizer))
+        found.setdefault(trace.prompt_key, []).append(answer_of(trace, verifier.tokenizer))
     return found
 
 
@@ -141,9 +143,10 @@ def turn_size(batch: int) -> int:
     return 1 if batch == 1 else 4 * batch
 
 
-def looked_at(config: DictConfig, prompts: Sequence[Prompt]) -> set[str]:
-    """Return the prompts whose candidates are to be recorded, by id."""
-    return {prompt.prompt_id for prompt in prompts[: config.keep_candidates]}
+def looked_at(config: DictConfig, prompts: Sequence[Prompt]) -> set[PromptKey]:
+    """Return the prompts whose candidates are to be recorded: the first ones, a sample of each."""
+    firsts = [prompt.key for prompt in prompts if prompt.sample == 0]
+    return set(firsts[: config.keep_candidates])
 
 
 def check_options(config: DictConfig) -> None:
@@ -154,7 +157,7 @@ def check_options(config: DictConfig) -> None:
     require_int("keep_candidates", config.keep_candidates, 0)
     require(isinstance(config.resume, bool), "resume", config.resume, "true or false")
     log_with(config.tracker)
-    build(config.sampling)
+    require_samples(PromptOptions.of(config).num_samples, build(config.sampling))
     lossy = config.verification.allow_lossy
     require(isinstance(lossy, bool), "verification.allow_lossy", lossy, "true or false")
     require_parts_fit(config)
@@ -248,8 +251,14 @@ def announce(arms: Sequence[Arm], prompts: Sequence[Prompt]) -> None:
     for note in (*notes(arm.decoder.sampling, verifier), *([] if end is None else [end])):
         print(note)
     first = render(prompts[0], [], verifier, arm.config).token_ids
-    print(f"{len(prompts)} prompts; the first one ({len(first)} tokens) as the model reads it:")
+    print(f"{_counted(prompts)}; the first one ({len(first)} tokens) as the model reads it:")
     print("\n".join(f"  | {line}" for line in excerpt(verifier.show(first)).splitlines()))
+
+
+def _counted(prompts: Sequence[Prompt]) -> str:
+    number = len({prompt.prompt_id for prompt in prompts})
+    each = len(prompts) // number
+    return f"{number} prompts" if each == 1 else f"{number} prompts, {each} samples of each"
 
 
 def excerpt(text: str) -> str:

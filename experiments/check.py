@@ -156,12 +156,12 @@ def decoded_texts(
     from specdec.core.trace import request_id
     from specdec.replay.transforms import Decoded
 
-    prompts = {prompt.prompt_id: prompt for prompt in build_prompts(config)}
+    prompts = {prompt.key: prompt for prompt in build_prompts(config)}
     answers = before(traces, verifier)
     texts: list[Decoded] = []
     for trace in (trace for trace in traces if trace.output_ids):
-        name = request_id(trace.prompt_id, trace.turn)
-        given, prompt = answers[trace.prompt_id][: trace.turn], prompts.get(trace.prompt_id)
+        name = request_id(trace.prompt_id, trace.turn, trace.sample)
+        given, prompt = answers[trace.prompt_key][: trace.turn], prompts.get(trace.prompt_key)
         prompt_ids = () if prompt is None else render(prompt, given, verifier, config).token_ids
         if len(prompt_ids) != trace.num_prompt_tokens:
             raise UserError(

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from specdec.experiments.arm import Arm, before
 
-from specdec.core.trace import PlainSteps, Trace
+from specdec.core.trace import PlainSteps, TextKey, Trace
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.metrics import MIN_PROMPTS
@@ -34,7 +34,7 @@ class PlainClock:
         self._decoder.proposer = NoProposer()
         self._decoder.rule = Rejection()
         self._decoder.judges = {}
-        self._num_prompts = 0
+        self._prompts = set[str]()
         self._own_seconds = 0.0
         self._arm_seconds = 0.0
 
@@ -48,35 +48,35 @@ class PlainClock:
         Nothing is timed where the clock has had its share of the time.
         """
         self._arm_seconds += sum(map(_seconds, traces))
-        enough = self._num_prompts >= MIN_PROMPTS
+        enough = len(self._prompts) >= MIN_PROMPTS
         if enough and self._own_seconds > TIME_SHARE * self._arm_seconds:
             return []
-        self._num_prompts += len(prompts)
-        by_turn = {(trace.prompt_id, trace.turn): trace for trace in traces}
+        self._prompts |= {prompt.prompt_id for prompt in prompts}
+        by_turn = {trace.key: trace for trace in traces}
         found: list[PlainSteps] = []
         for turn in range(max(prompt.num_turns for prompt in prompts)):
             requests = [
                 self._request(prompt, turn, by_turn)
                 for prompt in prompts
-                if turn < prompt.num_turns and by_turn[prompt.prompt_id, turn].output_ids
+                if turn < prompt.num_turns and by_turn[*prompt.key, turn].output_ids
             ]
             found += [
-                PlainSteps.of(plain, len(by_turn[plain.prompt_id, turn].output_ids))
+                PlainSteps.of(plain, len(by_turn[plain.key].output_ids))
                 for plain in self._run(requests)
             ]
         return found
 
-    def _request(self, prompt: Prompt, turn: int, traces: dict[tuple[str, int], Trace]) -> Request:
+    def _request(self, prompt: Prompt, turn: int, traces: dict[TextKey, Trace]) -> Request:
         """Ask for the middle of a text, where the context is as long as it is on average.
 
         What a step takes grows with the context, about linearly, so that such a stretch takes what
         all the text takes on average; and all texts are shortened by the same share, so that as
         many requests are in flight as in a whole run without candidates.
         """
-        earlier = [traces[prompt.prompt_id, number] for number in range(turn)]
-        answers = before(earlier, self._arm.verifier).get(prompt.prompt_id, [])
+        earlier = [traces[*prompt.key, number] for number in range(turn)]
+        answers = before(earlier, self._arm.verifier).get(prompt.key, [])
         asked = self._arm.request(prompt, answers)
-        text = traces[prompt.prompt_id, turn].output_ids
+        text = traces[*prompt.key, turn].output_ids
         number = min(len(text), max(MIN_STEPS, round(TEXT_SHARE * len(text))))
         written = text[: (len(text) - number) // 2]
         return replace(asked, token_ids=[*asked.token_ids, *written], max_new_tokens=number)

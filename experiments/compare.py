@@ -109,9 +109,8 @@ def compete(
         for name, run_dir in run_dirs.items():
             print(f"run directory of {name}: {run_dir.path}")
         if cut_short is not None:
-            print(
-                f"interrupted after {done} of {len(prompts)} prompts; the results above are valid"
-            )
+            number = len({prompt.prompt_id for prompt in prompts})
+            print(f"interrupted after {done} of {number} prompts; the results above are valid")
             raise cut_short
 
 

@@ -115,10 +115,10 @@ def decode(
         prompts = arm.choose(prompts)
     if not in_sweep(config):
         arms.announce([arm], prompts)
-    num_turns = {prompt.prompt_id: prompt.num_turns for prompt in prompts}
+    num_turns = {prompt.key: prompt.num_turns for prompt in prompts}
     kept = [] if run_dir is None else run_dir.begin(arm.provenance(), num_turns)
-    done = processes.agreed({trace.prompt_id for trace in kept})
-    share = processes.share([prompt for prompt in prompts if prompt.prompt_id not in done])
+    done = processes.agreed({trace.prompt_key for trace in kept})
+    share = processes.share([prompt for prompt in prompts if prompt.key not in done])
     memory = PeakMemory(arm.verifier.device)
     try:
         with processes.together():

@@ -5,7 +5,7 @@ from typing import Any
 
 from specdec.experiments.arm import Arm, summary_of
 
-from specdec.core.trace import PlainSteps, Trace
+from specdec.core.trace import PlainSteps, TextKey, Trace
 from specdec.metrics import Tally
 from specdec.report.comparison import standings
 
@@ -49,16 +49,16 @@ def paired_traces(traces: Mapping[str, Sequence[Trace]]) -> dict[str, list[Trace
     finished = common_turns(traces)
     return {
         name: sorted(
-            (trace for trace in each if (trace.prompt_id, trace.turn) in finished),
-            key=lambda trace: finished[trace.prompt_id, trace.turn],
+            (trace for trace in each if trace.key in finished),
+            key=lambda trace: finished[trace.key],
         )
         for name, each in traces.items()
     }
 
 
-def common_turns(traces: Mapping[str, Sequence[Trace]]) -> dict[tuple[str, int], int]:
+def common_turns(traces: Mapping[str, Sequence[Trace]]) -> dict[TextKey, int]:
     """Number the texts that every arm has, in the order of the first arm."""
-    ids = [[(trace.prompt_id, trace.turn) for trace in each] for each in traces.values()]
+    ids = [[trace.key for trace in each] for each in traces.values()]
     shared = set(ids[0]).intersection(*ids[1:])
     return {turn: number for number, turn in enumerate(t for t in ids[0] if t in shared)}
 

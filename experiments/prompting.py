@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from specdec.core.errors import UserError, require
+from specdec.core.errors import UserError, require, require_int
 from specdec.decoding.request import Request
 from specdec.decoding.turns import beforehand, rendered
 from specdec.lm.hf import HFCausalLM
@@ -26,6 +26,7 @@ class PromptOptions:
 
     path: str
     limit: int | None = None
+    num_samples: int = 1
     split: str = "train"
     config: str | None = None
     revision: str | None = None
@@ -38,6 +39,7 @@ class PromptOptions:
     def __post_init__(self) -> None:
         skips = self.skip_too_long
         require(isinstance(skips, bool), "prompts.skip_too_long", skips, "true or false")
+        require_int("prompts.num_samples", self.num_samples, 1)
         Rendering(self.chat_template, self.template_options, self.max_prompt_tokens)
 
     @classmethod
@@ -53,10 +55,11 @@ class PromptOptions:
         return Rendering(self.chat_template, self.template_options, longest)
 
     def load(self) -> list[Prompt]:
-        """Read the prompts; long before any model is loaded, since this may fail."""
-        return load_prompts(
+        """Read the prompts, each with its samples; this may fail, so before a model is loaded."""
+        prompts = load_prompts(
             self.path, self.limit, self.split, self.config, self.revision, self.field
         )
+        return [sample for prompt in prompts for sample in prompt.samples(self.num_samples)]
 
     def room(self, max_length: int) -> int:
         """Return a number of tokens that is too long for a prompt, in a context of `max_length`."""
@@ -93,10 +96,12 @@ def chosen(
     kept = [prompt for prompt in prompts if prompt.prompt_id not in skipped]
     if not kept:
         raise UserError(
-            f"prompts.skip_too_long=true: all {len(prompts)} prompts have {room} tokens or more"
+            f"prompts.skip_too_long=true: all {len(skipped)} prompts have {room} tokens or more"
         )
     left = [each for each in requests if each.prompt_id not in skipped]
-    return Chosen(kept, left, [p.prompt_id for p in prompts if p.prompt_id in skipped])
+    return Chosen(
+        kept, left, [p.prompt_id for p in prompts if p.prompt_id in skipped and p.sample == 0]
+    )
 
 
 def build_prompts(config: DictConfig) -> list[Prompt]:

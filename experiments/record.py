@@ -69,7 +69,7 @@ def record(source: Path, folder: Path, config: DictConfig) -> None:
         config.top_k,
         source=str(source),
     )
-    missing = [text for text in texts if (text.prompt_id, text.turn) not in writer.done]
+    missing = [text for text in texts if text.key not in writer.done]
     with tqdm(total=len(missing), desc="score", unit="text", disable=None) as bar:
         for scored in score(missing, verifier, sampling, config.top_k):
             writer.add(scored)

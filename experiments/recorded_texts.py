@@ -60,14 +60,14 @@ def texts_of(traces: Sequence[Trace], config: DictConfig, verifier: HFCausalLM) 
     Raises:
         UserError: the prompts are others than those that were decoded.
     """
-    prompts = {prompt.prompt_id: prompt for prompt in build_prompts(config)}
+    prompts = {prompt.key: prompt for prompt in build_prompts(config)}
     answers = before(traces, verifier)
     texts: list[Text] = []
     for trace in (trace for trace in traces if trace.output_ids):
-        given, prompt = answers[trace.prompt_id][: trace.turn], prompts.get(trace.prompt_id)
+        given, prompt = answers[trace.prompt_key][: trace.turn], prompts.get(trace.prompt_key)
         prompt_ids = () if prompt is None else render(prompt, given, verifier, config).token_ids
         if len(prompt_ids) != trace.num_prompt_tokens:
-            name = request_id(trace.prompt_id, trace.turn)
+            name = request_id(trace.prompt_id, trace.turn, trace.sample)
             raise UserError(
                 f"prompts.path={config.prompts.path!r}: has changed since the run: prompt {name}"
                 f" had {trace.num_prompt_tokens} tokens, and has {len(prompt_ids)} now"
@@ -83,6 +83,7 @@ def texts_of(traces: Sequence[Trace], config: DictConfig, verifier: HFCausalLM) 
                 (),
                 trace.finish_reason,
                 min(config.max_new_tokens, room),
+                trace.sample,
             )
         )
     return texts

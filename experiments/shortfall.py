@@ -50,17 +50,17 @@ class Shortfall:
 def _truncated(arm: Arm, prompts: Sequence[Prompt], traces: Sequence[Trace]) -> Iterator[str]:
     """Name the texts whose prompt was cut; only what is as long as allowed is rendered again."""
     longest = PromptOptions.of(arm.config).rendering.max_tokens
-    by_id = {prompt.prompt_id: prompt for prompt in prompts}
+    by_key = {prompt.key: prompt for prompt in prompts}
     answers = before(traces, arm.verifier)
     for trace in traces:
         if trace.num_prompt_tokens == longest:
-            prompt, given = by_id[trace.prompt_id], answers[trace.prompt_id][: trace.turn]
+            prompt, given = by_key[trace.prompt_key], answers[trace.prompt_key][: trace.turn]
             if render(prompt, given, arm.verifier, arm.config).num_cut:
                 yield _name(trace)
 
 
 def _name(trace: Trace) -> str:
-    return request_id(trace.prompt_id, trace.turn)
+    return request_id(trace.prompt_id, trace.turn, trace.sample)
 
 
 def counted(shortfalls: Mapping[str, Shortfall]) -> Iterator[str]:

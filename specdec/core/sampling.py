@@ -73,6 +73,11 @@ class Sampling:
         """Return the same with another temperature, or itself for None."""
         return self if temperature is None else replace(self, temperature=temperature)
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether every law has one token, so that a prompt has one text."""
+        return self.temperature == 0 or self.top_k == 1
+
     def of_prompt(self, prompt_ids: Sequence[int], budget: int) -> tuple[Processor, ...]:
         """Return what is applied to the logits of a text of up to `budget` tokens."""
         return bound(self.processors, prompt_ids, budget)

@@ -10,10 +10,17 @@ from typing import Any
 
 from specdec.core.outcome import Outcome
 
+PromptKey = tuple[str, int]  # prompt_id and sample
+TextKey = tuple[str, int, int]  # prompt_id, sample and turn
 
-def request_id(prompt_id: str, turn: int) -> str:
-    """Name one turn of a prompt: what a request is called while it is decoded."""
-    return prompt_id if turn == 0 else f"{prompt_id}#{turn}"
+
+def request_id(prompt_id: str, turn: int, sample: int = 0) -> str:
+    """Name one turn of a sample of a prompt: what a request is called while it is decoded.
+
+    The first of each goes without its number, so that sample 0 is what there is without samples.
+    """
+    sampled = prompt_id if sample == 0 else f"{prompt_id}~{sample}"
+    return sampled if turn == 0 else f"{sampled}#{turn}"
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Trace:
-    """One prompt (one turn of it, if it has several) decoded by one arm."""
+    """One text of one arm: one turn of one sample of a prompt, which has one of each at least."""
 
     prompt_id: str
     category: str
@@ -63,6 +70,17 @@ class Trace:
     )
     prefill_seconds: float  # verifier and proposer; not a step
     steps: tuple[Step, ...] = field(repr=False)
+    sample: int = 0  # which of a prompt's texts, 0-based; each has noise of its own
+
+    @property
+    def key(self) -> TextKey:
+        """What tells the text from all others of an arm."""
+        return self.prompt_id, self.sample, self.turn
+
+    @property
+    def prompt_key(self) -> PromptKey:
+        """What the turns of one conversation have in common."""
+        return self.prompt_id, self.sample
 
     def to_row(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -82,7 +100,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class PlainSteps:
-    """Steps of `proposer=none` that were timed beside one turn of a prompt: an arm's clock."""
+    """Steps of `proposer=none` that were timed beside one text: an arm's clock."""
 
     prompt_id: str
     turn: int
@@ -90,6 +108,12 @@ class PlainSteps:
     verify_seconds: float
     decode_seconds: float  # of all parts of these steps
     stand_for: int  # as many plain steps, a whole text, as these few are a sample of
+    sample: int = 0
+
+    @property
+    def key(self) -> TextKey:
+        """Which text it was."""
+        return self.prompt_id, self.sample, self.turn
 
     @classmethod
     def of(cls, trace: Trace, stand_for: int | None = None) -> "PlainSteps":
@@ -99,7 +123,8 @@ class PlainSteps:
         verify = sum(step.verify_seconds for step in trace.steps)
         number = len(seconds)
         decode = sum(map(sum, seconds))
-        return cls(trace.prompt_id, trace.turn, number, verify, decode, stand_for or number)
+        stands_for = stand_for or number
+        return cls(trace.prompt_id, trace.turn, number, verify, decode, stands_for, trace.sample)
 
     def to_row(self) -> dict[str, Any]:
         """Return plain JSON values; `PlainSteps(**row)` reads them."""

@@ -19,7 +19,7 @@ from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Context, Proposal, Verdict
 from specdec.decoding.claims import claims_of
 from specdec.decoding.pairing import is_lossless, require_judges
-from specdec.decoding.request import Flight, Request, require_decodable, rounded
+from specdec.decoding.request import Flight, Request, require_decodable, require_samples, rounded
 from specdec.decoding.stopping import Stopping, default_stopping, text_of
 from specdec.decoding.turns import Asked, beforehand, decode_turns, listed, request_of
 from specdec.lm.batch import TreeBatch
@@ -84,10 +84,12 @@ class SpeculativeDecoder:
 
         Raises:
             UserError: two prompts bear one name, or one is empty, leaves no room in the verifier's
-                context, or has a token that the verifier does not know.
+                context, or has a token that the verifier does not know; or samples are asked for
+                where all are the same.
         """
         verifier = self.verifier
         tokenizer = getattr(verifier, "tokenizer", None)
+        require_samples(1 + max((each.sample for each in requests), default=0), self.sampling)
         require_decodable(requests, verifier.max_length, verifier.vocab_size, tokenizer)
 
     def decode(self, asked: Asked | Sequence[Asked]) -> list[Trace]:
@@ -107,8 +109,8 @@ class SpeculativeDecoder:
             found = decode_turns(prompts, self._request, self.stream, tokenizer, room)
         else:
             found = self.stream(requests)
-        traces = {(trace.prompt_id, trace.turn): trace for trace in found}
-        return [traces[request.prompt_id, request.turn] for request in requests]
+        traces = {trace.key: trace for trace in found}
+        return [traces[each.prompt_id, each.sample, each.turn] for each in requests]
 
     def _request(self, prompt: Prompt, answers: Sequence[str]) -> Request:
         return request_of(prompt, answers, self.verifier)

@@ -20,7 +20,10 @@ from specdec.decoding.stopping import Stopping
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt to continue. `category` and `turn` are carried into the trace."""
+    """A prompt to continue. `category`, `turn` and `sample` are carried into the trace.
+
+    Samples of a prompt differ in their noise alone; sample 0 has that of the prompt itself.
+    """
 
     prompt_id: str
     token_ids: Sequence[int]
@@ -28,12 +31,13 @@ class Request:
     turn: int = 0
     keep_candidates: bool = False  # in the trace's steps
     max_new_tokens: int | None = None  # fewer than the decoder's; None: as many
+    sample: int = 0
     where: str = field(default="", compare=False)  # how complaints name the place it came from
 
     @property
     def request_id(self) -> str:
         """The name that keys the request's randomness."""
-        return request_id(self.prompt_id, self.turn)
+        return request_id(self.prompt_id, self.turn, self.sample)
 
 
 def require_decodable(
@@ -65,6 +69,20 @@ def require_decodable(
                 f"{called}: token {strange}{spelt} is beyond the verifier's"
                 f" embedding of {vocab_size} tokens"
             )
+
+
+def require_samples(number: int, sampling: Sampling) -> None:
+    """Refuse several samples of a prompt where there is but one text.
+
+    Raises:
+        UserError: the law of every token has one token.
+    """
+    if number > 1 and sampling.is_greedy:
+        told = "temperature=0" if sampling.temperature == 0 else "top_k=1"
+        raise UserError(
+            f"prompts.num_samples={number}: at sampling.{told} all samples of a prompt are the same"
+            " text; expected 1, or sampling.temperature=0.7"
+        )
 
 
 @dataclass
@@ -155,6 +173,7 @@ class Flight:
             finish_reason=self.finish_reason,
             prefill_seconds=self.prefill_seconds,
             steps=tuple(self.steps),
+            sample=self.request.sample,
         )
 
 

@@ -1,11 +1,13 @@
 """From prompts to requests: rendered as the verifier reads them, turn by turn."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
 from itertools import chain, compress
 from typing import Any
 
 from specdec.core.errors import UserError
-from specdec.core.trace import Trace
+from specdec.core.trace import PromptKey, Trace
 from specdec.decoding.request import Request
 from specdec.prompts import AUTO, Message, Prompt, Rendered, Rendering, answer_of, render_turn
 
@@ -26,31 +28,51 @@ def decode_turns(
 
     Where these make it `room` tokens long or longer, the turn ends at once, without a token.
     """
-    answers: dict[str, list[str]] = {prompt.prompt_id: [] for prompt in prompts}
+    answers: dict[PromptKey, list[str]] = {prompt.key: [] for prompt in prompts}
     for turn in range(max((prompt.num_turns for prompt in prompts), default=0)):
         asked = [prompt for prompt in prompts if prompt.num_turns > turn]
-        requests = [request(prompt, answers[prompt.prompt_id]) for prompt in asked]
+        requests = [request(prompt, answers[prompt.key]) for prompt in asked]
         fits = [turn == 0 or len(each.token_ids) < room for each in requests]
         fitting = list(compress(requests, fits))
         full = [each for each, fit in zip(requests, fits, strict=True) if not fit]
         for trace in chain(stream(fitting) if fitting else (), map(unanswered, full)):
-            answers[trace.prompt_id].append(answer_of(trace, tokenizer))
+            answers[trace.prompt_key].append(answer_of(trace, tokenizer))
             yield trace
 
 
 def unanswered(request: Request) -> Trace:
     """Return the trace of a turn for which the context has no room left."""
-    length = len(request.token_ids)
     return Trace(
-        request.prompt_id, request.category, request.turn, length, (), "", CONTEXT, 0.0, ()
+        prompt_id=request.prompt_id,
+        category=request.category,
+        turn=request.turn,
+        num_prompt_tokens=len(request.token_ids),
+        output_ids=(),
+        output_text="",
+        finish_reason=CONTEXT,
+        prefill_seconds=0.0,
+        steps=(),
+        sample=request.sample,
     )
 
 
 def beforehand(
     prompts: Sequence[Prompt], request: Callable[[Prompt, Sequence[str]], Request]
 ) -> list[Request]:
-    """Return every turn as if all answers before it were empty: as short as it can be."""
-    return [request(prompt, [""] * turn) for prompt in prompts for turn in range(prompt.num_turns)]
+    """Return every turn as if all answers before it were empty: as short as it can be.
+
+    Samples of a prompt are rendered once.
+    """
+
+    @cache
+    def first(prompt: Prompt, turn: int) -> Request:
+        return request(prompt, [""] * turn)
+
+    return [
+        replace(first(replace(prompt, sample=0), turn), sample=prompt.sample)
+        for prompt in prompts
+        for turn in range(prompt.num_turns)
+    ]
 
 
 def rendered(
@@ -74,7 +96,14 @@ def request_of(
 ) -> Request:
     """Ask for the turn that comes after `answers`."""
     token_ids = rendered(prompt, answers, verifier, how).token_ids
-    return Request(prompt.prompt_id, token_ids, prompt.category, len(answers), where=prompt.where)
+    return Request(
+        prompt.prompt_id,
+        token_ids,
+        prompt.category,
+        len(answers),
+        where=prompt.where,
+        sample=prompt.sample,
+    )
 
 
 def listed(asked: Asked | Sequence[Asked]) -> tuple[list[Request], list[Prompt]]:

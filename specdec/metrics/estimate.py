@@ -1,8 +1,9 @@
 """A number and its 95 % interval: ratios of sums over prompts, resampled by whole prompts.
 
-A prompt is a cluster: its steps (and its turns) share a text and are not independent, so the
-bootstrap draws prompts, never steps. P prompts, R resamples. Every function here draws the same
-resamples for the same P; metrics and arms over the same prompts in the same order are so paired.
+A prompt is a cluster: its steps, its turns and its samples share a context and are not independent,
+so the bootstrap draws prompts, never texts or steps. P prompts, R resamples. Every function here
+draws the same resamples for the same P; metrics and arms over the same prompts in the same order
+are so paired.
 """
 
 import math

@@ -57,7 +57,7 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "peak_memory_bytes": "The most memory that was in use while decoding: what torch allocated "
         "on the GPU, else the resident memory of the process; null where arms share a process.",
         "num_prompts": "Prompts: the units that the bootstrap resamples.",
-        "num_turns": "Decoded texts: one a prompt unless it has several turns.",
+        "num_turns": "Decoded texts: one a prompt unless it has several turns or samples.",
         "num_steps": "Verifier calls, prefill excluded.",
         "num_emitted": "Tokens that became text.",
         "num_drafted": "Draft tokens submitted to the verifier.",

@@ -23,7 +23,7 @@ LARGEST = "largest_drafted"  # the one column that is not a sum
 
 @dataclass(frozen=True)
 class Tally:
-    """The traces of an arm, added up over the turns and steps of each of P prompts.
+    """The traces of an arm, added up over the samples, turns and steps of each of P prompts.
 
     Small enough to be kept: a hundredth of its traces. No number depends on the order of those.
     A column that is not there is unknown, unless it is one of a family with a point in its name.
@@ -56,11 +56,11 @@ class Tally:
             kind = type(traces).__name__
             raise UserError(f"{kind}: expected a list of traces, as decode returns")
         categories = {trace.prompt_id: trace.category for trace in traces}
-        beside = {(plain.prompt_id, plain.turn): plain for plain in clock}
+        beside = {plain.key: plain for plain in clock}
         rows: dict[str, dict[str, float]] = {name: {} for name in sorted(categories)}
         for trace in traces:
             row = _counted(trace)
-            plain = beside.get((trace.prompt_id, trace.turn))
+            plain = beside.get(trace.key)
             timed = {} if plain is None or not plain.num_steps else _clocked(row, plain)
             _add(rows[trace.prompt_id], row | timed)
         return cls.from_rows(

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from specdec.core.errors import UserError, require, require_int
+from specdec.core.trace import PromptKey
 from specdec.prompts.message import Message, read_message
 from specdec.prompts.rows import PLACES, Part, Row, read_rows
 
@@ -32,6 +33,23 @@ class Prompt:
     raw: bool = False
     given: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
     where: str = field(default="", compare=False)
+    sample: int = 0  # which of the prompt's samples; only their noise differs
+
+    @property
+    def key(self) -> PromptKey:
+        """What tells it from all other prompts and samples that are decoded."""
+        return self.prompt_id, self.sample
+
+    def samples(self, number: int) -> list["Prompt"]:
+        """Return it so many times, to be decoded independently; the first is the prompt itself.
+
+        This is `num_return_sequences` of `generate()`, and `n` of inference engines.
+
+        Raises:
+            UserError: the number is below 1.
+        """
+        require_int("prompts.num_samples", number, 1)
+        return [replace(self, sample=sample) for sample in range(number)]
 
     @property
     def num_turns(self) -> int:

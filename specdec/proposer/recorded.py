@@ -54,7 +54,8 @@ class Recorded:
             missing = {"prompt_id", "turn", "output_ids"} - set(row)
             if missing:
                 raise UserError(f"{traces}:{number}: not a trace: no {', '.join(sorted(missing))}")
-            texts[request_id(row["prompt_id"], row["turn"])] = row["output_ids"]
+            name = request_id(row["prompt_id"], row["turn"], row.get("sample", 0))
+            texts[name] = row["output_ids"]
         return cls(texts, gamma, accuracy)
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:

@@ -275,7 +275,9 @@ def with_seconds(
     ]
     verify, decode = costs.plain.verify, sum(costs.plain)
     clock = [
-        PlainSteps(trace.prompt_id, trace.turn, 1, verify, decode, len(trace.output_ids))
+        PlainSteps(
+            trace.prompt_id, trace.turn, 1, verify, decode, len(trace.output_ids), trace.sample
+        )
         for trace in traces
     ]
     return timed, clock

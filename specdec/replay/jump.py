@@ -112,7 +112,9 @@ class _Rerun:
     def __init__(
         self, text: Text, row: int, states: Mapping[Layer, Tensor], sampling: Sampling, seed: int
     ):
-        request = Request(text.prompt_id, text.prompt_ids, text.category, text.turn)
+        request = Request(
+            text.prompt_id, text.prompt_ids, text.category, text.turn, sample=text.sample
+        )
         # Where the text ends it says itself, be it for a stop string.
         self.flight = _Afresh(request, row, sampling, Stopping(text.budget), seed, text.budget)
         self._text = text

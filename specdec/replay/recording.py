@@ -23,14 +23,15 @@ from torch import Tensor
 from specdec.core.errors import Unwritable, UserError, require_int
 from specdec.core.jsonl import make_folder, write_bytes, write_json
 from specdec.core.sampling import Sampling
+from specdec.core.trace import TextKey
 from specdec.lm.fingerprint import differences
-from specdec.replay.scoring import Key, Scored
+from specdec.replay.scoring import Scored
 from specdec.replay.texts import Text
 
 VERSION = 1
 MANIFEST = "manifest.json"
 SHARD_TOKENS = 1 << 16  # what a kill may cost; 34 MB with 64 log-probabilities a token
-FACTS = ("prompt_id", "category", "turn", "finish_reason", "budget")  # of a text, in the header
+FACTS = ("prompt_id", "category", "turn", "sample", "finish_reason", "budget")  # of a text
 OF_TOKENS = ("output_ids", "log_p", "top_ids", "top_log_p", "logsumexp")
 PLUG_INS = "processors"  # of a sampling: only described
 TENSORS = ("prompt_ids", "prompt_offsets", "output_offsets", *OF_TOKENS)
@@ -114,7 +115,7 @@ def _said(error: Exception) -> str:
 class RecordingWriter:
     """A recording in the making; one that was interrupted goes on behind its last shard.
 
-    `done` are the texts, by prompt_id and turn, that need not come again. A shard is written as
+    `done` are the texts, by their keys, that need not come again. A shard is written as
     soon as texts of `shard_tokens` tokens wait for it; those that wait are lost without `close`.
 
     Raises:
@@ -136,7 +137,7 @@ class RecordingWriter:
         require_int("top_k", top_k, 0)
         require_int("shard_tokens", shard_tokens, 1)
         self.folder = folder
-        self.done: set[Key] = set()
+        self.done: set[TextKey] = set()
         self._shard_tokens = shard_tokens
         self._waiting: list[Scored] = []
         self._num_waiting = 0  # tokens
@@ -155,12 +156,12 @@ class RecordingWriter:
             UserError: a shard was due, and could not be written.
         """
         num_tokens = len(scored.text.output_ids)
-        assert scored.key not in self.done, f"twice: {scored.key}"
+        assert scored.text.key not in self.done, f"twice: {scored.text.key}"
         assert len(scored.text.log_p) == num_tokens, "not scored"
         assert scored.top_ids.shape == (num_tokens, self._manifest.top_k), "another top_k"
         if self._manifest.complete:
             self._write_manifest(replace(self._manifest, complete=False))
-        self.done.add(scored.key)
+        self.done.add(scored.text.key)
         self._waiting.append(scored)
         self._num_waiting += num_tokens
         if self._num_waiting >= self._shard_tokens:
@@ -185,7 +186,7 @@ class RecordingWriter:
                 " folder",
             )
         for shard in theirs.shards:
-            self.done |= {each.key for each in _read_shard(self.folder, shard, theirs.top_k)}
+            self.done |= {each.text.key for each in _read_shard(self.folder, shard, theirs.top_k)}
         self._manifest = theirs
 
     def _write_shard(self) -> None:
@@ -332,15 +333,15 @@ class Recording:
 
     def top(self, text: Text) -> Scored:
         """Return what was found of one of the texts."""
-        return self._by_key[text.prompt_id, text.turn]
+        return self._by_key[text.key]
 
     def rows(self, text: Text, vocab_size: int) -> Tensor | None:  # [T, V] float32
         """Return the laws that a text was drawn from, if all of them was kept."""
         return self.top(text).rows(vocab_size)
 
     @cached_property
-    def _by_key(self) -> dict[Key, Scored]:
-        return {each.key: each for each in self.scored}
+    def _by_key(self) -> dict[TextKey, Scored]:
+        return {each.text.key: each for each in self.scored}
 
 
 def read_recording(folder: Path) -> Recording:

@@ -22,7 +22,6 @@ SMALLEST = torch.finfo(torch.float32).tiny
 # Of a token that the law read here does not have, in nats.
 LEAST_LOG_P = torch.tensor(math.log(SMALLEST), dtype=torch.float32).item()
 COMPLETE = 1 - 1e-6  # the mass from which on the kept tokens are all there are
-Key = tuple[str, int]  # prompt_id and turn
 
 
 class Scored(NamedTuple):
@@ -32,11 +31,6 @@ class Scored(NamedTuple):
     top_ids: Tensor  # [T, K] int32, likeliest first; 0 where the law has fewer than K tokens
     top_log_p: Tensor  # [T, K] float32, nats; -inf there
     logsumexp: Tensor  # [T] float32: of the raw logits, nats
-
-    @property
-    def key(self) -> Key:
-        """What tells it from all other texts of a recording."""
-        return self.text.prompt_id, self.text.turn
 
     @property
     def has_rows(self) -> bool:

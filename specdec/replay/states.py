@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.protocols import CausalLM
+from specdec.core.trace import TextKey
 from specdec.core.values import Layer
 from specdec.replay.texts import Text
 
@@ -17,7 +18,7 @@ class States:
     def __init__(self, verifier: CausalLM, batch: int = 16):
         self._verifier = verifier
         self._batch = batch
-        self._found: dict[tuple[str, int, Layer], Tensor] = {}
+        self._found: dict[tuple[TextKey, Layer], Tensor] = {}
 
     def of(
         self, text: Text, layers: Sequence[Layer], neighbours: Iterable[Text]
@@ -26,10 +27,9 @@ class States:
 
         `neighbours`, of which the text is the first, will be asked for as well.
         """
-        name = text.prompt_id, text.turn
-        if any((*name, layer) not in self._found for layer in layers):
+        if any((text.key, layer) not in self._found for layer in layers):
             self._read(list(islice(neighbours, self._batch)), layers)
-        return {layer: self._found[*name, layer].to(self._verifier.device) for layer in layers}
+        return {layer: self._found[text.key, layer].to(self._verifier.device) for layer in layers}
 
     @torch.inference_mode()
     def _read(self, texts: Sequence[Text], layers: Sequence[Layer]) -> None:
@@ -39,4 +39,4 @@ class States:
         states = verifier.prefill(range(len(texts)), read, layers)
         for text, found in zip(texts, states, strict=True):
             for layer, state in found.items():
-                self._found[text.prompt_id, text.turn, layer] = state.cpu()
+                self._found[text.key, layer] = state.cpu()

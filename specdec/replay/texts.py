@@ -9,6 +9,7 @@ from torch import Tensor
 from specdec.core.processing import along
 from specdec.core.protocols import CausalLM
 from specdec.core.sampling import Sampling
+from specdec.core.trace import TextKey
 from specdec.lm.batch import pad
 from specdec.lm.vocabularies import fitted, readable
 
@@ -25,6 +26,12 @@ class Text:
     log_p: tuple[float, ...]  # [T]: of each token in the law that it was drawn from, in nats
     finish_reason: str  # as in `Trace`
     budget: int  # tokens that might have been emitted, at least T
+    sample: int = 0  # as in `Trace`
+
+    @property
+    def key(self) -> TextKey:
+        """What tells it from all other texts of a recording."""
+        return self.prompt_id, self.sample, self.turn
 
 
 def logits_along(

@@ -30,7 +30,7 @@ from specdec.core.jsonl import (
     write_text,
     writing,
 )
-from specdec.core.trace import PlainSteps, Trace
+from specdec.core.trace import PlainSteps, PromptKey, Trace
 from specdec.metrics import Tally
 
 COMPLETE, DAMAGED = "complete", "damaged"
@@ -166,11 +166,13 @@ class RunDir:
             for name in stale:
                 (self.path / name).unlink(missing_ok=True)
 
-    def begin(self, provenance: Mapping[str, Any], num_turns: Mapping[str, int]) -> list[Trace]:
+    def begin(
+        self, provenance: Mapping[str, Any], num_turns: Mapping[PromptKey, int]
+    ) -> list[Trace]:
         """Write `provenance.json`; return what an interrupted session left that still counts.
 
-        That is every prompt of `num_turns` with all of its turns, if it was decoded under the same
-        circumstances: the same noise belongs to a prompt whenever it is decoded.
+        That is every sample of `num_turns` with all of its turns, if it was decoded under the same
+        circumstances: the same noise belongs to a sample whenever it is decoded.
         """
         if not self._has_started:
             self.start()
@@ -192,11 +194,11 @@ class RunDir:
         """Return where a process writes."""
         return trace_file(self.path, rank, self._identity)
 
-    def unite(self, num_turns: Mapping[str, int]) -> list[Trace]:
+    def unite(self, num_turns: Mapping[PromptKey, int]) -> list[Trace]:
         """Bring what all processes wrote into `traces.jsonl`, in the order of the prompts."""
-        places = {prompt_id: place for place, prompt_id in enumerate(num_turns)}
+        places = {key: place for place, key in enumerate(num_turns)}
         traces = self._whole_prompts(num_turns)
-        traces.sort(key=lambda trace: (places[trace.prompt_id], trace.turn))
+        traces.sort(key=lambda trace: (places[trace.prompt_key], trace.turn))
         self._rewrite(traces)
         return traces
 
@@ -223,17 +225,17 @@ class RunDir:
 
     def _clock_of(self, traces: Sequence[Trace]) -> list[PlainSteps]:
         """Read what was timed beside these texts, as far as it is as written."""
-        turns = {(trace.prompt_id, trace.turn) for trace in traces}
+        turns = {trace.key for trace in traces}
         rows = [row for file in self._clock_files() for row in whole_rows(file)]
         try:
             found = [PlainSteps(**row) for row in rows if row.pop(OF, None) == self._identity]
         except TypeError:  # of another version
             return []
-        last = {(plain.prompt_id, plain.turn): plain for plain in found}
+        last = {plain.key: plain for plain in found}
         return [plain for turn, plain in last.items() if turn in turns]
 
-    def _whole_prompts(self, num_turns: Mapping[str, int]) -> list[Trace]:
-        """Read the traces that are of this run and as written, of prompts without a missing turn.
+    def _whole_prompts(self, num_turns: Mapping[PromptKey, int]) -> list[Trace]:
+        """Read the traces that are of this run and as written, of samples without a missing turn.
 
         Damage of a line costs no other prompt.
         """
@@ -243,9 +245,9 @@ class RunDir:
         except (KeyError, TypeError, ValueError):  # of an older version
             return []
         # One of each: whoever was killed while uniting files leaves some twice.
-        traces = list({(trace.prompt_id, trace.turn): trace for trace in found}.values())
-        turns = Counter(trace.prompt_id for trace in traces)
-        return [t for t in traces if turns[t.prompt_id] == num_turns.get(t.prompt_id)]
+        traces = list({trace.key: trace for trace in found}.values())
+        turns = Counter(trace.prompt_key for trace in traces)
+        return [t for t in traces if turns[t.prompt_key] == num_turns.get(t.prompt_key)]
 
     def summarize(self, summary: Mapping[str, Any], tally: Tally) -> None:
         """Write `summary.json`, and `tally.jsonl`, which is all that comparisons need."""

@@ -80,7 +80,7 @@ def token_view(trace: Trace, prompt: str, words: Words, piece: Piece) -> dict[st
     places = iter(range(len(trace.output_ids)))
     spelling = Spelling(trace.output_ids, words, piece)
     seen = [t for step in trace.steps for t in _seen(step, places, trace.output_ids, spelling)]
-    ids = {"prompt_id": trace.prompt_id, "turn": trace.turn}
+    ids = {"prompt_id": trace.prompt_id, "sample": trace.sample, "turn": trace.turn}
     return {**ids, "prompt": prompt, "tokens": [asdict(token) for token in seen]}
 
 

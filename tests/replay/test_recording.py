@@ -81,7 +81,7 @@ def write(folder: Path, texts: Sequence[Scored], shard_tokens: int = 12) -> Reco
     """Add what is not there yet, and leave the writer open."""
     writer = RecordingWriter(folder, **SETTINGS, shard_tokens=shard_tokens)
     for each in texts:
-        if each.key not in writer.done:
+        if each.text.key not in writer.done:
             writer.add(each)
     return writer
 
@@ -113,11 +113,11 @@ def test_tokens_have_the_probability_of_the_law_that_they_were_drawn_from(
     sampling: Sampling,
 ) -> None:
     """And the K likeliest tokens theirs."""
-    texts = {(each.prompt_id, each.turn): each for each in drawn(sampling)}
+    texts = {each.key: each for each in drawn(sampling)}
     found = list(score(list(texts.values()), table_lm(LAW, 6), sampling, K, batch=2))
-    assert sorted(each.key for each in found) == sorted(texts)
+    assert sorted(each.text.key for each in found) == sorted(texts)
     for each in found:
-        tokens, original = each.text.output_ids, texts[each.key]
+        tokens, original = each.text.output_ids, texts[each.text.key]
         assert replace(each.text, log_p=()) == original
         assert each.top_ids.shape == each.top_log_p.shape == (len(tokens), K)
         for place, token in enumerate(tokens):
@@ -359,7 +359,7 @@ def test_an_interrupted_recording_goes_on(num_texts: int, folder: Path, tmp_path
     with pytest.raises(UserError, match="interrupted; the same record command goes on"):
         read_recording(again)
     resumed = RecordingWriter(again, **SETTINGS)
-    assert resumed.done <= {each.key for each in scored()[:num_texts]}
+    assert resumed.done <= {each.text.key for each in scored()[:num_texts]}
     write(again, scored()).close()
     assert files(again) == files(folder)
 
@@ -402,7 +402,7 @@ def killed_at(name: str, rename: Callable[..., None], moment: str) -> Callable[[
 def test_a_complete_recording_takes_more_texts(folder: Path) -> None:
     """And is not complete until it has them."""
     writer = RecordingWriter(folder, **SETTINGS)
-    assert writer.done == {each.key for each in scored()}
+    assert writer.done == {each.text.key for each in scored()}
     more = scored()[0]._replace(text=replace(scored()[0].text, prompt_id="one more"))
     writer.add(more)
     with pytest.raises(UserError, match="interrupted"):

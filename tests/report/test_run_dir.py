@@ -38,7 +38,7 @@ def make_trace(prompt_id: str, text: str = "text") -> Trace:
 
 
 HERE = {"device": "a machine", "argv": ["compare"]}
-TURNS = {"a": 1, "b": 1}
+TURNS = {("a", 0): 1, ("b", 0): 1}
 
 
 class Opened(RunDir):
@@ -193,7 +193,7 @@ def test_prompts_whose_turns_are_not_all_there_are_decoded_again(tmp_path: Path)
     with pytest.raises(KeyboardInterrupt):
         break_off(tmp_path, KeyboardInterrupt())
     with RunDir(tmp_path, CONFIG, "this") as run_dir:
-        assert run_dir.begin(HERE, {"a": 2, "b": 1}) == []
+        assert run_dir.begin(HERE, {("a", 0): 2, ("b", 0): 1}) == []
 
 
 @pytest.mark.parametrize("name", ["device", "num_threads", "versions", "dtype"])

@@ -29,7 +29,7 @@ WRITTEN = {"training.distill.path"}
 # Words that a folder might have by chance.
 NO_FILES = {*PLUG_INS, *VALUES, "judges", "prompts.split", "prompts.chat_template"}
 NO_FILES |= {"prompts.config", "prompts.revision", "prompts.field"}
-NO_FILES_BELOW = ("prompts.template_options.",)
+NO_FILES_BELOW = ("prompts.template_options.", "prompts.roles.")
 # What may be on a Hub, and as what.
 ON_HUB = {"verifier.path": "model", "draft.path": "model", "proposer.path": "model"}
 ON_HUB |= {"prompts.path": "dataset", "training.train.init_path": "model"}

@@ -10,7 +10,7 @@ from specdec.core.errors import UserError, require, require_int
 from specdec.decoding.request import Request
 from specdec.decoding.turns import beforehand, rendered
 from specdec.lm.hf import HFCausalLM
-from specdec.prompts import Prompt, Rendered, Rendering, load_prompts
+from specdec.prompts import Prompt, Rendered, Rendering, Roles, load_prompts
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class PromptOptions:
     config: str | None = None
     revision: str | None = None
     field: str | None = None
+    roles: Any = None
     chat_template: str = "auto"
     template_options: Any = None
     max_prompt_tokens: int | None = None
@@ -41,6 +42,7 @@ class PromptOptions:
         require(isinstance(skips, bool), "prompts.skip_too_long", skips, "true or false")
         require_int("prompts.num_samples", self.num_samples, 1)
         Rendering(self.chat_template, self.template_options, self.max_prompt_tokens)
+        Roles(self.roles)
 
     @classmethod
     def of(cls, config: DictConfig) -> "PromptOptions":
@@ -57,7 +59,13 @@ class PromptOptions:
     def load(self) -> list[Prompt]:
         """Read the prompts, each with its samples; this may fail, so before a model is loaded."""
         prompts = load_prompts(
-            self.path, self.limit, self.split, self.config, self.revision, self.field
+            self.path,
+            self.limit,
+            self.split,
+            self.config,
+            self.revision,
+            self.field,
+            self.roles,
         )
         return [sample for prompt in prompts for sample in prompt.samples(self.num_samples)]
 

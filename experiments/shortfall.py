@@ -7,6 +7,7 @@ from specdec.experiments.arm import Arm, before
 from specdec.experiments.prompting import PromptOptions, render
 
 from specdec.core.trace import Trace, request_id
+from specdec.decoding.turns import REFUSED
 from specdec.prompts import Prompt
 
 SHOWN = 5  # names in a line
@@ -19,19 +20,22 @@ class Shortfall:
     skipped: Sequence[str]
     truncated: Sequence[str]
     unanswered: Sequence[str]
+    refused: Sequence[str]
 
     @classmethod
     def of(cls, arm: Arm, prompts: Sequence[Prompt], traces: Sequence[Trace]) -> "Shortfall":
         """Look what became of an arm's prompts."""
-        unanswered = [_name(trace) for trace in traces if not trace.output_ids]
-        return cls(arm.skipped, list(_truncated(arm, prompts, traces)), unanswered)
+        ended = [trace for trace in traces if not trace.output_ids]
+        full = [_name(trace) for trace in ended if trace.finish_reason != REFUSED]
+        refused = [_name(trace) for trace in ended if trace.finish_reason == REFUSED]
+        return cls(arm.skipped, list(_truncated(arm, prompts, traces)), full, refused)
 
     def counts(self) -> dict[str, int]:
         """Return what a summary says of it."""
         return {
             "num_skipped": len(self.skipped),
             "num_truncated": len(self.truncated),
-            "num_unanswered": len(self.unanswered),
+            "num_unanswered": len(self.unanswered) + len(self.refused),
         }
 
     def lines(self) -> Iterator[str]:
@@ -40,6 +44,7 @@ class Shortfall:
             (self.skipped, "prompt", "too long and left out"),
             (self.truncated, "turn", "cut to the last tokens"),
             (self.unanswered, "turn", "without an answer, for want of room in the context"),
+            (self.refused, "turn", "not asked, since the chat template refuses the answers before"),
         ):
             if names:
                 number = f"{len(names)} {of}{'s' if len(names) > 1 else ''}"

@@ -17,6 +17,22 @@ class Unfit(UserError):
     """Parts that are right in themselves and cannot go together; a sweep leaves them out."""
 
 
+class RowError(UserError):
+    """A row of a file or a dataset that is not what it should be: `where: told`.
+
+    `reason` is what such rows are counted by, if it is not `told` up to a bracket or semicolon.
+    """
+
+    def __init__(self, where: str, told: str, reason: str = ""):
+        super().__init__(where, told, reason)  # all of them, so that it can be pickled
+        self.where = where
+        self.told = told
+        self.reason = reason or told.split(" (")[0].split("; ")[0]
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.told}"
+
+
 def require(condition: bool, field: str, value: object, expected: str) -> None:
     """Raise a UserError that reads `field=value: expected ...` unless `condition` holds."""
     if not condition:

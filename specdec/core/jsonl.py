@@ -3,6 +3,7 @@
 Whatever is written goes through `writing`, so that a full disk is one line to every caller.
 """
 
+import gzip
 import json
 import os
 import platform
@@ -12,13 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkstemp
-from typing import Any
+from typing import Any, TextIO, cast
 
-from specdec.core.errors import Unwritable, UserError
+from specdec.core.errors import RowError, Unwritable, UserError
 
 SEAL = "crc32"  # of a row without it; see `sealed`
 UTF_8 = "utf-8-sig"  # files of some editors begin with a byte order mark, which is no text
 UNREADABLE = (ValueError, RecursionError)  # of JSON: broken, a number too long, nested too deep
+HALF = "half a character"
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no text in any encoding
 
 
@@ -28,13 +30,57 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         UserError: the file cannot be read, or a line is not a JSON object of whole characters.
     """
+    for number, row in scan_jsonl(path):
+        if isinstance(row, RowError):
+            raise row
+        yield number, row
+
+
+def scan_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
+    """Yield (1-based line number, row), or in place of a row why the line holds none.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    with opened(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    yield number, _parse(f"{path}:{number}", line)
+                except RowError as error:
+                    yield number, error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[TextIO]:
+    """Open a text file, unpacked if its name ends in `.gz`.
+
+    Bytes that are not UTF-8 are read as half characters, which `require_text` knows.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
-        with path.open(encoding=UTF_8) as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, _parse(path, number, line)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+        with (
+            gzip.open(path, "rt", encoding=UTF_8, errors="surrogateescape")
+            if path.suffix.lower() == ".gz"
+            else path.open(encoding=UTF_8, errors="surrogateescape")
+        ) as file:
+            yield cast(TextIO, file)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+def require_text(where: str, text: str) -> None:
+    """Refuse text of an `opened` file whose bytes are not UTF-8.
+
+    Raises:
+        RowError: they are not; `where` is how the message names the place.
+    """
+    half = SURROGATE.search(text)
+    if half is not None:
+        byte = ord(half[0]) & 0xFF
+        raise RowError(where, f"cannot be read as UTF-8 text (byte 0x{byte:02x})")
 
 
 def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -83,36 +129,46 @@ def read_text(path: Path) -> str:
     Raises:
         UserError: it cannot be read, or is in another encoding.
     """
-    try:
-        return path.read_text(encoding=UTF_8)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    with opened(path) as file:
+        text = file.read()
+    require_text(str(path), text)
+    return text
 
 
-def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
+def _parse(where: str, line: str) -> dict[str, Any]:
+    require_text(where, line)
     try:
         row = json.loads(line)
     except UNREADABLE as error:
-        raise UserError(f"{path}:{number}: not valid JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
+        raise RowError(where, f"not valid JSON ({error})") from None
+    require_object(where, row)
     if "\\u" in line:
-        require_characters(f"{path}:{number}", row)
+        require_characters(where, row)
     return row
+
+
+def require_object(where: str, row: object) -> None:
+    """Refuse a row of JSON that is no object.
+
+    Raises:
+        RowError: it is something else; `where` is how the message names the place.
+    """
+    if not isinstance(row, dict):
+        raise RowError(where, f"expected a JSON object, got {type(row).__name__}")
 
 
 def require_characters(where: str, value: object) -> None:
     """Refuse values of JSON that hold half a character, which only an escape can spell.
 
     Raises:
-        UserError: there is one; `where` is how the message names the place.
+        RowError: there is one; `where` is how the message names the place.
     """
     if isinstance(value, str):
         half = SURROGATE.search(value)
         if half is not None:
             around = value[max(0, half.start() - 20) : half.end() + 20]
             what = f"half a character (a lone surrogate, {ascii(half[0])[1:-1]})"
-            raise UserError(f"{where}: {around!a} holds {what}; expected whole ones")
+            raise RowError(where, f"{around!a} holds {what}; expected whole ones", HALF)
     elif isinstance(value, Mapping):
         for name, each in value.items():
             require_characters(where, name)

@@ -65,9 +65,9 @@ class Trace:
     num_prompt_tokens: int
     output_ids: tuple[int, ...]
     output_text: str
-    finish_reason: (
-        str  # "eos", "stop" (a stop string) or "length" (max_new_tokens) or "context" (full)
-    )
+    # "eos", "stop" (a stop string), "length" (max_new_tokens), "context" (full), or "refused": the
+    # chat template did not take the answers before this turn.
+    finish_reason: str
     prefill_seconds: float  # verifier and proposer; not a step
     steps: tuple[Step, ...] = field(repr=False)
     sample: int = 0  # which of a prompt's texts, 0-based; each has noise of its own

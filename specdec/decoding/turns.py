@@ -1,9 +1,9 @@
 """From prompts to requests: rendered as the verifier reads them, turn by turn."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import chain, compress
+from itertools import chain
 from typing import Any
 
 from specdec.core.errors import UserError
@@ -14,6 +14,7 @@ from specdec.prompts import AUTO, Message, Prompt, Rendered, Rendering, answer_o
 # What can be decoded; bare text is continued as it stands.
 Asked = Request | Prompt | str
 CONTEXT = "context"  # why a text ended: there was no more room
+REFUSED = "refused"  # by the chat template, which did not take the answers before
 EXPECTED = "text, prompts as load_prompts returns them, or sd.Request(name, verifier.encode(text))"
 
 
@@ -26,33 +27,56 @@ def decode_turns(
 ) -> Iterator[Trace]:
     """Decode prompts turn by turn; a later turn is asked after the decoder's own answers.
 
-    Where these make it `room` tokens long or longer, the turn ends at once, without a token.
+    Where these make it `room` tokens long or longer, the turn ends at once, without a token. Where
+    the template does not take them, this turn and those behind it do.
     """
     answers: dict[PromptKey, list[str]] = {prompt.key: [] for prompt in prompts}
+    refused: set[PromptKey] = set()
     for turn in range(max((prompt.num_turns for prompt in prompts), default=0)):
-        asked = [prompt for prompt in prompts if prompt.num_turns > turn]
-        requests = [request(prompt, answers[prompt.key]) for prompt in asked]
-        fits = [turn == 0 or len(each.token_ids) < room for each in requests]
-        fitting = list(compress(requests, fits))
-        full = [each for each, fit in zip(requests, fits, strict=True) if not fit]
-        for trace in chain(stream(fitting) if fitting else (), map(unanswered, full)):
+        fitting: list[Request] = []
+        ended: list[Trace] = []
+        for prompt in (prompt for prompt in prompts if prompt.num_turns > turn):
+            asked = None if prompt.key in refused else _asked(prompt, answers, request)
+            if asked is None:
+                refused.add(prompt.key)
+                ended.append(_unanswered(prompt, turn, 0, REFUSED))
+            elif turn == 0 or len(asked.token_ids) < room:
+                fitting.append(asked)
+            else:
+                ended.append(_unanswered(prompt, turn, len(asked.token_ids), CONTEXT))
+        for trace in chain(stream(fitting) if fitting else (), ended):
             answers[trace.prompt_key].append(answer_of(trace, tokenizer))
             yield trace
 
 
-def unanswered(request: Request) -> Trace:
-    """Return the trace of a turn for which the context has no room left."""
+def _asked(
+    prompt: Prompt,
+    answers: Mapping[PromptKey, Sequence[str]],
+    request: Callable[[Prompt, Sequence[str]], Request],
+) -> Request | None:
+    """Ask for the next turn; None if the template does not take the answers before it."""
+    given = answers[prompt.key]
+    try:
+        return request(prompt, given)
+    except UserError:
+        if not given:  # nothing that a model said is to blame
+            raise
+        return None
+
+
+def _unanswered(prompt: Prompt, turn: int, num_tokens: int, reason: str) -> Trace:
+    """Return the trace of a turn that ended before it began."""
     return Trace(
-        prompt_id=request.prompt_id,
-        category=request.category,
-        turn=request.turn,
-        num_prompt_tokens=len(request.token_ids),
+        prompt_id=prompt.prompt_id,
+        category=prompt.category,
+        turn=turn,
+        num_prompt_tokens=num_tokens,
         output_ids=(),
         output_text="",
-        finish_reason=CONTEXT,
+        finish_reason=reason,
         prefill_seconds=0.0,
         steps=(),
-        sample=request.sample,
+        sample=prompt.sample,
     )
 
 

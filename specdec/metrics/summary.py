@@ -67,9 +67,9 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "num_skipped": "Prompts that are left out, since they are too long.",
         "num_truncated": "Texts that continue the end of a prompt, which was cut.",
         "num_unanswered": "Later turns that ended at once, without a token: the answers before "
-        "them fill the context.",
-        "finish_reasons": "Texts by why they ended: eos, stop (a stop string), length "
-        "or context (the verifier's is full).",
+        "them fill the context, or the chat template does not take them.",
+        "finish_reasons": "Texts by why they ended: eos, stop (a stop string), length, "
+        "context (the verifier's is full) or refused (by the chat template, a later turn).",
     }
 )
 

@@ -2,21 +2,38 @@
 
 from specdec.prompts.answers import answer_of
 from specdec.prompts.load import Conversation, Prompt, load_prompts, read_conversation
-from specdec.prompts.message import Message
-from specdec.prompts.render import AUTO, Rendered, Rendering, messages_for_turn, render_turn
-from specdec.prompts.rows import Row
+from specdec.prompts.message import Message, read_message
+from specdec.prompts.render import (
+    AUTO,
+    Rendered,
+    Rendering,
+    by_template,
+    messages_for_turn,
+    render_turn,
+    require_options,
+)
+from specdec.prompts.roles import Roles
+from specdec.prompts.rows import FILES, Part, Row, kind_of, scan_rows
 
 __all__ = [
     "AUTO",
+    "FILES",
     "Conversation",
     "Message",
+    "Part",
     "Prompt",
     "Rendered",
     "Rendering",
+    "Roles",
     "Row",
     "answer_of",
+    "by_template",
+    "kind_of",
     "load_prompts",
     "messages_for_turn",
     "read_conversation",
+    "read_message",
     "render_turn",
+    "require_options",
+    "scan_rows",
 ]

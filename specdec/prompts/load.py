@@ -6,14 +6,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from specdec.core.errors import UserError, require, require_int
+from specdec.core.errors import RowError, UserError, require, require_int
+from specdec.core.jsonl import UNREADABLE
 from specdec.core.trace import PromptKey
-from specdec.prompts.message import Message, read_message
+from specdec.prompts.message import KNOWN, Message, read_message
+from specdec.prompts.roles import Roles
 from specdec.prompts.rows import PLACES, Part, Row, read_rows
 
 # The first that a row has is taken: chat datasets repeat the first message as a bare `prompt`.
 FORMS = ("turns", "messages", "conversations", "prompt")
 IDS = ("question_id", "id", "prompt_id")
+OWN_OPTIONS = "chat_template_kwargs"  # of one row, as in TRL
 GIVEN = ("tools", "documents")  # lists of objects, which chat templates know by these names
 
 
@@ -23,8 +26,9 @@ class Prompt:
 
     A turn holds the messages that are new in it and ends with one to be answered: a user's, or what
     a tool said. `raw` says that the source gave bare text (one turn), which no chat template
-    touches unless asked to. `given` is what the template gets beside the messages, `tools` and
-    `documents`; `where`, how complaints name the place that the prompt came from.
+    touches unless asked to. `given` is what the template gets beside the messages: `tools`,
+    `documents`, and options of the row's own; `where`, how complaints name the place that the
+    prompt came from.
     """
 
     prompt_id: str
@@ -71,13 +75,13 @@ class Conversation:
     given: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
 
 
-def read_conversation(row: Row, messages: Sequence[Any]) -> Conversation:
+def read_conversation(row: Row, messages: Sequence[Any], roles: Roles = KNOWN) -> Conversation:
     """Read all messages of a row, with its `system` first.
 
     Raises:
-        UserError: one of them is no message, or what stands beside them is not what it should be.
+        RowError: one of them is no message, or what stands beside them is not what it should be.
     """
-    found = tuple(read_message(row.where, item) for item in messages)
+    found = tuple(read_message(row.where, item, roles) for item in messages)
     return Conversation(_with_system(row, found) if found else found, _all_given(row))
 
 
@@ -88,6 +92,7 @@ def load_prompts(
     config: str | None = None,
     revision: str | None = None,
     field: str | None = None,
+    roles: Mapping[str, str] | None = None,
 ) -> list[Prompt]:
     """Read prompts in the order of the file.
 
@@ -95,18 +100,19 @@ def load_prompts(
     `conversations` (up to the last message that is no answer: what stands behind it is dropped,
     earlier answers are history), or `prompt` (raw text, or a list of messages). Messages go to the
     chat template as they are, with `tools` and `documents` of the row; a `system` text comes before
-    them. The id is `question_id`, `id`, `prompt_id` or the line number. A `.txt` file is one raw
-    prompt, without its final newline.
+    them, and its `chat_template_kwargs` are options of the template. The id is `question_id`, `id`,
+    `prompt_id` or the line number. A `.txt` file is one raw prompt, without its final newline.
 
     Args:
-        path: a `.jsonl`, `.json` or `.txt` file, `zoo:prompts` for the embedded prompts, a folder
-            in dataset form or the name of a Hugging Face dataset.
+        path: a `.jsonl`, `.json`, `.parquet` or `.txt` file, packed (`.gz`) or not, `zoo:prompts`
+            for the embedded prompts, a folder in dataset form or the name of a Hub's dataset.
         limit: read no further than this many prompts.
         split: which split of a dataset; files have none.
         config: which configuration of a dataset, if it has several.
         revision: which branch, tag or commit of a dataset of the Hub.
         field: the one that holds the prompt, in place of those above: text, a list of texts (one a
             turn), or of messages.
+        roles: who speaks under names that we do not know, {"bing": "assistant"}.
 
     Raises:
         UserError: there is nothing at `path`, or a row is not a prompt.
@@ -117,24 +123,25 @@ def load_prompts(
     named = field is None or (isinstance(field, str) and bool(field))
     require(named, "prompts.field", field, "the name of the field that holds the prompt")
     prompts: dict[str, Prompt] = {}
+    known = Roles(roles)
     for row in read_rows(str(path), Part(split, config, revision), limit):
-        prompt = _prompt(row, field)
+        prompt = _prompt(row, field, known)
         if prompt.prompt_id in prompts:
             reason = f"the id {prompt.prompt_id!r} is taken by an earlier prompt"
-            raise UserError(f"{row.where}: {reason}; ids must be unique")
+            raise RowError(row.where, f"{reason}; ids must be unique")
         prompts[prompt.prompt_id] = prompt
     if not prompts:
         raise UserError(f"prompts.path={str(path)!r}: holds no prompts; expected at least one")
     return list(prompts.values())
 
 
-def _prompt(row: Row, field: str | None) -> Prompt:
+def _prompt(row: Row, field: str | None, roles: Roles) -> Prompt:
     # Fields may be null: datasets fill up the columns that a row of the file does not have.
     form = next((n for n in ([field] if field else FORMS) if row.fields.get(n) is not None), None)
     if form is None:
         known = "`turns`, `messages`, `conversations` or `prompt`"
         expected = f"the field {field!r}, prompts.field" if field else f"one of the fields {known}"
-        raise UserError(f"{row.where}: expected {expected}")
+        raise RowError(row.where, f"expected {expected}")
     value = row.fields[form]
     raw = isinstance(value, str) and form not in FORMS[:-1]
     if raw:
@@ -142,9 +149,9 @@ def _prompt(row: Row, field: str | None) -> Prompt:
     elif form == "turns" or (form == field and _is_texts(value)):
         turns = _turns(row.where, value)
     else:
-        turns = (_conversation(row.where, form, value),)
+        turns = (_conversation(row.where, form, value, roles),)
     if any(turn[-1].is_empty for turn in turns):
-        raise UserError(f"{row.where}: the prompt is empty; expected text to continue or answer")
+        raise RowError(row.where, "the prompt is empty; expected text to continue or answer")
     turns = (_with_system(row, turns[0]), *turns[1:])
     given = _all_given(row)
     prompt_id = next(filter(None, (_label(row, name) for name in IDS)), str(row.number))
@@ -155,7 +162,7 @@ def _label(row: Row, field: str) -> str:
     """Return the field as text, "" if it is missing."""
     value = row.fields.get(field)
     if value is not None and not isinstance(value, str | int):
-        raise UserError(f"{row.where}: {field}={value!r}: expected text or an integer")
+        raise RowError(row.where, f"{field}={value!r}: expected text or an integer")
     return "" if value is None else str(value)
 
 
@@ -169,20 +176,20 @@ def _is_texts(value: object) -> bool:
 
 def _turns(where: str, value: Any) -> tuple[tuple[Message, ...], ...]:
     if not _is_texts(value):
-        raise UserError(f"{where}: `turns` must be a list of texts, one a turn, and not be empty")
+        raise RowError(where, "`turns` must be a list of texts, one a turn, and not be empty")
     return tuple(_user(text) for text in value)
 
 
-def _conversation(where: str, form: str, value: object) -> tuple[Message, ...]:
+def _conversation(where: str, form: str, value: object, roles: Roles) -> tuple[Message, ...]:
     """Return the messages up to the last one that is no answer: what is left to answer."""
     if not isinstance(value, list):
         kind = "a list of messages" if form in FORMS[:-1] else "text or a list of messages"
-        raise UserError(f"{where}: `{form}` must be {kind}, got {type(value).__name__}")
-    messages = [read_message(where, item) for item in value]
+        raise RowError(where, f"`{form}` must be {kind}, got {type(value).__name__}")
+    messages = [read_message(where, item, roles) for item in value]
     while messages and messages[-1].answers:
         messages.pop()
     if not messages:
-        raise UserError(f"{where}: `{form}` must hold a message of the user, to be answered")
+        raise RowError(where, f"`{form}` must hold a message of the user, to be answered")
     return tuple(messages)
 
 
@@ -192,26 +199,45 @@ def _with_system(row: Row, turn: tuple[Message, ...]) -> tuple[Message, ...]:
     if system is None or system == "":
         return turn
     if not isinstance(system, str):
-        raise UserError(f"{row.where}: system={system!r}: expected text")
+        raise RowError(row.where, f"system={system!r}: expected text", "a `system` that is no text")
     if turn[0].role != "system":
         return (Message("system", system), *turn)
     if turn[0].content != system:
-        raise UserError(f"{row.where}: says two things as its system; expected one of them")
+        raise RowError(row.where, "says two things as its system; expected one of them")
     return turn
 
 
-def _all_given(row: Row) -> dict[str, list[Any]]:
-    return {name: _given(row, name) for name in GIVEN if row.fields.get(name) is not None}
+def _all_given(row: Row) -> dict[str, Any]:
+    """Collect what the template gets beside the messages; options of a row's own go before ours."""
+    given = {name: _given(row, name) for name in GIVEN if row.fields.get(name) is not None}
+    return given | _own_options(row)
 
 
 def _given(row: Row, name: str) -> list[Any]:
-    """Read a list of objects, or its JSON: columns of tables cannot hold tools of unlike shapes."""
-    value = row.fields[name]
-    try:
-        found: Any = json.loads(value) if isinstance(value, str) else value
-    except json.JSONDecodeError:
-        found = None
+    """Read a list of objects."""
+    found = _parsed(row.fields[name])
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        shown = value if len(repr(value)) < 60 else f"{repr(value)[:57]}..."
-        raise UserError(f"{row.where}: {name}={shown!r}: expected a list of objects")
+        told = f"{name}={_short(row.fields[name])}: expected a list of objects"
+        raise RowError(row.where, told, f"`{name}` that are no list of objects")
     return found
+
+
+def _own_options(row: Row) -> dict[str, Any]:
+    value = row.fields.get(OWN_OPTIONS)
+    found = {} if value is None else _parsed(value)
+    if not isinstance(found, dict):
+        told = f"{OWN_OPTIONS}={_short(value)}: expected options by name"
+        raise RowError(row.where, told, f"`{OWN_OPTIONS}` that are no options")
+    return {str(name): each for name, each in found.items()}
+
+
+def _parsed(value: Any) -> Any:
+    """Read JSON: columns of tables cannot hold objects of unlike shapes."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except UNREADABLE:
+        return None
+
+
+def _short(value: object) -> str:
+    return repr(value) if len(repr(value)) < 60 else f"{repr(value)[:57]}..."

@@ -5,16 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from specdec.core.errors import UserError
+from specdec.core.errors import RowError, UserError
+from specdec.prompts.roles import ANSWERING, CALLS, Roles
 
-# Roles of ShareGPT, `from`, in the words of chat templates; rows with a `role` keep their own.
-SHAREGPT = {
-    "system": "system", "human": "user", "user": "user", "gpt": "assistant",
-    "chatgpt": "assistant", "assistant": "assistant", "model": "assistant", "tool": "tool",
-    "observation": "tool", "function": "tool", "function_response": "tool",
-}  # fmt: skip
-CALLS = ("function_call", "tool_call")  # whose value is the JSON of one call, or of several
-ANSWERING = ("assistant", "model")  # who says what a model would be asked for
+KNOWN = Roles()
 UNSAID = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
 
 
@@ -78,17 +72,17 @@ def _text_of(part: object) -> str | None:
     return part if isinstance(part, str) else None
 
 
-def read_message(where: str, item: Any) -> Message:
+def read_message(where: str, item: Any, roles: Roles = KNOWN) -> Message:
     """Read one message; ShareGPT says `from` and `value`, human and gpt.
 
-    Which roles and which content there may be is the chat template's to say: a message that names
-    its `role` goes there as it is.
+    Which roles and which content there may be is the chat template's to say: a message goes there
+    as it is, but for the names of those who speak.
 
     Raises:
-        UserError: it is no message; `where` is how complaints name the place.
+        RowError: it is no message; `where` is how complaints name the place.
     """
     if not isinstance(item, dict):
-        raise UserError(f"{where}: a message must be an object, got {type(item).__name__}")
+        raise RowError(where, f"a message must be an object, got {type(item).__name__}")
     item = {**item}
     by_sharegpt = item.get("role") is None
     role: Any = item.pop("from", None) if by_sharegpt else item["role"]
@@ -96,22 +90,31 @@ def read_message(where: str, item: Any) -> Message:
         item["content"] = item.pop("value")
     said = [name for name, value in item.items() if name != "role" and value is not None]
     if not isinstance(role, str) or not role or not (said or "content" in item):
-        raise UserError(f"{where}: a message needs `role` and `content` (or `from`, `value`)")
-    if not by_sharegpt:
-        return Message(role, item.get("content"), item)
-    return _of_sharegpt(where, role, {n: v for n, v in item.items() if n != "role"})
+        raise RowError(where, "a message needs `role` and `content` (or `from`, `value`)")
+    _require_content(where, item.get("content"))
+    rest = {name: value for name, value in item.items() if name != "role"}
+    if role in CALLS and role not in (roles.more or {}) and (by_sharegpt or _is_json(rest)):
+        return _calling(where, rest)
+    called = roles.of(where, role, by_sharegpt)
+    row = {"role": called, **rest} if by_sharegpt else {**item, "role": called}
+    return Message(called, rest.get("content"), row)
 
 
-def _of_sharegpt(where: str, role: str, rest: Mapping[str, Any]) -> Message:
-    if role in CALLS:
-        calls = [{"type": "function", "function": call} for call in _calls(where, rest["content"])]
-        row = {**rest, "role": "assistant", "content": "", "tool_calls": calls}
-        return Message("assistant", "", row)
-    if role not in SHAREGPT:
-        known = ", ".join((*SHAREGPT, *CALLS))
-        raise UserError(f"{where}: unknown role {role!r}; expected one of {known}")
-    row = {"role": SHAREGPT[role], **rest}
-    return Message(SHAREGPT[role], rest.get("content"), row)
+def _require_content(where: str, content: object) -> None:
+    """Refuse what no template would take for words: numbers are written as they come, or fail."""
+    if isinstance(content, bool | int | float):
+        kind = type(content).__name__
+        raise RowError(where, f"`content` must be text, parts or null, got {kind}")
+
+
+def _is_json(row: Mapping[str, Any]) -> bool:
+    return isinstance(row.get("content"), str) and row["content"].lstrip().startswith(("{", "["))
+
+
+def _calling(where: str, rest: Mapping[str, Any]) -> Message:
+    calls = [{"type": "function", "function": call} for call in _calls(where, rest.get("content"))]
+    row = {**rest, "role": "assistant", "content": "", "tool_calls": calls}
+    return Message("assistant", "", row)
 
 
 def _calls(where: str, value: object) -> Sequence[Mapping[str, Any]]:
@@ -122,7 +125,8 @@ def _calls(where: str, value: object) -> Sequence[Mapping[str, Any]]:
         found = None
     calls: list[Any] = found if isinstance(found, list) else [found]
     if not calls or not all(isinstance(call, dict) and "name" in call for call in calls):
-        raise UserError(f"{where}: function_call={value!r}: expected JSON with name and arguments")
+        told = f"function_call={value!r}: expected JSON with name and arguments"
+        raise RowError(where, told, "a function_call that is no JSON")
     return calls
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from specdec.core.errors import UserError, require, require_int
+from specdec.core.errors import RowError, UserError, require, require_int
 from specdec.prompts.answers import answered
-from specdec.prompts.load import Prompt
+from specdec.prompts.load import GIVEN, OWN_OPTIONS, Conversation, Prompt
 from specdec.prompts.message import Message
 
 if TYPE_CHECKING:  # transformers takes seconds to import; reading prompts should not wait for it
@@ -40,14 +40,22 @@ class Rendering:
         require(self.mode in MODES, FIELD, self.mode, "one of " + ", ".join(MODES))
         if self.max_tokens is not None:
             require_int("prompts.max_prompt_tokens", self.max_tokens, 1)
-        options = {} if self.options is None else self.options
-        is_mapping = isinstance(options, Mapping) and all(isinstance(n, str) for n in options)
-        require(is_mapping, OPTIONS, options, "options by name, {enable_thinking: false}")
-        for name in options:
-            if name in _our_arguments():
-                raise UserError(
-                    f"{OPTIONS}: {name!r} is not the template's to know; expected others"
-                )
+        require_options(self.options, OPTIONS)
+
+
+def require_options(options: object, field: str) -> None:
+    """Refuse what are no options of a chat template, and those that we set ourselves.
+
+    Raises:
+        UserError: `field` is how the message names them.
+    """
+    told = {} if options is None else options
+    is_mapping = isinstance(told, Mapping) and all(isinstance(name, str) for name in told)
+    require(is_mapping, field, told, "options by name, {enable_thinking: false}")
+    assert isinstance(told, Mapping)
+    for name in told:
+        if name in _our_arguments():
+            raise UserError(f"{field}: {name!r} is not the template's to know; expected others")
 
 
 def _our_arguments() -> set[str]:
@@ -143,22 +151,45 @@ def _by_template(
 ) -> str:
     if not tokenizer.chat_template:
         raise UserError(f"{FIELD}='chat': the tokenizer has no chat template; expected auto or raw")
-    refusals: list[Exception] = []
+    refusals: list[RowError] = []
     told = [messages_for_turn(prompt, answers, by_channel) for by_channel in (False, True)]
     for messages in told[:1] if told[0] == told[1] else told:
-        rows = [dict(message.row) for message in messages]
+        talk = Conversation(messages, prompt.given)
         try:
-            return str(
-                tokenizer.apply_chat_template(
-                    rows, **prompt.given, **options, add_generation_prompt=True, tokenize=False
-                )
-            )
-        except Exception as error:  # a template is a program, and may fail in any way
+            return by_template(talk, tokenizer, options, True, prompt.name)
+        except RowError as error:
             refusals.append(error)
-    raise UserError(
-        f"{prompt.name}: the chat template refuses it ({_first_line(refusals[0])});"
-        f" expected messages that it knows, or {FIELD}=raw"
-    )
+    raise UserError(f"{refusals[0]}; expected messages that it knows, or {FIELD}=raw")
+
+
+def by_template(
+    talk: Conversation,
+    tokenizer: "PreTrainedTokenizerBase",
+    options: Mapping[str, Any],
+    invite: bool,
+    where: str,
+) -> str:
+    """Put a conversation through the chat template, with its invitation to answer if `invite`.
+
+    What the conversation itself says of an option goes before `options`.
+
+    Raises:
+        RowError: the template refuses it; `where` is how the message begins.
+    """
+    for name in talk.given.keys() & _our_arguments() - set(GIVEN):
+        told = f"{OWN_OPTIONS}: {name!r} is not the template's to know; expected others"
+        raise RowError(where, told)
+    rows = [dict(message.row) for message in talk.messages]
+    given = {**options, **talk.given}
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                rows, **given, add_generation_prompt=invite, tokenize=False
+            )
+        )
+    except Exception as error:  # a template is a program, and may fail in any way
+        told = f"the chat template refuses it ({_first_line(error)})"
+        raise RowError(where, told, told) from None
 
 
 def _first_line(error: Exception) -> str:

@@ -1,18 +1,19 @@
 """Rows of a file or a dataset, each with the words by which complaints name it."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from specdec.core.errors import UserError, require
-from specdec.core.jsonl import UNREADABLE, read_jsonl, read_text, require_characters
+from specdec.core.errors import RowError, UserError, require
+from specdec.core.jsonl import opened, read_text, require_characters, require_object, scan_jsonl
+from specdec.prompts.json_list import scan_list
 
 ZOO = Path(__file__).parent.parent / "zoo"
-SUFFIXES = (".jsonl", ".json", ".txt")
-FILES = "a .jsonl, .json or .txt file"
+SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
+PACKED = ".gz"
+FILES = "a .jsonl, .json or .txt file, packed (.gz) or not, a .parquet file"
 PLACES = f"{FILES}, zoo:prompts, a dataset folder or a Hugging Face dataset"
 
 
@@ -27,24 +28,33 @@ class Row:
 
 @dataclass(frozen=True)
 class Part:
-    """Which part of a dataset is meant; files have none."""
+    """Which part of a dataset is meant; files have none.
+
+    `option` is the one that names the file or the dataset, `prompts.path`: the others stand beside
+    it in complaints.
+    """
 
     split: str = "train"
     config: str | None = None
     revision: str | None = None
+    option: str = "prompts.path"
 
     def __post_init__(self) -> None:
-        require(_is_name(self.split), "prompts.split", self.split, "the name of a split")
+        require(_is_name(self.split), self.beside("split"), self.split, "the name of a split")
         for name, value, expected in (
             ("config", self.config, "the name of a dataset's configuration"),
             ("revision", self.revision, "a branch, a tag or a commit of a dataset"),
         ):
-            require(value is None or _is_name(value), f"prompts.{name}", value, expected)
+            require(value is None or _is_name(value), self.beside(name), value, expected)
 
     def __str__(self) -> str:
         """Name the part in complaints: `main, test`."""
         told = (self.config, self.split, self.revision)
         return ", ".join(name for name in told if name is not None)
+
+    def beside(self, name: str) -> str:
+        """Name an option of the same node."""
+        return f"{self.option.rpartition('.')[0]}.{name}"
 
     def require_dataset(self, path: str, kind: str, *names: str) -> None:
         """Refuse options that would do nothing.
@@ -55,7 +65,8 @@ class Part:
         for name in names:
             value = getattr(self, name)
             if value is not None:
-                raise UserError(f"prompts.{name}={value!r}: {path!r} is {kind}, which has none")
+                option = self.beside(name)
+                raise UserError(f"{option}={value!r}: {path!r} is {kind}, which has none")
 
 
 def _is_name(value: object) -> bool:
@@ -68,56 +79,93 @@ def read_rows(path: str, part: Part, limit: int | None) -> Iterator[Row]:
     Raises:
         UserError: there is nothing there, or it is not what it seems.
     """
-    return islice(_rows(path, part), limit)
+    for row in islice(scan_rows(path, part), limit):
+        if isinstance(row, RowError):
+            raise row
+        yield row
 
 
-def _rows(path: str, part: Part) -> Iterator[Row]:
-    require(not path.startswith("zoo:") or path == "zoo:prompts", "prompts.path", path, PLACES)
+def scan_rows(path: str, part: Part) -> Iterator[Row | RowError]:
+    """Read lazily, with an error in the place of what is no row.
+
+    Raises:
+        UserError: there is nothing at `path`, or it is not what it seems.
+    """
+    option = part.option
+    require(not path.startswith("zoo:") or path == "zoo:prompts", option, path, PLACES)
     file = ZOO / "prompts.jsonl" if path == "zoo:prompts" else Path(path)
-    suffix = file.suffix.lower()
+    kind = kind_of(file)
     if not file.is_file():
-        if suffix in SUFFIXES:
-            raise UserError(f"prompts.path={path!r}: no such file; expected {PLACES}")
+        if kind in SUFFIXES:
+            raise UserError(f"{option}={path!r}: no such file; expected {PLACES}")
         return _dataset_rows(path, part)
-    require(suffix in SUFFIXES, "prompts.path", path, PLACES)
+    require(kind in SUFFIXES, option, path, PLACES)
     part.require_dataset(path, "a file", "config", "revision")
-    if suffix == ".jsonl":
-        return (Row(f"{file}:{number}", number, row) for number, row in read_jsonl(file))
-    if suffix == ".json":
-        return _json_rows(file)
-    # Editors end a file with a newline that nobody means to ask the model about.
-    return iter([Row(str(file), 1, {"prompt": read_text(file).removesuffix("\n")})])
+    if kind == ".parquet":
+        return _parquet_rows(file)
+    if kind == ".txt":
+        # Editors end a file with a newline that nobody means to ask the model about.
+        return iter([Row(str(file), 1, {"prompt": read_text(file).removesuffix("\n")})])
+    return _jsonl_rows(file) if kind == ".jsonl" else _json_rows(file)
 
 
-def _json_rows(file: Path) -> Iterator[Row]:
+def kind_of(file: Path) -> str:
+    """Return the suffix that says how a file is read, packed or not; "" of what none says."""
+    name = file.name.lower().removesuffix(PACKED)
+    kind = Path(name).suffix
+    return "" if kind == ".parquet" and file.suffix.lower() == PACKED else kind
+
+
+def _jsonl_rows(file: Path) -> Iterator[Row | RowError]:
+    for number, row in scan_jsonl(file):
+        yield row if isinstance(row, RowError) else Row(f"{file}:{number}", number, row)
+
+
+def _json_rows(file: Path) -> Iterator[Row | RowError]:
+    with opened(file) as text:
+        for number, row in enumerate(scan_list(file, text), start=1):
+            where = f"{file}, row {number}"
+            try:
+                require_object(where, row)
+                require_characters(where, row)
+                yield Row(where, number, row)
+            except RowError as error:
+                yield error
+
+
+def _parquet_rows(file: Path) -> Iterator[Row | RowError]:
+    """Read a table a few rows at a time, however large it is."""
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
     try:
-        rows = json.loads(read_text(file))
-    except UNREADABLE as error:
-        reason = f"not valid JSON ({error})"
-        raise UserError(f"{file}: {reason}; one object a line belongs in a .jsonl file") from None
-    if not isinstance(rows, list):
-        raise UserError(f"{file}: expected a list of rows, got {type(rows).__name__}")
-    for number, row in enumerate(rows, start=1):
-        where = f"{file}, row {number}"
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: expected a JSON object, got {type(row).__name__}")
-        require_characters(where, row)
-        yield Row(where, number, row)
+        with ParquetFile(file) as table:
+            number = 0
+            for batch in table.iter_batches(batch_size=256):
+                for row in batch.to_pylist():
+                    number += 1
+                    where = f"{file}, row {number}"
+                    fields = {name: without_fillings(value) for name, value in row.items()}
+                    yield Row(where, number, fields)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(
+            f"{file}: cannot be read as a parquet file ({_first_line(error)})"
+        ) from None
 
 
-def _dataset_rows(path: str, part: Part) -> Iterator[Row]:
+def _dataset_rows(path: str, part: Part) -> Iterator[Row | RowError]:
     """Read a dataset folder, or a dataset of the Hub (or of its cache)."""
     # Names on the Hub have one slash at most; do not look there for a folder that is mistyped.
     is_folder = Path(path).is_dir()
     if (path.startswith((".", "/", "~")) or path.count("/") > 1) and not is_folder:
-        raise UserError(f"prompts.path={path!r}: no such file or folder; expected {PLACES}")
+        raise UserError(f"{part.option}={path!r}: no such file or folder; expected {PLACES}")
     if is_folder:
         part.require_dataset(path, "a folder", "revision")
     try:
         from datasets import load_dataset
     except ImportError:
         raise UserError(
-            f"prompts.path={path!r}: not a file, and datasets need one more package: "
+            f"{part.option}={path!r}: not a file, and datasets need one more package: "
             "pip install 'specdec-lab[datasets]'"
         ) from None
     try:
@@ -125,22 +173,22 @@ def _dataset_rows(path: str, part: Part) -> Iterator[Row]:
     except Exception as error:  # its own errors and those of every format, file system and network
         told = "" if part.config is None else f"configuration {part.config!r}, "
         reason = f"cannot be loaded as a dataset, {told}split {part.split!r} ({_first_line(error)})"
-        raise UserError(f"prompts.path={path!r}: {reason}; neither is it {FILES}") from None
+        raise UserError(f"{part.option}={path!r}: {reason}; neither is it {FILES}") from None
     for number, row in enumerate(dataset, start=1):
-        fields = {str(name): _without_fillings(value) for name, value in dict(row).items()}
+        fields = {str(name): without_fillings(value) for name, value in dict(row).items()}
         yield Row(f"{path} ({part}), row {number}", number, fields)
 
 
-def _without_fillings(value: Any) -> Any:
+def without_fillings(value: Any) -> Any:
     """Take out the nulls by which tables fill up what a row does not have; a null content stays.
 
     Chat templates ask whether a message has `tool_calls`, and not whether they are null.
     """
     if isinstance(value, list):
-        return [_without_fillings(each) for each in value]
+        return [without_fillings(each) for each in value]
     if isinstance(value, dict):
         kept = {n: v for n, v in value.items() if v is not None or n in ("content", "value")}
-        return {name: _without_fillings(each) for name, each in kept.items()}
+        return {name: without_fillings(each) for name, each in kept.items()}
     return value
 
 

@@ -102,8 +102,9 @@ def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {name: plain[name] for name in VALUES}
     for node in NODES:
         found |= dict(_flat(node, plain[node]))
-    if found.get("prompts.template_options", ()) is None:  # as if none were told
-        del found["prompts.template_options"]
+    for name in ("prompts.template_options", "prompts.roles"):
+        if found.get(name, ()) is None:  # as if none were told
+            del found[name]
     strings = found["stop_strings"]
     if isinstance(strings, list):
         found["stop_strings"] = [unescaped(str(each)) for each in strings]

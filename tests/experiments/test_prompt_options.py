@@ -143,3 +143,51 @@ def test_an_end_that_only_the_tokenizer_knows_is_told(cli: CommandLine, tiny: Ti
     other = with_tokenizer(tiny, "other", eos_token="add")
     ended = cli("decode", *tiny.options("run2", other))
     assert "note: texts go on behind add, the tokenizer's end" in ended.out
+
+
+TOUCHY = (
+    "{% for m in messages %}{% if m.role == 'assistant' and m.content and 'touchy' in messages[0]"
+    ".content %}{{ raise_exception('no such answer') }}{% endif %}{{ m.content }}\n{% endfor %}"
+)
+
+
+def test_a_turn_that_the_template_refuses_ends_that_conversation_only(
+    cli: CommandLine, tiny: Tiny
+) -> None:
+    """Known only in the middle of the run, by what the model answered."""
+    chat = with_tokenizer(tiny, "chat", chat_template=TOUCHY)
+    turns = ["def", "more", "and more"]
+    asked = write_prompts(
+        {"id": "touchy", "turns": ["touchy", *turns[1:]]}, {"id": "calm", "turns": turns}
+    )
+    options = tiny.options("run", chat, asked, "batch=2")
+    ended = cli("decode", *options)
+    assert ended.status == 0, ended.err
+    line = "2 turns not asked, since the chat template refuses the answers before: touchy#1"
+    assert f"{line}, touchy#2" in ended.out
+    traces = {(t.prompt_id, t.turn): t for t in read_traces(Path("run"))}
+    refused = {name for name, trace in traces.items() if trace.finish_reason == "refused"}
+    assert len(traces) == 6
+    assert refused == {("touchy", 1), ("touchy", 2)}
+    assert all(trace.output_ids for name, trace in traces.items() if name not in refused)
+    assert summary("run")["num_unanswered"] == 2
+    assert "complete" in cli("decode", *options).out
+    assert cli("record", "run=run", "hydra.run.dir=recording").status == 0
+
+
+def test_options_of_a_row_go_before_those_of_the_run(cli: CommandLine, tiny: Tiny) -> None:
+    """As in TRL; also as JSON, since tables cannot hold objects of unlike shapes."""
+    message = {"messages": [{"role": "user", "content": "def"}]}
+    own = {"id": "own", **message, "chat_template_kwargs": {"mood": "own"}}
+    chat = with_tokenizer(tiny, "chat", chat_template=CHAT)
+    asked = write_prompts(own)
+    ended = cli("decode", *tiny.options("run", chat, asked, "prompts.template_options={mood: low}"))
+    assert "  | [user]def[own]" in ended.out.splitlines()
+    written = write_prompts({**own, "chat_template_kwargs": '{"mood": "json"}'})
+    assert "  | [user]def[json]" in cli("decode", *tiny.options("json", chat, written)).out
+    for wrong, said in (({"tokenize": True}, "'tokenize' is not the template's"), (3, "expected")):
+        bad = write_prompts({**own, "chat_template_kwargs": wrong})
+        ended = cli("decode", *tiny.options("bad", chat, bad))
+        assert ended.status == 2
+        assert "chat_template_kwargs" in ended.err
+        assert said in ended.err

@@ -26,6 +26,11 @@ class Laws(Protocol):
         """How many depths have laws of their own; None: a law depends on the text alone."""
         ...
 
+    @property
+    def reads_path(self) -> bool:
+        """Whether a law depends on the candidates before, and not on their number alone."""
+        ...
+
     def along(self, texts: Sequence[Text], vocab_size: int) -> Iterator[Tensor]:  # of [B, T, V]
         """Yield the logits at depth 1, 2, ... of a step that begins at each place of each text.
 
@@ -44,6 +49,7 @@ class DraftLaws:
 
     model: CausalLM
     num_depths: int | None = None
+    reads_path: bool = True
 
     def along(self, texts: Sequence[Text], vocab_size: int) -> Iterator[Tensor]:
         """Read the texts once.
@@ -76,6 +82,11 @@ class HeadLaws:
     def num_depths(self) -> int:
         """One for each head."""
         return self.heads.num_heads
+
+    @property
+    def reads_path(self) -> bool:
+        """Some heads know nothing of each other's tokens."""
+        return self.heads.reads_tokens
 
     def along(self, texts: Sequence[Text], vocab_size: int) -> Iterator[Tensor]:
         """Let the verifier read the texts, unless it has, and each head its states."""

@@ -42,8 +42,8 @@ class Replayed:
     ) -> "Replayed":
         """Find the starts.
 
-        `drafted` [B, T] is the depth of the candidates where it varies; None for `submitted`: all
-        down to that depth.
+        `drafted` [B, T] is the depth of the candidates where it varies; without `submitted` nothing
+        is told of them but how many are accepted.
         """
         depth = survival.shape[2] - 1
         deepest = budget_limits(texts, depth, survival.device)
@@ -51,7 +51,7 @@ class Replayed:
         limits = deepest.minimum(depth_limits(texts, depth, survival.device))
         depths = torch.arange(depth + 1, device=survival.device)
         survival = survival * (depths <= limits[..., None])
-        submitted = Submitted.whole(survival) if submitted is None else submitted
+        submitted = submitted or Submitted.unknown(depth)
         starts = block_starts(texts, survival)
         return cls(texts, survival, limits, deepest, submitted, starts)
 
@@ -95,9 +95,10 @@ def tally(
     what one without candidates is, which speed is compared with; None: no seconds are told.
 
     All columns are exact, given the texts. What would depend on the draft's laws beside the text is
-    not among them: E[A] given the candidates; how many candidates there are in trees of several
-    levels that may stop, lack children or end with an end token; and, where such trees branch,
-    how many steps are at risk. Predicted seconds let no candidate beside the text be an end token.
+    not among them (see `submitted`): E[A] given the candidates; how many candidates there are in
+    trees of several levels that may stop or lack children, or of three and more where tokens end a
+    text; and, where such trees branch, how many steps are at risk. Predicted seconds let no
+    candidate beside the text be an end token.
     """
     several = [_counts(part, num_drafted, seconds, plain) for part in parts]
     known = set[str].intersection(*({*columns} for columns in several)) if several else set[str]()
@@ -143,17 +144,19 @@ def _counts(
 
 def _drafted(part: Replayed, num_nodes: Sequence[int]) -> dict[str, Tensor]:  # each [B]
     """Count the candidates, and the steps that have no chain of them."""
-    starts, depths, left_out = part.starts, part.drafted, part.submitted.left_out
-    sizes = torch.tensor(num_nodes, dtype=torch.float64, device=starts.device)[depths]
+    starts, depths, told = part.starts, part.drafted, part.submitted
     columns: dict[str, Tensor] = {}
-    if left_out is not None:
-        sizes = (sizes - left_out).clamp(min=0)
+    if told.left_out is not None:
+        sizes = torch.tensor(num_nodes, dtype=torch.float64, device=starts.device)[depths]
+        sizes = sizes - _at_depth(told.left_out, depths)
         columns["num_drafted"] = (starts * sizes).sum(dim=1)
-    if list(num_nodes) == list(range(len(num_nodes))):
-        columns["num_branched"] = torch.zeros_like(starts[:, 0])
-    elif left_out is not None:
-        columns["num_branched"] = (starts * (sizes > depths)).sum(dim=1)
+    if told.branched is not None:
+        columns["num_branched"] = (starts * _at_depth(told.branched, depths)).sum(dim=1)
     return columns
+
+
+def _at_depth(values: Tensor, depths: Tensor) -> Tensor:  # [B, T, D + 1], [B, T] -> [B, T]
+    return values.gather(2, depths[..., None])[..., 0]
 
 
 def _of_text(text: Text, plain: Seconds | None) -> dict[str, float]:

@@ -10,7 +10,7 @@ Every function takes p and q [n, V] (float32 or float64) at n nodes, the text's 
 each, and K, and returns the shares [n, K].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -46,15 +46,52 @@ def passes(p: Tensor, q: Tensor, token_ids: Tensor) -> Tensor:  # [n, V], [n, V]
     return ratio(accepted + at(missing, token_ids) * refused, own)
 
 
+def passes_block(p: Tensor, q: Tensor, clipped: Tensor) -> Tensor:  # [n, V] twice, [n] -> [n]
+    """Return P(a drawn token was submitted | it was not accepted, the one above was), for blocks.
+
+    q is as above, `clipped` what `Block` calls c after the tokens above. Of the tests at and behind
+    a drawn y at least one holds with probability min(1, c p(y)/q(y)), whatever is drawn behind it.
+    """
+    excess = (q - clipped[:, None] * p).clamp(min=0).double().sum(dim=1)
+    withheld = (1 - q.double().sum(dim=1)).clamp(min=0)
+    return ratio(excess, excess + withheld)
+
+
 def rejection_iid(p: Tensor, q: Tensor, token_ids: Tensor, num: int) -> Tensor:
     """Recursive rejection of i.i.d. draws (Miao et al. 2024): what is left of p knows no tokens."""
-    own, rest, live = at(p, token_ids), p, p.new_ones(len(p))
+    own, live = at(p, token_ids), p.new_ones(len(p))
     found: list[Tensor] = []
-    for _ in range(num):
-        covered = rest.minimum(q)
+    for covered in covered_by_rejection(p, q, num):
         found.append(ratio(live * at(covered, token_ids), own))
         live = live * (1 - covered.sum(dim=1)).clamp(min=0)
+    return torch.stack(found, dim=1)
+
+
+def covered_by_rejection(p: Tensor, q: Tensor, num: int) -> Iterator[Tensor]:  # of [n, V]
+    """Yield P(the draw is this token, and accepted | it is asked about), draw by draw."""
+    rest = p
+    for _ in range(num):
+        yield rest.minimum(q)
         rest = residual(rest, q, p)
+
+
+def ended(
+    covered: Iterable[Tensor], q: Tensor, token_ids: Tensor, shares: Tensor, is_end: Tensor
+) -> Tensor:  # of [n, V], [n, V], [n], [n, K], [V] bool -> [n, K]
+    """Return P(the k-th of K independent draws ends the text | the text has x).
+
+    A draw behind the accepted one is like any other, the accepted one is x, and those before were
+    refused, whatever the text goes on with.
+    """
+    found: list[Tensor] = []
+    drawn, own = q[:, is_end].double().sum(dim=1), is_end[token_ids].double()
+    before = torch.zeros_like(drawn)
+    for once, accepted in zip(covered, shares.double().unbind(dim=1), strict=True):
+        refused = (q - once).double()
+        share = ratio(refused[:, is_end].sum(dim=1), refused.sum(dim=1))
+        later = (1 - before - accepted).clamp(min=0)
+        found.append(before * drawn + accepted * own + later * share)
+        before = before + accepted
     return torch.stack(found, dim=1)
 
 
@@ -127,12 +164,17 @@ def _any_of(weights: Tensor, generator: torch.Generator | None) -> Tensor:  # [n
 
 def kseq(p: Tensor, q: Tensor, token_ids: Tensor, num: int) -> Tensor:
     """K-SEQ (Sun et al. 2023, SpecTr): each of the K draws is asked against the same p / rho."""
-    k = p.new_full((len(p), 1), float(num))
-    rho = smallest_rho(p, q, k) if num > 1 else k
-    once = (p / rho).minimum(q)
+    (once, *_) = covered_by_kseq(p, q, num)
     refused = 1 - once.sum(dim=1)
     first = ratio(at(once, token_ids), at(p, token_ids))
     return torch.stack([first * refused**number for number in range(num)], dim=1)
+
+
+def covered_by_kseq(p: Tensor, q: Tensor, num: int) -> list[Tensor]:  # of [n, V]
+    """Return what `covered_by_rejection` yields: the same for each draw."""
+    k = p.new_full((len(p), 1), float(num))
+    rho = smallest_rho(p, q, k) if num > 1 else k
+    return [(p / rho).minimum(q)] * num
 
 
 def top_plus_one(p: Tensor, q: Tensor, token_ids: Tensor, num: int) -> Tensor:

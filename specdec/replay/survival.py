@@ -22,6 +22,15 @@ def ahead(values: Tensor, depth: int) -> Tensor:  # [B, T, ...] -> [B, T, ...]
     return moved
 
 
+def behind(values: Tensor, depth: int) -> Tensor:  # [B, T, ...] -> [B, T, ...]
+    """Undo `ahead`: return at s + depth - 1 what stands at s; before that zeros."""
+    if depth == 1:
+        return values
+    moved = torch.zeros_like(values)
+    moved[:, depth - 1 :] = values[:, : values.shape[1] - depth + 1]
+    return moved
+
+
 def of_tree(nodes: Sequence[Path], shares: Sequence[Tensor]) -> Tensor:  # [B, T, D + 1] float64
     """Walk down a tree of fixed shape, whose paths are numbers of children.
 
@@ -53,3 +62,11 @@ def of_block(log_ratios: Sequence[Tensor], goes_on: Sequence[Tensor]) -> Tensor:
         least = least.minimum(total)
         survival.append(least.exp() * alive)
     return torch.stack(survival, dim=-1)
+
+
+def clipped(log_ratios: Sequence[Tensor]) -> Tensor:  # of [B, T] -> [B, T]
+    """Return what `Block` calls c_k: c_0 = 1, c_k = min(1, c_{k-1} p/q), along the text."""
+    found = torch.zeros_like(log_ratios[0])
+    for ratio in log_ratios:
+        found = (found - ratio).clamp(max=0)
+    return found.exp()

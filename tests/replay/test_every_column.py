@@ -68,8 +68,9 @@ STOPS: dict[str, Callable[[int], Stopping]] = {
     ),
 }
 TWO, FORKED, LEANING, WIDE = (-1, 0, 0), (-1, 0, 0, 1, 1, 2, 2), (-1, 0, 0, 2), (-1, 0, 0, 0)
+TWIGS = (-1, 0, 0, 1, 2)
 SOFT, PEAKED = Sampling(), Sampling(top_p=0.7)
-SIZE, BRANCHED, RISKS = "num_drafted", "num_branched", "at_risk.2"
+SIZE, BRANCHED, RISKS, DEEP_RISKS = "num_drafted", "num_branched", "at_risk.2", "at_risk.3"
 
 
 @cache
@@ -93,7 +94,8 @@ class Case:
     rule: str
     tree: Callable[[], FixedTree]
     unknown: tuple[str, ...] = ()
-    unknown_with_ends: tuple[str, ...] = ()  # the same where some tokens end a text
+    ends: tuple[str, ...] = ()  # the same besides where some tokens end a text
+    strings: tuple[str, ...] = ()  # and besides where stop strings do
     draft: Law = narrow
     vocab_size: int = 3  # of the draft
     sampling: Sampling = SOFT
@@ -130,17 +132,16 @@ def sparse(*paths: list[int], threshold: float = 0.0) -> Callable[[], FixedTree]
 
 IID, WITHOUT, TOP = Draw.IID, Draw.WITHOUT_REPLACEMENT, Draw.TOP_PLUS_ONE
 NARROW, WHOLE = 0.53, 0.46  # between what `narrow` and `DRAFT` give to their likeliest tokens
-TREES = (SIZE, BRANCHED)
 CASES = [
-    Case("chain", "rejection", chain(2), (), (SIZE,)),
-    Case("chain", "block", chain(2), (), (SIZE,)),
-    Case("chain", "match", chain(2), (), (SIZE,)),
-    Case("chain", "kseq", chain(2), (), (SIZE,)),
-    Case("chain", "traversal", chain(2), (), (SIZE,)),
-    Case("chain", "top_plus_one", chain(2), (), (SIZE,)),
+    Case("chain", "rejection", chain(2), strings=(SIZE,)),
+    Case("chain", "block", chain(2), strings=(SIZE,)),
+    Case("chain", "match", chain(2), strings=(SIZE,)),
+    Case("chain", "kseq", chain(2), strings=(SIZE,)),
+    Case("chain", "traversal", chain(2), strings=(SIZE,)),
+    Case("chain", "top_plus_one", chain(2), strings=(SIZE,)),
     Case("one token", "rejection", chain(1), draft=DRAFT),
-    Case("short draft", "rejection", chain(2), (), (SIZE,), draft=short, vocab_size=2),
-    Case("cold draft", "rejection", chain(2), (), (SIZE,), temperature=0.5),
+    Case("short draft", "rejection", chain(2), strings=(SIZE,), draft=short, vocab_size=2),
+    Case("cold draft", "rejection", chain(2), strings=(SIZE,), temperature=0.5),
     Case("sure chain", "rejection", chain(2, NARROW), (SIZE,)),
     Case("sure chain", "block", chain(2, NARROW), (SIZE,)),
     Case("sure chain", "match", chain(2, NARROW), (SIZE,)),
@@ -149,34 +150,43 @@ CASES = [
     Case("filtered", "rejection top", filtered(2, 0.0, 1), (SIZE,), draft=DRAFT),
     Case("filtered", "match", filtered(2, 0.47), (SIZE,)),
     Case("filtered", "kseq", filtered(2, 0.47), (SIZE,)),
-    Case("filtered", "block", filtered(2, 0.47), (SIZE, RISKS)),
-    Case("filtered", "traversal", filtered(2, 0.47), (SIZE, RISKS)),
+    Case("filtered", "block", filtered(2, 0.47), (SIZE,)),
+    Case("filtered", "traversal", filtered(2, 0.47), (SIZE,)),
     Case("filtered and sure", "rejection", filtered(2, 0.47, 0, NARROW), (SIZE,)),
+    Case("filtered and sure", "block", filtered(2, 0.47, 0, NARROW), (SIZE,)),
     Case("filtered token", "block", filtered(1, 0.47), draft=DRAFT),
     Case("two", "rejection", tree(IID, TWO)),
     Case("two", "rejection without", tree(WITHOUT, TWO), draft=DRAFT),
     Case("sure two", "rejection without", tree(WITHOUT, TWO, WHOLE), draft=DRAFT),
     Case("two of a peaked law", "rejection without", tree(WITHOUT, TWO), sampling=PEAKED),
-    Case("forked", "rejection without", tree(WITHOUT, FORKED), (), TREES),
-    Case("leaning", "rejection without", tree(WITHOUT, LEANING), (), (*TREES, RISKS)),
-    Case("leaning and peaked", "rejection without", tree(WITHOUT, LEANING), (*TREES, RISKS),
-         sampling=PEAKED),
+    Case("forked", "rejection without", tree(WITHOUT, FORKED), (), (SIZE,)),
+    Case("leaning", "rejection without", tree(WITHOUT, LEANING), (), (SIZE, RISKS)),
+    Case("leaning and peaked", "rejection without", tree(WITHOUT, LEANING),
+         (SIZE, BRANCHED, RISKS), sampling=PEAKED),
     Case("two", "top_plus_one", tree(TOP, TWO), draft=DRAFT),
     Case("three of two", "top_plus_one", tree(TOP, WIDE)),
     Case("three of a peaked law", "match", tree(TOP, WIDE), draft=DRAFT, sampling=PEAKED),
-    Case("forked and peaked", "top_plus_one", tree(TOP, FORKED), TREES, sampling=PEAKED),
-    Case("ranks", "rejection", sparse([0, 0], [1]), (), (*TREES, RISKS), draft=DRAFT),
-    Case("sure ranks", "match", sparse([0, 0], [1, 0], [2, 0], threshold=WHOLE), (*TREES, RISKS),
+    Case("forked and peaked", "top_plus_one", tree(TOP, FORKED), (SIZE, BRANCHED),
+         sampling=PEAKED),
+    Case("ranks", "rejection", sparse([0, 0], [1]), strings=(SIZE, RISKS), draft=DRAFT),
+    Case("a late fork", "match", sparse([0, 0], [0, 1]), strings=(SIZE, BRANCHED), draft=DRAFT),
+    Case("sure ranks", "match", sparse([0, 0], [1, 0], [2, 0], threshold=WHOLE), (SIZE, RISKS),
          draft=DRAFT),
 ]  # fmt: skip
 LONG = [
+    Case("chain", "rejection", chain(3), (), (SIZE,), length=4),
     Case("sure chain", "block", chain(3, 0.6), (SIZE,), length=4),
     Case("filtered", "rejection", filtered(3, 0.47), (SIZE,), length=4),
-    Case("forked", "match", tree(IID, FORKED), (), TREES),
-    Case("sure forked", "rejection", tree(IID, FORKED, NARROW), (*TREES, RISKS)),
+    Case("filtered", "block", filtered(3, 0.47), (SIZE,), length=4),
+    Case("twigs", "match", tree(IID, TWIGS), strings=(SIZE,)),
+    Case("twigs", "rejection", tree(IID, TWIGS), strings=(SIZE,)),
+    Case("leaning", "kseq", tree(IID, LEANING), ends=(RISKS,), strings=(SIZE,)),
+    Case("sure forked", "rejection", tree(IID, FORKED, NARROW), (SIZE, RISKS)),
     Case("two", "kseq", tree(IID, TWO)),
-    Case("leaning", "match", tree(IID, LEANING), (), (*TREES, RISKS)),
-]
+    Case("leaning", "match", tree(IID, LEANING), ends=(RISKS,), strings=(SIZE,)),
+    Case("deep ranks", "rejection", sparse([0, 0, 0], [0, 1], [1, 0, 1]), (), (SIZE, DEEP_RISKS),
+         draft=DRAFT, length=4),
+]  # fmt: skip
 
 
 def decoded(
@@ -215,10 +225,10 @@ def text_of(tokens: Tokens, reason: str, case: Case) -> Text:
     return Text(f"{tokens}", "", 0, PROMPT, tokens, log_p, reason, case.length)
 
 
-def replayed(case: Case, texts: list[Text]) -> Tally:
+def replayed(case: Case, texts: list[Text], stopping: Stopping) -> Tally:
     arm = Arm(case.tree(), case.rule.split()[0], case.temperature)
     laws = DraftLaws(table_lm(case.draft, case.vocab_size))
-    found = replay(texts, laws, {"": arm}, case.sampling, table_lm(TARGET), vocab_size=3)
+    found = replay(texts, laws, {"": arm}, case.sampling, table_lm(TARGET), 3, stopping=stopping)
     return tally(found[""], arm.num_drafted)
 
 
@@ -231,15 +241,17 @@ def replayed(case: Case, texts: list[Text]) -> Tally:
 def test_what_is_told_is_the_mean_over_all_ways(
     case: Case, stop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exact = decoded(case, STOPS[stop](case.length), monkeypatch)
-    ours = replayed(case, [text_of(*key, case) for key in exact])
+    stopping = STOPS[stop](case.length)
+    exact = decoded(case, stopping, monkeypatch)
+    ours = replayed(case, [text_of(*key, case) for key in exact], stopping)
     place = {prompt_id: row for row, prompt_id in enumerate(ours.prompt_ids)}
     seen = {name for counters in exact.values() for name in counters}
     for (tokens, _), counters in exact.items():
         for name, column in ours.columns.items():
             found = float(column[place[f"{tokens}"]])
             assert found == pytest.approx(counters.get(name, 0.0), abs=EXACT), (tokens, name)
-    unknown = case.unknown_with_ends if stop != "endless" and not case.unknown else case.unknown
+    unknown = case.unknown + (case.ends if stop != "endless" else ())
+    unknown += case.strings if stop == "stop string" else ()
     steps = {name for name in seen if name.startswith(("num_", "reached.", "at_risk.", "fin"))}
     told = {name for name in steps if not name.endswith(("overlap", "bound", "divergence"))}
-    assert told - ours.columns.keys() == seen & {*unknown}
+    assert told - ours.columns.keys() == seen & {*unknown}, (told - ours.columns.keys(), unknown)

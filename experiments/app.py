@@ -19,9 +19,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from specdec.experiments.experiment import require_command, require_own
 from specdec.experiments.heeded import require_heeded
 from specdec.experiments.mistakes import is_mistake, mistake_of, require_known
-from specdec.experiments.signals import Terminated, terminable
 
 from specdec.core.errors import UserError
+from specdec.core.signals import Terminated, terminable
 from specdec.version import version_line
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from specdec.experiments.app import build, run
-from specdec.experiments.processes import Processes
 from specdec.experiments.report import report
 from specdec.experiments.sweep import Sweepable, in_sweep, progress, run_folder
 
 from specdec.core.errors import Unwritable, UserError
+from specdec.core.processes import Processes
 
 if TYPE_CHECKING:
     from specdec.experiments.arm import Arm

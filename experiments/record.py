@@ -47,7 +47,8 @@ def record(source: Path, folder: Path, config: DictConfig) -> None:
     from specdec.replay.recording import RecordingWriter, drop_damaged
     from specdec.replay.scoring import score
     from specdec.report.collect import read_run
-    from specdec.report.run_dir import COMPLETE, read_traces, state_of
+    from specdec.report.run_dir import read_traces, state_of
+    from specdec.report.session import COMPLETE
 
     state = state_of(source)
     if state != COMPLETE:

@@ -24,10 +24,11 @@ from omegaconf import DictConfig
 from specdec.experiments.app import compose, require_usable, shows, with_choices
 from specdec.experiments.experiment import require_own
 from specdec.experiments.mistakes import mistake_of
-from specdec.experiments.processes import Processes
-from specdec.experiments.signals import terminable
 
+from specdec.core.duration import in_words
 from specdec.core.errors import Unfit, UserError
+from specdec.core.processes import Processes
+from specdec.core.signals import terminable
 
 Task = Callable[[DictConfig], object]
 FAILED = 1  # exit status
@@ -291,7 +292,7 @@ def in_sweep(config: DictConfig) -> bool:
 
 def progress(config: DictConfig, folder: Path) -> str:
     """Say how many runs of a sweep are done since it began, and how long the rest will take."""
-    from specdec.report.run_dir import read_status
+    from specdec.report.session import read_status
 
     sweep = config.sweep
     statuses = [file for file in folder.parent.glob("*/status.json")]
@@ -300,14 +301,7 @@ def progress(config: DictConfig, folder: Path) -> str:
     done = sum(status.get("state") in ("complete", "failed") for status in told)
     left = max(0, sweep.missing - done)
     seconds = (time.time() - sweep.started) / max(1, done) * left
-    return f"[{done}/{sweep.missing}]" + (f" {_duration(seconds)} left" if left else "")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+    return f"[{done}/{sweep.missing}]" + (f" {in_words(seconds)} left" if left else "")
 
 
 def finish(planned: Plan, sweepable: Sweepable, reasons: Mapping[str, str]) -> int:

@@ -7,13 +7,15 @@ from specdec.experiments import training_job
 from specdec.experiments.app import run
 from specdec.experiments.report import report
 from specdec.experiments.sweep import Sweepable, in_sweep, run_folder
-from specdec.experiments.training import train
+from specdec.experiments.training import repeated, train
 
 from specdec.core.errors import UserError
 
 
 def task(config: DictConfig) -> float | None:
     """Train into `output`; in a sweep, into a run directory, and decode with what was trained."""
+    if config.repeat is not None:
+        config = repeated(config)
     if in_sweep(config):
         return training_job.train_and_decode(config, run_folder(config, SWEEPABLE))
     if OmegaConf.is_missing(config, "output"):

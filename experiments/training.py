@@ -6,20 +6,15 @@ from omegaconf import DictConfig, OmegaConf
 from specdec.experiments.app import build
 
 from specdec.core.errors import UserError, require
-from specdec.core.jsonl import make_folder
 
 
 def train(config: DictConfig, output: Path) -> None:
-    """Train into a folder and say what came of it."""
+    """Train into a folder, or go on there, and say what came of it."""
+    from specdec.training.facts import training_steps
+
     require_data(config)
-    make_folder(output)  # before hours of training that could not be saved
-    trainer = build(config.trainer)
-    objective = build(chosen(config))
-    print("the first sample, with what is not trained on in [[brackets]]:")
-    print("\n".join(f"  | {line}" for line in objective.preview().splitlines()[:20]))
-    evaluation = trainer.fit(objective, output)
-    numbers = "  ".join(f"{name} {value:.4f}" for name, value in evaluation.items())
-    print(f"trained {trainer.max_steps} steps: {numbers}\nsaved in {output}")
+    if _trained(config, output, group=None, speaks=True):
+        print(f"trained {training_steps(output)} steps; saved in {output}")
 
 
 def train_in_sweep(config: DictConfig, output: Path, sweep: str) -> None:
@@ -28,8 +23,55 @@ def train_in_sweep(config: DictConfig, output: Path, sweep: str) -> None:
 
     # One job may ask for another precision than the one before it in the same process.
     AcceleratorState._reset_state()
-    trainer = build(config.trainer, resume_from_checkpoint="latest", group=sweep)
-    trainer.fit(build(chosen(config)), output)
+    _trained(config, output, group=sweep, speaks=False)
+
+
+def _trained(config: DictConfig, output: Path, group: str | None, speaks: bool) -> bool:
+    """Train what is not trained yet; returns whether there was anything to do."""
+    from specdec.experiments.training_record import record_of
+
+    from specdec.training.processes import joined
+    from specdec.training.training_dir import TrainingDir
+
+    processes = joined()
+    trainer = build(config.trainer, **({} if group is None else {"group": group}))
+    steps = trainer.max_steps if trainer.num_train_epochs is None else None
+    folder = TrainingDir(output, record_of(config), steps, trainer.resume, processes.is_main)
+    with folder:
+        if processes.agreed(folder.taken) is not None:
+            if speaks:
+                print(f"{output}: {folder.taken}; resume=false trains anew")
+            return False
+        objective = build(chosen(config))
+        if speaks:
+            print("the first sample, with what is not trained on in [[brackets]]:")
+            print("\n".join(f"  | {line}" for line in objective.preview().splitlines()[:20]))
+        trainer.fit_in(folder, objective)
+    return True
+
+
+def repeated(config: DictConfig) -> DictConfig:
+    """Return the configuration of an earlier training, for a folder of its own.
+
+    Raises:
+        UserError: `repeat` names no folder that a training has left, or what it was trained on is
+            not there any more.
+    """
+    from specdec.experiments.training_record import record_of
+
+    source = Path(config.repeat)
+    file = source / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"repeat={str(source)!r}: expected the folder of a training")
+    found = OmegaConf.load(file)
+    assert isinstance(found, DictConfig)
+    for name in ("output", "resume", "dry_run", "sweep", "tracker", "repeat"):
+        found[name] = config[name]
+    OmegaConf.update(found, "trainer.resume", config.resume)
+    OmegaConf.update(found, "trainer.tracker", config.tracker)
+    named = f"repeat={str(source)!r}"
+    record_of(found).require_same(source, named, "what it was trained on, unchanged")
+    return found
 
 
 def require_data(config: DictConfig) -> None:

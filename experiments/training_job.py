@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ NEUTRAL = {
     "data": {"held_out_path", "eval_samples", "cache_path"},
     "trainer": {
         *("max_steps", "logging_steps", "eval_steps", "save_steps", "save_total_limit"),
-        *("save_best", "resume_from_checkpoint", "tracker", "group"),
+        *("save_best", "resume", "resume_from_checkpoint", "tracker", "group", "max_hours"),
     },
     "distill": {"batch"},
     "tuning": {"training"},
@@ -206,8 +205,6 @@ def train_and_decode(config: DictConfig, folder: Path) -> float | None:
     decoded = decoding(config, str(trained))
 
     def prepare() -> None:
-        if not config.resume:
-            shutil.rmtree(trained, ignore_errors=True)
         train_in_sweep(config, trained, sweep=folder.parent.name)
 
     return decode_into(decoded, folder, prepare)

@@ -200,7 +200,6 @@ class Build:
             f"trainer.warmup_steps={min(100, steps // 10)}",
             f"trainer.mixed_precision={self.mixed_precision}",
             "trainer.save_steps=100",
-            "trainer.resume_from_checkpoint=latest",
         ]
 
 

@@ -350,7 +350,6 @@ def made(place: Path, only: Sequence[str]) -> list[Scenario]:
         *("distill.prompt_tokens=8", "evaluation.num_prompts=1", "evaluation.max_new_tokens=4"),
         *("trainer.save_steps=1", "trainer.eval_steps=2", "trainer.warmup_steps=1"),
         *("trainer.logging_steps=1", "trainer.per_device_train_batch_size=2"),
-        "trainer.resume_from_checkpoint=latest",
     )
     record = ("hydra.run.dir={}", *SHORT, "sampling.temperature=1", "top_k=4")
     replay = ("recording={}/given/recording", "hydra.run.dir={}", "grid.proposer=[ngram]")

@@ -25,7 +25,8 @@ from specdec.report.labels import (
     with_short_counts,
 )
 from specdec.report.options import PLUG_INS, SIDE, TARGET, known_by, options, proposes_nothing
-from specdec.report.run_dir import COMPLETE, read_tally, state_of
+from specdec.report.run_dir import RunDir, read_tally, state_of
+from specdec.report.session import COMPLETE, read_status
 
 SEED = "seed"
 SAMPLING = "sampling."
@@ -134,7 +135,8 @@ def collect(folder: Path, force: bool = False) -> Collection:
     Raises:
         UserError: there is no complete run, or one is damaged.
     """
-    states = {path.parent: state_of(path.parent) for path in sorted(folder.rglob("status.json"))}
+    folders = [path.parent for path in sorted(folder.rglob("status.json"))]
+    states = {path: state_of(path) for path in folders if _is_run(path)}
     if not folder.is_dir() or not states:
         raise UserError(f"run={str(folder)!r}: no run directory in that folder")
     told = [
@@ -159,6 +161,12 @@ def collect(folder: Path, force: bool = False) -> Collection:
         apart,
         force and bool(apart),
     )
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a folder with a status holds decoded texts; trainings have one, too."""
+    status = read_status(path)
+    return status is None or status.get("kind", RunDir.kind) == RunDir.kind
 
 
 def read_run(path: Path) -> Run:

@@ -120,7 +120,7 @@ def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
         for name in VALUES:
             if found.get(f"{node}.{name}") == plain[name]:
                 found.pop(f"{node}.{name}", None)
-    return {name: _normal(value) for name, value in sorted(found.items())}
+    return {name: normal(value) for name, value in sorted(found.items())}
 
 
 def _training(told: Mapping[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
@@ -171,14 +171,14 @@ def _groups(found: Options) -> list[str]:
     return [group for group in PLUG_INS if f"{group}.{TARGET}" in found]
 
 
-def _normal(value: Any) -> Any:
+def normal(value: Any) -> Any:
     """Write 1.0 as 1: it is the same number. True is none."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list | tuple):
-        return [_normal(each) for each in value]
+        return [normal(each) for each in value]
     if isinstance(value, Mapping):
-        return {str(key): _normal(each) for key, each in value.items()}
+        return {str(key): normal(each) for key, each in value.items()}
     return value
 
 

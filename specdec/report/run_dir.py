@@ -1,26 +1,17 @@
 """A run directory: everything a number came from, readable at any moment, even after SIGKILL."""
 
 import json
-import os
-import platform
-import time
-import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from specdec.core.digest import digest
-from specdec.core.errors import Unwritable, UserError
+from specdec.core.errors import UserError
 from specdec.core.jsonl import (
     append_row,
-    make_folder,
     read_jsonl,
     sealed,
     unsealed,
@@ -32,8 +23,8 @@ from specdec.core.jsonl import (
 )
 from specdec.core.trace import PlainSteps, PromptKey, Trace
 from specdec.metrics import Tally
+from specdec.report.session import COMPLETE, Session, read_object, read_status
 
-COMPLETE, DAMAGED = "complete", "damaged"
 # What a complete run consists of, and `status.json` vouches for.
 FILES = (
     *("config.yaml", "provenance.json", "traces.jsonl"),
@@ -87,21 +78,18 @@ def trace_file(run: Path, rank: int, identity: str) -> TraceFile:
     return TraceFile(run / name, identity)
 
 
-class RunDir:
+class RunDir(Session):
     """Write `config.yaml`, `provenance.json`, `traces.jsonl`, `tally.jsonl`, `summary.json`.
 
-    Beside the traces lies their clock, `clock.jsonl` (see `PlainSteps`), if they have any.
-
-    Used as a context manager, which holds a lock: no two processes write one run. Whoever enters
-    looks at `taken` first. Nothing is changed before `start`, or `begin`, which starts what was
-    not; from then on `status.json` says "started", and leaving well makes it "complete", Ctrl-C
-    and other ends from outside "interrupted", and any other exception "failed", with its traceback.
-    With `one_of_many` a failure before that is noted, too. A failure that cannot be noted is still
-    the one that is raised.
+    Beside the traces lies their clock, `clock.jsonl` (see `PlainSteps`), if they have any. Nothing
+    is changed before `start`, or `begin`, which starts what was not.
 
     Raises (on entering):
         UserError: the folder holds a run of other options, or cannot be written.
     """
+
+    files = FILES
+    at_work = "being decoded by another process"
 
     def __init__(
         self,
@@ -111,29 +99,12 @@ class RunDir:
         resume: bool = True,
         one_of_many: bool = False,
     ):
-        self.path = path
-        self.taken: str | None = None  # why nothing is to be done here
+        super().__init__(path, identity, one_of_many)
         self._config = config
-        self._identity = identity
         self._resume = resume
-        self._one_of_many = one_of_many
-        self._has_started = False
-        self._lock = FileLock(path / ".lock")
 
     def __enter__(self) -> "RunDir":
-        make_folder(self.path)
-        with writing(self.path):
-            try:
-                self._lock.acquire(timeout=1)  # somebody may just be looking whether it is held
-            except Timeout:
-                self.taken = "being decoded by another process"
-                return self
-        try:
-            self._look_around()
-        except BaseException:
-            self._lock.release()
-            raise
-        self._entered = time.time()
+        super().__enter__()
         return self
 
     def _look_around(self) -> None:
@@ -146,7 +117,7 @@ class RunDir:
                 f"{self.path}: holds a run of other options; expected another folder,"
                 " hydra.run.dir=DIR, or resume=false to replace it"
             )
-        if before["state"] == COMPLETE and _bears_out(self.path, before):
+        if before["state"] == COMPLETE and self.bears_out(self.path, before):
             self.taken = COMPLETE
 
     def start(self) -> None:
@@ -155,8 +126,7 @@ class RunDir:
         Traces stay, unless the run is not to be resumed. Whoever does more than decoding starts
         beforehand: a run must never be called complete while something is made that it rests on.
         """
-        self._has_started = True
-        self._status("started")
+        self._say_started()
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(self._config, resolve=True))
         stale = ["summary.json", "tally.jsonl", "tokens.jsonl"]
         if not self._resume:
@@ -177,7 +147,7 @@ class RunDir:
         if not self._has_started:
             self.start()
         file = self.path / "provenance.json"
-        before = _read_object(file)
+        before = read_object(file)
         write_json(file, provenance)
         kept: list[Trace] = []
         plain = json.loads(json.dumps(provenance))
@@ -258,94 +228,10 @@ class RunDir:
         """Write `tokens.jsonl`: texts to look at, token by token."""
         write_jsonl(self.path / "tokens.jsonl", rows)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            told = self._has_started or (error is not None and self._one_of_many)
-            if told and self.taken is None:
-                self._note_end(error)
-        finally:
-            self._lock.release()
-
-    def _note_end(self, error: BaseException | None) -> None:
-        if error is None:
-            self._status(COMPLETE)
-            return
-        failed = isinstance(error, Exception) and not isinstance(error, BrokenPipeError)
-        with suppress(Unwritable):  # what made it fail may well forbid to note it
-            self._status("failed" if failed else "interrupted", error if failed else None)
-            if failed:
-                error.add_note(self.path.name)  # for whoever goes on with other runs
-
-    def _status(self, state: str, error: BaseException | None = None) -> None:
-        status = {
-            "state": state,
-            "error": None if error is None else "".join(traceback.format_exception(error)),
-            "identity": self._identity,
-            "host": platform.node(),
-            "pid": os.getpid(),
-            "seconds": round(time.time() - self._entered, 3),
-        }
-        if state == COMPLETE:
-            status["files"] = _digests(self.path)
-        write_json(self.path / "status.json", status)
-
-
-def read_status(path: Path) -> dict[str, Any] | None:
-    """Return what `status.json` says; None where there is none, or none that can be read."""
-    found = _read_object(path / "status.json")
-    return found if found is not None and {"state", "identity"} <= found.keys() else None
-
-
-def _read_object(file: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _digests(path: Path) -> dict[str, str]:
-    return {name: digest(path / name) for name in FILES if (path / name).is_file()}
-
-
-def _bears_out(path: Path, status: Mapping[str, Any]) -> bool:
-    """Whether the files of a run are those that `status.json` calls complete, byte for byte."""
-    try:
-        return status.get("files") == _digests(path)
-    except OSError:
-        return False
-
 
 def state_of(path: Path) -> str:
-    """Return `new`, `running`, `interrupted`, `failed`, `complete` or `damaged`.
-
-    Killed runs are interrupted. A run is running as long as a process holds its lock. It is damaged
-    where `status.json` says that it is complete, and its files are not those it was completed with.
-    """
-    status = read_status(path)
-    state = "new" if status is None else str(status["state"])
-    if status is not None and state == COMPLETE and _bears_out(path, status):
-        return state
-    if _is_locked(path / ".lock"):
-        return "running"
-    return {"started": "interrupted", COMPLETE: DAMAGED}.get(state, state)
-
-
-def _is_locked(file: Path) -> bool:
-    if not file.exists():
-        return False
-    try:
-        with FileLock(file, timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:  # where nobody can write, nobody does
-        return False
+    """Return the state of a decoding run, as `Session.state_of` words it."""
+    return RunDir.state_of(path)
 
 
 def read_tally(path: Path) -> Tally:

@@ -15,6 +15,7 @@ from specdec.core.digest import digest
 from specdec.core.errors import Unwritable, UserError
 from specdec.core.jsonl import flush, write_json
 from specdec.training.data.manifest import read
+from specdec.training.record import Record
 
 FILES = "files.json"  # of a checkpoint: the digests of the others
 
@@ -26,14 +27,16 @@ DAMAGE = (
 
 
 class Checkpoints:
-    """Folders `step-N`: model, optimizer, schedule and random states, each whole or absent.
+    """Folders `step-N`: model, optimizer and random states, each whole or absent.
 
-    `files.json` says what was written; a checkpoint of other files is damaged.
+    `identity.json` says of which training it is, and `files.json` what was written; a checkpoint of
+    other files is damaged.
     """
 
-    def __init__(self, folder: Path, limit: int):
+    def __init__(self, folder: Path, limit: int, record: Record):
         self.folder = folder
         self._limit = limit
+        self._record = record
 
     def saved(self) -> list[Path]:
         """Return the complete checkpoints, oldest first."""
@@ -41,43 +44,51 @@ class Checkpoints:
         return sorted(found, key=_step)
 
     def resume(self, accelerator: Accelerator, source: str | None) -> int:
-        """Load `source` (a folder, "latest" or None) and return the step it was saved at.
+        """Load `source`, or else the newest that is whole; returns the step it was saved at, or 0.
 
         Later checkpoints of this run are dropped: the run takes another way from here.
+
+        Raises:
+            UserError: `source` is no checkpoint, damaged, or of another training; or all are
+                damaged.
         """
         saved = self.saved()
-        if source is None and saved:
-            raise UserError(
-                f"output={str(self.folder.parent)!r}: there are checkpoints of an earlier run; set"
-                " trainer.resume_from_checkpoint=latest to go on with it, or choose another folder"
-            )
-        if source is None or (source == "latest" and not saved):
-            return 0
-        if source == "latest":
+        if source is None:
             step = self._load_newest(accelerator, saved)
         else:
-            path = Path(source)
-            if not path.is_dir() or not is_checkpoint(path):
-                expected = "a folder step-N below `checkpoints`, or latest"
-                raise UserError(f"resume_from_checkpoint={source!r}: expected {expected}")
-            reason = _load(accelerator, path)
-            if reason is not None:
-                raise UserError(f"resume_from_checkpoint={source!r}: damaged ({reason})")
-            step = _step(path)
+            step = self._load_named(accelerator, source)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             for abandoned in [other for other in saved if _step(other) > step]:
                 shutil.rmtree(abandoned)
         return step
 
+    def _load_named(self, accelerator: Accelerator, source: str) -> int:
+        named = f"trainer.resume_from_checkpoint={source!r}"
+        path = Path(source)
+        if not path.is_dir() or not is_checkpoint(path):
+            raise UserError(f"{named}: expected a folder step-N below `checkpoints`")
+        self._record.require_same(path, named, "the same options, or another checkpoint")
+        reason = _load(accelerator, path)
+        if reason is not None:
+            raise UserError(f"{named}: damaged ({reason})")
+        return _step(path)
+
     def _load_newest(self, accelerator: Accelerator, saved: Sequence[Path]) -> int:
         """Load the newest checkpoint that is not damaged."""
         for path in reversed(saved):
-            reason = _load(accelerator, path)
+            reason = _damage(path)
+            if reason is None:
+                instead = "the same options, another output=DIR, or resume=false to train anew"
+                self._record.require_same(path, str(path), instead)
+                reason = _load(accelerator, path)
             if reason is None:
                 return _step(path)
             accelerator.print(f"{path}: damaged ({reason}); trying the one before it")
-        raise UserError(f"{self.folder}: every checkpoint is damaged; remove them to start afresh")
+        if saved:
+            expected = "another output=DIR, or resume=false to train anew"
+            raise UserError(f"{self.folder}: every checkpoint is damaged; expected {expected}")
+        return 0
 
     def save(self, accelerator: Accelerator, step: int) -> None:
         """Save under a temporary name, rename, and drop the oldest beyond the limit."""
@@ -88,6 +99,7 @@ class Checkpoints:
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             with refused_writes(temporary):
+                self._record.write(temporary)
                 write_json(temporary / FILES, _digests(temporary))
                 _flush_all(temporary)
                 if target.exists():
@@ -140,17 +152,29 @@ def _is_refusal(error: Exception) -> bool:
     return known or any(mark in str(error) for mark in ("PytorchStreamWriter", "(os error"))
 
 
-def _load(accelerator: Accelerator, path: Path) -> str | None:
-    """Load a checkpoint; returns what is wrong with it, if something is."""
+def _damage(path: Path) -> str | None:
+    """Return what of a checkpoint is not as it was written."""
     try:
         listed, found = read(path / FILES), _digests(path)
-        differing = [name for name in listed if found.get(name) != listed[name]]
-        if differing:
-            return f"{', '.join(differing)} changed since"
-        accelerator.load_state(str(path))
     except DAMAGE as error:
-        return (str(error).strip() or type(error).__name__).splitlines()[0]
-    return None
+        return _in_one_line(error)
+    differing = [name for name in listed if found.get(name) != listed[name]]
+    return f"{', '.join(differing)} changed since" if differing else None
+
+
+def _load(accelerator: Accelerator, path: Path) -> str | None:
+    """Load a checkpoint; returns what is wrong with it, if something is."""
+    reason = _damage(path)
+    if reason is None:
+        try:
+            accelerator.load_state(str(path))
+        except DAMAGE as error:
+            return _in_one_line(error)
+    return reason
+
+
+def _in_one_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -63,6 +63,16 @@ class DraftModel:
         )
         self.module: nn.Module = DraftLosses(model, states.verifier, loss, share)
 
+    @property
+    def num_samples(self) -> int:
+        """How many samples a pass has."""
+        return self._states.num_samples
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens of a pass are read as targets."""
+        return self._states.num_tokens
+
     def preview(self) -> str:
         """Show the first sample."""
         return self._states.preview()

@@ -20,8 +20,16 @@ def write_facts(folder: Path, steps: int, tokens: int) -> None:
 
 def training_tokens(folder: Path) -> int | None:
     """Return how many tokens were read to train a folder's weights, if it says so."""
+    return _fact(folder, "tokens")
+
+
+def training_steps(folder: Path) -> int | None:
+    """Return how many optimizer steps a folder's weights were trained for, if it says so."""
+    return _fact(folder, "steps")
+
+
+def _fact(folder: Path, name: str) -> int | None:
     try:
-        found = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        return int(found["tokens"])
+        return int(json.loads((folder / NAME).read_text(encoding="utf-8"))[name])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -61,6 +61,16 @@ class HeadTraining:
         self.module.verifier = verifier
         self.states = self.states.of(verifier)
 
+    @property
+    def num_samples(self) -> int:
+        """How many samples a pass has."""
+        return self.states.num_samples
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens of a pass are read as targets."""
+        return self.states.num_tokens
+
     def preview(self) -> str:
         """Show the first sample."""
         return self.states.preview()

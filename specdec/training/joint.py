@@ -77,6 +77,16 @@ class Joint:
         weights = (heads_weight, self_distillation, language_modeling)
         self.module: nn.Module = JointLosses(training.module, verifier, self.tuned, weights)
 
+    @property
+    def num_samples(self) -> int:
+        """How many samples a pass has."""
+        return self._training.num_samples
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens of a pass are read as targets."""
+        return self._training.num_tokens
+
     def preview(self) -> str:
         """Show the first sample."""
         return self._training.preview()

@@ -84,6 +84,16 @@ class LanguageModeling:
         fits = block_length <= context
         require(fits, "block_length", block_length, f"at most max_position_embeddings={context}")
 
+    @property
+    def num_samples(self) -> int:
+        """How many blocks a pass has."""
+        return self._blocks.per_epoch
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens of a pass are read as targets."""
+        return self._blocks.per_epoch * (self._block_length - 1)
+
     def preview(self) -> str:
         """Return the beginning of the first block."""
         return f"{self.tokenizer.decode(self._blocks.take(0, 1)[0, :64].tolist())} ..."

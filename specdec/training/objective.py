@@ -62,6 +62,16 @@ class Objective(Protocol):
 
     module: nn.Module
 
+    @property
+    def num_samples(self) -> int:
+        """How many samples one pass over the data has."""
+        ...
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens of one pass are read as targets."""
+        ...
+
     def preview(self) -> str:
         """Return the first sample as text, to be looked at before hours of training."""
         ...

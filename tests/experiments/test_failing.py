@@ -254,9 +254,9 @@ def test_a_failure_that_cannot_be_noted_gives_the_lock_back(
     tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And it is that failure which is said, not the one of noting it."""
-    from specdec.report import run_dir
+    from specdec.report import session
 
-    write = run_dir.write_json
+    write = session.write_json
 
     def full(path: Path, value: dict[str, object]) -> None:
         if value.get("state") == "failed":
@@ -264,7 +264,7 @@ def test_a_failure_that_cannot_be_noted_gives_the_lock_back(
         write(path, value)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_dir, "write_json", full)
+        patch.setattr(session, "write_json", full)
         stop_after(patch, 1, ZeroDivisionError("a bug"))
         ended = cli("decode", *sweep(tiny))
     assert ended.status == 1

@@ -212,7 +212,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     """Checkpoints hold one of two tied weights; both must come back."""
 
     options = {} if start == "fresh" else {"init_path": str(tiny.draft)}
-    trainer = Trainer(4, 2, warmup_steps=0, save_steps=2, resume_from_checkpoint="latest")
+    trainer = Trainer(4, 2, warmup_steps=0, save_steps=2)
     whole = objective(states, KL(), **options)
     trainer.fit(whole, tmp_path / "whole")
 

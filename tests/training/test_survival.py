@@ -29,7 +29,6 @@ def command(tiny: Tiny, output: Path) -> list[str]:
         *("data.max_length=16", "data.eval_samples=2", "evaluation.max_new_tokens=4"),
         *("trainer.logging_steps=3", "trainer.save_steps=4", "trainer.eval_steps=12"),
         *("trainer.per_device_train_batch_size=2", "trainer.warmup_steps=5"),
-        "trainer.resume_from_checkpoint=latest",
     ]
     return [sys.executable, "-m", "specdec.experiments.train", *options]
 
@@ -79,18 +78,17 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(build: Build, tmp_path: Pat
     output, whole = tmp_path / "out", tmp_path / "whole"
     options: dict[str, Any] = {"save_steps": 2, "warmup_steps": 1, "logging_steps": 1}
     Trainer(max_steps=2, **options).fit(build(), output)
-    resumed = {**options, "resume_from_checkpoint": "latest"}
     with (
         pytest.raises(UserError, match=r"cannot be written \(.*too large"),
         files_of_at_most(20_000),
     ):
-        Trainer(max_steps=6, **resumed).fit(build(), output)
+        Trainer(max_steps=6, **options).fit(build(), output)
     names = sorted(path.name for path in (output / "checkpoints").iterdir())
     assert names == ["step-2"], "what was written in vain was not given back"
-    Trainer(max_steps=6, **resumed).fit(build(), output)
+    Trainer(max_steps=6, **options).fit(build(), output)
 
     Trainer(max_steps=2, **options).fit(build(), whole)
-    Trainer(max_steps=6, **resumed).fit(build(), whole)
+    Trainer(max_steps=6, **options).fit(build(), whole)
     expected, found = (load_file(each / "model.safetensors") for each in (whole, output))
     assert all(expected[name].equal(found[name]) for name in expected)
 
@@ -99,7 +97,7 @@ def test_a_result_that_cannot_be_written_leaves_the_old_one(build: Build, tmp_pa
     output = tmp_path / "out"
     Trainer(max_steps=2, warmup_steps=1, save_best=False).fit(build(), output)
     before = saved(output)
-    resumed = Trainer(max_steps=2, resume_from_checkpoint="latest", save_best=False)
+    resumed = Trainer(max_steps=2, warmup_steps=1, save_best=False)
     with pytest.raises(UserError, match="cannot be written"), files_of_at_most(5_000):
         resumed.fit(build(), output)
     assert saved(output) == before

@@ -83,6 +83,11 @@ class Samples:
             raise UserError(f"{where}: no assistant's turn within {length} tokens")
         return torch.tensor(token_ids[:length]), torch.tensor(counted[:length])
 
+    @property
+    def num_counted(self) -> int:
+        """How many tokens of one epoch are read as targets; nothing says the first of a sample."""
+        return sum(int(counted[1:].sum()) for _, counted in self.rows)
+
     def take(self, first: int, count: int) -> Batch:
         """Return the samples numbered first ... first + count - 1, counted over all epochs."""
         return self.batch([self._place(number) for number in range(first, first + count)])

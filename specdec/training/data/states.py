@@ -86,6 +86,11 @@ class VerifierStates:
         """How many samples an epoch has."""
         return len(self._samples.rows)
 
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens of an epoch count."""
+        return self._samples.num_counted
+
     def preview(self) -> str:
         """Show the first sample."""
         return self._samples.preview()

@@ -1,0 +1,266 @@
+"""What changes while a trainer trains: the step, the weights, and what is logged and saved."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from specdec.core.errors import UserError
+from specdec.report.tracking import keep_on, start_trackers
+from specdec.training.checkpoints import Checkpoints, replacing
+from specdec.training.facts import write_facts
+from specdec.training.metrics_log import MetricsLog
+from specdec.training.objective import Batch, Objective
+from specdec.training.schedule import Schedule
+from specdec.training.telling import Teller
+from specdec.training.training_dir import BEST, CHECKPOINTS, LOG, TrainingDir
+
+if TYPE_CHECKING:
+    from specdec.training.trainer import Trainer
+
+
+class TrainingRun:
+    """One session of a training: from its last checkpoint, or from the beginning.
+
+    Raises:
+        UserError: the checkpoint is damaged or of another training.
+    """
+
+    def __init__(
+        self, options: Trainer, objective: Objective, folder: TrainingDir, accelerator: Accelerator
+    ):
+        self.options = options
+        self.objective = objective
+        self.output = folder.path
+        self.accelerator = accelerator
+        self.max_steps = options.steps(objective.num_samples, accelerator.num_processes)
+        warmup = options.warmup_steps
+        optimizer = torch.optim.AdamW(
+            objective.parameter_groups(options.learning_rate, options.weight_decay),
+            lr=options.learning_rate,  # which some schedules relate their last rate to
+            betas=(0.9, options.adam_beta2),
+            fused=True,
+        )
+        self._schedule = Schedule(
+            options.lr_scheduler_type,
+            optimizer,
+            round(options.warmup_ratio * self.max_steps) if warmup is None else warmup,
+            self.max_steps,
+            options.lr_scheduler_kwargs,
+        )
+        self.module, self.optimizer = accelerator.prepare(objective.module, optimizer)
+        self._losses, self._trained_on = Losses(), TrainedOn()
+        accelerator.register_for_checkpointing(self._losses, self._trained_on)
+        self._checkpoints = Checkpoints(
+            self.output / CHECKPOINTS, options.save_total_limit, folder.record
+        )
+        self.step = self._resumed(folder)
+        self.saved_step = self.step
+        writes = accelerator.is_main_process
+        self._log = MetricsLog(self.output / LOG, self.step, enabled=writes)
+        told = {**folder.record.told, "trainer.max_steps": self.max_steps}
+        start_trackers(accelerator, self.output, told, "train", options.group)
+        self._is_tracked = options.log_with is not None
+        self.module.train()
+        self._gradient_norm: Tensor | float | None = None
+        self._rate = 0.0
+        self._restart_clock()
+
+    def _resumed(self, folder: TrainingDir) -> int:
+        source = self.options.resume_from_checkpoint
+        if source is None and not folder.resume:
+            return 0
+        return self._checkpoints.resume(self.accelerator, source)
+
+    def _restart_clock(self) -> None:
+        self._since = time.perf_counter()
+        self._num_tokens = 0
+
+    def advance(self, ends: bool = False) -> bool:
+        """Take one optimizer step on this process's share of the step's samples.
+
+        Returns whether any of the processes `ends`.
+        """
+        accelerator, options = self.accelerator, self.options
+        self._rate = self._schedule.apply(self.optimizer, self.step)
+        batches = [self._batch(micro) for micro in range(options.accumulation)]
+        count, any_ends = self._agreed(batches, ends)
+        step_loss = torch.zeros((), device=accelerator.device)
+        for batch in batches:
+            with accelerator.accumulate(self.module), accelerator.autocast():
+                loss = self.objective.loss(self.module, batch) / count
+                step_loss += loss.detach()
+                # accelerate averages over micro-batches and processes; this is a sum over both.
+                accelerator.backward(loss * options.accumulation * accelerator.num_processes)
+                if accelerator.sync_gradients:
+                    self._gradient_norm = accelerator.clip_grad_norm_(
+                        self.module.parameters(), options.max_grad_norm or math.inf
+                    )
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            self._num_tokens += batch.token_ids.numel() * accelerator.num_processes
+        self._losses.add(step_loss)
+        self._trained_on.add(count)
+        self.step += 1
+        return any_ends
+
+    def _batch(self, micro: int) -> Batch:
+        """Return this process's samples of one micro-batch of the step."""
+        options, processes = self.options, self.accelerator.num_processes
+        shard = (self.step * options.accumulation + micro) * processes
+        first = (shard + self.accelerator.process_index) * options.batch_size
+        batch = self.objective.batch(first, options.batch_size)
+        return replace(batch, step=self.step).to(self.accelerator.device)
+
+    def _agreed(self, batches: Sequence[Batch], ends: bool) -> tuple[Tensor, bool]:
+        """Count the tokens of a step, and ask for its end, over all processes and micro-batches."""
+        count = torch.stack([batch.num_counted for batch in batches]).sum()
+        if self.accelerator.num_processes == 1:  # nobody waits for the device
+            return count.clamp(min=1), ends
+        both = torch.stack([count, torch.full_like(count, int(ends))])
+        total = self.accelerator.reduce(both, "sum")
+        assert isinstance(total, Tensor)
+        return total[0].clamp(min=1), bool(total[1])
+
+    def log_loss(self, teller: Teller) -> None:
+        """Log the mean loss per counted token of the steps since the last time."""
+        loss = self._mean_loss()
+        speed = self._num_tokens / (time.perf_counter() - self._since)
+        self._write(
+            loss=loss,
+            learning_rate=self._rate,  # of this step
+            tokens=self._trained_on.tokens,
+            tokens_per_second=speed,
+        )
+        teller.logged(self.step, loss, self._rate, speed)
+        self._restart_clock()
+        self._losses.clear()
+
+    def _write(self, **values: float) -> None:
+        """Log to `metrics.jsonl` and to the tracker."""
+        self._log.write(self.step, **values)
+        if self._is_tracked:
+            log = partial(self.accelerator.log, values, step=self.step)
+            self._is_tracked = keep_on(log, str(self.options.log_with), self.output)
+
+    def _mean_loss(self) -> float:
+        """Raise a UserError where the loss is no number, so that no such state is saved."""
+        mean = self.accelerator.reduce(self._losses.mean(), "sum")  # each has its tokens' share
+        assert isinstance(mean, Tensor)
+        self._require_finite("loss", float(mean))
+        return float(mean)
+
+    def _require_finite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise UserError(f"step {self.step}: the {name} is {value}; lower learning_rate")
+
+    @torch.no_grad()
+    def evaluate(self, teller: Teller) -> None:
+        """Measure on held-out data, log it, and keep what is the best so far."""
+        self.module.eval()
+        with self.accelerator.autocast():
+            evaluation = self.objective.evaluate(self.accelerator.unwrap_model(self.module))
+        self.module.train()
+        best = self._best_score()
+        self._write(**evaluation)
+        teller.evaluated(self.step, evaluation)
+        if self.options.save_best and self.objective.score(evaluation) > best:
+            self._save(self.output / BEST)
+        self._restart_clock()
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether there is an evaluation of this step."""
+        return self.step in self._log.evaluated_at
+
+    def _best_score(self) -> float:
+        return max(map(self.objective.score, self._log.evaluations), default=-math.inf)
+
+    def _save(self, folder: Path) -> None:
+        """Let the objective write what a user loads: whole, or not at all."""
+        if not self.accelerator.is_main_process:
+            return
+        with replacing(folder) as temporary:
+            module = self.accelerator.unwrap_model(self.module)
+            self.objective.save(module, temporary, self._log.evaluations[-1])
+            write_facts(temporary, self.step, self._trained_on.tokens)
+
+    def save_checkpoint(self) -> None:
+        """Save what a resumed run needs; weights that are no numbers never replace good ones."""
+        if self._losses.values:
+            self._mean_loss()
+        if self.accelerator.scaler is None:  # which skips steps with infinite gradients
+            self._require_finite("gradient's norm", float(self._gradient_norm or 0.0))
+        self._checkpoints.save(self.accelerator, self.step)
+        self.saved_step = self.step
+
+    def finish(self, teller: Teller) -> dict[str, float]:
+        """Save what the user loads, and return the last evaluation."""
+        if not self._log.evaluations:  # resumed from a run that was complete
+            self.evaluate(teller)
+        self._save(self.output)
+        if self._is_tracked or self.accelerator.num_processes > 1:
+            keep_on(self.accelerator.end_training, str(self.options.log_with), self.output)
+        return self._log.evaluations[-1]
+
+
+class Losses:
+    """Each step's loss since the last log; saved with a checkpoint, so that logs agree too."""
+
+    def __init__(self) -> None:
+        self.values: list[Tensor] = []
+
+    def add(self, loss: Tensor) -> None:
+        """Note one step, without waiting for the device."""
+        self.values.append(loss)
+
+    def mean(self) -> Tensor:
+        """Average what was noted."""
+        # Those of a checkpoint come back on the CPU.
+        device = self.values[-1].device
+        return torch.stack([value.to(device) for value in self.values]).mean()
+
+    def clear(self) -> None:
+        """Begin anew after logging."""
+        self.values = []
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """Return what a checkpoint holds."""
+        return {"values": self.values}
+
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        """Take up what a checkpoint held."""
+        self.values = list(state["values"])
+
+
+class TrainedOn:
+    """The tokens that were read as targets so far (see `facts`)."""
+
+    def __init__(self) -> None:
+        self._count: Tensor | int = 0
+
+    def add(self, count: Tensor) -> None:
+        """Note one step, without waiting for the device."""
+        self._count = self._count + count
+
+    @property
+    def tokens(self) -> int:
+        """How many there were."""
+        return int(self._count)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what a checkpoint holds."""
+        return {"tokens": self.tokens}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Take up what a checkpoint held."""
+        self._count = state["tokens"]

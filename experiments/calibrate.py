@@ -20,6 +20,7 @@ from specdec.experiments.positional import (
 )
 
 from specdec.core.errors import UserError, require, require_int
+from specdec.core.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -192,15 +193,14 @@ def measure(
 ) -> Tensor:  # [S, D]
     """Rank the tokens of all samples, or of the first `data.limit` in random order."""
     import torch
-    from tqdm import tqdm
 
     from specdec.replay.ranks import ranks_along
 
     pieces: list[Tensor] = []
-    with tqdm(total=num_samples, desc="rank", unit="sample", disable=None) as bar:
+    with Progress(num_samples, "rank", "sample") as bar:
         for piece in ranks_along(samples, ranker, num_samples, config.batch, config.max_rank):
             pieces.append(piece)
-            bar.update(min(config.batch, num_samples - bar.n))
+            bar.update(min(config.batch, bar.left))
     return torch.cat(pieces)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from specdec.experiments.app import build, run
 from yaml import YAMLError
 
 from specdec.core.errors import UserError, require, require_int, require_number
+from specdec.core.progress import Progress
 
 if TYPE_CHECKING:
     from specdec.core.trace import Trace
@@ -107,7 +108,6 @@ def tested(folder: Path, run_config: DictConfig, config: DictConfig) -> Uniformi
     """
     from specdec.experiments.arm import sampling_of
     from specdec.experiments.recorded_texts import require_unchanged
-    from tqdm import tqdm
 
     from specdec.metrics.pit import MIN_TOKENS, uniformity
     from specdec.replay.transforms import transforms
@@ -129,8 +129,11 @@ def tested(folder: Path, run_config: DictConfig, config: DictConfig) -> Uniformi
         draft = None
     sampling = sampling_of(run_config, verifier)
     scored = transforms(texts, verifier, sampling, config.seed, config.batch, draft)
-    bar = tqdm(scored, total=len(texts), desc="score", unit="text", disable=None)
-    numbers = [text.numpy() for text in bar]
+    numbers: list[Any] = []
+    with Progress(len(texts), "score", "text") as bar:
+        for text in scored:
+            numbers.append(text.numpy())
+            bar.update()
     by_draft = None if draft is None else [text[1] for text in numbers]
     return uniformity([text[0] for text in numbers], by_draft)
 

@@ -16,6 +16,7 @@ from specdec.experiments.app import build, compose, run
 from specdec.experiments.mistakes import require_known
 
 from specdec.core.errors import UserError, require, require_int
+from specdec.core.progress import Progress
 
 if TYPE_CHECKING:
     from specdec.experiments.arm import Arm
@@ -232,17 +233,16 @@ def interleave(
     So a machine that slows down or speeds up does so for every arm.
     """
     from specdec.experiments.arm import looked_at
-    from tqdm import tqdm
 
     shown = looked_at(competing[0].config, prompts)
     for arm in competing:
         arm.warm_up(prompts[0])
     turns = sum(prompt.num_turns for prompt in prompts)
-    with tqdm(total=turns * len(competing), desc="decode", unit="text", disable=None) as bar:
+    with Progress(turns * len(competing), "decode", "text") as bar:
         for number, start in enumerate(range(0, len(prompts), size)):
             first = number % len(competing)
             for arm in [*competing[first:], *competing[:first]]:
-                bar.set_postfix_str(arm.name)
+                bar.on(arm.name)
                 for trace in arm.decode(prompts[start : start + size], shown):
                     bar.update()
                     yield arm, trace

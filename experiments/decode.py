@@ -14,6 +14,7 @@ from specdec.experiments.sweep import Sweepable, in_sweep, progress, run_folder
 
 from specdec.core.errors import Unwritable, UserError
 from specdec.core.processes import Processes
+from specdec.core.progress import Progress
 
 if TYPE_CHECKING:
     from specdec.experiments.arm import Arm
@@ -142,7 +143,6 @@ def _decode_share(
     """
     from specdec.experiments.arm import looked_at, turn_size
     from specdec.experiments.clock import PlainClock
-    from tqdm import tqdm
 
     if not share:
         return
@@ -151,7 +151,7 @@ def _decode_share(
     arm.warm_up(prompts[0])
     turns = sum(prompt.num_turns for prompt in share)
     size = turn_size(arm.config.batch)
-    with tqdm(total=turns, desc=arm.name, unit="text", disable=None) as bar:
+    with Progress(turns, arm.name, "text") as bar:
         for start in range(0, len(share), size):
             some = share[start : start + size]
             traces: list[Trace] = []

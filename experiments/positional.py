@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from specdec.experiments.app import build
 
 from specdec.core.errors import UserError, require, require_int
+from specdec.core.progress import Progress
 
 if TYPE_CHECKING:
     from specdec.heads.base import Heads
@@ -61,13 +62,12 @@ def measure_positional(
     config: DictConfig, meter: PositionalMeter, samples: Samples, num_samples: int
 ) -> dict[str, Any]:
     """Return what a calibration file holds of it: the means, of what, and how they were taken."""
-    from tqdm import tqdm
 
     total = meter.nothing()
-    with tqdm(total=num_samples, desc="children", unit="sample", disable=None) as bar:
+    with Progress(num_samples, "children", "sample") as bar:
         for piece in meter.along(samples, num_samples, config.batch):
             total += piece
-            bar.update(min(config.batch, num_samples - bar.n))
+            bar.update(min(config.batch, bar.left))
     if not total.num_positions:
         raise UserError(
             f"data.path={config.data.path!r}: no token counts, so that none is compared"

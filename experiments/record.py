@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from specdec.experiments.app import build, run
 
 from specdec.core.errors import UserError, require, require_int
+from specdec.core.progress import Progress
 
 
 def task(config: DictConfig) -> None:
@@ -40,7 +41,6 @@ def record(source: Path, folder: Path, config: DictConfig) -> None:
     """
     from specdec.experiments.arm import sampling_of
     from specdec.experiments.recorded_texts import read_config, require_unchanged, texts_of
-    from tqdm import tqdm
 
     from specdec.core.jsonl import write_text
     from specdec.lm.fingerprint import fingerprint
@@ -71,7 +71,7 @@ def record(source: Path, folder: Path, config: DictConfig) -> None:
         source=str(source),
     )
     missing = [text for text in texts if text.key not in writer.done]
-    with tqdm(total=len(missing), desc="score", unit="text", disable=None) as bar:
+    with Progress(len(missing), "score", "text") as bar:
         for scored in score(missing, verifier, sampling, config.top_k):
             writer.add(scored)
             bar.update()

@@ -10,6 +10,8 @@ from specdec.experiments.app import build
 from specdec.experiments.naming import draft_of
 from specdec.experiments.replay_plan import closed_arm
 
+from specdec.core.progress import Progress
+
 if TYPE_CHECKING:
     from specdec.lm.hf import HFCausalLM
     from specdec.metrics import Tally
@@ -35,7 +37,6 @@ def replay_all(
     texts were drawn from, as far as their recording has them; else the verifier is asked. With
     `costs` seconds are predicted of those arms whose proposer they know.
     """
-    from tqdm import tqdm
 
     from specdec.replay.states import States
 
@@ -44,7 +45,7 @@ def replay_all(
     states = States(verifier, batch)
     groups: dict[str, dict[str, DictConfig]] = {}
     tallies: dict[str, Tally] = {}
-    with tqdm(total=len(arms), desc="replay", unit="arm", disable=None) as bar:
+    with Progress(len(arms), "replay", "arm") as bar:
         for name, arm in arms.items():
             if closed_arm(arm) is None:
                 tallies[name] = jumped(arm, texts, verifier, states, batch, seed, costs)

@@ -1,7 +1,9 @@
 """What all heads share: a state for every token ahead, and a vocabulary projection of it."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,13 +66,17 @@ class Heads(
         config = dict(self._hub_mixin_config) if isinstance(self._hub_mixin_config, dict) else {}
         config.pop("verifier", None)
         missing = dict.fromkeys(("path", "dtype", "config", "tokenizer", "weights"), "unknown")
-        return super().generate_model_card(
+        verifier = {**missing, **(self.verifier or {})}
+        card = super().generate_model_card(
             kind=type(self).__name__,
             proposer=type(self).__name__.removesuffix("Heads").lower(),
-            verifier={**missing, **(self.verifier or {})},
+            verifier=verifier,
             options=config,
             facts=kwargs.get("facts", {}),
         )
+        if is_on_hub(verifier["path"]):  # the Hub takes no folder of this machine for a name
+            card.data.base_model = verifier["path"]
+        return card
 
     def belong_to(self, verifier: dict[str, str]) -> None:
         """Note another verifier as the one that the heads were trained on; it is saved with them.
@@ -108,6 +114,11 @@ class Heads(
     def logits(self, head: int, state: Tensor, unembed: Unembed) -> Tensor:  # [..., H] -> [..., V]
         """Project the state of one head."""
         return self.vocabulary_heads[head](state) if self.vocabulary_heads else unembed(state)
+
+
+def is_on_hub(path: str) -> bool:
+    """Whether a verifier's path is a name on the Hub, as far as a look at it tells."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None and not Path(path).exists()
 
 
 class ResidualBlock(nn.Module):

@@ -1,6 +1,7 @@
 """Train a draft model on the verifier's distribution (DistillSpec, Zhou et al. 2023, section 4)."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +123,16 @@ class DraftModel:
         """A draft is there to have its tokens accepted."""
         return evaluation["eval_block_efficiency"]
 
-    def save(self, module: nn.Module, folder: Path, evaluation: dict[str, float]) -> None:
+    def save(self, module: nn.Module, folder: Path, facts: Mapping[str, str]) -> None:
         """Write a folder that `draft.path` names."""
         assert isinstance(module, DraftLosses)
         tokenizer = self._states.verifier.tokenizer
         assert tokenizer is not None
-        save_rounded(module.model, tokenizer, folder)
+        verifier = self._states.verifier.model.config._name_or_path
+        what = f"A draft model for `{verifier}`"
+        save_rounded(
+            module.model, tokenizer, folder, what, {"data": self._states.data_name, **facts}
+        )
 
 
 def _fresh(shape: Shape, verifier: HFCausalLM, seed: int) -> PreTrainedModel:

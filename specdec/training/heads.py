@@ -1,6 +1,7 @@
 """Train heads on a frozen verifier: what `medusa` and `chained` share."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,10 +50,7 @@ class HeadTraining:
         self.states = states
         self._acceptance = acceptance
         module = HeadLosses(heads, states.verifier, loss, decay, share)
-        self._facts = {
-            "data": f"{states.data_name}, {states.num_samples} samples",
-            "loss": str(module.loss),
-        }
+        self._data = f"{states.data_name}, {states.num_samples} samples"
         self.module: nn.Module = module
 
     def read(self, verifier: HFCausalLM) -> None:
@@ -112,10 +110,10 @@ class HeadTraining:
         """Heads are there to have their tokens accepted."""
         return evaluation["eval_block_efficiency"]
 
-    def save(self, module: nn.Module, folder: Path, evaluation: dict[str, float]) -> None:
+    def save(self, module: nn.Module, folder: Path, facts: Mapping[str, str]) -> None:
         """Write a folder that the proposer of the same name decodes with: bf16 safetensors."""
         assert isinstance(module, HeadLosses)
         # A copy, because training may go on in fp32 after a save.
         rounded = copy.deepcopy(module.heads).to(torch.bfloat16)
-        facts = {**self._facts, **{name: f"{value:.4f}" for name, value in evaluation.items()}}
-        rounded.save_pretrained(folder, model_card_kwargs={"facts": facts})
+        told = {"data": self._data, **facts}
+        rounded.save_pretrained(folder, model_card_kwargs={"facts": told})

@@ -142,13 +142,13 @@ class Joint:
         """What the heads are worth with the tuned verifier."""
         return self._training.score(evaluation)
 
-    def save(self, module: nn.Module, folder: Path, evaluation: dict[str, float]) -> None:
+    def save(self, module: nn.Module, folder: Path, facts: Mapping[str, str]) -> None:
         """Write the heads into `folder` and their new verifier into `folder/verifier`."""
         assert isinstance(module, JointLosses)
         heads = module.head_losses
         known = self.tuned.save(folder / "verifier")
         heads.heads.belong_to({**known, "path": "verifier"})  # wherever the folder goes
-        self._training.save(heads, folder, evaluation)
+        self._training.save(heads, folder, facts)
 
 
 def require_tuning(options: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Train a decoder-only language model from scratch: how the zoo's models come about."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +135,10 @@ class LanguageModeling:
         """The lower the held-out loss, the better."""
         return -evaluation["eval_loss"]
 
-    def save(self, module: nn.Module, folder: Path, evaluation: dict[str, float]) -> None:
+    def save(self, module: nn.Module, folder: Path, facts: Mapping[str, str]) -> None:
         """Write a Hugging Face folder: bf16 safetensors, config and tokenizer."""
         assert isinstance(module, PreTrainedModel)
-        save_rounded(module, self.tokenizer, folder)
+        save_rounded(module, self.tokenizer, folder, "A language model", facts)
 
 
 def _continued(init_path: str, context: int | None) -> PreTrainedModel:

@@ -1,6 +1,6 @@
 """What a trainer trains: one protocol, so that heads and whole models share one loop."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,8 +99,8 @@ class Objective(Protocol):
         """Return what an evaluation is worth: `save_best` keeps the largest."""
         ...
 
-    def save(self, module: nn.Module, folder: Path, evaluation: dict[str, float]) -> None:
-        """Write what a user loads afterwards; `evaluation` is the last one."""
+    def save(self, module: nn.Module, folder: Path, facts: Mapping[str, str]) -> None:
+        """Write what a user loads afterwards, with a card that has these lines about it."""
         ...
 
 

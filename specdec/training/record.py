@@ -12,6 +12,11 @@ from specdec.report.options import identity
 from specdec.report.session import read_object
 
 NAME = "identity.json"
+ON_CARD = (
+    *("loss", "joint", "trainer.learning_rate", "trainer.lr_scheduler_type"),
+    *("trainer.per_device_train_batch_size", "trainer.gradient_accumulation_steps"),
+    *("num_processes", "trainer.seed"),
+)
 LISTED = 4  # differences in one message
 
 
@@ -33,6 +38,13 @@ class Record:
     def identity(self) -> str:
         """Twelve hex digits."""
         return identity(self.known)
+
+    def facts(self) -> dict[str, str]:
+        """Return what a card says: the options that matter most, and the versions."""
+        found = {name.split(".")[-1]: str(self.told[name]) for name in ON_CARD if name in self.told}
+        versions = self.provenance.get("versions") or {}
+        listed = [f"{name} {version}" for name, version in versions.items() if version]
+        return {**found, **({"versions": ", ".join(listed)} if listed else {})}
 
     def write(self, folder: Path) -> None:
         """Note in a folder whose it is.
@@ -70,7 +82,7 @@ class Record:
         ours, theirs = self.told.get(name), found["told"].get(name)
         if name not in self.known or name not in found["known"]:
             ours, theirs = (side.get(name, "not an option") for side in (self.told, found["told"]))
-        elif ours == theirs:  # a file that was changed, or code
+        elif Path(str(ours)).name == Path(str(theirs)).name:  # a file that was changed, or code
             return f"{name} ({'its content' if ours is not None else 'code'} is another now)"
         return f"{name}={ours} (was {theirs})"
 

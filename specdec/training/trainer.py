@@ -53,7 +53,7 @@ class Trainer:
         gradient_accumulation_steps: int = 1,
         num_train_epochs: float | None = None,
         max_hours: float | None = None,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-3,
         lr_scheduler_type: str = "cosine",
         lr_scheduler_kwargs: Mapping[str, Any] | None = None,
         warmup_steps: int | None = None,

@@ -63,6 +63,7 @@ class TrainingRun:
         self._checkpoints = Checkpoints(
             self.output / CHECKPOINTS, options.save_total_limit, folder.record
         )
+        self._record = folder.record
         self.step = self._resumed(folder)
         self.saved_step = self.step
         writes = accelerator.is_main_process
@@ -191,8 +192,14 @@ class TrainingRun:
             return
         with replacing(folder) as temporary:
             module = self.accelerator.unwrap_model(self.module)
-            self.objective.save(module, temporary, self._log.evaluations[-1])
+            self.objective.save(module, temporary, self._facts())
             write_facts(temporary, self.step, self._trained_on.tokens)
+
+    def _facts(self) -> dict[str, str]:
+        """Return what a card says of the training."""
+        measured = {name: f"{value:.4f}" for name, value in self._log.evaluations[-1].items()}
+        done = {"steps": f"{self.step}", "tokens": f"{self._trained_on.tokens}"}
+        return {**done, **self._record.facts(), **measured}
 
     def save_checkpoint(self) -> None:
         """Save what a resumed run needs; weights that are no numbers never replace good ones."""

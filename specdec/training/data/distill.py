@@ -11,10 +11,10 @@ from contextlib import contextmanager
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
-from tqdm import tqdm
 
 from specdec.core.digest import digest_of
 from specdec.core.errors import UserError, require, require_int, require_number
+from specdec.core.progress import Progress
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
 from specdec.decoding.decoder import SpeculativeDecoder
@@ -160,7 +160,7 @@ class Distill:
             batch=self._batch,
             seed=self._seed,
         )
-        with tqdm(total=len(ids), initial=len(done), unit="text", desc="distill") as bar:
+        with Progress(len(ids), "distill", "text", initial=len(done)) as bar:
             for trace in decoder.stream(missing):
                 answers.append(_row(trace, prompts[trace.prompt_id]))
                 bar.update()

@@ -63,8 +63,7 @@ THOROUGH = (
     *("experiments/test_decode_processes.py", "decoding/test_lossless_combinations.py"),
     *("replay/test_coverage.py", "replay/test_renewal.py", "test_package.py"),
     *("decoding/test_lossless_multistep.py", "replay/test_closed_forms.py"),
-    *("replay/test_every_column.py", "decoding/test_copies_of_the_verifier.py"),
-    "verification/test_dominance.py",
+    *("decoding/test_copies_of_the_verifier.py", "verification/test_dominance.py"),
     *("experiments/test_examples.py", "experiments/test_every_pair.py", "training/test_joint.py"),
 )
 

@@ -5,11 +5,12 @@ decisions. For each text that can come out, the mean of each counter over the wa
 out must be what replay computes from the text alone; a counter that it cannot know is not there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import pytest
+import torch
 from harness import names
 from torch import Tensor
 from toy import (
@@ -22,11 +23,12 @@ from toy import (
     full_context,
     mixture,
     table_lm,
-    warped,
 )
 
+from specdec.core.processing import processed
 from specdec.core.protocols import VerificationRule
 from specdec.core.sampling import Sampling
+from specdec.core.trace import Trace
 from specdec.core.values import Draw
 from specdec.decoding import request as request_module
 from specdec.decoding.decoder import SpeculativeDecoder
@@ -36,6 +38,7 @@ from specdec.metrics import Tally
 from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.proposer.draft_model import DraftModel
 from specdec.replay.closed import Arm, replay
+from specdec.replay.jump import jump
 from specdec.replay.laws import DraftLaws
 from specdec.replay.renewal import tally
 from specdec.replay.texts import Text
@@ -49,6 +52,9 @@ from specdec.verification.top_plus_one import TopPlusOne
 from specdec.verification.traversal import Traversal
 
 EXACT = 1e-9
+OF_STEPS = ("num_", "reached.", "at_risk.", "finished.", "largest_", "draft_calls")
+NO_MEAN = {"largest_drafted", "num_divergence", "draft_calls"}
+UNSEEN = {"num_overlap", "num_bound"}  # by a stand-in for the verifier
 PROMPT: Tokens = (0, 1)
 TARGET = full_context(11, 1.0)
 DRAFT = mixture(TARGET, full_context(12, 1.0), 0.4)
@@ -84,6 +90,23 @@ def narrow(tokens: Tokens) -> Tensor:
 def short(tokens: Tokens) -> Tensor:
     """Return the law of a draft that has two of the three tokens."""
     return DRAFT(tokens)[:2] / DRAFT(tokens)[:2].sum()
+
+
+@cache
+def long(tokens: Tokens) -> Tensor:
+    """Return the law of a draft that has a token more, which it often says."""
+    return torch.cat([0.7 * DRAFT(tokens), torch.tensor([0.3], dtype=torch.float64)])
+
+
+def less_of_the_first(input_ids: Tensor, scores: Tensor) -> Tensor:
+    """A processor that looks at the path: its first and its last token are less likely."""
+    falls = torch.full_like(scores[:, :1], -1.5)
+    return scores.scatter_add(1, input_ids[:, 2:3], falls[:, : input_ids.shape[1] - 2]).scatter_add(
+        1, input_ids[:, -1:], falls
+    )
+
+
+PATH = Sampling(processors=[less_of_the_first])
 
 
 @dataclass(frozen=True)
@@ -172,44 +195,87 @@ CASES = [
     Case("a late fork", "match", sparse([0, 0], [0, 1]), strings=(SIZE, BRANCHED), draft=DRAFT),
     Case("sure ranks", "match", sparse([0, 0], [1, 0], [2, 0], threshold=WHOLE), (SIZE, RISKS),
          draft=DRAFT),
-]  # fmt: skip
-LONG = [
-    Case("chain", "rejection", chain(3), (), (SIZE,), length=4),
+    Case("long draft", "block", chain(2), strings=(SIZE,), draft=long, vocab_size=4),
+    Case("path", "rejection", chain(2), strings=(SIZE,), sampling=PATH),
+    Case("path", "block", filtered(2, 0.47), (SIZE,), sampling=PATH),
+    Case("path", "match", sparse([0, 0], [1]), strings=(SIZE, RISKS), draft=DRAFT, sampling=PATH),
+    Case("chain", "rejection", chain(3), (), (SIZE,), sampling=PEAKED, length=4),
     Case("sure chain", "block", chain(3, 0.6), (SIZE,), length=4),
-    Case("filtered", "rejection", filtered(3, 0.47), (SIZE,), length=4),
-    Case("filtered", "block", filtered(3, 0.47), (SIZE,), length=4),
+    Case("filtered", "block", filtered(3, 0.47), (SIZE,), sampling=PEAKED, length=4),
     Case("twigs", "match", tree(IID, TWIGS), strings=(SIZE,)),
     Case("twigs", "rejection", tree(IID, TWIGS), strings=(SIZE,)),
-    Case("leaning", "kseq", tree(IID, LEANING), ends=(RISKS,), strings=(SIZE,)),
+    Case("leaning", "kseq", tree(IID, LEANING), ends=(RISKS,), strings=(SIZE,), sampling=PEAKED),
     Case("sure forked", "rejection", tree(IID, FORKED, NARROW), (SIZE, RISKS)),
-    Case("two", "kseq", tree(IID, TWO)),
     Case("leaning", "match", tree(IID, LEANING), ends=(RISKS,), strings=(SIZE,)),
     Case("deep ranks", "rejection", sparse([0, 0, 0], [0, 1], [1, 0, 1]), (), (SIZE, DEEP_RISKS),
          draft=DRAFT, length=4),
 ]  # fmt: skip
 
 
+JUMPS = [
+    Case("chain", "match", chain(2)),
+    Case("sure chain", "match", chain(2, NARROW)),
+    Case("filtered", "match", filtered(2, 0.47)),
+    Case("twigs", "match", tree(IID, (-1, 0, 0, 2))),
+    Case("two", "match", tree(WITHOUT, TWO), draft=DRAFT),
+    Case("three", "match", tree(TOP, WIDE), draft=DRAFT, sampling=PEAKED),
+    Case("ranks", "rejection", sparse([0, 0], [1]), draft=DRAFT),
+    Case("sure ranks", "match", sparse([0, 0], [1, 0], [2], threshold=WHOLE), draft=DRAFT),
+    Case("short draft", "match", chain(2), draft=short, vocab_size=2),
+    Case("path", "match", chain(2), sampling=PATH),
+]
+
+
+QUICK = {
+    "rejection short draft",
+    "block filtered and sure",
+    "match filtered",
+    "rejection sure two",
+    "top_plus_one two",
+    "rejection ranks",
+    "match sure ranks",
+    "match short draft",
+}
+
+
+def marked(cases: Sequence[Case]) -> list[object]:
+    """Leave to `make test` what is quick, and all else to CI."""
+    return [
+        pytest.param(case, marks=() if f"{case}" in QUICK else pytest.mark.thorough)
+        for case in cases
+    ]
+
+
+def proposer_of(case: Case) -> DraftModel:
+    draft = table_lm(case.draft, case.vocab_size)
+    return DraftModel(draft, case.tree(), temperature=case.temperature)
+
+
 def decoded(
     case: Case, stopping: Stopping, patch: pytest.MonkeyPatch
 ) -> dict[tuple[Tokens, str], Mapping[str, float]]:
     """Return the mean of each counter for each text, by enumeration of the loop."""
-    proposer = DraftModel(
-        table_lm(case.draft, case.vocab_size), case.tree(), temperature=case.temperature
-    )
     rule = RULES[case.rule.split()[0]]
-    decoder = SpeculativeDecoder(table_lm(TARGET), proposer, rule, case.sampling, stopping)
+    decoder = SpeculativeDecoder(table_lm(TARGET), proposer_of(case), rule, case.sampling, stopping)
+    return means(lambda: decoder.decode([Request("a", PROMPT)])[0], patch)
 
-    def play(branching: BranchingStream) -> tuple[Tokens, str, tuple[tuple[str, float], ...]]:
+
+def means(
+    play: Callable[[], Trace], patch: pytest.MonkeyPatch
+) -> dict[tuple[Tokens, str], Mapping[str, float]]:
+    """Return the mean of each counter for each text that may come out, over all noise."""
+
+    def counted(branching: BranchingStream) -> tuple[Tokens, str, tuple[tuple[str, float], ...]]:
         stream = EnumeratedStream(branching)
         patch.setattr(request_module, "RandomStream", lambda *key: stream)
-        trace = decoder.decode([Request("a", PROMPT)])[0]
+        trace = play()
         columns = Tally.of([trace]).columns
         counts = [(n, float(column[0])) for n, column in columns.items() if "seconds" not in n]
         return trace.output_ids, trace.finish_reason, tuple(counts)
 
     sums: dict[tuple[Tokens, str], dict[str, float]] = {}
     masses: dict[tuple[Tokens, str], float] = {}
-    for (tokens, reason, counts), mass in outcomes(play).items():
+    for (tokens, reason, counts), mass in outcomes(counted).items():
         key = tokens, reason
         masses[key] = masses.get(key, 0.0) + mass
         for name, value in counts:
@@ -218,8 +284,22 @@ def decoded(
     return {key: {n: v / masses[key] for n, v in row.items()} for key, row in sums.items()}
 
 
+def law_of(case: Case) -> Law:
+    """Return what texts are drawn from."""
+
+    def law(tokens: Tokens) -> Tensor:
+        logits = processed(
+            case.sampling.of_prompt(PROMPT, case.length),
+            torch.tensor([list(tokens)]),
+            TARGET(tokens).log()[None],
+        )
+        return case.sampling.warp(logits)[0]
+
+    return cache(law)
+
+
 def text_of(tokens: Tokens, reason: str, case: Case) -> Text:
-    law = warped(TARGET, case.sampling)
+    law = law_of(case)
     rows = [law((*PROMPT, *tokens[:place])) for place in range(len(tokens))]
     log_p = tuple(float(row[token].log()) for row, token in zip(rows, tokens, strict=True))
     return Text(f"{tokens}", "", 0, PROMPT, tokens, log_p, reason, case.length)
@@ -233,11 +313,7 @@ def replayed(case: Case, texts: list[Text], stopping: Stopping) -> Tally:
 
 
 @pytest.mark.parametrize("stop", STOPS)
-@pytest.mark.parametrize(
-    "case",
-    [*CASES, *(pytest.param(case, marks=pytest.mark.thorough) for case in LONG)],
-    ids=names([*CASES, *LONG]),
-)
+@pytest.mark.parametrize("case", marked(CASES), ids=names(CASES))
 def test_what_is_told_is_the_mean_over_all_ways(
     case: Case, stop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +328,27 @@ def test_what_is_told_is_the_mean_over_all_ways(
             assert found == pytest.approx(counters.get(name, 0.0), abs=EXACT), (tokens, name)
     unknown = case.unknown + (case.ends if stop != "endless" else ())
     unknown += case.strings if stop == "stop string" else ()
-    steps = {name for name in seen if name.startswith(("num_", "reached.", "at_risk.", "fin"))}
-    told = {name for name in steps if not name.endswith(("overlap", "bound", "divergence"))}
+    told = {name for name in seen if name.startswith(OF_STEPS)} - NO_MEAN - UNSEEN
     assert told - ours.columns.keys() == seen & {*unknown}, (told - ours.columns.keys(), unknown)
+
+
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("case", marked(JUMPS), ids=names(JUMPS))
+def test_jumps_count_as_decoding_does_in_the_mean(
+    case: Case, stop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over all candidates that may be drawn, for each text that decoding may write."""
+    stopping = STOPS[stop](case.length)
+    for (tokens, reason), counters in decoded(case, stopping, monkeypatch).items():
+        text = text_of(tokens, reason, case)
+        jumps = means(
+            lambda text=text: jump(
+                [text], proposer_of(case), table_lm(TARGET), case.sampling, stopping
+            )[0],
+            monkeypatch,
+        )
+        assert jumps.keys() == {(tokens, reason)}
+        found = jumps[tokens, reason]
+        for name in {name for name in counters if name.startswith(OF_STEPS)} - UNSEEN:
+            wanted = pytest.approx(counters[name], abs=EXACT)
+            assert found.get(name, 0.0) == wanted, (tokens, name)

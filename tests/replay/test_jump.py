@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from statistics import stdev
 
 import pytest
 import torch
+from families import random_ids, tiny_model
+from reading import heads_of
 from running import Tiny
 from toy import RankedTree, Tokens, full_context, markov, mixture, table_lm
 
@@ -22,10 +25,11 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.metrics import Tally
 from specdec.proposer.draft_model import DraftModel
+from specdec.proposer.medusa import Medusa
 from specdec.proposer.ngram import NGram
 from specdec.replay.closed import Arm, replay
 from specdec.replay.jump import jump, require_jumps
-from specdec.replay.laws import DraftLaws
+from specdec.replay.laws import DraftLaws, HeadLaws
 from specdec.replay.renewal import tally
 from specdec.replay.states import States
 from specdec.replay.texts import Text
@@ -87,6 +91,54 @@ def test_a_model_is_replayed_with_its_draft(tiny: Tiny) -> None:
     texts = texts_of(decoded, prompts, 20)
     found = jump(texts, proposer, verifier, Sampling(0.8), Stopping.of(verifier))
     assert counted(found) == counted(decoded)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3], ids=["whole", "sure"])
+def test_trees_of_heads_that_read_no_tokens_are_known_whole(threshold: float) -> None:
+    """Also beside the text: how many candidates end tokens and unsure heads leave."""
+    verifier = HFCausalLM(tiny_model("llama"))
+    heads = heads_of("medusa", verifier)
+    tree = Sparse([[0, 0, 0], [0, 1], [1, 0, 1], [2]], threshold)
+    prompts = [tuple(random_ids(5, seed)) for seed in range(6)]
+    decoder = SpeculativeDecoder(
+        verifier, Medusa(heads, verifier, tree), Rejection(), Sampling(0.7), Stopping(30)
+    )
+    decoded = decoder.decode([Request(f"{n}", prompt) for n, prompt in enumerate(prompts)])
+    drafted = Counter(token for trace in decoded for token in trace.output_ids)
+    ends = frozenset(token for token, _ in drafted.most_common(14)[4:])  # that heads often say
+    stopping = Stopping(30, ends)
+    decoder = SpeculativeDecoder(
+        verifier, Medusa(heads, verifier, tree), Rejection(), Sampling(0.7), stopping
+    )
+    texts = texts_of(
+        decoder.decode([Request(f"{n}", prompt) for n, prompt in enumerate(prompts)]), prompts, 30
+    )
+    jumped = jump(texts, Medusa(heads, verifier, tree), verifier, Sampling(0.7), stopping)
+    steps = [step for trace in jumped for step in trace.steps]
+    assert len({step.drafted for step in steps}) > 2, "all trees are whole: the test is blind"
+    arm, told = (
+        Arm(tree, "rejection"),
+        [replace(t, log_p=(0.0,) * len(t.output_ids)) for t in texts],
+    )
+    closed = replay(
+        told,
+        HeadLaws(heads, verifier),
+        {"": arm},
+        Sampling(0.7),
+        verifier,
+        verifier.vocab_size,
+        stopping=stopping,
+    )
+    found, expected = tally(closed[""], arm.num_drafted).columns, counted(jumped)
+    for name in (
+        "num_steps",
+        "num_drafted",
+        "num_branched",
+        "num_drafts",
+        "at_risk.2",
+        "at_risk.3",
+    ):
+        assert found[name].tolist() == pytest.approx(expected[name], abs=1e-9), name
 
 
 def decoded_texts(

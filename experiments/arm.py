@@ -59,7 +59,8 @@ class Arm:
         facts["training_tokens"] = training_tokens_of(self.config)
         known = materials_of(self.config)
         # A verifier that was tuned for this run is none of its options.
-        tuned = content_of(self.config.verifier.path, "model")
+        verifier = self.config.verifier
+        tuned = content_of(verifier.path, "model", verifier.get("revision"))
         return {**facts, **known, "files": {"verifier.path": tuned, **known["files"]}}
 
     def decode(

@@ -155,6 +155,7 @@ class Parts:
 
 def build_parts(config: DictConfig) -> Parts:
     """Load the models that read the text, and say how its tokens are ranked."""
+    from specdec.lm.checkpoint import Checkpoint
     from specdec.lm.load import vocabulary_size
     from specdec.replay.ranks import draft_ranks, head_ranks
 
@@ -167,7 +168,7 @@ def build_parts(config: DictConfig) -> Parts:
         ranker = partial(head_ranks, heads, verifier, depth)
         return Parts(verifier, verifier.max_length, ranker, meter)
     draft = build(config.draft)
-    vocab_size = vocabulary_size(config.verifier.path)
+    vocab_size = vocabulary_size(Checkpoint.of(config.verifier))
     ranker = partial(draft_ranks, draft, vocab_size, config.depth or DRAFT_DEPTH)
     if not config.positional:
         return Parts(draft, draft.max_length, ranker, None)
@@ -178,13 +179,20 @@ def build_parts(config: DictConfig) -> Parts:
 
 def read_samples(config: DictConfig, max_length: int) -> tuple[Samples, int]:
     """Read the text, and say how many samples of it are wanted."""
-    from specdec.lm.load import vocabulary
+    from specdec.lm.checkpoint import Checkpoint
+    from specdec.lm.load import vocabulary_size
     from specdec.training.data.samples import Samples
 
     # The verifier's, whoever drafts: its chat template, and its padding, which it may have written.
-    tokenizer, vocab_size = vocabulary(config.verifier.path)
+    verifier = Checkpoint.of(config.verifier)
     length = min(config.data.max_length, max_length)
-    samples = Samples(config.data.path, tokenizer, length, config.seed, vocab_size=vocab_size)
+    samples = Samples(
+        config.data.path,
+        verifier.tokenizer,
+        length,
+        config.seed,
+        vocab_size=vocabulary_size(verifier),
+    )
     return samples, min(config.data.limit or len(samples.rows), len(samples.rows))
 
 
@@ -220,10 +228,10 @@ def contents(config: DictConfig) -> dict[str, str]:
     """Return digests of what was measured with: where it lies may change."""
     from specdec.experiments.naming import files_of
 
-    paths = {"verifier.path": config.verifier.path}
-    if proposer_name() in HEADS:
-        return files_of({**paths, "proposer.path": config.proposer.path})
-    return files_of({**paths, "draft.path": config.draft.path})
+    models = ["verifier"] if proposer_name() in HEADS else ["verifier", "draft"]
+    names = [f"{node}.{name}" for node in models for name in ("path", "revision")]
+    told = {name: OmegaConf.select(config, name) for name in names}
+    return files_of({**told, "proposer.path": config.proposer.get("path")})
 
 
 def show(found: dict[str, Any], config: DictConfig) -> None:

@@ -91,7 +91,7 @@ def run_config(folder: Path, config: DictConfig) -> DictConfig:
         if config[name] is not None:
             found[name] = found.verifier[name] = found.draft[name] = config[name]
     if config.draft.path is not None:
-        found.draft.path = config.draft.path
+        found.draft.path, found.draft.revision = config.draft.path, None
     if found.sampling.temperature == 0:
         raise UserError(
             f"run={str(folder)!r}: decoded at temperature 0, where nothing is random; compare its"

@@ -14,6 +14,7 @@ from specdec.core.plug_ins import plug_in_name
 from specdec.core.protocols import TreePolicy, VerificationRule
 from specdec.core.values import Draw
 from specdec.decoding.pairing import is_lossless, require_judges
+from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.load import vocabulary_size
 from specdec.proposer.fit import require_heads_fit, require_kind, require_ranks
 from specdec.report.options import TARGET
@@ -65,8 +66,8 @@ def require_tree_fits(config: DictConfig, tree: TreePolicy) -> None:
             require_kind(kind.__name__, proposer.path)
         require_heads_fit(tree, proposer.path)
     elif "model" in proposer:
-        path = config.draft.path
-        require_ranks(tree, vocabulary_size(path, "draft.path"), f" in draft.path={path!r}")
+        draft = Checkpoint.of(config.draft)
+        require_ranks(tree, vocabulary_size(draft), f" in {draft.called}")
     elif "gamma" in list(proposer):  # `in proposer` would not find what cannot be resolved
         require_plain_chain(tree, name_of_node(config, "proposer"), name_of_node(config, "tree"))
 
@@ -95,7 +96,8 @@ def calibration_notes(config: DictConfig) -> list[str]:
         "verifier.path": config.verifier.path,
     }
     measured = {name: found.get(name.replace(".", "_")) for name in here}
-    for name, digest in files_of({n: path for n, path in here.items() if path}).items():
+    states = {f"{node}.revision": config[node].get("revision") for node in ("draft", "verifier")}
+    for name, digest in files_of({**here, **states}).items():
         if digest == found.get("files", {}).get(name):  # the same, however it is written
             measured[name] = here[name]
         elif measured[name] == here[name]:  # another one, in the place of that one

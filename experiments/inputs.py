@@ -18,7 +18,8 @@ from specdec.experiments.prompting import PromptOptions, chosen
 from specdec.core.digest import Signature, signature
 from specdec.core.errors import Unfit
 from specdec.decoding.request import Request, require_decodable
-from specdec.lm.load import context_length, require_loadable, source, vocabulary, width
+from specdec.lm.checkpoint import Checkpoint
+from specdec.lm.load import context_length, require_loadable, vocabulary_size, width
 from specdec.prompts import Prompt, render_turn
 from specdec.proposer.fit import heads_config
 from specdec.training.data.text import read_documents
@@ -45,7 +46,7 @@ def require_models(config: DictConfig) -> None:
         require_model(node)
     if "verifier" in proposer:
         if not proposer.get("force", False):
-            require_heads_of(proposer.path, config.verifier.path)
+            require_heads_of(proposer.path, Checkpoint.of(config.verifier))
     elif not models:
         path = proposer.get("path")
         _require_made(_Node(OmegaConf.to_yaml(proposer, resolve=True), _files(path), proposer))
@@ -76,30 +77,30 @@ def is_model(value: object) -> bool:
     return isinstance(value, DictConfig) and value.get("_target_") == "specdec.lm.load.load"
 
 
-def require_heads_of(path: object, verifier: str) -> None:
+def require_heads_of(path: object, verifier: Checkpoint) -> None:
     """Refuse heads that no verifier of this size can have; the rest shows when it is loaded."""
     theirs, ours = heads_config(path).get("hidden_size"), width(verifier)
     if isinstance(theirs, int) and theirs != ours:
         raise Unfit(
             f"proposer.path={path!r}: heads of another verifier, of hidden size {theirs};"
-            f" verifier.path={verifier!r} has {ours}"
+            f" {verifier.called} has {ours}"
         )
 
 
 def require_prompts(config: DictConfig) -> None:
     """Refuse prompts that cannot be read, rendered or decoded, not even after empty answers."""
-    told, verifier = PromptOptions.of(config), config.verifier.path
-    context = context_length(verifier, max_length=config.verifier.get("max_length"))
+    told, verifier = PromptOptions.of(config), Checkpoint.of(config.verifier)
+    context = context_length(verifier, config.verifier.get("max_length"))
     there = _files(told.path)
-    _require_prompts(json.dumps(asdict(told)), there, verifier, _files(source(verifier)), context)
+    _require_prompts(json.dumps(asdict(told)), there, verifier, verifier.files, context)
 
 
 @lru_cache(maxsize=256)
 def _require_prompts(
-    told: str, there: Files, verifier: str, model_there: Files, context: int
+    told: str, there: Files, verifier: Checkpoint, model_there: Files, context: int
 ) -> None:
     prompts = PromptOptions(**json.loads(told))
-    tokenizer, vocab_size = vocabulary(verifier)
+    tokenizer, vocab_size = verifier.tokenizer, vocabulary_size(verifier)
 
     def request(prompt: Prompt, answers: Sequence[str]) -> Request:
         token_ids = render_turn(prompt, answers, tokenizer, prompts.rendering).token_ids

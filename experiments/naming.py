@@ -28,10 +28,13 @@ from specdec.training.facts import training_tokens
 WRITTEN = {"training.distill.path"}
 # Words that a folder might have by chance.
 NO_FILES = {*PLUG_INS, *VALUES, "judges", "prompts.split", "prompts.chat_template"}
-NO_FILES |= {"prompts.config", "prompts.revision", "prompts.field"}
+NO_FILES |= {"prompts.config", "prompts.field"}
+NO_FILES |= {f"{node}.revision" for node in ("prompts", "verifier", "draft", "proposer.model")}
+NO_FILES |= {f"training.{node}.revision" for node in ("verifier", "train")}
 NO_FILES_BELOW = ("prompts.template_options.", "prompts.roles.")
 # What may be on a Hub, and as what.
 ON_HUB = {"verifier.path": "model", "draft.path": "model", "proposer.path": "model"}
+ON_HUB |= {"proposer.model.path": "model"}
 ON_HUB |= {"prompts.path": "dataset", "training.train.init_path": "model"}
 ON_HUB |= {"training.verifier.path": "model"}
 
@@ -45,11 +48,15 @@ def files_of(used: Mapping[str, Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in _texts(used):
         if name not in NO_FILES | WRITTEN and not name.startswith(NO_FILES_BELOW):
-            revision = used.get("prompts.revision") if name == "prompts.path" else None
-            known = content_of(value, ON_HUB.get(name), revision)
+            known = content_of(value, ON_HUB.get(name), used.get(revision_of(name)))
             if known is not None:
                 found[name] = known
     return found
+
+
+def revision_of(name: str) -> str:
+    """Name the option that says which state of what another names is meant."""
+    return f"{name.rpartition('.')[0]}.revision"
 
 
 def _texts(used: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -96,8 +103,11 @@ def commit_of(name: str, kind: str, revision: str | None = None) -> str | None:
     try:
         return HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=10).sha
     except Exception:  # no such name, no permission, no network in any of its ways
-        ref = Path(constants.HF_HUB_CACHE) / folder / "refs" / (revision or "main")
-        return ref.read_text(encoding="utf-8").strip() if ref.is_file() else None
+        there, asked = Path(constants.HF_HUB_CACHE) / folder, revision or "main"
+        ref = there / "refs" / asked
+        if ref.is_file():
+            return ref.read_text(encoding="utf-8").strip()
+        return asked if (there / "snapshots" / asked).is_dir() else None
 
 
 def code_of(config: DictConfig) -> dict[str, str]:
@@ -124,11 +134,13 @@ def draft_of(config: DictConfig) -> ProposerKey:
     path = node.get("path")
     name = (config.get("choices") or {}).get("proposer") or plug_in_name(proposer[TARGET])
     told = [each for each in (name, path, node.get("dtype")) if each is not None]
-    content = content_of(path, "model") if isinstance(path, str) else None
+    revision = node.get("revision")
+    content = content_of(path, "model", revision) if isinstance(path, str) else None
     facts = {
         TARGET: proposer[TARGET],
         "code": code_digest(proposer[TARGET]),
-        "content": path if content is None else content,
+        "content": [path, revision] if content is None else content,
+        "trust_remote_code": node.get("trust_remote_code", False),
         "dtype": node.get("dtype"),
     }
     return ProposerKey(" ".join(map(str, told)), identity(facts))

@@ -45,10 +45,11 @@ def require_unchanged(run: Path, config: DictConfig) -> None:
         before: dict[str, str] = facts["files"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{run / 'provenance.json'}: missing or damaged") from None
-    paths = {"prompts.path": config.prompts.path, "verifier.path": config.verifier.path}
-    now = files_of(paths)
+    names = [f"{node}.{name}" for node in ("prompts", "verifier") for name in ("path", "revision")]
+    told = {name: OmegaConf.select(config, name) for name in names}
+    now = files_of(told)
     for name in [name for name in now if before.get(name) not in (None, now[name])]:
-        raise UserError(f"{name}={paths[name]!r}: has changed since the run {run}; decode anew")
+        raise UserError(f"{name}={told[name]!r}: has changed since the run {run}; decode anew")
 
 
 def texts_of(traces: Sequence[Trace], config: DictConfig, verifier: HFCausalLM) -> list[Text]:

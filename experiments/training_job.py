@@ -59,14 +59,16 @@ def check(config: DictConfig) -> None:
     # A draft will have the verifier's vocabulary; what heads there will be was checked above.
     drafts = _kind(config) == "draft_model"
     decodes = decoding(config, config.verifier.path if drafts else NOT_YET)
-    decodes.verifier.path = config.verifier.path
+    for name in ("path", "revision"):
+        decodes.verifier[name] = config.verifier[name]
     check_options(decodes)
     require_model(config.verifier)
     for option in ("path", "held_out_path"):
         require_documents(config.data[option], f"data.{option}")
     init = config.train.get("init_path")
     if init is not None:
-        require_loadable(init, vocabulary_of=config.verifier.path, field="train.init_path")
+        own = {name: config.train[name] for name in ("revision", "trust_remote_code")}
+        require_loadable(init, vocabulary_of=config.verifier, field="train.init_path", **own)
     try:
         require_prompts(decodes)
     except UserError as error:  # training has no prompts
@@ -109,7 +111,10 @@ def decoding(config: DictConfig, trained: str) -> DictConfig:
     kind = _kind(config)
     found = _composed(config, kind)
     OmegaConf.update(found, PROPOSES[kind], trained)
-    found.verifier.path = f"{trained}/verifier" if config.joint else config.verifier.path
+    tuned = f"{trained}/verifier"  # which lies here, and so has no revisions
+    found.verifier.path = tuned if config.joint else config.verifier.path
+    found.verifier.revision = None if config.joint else config.verifier.revision
+    found.verifier.trust_remote_code = config.verifier.trust_remote_code
     found.verifier.dtype = config.verifier.dtype
     if config.verifier.attention is not None:  # else `decode` may say
         found.verifier.attention = config.verifier.attention
@@ -185,7 +190,8 @@ def _options(config: DictConfig, kind: str) -> dict[str, Any]:
     for node in nodes:
         found |= _heeded(config, node)
     if config.joint:
-        found["verifier.path"] = config.verifier.path
+        for name in ("path", "revision"):
+            found[f"verifier.{name}"] = config.verifier[name]
     return found
 
 

@@ -31,8 +31,10 @@ ON_HUB = {
     **dict.fromkeys(("verifier.path", "train.init_path", "train.tokenizer_path"), "model"),
     **dict.fromkeys(("data.path", "data.held_out_path"), "dataset"),
 }
+REVISED = ("verifier.path", "train.init_path")
 # Names that a file might have by chance.
 NO_FILES = {"seed", "dtype", "verifier.dtype", "verifier.attention", "trainer.mixed_precision"}
+NO_FILES |= {"verifier.revision", "train.revision"}
 
 
 def record_of(config: DictConfig) -> Record:
@@ -91,7 +93,10 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _files(told: Mapping[str, Any]) -> dict[str, str]:
     """Return a digest of every file and folder that options name; of a Hub's, its commit."""
     texts = {n: v for n, v in told.items() if isinstance(v, str) and n not in (*NO_FILES, *NAMED)}
-    found = {name: content_of(value, ON_HUB.get(name)) for name, value in texts.items()}
+    states = {name: told.get(f"{name.split('.')[0]}.revision") for name in REVISED}
+    found = {
+        name: content_of(value, ON_HUB.get(name), states.get(name)) for name, value in texts.items()
+    }
     return {name: content for name, content in found.items() if content is not None}
 
 

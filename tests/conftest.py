@@ -44,6 +44,7 @@ WHOLE = (
     *("verification/test_lossy_rules.py", "verification/test_numbers.py"),
     *("report/test_comparison.py", "replay/test_every_column.py", "prompts/test_conversations.py"),
     *("lm/test_images_and_text.py", "lm/test_unembedding.py", "lm/test_adapter.py"),
+    *("lm/test_remote_code.py", "lm/test_revision.py"),
     *("proposer/test_unlike_vocabularies.py", "decoding/test_generation_config.py"),
     *("decoding/test_claims.py", "metrics/test_metrics_speed.py"),
     "decoding/test_copies_of_the_verifier.py",

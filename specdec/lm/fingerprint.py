@@ -7,6 +7,7 @@ values; of two types, by what the coarser one keeps.
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,13 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from specdec.core.digest import digest
 from specdec.core.errors import UserError
+from specdec.core.plug_ins import sources_of
+from specdec.lm.checkpoint import name_of
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.load import name_of
 
 DIGESTS = ("config", "tokenizer", "weights")
 COARSER = ("bfloat16", "float16")
 # Where a model lies and how it is run, as opposed to what it is.
+DYNAMIC = "transformers_modules"  # where transformers put the code that comes with models
 INCIDENTAL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
 
 
@@ -30,6 +34,7 @@ def fingerprint(lm: HFCausalLM) -> dict[str, str]:
     `weights` are the exact values, `weights_in_bfloat16` and `weights_in_float16` the rounded ones.
     """
     config = lm.model.config.to_dict()
+    facts = {name: config[name] for name in config if name not in INCIDENTAL}
     dtype = str(lm.model.dtype).removeprefix("torch.")
     exact = _weights_digest(lm, None)
     uniform = all(p.dtype == lm.model.dtype for p in lm.model.parameters())
@@ -40,7 +45,7 @@ def fingerprint(lm: HFCausalLM) -> dict[str, str]:
     return {
         "path": name_of(str(lm.model.config._name_or_path)),
         "dtype": dtype,
-        "config": _digest({name: config[name] for name in config if name not in INCIDENTAL}),
+        "config": _digest({**facts, **_own_code(lm)}),
         "tokenizer": _digest(_tokenizer_facts(lm)),
         "weights": exact,
         **{f"weights_in_{name}": digest for name, digest in rounded.items()},
@@ -78,6 +83,16 @@ def require_trained_on(
             f"{where}: trained on another verifier, {known.get('path')!r} ({', '.join(differing)}"
             " differ); set proposer.force=true to use it all the same"
         )
+
+
+def _own_code(lm: HFCausalLM) -> dict[str, str]:
+    """Return digests of the Python files that came with a model, if it is one of those."""
+    module = sys.modules[type(lm.model).__module__]
+    if module.__name__.split(".")[0] != DYNAMIC:
+        return {}
+    # The packages around it are empty, and named after where it lay.
+    own = [file for file in sources_of(module).values() if file.name != "__init__.py"]
+    return {file.name: digest(file) for file in own}
 
 
 def _tokenizer_facts(lm: HFCausalLM) -> dict[str, Any]:

@@ -30,7 +30,8 @@ def require_one_family(verifier: object, proposer: object) -> None:
     if not isinstance(verifier, HFCausalLM):
         return
     if isinstance(draft, HFCausalLM):
-        require_shared_vocabulary(verifier, draft)
+        called = f"draft model {draft.model.config._name_or_path!r}"
+        require_shared_vocabulary(verifier, draft, called)
     if isinstance(seat, HFCausalLM) and seat.model is not verifier.model:
         raise UserError(
             f"{type(proposer).__qualname__}: its heads sit on another model than the one that"
@@ -38,10 +39,10 @@ def require_one_family(verifier: object, proposer: object) -> None:
         )
 
 
-def require_shared_vocabulary(verifier: HFCausalLM, draft: HFCausalLM) -> None:
+def require_shared_vocabulary(verifier: HFCausalLM, draft: HFCausalLM, called: str) -> None:
     """Compare token for token: sizes of logits are padded and say nothing about the tokenizer.
 
-    One may have more tokens at its end.
+    One may have more tokens at its end. A complaint begins with what the draft is `called`.
     """
     if verifier.tokenizer is None or draft.tokenizer is None:
         return
@@ -51,7 +52,7 @@ def require_shared_vocabulary(verifier: HFCausalLM, draft: HFCausalLM) -> None:
     differing = num_conflicts(ours, theirs)
     if differing:
         raise UserError(
-            f"draft model {draft.model.config._name_or_path!r}: its vocabulary of {len(ours)}"
+            f"{called}: its vocabulary of {len(ours)}"
             f" tokens is not the verifier's of {len(theirs)} ({differing} entries differ); a draft"
             " model must share the verifier's tokenizer"
         )

@@ -13,34 +13,36 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf", "adapter_config.json")
 TOKENIZERS = ("tokenizer*", "vocab*", "*.model", "merges.txt", "*.tiktoken", "tekken.json")
 
 
-def require_files(path: str, folder: Path) -> None:
+def require_files(called: str, folder: Path) -> None:
     """Refuse a folder without weights or tokenizer, or with half of either.
 
     Raises:
-        UserError: the message begins with `path`, as the user wrote it.
+        UserError: the message begins with `called`.
     """
     for index in INDICES:
         if (folder / index).is_file():
-            lost = [name for name in _shards(path, folder / index) if not (folder / name).is_file()]
+            lost = [
+                name for name in _shards(called, folder / index) if not (folder / name).is_file()
+            ]
             if lost:
-                raise UserError(f"{path!r}: {', '.join(lost)} is missing in that folder")
+                raise UserError(f"{called}: {', '.join(lost)} is missing in that folder")
     if not any(file for pattern in WEIGHTS for file in folder.glob(pattern)):
-        raise UserError(f"{path!r}: no weights in that folder, model.safetensors")
+        raise UserError(f"{called}: no weights in that folder, model.safetensors")
     for file in folder.glob("*.safetensors"):
-        _require_whole(path, file)
+        _require_whole(called, file)
     if not any(file for pattern in TOKENIZERS for file in folder.glob(pattern)):
-        raise UserError(f"{path!r}: no tokenizer in that folder, tokenizer.json")
+        raise UserError(f"{called}: no tokenizer in that folder, tokenizer.json")
 
 
-def _shards(path: str, index: Path) -> list[str]:
+def _shards(called: str, index: Path) -> list[str]:
     try:
         placed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         return sorted(set(placed.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path!r}: {index.name} is damaged ({type(error).__name__})") from None
+        raise UserError(f"{called}: {index.name} is damaged ({type(error).__name__})") from None
 
 
-def _require_whole(path: str, file: Path) -> None:
+def _require_whole(called: str, file: Path) -> None:
     """Compare a file's size with where its header says that the last tensor ends."""
     try:
         with file.open("rb") as content:
@@ -52,4 +54,4 @@ def _require_whole(path: str, file: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError, struct.error):
         whole = False
     if not whole:
-        raise UserError(f"{path!r}: {file.name} is damaged or not wholly there; fetch it again")
+        raise UserError(f"{called}: {file.name} is damaged or not wholly there; fetch it again")

@@ -6,8 +6,8 @@ from typing import Any
 
 from specdec.core.errors import Unfit, UserError
 from specdec.core.protocols import TreePolicy
+from specdec.lm.checkpoint import source
 from specdec.lm.folder import content_of
-from specdec.lm.load import source
 
 
 def require_levels(tree: TreePolicy, num_heads: int, where: str = "") -> None:

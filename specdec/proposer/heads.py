@@ -14,10 +14,10 @@ from specdec.core.members import require_members
 from specdec.core.protocols import TreePolicy
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.heads.base import Heads
+from specdec.lm.checkpoint import source
 from specdec.lm.fingerprint import require_trained_on
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer import CachedLayer
-from specdec.lm.load import source
 from specdec.lm.vocabularies import fitted, require_model
 from specdec.proposer.fit import require_kind, require_levels, require_ranks
 from specdec.proposer.growth import LogitSource, grow, propose_where

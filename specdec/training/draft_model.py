@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from specdec.core.errors import Unfit, require, require_int
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
+from specdec.lm.vocabularies import require_shared_vocabulary
 from specdec.proposer.draft_model import DraftModel as DraftModelProposer
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.states import VerifierStates
@@ -27,8 +28,9 @@ from specdec.training.step_loss import StepLoss
 class DraftModel:
     """A small model with the verifier's vocabulary: the one at `init_path`, or a fresh Llama.
 
-    A fresh one has the verifier's context. `share` is the part of each batch's positions whose loss
-    is computed: a run at a random place, scaled so that the expected gradient is the same.
+    `revision` and `trust_remote_code` are of `init_path`, as of `specdec.lm.load`. A fresh one has
+    the verifier's context. `share` is the part of each batch's positions whose loss is computed: a
+    run at a random place, scaled so that the expected gradient is the same.
 
     Raises:
         UserError: an option is out of range, the loss is one of steps, or the model at `init_path`
@@ -47,12 +49,16 @@ class DraftModel:
         num_attention_heads: int = 4,
         share: float = 1.0,
         seed: int = 0,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
     ):
         require_share(share)
         if isinstance(loss, StepLoss):
             name = type(loss).__name__
             raise Unfit(f"loss={name}: is of heads; expected a loss of tokens with draft_model")
         require_int("seed", seed, 0)
+        told = init_path is not None or revision is None
+        require(told, "train.revision", revision, "train.init_path=MODEL, too")
         shape = Shape(hidden_size, intermediate_size, num_hidden_layers, num_attention_heads)
         self._states = states
         self._loss = loss
@@ -60,7 +66,7 @@ class DraftModel:
         model = (
             _fresh(shape, states.verifier, seed)
             if init_path is None
-            else _continued(init_path, states.verifier)
+            else _continued(init_path, states.verifier, revision, trust_remote_code)
         )
         self.module: nn.Module = DraftLosses(model, states.verifier, loss, share)
 
@@ -140,11 +146,14 @@ def _fresh(shape: Shape, verifier: HFCausalLM, seed: int) -> PreTrainedModel:
     return shape.fresh(verifier.vocab_size, verifier.max_length, end_ids or None, seed)
 
 
-def _continued(init_path: str, verifier: HFCausalLM) -> PreTrainedModel:
+def _continued(
+    init_path: str, verifier: HFCausalLM, revision: str | None, trust_remote_code: bool
+) -> PreTrainedModel:
     """Load a draft in fp32; a copy, because loaded weights are shared."""
     require(isinstance(init_path, str), "train.init_path", init_path, "a folder, a Hub id or null")
-    path = str(verifier.model.config._name_or_path)
-    loaded = load(init_path, vocabulary_of=path, field="train.init_path")
+    own = {"revision": revision, "trust_remote_code": trust_remote_code}
+    loaded = load(init_path, field="train.init_path", **own)
+    require_shared_vocabulary(verifier, loaded, f"train.init_path={init_path!r}")
     loaded.require_states("train.init_path")
     model = copy.deepcopy(loaded.model)
     return model.requires_grad_(True)

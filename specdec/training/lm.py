@@ -10,13 +10,13 @@ from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
-from specdec.core.errors import UserError, require, require_int
+from specdec.core.errors import require, require_int
+from specdec.lm.checkpoint import Checkpoint
 from specdec.training.data.blocks import Blocks
 from specdec.training.data.text import joined, read_texts
 from specdec.training.model_folder import save_rounded
@@ -24,6 +24,7 @@ from specdec.training.objective import Batch, decay_groups
 from specdec.training.shape import Shape
 
 DEFAULT_CONTEXT = 2048
+TOKENIZER = "train.tokenizer_path"
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -32,6 +33,7 @@ class LanguageModeling:
 
     `init_path` continues from a saved folder (model, tokenizer, and its context length unless
     `max_position_embeddings` gives another) instead of starting afresh, in that model's shape;
+    `revision` and `trust_remote_code` are of it, as of `specdec.lm.load`;
     `tokenizer_path` shares a tokenizer with another model, which a draft model must.
     """
 
@@ -50,6 +52,8 @@ class LanguageModeling:
         init_path: str | None = None,
         eval_tokens: int = 50_000,
         seed: int = 0,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
     ):
         for name, value, minimum in (
             ("block_length", block_length, 2),
@@ -62,11 +66,9 @@ class LanguageModeling:
         shape = Shape(hidden_size, intermediate_size, num_hidden_layers, num_attention_heads)
         documents = read_texts(data_path)
         held_out = read_texts(held_out_path, "data.held_out_path")
-        source = init_path or tokenizer_path
+        start = _checkpoint(init_path, tokenizer_path, revision, trust_remote_code)
         self.tokenizer = (
-            train_tokenizer(documents, vocab_size)
-            if source is None
-            else load_tokenizer(source, "tokenizer_path" if init_path is None else "init_path")
+            train_tokenizer(documents, vocab_size) if start is None else start.tokenizer
         )
         self._blocks = Blocks(joined(self.tokenizer, documents), block_length, seed)
         self._held_out = joined(self.tokenizer, held_out)[:eval_tokens]
@@ -78,8 +80,8 @@ class LanguageModeling:
                 _end_id(self.tokenizer),
                 seed,
             )
-            if init_path is None
-            else _continued(init_path, max_position_embeddings)
+            if start is None or init_path is None
+            else _continued(start, max_position_embeddings)
         )
         context = self.module.config.max_position_embeddings
         fits = block_length <= context
@@ -141,9 +143,23 @@ class LanguageModeling:
         save_rounded(module, self.tokenizer, folder, "A language model", facts)
 
 
-def _continued(init_path: str, context: int | None) -> PreTrainedModel:
+def _checkpoint(
+    init_path: str | None, tokenizer_path: str | None, revision: str | None, trusts: bool
+) -> Checkpoint | None:
+    """Name what a model is continued from, or else whose tokenizer it gets."""
+    told = init_path is not None or revision is None
+    require(told, "train.revision", revision, "train.init_path=MODEL, too")
+    if init_path is not None:
+        return Checkpoint(init_path, revision, trusts, "train.init_path")
+    return None if tokenizer_path is None else Checkpoint(tokenizer_path, field=TOKENIZER)
+
+
+def _continued(start: Checkpoint, context: int | None) -> PreTrainedModel:
     changes = {} if context is None else {"max_position_embeddings": context}
-    return AutoModelForCausalLM.from_pretrained(init_path, dtype=torch.float32, **changes)
+    with start.complaining():
+        return AutoModelForCausalLM.from_pretrained(
+            start.source, dtype=torch.float32, **start.how, **changes
+        )
 
 
 def train_tokenizer(documents: list[str], vocab_size: int) -> PreTrainedTokenizerBase:
@@ -157,17 +173,8 @@ def train_tokenizer(documents: list[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def load_tokenizer(path: str, field: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a folder or the Hub."""
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{field}={path!r}: cannot be loaded ({reason})") from None
-
-
 def _end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     end = tokenizer.eos_token_id
-    require(isinstance(end, int), "tokenizer_path", tokenizer.name_or_path, "one with an EOS token")
+    require(isinstance(end, int), TOKENIZER, tokenizer.name_or_path, "one with an EOS token")
     assert isinstance(end, int)
     return end

@@ -140,8 +140,10 @@ class Tuned:
         merged.save_pretrained(folder)
         self._tokenizer.save_pretrained(folder)
         # Of what lies there now, not of what was meant to: that is what heads will meet.
+        # Code that lies there came with the original, which was trusted.
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=True)
         saved = type(merged).from_pretrained(str(folder), dtype=dtype)
-        return fingerprint(HFCausalLM(saved, AutoTokenizer.from_pretrained(str(folder))))
+        return fingerprint(HFCausalLM(saved, tokenizer))
 
 
 def tuned(

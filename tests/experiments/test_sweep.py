@@ -160,13 +160,14 @@ def test_models_are_loaded_once_for_all_jobs(
     tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from specdec.lm import load
+    from specdec.lm.checkpoint import Checkpoint
 
     loaded: list[str] = []
     original = load._with_all_weights
 
-    def counting(path: str, *arguments: Any) -> Any:
-        loaded.append(Path(path).name)
-        return original(path, *arguments)
+    def counting(checkpoint: Checkpoint, *arguments: Any) -> Any:
+        loaded.append(Path(checkpoint.path).name)
+        return original(checkpoint, *arguments)
 
     load._proven.cache_clear()
     monkeypatch.setattr(load, "_with_all_weights", counting)

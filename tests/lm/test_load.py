@@ -20,8 +20,9 @@ from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
+from specdec.lm.checkpoint import EXPECTED
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.load import EXPECTED, load
+from specdec.lm.load import load
 from specdec.lm.vocabularies import num_conflicts, require_shared_vocabulary
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.none import NoProposer
@@ -292,8 +293,8 @@ def test_a_draft_with_more_tokens_at_the_end_is_loaded_and_drafts(
     for ours, other in ((tmp_path, tiny.verifier), (tiny.verifier, tmp_path)):
         assert load(ours, field="draft.path", vocabulary_of=str(other)).vocab_size > 0
     draft = load(tmp_path)
-    require_shared_vocabulary(verifier, draft)
-    require_shared_vocabulary(draft, verifier)
+    require_shared_vocabulary(verifier, draft, "draft.path")
+    require_shared_vocabulary(draft, verifier, "verifier.path")
     decoder = SpeculativeDecoder(
         verifier, DraftModel(draft, Chain(3)), Rejection(), Sampling(0), Stopping(8)
     )

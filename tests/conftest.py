@@ -42,7 +42,12 @@ WHOLE = (
     *("proposer/test_growth.py", "decoding/test_loop_mutations.py", "decoding/test_judges.py"),
     *("verification/test_dominance.py", "verification/test_estimators.py"),
     *("verification/test_lossy_rules.py", "verification/test_numbers.py"),
-    *("report/test_comparison.py", "replay/test_every_column.py", "prompts/test_conversations.py"),
+    *(
+        "report/test_comparison.py",
+        "replay/test_every_column.py",
+        "replay/test_every_field.py",
+        "prompts/test_conversations.py",
+    ),
     *("lm/test_images_and_text.py", "lm/test_unembedding.py", "lm/test_adapter.py"),
     *("lm/test_remote_code.py", "lm/test_revision.py"),
     *("proposer/test_unlike_vocabularies.py", "decoding/test_generation_config.py"),

@@ -109,11 +109,12 @@ def check_options(config: DictConfig) -> None:
     require_int("seed", config.seed, 0)
     require(not Path(config.output).is_dir(), "output", config.output, "a file, not a folder")
     check_positional(config)
+    from specdec.experiments.inputs import require_documents
+
     from specdec.proposer.fit import heads_config
-    from specdec.training.data.text import read_documents
 
     if recording is None:
-        read_documents(config.data.path)
+        require_documents(config, "data.path")
     if chosen in HEADS:
         require_depth(config.depth, heads_config(config.proposer.path).get("num_heads"))
 
@@ -192,8 +193,11 @@ def read_samples(config: DictConfig, max_length: int) -> tuple[Samples, int]:
         length,
         config.seed,
         vocab_size=vocabulary_size(verifier),
+        reading=build(config.reading),
     )
-    return samples, min(config.data.limit or len(samples.rows), len(samples.rows))
+    for note in samples.notes():
+        print(note)
+    return samples, min(config.data.limit or len(samples), len(samples))
 
 
 def measure(

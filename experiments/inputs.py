@@ -22,7 +22,7 @@ from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.load import context_length, require_loadable, vocabulary_size, width
 from specdec.prompts import Prompt, render_turn
 from specdec.proposer.fit import heads_config
-from specdec.training.data.text import read_documents
+from specdec.training.data.text import require_readable
 
 Files = tuple[Signature, ...]
 
@@ -110,14 +110,10 @@ def _require_prompts(
     require_decodable(requests, context, vocab_size, tokenizer)
 
 
-def require_documents(path: str, field: str) -> None:
-    """Refuse a training text of which a row is none."""
-    _require_documents(path, field, _files(path))
-
-
-@lru_cache(maxsize=256)
-def _require_documents(path: str, field: str, there: Files) -> None:
-    read_documents(path, field)
+def require_documents(config: DictConfig, option: str) -> None:
+    """Refuse training text that is not there, or of whose first rows none could be trained on."""
+    reading = build(config.reading)
+    require_readable(reading.source(OmegaConf.select(config, option), option))
 
 
 def _files(path: object) -> Files:

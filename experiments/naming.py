@@ -22,16 +22,20 @@ from specdec.report.options import (
     run_name,
     targets,
 )
-from specdec.training.data.text import ZOO, data_digest
+from specdec.training.data.text import ZOO, zoo_digest
 from specdec.training.facts import training_tokens
 
 WRITTEN = {"training.distill.path"}
 # Words that a folder might have by chance.
+BY_NAME = ("template_options", "roles")  # which hold what a user names
 NO_FILES = {*PLUG_INS, *VALUES, "judges", "prompts.split", "prompts.chat_template"}
 NO_FILES |= {"prompts.config", "prompts.field"}
 NO_FILES |= {f"{node}.revision" for node in ("prompts", "verifier", "draft", "proposer.model")}
-NO_FILES |= {f"training.{node}.revision" for node in ("verifier", "train")}
-NO_FILES_BELOW = ("prompts.template_options.", "prompts.roles.")
+NO_FILES |= {f"training.{node}.revision" for node in ("verifier", "train", "data")}
+NO_FILES |= {f"training.data.{name}" for name in ("split", "config", "field")}
+NO_FILES_BELOW = tuple(
+    f"{node}.{name}." for node in ("prompts", "training.data") for name in BY_NAME
+)
 # What may be on a Hub, and as what.
 ON_HUB = {"verifier.path": "model", "draft.path": "model", "proposer.path": "model"}
 ON_HUB |= {"proposer.model.path": "model"}
@@ -70,7 +74,7 @@ def _texts(used: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def content_of(value: str, on_hub: str | None = None, revision: str | None = None) -> str | None:
     """Return a digest of what a value names; None if that is no file, nor anything on a Hub."""
     if value in ZOO:
-        return data_digest(value)
+        return zoo_digest(value)
     place = place_of(value)
     if place is not None:
         return digest(place)

@@ -76,12 +76,15 @@ def repeated(config: DictConfig) -> DictConfig:
 
 def require_data(config: DictConfig) -> None:
     """Refuse a training without text; what the files hold is seen when they are read."""
-    from specdec.training.data.text import require_text_file
+    from specdec.training.data.text import FILES, require_there
 
+    reading = build(config.reading)
     for name in ("path", "held_out_path"):
+        option = f"data.{name}"
         if OmegaConf.is_missing(config.data, name):
-            raise UserError(f"data.{name}: missing; expected data.{name}=FILE, .txt or .jsonl")
-        require_text_file(config.data[name], f"data.{name}")
+            raise UserError(f"{option}: missing; expected {option}=FILE, {FILES}, or a data set")
+        require(isinstance(config.data[name], str), option, config.data[name], "a file's name")
+        require_there(reading.source(config.data[name], option))
 
 
 def chosen(config: DictConfig) -> DictConfig:

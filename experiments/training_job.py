@@ -27,9 +27,9 @@ SHARED = {"verifier", "tree", "sampling", "dtype", "seed", "tracker"}
 OF_SWEEP = {"hydra", "resume", "sweep", "dry_run", "training", "experiment", "debug"}
 # What of a node says nothing about the weights that come out, or is told by another option.
 NEUTRAL = {
-    "train": {"states", "loss", "acceptance"},
+    "train": {"states", "loss", "acceptance", "reading"},
     "loss": set[str](),
-    "data": {"held_out_path", "eval_samples", "cache_path"},
+    "data": {"held_out_path", "held_out_split", "eval_samples", "cache_path", "tokens_path"},
     "trainer": {
         *("max_steps", "logging_steps", "eval_steps", "save_steps", "save_total_limit"),
         *("save_best", "resume", "resume_from_checkpoint", "tracker", "group", "max_hours"),
@@ -64,7 +64,7 @@ def check(config: DictConfig) -> None:
     check_options(decodes)
     require_model(config.verifier)
     for option in ("path", "held_out_path"):
-        require_documents(config.data[option], f"data.{option}")
+        require_documents(config, f"data.{option}")
     init = config.train.get("init_path")
     if init is not None:
         own = {name: config.train[name] for name in ("revision", "trust_remote_code")}

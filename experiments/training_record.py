@@ -17,9 +17,9 @@ from specdec.training.trainer import FREE
 
 # What of a node is another node's, or decides on nothing that is trained or measured.
 LEFT_OUT = {
-    "train": {"states", "loss", "acceptance", "data_path", "held_out_path"},
+    "train": {"states", "loss", "acceptance", "reading", "data_path", "held_out_path"},
     "trainer": FREE,
-    "data": {"cache_path"},
+    "data": {"cache_path", "tokens_path"},
     "distill": {"batch", "path"},
     "evaluation": {"tree", "sampling"},
     "tuning": {"training"},
@@ -31,10 +31,12 @@ ON_HUB = {
     **dict.fromkeys(("verifier.path", "train.init_path", "train.tokenizer_path"), "model"),
     **dict.fromkeys(("data.path", "data.held_out_path"), "dataset"),
 }
-REVISED = ("verifier.path", "train.init_path")
+REVISED = ("verifier.path", "train.init_path", "data.path", "data.held_out_path")
 # Names that a file might have by chance.
 NO_FILES = {"seed", "dtype", "verifier.dtype", "verifier.attention", "trainer.mixed_precision"}
 NO_FILES |= {"verifier.revision", "train.revision"}
+NO_FILES |= {f"data.{name}" for name in ("split", "held_out_split", "config", "revision", "field")}
+NO_FILES_BELOW = ("data.roles.", "data.template_options.")
 
 
 def record_of(config: DictConfig) -> Record:
@@ -65,8 +67,9 @@ def _nodes(plain: Mapping[str, Any]) -> list[str]:
 def _told(plain: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "num_processes", int(os.environ.get("WORLD_SIZE", "1"))
     yield "joint", plain["joint"]
-    for name in ("path", "held_out_path"):
-        yield f"data.{name}", plain["data"][name]
+    for name in ("path", "held_out_path", *plain["reading"]):
+        if name in plain["data"] and name not in LEFT_OUT["data"]:
+            yield from _flat(f"data.{name}", plain["data"][name])
     for node in _nodes(plain):
         if node in NAMED:
             yield node, plug_in_name(plain[node][TARGET])
@@ -92,7 +95,7 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _files(told: Mapping[str, Any]) -> dict[str, str]:
     """Return a digest of every file and folder that options name; of a Hub's, its commit."""
-    texts = {n: v for n, v in told.items() if isinstance(v, str) and n not in (*NO_FILES, *NAMED)}
+    texts = {n: v for n, v in told.items() if isinstance(v, str) and _may_be_file(n)}
     states = {name: told.get(f"{name.split('.')[0]}.revision") for name in REVISED}
     found = {
         name: content_of(value, ON_HUB.get(name), states.get(name)) for name, value in texts.items()
@@ -100,12 +103,16 @@ def _files(told: Mapping[str, Any]) -> dict[str, str]:
     return {name: content for name, content in found.items() if content is not None}
 
 
+def _may_be_file(name: str) -> bool:
+    return name not in (*NO_FILES, *NAMED) and not name.startswith(NO_FILES_BELOW)
+
+
 def _anywhere(plain: dict[str, Any]) -> DictConfig:
     """Return the configuration with files that are found from any folder."""
     found = OmegaConf.create(plain)
     for node in ("verifier", "data", "train", "tree", "distill"):
         for name, value in _flat(node, plain[node]):
-            is_file = isinstance(value, str) and not value.startswith("zoo:")
+            is_file = isinstance(value, str) and not value.startswith("zoo:") and _may_be_file(name)
             if is_file and not name.endswith(TARGET) and place_of(value) is not None:
                 OmegaConf.update(found, name, str(Path(value).resolve()))
     return found

@@ -3,12 +3,15 @@
 Nothing is downloaded, nothing needs the embedded zoo, and nothing wants more than one thread.
 """
 
+import atexit
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from types import SimpleNamespace
 
 import pytest
@@ -28,6 +31,9 @@ from running import (
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # as the entry points do, but before the import
+if "XDG_CACHE_HOME" not in os.environ:  # workers have that of the process that starts them
+    os.environ["XDG_CACHE_HOME"] = mkdtemp(prefix="specdec-tests-")
+    atexit.register(rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 # What decodes, trains and reports as a user does, or samples and enumerates for seconds.

@@ -15,10 +15,10 @@ SECONDS_BETWEEN_LINES = 30.0
 class Progress:
     """Count what is done of `total`, from `initial` on; used as a context manager.
 
-    Lines go to stdout, where the log of a job without a terminal is.
+    A total of None is not known before the end. Lines go to stdout, where the log of a job without a terminal is.
     """
 
-    def __init__(self, total: int, desc: str, unit: str, initial: int = 0):
+    def __init__(self, total: int | None, desc: str, unit: str, initial: int = 0):
         self._total, self._desc, self._unit = total, desc, unit
         self._done = self._first = initial
         self._is_terminal = sys.stderr.isatty()
@@ -52,7 +52,8 @@ class Progress:
 
     @property
     def left(self) -> int:
-        """How many are not done."""
+        """How many are not done, of a known total."""
+        assert self._total is not None
         return self._total - self._done
 
     def on(self, what: str) -> None:
@@ -61,6 +62,8 @@ class Progress:
             self._bar.set_postfix_str(what)
 
     def _line(self) -> str:
+        if self._total is None:
+            return f"{self._desc}: {self._done} {self._unit}s"
         each = (time.monotonic() - self._since) / max(1, self._done - self._first)
         left = in_words(each * self.left)
         return f"{self._desc}: {self._done} of {self._total} {self._unit}s, {left} left"

@@ -36,7 +36,7 @@ class Message:
     @property
     def is_empty(self) -> bool:
         """Whether it asks for something and has no words for it; a tool may well return nothing."""
-        return self.role == "user" and not _has_content(self.content)
+        return self.role == "user" and not has_content(self.content)
 
     def text(self, where: str) -> str:
         """Return what is said as plain text, for models without a chat template.
@@ -56,8 +56,21 @@ class Message:
             f" {_short(self.row)}; expected a tokenizer that has one, or text"
         )
 
+    def as_text(self, where: str) -> "Message":
+        """Return the message with its parts joined.
 
-def _has_content(content: object) -> bool:
+        Raises:
+            RowError: some are no text.
+        """
+        texts = [_text_of(part) for part in self.content]
+        if None in texts:
+            told = "parts that are no text, and a chat template that does not know parts"
+            raise RowError(where, told)
+        content = "".join(text for text in texts if text is not None)
+        return Message(self.role, content, {**self.row, "content": content})
+
+
+def has_content(content: object) -> bool:
     if isinstance(content, str):
         return bool(content.strip())
     if isinstance(content, list):

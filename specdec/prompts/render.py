@@ -171,22 +171,42 @@ def by_template(
 ) -> str:
     """Put a conversation through the chat template, with its invitation to answer if `invite`.
 
-    What the conversation itself says of an option goes before `options`.
+    What the conversation itself says of an option goes before `options`. Parts of text are told as
+    text to a template that does not know parts.
 
     Raises:
-        RowError: the template refuses it; `where` is how the message begins.
+        RowError: the template refuses it, or does not know parts and there are images among them;
+            `where` is how the message begins.
     """
     for name in talk.given.keys() & _our_arguments() - set(GIVEN):
         told = f"{OWN_OPTIONS}: {name!r} is not the template's to know; expected others"
         raise RowError(where, told)
-    rows = [dict(message.row) for message in talk.messages]
-    given = {**options, **talk.given}
+    given: dict[str, Any] = {**options, **talk.given, "add_generation_prompt": invite}
+    text = _applied(tokenizer, [dict(message.row) for message in talk.messages], given, where)
+    spelt = [message for message in talk.messages if _is_spelt(message, text)]
+    if not spelt:
+        return text
+    told = [message.as_text(where) if message in spelt else message for message in talk.messages]
+    return _applied(tokenizer, [dict(message.row) for message in told], given, where)
+
+
+def _is_spelt(message: Message, text: str) -> bool:
+    """Whether a template that knows only text has written a list of parts as Python spells it."""
+    return (
+        isinstance(message.content, list)
+        and bool(message.content)
+        and (str(message.content) in text)
+    )
+
+
+def _applied(
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: list[dict[str, Any]],
+    given: Mapping[str, Any],
+    where: str,
+) -> str:
     try:
-        return str(
-            tokenizer.apply_chat_template(
-                rows, **given, add_generation_prompt=invite, tokenize=False
-            )
-        )
+        return str(tokenizer.apply_chat_template(rows, **given, tokenize=False))
     except Exception as error:  # a template is a program, and may fail in any way
         told = f"the chat template refuses it ({_first_line(error)})"
         raise RowError(where, told, told) from None

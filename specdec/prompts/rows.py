@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from specdec.core.digest import digest, digest_of
 from specdec.core.errors import RowError, UserError, require
 from specdec.core.jsonl import opened, read_text, require_characters, require_object, scan_jsonl
 from specdec.prompts.json_list import scan_list
@@ -154,7 +155,25 @@ def _parquet_rows(file: Path) -> Iterator[Row | RowError]:
 
 
 def _dataset_rows(path: str, part: Part) -> Iterator[Row | RowError]:
-    """Read a dataset folder, or a dataset of the Hub (or of its cache)."""
+    for number, row in enumerate(_dataset(path, part), start=1):
+        fields = {str(name): without_fillings(value) for name, value in dict(row).items()}
+        yield Row(f"{path} ({part}), row {number}", number, fields)
+
+
+def dataset_digest(path: str, part: Part) -> str:
+    """Return the digest of a part of a dataset, by the content of the tables that it is read from.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    dataset = _dataset(path, part)
+    tables = [Path(table["filename"]) for table in getattr(dataset, "cache_files", ())]
+    told = [digest(table) for table in tables] or [repr(dict(row)) for row in dataset]
+    return digest_of("\n".join([str(part), *told]).encode("utf-8", "surrogateescape"))
+
+
+def _dataset(path: str, part: Part) -> Any:
+    """Load a dataset folder, or a dataset of the Hub (or of its cache)."""
     # Names on the Hub have one slash at most; do not look there for a folder that is mistyped.
     is_folder = Path(path).is_dir()
     if (path.startswith((".", "/", "~")) or path.count("/") > 1) and not is_folder:
@@ -169,14 +188,11 @@ def _dataset_rows(path: str, part: Part) -> Iterator[Row | RowError]:
             "pip install 'specdec-lab[datasets]'"
         ) from None
     try:
-        dataset = load_dataset(path, name=part.config, split=part.split, revision=part.revision)
+        return load_dataset(path, name=part.config, split=part.split, revision=part.revision)
     except Exception as error:  # its own errors and those of every format, file system and network
         told = "" if part.config is None else f"configuration {part.config!r}, "
         reason = f"cannot be loaded as a dataset, {told}split {part.split!r} ({_first_line(error)})"
         raise UserError(f"{part.option}={path!r}: {reason}; neither is it {FILES}") from None
-    for number, row in enumerate(dataset, start=1):
-        fields = {str(name): without_fillings(value) for name, value in dict(row).items()}
-        yield Row(f"{path} ({part}), row {number}", number, fields)
 
 
 def without_fillings(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Train a decoder-only language model from scratch: how the zoo's models come about."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from transformers import (
 from specdec.core.errors import require, require_int
 from specdec.lm.checkpoint import Checkpoint
 from specdec.training.data.blocks import Blocks
-from specdec.training.data.text import joined, read_texts
+from specdec.training.data.reading import Reading, Source
+from specdec.training.data.text import Text, as_text, documents, require_there
+from specdec.training.data.tokenised import tokenised
 from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch, decay_groups
 from specdec.training.shape import Shape
@@ -34,7 +36,8 @@ class LanguageModeling:
     `init_path` continues from a saved folder (model, tokenizer, and its context length unless
     `max_position_embeddings` gives another) instead of starting afresh, in that model's shape;
     `revision` and `trust_remote_code` are of it, as of `specdec.lm.load`;
-    `tokenizer_path` shares a tokenizer with another model, which a draft model must.
+    `tokenizer_path` shares a tokenizer with another model, which a draft model must. `reading` is
+    how the texts are read; messages are text, too.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class LanguageModeling:
         seed: int = 0,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        reading: Reading | None = None,
     ):
         for name, value, minimum in (
             ("block_length", block_length, 2),
@@ -64,14 +68,27 @@ class LanguageModeling:
         ):
             require_int(name, value, minimum)
         shape = Shape(hidden_size, intermediate_size, num_hidden_layers, num_attention_heads)
-        documents = read_texts(data_path)
-        held_out = read_texts(held_out_path, "data.held_out_path")
+        told = reading or Reading()
+        learnt = told.source(data_path, "data.path")
+        held_out = told.source(held_out_path, "data.held_out_path")
+        require_there(held_out)
         start = _checkpoint(init_path, tokenizer_path, revision, trust_remote_code)
         self.tokenizer = (
-            train_tokenizer(documents, vocab_size) if start is None else start.tokenizer
+            train_tokenizer(_texts(learnt), vocab_size) if start is None else start.tokenizer
         )
-        self._blocks = Blocks(joined(self.tokenizer, documents), block_length, seed)
-        self._held_out = joined(self.tokenizer, held_out)[:eval_tokens]
+        size = len(self.tokenizer)
+        found = [
+            tokenised(each, told, self.tokenizer, block_length, size, plain=True)
+            for each in (learnt, held_out)
+        ]
+        options = (learnt.option, held_out.option)
+        self._notes = [
+            f"{option}: {line}"
+            for option, each in zip(options, found, strict=True)
+            for line in each.left_out.lines()
+        ]
+        self._blocks = Blocks(found[0].store, block_length, seed)
+        self._held_out = found[1].store[:eval_tokens]
         self._block_length = block_length
         self.module: PreTrainedModel = (
             shape.fresh(
@@ -98,8 +115,9 @@ class LanguageModeling:
         return self._blocks.per_epoch * (self._block_length - 1)
 
     def preview(self) -> str:
-        """Return the beginning of the first block."""
-        return f"{self.tokenizer.decode(self._blocks.take(0, 1)[0, :64].tolist())} ..."
+        """Return the beginning of the first block, and before it what is left out."""
+        notes = "".join(f"({note})\n" for note in self._notes)
+        return f"{notes}{self.tokenizer.decode(self._blocks.take(0, 1)[0, :64].tolist())} ..."
 
     def batch(self, first: int, count: int) -> Batch:
         """Return the blocks numbered first ... first + count - 1."""
@@ -162,11 +180,17 @@ def _continued(start: Checkpoint, context: int | None) -> PreTrainedModel:
         )
 
 
-def train_tokenizer(documents: list[str], vocab_size: int) -> PreTrainedTokenizerBase:
+def _texts(source: Source) -> Iterator[str]:
+    for found in map(as_text, documents(source)):
+        if isinstance(found.document, Text):
+            yield found.document.text
+
+
+def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
     """Learn a byte-level BPE; every text round-trips, since all 256 bytes are in it."""
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(
-        documents, vocab_size=vocab_size, special_tokens=[END_OF_TEXT], show_progress=False
+        iter(documents), vocab_size=vocab_size, special_tokens=[END_OF_TEXT], show_progress=False
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer, eos_token=END_OF_TEXT, clean_up_tokenization_spaces=False

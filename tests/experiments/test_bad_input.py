@@ -200,7 +200,7 @@ OF_TRAINING = [
     Mistake("train", ["train=llm"], ["train", "llm", "lm"]),
     Mistake("tokenizer", ["train.tokenizer_path=./nothing"], ["tokenizer_path='./nothing'"]),
     Mistake(
-        "broken_line", ["data.path=broken.jsonl"], ["broken.jsonl:2:", "JSON"],
+        "broken_line", ["data.path=broken.jsonl", "data.strict=true"], ["broken.jsonl:2:", "JSON"],
         {"broken.jsonl": '{"text": "fine"}\n{"text": "half\n'},
     ),
     Mistake(

@@ -218,7 +218,8 @@ def test_what_does_not_fit_is_left_out_with_a_count(
     long = [{"role": "user", "content": "add " * 300}, TALK[1]]
     rows = answered(speaker, conversations(tmp_path, long, TALK), tmp_path / "new.jsonl")
     assert [row["id"] for row in rows] == ["row 2 message 2", "row 2 message 4"]
-    assert "1 prompts do not fit the verifier's context of 256" in capsys.readouterr().out
+    said = "1 answer left out: a prompt that does not fit the verifier's context of 256 tokens"
+    assert said in capsys.readouterr().out
     with pytest.raises(UserError, match="no prompt to answer that fits"):
         answered(speaker, conversations(tmp_path, long), tmp_path / "other.jsonl")
 
@@ -250,8 +251,8 @@ def test_answers_that_begin_too_late_are_left_out_of_training(
     assert short < long
     states = VerifierStates(speaker, data, data, max_length=long, distill=Distill(path, **SMALL))
     assert len(states.batch(0, 1).token_ids[0]) < long
-    assert f"(1 answers begin behind {long} tokens: left out)" in states.preview()
-    with pytest.raises(UserError, match=f"no answer begins within {short} tokens"):
+    assert f"rows left out: the answer begins behind {long} tokens" in states.preview()
+    with pytest.raises(UserError, match=f"the answer begins behind {short} tokens"):
         VerifierStates(speaker, path, path, max_length=short)
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from specdec.core.errors import UserError
-from specdec.prompts import Conversation, Message
-from specdec.training.data.samples import Samples, render
+from specdec.training.data.reading import Reading
+from specdec.training.data.samples import Samples
 from specdec.training.lm import train_tokenizer
 
 CHATML = (
@@ -33,28 +33,39 @@ def tokenizer(template: str | None = CHATML) -> Any:
     return trained
 
 
-def file(folder: Path, *rows: dict[str, Any]) -> str:
+def file(folder: Path, *rows: Any) -> str:
     path = folder / "talk.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
 
 
-def test_only_the_assistant_counts() -> None:
+def said(samples: Samples) -> list[tuple[str, str]]:
+    """Return what does not count and what does, of each sample: as text, for hands to count."""
+    found: list[tuple[str, str]] = []
+    for place in range(len(samples)):
+        row = samples.batch([place])
+        ids, counted = row.token_ids[0], row.counted[0]
+        parts = [str(samples.tokenizer.decode(ids[mask].tolist())) for mask in (~counted, counted)]
+        found.append((parts[0], parts[1]))
+    return found
+
+
+def test_only_the_assistant_counts(tmp_path: Path) -> None:
     """With the closing mark, which the assistant must learn to say, and in its right places."""
     tok = tokenizer()
-    talk = Conversation(tuple(Message(turn["role"], turn["content"]) for turn in TALK))
-    token_ids, counted = render(talk, tok, "here")
-    assert tok.decode(token_ids) == tok.apply_chat_template(TALK, tokenize=False)
-    said = [token for token, counts in zip(token_ids, counted, strict=True) if counts]
-    assert tok.decode(said) == "No.</>\nBecause of its brackets.</>\n"
+    samples = Samples(file(tmp_path, {"messages": TALK}), tok, 500)
+    row = samples.batch([0])
+    assert tok.decode(row.token_ids[0]) == tok.apply_chat_template(TALK, tokenize=False)
+    ((_, answers),) = said(samples)
+    assert answers == "No.</>\nBecause of its brackets.</>\n"
 
 
 def test_batches_are_padded_and_padding_does_not_count(tmp_path: Path) -> None:
     samples = Samples(file(tmp_path, {"messages": TALK}, {"messages": SHORT}), tokenizer(), 500)
     batch = samples.take(0, 2)
-    lengths = sorted(len(ids) for ids, _ in samples.rows)
+    lengths = sorted(samples.lengths.tolist())
     assert batch.token_ids.shape == (2, lengths[1])
-    assert int(batch.counted.sum()) == sum(int(counted.sum()) for _, counted in samples.rows)
+    assert int(batch.counted.sum()) == samples.num_counted
     short = batch.counted[batch.counted.sum(1).argmin()]
     assert not short[lengths[0] :].any()
 
@@ -76,30 +87,87 @@ def test_the_preview_shows_the_mask(tmp_path: Path) -> None:
     assert shown == "[[<user>Hi</>\n<assistant>]]Yes.</>\n"
 
 
+BAD: list[tuple[Any, str]] = [
+    ({"messages": SHORT[:1]}, "no answer to train on"),
+    ({"messages": SHORT[1:]}, "an answer before anything is asked"),
+    ({"messages": [SHORT[0], {"role": "assistant", "content": " "}]}, "an empty answer"),
+    ({"conversations": [{"from": "bing", "value": "x"}]}, "unknown role 'bing'"),
+    ({"messages": [{"role": "user", "content": "long " * 200}, SHORT[1]]}, "begins behind 200"),
+    ({"messages": [{"role": "user", "content": "refuse"}, SHORT[1]]}, "refuses it (no way)"),
+    ({"messages": [{"role": "user", "content": 3}, SHORT[1]]}, "must be text, parts or null"),
+    ({"messages": [{"role": 7, "content": "x"}]}, "`role` and `content`"),
+    ({"messages": "x"}, "expected a field"),
+    ({"text": "plain"}, "plain text among conversations"),
+    ({"text": "half \ud83d"}, "half a character"),
+    ({"messages": SHORT, "tools": "x"}, "`tools` that are no list"),
+    ({"messages": SHORT, "chat_template_kwargs": {"tokenize": 1}}, "is not the template's"),
+    ([], "expected a JSON object"),
+]
+PICKY = (
+    "{% if messages[0].content == 'refuse' %}{{ raise_exception('no way') }}{% endif %}" + CHATML
+)
+
+
+def test_bad_rows_are_left_out_and_counted_by_reason(tmp_path: Path) -> None:
+    """Each kind alone among good rows, then all of them; `strict` refuses any."""
+    good, tok = [{"messages": SHORT}] * 20, tokenizer(PICKY)
+    for row, reason in BAD:
+        path = file(tmp_path, *good[:4], row, *good[4:])
+        samples = Samples(path, tok, 200)
+        assert len(samples) == 20
+        (note,) = samples.notes()
+        assert note.startswith("data.path: 1 of 21 rows left out: ")
+        assert reason in note
+        assert f"{path}:5)" in note
+        assert samples.preview().startswith(f"({note})\n[[")
+        with pytest.raises(UserError, match=r"talk\.jsonl:5: .*; data\.strict=false") as refused:
+            Samples(path, tok, 200, reading=Reading(strict=True))
+        assert "\n" not in str(refused.value)
+    bad = [row for row, _ in BAD]
+    (note,) = Samples(file(tmp_path, *good, *bad), tok, 200).notes()
+    assert f"{len(BAD)} of {20 + len(BAD)} rows left out: 1: " in note
+    with pytest.raises(UserError, match=rf"{len(BAD)} of {len(BAD) + 5} rows cannot be trained on"):
+        Samples(file(tmp_path, *good[:5], *bad), tok, 200)
+
+
+def test_a_conversation_may_lose_some_of_its_answers(tmp_path: Path) -> None:
+    greeting = [{"role": "assistant", "content": "Hello."}]
+    samples = Samples(file(tmp_path, {"messages": [*greeting, *SHORT]}), tokenizer(), 500)
+    assert said(samples) == [("<assistant>Hello.</>\n<user>Hi</>\n<assistant>", "Yes.</>\n")]
+    (note,) = samples.notes()
+    assert "1 answer left out: an answer before anything is asked (" in note
+    long = {"role": "user", "content": "long " * 200}
+    samples = Samples(file(tmp_path, {"messages": [*SHORT, long, SHORT[1]]}), tokenizer(), 60)
+    assert said(samples) == [("<user>Hi</>\n<assistant>", "Yes.</>\n")]
+    assert "1 answer left out: the answer begins behind 60 tokens" in next(samples.notes())
+
+
 @pytest.mark.parametrize(
-    ("template", "rows", "said"),
+    ("template", "row", "reason"),
     [
-        (None, [{"messages": SHORT}], "no chat template"),
-        (FORGETFUL, [{"messages": TALK}], "rewrites earlier turns"),
-        (CHATML, [{"messages": SHORT}, {"messages": SHORT[:1]}], "row 2: no assistant"),
-        (CHATML, [{"messages": SHORT}, {"text": "plain"}], "plain text, conversations"),
-        ("{{ raise_exception('no') }}", [{"messages": SHORT}], "refuses it (no)"),
+        (None, {"messages": SHORT}, "no chat template"),
+        (FORGETFUL, {"messages": TALK}, "writes a question otherwise once it is answered"),
+        (CHATML, {"messages": SHORT[:1]}, "talk.jsonl:1: no answer to train on"),
+        ("{{ raise_exception('no') }}", {"messages": SHORT}, "refuses it (no)"),
+        (CHATML, {"text": ""}, "talk.jsonl:1: an empty text"),
     ],
 )
 def test_what_cannot_be_masked_is_refused(
-    tmp_path: Path, template: str | None, rows: list[dict[str, Any]], said: str
+    tmp_path: Path, template: str | None, row: dict[str, Any], reason: str
 ) -> None:
     """Never all ones in silence."""
-    path = file(tmp_path, *rows)
+    path = file(tmp_path, row)
     with pytest.raises(UserError) as caught:
         Samples(path, tokenizer(template), 500)
-    assert said in str(caught.value)
+    assert reason in str(caught.value)
     assert path in str(caught.value)
 
 
-def test_an_answer_beyond_the_length_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no assistant's turn within 4 tokens"):
-        Samples(file(tmp_path, {"messages": TALK}), tokenizer(), 4)
+def test_no_text_at_all_is_refused(tmp_path: Path) -> None:
+    for name in ("a.txt", "a.jsonl"):
+        (tmp_path / name).write_text("")
+        with pytest.raises(UserError, match="holds no text"):
+            Samples(str(tmp_path / name), tokenizer(), 500)
 
 
 def test_calls_tools_and_thoughts_reach_the_template(tmp_path: Path) -> None:
@@ -119,7 +187,8 @@ def test_calls_tools_and_thoughts_reach_the_template(tmp_path: Path) -> None:
     ]
     tools = [{"type": "function", "function": {"name": "f"}}]
     row = {"messages": messages, "tools": tools, "system": "Be brief."}
-    ((token_ids, _),) = Samples(file(tmp_path, row), tok, 500).rows
+    samples = Samples(file(tmp_path, row), tok, 500)
     told: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}, *messages]
     expected = tok.apply_chat_template(told, tools=tools, tokenize=False)
-    assert tok.decode(token_ids.tolist()) == expected
+    assert tok.decode(samples.batch([0]).token_ids[0].tolist()) == expected
+    assert not list(samples.notes())

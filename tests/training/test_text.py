@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from specdec.core.errors import UserError
-from specdec.training.data.text import read_documents, read_texts
+from specdec.core.errors import RowError, UserError
+from specdec.training.data import text as module
+from specdec.training.data.reading import Reading
+from specdec.training.data.text import Found, Text, as_text, documents, pieces
 from specdec.training.lm import END_OF_TEXT, train_tokenizer
 
 
@@ -16,10 +18,22 @@ def write_rows(folder: Path, *rows: object) -> Path:
     return path
 
 
+def read(path: str | Path) -> list[Found]:
+    return list(documents(Reading().source(str(path), "data.path")))
+
+
+def read_texts(path: str | Path) -> list[str]:
+    found = [as_text(each).document for each in read(path)]
+    return [document.text for document in found if isinstance(document, Text)]
+
+
 def complaint(path: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        read_texts(path)
-    message = str(caught.value)
+    """Return what is said of the first row that is none, or of the file."""
+    try:
+        errors = [each.document for each in read(path) if isinstance(each.document, RowError)]
+        message = str(errors[0])
+    except UserError as error:
+        message = str(error)
     assert "\n" not in message
     return message
 
@@ -82,13 +96,6 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     assert "no such file" in message
 
 
-@pytest.mark.parametrize(("name", "text"), [("e.txt", ""), ("e.jsonl", '{"text": ""}\n')])
-def test_a_file_without_text_is_refused(tmp_path: Path, name: str, text: str) -> None:
-    path = tmp_path / name
-    path.write_text(text, encoding="utf-8")
-    assert "no text" in complaint(path)
-
-
 @pytest.mark.parametrize("name", ["latin.txt", "latin.jsonl"])
 def test_other_encodings_are_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
@@ -98,14 +105,38 @@ def test_other_encodings_are_refused(tmp_path: Path, name: str) -> None:
     assert "UTF-8" in message
 
 
-@pytest.mark.parametrize("name", ["text.json", "text.csv", "text.parquet"])
+@pytest.mark.parametrize("name", ["text.csv", "text.parquet", "text.zip"])
 def test_other_formats_are_not_read_as_plain_text(tmp_path: Path, name: str) -> None:
     """A model trained on brackets and quotes would look like it had been trained on the text."""
     path = tmp_path / name
     path.write_text('[{"text": "one"}]', encoding="utf-8")
     message = complaint(path)
     assert name in message
-    assert ".txt" in message
+    assert ".txt" in message or "parquet" in message
+
+
+def test_a_conversation_goes_before_the_text_that_repeats_it(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Why?"}]
+    assert read_texts(write_rows(tmp_path, {"text": "x", "messages": turns})) == ["user: Why?"]
+
+
+@pytest.mark.parametrize("text", ["a b\ncd ef\n\n gh\n" * 40, "a b " * 200, "x" * 900, ""])
+def test_a_long_text_is_cut_where_lines_end(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Its tokens are those of the whole, as long as it has lines or words."""
+    monkeypatch.setattr(module, "PIECE", 64)
+    cut = list(pieces(iter([text[:50], text[50:]])))
+    assert "".join(piece.text for piece in cut) == text
+    assert [piece.ends for piece in cut] == [False] * (len(cut) - 1) + [True] * bool(cut)
+    assert all(len(piece.text) <= 128 for piece in cut)
+    tokenizer = train_tokenizer(["a b cd ef gh " * 20], vocab_size=270)
+    tokens = [token for piece in cut for token in tokenizer(piece.text)["input_ids"]]
+    assert tokens == tokenizer(text)["input_ids"]
+
+
+def test_another_field_holds_the_text(tmp_path: Path) -> None:
+    path = str(write_rows(tmp_path, {"text": "x", "content": "y"}))
+    found = documents(Reading(field="content").source(path, "data.path"))
+    assert [each.document for each in found] == [Text("y")]
 
 
 def test_the_tokenizer_loses_nothing() -> None:
@@ -134,5 +165,4 @@ def test_the_tokenizer_loses_nothing() -> None:
 def test_written_tokens_that_are_none_are_named(tmp_path: Path, row: dict[str, object]) -> None:
     path = tmp_path / "written.jsonl"
     path.write_text(json.dumps(row) + "\n")
-    with pytest.raises(UserError, match=r"written\.jsonl:1: expected `token_ids`"):
-        read_documents(path)
+    assert f"{path}:1: expected `token_ids`" in complaint(path)

@@ -1,9 +1,23 @@
 """Cut one long token sequence into training blocks, in an order that a seed fixes."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from specdec.core.errors import UserError
+
+
+class TokenRow(Protocol):
+    """One long row of tokens, in memory or in a file."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        ...
+
+    def __getitem__(self, span: slice, /) -> Tensor:  # [n] int64
+        """Return a span of them."""
+        ...
 
 
 class Blocks:
@@ -13,7 +27,7 @@ class Blocks:
     resumed run sees exactly what an undisturbed one would have seen.
     """
 
-    def __init__(self, token_ids: Tensor, length: int, seed: int):  # token_ids: [T] int64
+    def __init__(self, token_ids: TokenRow, length: int, seed: int):
         # One block less than fits: each epoch's cuts are shifted by up to a block.
         self.per_epoch = len(token_ids) // length - 1
         if self.per_epoch < 1:
@@ -25,7 +39,7 @@ class Blocks:
         self._length = length
         self._seed = seed
         self._epoch = -1
-        self._starts: list[int] = []
+        self._starts = torch.zeros(0, dtype=torch.int64)
 
     def take(self, first: int, count: int) -> Tensor:  # [count, length]
         """Return `count` blocks, counted from the start of training."""
@@ -38,6 +52,6 @@ class Blocks:
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
             shift = int(torch.randint(self._length, (), generator=generator))
             order = torch.randperm(self.per_epoch, generator=generator)
-            self._starts = (shift + order * self._length).tolist()
+            self._starts = shift + order * self._length
             self._epoch = epoch
-        return self._starts[position]
+        return int(self._starts[position])

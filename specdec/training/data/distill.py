@@ -13,7 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 from specdec.core.digest import digest_of
-from specdec.core.errors import UserError, require, require_int, require_number
+from specdec.core.errors import RowError, UserError, require, require_int, require_number
 from specdec.core.progress import Progress
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
@@ -24,8 +24,10 @@ from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.proposer.none import NoProposer
 from specdec.training.data.answer_file import AnswerFile
-from specdec.training.data.distill_prompts import prompts_of
-from specdec.training.data.text import data_digest, read_documents
+from specdec.training.data.distill_prompts import Asking
+from specdec.training.data.left_out import LeftOut
+from specdec.training.data.reading import Reading, Source
+from specdec.training.data.text import data_digest
 from specdec.verification.rejection import Rejection
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -78,31 +80,43 @@ class Distill:
         self._limit = limit
         self._seed = seed
 
-    def data_path(self, verifier: HFCausalLM, data_path: str) -> str:
+    @property
+    def is_on(self) -> bool:
+        """Whether the data are answered anew."""
+        return self._path is not None
+
+    def data_path(
+        self, verifier: HFCausalLM, data_path: str, reading: Reading | None = None
+    ) -> str:
         """Return the file to train on: `data_path` itself, or its answers once all are there.
 
         The first of several processes writes them, on its accelerator; the others wait.
 
         Raises:
-            UserError: `data_path` cannot be read or rendered, nothing in it fits the verifier's
-                context, or the file at `path` holds something else.
+            UserError: most of `data_path` cannot be read or rendered (with `data.strict`, any of
+                it), nothing in it fits the verifier's context, or the file at `path` holds
+                something else.
         """
         if self._path is None:
             return data_path
-        answers = AnswerFile(self._path, self._settings(verifier, data_path))
+        reading = reading or Reading()
+        source = reading.source(data_path, "data.path")
+        answers = AnswerFile(self._path, self._settings(verifier, source, reading))
         process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
         if process.is_main_process:
             assert process.device is not None  # it is initialised
             if not answers.is_complete():
                 with _placed(verifier, process.device) as placed:
-                    self._answer(placed, self._requests(verifier, data_path), answers)
+                    self._answer(placed, self._requests(verifier, source, reading), answers)
         else:
             # Not at a barrier: those give up after ten minutes or thirty, and this may take hours.
             while not answers.is_complete():
                 time.sleep(SECONDS_BETWEEN_LOOKS)
         return self._path
 
-    def _settings(self, verifier: HFCausalLM, data_path: str) -> dict[str, object]:
+    def _settings(
+        self, verifier: HFCausalLM, source: Source, reading: Reading
+    ) -> dict[str, object]:
         """Name all that decides what the answers are."""
         known = fingerprint(verifier)
         assert verifier.tokenizer is not None
@@ -110,7 +124,10 @@ class Distill:
             "verifier": [known[name] for name in DIGESTS],
             "dtype": known["dtype"],
             "chat_template": digest_of(str(verifier.tokenizer.chat_template).encode()),
-            "data": data_digest(data_path),
+            "data": data_digest(source),
+            "field": source.field,
+            "roles": source.roles.more,
+            "template_options": reading.options,
             "temperature": self._sampling.temperature,
             "top_k": self._sampling.top_k,
             "top_p": self._sampling.top_p,
@@ -120,27 +137,29 @@ class Distill:
             "seed": self._seed,
         }
 
-    def _requests(self, verifier: HFCausalLM, data_path: str) -> list[Request]:
+    def _requests(self, verifier: HFCausalLM, source: Source, reading: Reading) -> list[Request]:
         """Return what to answer, and say what is left out."""
         assert verifier.tokenizer is not None
-        where = f"data.path={data_path!r}"
         length = self._prompt_tokens + self._max_new_tokens
+        left_out = LeftOut()
+        asking = Asking(verifier.tokenizer, reading.options, self._prompt_tokens, length)
         found: list[Request] = []
-        num_left_out = 0
-        for request in prompts_of(
-            read_documents(data_path), verifier.tokenizer, self._prompt_tokens, length, where
-        ):
+        context = f"the verifier's context of {verifier.max_length} tokens"
+        for request in asking.requests(source, left_out):
             if len(found) == self._limit:
                 break
             if len(request.token_ids) < verifier.max_length:
                 found.append(request)
             else:
-                num_left_out += 1
-        context = f"the verifier's context of {verifier.max_length} tokens"
-        if not found:
-            raise UserError(f"{where}: no prompt to answer that fits {context}")
-        if num_left_out:
-            print(f"distill: {num_left_out} prompts do not fit {context} and are left out")
+                left_out.add_answer(
+                    RowError(request.where, f"a prompt that does not fit {context}")
+                )
+        left_out.num_samples = len(found)
+        if not found and not left_out.rows:
+            raise UserError(f"{source}: no prompt to answer that fits {context}")
+        left_out.check(source, reading.strict)
+        for line in left_out.lines():
+            print(f"distill: {line}")
         return found
 
     def _answer(

@@ -1,49 +1,112 @@
 """What the verifier is asked when it answers training data anew."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from specdec.core.errors import RowError, UserError
 from specdec.decoding.request import Request
 from specdec.prompts import Conversation
-from specdec.training.data.samples import first, rendered
-from specdec.training.data.text import Document, Written, joined
+from specdec.training.data.answers import end_of, prompts_of_answers, tokens_alone
+from specdec.training.data.left_out import LeftOut
+from specdec.training.data.reading import Source
+from specdec.training.data.text import Document, Text, Written, documents
 
 
-def prompts_of(
-    documents: Sequence[Document],
-    tokenizer: PreTrainedTokenizerBase,
-    prompt_tokens: int,
-    block_length: int,
-    where: str,
-) -> Iterator[Request]:
-    """Yield a request for each answer, in the order of the data, under a name that is its own.
+@dataclass(frozen=True)
+class Asking:
+    """Turns training data into requests, one for each answer, under a name that is its own.
 
-    Every turn of an assistant is asked for, after the messages before it; texts are joined, and
-    the first `prompt_tokens` of each block of `block_length` tokens are to be continued; of written
+    Every turn of an assistant is asked for, after the messages before it; texts are joined, and the
+    first `prompt_tokens` of each block of `block_length` tokens are to be continued; of written
     tokens it is their prompt.
-
-    Raises:
-        UserError: a conversation cannot be rendered; `where` is how the message names the file.
     """
-    texts = [document for document in documents if isinstance(document, str)]
-    if texts:
-        for number, block in enumerate(joined(tokenizer, texts).split(block_length)):
-            if len(block) >= prompt_tokens:
-                yield Request(f"block {number}", block[:prompt_tokens].tolist())
-    for number, document in enumerate(documents, start=1):
+
+    tokenizer: PreTrainedTokenizerBase
+    options: Mapping[str, Any]  # of the chat template
+    prompt_tokens: int
+    block_length: int
+
+    def requests(self, source: Source, left_out: LeftOut) -> Iterator[Request]:
+        """Yield them in the order of the data; what cannot be asked is counted.
+
+        Raises:
+            UserError: there is no such data, or a conversation and no chat template.
+        """
+        blocks = Blocks(self.block_length)
+        for found in documents(source):
+            document = found.document
+            if not isinstance(document, Text) or document.ends:
+                left_out.num_rows += 1
+            try:
+                if isinstance(document, RowError):
+                    raise document
+                if isinstance(document, Text):
+                    token_ids = tokens_alone(document.text, self.tokenizer, found.where)
+                    blocks.add(token_ids + (end_of(self.tokenizer) if document.ends else []))
+                    yield from self._of_blocks(blocks)
+                else:
+                    row = f"row {left_out.num_rows}"
+                    yield from self._of_row(document, row, found.where, left_out, source)
+            except RowError as error:
+                left_out.add_row(error)
+        blocks.end()
+        yield from self._of_blocks(blocks)
+
+    def _of_blocks(self, blocks: "Blocks") -> Iterator[Request]:
+        for number, block in blocks.full():
+            if len(block) >= self.prompt_tokens:
+                yield Request(f"block {number}", block[: self.prompt_tokens])
+
+    def _of_row(
+        self, document: Document, row: str, where: str, left_out: LeftOut, source: Source
+    ) -> Iterator[Request]:
         if isinstance(document, Written):
-            prompt = document.token_ids[: document.num_prompt_tokens]
-            yield Request(f"row {number}", prompt)
-        elif not isinstance(document, str):
-            yield from _turns(document, tokenizer, f"row {number}", where)
+            yield Request(row, document.token_ids[: document.num_prompt_tokens], where=where)
+            return
+        assert isinstance(document, Conversation)
+        if not self.tokenizer.chat_template:
+            told = "the tokenizer has no chat template; expected plain `text`"
+            raise UserError(f"{source}: {told}")
+        errors: list[RowError] = []
+        number = 0
+        for turn, asked in prompts_of_answers(document, self.tokenizer, self.options, where):
+            if isinstance(asked, RowError):
+                errors.append(asked)
+            else:
+                number += 1
+                token_ids = tokens_alone(asked, self.tokenizer, where)
+                yield Request(f"{row} message {turn + 1}", token_ids, where=where)
+        if not number:
+            raise errors[0] if errors else RowError(where, "no answer to train on")
+        for error in errors:
+            left_out.add_answer(error)
 
 
-def _turns(
-    talk: Conversation, tokenizer: PreTrainedTokenizerBase, row: str, where: str
-) -> Iterator[Request]:
-    for turn, message in enumerate(talk.messages):
-        if message.role == "assistant":
-            asked = rendered(first(talk, turn), tokenizer, f"{where}: {row}", True)
-            prompt = tokenizer(asked, add_special_tokens=False)["input_ids"]
-            yield Request(f"{row} message {turn + 1}", prompt)
+class Blocks:
+    """Tokens of texts, one behind the other, in blocks of `length`; the last may be shorter."""
+
+    def __init__(self, length: int):
+        self._length = length
+        self._held: list[int] = []
+        self._number = 0
+        self._is_over = False
+
+    def add(self, token_ids: list[int]) -> None:
+        """Add tokens."""
+        self._held += token_ids
+
+    def end(self) -> None:
+        """Say that no others follow."""
+        self._is_over = True
+
+    def full(self) -> Iterator[tuple[int, list[int]]]:
+        """Yield the blocks that are full by now, each once and under its number."""
+        start, least = 0, 1 if self._is_over else self._length
+        while len(self._held) - start >= least:
+            yield self._number, self._held[start : start + self._length]
+            start += self._length
+            self._number += 1
+        del self._held[:start]

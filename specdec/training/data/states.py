@@ -12,9 +12,9 @@ from specdec.core.errors import require, require_int
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.training.data.distill import Distill
+from specdec.training.data.reading import Reading
 from specdec.training.data.samples import Samples
 from specdec.training.data.state_cache import StateCache
-from specdec.training.data.text import data_digest
 from specdec.training.objective import Batch
 
 
@@ -23,6 +23,7 @@ class VerifierStates:
 
     With `cache_path` each sample is read once, by whichever run comes first. With `distill` the
     verifier answers the training data anew before they are read; held-out data stay as they are.
+    `reading` is how both are read.
 
     Raises:
         UserError: a file is no training text (see `Samples`), or the cache or the answers cannot
@@ -39,6 +40,7 @@ class VerifierStates:
         cache_path: str | None = None,
         seed: int = 0,
         distill: Distill | None = None,
+        reading: Reading | None = None,
     ):
         require_int("data.max_length", max_length, 2)
         require_int("data.eval_samples", eval_samples, 1)
@@ -50,32 +52,36 @@ class VerifierStates:
         self._length = min(max_length, verifier.max_length)
         self.verifier = verifier
         self.seed = seed
-        held_out = self._read(held_out_path, seed, "data.held_out_path")
+        self._reading = reading or Reading()
+        held_out = self._read(held_out_path, "data.held_out_path", self._reading)
+        self._notes = [*held_out.notes()]
         # Their places are in another file than that of the cache.
         self.held_out = replace(held_out.first(eval_samples), places=())
-        if distill is not None:
-            data_path = distill.data_path(verifier, data_path)
+        told = self._reading
+        if distill is not None and distill.is_on:
+            data_path = distill.data_path(verifier, data_path, told)
+            told = Reading(strict=told.strict, tokens_path=told.tokens_path)  # a file of ours
         self.data_name = Path(data_path).name
-        self._samples = self._read(data_path, seed, "data.path")
-        self._cache = None if cache_path is None else self._open_cache(cache_path, data_path)
+        self._samples = self._read(data_path, "data.path", told)
+        self._cache = None if cache_path is None else self._open_cache(cache_path)
 
-    def _read(self, path: str, seed: int, field: str) -> Samples:
+    def _read(self, path: str, option: str, reading: Reading) -> Samples:
         verifier = self.verifier
         assert verifier.tokenizer is not None
-        return Samples(path, verifier.tokenizer, self._length, seed, field, verifier.vocab_size)
+        size = verifier.vocab_size
+        return Samples(path, verifier.tokenizer, self._length, self.seed, option, size, reading)
 
-    def _open_cache(self, cache_path: str, data_path: str) -> StateCache:
+    def _open_cache(self, cache_path: str) -> StateCache:
         known = fingerprint(self.verifier)
         identity = {
             "verifier": [known[name] for name in DIGESTS],
             "dtype": known["dtype"],
-            "data": data_digest(data_path),
             "max_length": self._length,
-            "tokens": self._samples.digest(),  # as rendered: the chat template decides, too
+            "tokens": self._samples.digest(),  # of the data, as the chat template renders them
         }
         return StateCache(
             cache_path,
-            [len(token_ids) for token_ids, _ in self._samples.rows],
+            self._samples.lengths.tolist(),
             self.verifier.state_size,
             self.verifier.model.dtype,
             identity,
@@ -84,16 +90,16 @@ class VerifierStates:
     @property
     def num_samples(self) -> int:
         """How many samples an epoch has."""
-        return len(self._samples.rows)
+        return len(self._samples)
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens of an epoch count."""
+        """How many tokens of an epoch are read as targets."""
         return self._samples.num_counted
 
     def preview(self) -> str:
-        """Show the first sample."""
-        return self._samples.preview()
+        """Show the first sample, and before it what is left out."""
+        return "".join(f"({note})\n" for note in self._notes) + self._samples.preview()
 
     def batch(self, first: int, count: int) -> Batch:
         """Return the samples numbered first ... first + count - 1."""

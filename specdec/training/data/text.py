@@ -1,28 +1,42 @@
-"""Training text: `.txt`, or JSONL rows with `text`, `messages`, `conversations` or `token_ids`.
+"""Training text: plain text, or rows with messages, `text` or `token_ids`.
 
 `zoo:train` and `zoo:held_out` are the source files that the embedded models were made with.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
-
 from specdec.core.digest import digest_of
-from specdec.core.errors import UserError
-from specdec.core.jsonl import read_jsonl, read_text
-from specdec.prompts import Conversation, Row, read_conversation
+from specdec.core.errors import RowError, UserError
+from specdec.core.jsonl import opened, require_text
+from specdec.prompts import FILES, Conversation, Row, kind_of, read_conversation, scan_rows
+from specdec.prompts.rows import SUFFIXES, dataset_digest
+from specdec.training.data.left_out import ROWS_UNTIL_SURE
 from specdec.training.data.manifest import file_digest
+from specdec.training.data.reading import Source
 from specdec.zoo.stdlib import held_out_files, training_files
 
 ZOO: Mapping[str, Callable[[], list[Path]]] = {
     "zoo:train": training_files,
     "zoo:held_out": held_out_files,
 }
+PLACES = f"{FILES}, {', '.join(ZOO)}, a dataset folder or a Hugging Face dataset"
+TALKS = ("messages", "conversations", "conversation")  # go before a `text` that repeats them
+# Longer texts are tokenised in pieces, where words and lines end; tokens do not reach across.
+PIECE = 1 << 20  # characters
+SEAMS = (re.compile(r"(?<=\S)\n(?=\S)"), re.compile(r"(?<=\S)(?= \S)"))
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text, or a piece of one that is long."""
+
+    text: str
+    ends: bool = True  # whether no other piece follows
 
 
 @dataclass(frozen=True)
@@ -33,97 +47,177 @@ class Written:
     num_prompt_tokens: int
 
 
-Document = str | Conversation | Written
+Document = Text | Conversation | Written
 
 
-def read_texts(path: str | Path, field: str = "data.path") -> list[str]:
-    """Read every document as plain text; of a message, `role: content`."""
-    return [
-        _as_text(document, f"{field}={str(path)!r}") for document in read_documents(path, field)
-    ]
+@dataclass(frozen=True)
+class Found:
+    """What a row holds, or why it holds nothing; `where` is how complaints name it."""
+
+    where: str
+    document: Document | RowError
 
 
-def _as_text(document: Document, where: str) -> str:
-    if isinstance(document, str):
-        return document
-    if isinstance(document, Written):
-        raise UserError(f"{where}: holds token ids; expected text")
-    return "\n".join(f"{m.role}: {m.text(where)}" for m in document.messages)
-
-
-def read_documents(path: str | Path, field: str = "data.path") -> list[Document]:
-    """Read every document of a file, or of the zoo; a `.txt` file is one document.
+def documents(source: Source) -> Iterator[Found]:
+    """Read every row of a file or a data set; a `.txt` file is one text.
 
     Raises:
-        UserError: the file is missing, empty, of another kind, or has a row without a known text
-            field; `field` is how the message names it.
+        UserError: there is nothing at the path, or it is of another kind.
     """
-    require_text_file(path, field)
+    require_there(source)
+    path = source.path
     if path in ZOO:
-        return [*_zoo_texts(str(path))]
-    path = Path(path)
-    if path.suffix == ".jsonl":
-        documents = [_document(path, number, row) for number, row in read_jsonl(path)]
+        for file in ZOO[path]():
+            yield Found(str(file), Text(file.read_text(encoding="utf-8", errors="replace")))
+    elif kind_of(Path(path)) == ".txt":
+        yield from _of_text(Path(path))
     else:
-        documents: list[Document] = [read_text(path)]
-    documents = [document for document in documents if document]
-    if not documents:
-        raise UserError(f"{field}={str(path)!r}: the file holds no text")
-    return documents
+        for row in scan_rows(path, source.part):
+            yield from _of_row(row, source)
 
 
-def require_text_file(path: str | Path, field: str) -> None:
-    """Refuse what is no file of a known kind, nor the zoo's, without reading it."""
-    if path in ZOO:
+def require_there(source: Source) -> None:
+    """Refuse what is no file of a known kind, no data set's name and not the zoo's."""
+    path = source.path
+    if path in ZOO or Path(path).is_dir():
         return
-    if not Path(path).is_file():
-        raise UserError(
-            f"{field}={str(path)!r}: no such file; expected one, zoo:train or zoo:held_out"
-        )
-    if Path(path).suffix not in (".jsonl", ".txt"):
-        raise UserError(f"{field}={str(path)!r}: expected a file ending in .txt or .jsonl")
+    known = kind_of(Path(path)) in SUFFIXES
+    if Path(path).is_file() and not known:
+        raise UserError(f"{source}: expected {PLACES}")
+    # A name of the Hub has no suffix of ours, and one slash at most.
+    if not Path(path).is_file() and (known or path.startswith("zoo:") or not _may_be_on_hub(path)):
+        raise UserError(f"{source}: no such file; expected {PLACES}")
 
 
-def _zoo_texts(name: str) -> list[str]:
-    return [file.read_text(encoding="utf-8", errors="replace") for file in ZOO[name]()]
-
-
-def data_digest(path: str, field: str = "data.path") -> str:
-    """Return the digest of what `read_documents` would read.
+def require_readable(source: Source) -> None:
+    """Refuse a source of whose first rows none could be trained on, without reading the others.
 
     Raises:
-        UserError: it cannot be read; `field` is how the message names it.
+        UserError: see `documents`; or with what is wrong with the first row.
     """
-    if path in ZOO:
-        return digest_of("\0".join(_zoo_texts(path)).encode())
-    return file_digest(path, field)
+    first: RowError | None = None
+    for found in islice(documents(source), ROWS_UNTIL_SURE):
+        if not isinstance(found.document, RowError):
+            return
+        first = first or found.document
+    raise (
+        UserError(f"{source}: holds no text; expected rows to train on") if first is None else first
+    )
 
 
-def _document(path: Path, number: int, row: dict[str, Any]) -> Document:
-    if isinstance(row.get("text"), str):
-        return row["text"]
-    turns = row.get("messages") or row.get("conversations")  # a null counts as absent
-    if isinstance(turns, list):
-        return read_conversation(Row(f"{path}:{number}", number, row), turns)
-    if "token_ids" in row:
-        return _written(path, number, row)
-    raise UserError(f"{path}:{number}: expected a field `text`, `messages` or `conversations`")
+def _may_be_on_hub(path: str) -> bool:
+    return bool(path) and not path.startswith((".", "/", "~")) and path.count("/") <= 1
 
 
-def _written(path: Path, number: int, row: dict[str, Any]) -> Written:
-    token_ids, asked = row["token_ids"], row.get("num_prompt_tokens")
+def _of_text(file: Path) -> Iterator[Found]:
+    with opened(file) as text:
+        for piece in pieces(iter(lambda: text.read(PIECE), "")):
+            require_text(str(file), piece.text)
+            yield Found(str(file), piece)
+
+
+def _of_row(row: Row | RowError, source: Source) -> Iterator[Found]:
+    try:
+        if isinstance(row, RowError):
+            raise row
+        document = document_of(row, source)
+    except RowError as error:
+        yield Found(error.where, error)
+        return
+    if isinstance(document, Text):
+        whole = document.text
+        parts = (whole[start : start + PIECE] for start in range(0, len(whole), PIECE))
+        for piece in pieces(parts):
+            yield Found(row.where, piece)
+    else:
+        yield Found(row.where, document)
+
+
+def pieces(read: Iterator[str]) -> Iterator[Text]:
+    """Cut a text, which comes in parts of any length, into pieces that are tokenised alone."""
+    held = ""
+    for part in read:
+        held += part
+        while len(held) > 2 * PIECE:
+            end = _seam(held)
+            yield Text(held[:end], ends=False)
+            held = held[end:]
+    if held:
+        yield Text(held)
+
+
+def _seam(text: str) -> int:
+    """Return where to cut: behind the end of a line, else before a word, else anywhere."""
+    for seam in SEAMS:
+        ends = [found.end() for found in seam.finditer(text, 0, PIECE)]
+        if ends:
+            return ends[-1]
+    return PIECE
+
+
+def document_of(row: Row, source: Source) -> Document:
+    """Return what a row holds.
+
+    Raises:
+        RowError: it holds nothing that could be trained on.
+    """
+    fields = row.fields
+    names = TALKS if source.field is None else (source.field,)
+    for name in names:
+        if isinstance(fields.get(name), list) and fields[name]:
+            return read_conversation(row, fields[name], source.roles)
+    if source.field is None and "token_ids" in fields:
+        return _written(row)
+    text = fields.get("text" if source.field is None else source.field)
+    if isinstance(text, str):
+        if not text:
+            raise RowError(row.where, "an empty text")
+        return Text(text)
+    known = "a field `text`, `messages` or `conversations`"
+    expected = known if source.field is None else f"the field {source.field!r}, data.field"
+    raise RowError(row.where, f"expected {expected}")
+
+
+def _written(row: Row) -> Written:
+    token_ids: Any = row.fields["token_ids"]
+    asked: Any = row.fields.get("num_prompt_tokens")
     good = isinstance(token_ids, list) and all(type(token) is int for token in token_ids)
     if not good or type(asked) is not int or not 0 < asked < len(token_ids):
-        raise UserError(
-            f"{path}:{number}: expected `token_ids` (integers) and a smaller `num_prompt_tokens`"
-        )
+        expected = "expected `token_ids` (integers) and a smaller `num_prompt_tokens`"
+        raise RowError(row.where, expected)
     return Written(tuple(token_ids), asked)
 
 
-def joined(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Tensor:  # [T] int64
-    """Tokenize all texts into one row, each ended by the end-of-text token if there is one."""
-    ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    token_ids: list[int] = []
-    for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
-        token_ids += [*ids, *ends]
-    return torch.tensor(token_ids)
+def as_text(found: Found) -> Found:
+    """Return a document as plain text; of a message, `role: content`."""
+    document = found.document
+    if isinstance(document, Written):
+        return Found(found.where, RowError(found.where, "holds token ids; expected text"))
+    if not isinstance(document, Conversation):
+        return found
+    try:
+        lines = [f"{m.role}: {m.text(found.where)}" for m in document.messages]
+    except UserError as error:
+        told = str(error).removeprefix(f"{found.where}: ")
+        return Found(found.where, RowError(found.where, told))
+    return Found(found.where, Text("\n".join(lines)))
+
+
+def data_digest(source: Source) -> str:
+    """Return the digest of what `documents` would read.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if source.path in ZOO:
+        return zoo_digest(source.path)
+    require_there(source)
+    if Path(source.path).is_file():
+        return file_digest(source.path, source.option)
+    return dataset_digest(source.path, source.part)
+
+
+def zoo_digest(path: str) -> str:
+    """Return the digest of a text of the zoo."""
+    texts = [file.read_text(encoding="utf-8", errors="replace") for file in ZOO[path]()]
+    return digest_of("\0".join(texts).encode())

@@ -1,0 +1,183 @@
+"""Token ids of all samples in a file that is mapped, a batch at a time: memory does not grow.
+
+A folder holds `tokens.bin`, `starts.bin` and, written last, `facts.json` with their sizes and
+checksums: what one file says of the others is only believed if it is so.
+"""
+
+import json
+import shutil
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from specdec.core.jsonl import make_folder, write_json, writing
+
+TOKENS, STARTS, FACTS = "tokens.bin", "starts.bin", "facts.json"
+BYTES_AT_ONCE = 1 << 24
+HELD = 1 << 16  # tokens that wait to be written
+
+
+class TokenStore:
+    """Samples of token ids, each with a mark whether it counts.
+
+    An id that does not count stands in the file as its complement, `~id`: one number tells both.
+    """
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any]):
+        self._tokens = folder / TOKENS
+        self.facts = facts
+        starts = _mapped(folder / STARTS, np.int64, 0, facts["num_samples"] + 1)
+        self._starts = torch.from_numpy(starts)
+        self.num_tokens: int = facts["num_tokens"]
+
+    @classmethod
+    def open(cls, folder: Path) -> "TokenStore | None":
+        """Return what is stored in a folder; None if nothing is, or it is not as it was written."""
+        try:
+            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            good = all(facts[name] == _seal(folder / name) for name in (TOKENS, STARTS))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return cls(folder, facts) if good else None
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples there are."""
+        return len(self._starts) - 1
+
+    @property
+    def lengths(self) -> Tensor:  # [N] int64
+        """How many tokens each sample has."""
+        return self._starts.diff()
+
+    @property
+    def digest(self) -> str:
+        """Tell these samples from others."""
+        return f"{self.facts[TOKENS]} {self.facts[STARTS]}"
+
+    def sample(self, place: int) -> tuple[Tensor, Tensor]:
+        """Return the token ids [T] int64 of a sample, and which of them count [T] bool."""
+        start, end = self._starts[place : place + 2].tolist()
+        stored = self[start:end]
+        counted = stored >= 0
+        return torch.where(counted, stored, ~stored), counted
+
+    def __len__(self) -> int:
+        """How many tokens there are, of all samples."""
+        return self.num_tokens
+
+    def __getitem__(self, span: slice) -> Tensor:  # [n] int64
+        """Return a span of all tokens as they stand in the file.
+
+        It is mapped anew each time: what was read before does not stay in memory.
+        """
+        start, end, _ = span.indices(self.num_tokens)
+        stored = _mapped(self._tokens, np.int32, start, max(0, end - start))
+        return torch.from_numpy(stored.astype(np.int64))
+
+
+class TokenWriter:
+    """Writes a store; used as a context, at whose end it is whole.
+
+    Raises:
+        Unwritable: the disk is full, or refuses.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self.num_tokens = 0
+        self.num_counted = 0  # of which something is predicted: not the first of a sample
+        self._starts = [0]
+        self._held: list[np.ndarray] = []
+        self._num_held = 0
+        self.facts: dict[str, Any] = {}
+
+    def __enter__(self) -> "TokenWriter":
+        shutil.rmtree(self._folder, ignore_errors=True)
+        make_folder(self._folder)
+        with writing(self._folder):
+            self._file = (self._folder / TOKENS).open("wb")
+        return self
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples there are by now."""
+        return len(self._starts) - 1
+
+    def add(self, token_ids: Sequence[int], counted: Sequence[bool]) -> None:
+        """Add a sample."""
+        ids = np.asarray(token_ids, dtype=np.int32)
+        marks = np.asarray(counted, dtype=bool)
+        self._hold(np.where(marks, ids, ~ids))
+        self._starts.append(self.num_tokens)
+        self.num_counted += int(marks[1:].sum())
+
+    def add_text(self, token_ids: Sequence[int]) -> None:
+        """Add tokens of a text that is cut into samples at the end, `cut`; all of them count."""
+        self._hold(np.asarray(token_ids, dtype=np.int32))
+
+    def cut(self, length: int, least: int) -> None:
+        """Cut all that was added into samples of `length` tokens; the last has at least `least`."""
+        starts = list(range(0, self.num_tokens, length))
+        if starts and self.num_tokens - starts[-1] < least:
+            starts.pop()
+            self._starts = [*starts, len(starts) * length]
+        else:
+            self._starts = [*starts, self.num_tokens]
+        self.num_counted = self._starts[-1] - self.num_samples
+
+    def _hold(self, ids: np.ndarray) -> None:
+        self._held.append(ids)
+        self._num_held += len(ids)
+        self.num_tokens += len(ids)
+        if self._num_held > HELD:
+            self._write()
+
+    def _write(self) -> None:
+        with writing(self._folder):
+            self._file.write(b"".join(each.tobytes() for each in self._held))
+        self._held, self._num_held = [], 0
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._file.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            return
+        self._write()
+        with writing(self._folder):
+            self._file.close()
+            np.asarray(self._starts, dtype=np.int64).tofile(self._folder / STARTS)
+        sealed = {name: _seal(self._folder / name) for name in (TOKENS, STARTS)}
+        counts = {
+            "num_samples": self.num_samples,
+            "num_tokens": self.num_tokens,
+            "num_counted": self.num_counted,
+        }
+        write_json(self._folder / FACTS, {**self.facts, **counts, **sealed})
+
+
+def _mapped(path: Path, kind: Any, start: int, number: int) -> np.ndarray:
+    if not number:  # nothing cannot be mapped
+        return np.zeros(0, dtype=kind)
+    offset = start * np.dtype(kind).itemsize
+    return np.memmap(path, dtype=kind, mode="c", offset=offset, shape=(number,))
+
+
+def _seal(path: Path) -> str:
+    """Return the size and the checksum of a file."""
+    found, size = 0, 0
+    with path.open("rb") as file:
+        while piece := file.read(BYTES_AT_ONCE):
+            found, size = zlib.crc32(piece, found), size + len(piece)
+    return f"{size} {found:08x}"

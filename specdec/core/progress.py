@@ -15,7 +15,8 @@ SECONDS_BETWEEN_LINES = 30.0
 class Progress:
     """Count what is done of `total`, from `initial` on; used as a context manager.
 
-    A total of None is not known before the end. Lines go to stdout, where the log of a job without a terminal is.
+    A total of None is not known before the end. Lines go to stdout, where the log of a job without
+    a terminal is.
     """
 
     def __init__(self, total: int | None, desc: str, unit: str, initial: int = 0):

@@ -136,9 +136,7 @@ class DraftModel:
         assert tokenizer is not None
         verifier = self._states.verifier.model.config._name_or_path
         what = f"A draft model for `{verifier}`"
-        save_rounded(
-            module.model, tokenizer, folder, what, {"data": self._states.data_name, **facts}
-        )
+        save_rounded(module.model, tokenizer, folder, what, {"data": self._states.data, **facts})
 
 
 def _fresh(shape: Shape, verifier: HFCausalLM, seed: int) -> PreTrainedModel:

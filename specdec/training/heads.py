@@ -50,7 +50,7 @@ class HeadTraining:
         self.states = states
         self._acceptance = acceptance
         module = HeadLosses(heads, states.verifier, loss, decay, share)
-        self._data = f"{states.data_name}, {states.num_samples} samples"
+        self._data = states.data
         self.module: nn.Module = module
 
     def read(self, verifier: HFCausalLM) -> None:

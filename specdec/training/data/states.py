@@ -61,7 +61,7 @@ class VerifierStates:
         if distill is not None and distill.is_on:
             data_path = distill.data_path(verifier, data_path, told)
             told = Reading(strict=told.strict, tokens_path=told.tokens_path)  # a file of ours
-        self.data_name = Path(data_path).name
+        self._data_name = Path(data_path).name
         self._samples = self._read(data_path, "data.path", told)
         self._cache = None if cache_path is None else self._open_cache(cache_path)
 
@@ -86,6 +86,14 @@ class VerifierStates:
             self.verifier.model.dtype,
             identity,
         )
+
+    @property
+    def data(self) -> str:
+        """What was trained on, for a card: `talks.jsonl, 980 samples, 20 of 1000 rows left out`."""
+        left_out = self._samples.left_out
+        rows = f"{left_out.num_rows_left_out} of {left_out.num_rows} rows left out"
+        told = [self._data_name, f"{self.num_samples} samples", *([rows] if left_out.rows else [])]
+        return ", ".join(told)
 
     @property
     def num_samples(self) -> int:

@@ -15,7 +15,7 @@ from specdec.core.progress import Progress
 if TYPE_CHECKING:
     from specdec.lm.hf import HFCausalLM
     from specdec.metrics import Tally
-    from specdec.replay.closed import Arm as ClosedArm
+    from specdec.replay.arm import Arm as ClosedArm
     from specdec.replay.closed import Rows
     from specdec.replay.costs import Costs, Seconds
     from specdec.replay.states import States

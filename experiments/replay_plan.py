@@ -119,7 +119,7 @@ def rule_of(arm: DictConfig) -> str:
 
 def closed_arm(arm: DictConfig) -> Any:
     """Return the arm as a closed form, or None where there is none for it."""
-    from specdec.replay.closed import Arm
+    from specdec.replay.arm import Arm
     from specdec.tree.fixed import FixedTree
 
     proposer, tree = arm.proposer, build(arm.tree)

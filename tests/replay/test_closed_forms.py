@@ -25,7 +25,8 @@ from specdec.proof.drafting import (
     drafts,
 )
 from specdec.replay import shares
-from specdec.replay.closed import Arm, score, survival_of
+from specdec.replay.arm import Arm
+from specdec.replay.closed import score, survival_of
 from specdec.replay.laws import DraftLaws
 from specdec.replay.texts import Text
 from specdec.tree.chain import Chain

@@ -20,7 +20,8 @@ from specdec.core.values import Draw
 from specdec.metrics import block_efficiency
 from specdec.metrics.estimate import Estimate
 from specdec.proof.drafting import DRAFTERS, Parents, chain, drafts
-from specdec.replay.closed import Arm, replay
+from specdec.replay.arm import Arm
+from specdec.replay.closed import replay
 from specdec.replay.laws import DraftLaws
 from specdec.replay.renewal import Replayed, tally
 from specdec.replay.texts import Text

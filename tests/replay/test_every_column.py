@@ -37,7 +37,8 @@ from specdec.decoding.stopping import Stopping
 from specdec.metrics import Tally
 from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.proposer.draft_model import DraftModel
-from specdec.replay.closed import Arm, replay
+from specdec.replay.arm import Arm
+from specdec.replay.closed import replay
 from specdec.replay.jump import jump
 from specdec.replay.laws import DraftLaws
 from specdec.replay.renewal import tally

@@ -27,7 +27,8 @@ from specdec.metrics import Tally
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.medusa import Medusa
 from specdec.proposer.ngram import NGram
-from specdec.replay.closed import Arm, replay
+from specdec.replay.arm import Arm
+from specdec.replay.closed import replay
 from specdec.replay.jump import jump, require_jumps
 from specdec.replay.laws import DraftLaws, HeadLaws
 from specdec.replay.renewal import tally

@@ -26,7 +26,8 @@ from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.replay import scoring
-from specdec.replay.closed import Arm, replay
+from specdec.replay.arm import Arm
+from specdec.replay.closed import replay
 from specdec.replay.laws import DraftLaws
 from specdec.replay.recording import (
     MANIFEST,

@@ -15,7 +15,8 @@ from toy import (
 
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
-from specdec.replay.closed import Arm, replay
+from specdec.replay.arm import Arm
+from specdec.replay.closed import replay
 from specdec.replay.laws import DraftLaws
 from specdec.replay.texts import Text
 

@@ -10,7 +10,8 @@ from toy import table_lm
 
 from specdec.core.sampling import Sampling
 from specdec.metrics import block_efficiency
-from specdec.replay.closed import Arm, replay
+from specdec.replay.arm import Arm
+from specdec.replay.closed import replay
 from specdec.replay.laws import DraftLaws
 from specdec.replay.ranks import BEHIND_ALL
 from specdec.replay.renewal import tally

@@ -5,17 +5,18 @@ types, transformers 5.23); here are a few of each kind.
 """
 
 from collections.abc import Callable
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, WINDOW, plain_logits, random_ids, tiny_model
+from families import FAMILIES, VOCAB_SIZE, WINDOW, plain_logits, random_ids, tiny_model
 from ragged import EXACT, Conversation, difference
 from transformers import AutoConfig, LlamaModel, PreTrainedModel
 
 from specdec.core.errors import UserError
 from specdec.lm.cache import cache_word
-from specdec.lm.check import TOLERANCE, prove
+from specdec.lm.check import TOLERANCE, own_spread, prove
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import refuse_unsupported
 from specdec.lm.mask import MaskKind
@@ -394,3 +395,52 @@ def test_the_proof_leaves_the_model_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), state), "the global generator was moved"
     assert all(torch.equal(before[name], weights) for name, weights in model.state_dict().items())
     assert difference(plain_logits(model, random_ids(5, seed=1)), logits) == 0
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_what_goes_wrong_in_half_precision_alone_is_refused(dtype: torch.dtype) -> None:
+    """A stock model that hardly differs from itself is not excused by what it does in float32."""
+    model: Any = tiny_model("llama")
+    model.to(dtype)
+    forward = model.base_model.forward
+
+    def wrong(self: Any, **given: Any) -> object:
+        if self.dtype is not torch.float32:
+            ignoring_the_mask(given)
+        return forward.__func__(self, **given)
+
+    model.base_model.forward = MethodType(wrong, model.base_model)
+    assert own_spread(model) < TOLERANCE[dtype]
+    refusal(model)
+
+
+def test_without_room_for_float32_the_models_own_spread_decides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    wrong: Any = changed("llama", ignoring_the_mask)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        right = near_ties("mixtral", torch.bfloat16)
+        monkeypatch.setattr("specdec.lm.check.copy", SimpleNamespace(deepcopy=full))
+        assert prove(right, "mixtral") > TOLERANCE[torch.bfloat16]
+    refusal(wrong.to(torch.bfloat16))
+
+
+def test_logits_that_are_not_the_heads_or_cannot_be_read_are_refused() -> None:
+    """Tokens beyond the embedding would end a process on a GPU, not raise."""
+    narrow = tiny_model("llama")
+    forward = narrow.forward
+
+    def cut(**given: Any) -> Any:
+        found: Any = forward(**given)
+        found.logits = found.logits[..., :-1]
+        return found
+
+    narrow.forward = cut
+    assert f"{VOCAB_SIZE - 1} logits, its vocabulary head has {VOCAB_SIZE} rows" in refusal(narrow)
+    wide: Any = tiny_model("llama", tie_word_embeddings=False)
+    wide.model.embed_tokens = torch.nn.Embedding(VOCAB_SIZE - 3, 32)
+    assert f"{VOCAB_SIZE} logits, it embeds {VOCAB_SIZE - 3} tokens" in refusal(wide)

@@ -20,6 +20,7 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request, require_samples
 from specdec.decoding.stopping import Stopping
 from specdec.decoding.turns import decode_turns, request_of
+from specdec.lm.adapter import adapter_note
 from specdec.lm.generation import heeded, notes
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, summarize
@@ -246,7 +247,10 @@ def announce(arms: Sequence[Arm], prompts: Sequence[Prompt]) -> None:
         f" {millions:.1f} M parameters; proven: tree forwards equal plain forwards"
         f" (relative difference {verifier.tree_error:.0e})"
     )
-    for note in dict.fromkeys(note for each in arms for note in calibration_notes(each.config)):
+    told = [each.config for each in arms]
+    for note in dict.fromkeys(note for each in told for note in calibration_notes(each)):
+        print(note)
+    for note in dict.fromkeys(note for each in told for note in adapter_notes(each)):
         print(note)
     end = turn_end_note(verifier)
     for note in (*notes(arm.decoder.sampling, verifier), *([] if end is None else [end])):
@@ -265,6 +269,15 @@ def _counted(prompts: Sequence[Prompt]) -> str:
 def excerpt(text: str) -> str:
     """Return a text's beginning and its end, where special tokens stand; all of a short one."""
     return text if len(text) <= 400 else f"{text[:100]} [...] {text[-300:]}"
+
+
+def adapter_notes(config: DictConfig) -> list[str]:
+    """Say where a verifier or a draft gets LoRA weights that were trained on another model."""
+    nodes = [config.verifier, *([config.draft] if "model" in config.proposer else [])]
+    fields = [(node, node.field.replace(".path", ".adapter")) for node in nodes]
+    adapted = [(node, field) for node, field in fields if node.get("adapter")]
+    found = [adapter_note(node.adapter, node.path, field) for node, field in adapted]
+    return [note for note in found if note is not None]
 
 
 def turn_end_note(verifier: HFCausalLM) -> str | None:

@@ -55,7 +55,7 @@ WHOLE = (
         "prompts/test_conversations.py",
     ),
     *("lm/test_images_and_text.py", "lm/test_unembedding.py", "lm/test_adapter.py"),
-    *("lm/test_remote_code.py", "lm/test_revision.py"),
+    *("lm/test_remote_code.py", "lm/test_revision.py", "lm/test_odd_checkpoints.py"),
     *("proposer/test_unlike_vocabularies.py", "decoding/test_generation_config.py"),
     *("decoding/test_claims.py", "metrics/test_metrics_speed.py"),
     "decoding/test_copies_of_the_verifier.py",

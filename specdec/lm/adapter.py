@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from specdec.core.errors import UserError, require
 from specdec.lm.check import first_line
+from specdec.lm.checkpoint import source
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 EXPECTED = f"a folder with {CONFIG} and {WEIGHTS}, as peft saves LoRA adapters"
@@ -34,6 +35,22 @@ def require_adapter(folder: object, field: str) -> None:
     if kind != "LORA":
         raise UserError(f"{field}={folder!r}: holds {kind}; expected LORA, which can be merged")
     _peft(f"{field}={folder!r}")
+
+
+def adapter_note(folder: str, path: str, field: str) -> str | None:
+    """Say that an adapter names another model than the one at `path` as its base.
+
+    Shapes alone would let it be merged. A model may lie elsewhere under the same name.
+    """
+    found = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
+    base = found.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base or _last(base) == _last(path):
+        return None
+    return f"note: {field}={folder}: was trained on {base!r}, and is merged into {path!r}"
+
+
+def _last(path: str) -> str:
+    return Path(source(path)).resolve().name.lower()
 
 
 def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:

@@ -26,6 +26,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 SHAPE = CandidateTree((0, 1, 2, 3, 4, 5), (-1, 0, 0, 1, 2, 2))
 KEPT = (0, 2, 5)  # the path that is accepted
 MOST_SPREADS = 4  # by which a tree forward may differ more than the stock model from itself
+SHORTEST = 10  # context that the proof needs
 LONGEST_WINDOW = 1024  # beyond this the proof would cost more than it tells
 
 
@@ -47,6 +48,11 @@ def prove(model: PreTrainedModel, name: str) -> float:
             f"{name}: {model.config.model_type} cannot decode trees with a stock KV cache"
             f" ({reason})"
         ) from problem
+    if not math.isfinite(error):
+        raise UserError(
+            f"{name}: {model.config.model_type} returns logits that are not numbers (NaN); its"
+            " weights are damaged, or a wider dtype may help, dtype=bfloat16 or float32"
+        )
     if not by_rounding:
         raise UserError(
             f"{name}: {model.config.model_type} is not supported: a tree forward differs from plain"
@@ -108,6 +114,8 @@ def _require_one_width(model: PreTrainedModel) -> None:
 def largest_error(model: PreTrainedModel) -> float:
     """Run the comparison on two rows of unlike length, the longer one past any short window."""
     lm = HFCausalLM(model)
+    if lm.max_length < SHORTEST:
+        raise ValueError(f"its context of {lm.max_length} tokens is too short for the proof")
     window = mask.MaskKind.of(model.config.get_text_config()).window or 0
     long = 9 + (window if window <= LONGEST_WINDOW else 0)
     generator = torch.Generator().manual_seed(0)
@@ -151,7 +159,9 @@ def _plain(model: PreTrainedModel, token_ids: list[int]) -> Tensor:  # [V]
 
 def first_line(error: BaseException) -> str:
     """Return what an exception says in one line, its type if it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    said = (str(error).strip() or type(error).__name__).splitlines()
+    follows = said[0].endswith(":") and len(said) > 1
+    return f"{said[0]} {said[1].strip()}" if follows else said[0]
 
 
 def relative_difference(ours: Tensor, plain: Tensor) -> float:

@@ -7,7 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from specdec.core.digest import Signature, signature
@@ -118,9 +117,7 @@ class Checkpoint:
             yield
         except UserError:
             raise
-        except Exception as error:
-            if not (self.trust_remote_code or isinstance(error, RAISED)):
-                raise
+        except Exception as error:  # whatever transformers or foreign code raise
             raise UserError(f"{self.called}: {self._reason(error)}") from None
 
     def _reason(self, error: Exception) -> str:
@@ -129,6 +126,11 @@ class Checkpoint:
                 "comes with code of its own, which is not run unasked; read it, and allow it with"
                 f" {self.option(TRUST)}=true"
             )
+        folder = Path(self.path)
+        if folder.is_dir() and not (folder / "config.json").is_file():
+            within = sorted(file.parent.name for file in folder.glob("*/config.json"))
+            told = f"; there is one in {', '.join(within[:3])}" if within else ""
+            return f"no config.json in that folder{told}; expected {EXPECTED}"
         at = "" if self.revision is None else f" at {self.option('revision')}={self.revision!r}"
         return f"not loaded{at}; expected {EXPECTED} ({first_line(error)})"
 
@@ -141,10 +143,6 @@ class Checkpoint:
         if there in (Content.MedusaHeads, Content.ChainedHeads):
             assert there is not None
             raise UserError(f"{self.called}: no model; {there.value} proposer.path={self.path}")
-
-
-# What transformers raise where a checkpoint is not what it should be.
-RAISED = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 
 
 # What is remembered of a path is of the files that lay there then.

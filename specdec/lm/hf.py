@@ -86,21 +86,40 @@ class HFCausalLM:
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """The tokens that end a text, as the model's generation configuration has them."""
+        """The tokens that end a text, as the model's generation configuration has them.
+
+        Raises:
+            UserError: it names something else.
+        """
         settings = self.model.generation_config
         found = None if settings is None else settings.eos_token_id
         if found is None and self.tokenizer is not None:
             found = self.tokenizer.eos_token_id
         if found is None:
             return frozenset()
-        return frozenset(map(int, found if isinstance(found, list) else [found]))
+        listed = list(found) if isinstance(found, list | tuple) else [found]
+        ends = [token for token in listed if type(token) is int]
+        if len(ends) < len(listed):
+            raise UserError(
+                f"generation_config.json: eos_token_id={found!r}: expected a token's id, or a list"
+            )
+        return frozenset(ends)
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        """The strings that end a text, as the model's generation configuration has them."""
+        """The strings that end a text, as the model's generation configuration has them.
+
+        Raises:
+            UserError: it names something else.
+        """
         settings = self.model.generation_config
         found: Any = None if settings is None else settings.stop_strings
-        return (found,) if isinstance(found, str) else tuple(found or ())
+        listed = [found] if isinstance(found, str) else found or []
+        if not isinstance(listed, list | tuple) or not all(isinstance(s, str) for s in listed):
+            raise UserError(
+                f"generation_config.json: stop_strings={found!r}: expected text, or a list of texts"
+            )
+        return tuple(listed)
 
     def encode(self, text: str) -> list[int]:
         """Turn text into token ids."""

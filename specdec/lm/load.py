@@ -1,6 +1,6 @@
 """From a Hub id or a folder to a model that is proven to decode trees rightly, or a refusal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from specdec.lm.weights import require_files
 
 _OTHERS = (name for name in ALL_ATTENTION_FUNCTIONS if name != "sdpa" and "|" not in name)
 ATTENTIONS = ("sdpa", "eager", *_OTHERS)
+SHOWN = 3  # names of weights in a line
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -214,13 +215,27 @@ def _with_all_weights(
         dtype=dtype,
         attn_implementation=attention,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # since they are refused by name below
         **checkpoint.how,
     )
     model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:
-        raise UserError(f"{checkpoint.called}: weights are missing: {', '.join(missing)}")
+        raise UserError(f"{checkpoint.called}: weights are missing: {_some(missing)}")
+    unlike = sorted(
+        f"{name} is {list(there)}, not {list(told)}"
+        for name, there, told in info["mismatched_keys"]
+    )
+    if unlike:
+        what = "weights have other sizes than config.json says"
+        raise UserError(f"{checkpoint.called}: {what}: {_some(unlike)}")
     return model
+
+
+def _some(names: Sequence[str]) -> str:
+    """List the first few of many."""
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
 
 
 def loader_of(config: PreTrainedConfig, checkpoint: Checkpoint) -> type[Any]:

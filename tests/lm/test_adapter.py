@@ -1,6 +1,7 @@
 """LoRA adapters on a verifier: merged, proven, told apart, or refused in one line."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,14 @@ def test_a_run_with_an_adapter_is_another_run(
     assert cli("decode", *options).status == 0
     assert cli("decode", *options, f"verifier.adapter={adapter}").status == 2
     adapted = tiny.options("adapted", "prompts.limit=1", f"verifier.adapter={adapter}")
-    assert cli("decode", *adapted).status == 0
+    ended = cli("decode", *adapted)
+    assert ended.status == 0
+    assert "was trained on" not in ended.out
+    shutil.copytree(tiny.verifier, "elsewhere")
+    ended = cli("decode", *adapted, "verifier.path=elsewhere", "hydra.run.dir=other")
+    assert ended.status == 0, ended.err
+    said = f"was trained on {str(tiny.verifier)!r}, and is merged into 'elsewhere'"
+    assert f"note: verifier.adapter={adapter}: {said}" in ended.out
     first, second = (
         json.loads(Path(run, "traces.jsonl").read_text(encoding="utf-8").splitlines()[0])
         for run in ("run", "adapted")

@@ -251,7 +251,7 @@ def test_a_model_that_returns_nothing_finite_is_refused() -> None:
     model: Any = tiny_model("llama")
     with torch.no_grad():
         model.base_model.norm.weight.fill_(float("nan"))
-    assert "inf (relative" in refusal(model)
+    assert "that are not numbers" in refusal(model)
 
 
 REFUSED: dict[str, dict[str, Any]] = {

@@ -192,3 +192,32 @@ def test_calls_tools_and_thoughts_reach_the_template(tmp_path: Path) -> None:
     expected = tok.apply_chat_template(told, tools=tools, tokenize=False)
     assert tok.decode(samples.batch([0]).token_ids[0].tolist()) == expected
     assert not list(samples.notes())
+
+
+def test_what_a_template_does_not_write_is_told(tmp_path: Path) -> None:
+    """Calls alone would be trained on as the word None."""
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    messages = [
+        SHORT[0],
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "found"},
+        {"role": "assistant", "content": "Yes.", "reasoning_content": "Is it?"},
+    ]
+    rows = [{"messages": messages, "tools": [call]}, {"messages": SHORT, "tools": [call]}]
+    samples = Samples(file(tmp_path, *rows), tokenizer(), 500)
+    assert [answer for _, answer in said(samples)] == ["Yes.</>\n", "Yes.</>\n"]
+    alone, thought, tools = samples.notes()
+    assert "1 answer left out: an answer of `tool_calls` alone, which the chat template" in alone
+    assert "1 answer with a `reasoning_content` that the chat template does not write" in thought
+    assert "1 answer with `tools` that the chat template does not write" in tools
+
+
+def test_parts_are_told_as_text_where_a_template_does_not_know_them(tmp_path: Path) -> None:
+    """Else the list would be trained on as Python spells it."""
+    parts = [{"type": "text", "text": "Why"}, {"type": "text", "text": "?"}]
+    rows = [{"messages": [{"role": "user", "content": parts}, SHORT[1]]}] * 2
+    image = [{"type": "image"}, *parts]
+    bad = {"messages": [{"role": "user", "content": image}, SHORT[1]]}
+    samples = Samples(file(tmp_path, *rows, bad), tokenizer(), 500)
+    assert said(samples)[0] == ("<user>Why?</>\n<assistant>", "Yes.</>\n")
+    assert "rows left out: parts that are no text, and a chat template" in next(samples.notes())

@@ -191,6 +191,7 @@ def _answer(
 
     before, message = talk.messages[:turn], talk.messages[turn]
     asked, answered = told(before, True), told([*before, message], False)
+    _require_said(message, answered, where)
     if answered.startswith(asked):
         return Answer(asked, answered[len(asked) :], _unwritten(talk, message, answered))
     # The invitation writes more than what stands before an answer: it opens a thought.
@@ -206,6 +207,13 @@ def _answer(
         rest = own.removeprefix(opened.strip()).removeprefix(opened[len(opened.rstrip()) :])
         return Answer(asked, rest + ending)
     return Answer(header, answered[len(header) :], NO_THOUGHT)
+
+
+def _require_said(message: Message, answered: str, where: str) -> None:
+    """Refuse an answer that consists of calls alone, for a template that writes none: "None"."""
+    calls = message.row.get("tool_calls")
+    if calls and not has_content(message.content) and not _names(calls, answered):
+        raise RowError(where, "an answer of `tool_calls` alone, which the chat template leaves out")
 
 
 def _shared(*texts: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from specdec.core.errors import RowError, UserError
 
-REASONS_SHOWN = 6
+REASONS_SHOWN = 12
 ROWS_UNTIL_SURE = 1000  # of which none can be used: the rest need not be read
 
 Counts = dict[str, dict[str, Any]]  # by reason: how many, and where the first one stands

@@ -178,6 +178,7 @@ CASES = [
     Case("filtered", "traversal", filtered(2, 0.47), (SIZE,)),
     Case("filtered and sure", "rejection", filtered(2, 0.47, 0, NARROW), (SIZE,)),
     Case("filtered and sure", "block", filtered(2, 0.47, 0, NARROW), (SIZE,)),
+    Case("top filtered", "block", filtered(2, 0.0, 1), (SIZE,), draft=DRAFT),
     Case("filtered token", "block", filtered(1, 0.47), draft=DRAFT),
     Case("two", "rejection", tree(IID, TWO)),
     Case("two", "rejection without", tree(WITHOUT, TWO), draft=DRAFT),
@@ -193,6 +194,7 @@ CASES = [
     Case("forked and peaked", "top_plus_one", tree(TOP, FORKED), (SIZE, BRANCHED),
          sampling=PEAKED),
     Case("ranks", "rejection", sparse([0, 0], [1]), strings=(SIZE, RISKS), draft=DRAFT),
+    Case("three ranks", "match", sparse([0, 0], [1, 0], [2]), strings=(SIZE, RISKS), draft=DRAFT),
     Case("a late fork", "match", sparse([0, 0], [0, 1]), strings=(SIZE, BRANCHED), draft=DRAFT),
     Case("sure ranks", "match", sparse([0, 0], [1, 0], [2, 0], threshold=WHOLE), (SIZE, RISKS),
          draft=DRAFT),
@@ -202,7 +204,7 @@ CASES = [
     Case("path", "match", sparse([0, 0], [1]), strings=(SIZE, RISKS), draft=DRAFT, sampling=PATH),
     Case("chain", "rejection", chain(3), (), (SIZE,), sampling=PEAKED, length=4),
     Case("sure chain", "block", chain(3, 0.6), (SIZE,), length=4),
-    Case("filtered", "block", filtered(3, 0.47), (SIZE,), sampling=PEAKED, length=4),
+    Case("filtered", "block", filtered(3, 0.0, 1), (SIZE,), draft=DRAFT, sampling=PEAKED, length=4),
     Case("twigs", "match", tree(IID, TWIGS), strings=(SIZE,)),
     Case("twigs", "rejection", tree(IID, TWIGS), strings=(SIZE,)),
     Case("leaning", "kseq", tree(IID, LEANING), ends=(RISKS,), strings=(SIZE,), sampling=PEAKED),
@@ -229,11 +231,11 @@ JUMPS = [
 
 QUICK = {
     "rejection short draft",
-    "block filtered and sure",
+    "block top filtered",
     "match filtered",
     "rejection sure two",
     "top_plus_one two",
-    "rejection ranks",
+    "match three ranks",
     "match sure ranks",
     "match short draft",
 }

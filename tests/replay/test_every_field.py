@@ -82,6 +82,7 @@ CASES = [
     Case("path", "block filtered", filtered(2, 0.47), sampling=PATH),
     Case("two", "rejection", tree(IID, TWO)),
     Case("two", "kseq", tree(IID, TWO), sampling=PEAKED),
+    Case("late fork", "rejection", tree(IID, (-1, 0, 1, 1)), sampling=PEAKED),
     Case("leaning", "traversal", tree(IID, LEANING), sampling=PEAKED),
     Case("leaning", "rejection", tree(WITHOUT, LEANING)),
     Case("leaning and peaked", "traversal", tree(WITHOUT, LEANING), sampling=PEAKED),

@@ -246,6 +246,18 @@ def test_laws_that_were_kept_whole_are_rebuilt(sampling: Sampling) -> None:
         assert (rows > 0).equal(sampling.warp(logits) > 0)
 
 
+def test_processors_see_the_whole_text_in_every_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never_twice(input_ids: Tensor, scores: Tensor) -> Tensor:
+        return scores.scatter(1, input_ids[:, -1:], -math.inf)
+
+    texts, sampling = [text("a", (0,), (1, 2, 1, 0, 2, 1))], Sampling(processors=[never_twice])
+    (whole,) = score(texts, table_lm(LAW, 6), sampling, K)
+    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 2 * 6)
+    (pieces,) = score(texts, table_lm(LAW, 6), sampling, K)
+    assert pieces.text.log_p == pytest.approx(whole.text.log_p, abs=1e-6)
+    assert min(whole.text.log_p) > -20, "a token came twice in a row: the test is blind"
+
+
 def test_places_without_a_token_take_nothing_from_the_first_one() -> None:
     law = [0.75, 0.25, 0.0]
     (each,) = score([text("a", (0,), (1,))], table_lm(memoryless(*law)), Sampling(), 5)

@@ -56,6 +56,19 @@ def test_a_law_that_sums_to_one_only_nearly_is_divided_by_its_sum() -> None:
     assert found == pytest.approx([0.9, 0.9], abs=1e-7)
 
 
+def test_processors_see_the_whole_text_in_every_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never_twice(input_ids: Tensor, scores: Tensor) -> Tensor:
+        return scores.scatter(1, input_ids[:, -1:], float("-inf"))
+
+    verifier, sampling = table_lm(full_context(5, 1.0)), Sampling(processors=[never_twice])
+    texts = [Decoded("a", (0,), (1, 2, 1, 0, 2, 1))]
+    (whole,) = transforms(texts, verifier, sampling)
+    monkeypatch.setattr(module, "LOGITS_AT_ONCE", 2 * 3)
+    (pieces,) = transforms(texts, verifier, sampling)
+    assert pieces[0].tolist() == pytest.approx(whole[0].tolist(), abs=1e-6)
+    assert bool((whole < 1).all()), "a token came twice in a row: the test is blind"
+
+
 def texts_of(num: int, seed: int = 0) -> list[Decoded]:
     """Make prompts and outputs of many lengths, one of them without any output."""
     lengths = [(1 + (3 * n) % 7, (5 * n) % 13) for n in range(num)]

@@ -1,5 +1,6 @@
 """The tree that is the best where its own steps begin."""
 
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, combinations, product
 
 import pytest
@@ -15,6 +16,7 @@ from specdec.replay.closed import replay
 from specdec.replay.laws import DraftLaws
 from specdec.replay.ranks import BEHIND_ALL
 from specdec.replay.renewal import tally
+from specdec.replay.survival import ahead
 from specdec.replay.texts import Text
 from specdec.replay.trees import Ranked, best_tree, budgets, ranked
 from specdec.tree.calibration import PathCounts, expected_block_efficiency
@@ -89,6 +91,22 @@ def test_trees_are_chosen_behind_the_processors_of_decoding(texts: list[Text]) -
     reached = tau(texts, ours.nodes, sampling)
     assert ours.block_efficiency == pytest.approx(reached, abs=1e-9)
     assert reached > tau(texts, raw.nodes, sampling) + 0.01
+
+
+class LawsByDepth(DraftLaws):
+    """The same laws, told depth by depth, as heads tell theirs."""
+
+    def along(self, texts: Sequence[Text], vocab_size: int) -> Iterator[Tensor]:
+        (logits,) = super().along(texts, vocab_size)
+        yield from (ahead(logits, depth) for depth in range(1, DEPTH + 1))
+
+
+def test_at_each_depth_processors_see_the_text_above_it(texts: list[Text]) -> None:
+    sampling = Sampling(processors=[never_twice])
+    by_depth = LawsByDepth(laws().model, DEPTH)
+    several = [ranked(texts, each, DEPTH, 3, sampling) for each in (by_depth, laws())]
+    for found, usual in zip(*several, strict=True):
+        assert torch.equal(found.ranks, usual.ranks)
 
 
 def test_over_all_positions_it_looks_better_than_it_is(

@@ -118,3 +118,9 @@ def test_unknown_roles_name_the_option() -> None:
     for wrong in ([1], "x", {"bing": 3}, {"bing": ""}):
         with pytest.raises(UserError, match=r"prompts\.roles="):
             Roles(cast(Any, wrong))
+
+
+def test_files_with_a_mark_each_may_be_joined(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join("\ufeff" + line for line in LINES.splitlines(keepends=True)))
+    assert load_prompts(path) == load_prompts(written(tmp_path, "b.jsonl"))

@@ -207,8 +207,13 @@ def test_what_a_template_does_not_write_is_told(tmp_path: Path) -> None:
     samples = Samples(file(tmp_path, *rows), tokenizer(), 500)
     assert [answer for _, answer in said(samples)] == ["Yes.</>\n", "Yes.</>\n"]
     alone, thought, tools = samples.notes()
+    writing = CHATML.replace("</>", "{{ m.tool_calls[0].function.name if m.tool_calls }}</>")
+    thinks = {**messages[1], "reasoning_content": "Is it?"}
+    row = {"messages": [SHORT[0], thinks]}
+    written = Samples(file(tmp_path, row), tokenizer(writing.replace("m.content", "''")), 500)
+    assert [answer for _, answer in said(written)] == ["look</>\n"]
     assert "1 answer left out: an answer of `tool_calls` alone, which the chat template" in alone
-    assert "1 answer with a `reasoning_content` that the chat template does not write" in thought
+    assert "1 answer with `reasoning_content` that the chat template does not write" in thought
     assert "1 answer with `tools` that the chat template does not write" in tools
 
 

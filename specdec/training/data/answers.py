@@ -185,15 +185,30 @@ def _answer(
     options: Mapping[str, Any],
     where: str,
 ) -> Answer:
-    def told(messages: Sequence[Message], invite: bool) -> str:
-        shown = replace(talk, messages=tuple(messages))
+    def told(messages: Sequence[Message], invite: bool, **given: Any) -> str:
+        shown = replace(talk, messages=tuple(messages), given={**talk.given, **given})
         return by_template(shown, tokenizer, options, invite, where)
 
     before, message = talk.messages[:turn], talk.messages[turn]
     asked, answered = told(before, True), told([*before, message], False)
-    _require_said(message, answered, where)
+
+    def writes(message: Message, **given: Any) -> bool:
+        """Whether it makes a difference what the message and what is given do not have."""
+        try:
+            return told([*before, message], False, **given) != answered
+        except RowError:
+            return True
+
+    said = [name for name in UNSAID if message.row.get(name)]
+    unwritten = [name for name in said if not writes(_without(message, name))]
+    if unwritten and unwritten == said and not has_content(message.content):
+        names = " and ".join(f"`{name}`" for name in unwritten)
+        raise RowError(where, f"an answer of {names} alone, which the chat template leaves out")
+    if talk.given.get("tools") and not writes(message, tools=None):
+        unwritten.append("tools")
+    note = f"`{unwritten[0]}` that the chat template does not write" if unwritten else ""
     if answered.startswith(asked):
-        return Answer(asked, answered[len(asked) :], _unwritten(talk, message, answered))
+        return Answer(asked, answered[len(asked) :], note)
     # The invitation writes more than what stands before an answer: it opens a thought.
     marked = Message(message.role, MARK, {**message.row, "content": MARK})
     around, _, ending = told([*before, marked], False).partition(MARK)
@@ -205,15 +220,8 @@ def _answer(
     own = message.content.lstrip() if isinstance(message.content, str) else ""
     if opened.strip() and own.startswith(opened.strip()):
         rest = own.removeprefix(opened.strip()).removeprefix(opened[len(opened.rstrip()) :])
-        return Answer(asked, rest + ending)
+        return Answer(asked, rest + ending, note)
     return Answer(header, answered[len(header) :], NO_THOUGHT)
-
-
-def _require_said(message: Message, answered: str, where: str) -> None:
-    """Refuse an answer that consists of calls alone, for a template that writes none: "None"."""
-    calls = message.row.get("tool_calls")
-    if calls and not has_content(message.content) and not _names(calls, answered):
-        raise RowError(where, "an answer of `tool_calls` alone, which the chat template leaves out")
 
 
 def _shared(*texts: str) -> str:
@@ -223,21 +231,6 @@ def _shared(*texts: str) -> str:
     return texts[0][:end]
 
 
-def _unwritten(talk: Conversation, message: Message, answered: str) -> str:
-    """Say what of a message, or of the tools, its template does not write."""
-    for name in ("reasoning_content", "reasoning", "thinking"):
-        value = message.row.get(name)
-        if isinstance(value, str) and value.strip() and value.strip() not in answered:
-            return f"a `{name}` that the chat template does not write"
-    if message.row.get("tool_calls") and not _names(message.row["tool_calls"], answered):
-        return "`tool_calls` that the chat template does not write"
-    if talk.given.get("tools") and not _names(talk.given["tools"], answered):
-        return "`tools` that the chat template does not write"
-    return ""
-
-
-def _names(calls: Any, text: str) -> bool:
-    """Whether a text names all that is called, or could be."""
-    shown = [call.get("function", call) for call in calls if isinstance(call, Mapping)]
-    names = [each.get("name") for each in shown if isinstance(each, Mapping)]
-    return all(name in text for name in names if isinstance(name, str))
+def _without(message: Message, name: str) -> Message:
+    row = {key: value for key, value in message.row.items() if key != name}
+    return Message(message.role, message.content, row)

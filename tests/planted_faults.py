@@ -70,6 +70,16 @@ FAULTS = (
     Fault("metrics/pit.py", "/ expected), NUM_BINS - 1)", "/ expected), NUM_BINS)", "metrics"),
     Fault("verification/top_plus_one.py", "torch.where(total > 0, others / total, fixed)",
           "others / total.clamp(min=1e-30)", "verification/test_estimators.py"),
+    # Samples of a prompt, and code that comes with a model.
+    Fault("decoding/turns.py", "answers[trace.prompt_key].append(",
+          "answers[trace.prompt_id, 0].append(", "decoding/test_independent_samples.py"),
+    Fault("decoding/turns.py", "sample=prompt.sample)", "sample=0)",
+          "experiments/test_num_samples.py"),
+    Fault("core/trace.py", "if sample == 0 else", "if sample >= 0 else",
+          "decoding/test_independent_samples.py"),
+    Fault("lm/fingerprint.py", "{**facts, **_own_code(lm)}", "facts", "lm/test_remote_code.py"),
+    Fault("lm/check.py", "if error > MOST_SPREADS * own_spread(model):", "if error > 1e9:",
+          "lm/test_check.py"),
     # When a text ends.
     Fault("decoding/stopping.py", "while len(tail) < enough and", "while False and", "decoding"),
     Fault("decoding/stopping.py", "reach = longest + MARGIN", "reach = longest // 2", "decoding"),

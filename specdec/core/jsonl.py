@@ -20,7 +20,7 @@ from specdec.core.errors import RowError, Unwritable, UserError
 SEAL = "crc32"  # of a row without it; see `sealed`
 UTF_8 = "utf-8-sig"  # files of some editors begin with a byte order mark, which is no text
 UNREADABLE = (ValueError, RecursionError)  # of JSON: broken, a number too long, nested too deep
-MARK = "\ufeff"  # that of such a file, within a text
+BLANK = "\ufeff \t\r\n"  # around a row; the mark of such a file, where it was joined to others
 HALF = "half a character"
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no text in any encoding
 
@@ -45,8 +45,8 @@ def scan_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
     """
     with opened(path) as lines:
         for number, line in enumerate(lines, start=1):
-            line = line.removeprefix(MARK)  # of a file that was joined to others
-            if line.strip():
+            line = line.strip(BLANK)
+            if line:
                 try:
                     yield number, _parse(f"{path}:{number}", line)
                 except RowError as error:

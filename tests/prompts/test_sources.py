@@ -122,5 +122,5 @@ def test_unknown_roles_name_the_option() -> None:
 
 def test_files_with_a_mark_each_may_be_joined(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text("".join("\ufeff" + line for line in LINES.splitlines(keepends=True)))
+    path.write_text("".join(f"\ufeff{line}\ufeff\r\n" for line in LINES.splitlines()))
     assert load_prompts(path) == load_prompts(written(tmp_path, "b.jsonl"))

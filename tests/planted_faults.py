@@ -128,8 +128,6 @@ FAULTS = (
           "text.output_ids, logits, 0)", "replay/test_transforms.py"),
     Fault("verification/walking.py", "asked.counts[0] > 1:", "asked.counts[0] > 2:",
           "replay/test_every_field.py"),
-    Fault("verification/walking.py", "asked.q[0], asked.counts[0])", "asked.q[0], asked.width)",
-          "replay/test_every_field.py"),
     Fault("metrics/tally.py", "step.drafted != step.depth", "step.drafted > step.depth + 1",
           "replay/test_every_field.py"),
     Fault("replay/shares.py", "accepted + at(missing, token_ids) * refused", "accepted",

@@ -42,6 +42,7 @@ from specdec.replay.closed import replay
 from specdec.replay.jump import jump
 from specdec.replay.laws import DraftLaws
 from specdec.replay.renewal import tally
+from specdec.replay.survival import clipped
 from specdec.replay.texts import Text
 from specdec.tree.fixed import FixedTree
 from specdec.tree.sparse import Sparse
@@ -355,3 +356,9 @@ def test_jumps_count_as_decoding_does_in_the_mean(
         for name in {name for name in counters if name.startswith(OF_STEPS)} - UNSEEN:
             wanted = pytest.approx(counters[name], abs=EXACT)
             assert found.get(name, 0.0) == wanted, (tokens, name)
+
+
+def test_what_blocks_carry_along_a_path_is_at_most_one() -> None:
+    """A token that p finds likelier than q makes up for nothing that comes behind it."""
+    log_ratios = [torch.tensor([[-1.0]]), torch.tensor([[0.5]]), torch.tensor([[0.25]])]
+    assert clipped(log_ratios).item() == pytest.approx(torch.tensor(-0.75).exp().item())

@@ -39,7 +39,7 @@ FLAGS = {
 LONE_FLAGS = {"--multirun", "-m", "--resolve"}  # that take no value
 PLUG_INS = ("proposer", "tree", "verification", "train", "loss")
 OURS = {"--dry-run": "dry_run=true"}  # flags that are options
-FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")  # Hydra's own words for `output`
 
 
 def build(node: Any, **extra: Any) -> Any:
@@ -270,8 +270,8 @@ def _refuse_unreadable(arguments: Sequence[str]) -> None:
         name, _, value = argument.partition("=")
         if argument.encode(errors="replace").decode() != argument:
             raise UserError(f"{argument!r}: not UTF-8; expected a name without such bytes")
-        if name in FOLDERS and value in ("", "null", "''", '""'):
-            raise UserError(f"{argument}: expected a folder, {name}=DIR")
+        if name in FOLDERS or (name == "output" and value in ("", "null", "''", '""')):
+            raise UserError(f"{argument}: expected a folder, output=DIR")
 
 
 def _flags_last(arguments: Sequence[str]) -> list[str]:

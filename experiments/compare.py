@@ -141,7 +141,7 @@ def entered(stack: ExitStack, arm: Arm, folder: Path) -> RunDir:
     )
     if run_dir.taken is not None:
         raise UserError(
-            f"{path}: {run_dir.taken}; expected another folder, hydra.run.dir=DIR, or resume=false"
+            f"{path}: {run_dir.taken}; expected another folder, output=DIR, or resume=false"
             " to decode all arms again"
         )
     return run_dir

@@ -21,7 +21,7 @@ MULTIRUN = "MULTIRUN"
 # What to do instead, of the commands that run once.
 INSTEAD = {
     "compare": "arms are compared in one run; list them, arms=[...], or sweep with specdec-decode",
-    "record": "there is one recording in a folder; run it for each value, each hydra.run.dir=DIR",
+    "record": "there is one recording in a folder; run it for each value, each output=DIR",
     "replay": "a whole grid is replayed at once; list the values, grid.gamma=[1,2] or arms=[...]",
     "costs": "one machine's costs are one file; run it for each value, each output=FILE",
     "calibrate": "there is one calibration in a file; run it for each value, each output=FILE",

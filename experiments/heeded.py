@@ -44,7 +44,7 @@ DECODING = _of(
     *("dtype", "attention", "seed"),
     *("tracker", "keep_candidates", "resume"),
 )
-SINGLE = Unheeded(_of("hydra.sweep"), "is where sweeps go, with -m; expected hydra.run.dir=DIR")
+SINGLE = Unheeded(_of("hydra.sweep"), "is where sweeps go, with -m; expected output=DIR")
 UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
     "decode": [SINGLE],
     "compare": [SINGLE],

@@ -26,7 +26,7 @@ from specdec.experiments.experiment import require_own
 from specdec.experiments.mistakes import mistake_of
 
 from specdec.core.duration import in_words
-from specdec.core.errors import Unfit, UserError
+from specdec.core.errors import Unfit, UserError, require
 from specdec.core.processes import Processes
 from specdec.core.signals import terminable
 
@@ -103,6 +103,12 @@ class Study:
         fixed = [text for text in told if not _is_swept(parser, text)]
         root = hydra.compose(config_name, fixed, return_hydra_config=True)
         require_own(root, root.hydra.runtime.choices.get("experiment"), config_name)
+        require(
+            root.hydra.sweep.dir == root.get("output", root.hydra.sweep.dir),
+            "hydra.sweep.dir",
+            root.hydra.sweep.dir,
+            "output: DIR, which is the word for it",
+        )
         params = root.hydra.sweeper.get("params") or {}
         parsed = parser.parse_overrides([*(f"{k}={v}" for k, v in params.items()), *told])
         swept = {each.get_key_element(): each.is_sweep_override() for each in parsed}
@@ -142,12 +148,12 @@ def _experiments(given: list[str], parser: OverridesParser) -> list[list[str]]:
 def _in_one_folder(studies: Sequence[Study], told: Sequence[str]) -> list[str]:
     """Name one folder for all, and the option that says so; each experiment has its own."""
     root = studies[0].root
-    if len(studies) == 1 or any(text.startswith("hydra.sweep.dir=") for text in told):
+    if len(studies) == 1 or any(text.startswith("output=") for text in told):
         return []
     names = [str(study.root.hydra.runtime.choices["experiment"]) for study in studies]
-    root.hydra.sweep.dir = str(Path(root.hydra.sweep.dir).parent / "+".join(names))
-    quoted = root.hydra.sweep.dir.replace("'", "\\'")
-    return [f"hydra.sweep.dir='{quoted}'"]
+    root.output = str(Path(root.output).parent / "+".join(names))
+    quoted = root.output.replace("'", "\\'")
+    return [f"output='{quoted}'"]
 
 
 def _is_swept(parser: OverridesParser, text: str) -> bool:

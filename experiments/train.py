@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from specdec.experiments import training_job
 from specdec.experiments.app import run
 from specdec.experiments.report import report
 from specdec.experiments.sweep import Sweepable, in_sweep, run_folder
 from specdec.experiments.training import repeated, train
-
-from specdec.core.errors import UserError
 
 
 def task(config: DictConfig) -> float | None:
@@ -18,8 +16,6 @@ def task(config: DictConfig) -> float | None:
         config = repeated(config)
     if in_sweep(config):
         return training_job.train_and_decode(config, run_folder(config, SWEEPABLE))
-    if OmegaConf.is_missing(config, "output"):
-        raise UserError("output: missing; expected a folder, output=DIR")
     if config.dry_run:
         print(f"one training, into {config.output}")
         return None

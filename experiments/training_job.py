@@ -24,7 +24,7 @@ PROPOSES = {"medusa": "proposer.path", "chained": "proposer.path", "draft_model"
 # or it is for the sweep as a whole.
 TRAINS = {"proposer", "proposer.path", "draft", "draft.path"}
 SHARED = {"verifier", "tree", "sampling", "dtype", "seed", "tracker"}
-OF_SWEEP = {"hydra", "resume", "sweep", "dry_run", "training", "experiment", "debug"}
+OF_SWEEP = {"hydra", "output", "resume", "sweep", "dry_run", "training", "experiment", "debug"}
 # What of a node says nothing about the weights that come out, or is told by another option.
 NEUTRAL = {
     "train": {"states", "loss", "acceptance", "reading"},
@@ -49,11 +49,6 @@ def check(config: DictConfig) -> None:
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a sweep gives each training one process; see hydra/launcher for several")
-    if not OmegaConf.is_missing(config, "output"):
-        raise UserError(
-            f"output={config.output}: a sweep has a folder for each of its trainings; expected one"
-            " for all of them, hydra.sweep.dir=DIR"
-        )
     require_data(config)
     _check_training(config)
     # A draft will have the verifier's vocabulary; what heads there will be was checked above.

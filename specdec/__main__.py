@@ -16,14 +16,14 @@ USES = {
     "decode my prompts with one of them": ("decode", "proposer=draft_model prompts.path=my.jsonl"),
     "sweep over options, and go on where that was interrupted": (
         "decode",
-        "-m proposer=ngram,draft_model tree.gamma=2,4,8 hydra.sweep.dir=outputs/mine",
+        "-m proposer=ngram,draft_model tree.gamma=2,4,8 output=outputs/mine",
     ),
     "train heads or a draft model": (
         "train",
         "train=medusa loss=kl data.path=zoo:train data.held_out_path=zoo:held_out output=my_heads",
     ),
     "measure which tree to grow": ("calibrate", "data.path=zoo:held_out output=tree.json"),
-    "record texts, once": ("record", "sampling.temperature=1 hydra.run.dir=outputs/recording"),
+    "record texts, once": ("record", "sampling.temperature=1 output=outputs/recording"),
     "predict acceptance from them without decoding": ("replay", "recording=outputs/recording"),
     "measure what steps cost here, to predict speed": ("costs", "output=outputs/costs.json"),
     "check that a run is lossless": ("check", "run=outputs/decode/RUN"),

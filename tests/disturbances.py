@@ -341,7 +341,7 @@ def made(place: Path, only: Sequence[str]) -> list[Scenario]:
     """Make the scenarios, each with what comes of it undisturbed."""
     text = place / "text.txt"
     text.write_text(TEXT)
-    in_sweep = ("-m", "hydra.sweep.dir={}", *SHORT, "proposer=none,ngram")
+    in_sweep = ("-m", "output={}", *SHORT, "proposer=none,ngram")
     train = (
         *("train=medusa", "train.num_heads=1", "train.own_vocabulary_head=false", "max_steps=4"),
         *(f"data.path={text}", f"data.held_out_path={text}", "output={}/trained"),
@@ -351,10 +351,10 @@ def made(place: Path, only: Sequence[str]) -> list[Scenario]:
         *("trainer.save_steps=1", "trainer.eval_steps=2", "trainer.warmup_steps=1"),
         *("trainer.logging_steps=1", "trainer.per_device_train_batch_size=2"),
     )
-    record = ("hydra.run.dir={}", *SHORT, "sampling.temperature=1", "top_k=4")
-    replay = ("recording={}/given/recording", "hydra.run.dir={}", "grid.proposer=[ngram]")
+    record = ("output={}", *SHORT, "sampling.temperature=1", "top_k=4")
+    replay = ("recording={}/given/recording", "output={}", "grid.proposer=[ngram]")
     every = [
-        Scenario("run", "decode", ("hydra.run.dir={}", *SHORT, "proposer=ngram"), runs),
+        Scenario("run", "decode", ("output={}", *SHORT, "proposer=ngram"), runs),
         Scenario("sweep", "decode", in_sweep, runs),
         Scenario("recording", "record", record, recording),
         Scenario("replay", "replay", (*replay, "grid.gamma=[1,2]"), replayed),

@@ -111,7 +111,7 @@ class Lab:
         importlib.invalidate_caches()
         GlobalHydra.instance().clear()
         out, err = StringIO(), StringIO()
-        told = [f"hydra.sweep.dir={self.root / 'sweep'}", "--config-dir", str(self.root / "conf")]
+        told = [f"output={self.root / 'sweep'}", "--config-dir", str(self.root / "conf")]
         before, sys.argv = sys.argv, ["decode", "-m", *told, *overrides, *more]
         status: object = 0
         try:

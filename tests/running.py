@@ -45,7 +45,7 @@ class Tiny:
             f"draft.path={self.draft}",
             f"prompts.path={self.prompts}",
             "max_new_tokens=12",
-            f"hydra.run.dir={run_dir}",
+            f"output={run_dir}",
             *more,
         ]
 

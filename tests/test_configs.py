@@ -268,13 +268,13 @@ def test_an_experiment_runs_shortened(cli: CommandLine, tiny: Tiny, stem: str) -
         data = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}"]
         told = [f"verifier.path={tiny.verifier}", "debug=fast", "data.max_length=16"]
         decoded = f"decode=['prompts.path={tiny.prompts}','max_new_tokens=4']"
-        options = [*data, *told, decoded, "hydra.sweep.dir=run", "sweep.most=3"]
+        options = [*data, *told, decoded, "output=run", "sweep.most=3"]
     else:
         short = ["max_new_tokens=2", "prompts.limit=1"]
         if entry_point == "decode":
-            short += ["hydra.sweep.dir=run", "debug=fast", "sweep.most=3"]
+            short += ["output=run", "debug=fast", "sweep.most=3"]
         embedded = stem in OF_THE_ZOO
-        options = ["hydra.run.dir=run", *short] if embedded else tiny.options("run", *short)
+        options = ["output=run", *short] if embedded else tiny.options("run", *short)
     ended = cli(entry_point, f"experiment={stem}", *options)
     assert ended.status == 0, ended.err
     states = [path.read_text() for path in Path("run").rglob("status.json")]

@@ -115,7 +115,7 @@ class RunDir(Session):
         if before["identity"] != self._identity:
             raise UserError(
                 f"{self.path}: holds a run of other options; expected another folder,"
-                " hydra.run.dir=DIR, or resume=false to replace it"
+                " output=DIR, or resume=false to replace it"
             )
         if before["state"] == COMPLETE and self.bears_out(self.path, before):
             self.taken = COMPLETE

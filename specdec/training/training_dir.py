@@ -55,6 +55,9 @@ class TrainingDir(Session):
     def __enter__(self) -> "TrainingDir":
         if not self._writes:
             return self
+        status = read_status(self.path)
+        if status is None or status.get("kind") != self.kind:  # before a lock is left there
+            self._require_empty()
         super().__enter__()
         if self.taken == self.at_work:
             raise UserError(f"output={str(self.path)!r}: {self.at_work}; expected another folder")
@@ -62,12 +65,9 @@ class TrainingDir(Session):
 
     def _look_around(self) -> None:
         status = read_status(self.path)
+        if status is None or not self.resume:
+            return
         named = f"output={str(self.path)!r}"
-        if status is None or status.get("kind") != self.kind:
-            self._require_empty(named)
-            return
-        if not self.resume:
-            return
         self.record.require_same(self.path, named, INSTEAD)
         steps, wanted = training_steps(self.path), self._max_steps
         if steps is not None and wanted is not None and steps > wanted:
@@ -76,12 +76,13 @@ class TrainingDir(Session):
         if steps == wanted and status["state"] == COMPLETE and self.bears_out(self.path, status):
             self.taken = COMPLETE
 
-    def _require_empty(self, named: str) -> None:
+    def _require_empty(self) -> None:
         """Refuse to write over a model, say the verifier itself."""
         foreign = sorted(path.name for path in self.path.glob("*.safetensors"))
         foreign += [name for name in (CHECKPOINTS, "config.json") if (self.path / name).exists()]
         if foreign:
             expected = "an empty folder, output=DIR"
+            named = f"output={str(self.path)!r}"
             raise UserError(f"{named}: holds {foreign[0]} of something else; expected {expected}")
 
     def __exit__(

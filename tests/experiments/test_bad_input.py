@@ -392,7 +392,7 @@ def test_a_folder_that_cannot_be_made_is_named(
     [
         (["max_new_token=3"], ["max_new_token"]),
         (["sampling.temperature=-1"], ["sampling.temperature=-1"]),
-        (["hydra.run.dir=file/below"], ["file"]),
+        (["output=file/below"], ["file"]),
     ],
     ids=["mistyped", "negative", "unwritable"],
 )

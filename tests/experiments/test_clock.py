@@ -185,8 +185,8 @@ def test_a_run_that_is_decoded_anew_has_a_new_clock(cli: CommandLine, tiny: Tiny
 def test_arms_of_a_sweep_are_held_to_their_own_clocks(
     cli: CommandLine, tiny: Tiny, ticking: SimpleNamespace
 ) -> None:
-    options = ("proposer=ngram", "tree.gamma=2,3", write_prompts(7), "hydra.sweep.dir=sweep")
-    assert cli("decode", "-m", *tiny.options("unused", *options)).status == 0
+    options = ("proposer=ngram", "tree.gamma=2,3", write_prompts(7))
+    assert cli("decode", "-m", *tiny.options("sweep", *options)).status == 0
     runs = sorted(path.parent for path in Path("sweep").glob("*/clock.jsonl"))
     for run in runs:
         clock = read_clock(run)

@@ -330,8 +330,8 @@ def test_a_turn_that_outgrows_the_context_ends_at_once(cli: CommandLine, tiny: T
     summary = read_json(Path("run/summary.json"))
     assert (summary["num_prompts"], summary["num_turns"], summary["num_unanswered"]) == (2, 4, 1)
     assert "complete" in cli("decode", *options).out
-    assert cli("record", "run=run", "hydra.run.dir=recording").status == 0
-    sampled = [*options, "hydra.run.dir=sampled", "sampling.temperature=1"]
+    assert cli("record", "run=run", "output=recording").status == 0
+    sampled = [*options, "output=sampled", "sampling.temperature=1"]
     assert "for want of room in the context: grows#1, grows#2" in cli("decode", *sampled).out
     check = import_module("specdec.experiments.check")
     verifier = import_module("specdec.lm.load").load(str(tiny.verifier))
@@ -505,8 +505,8 @@ def test_a_complete_comparison_is_not_overwritten(cli: CommandLine, tiny: Tiny) 
 
 
 def test_a_sweep_writes_one_run_each(cli: CommandLine, tiny: Tiny) -> None:
-    sweep = ["hydra.sweep.dir=sweep", "tree.gamma=1,2", "proposer=ngram", "max_new_tokens=4"]
-    ended = cli("decode", "-m", *tiny.options("unused", *sweep))
+    sweep = ["tree.gamma=1,2", "proposer=ngram", "max_new_tokens=4"]
+    ended = cli("decode", "-m", *tiny.options("sweep", *sweep))
     assert ended.status == 0, ended.err
     configs = [OmegaConf.load(path) for path in sorted(Path("sweep").rglob("config.yaml"))]
     assert [config.tree.gamma for config in configs] == [1, 2]
@@ -517,8 +517,8 @@ def test_ctrl_c_ends_a_whole_sweep(
     cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_after(monkeypatch, 1, KeyboardInterrupt())
-    sweep = ["hydra.sweep.dir=sweep", "tree.gamma=1,2,3", "proposer=ngram", "max_new_tokens=4"]
-    ended = cli("decode", "-m", *tiny.options("unused", *sweep))
+    sweep = ["tree.gamma=1,2,3", "proposer=ngram", "max_new_tokens=4"]
+    ended = cli("decode", "-m", *tiny.options("sweep", *sweep))
     assert ended.status == 130
     states = [state(path.parent) for path in Path("sweep").rglob("status.json")]
     assert states == ["interrupted"], "Ctrl-C only skipped one job; the next ones went on"

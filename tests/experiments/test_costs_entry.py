@@ -76,7 +76,7 @@ def test_replay_predicts_speed(
 ) -> None:
     assert (measured.status, recorded.status) == (0, 0)
     told = ("recording=recording", "costs=costs.json", f"options=['draft.path={tiny.draft}']")
-    grid = ("grid.proposer=[ngram,draft_model]", "grid.gamma=[1,3]", "hydra.run.dir=replayed")
+    grid = ("grid.proposer=[ngram,draft_model]", "grid.gamma=[1,3]", "output=replayed")
     trees = "grid.tree=[chain,sparse,dynamic]", "grid.num_nodes=[4]"
     ended = cli("replay", *told, *grid, *trees)
     assert ended.status == 0, ended.err

@@ -39,10 +39,10 @@ def test_two_processes_write_what_one_does(tiny: Tiny, cli: CommandLine) -> None
     """A sweep, so that a run begins after another has ended in both; prompts are dealt out."""
     grid = ("-m", "proposer=draft_model,ngram", "tree.gamma=3", "sampling.temperature=1")
     options = (*tiny.options("unused"), *grid)
-    ended = launch(2, *options, "hydra.sweep.dir=two")
+    ended = launch(2, *options, "output=two")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("runs from") == 1, "both processes speak"
-    assert cli("decode", *options, "hydra.sweep.dir=one").status == 0
+    assert cli("decode", *options, "output=one").status == 0
     runs = sorted(path.parent.name for path in Path("one").glob("*/status.json"))
     assert len(runs) == 2
     for run in runs:

@@ -67,7 +67,7 @@ def workplace(cli: CommandLine, tiny: Tiny, tmp_path_factory: pytest.TempPathFac
         shutil.copytree(ZOO / "medusa", "both")
         Path("both/verifier").symlink_to(ZOO / "verifier")
         short = ["prompts.limit=1", "max_new_tokens=3", "sampling.temperature=1"]
-        ended = cli("record", *short, "hydra.run.dir=outputs/recording")
+        ended = cli("record", *short, "output=outputs/recording")
         assert ended.status == 0, ended.err
         for name in ("recording_T1", "qwen"):
             shutil.copytree("outputs/recording", f"outputs/{name}")
@@ -109,7 +109,7 @@ def test_an_example_is_configured_up_to_its_model(
     monkeypatch.setattr("specdec.training.lm.LanguageModeling.__init__", reached)
     entry_point, *told = stand_ins(command)
     if entry_point == "record":  # into a new folder, as whoever copies the line
-        shutil.rmtree(told[-1].partition("hydra.run.dir=")[2], ignore_errors=True)
+        shutil.rmtree(told[-1].partition("output=")[2], ignore_errors=True)
     sweeps = "-m" in told or any(text.startswith("experiment=") for text in told)
     if sweeps and entry_point in ("decode", "train"):
         told += ["--dry-run", "sweep.most=3"]

@@ -32,7 +32,7 @@ def test_an_experiment_run_with_another_command_says_which_one_it_is_for(
 
 
 def test_so_does_one_of_several_in_a_sweep(cli: CommandLine) -> None:
-    ended = cli("decode", "-m", "experiment=tree_budget,demo", "hydra.sweep.dir=sweep")
+    ended = cli("decode", "-m", "experiment=tree_budget,demo", "output=sweep")
     assert ended.status == 2
     assert ended.err.startswith("error: experiment=demo: is for specdec-compare; ")
     assert not list(Path().iterdir())
@@ -91,7 +91,7 @@ def test_experiments_of_ones_own_are_swept_together(
     assert folder.parent.name == "gammas+seeds"
     again = cli("decode", *told, "--dry-run")
     assert "6 complete, 0 to run" in again.out
-    named = cli("decode", *told, "hydra.sweep.dir=here", "--dry-run")
+    named = cli("decode", *told, "output=here", "--dry-run")
     assert "6 to run; results in here" in named.out
 
 

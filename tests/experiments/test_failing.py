@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def sweep(tiny: Tiny, *more: str) -> list[str]:
-    return ["-m", "hydra.sweep.dir=sweep", *tiny.options("unused", "proposer=none,ngram", *more)]
+    return ["-m", *tiny.options("sweep", "proposer=none,ngram", *more)]
 
 
 def states() -> list[str]:

@@ -29,12 +29,12 @@ def test_check_record_and_replay_know_the_processed_law(cli: CommandLine, tiny: 
     assert "repetition_penalty=1.5, no_repeat_ngram_size=3, min_new_tokens=8" in ended.out
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["acceptance_rate"]["value"] == 1
-    assert cli("record", "run=run", "hydra.run.dir=recording", "top_k=4").status == 0
+    assert cli("record", "run=run", "output=recording", "top_k=4").status == 0
     manifest = json.loads(Path("recording/manifest.json").read_text())
     assert manifest["sampling"]["repetition_penalty"] == 1.5
     options = f"options=['{same}']"
     grid = ("grid.proposer=[draft_model]", "grid.verification=[rejection,match]", "grid.gamma=[3]")
-    ended = cli("replay", "recording=recording", options, *grid, "hydra.run.dir=replayed")
+    ended = cli("replay", "recording=recording", options, *grid, "output=replayed")
     assert ended.status == 0, ended.err
     table: Any = pd.read_csv("replayed/summary.csv").set_index("verification")
     found = table["block_efficiency"].to_dict()

@@ -14,8 +14,8 @@ TRAINING = ["data.path=zoo:train", "data.held_out_path=zoo:held_out", "output=tr
 @pytest.mark.parametrize(
     ("command", "told", "meant"),
     [
-        ("decode", ["hydra.sweep.dir=here"], "hydra.run.dir=DIR"),
-        ("compare", ["hydra.sweep.dir=here"], "hydra.run.dir=DIR"),
+        ("decode", ["hydra.sweep.dir=here"], "output=DIR"),
+        ("compare", ["hydra.run.dir=here"], "output=DIR"),
         ("record", ["run=DIR", "max_new_tokens=4"], "told by the run, run=DIR"),
         ("record", ["run=DIR", "proposer=ngram"], "told by the run, run=DIR"),
         ("costs", ["output=costs.json", "tree.gamma=8"], 'proposers=["NAME OPTIONS"]'),

@@ -72,7 +72,7 @@ def forget() -> None:
 
 
 def sweep(cli: "CommandLine", tiny: "Tiny", *more: str) -> str:
-    ended = cli("decode", *tiny.options("unused"), "hydra.sweep.dir=sweep", "-m", *more)
+    ended = cli("decode", *tiny.options("sweep"), "-m", *more)
     assert ended.status == 0, ended.err
     return ended.out
 
@@ -237,7 +237,7 @@ def test_texts_are_scored_only_with_what_they_came_from(
         Path("prompts.jsonl").write_text(text.replace("first second", "first sedond", 1))
     else:
         shutil.copy(tiny.draft / "model.safetensors", "verifier")
-    ended = cli(command, "run=run", *(["hydra.run.dir=recorded"] if command == "record" else []))
+    ended = cli(command, "run=run", *(["output=recorded"] if command == "record" else []))
     assert ended.status == 2
     assert f"{changed}=" in ended.err
     assert "has changed since the run" in ended.err

@@ -74,10 +74,10 @@ def _key(line: str) -> TextKey:
 def test_samples_are_recorded_replayed_and_compared(tiny: Tiny, cli: CommandLine) -> None:
     options = asked(tiny, "run", "prompts.num_samples=3")
     assert cli("decode", *options).status == 0
-    assert cli("record", "run=run", "hydra.run.dir=recording").status == 0
+    assert cli("record", "run=run", "output=recording").status == 0
     recorded = read_recording(Path("recording"))
     assert {text.key: text.output_ids for text in recorded.texts} == texts("run")
-    replay = ("grid.proposer=[draft_model]", "grid.gamma=[2]", "hydra.run.dir=replayed")
+    replay = ("grid.proposer=[draft_model]", "grid.gamma=[2]", "output=replayed")
     ended = cli("replay", "recording=recording", *replay, f'options=["draft.path={tiny.draft}"]')
     assert ended.status == 0, ended.err
     (run,) = (path.parent for path in Path("replayed").glob("*/tally.jsonl"))

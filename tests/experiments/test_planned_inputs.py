@@ -70,7 +70,7 @@ MODELS: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 def refused(cli: CommandLine, told: list[str], *words: str) -> None:
     """Expect one line with all words, status 2, and no folder of a run."""
-    ended = cli("decode", "-m", *told, "hydra.sweep.dir=sweep")
+    ended = cli("decode", "-m", *told, "output=sweep")
     assert ended.status == 2, ended.out
     line = ended.err.splitlines()[-1]
     assert line.startswith("error: ")
@@ -224,7 +224,7 @@ def test_trainings_are_looked_at_beforehand(
     Path("bad.jsonl").write_text('{"nothing": 1}\n')
     data = ["data.path=zoo:train", "data.held_out_path=zoo:held_out"]
     common = [text for text in TRAINED if not (text.startswith("train") and "draft" in told[0])]
-    ended = cli("train", "-m", *common, *data, *told, "hydra.sweep.dir=sweep")
+    ended = cli("train", "-m", *common, *data, *told, "output=sweep")
     assert ended.status == 2, ended.out
     for word in words:
         assert word in ended.err.splitlines()[-1]

@@ -72,7 +72,7 @@ def test_what_is_too_long_may_be_told(cli: CommandLine, tiny: Tiny) -> None:
     long, short = read_traces(Path("cut"))
     assert long.num_prompt_tokens == short.num_prompt_tokens == 20
     assert long.output_ids == short.output_ids
-    assert cli("record", "run=cut", "hydra.run.dir=recording").status == 0
+    assert cli("record", "run=cut", "output=recording").status == 0
     ended = cli("decode", *tiny.options("left", asked, cut, "prompts.skip_too_long=true"))
     assert [trace.prompt_id for trace in read_traces(Path("left"))] == ["tail"]
     short_cut = ("prompts.max_prompt_tokens=5", "prompts.skip_too_long=true")
@@ -172,7 +172,7 @@ def test_a_turn_that_the_template_refuses_ends_that_conversation_only(
     assert all(trace.output_ids for name, trace in traces.items() if name not in refused)
     assert summary("run")["num_unanswered"] == 2
     assert "complete" in cli("decode", *options).out
-    assert cli("record", "run=run", "hydra.run.dir=recording").status == 0
+    assert cli("record", "run=run", "output=recording").status == 0
 
 
 def test_options_of_a_row_go_before_those_of_the_run(cli: CommandLine, tiny: Tiny) -> None:

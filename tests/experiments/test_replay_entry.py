@@ -31,7 +31,7 @@ def recording(tiny: Tiny, cli: CommandLine) -> Ended:
 
 
 def replay(cli: CommandLine, tiny: Tiny, *more: str, folder: str = "replayed") -> Ended:
-    given = (f"options=['draft.path={tiny.draft}']", f"hydra.run.dir={folder}")
+    given = (f"options=['draft.path={tiny.draft}']", f"output={folder}")
     return cli("replay", "recording=recording", *given, *more)
 
 
@@ -74,7 +74,7 @@ def test_what_is_certain_is_counted_as_decoding_counts_it(tiny: Tiny, cli: Comma
 def test_a_lossless_run_is_a_recording_too(tiny: Tiny, cli: CommandLine) -> None:
     told = ("proposer=draft_model", "sampling.temperature=1")
     assert cli("decode", *tiny.options("run", *told)).status == 0
-    ended = cli("record", "run=run", "hydra.run.dir=recording", "top_k=4")
+    ended = cli("record", "run=run", "output=recording", "top_k=4")
     assert ended.status == 0, ended.err
     ended = replay(cli, tiny, "grid.gamma=[2]", "grid.proposer=[draft_model]")
     assert ended.status == 0, ended.err
@@ -136,7 +136,7 @@ def test_lossy_runs_are_refused(tiny: Tiny, cli: CommandLine) -> None:
     lossy = ("verification=typical", "verification.allow_lossy=true", "proposer=draft_model")
     assert record(cli, tiny, *lossy).status == 2
     assert cli("decode", *tiny.options("run", *lossy, "sampling.temperature=1")).status == 0
-    ended = cli("record", "run=run", "hydra.run.dir=recording")
+    ended = cli("record", "run=run", "output=recording")
     assert ended.status == 2
     assert "not lossless" in ended.err
 

@@ -72,8 +72,8 @@ def test_a_comma_is_for_sweeps_or_wants_quotes(tiny: Tiny, cli: CommandLine) -> 
         (["+seed=3"], ["seed", "there is such an option"]),
         (["~dtype"], ["~dtype", "cannot be left out"]),
         (["hydra.job.chdir=true"], ["hydra.job.chdir", "expected false"]),
-        (["hydra.run.dir="], ["hydra.run.dir=DIR"]),
-        (["hydra.run.dir=null"], ["hydra.run.dir=DIR"]),
+        (["output="], ["output=DIR"]),
+        (["output=null"], ["output=DIR"]),
         (["prompts.path="], ["prompts.path=''"]),
         (["prompts.path=\udcff.jsonl"], ["not UTF-8"]),
         (["--config-dir", "nowhere"], ["--config-dir=nowhere", "no such folder"]),
@@ -106,7 +106,7 @@ def test_options_that_are_there_may_be_forced(tiny: Tiny, cli: CommandLine) -> N
 
 
 def test_a_glob_chooses_files_as_a_list_does(tiny: Tiny, cli: CommandLine) -> None:
-    options = ["-m", *tiny.options("unused", "proposer=draft_model"), "hydra.sweep.dir=sweep"]
+    options = ["-m", *tiny.options("sweep", "proposer=draft_model")]
     by_glob = cli("decode", *options, "tree=glob([ch*,fi*])", "--dry-run")
     by_list = cli("decode", *options, "tree=chain,filtered", "--dry-run")
     assert (by_glob.status, by_glob.out) == (0, by_list.out)
@@ -271,14 +271,14 @@ CONFIGS = {
 def test_what_is_of_another_kind_is_called_by_its_name(
     cli: CommandLine, options: Sequence[str], said: str
 ) -> None:
-    assert_one_line(cli("decode", "hydra.run.dir=run", *options), [said])
+    assert_one_line(cli("decode", "output=run", *options), [said])
 
 
 @pytest.mark.usefixtures("unloaded")
 @pytest.mark.parametrize("content", CONFIGS)
 def test_a_damaged_or_foreign_configuration_is_named(cli: CommandLine, content: str) -> None:
     (copy_of("medusa") / "config.json").write_text(content)
-    ended = cli("decode", "hydra.run.dir=run", *chosen("medusa", "medusa"))
+    ended = cli("decode", "output=run", *chosen("medusa", "medusa"))
     assert_one_line(ended, ["proposer.path='medusa'", CONFIGS[content]])
 
 
@@ -288,13 +288,13 @@ def test_truncated_heads_are_named(cli: CommandLine, size: int | None) -> None:
     file.write_bytes(file.read_bytes()[:size])
     if size is None:
         file.unlink()
-    ended = cli("decode", "hydra.run.dir=run", *chosen("medusa", "medusa"))
+    ended = cli("decode", "output=run", *chosen("medusa", "medusa"))
     assert_one_line(ended, ["proposer.path='medusa'", "no MedusaHeads"])
 
 
 def test_a_folder_without_heads_is_named(cli: CommandLine) -> None:
     Path("empty").mkdir()
-    ended = cli("decode", "hydra.run.dir=run", *chosen("medusa", "empty"))
+    ended = cli("decode", "output=run", *chosen("medusa", "empty"))
     assert_one_line(ended, ["proposer.path='empty'", "no config.json"])
 
 

@@ -24,7 +24,7 @@ SMALL = ("proposer=none,ngram,draft_model", "tree.gamma=1,2", "verification=reje
 
 
 def sweep_options(tiny: Tiny, folder: Path | str, *more: str) -> list[str]:
-    return [f"hydra.sweep.dir={folder}", "-m", *tiny.options("unused", *more)]
+    return ["-m", *tiny.options(folder, *more)]
 
 
 @pytest.fixture(scope="module")
@@ -147,10 +147,11 @@ def test_changed_prompts_make_other_runs(small: Ended, tiny: Tiny, cli: CommandL
 def test_an_experiment_sweeps_without_a_flag(tiny: Tiny, cli: CommandLine) -> None:
     Path("mine/experiment").mkdir(parents=True)
     Path("mine/experiment/short.yaml").write_text(
-        "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweep: {dir: outputs/short}\n"
+        "# @package _global_\noutput: outputs/short\nhydra:\n  mode: MULTIRUN\n"
         "  sweeper:\n    params:\n      tree.gamma: 1,3\n"
     )
-    options = [*tiny.options("unused"), "proposer=ngram", "--config-dir", "mine"]
+    told = [text for text in tiny.options("") if not text.startswith("output=")]
+    options = [*told, "proposer=ngram", "--config-dir", "mine"]
     ended = cli("decode", *options, "experiment=short")
     assert ended.status == 0, ended.err
     assert len(runs("outputs/short")) == 2

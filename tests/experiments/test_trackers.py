@@ -54,8 +54,8 @@ def records(folder: Path) -> list[Any]:
 
 @pytest.mark.usefixtures("no_account", "fresh_accelerator")
 def test_an_offline_run_holds_what_the_run_directory_does(tiny: Tiny, cli: CommandLine) -> None:
-    options = ["hydra.sweep.dir=my_sweep", "-m", "proposer=ngram", "tree.gamma=1,3"]
-    ended = cli("decode", *tiny.options("unused"), *options, "tracker=wandb")
+    options = ["-m", "proposer=ngram", "tree.gamma=1,3"]
+    ended = cli("decode", *tiny.options("my_sweep"), *options, "tracker=wandb")
     assert ended.status == 0, ended.err
     assert ended.out.count("upload with: wandb sync") == 2
     for run in sorted(path.parent for path in Path("my_sweep").glob("*/status.json")):

@@ -82,7 +82,8 @@ def test_experiments_of_ones_own_are_swept_together(
     """Each with what it sweeps by itself, in one folder, and a run that both have once."""
     experiment("gammas", swept("proposer: 'none,ngram', tree.gamma: '1,2'", declared))
     experiment("seeds", swept("proposer: 'none,ngram', seed: '0,1'", declared))
-    told = tiny.options("run", "experiment=gammas,seeds", "prompts.limit=1", "max_new_tokens=4")
+    told = [text for text in tiny.options("") if not text.startswith("output=")]
+    told += ["experiment=gammas,seeds", "prompts.limit=1", "max_new_tokens=4"]
     told += ["--config-dir", "mine"]
     ended = cli("decode", *told)
     assert ended.status == 0, ended.err

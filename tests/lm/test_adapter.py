@@ -118,7 +118,7 @@ def test_a_run_with_an_adapter_is_another_run(
     assert ended.status == 0
     assert "was trained on" not in ended.out
     shutil.copytree(tiny.verifier, "elsewhere")
-    ended = cli("decode", *adapted, "verifier.path=elsewhere", "hydra.run.dir=other")
+    ended = cli("decode", *adapted, "verifier.path=elsewhere", "output=other")
     assert ended.status == 0, ended.err
     said = f"was trained on {str(tiny.verifier)!r}, and is merged into 'elsewhere'"
     assert f"note: verifier.adapter={adapter}: {said}" in ended.out

@@ -78,19 +78,19 @@ def test_a_run_is_known_by_the_commit(hub: str, tiny: Tiny, cli: CommandLine) ->
     greedy = [trace.output_ids for trace in read_traces(Path("run"))]
     ended = cli("decode", *drafted, "verifier.revision=v2")
     assert "holds a run of other options" in ended.err
-    ended = cli("decode", *drafted, "verifier.revision=v2", "hydra.run.dir=other")
+    ended = cli("decode", *drafted, "verifier.revision=v2", "output=other")
     assert ended.status == 0, ended.err
     assert [trace.output_ids for trace in read_traces(Path("other"))] != greedy
-    ended = cli("decode", *drafted, "verifier.revision=v3", "hydra.run.dir=third")
+    ended = cli("decode", *drafted, "verifier.revision=v3", "output=third")
     assert ended.status != 0
     assert ended.err.count("\n") == 1
     assert "verifier.revision='v3'" in ended.err
     # What reads the run again reads that state of the model.
-    assert cli("record", "run=run", "hydra.run.dir=recording").status == 0
+    assert cli("record", "run=run", "output=recording").status == 0
     cache = Path(constants.HF_HUB_CACHE) / "models--somebody--model"
     (cache / "refs" / "main").write_text(COMMITS["v2"], encoding="utf-8")
     commit_of.cache_clear()  # as another process would ask
-    ended = cli("record", "run=run", "hydra.run.dir=again")
+    ended = cli("record", "run=run", "output=again")
     assert "verifier.path='somebody/model': has changed since the run" in ended.err
 
 

@@ -16,8 +16,8 @@ from specdec.experiments.training import chosen, require_data, train_in_sweep
 
 from specdec.core.errors import Unfit, UserError, require
 from specdec.core.plug_ins import plug_in_name
+from specdec.training.tracked_name import IN_SWEEP as TRAINED
 
-TRAINED = "trained"  # the folder of what was trained, in the run directory
 NOT_YET = os.path.join(os.devnull, TRAINED)  # where nothing is, for heads to come
 PROPOSES = {"medusa": "proposer.path", "chained": "proposer.path", "draft_model": "draft.path"}
 # What `decode` cannot say: what decodes is what was trained; decoding has an option from training;
@@ -32,6 +32,7 @@ NEUTRAL = {
     "data": {"held_out_path", "held_out_split", "eval_samples", "cache_path", "tokens_path"},
     "trainer": {
         *("max_steps", "logging_steps", "eval_steps", "save_steps", "save_total_limit"),
+        "eval_on_start",
         *("save_best", "resume", "resume_from_checkpoint", "tracker", "group", "max_hours"),
     },
     "distill": {"batch"},

@@ -66,7 +66,7 @@ def replay(
             )
         for name, arm in arms.items():
             survival = survival_of(arm, scores)
-            first = _from_first(batch, laws, survival)
+            first = from_first(batch, laws, survival)
             reads_path = laws.reads_path or bool(sampling.processors)
             known = _known_of(arm, scores, batch, sampling, survival, ends.some, reads_path)
             found[name].append(Replayed.of(batch, survival, first, submitted(arm.tree, known)))
@@ -87,7 +87,7 @@ class _Ends:
         return cls(some, stopping.end_ids if is_told else frozenset())
 
 
-def _from_first(texts: Sequence[Text], laws: Laws, survival: Tensor) -> Tensor | None:  # [B, T]
+def from_first(texts: Sequence[Text], laws: Laws, survival: Tensor) -> Tensor | None:  # [B, T]
     """Return the depth of the candidates: none before the laws begin."""
     firsts = [laws.first_start(text) for text in texts]
     if not any(firsts):

@@ -3,7 +3,6 @@
 import netrc
 import os
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,10 @@ from accelerate.utils import LoggerType
 from specdec.core.errors import UserError, require
 from specdec.metrics import Tally
 from specdec.report.flat import flat
+from specdec.report.tracked_run import run_id
 
+PROJECT = "specdec"
+PATIENCE = 15.0  # seconds for an answer of wandb's service
 TRACKERS = ("jsonl", "wandb", "tensorboard", "trackio")
 
 
@@ -48,37 +50,79 @@ def start_trackers(
     output: Path,
     config: Mapping[str, Any],
     job_type: str,
+    name: str,
     group: str | None = None,
     tags: Sequence[str] = (),
 ) -> None:
-    """Begin the run, or go on with it: its id is that of the output folder.
+    """Begin the run, or go on with it: its id is kept in the output folder.
 
-    wandb without an account logs offline, never asks, and says how to upload later.
+    What variables of wandb say (WANDB_PROJECT, WANDB_NAME) comes before what is told here. wandb
+    without an account, or whose service cannot be reached, logs offline, never asks, and says how
+    to upload later.
 
     Raises:
         UserError: the tracker cannot be begun.
     """
-    wandb: dict[str, Any] = {
-        "name": output.name,
-        "id": sha256(str(output.resolve()).encode()).hexdigest()[:12],
-        "resume": "allow",
-        "dir": str(output),
-        "job_type": job_type,
-        "group": group,
-        "tags": list(tags),
-        "settings": {"silent": True},
-    }
+    if not accelerator.is_main_process:  # who alone talks to trackers, and has the id
+        return
     wanted = {tracker.value for tracker in map(LoggerType, accelerator.log_with)}
-    if "wandb" in wanted and "WANDB_MODE" not in os.environ and not _has_wandb_key():
-        wandb["mode"] = "offline"
-        runs = f"{output}/wandb/offline-run-*"
-        accelerator.print(f"wandb: no account here; upload with: wandb sync {runs}")
-    known = {name: value for name, value in config.items() if value is not None}
-    kwargs = {"wandb": wandb, "trackio": {"name": output.name, "group": group}}
+    known = {option: value for option, value in config.items() if value is not None}
+    project = os.environ.get("WANDB_PROJECT") if "wandb" in wanted else None
+
+    def begin(wandb: Mapping[str, Any]) -> None:
+        kwargs = {"wandb": wandb, "trackio": {"name": name, "group": group}}
+        accelerator.trackers = []  # accelerate keeps one that failed, and starts it again
+        accelerator.init_trackers(project or PROJECT, config=known, init_kwargs=kwargs)
+
     try:
-        accelerator.init_trackers("specdec", config=known, init_kwargs=kwargs)
+        if "wandb" in wanted:
+            _begin_wandb(begin, _for_wandb(output, job_type, name, group, tags), output)
+        else:
+            begin({})
     except Exception as error:  # of somebody else's service
+        accelerator.trackers = []
         raise UserError(f"tracker={', '.join(wanted)}: {_in_one_line(error)}") from None
+
+
+def _for_wandb(
+    output: Path, job_type: str, name: str, group: str | None, tags: Sequence[str]
+) -> dict[str, Any]:
+    """Return what wandb is told, but for what its own variables say."""
+    told: dict[str, tuple[str, Any]] = {
+        "name": ("WANDB_NAME", name),
+        "id": ("WANDB_RUN_ID", run_id(output)),
+        "resume": ("WANDB_RESUME", "allow"),
+        "dir": ("WANDB_DIR", str(output)),
+        "job_type": ("WANDB_JOB_TYPE", job_type),
+        "group": ("WANDB_RUN_GROUP", group),
+        "tags": ("WANDB_TAGS", list(tags)),
+    }
+    found = {option: value for option, (variable, value) in told.items()
+             if not os.environ.get(variable)}  # fmt: skip
+    patience = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": PATIENCE}
+    return {**found, "settings": {"silent": True, **patience}}
+
+
+def _begin_wandb(
+    begin: Callable[[Mapping[str, Any]], None], told: Mapping[str, Any], output: Path
+) -> None:
+    """Begin online where there is an account, and offline where there is none or that fails."""
+    place = os.environ.get("WANDB_DIR") or output
+    upload = f"upload with: wandb sync {place}/wandb/offline-run-*"
+    mode = os.environ.get("WANDB_MODE")
+    if mode is None and not _has_wandb_key():
+        print(f"wandb: no account here; {upload}")
+        begin({**told, "mode": "offline"})
+        return
+    try:
+        begin(told)
+    except Exception as error:  # of somebody else's service
+        if mode not in (None, "online"):
+            raise
+        wandb: Any = import_module("wandb")
+        wandb.teardown()  # whose service would hold on to the id
+        print(f"wandb: cannot log online ({_in_one_line(error)}); logs offline, {upload}")
+        begin({**told, "mode": "offline"})
 
 
 def track(
@@ -102,7 +146,7 @@ def track(
         accelerator = Accelerator(
             log_with=log_with(tracker), project_dir=output, cpu=config["device"] == "cpu"
         )
-        start_trackers(accelerator, output, plain, "decode", group, tags)
+        start_trackers(accelerator, output, plain, "decode", output.name, group, tags)
         accelerator.log(flat(summary))
         if tracker == "wandb":
             rows = tally.to_rows()

@@ -100,16 +100,16 @@ class DraftModel:
         """Measure on held-out data.
 
         `eval_loss` is per counted token; `eval_overlap` is the mean of sum_v min(p, q) at
-        temperature 1, the chance that one draft token is accepted; `eval_block_efficiency` comes
-        from decoding.
+        temperature 1, the chance that one draft token is accepted; `eval_block_efficiency` is
+        what `Acceptance` says.
         """
         assert isinstance(module, DraftLosses)
         loss, overlap = self._means(module)
         verifier = self._states.placed(module.model.device)
         draft = HFCausalLM(module.model, verifier.tokenizer)
         proposer = DraftModelProposer(draft, self._acceptance.tree)
-        tau = self._acceptance.measure(verifier, proposer, self._states.held_out)
-        return {"eval_loss": loss, "eval_overlap": overlap, "eval_block_efficiency": tau}
+        measured = self._acceptance.measure(verifier, proposer, draft, self._states.held_out)
+        return {"eval_loss": loss, "eval_overlap": overlap, **measured}
 
     def _means(self, module: DraftLosses) -> tuple[float, float]:
         """Average the loss and the overlap over the counted held-out tokens."""

@@ -90,8 +90,8 @@ class HeadTraining:
         assert isinstance(module, HeadLosses)
         device = next(module.parameters()).device
         proposer = self.proposer(module.heads, self.states.placed(device), self._acceptance.tree)
-        tau = self._acceptance.measure(proposer.verifier, proposer, self.states.held_out)
-        return {**self._accuracies(module), "eval_block_efficiency": tau}
+        of = (proposer.verifier, proposer, module.heads, self.states.held_out)
+        return {**self._accuracies(module), **self._acceptance.measure(*of)}
 
     def _accuracies(self, module: HeadLosses) -> dict[str, float]:
         device = next(module.parameters()).device

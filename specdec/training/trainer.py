@@ -23,6 +23,7 @@ from specdec.training.training_run import TrainingRun
 FREE = frozenset(
     (
         *("max_steps", "num_train_epochs", "max_hours", "logging_steps", "eval_steps"),
+        "eval_on_start",
         *("save_steps", "save_total_limit", "save_best", "resume", "resume_from_checkpoint"),
         *("tracker", "group"),
     )
@@ -40,7 +41,8 @@ class Trainer:
 
     It ends after `max_steps` steps or `num_train_epochs` passes over the data, if told; `max_hours`
     ends a session, not the training. The warm-up takes `warmup_steps` steps, or else the share
-    `warmup_ratio` of all. `group` is what a tracker calls the sweep that this is part of.
+    `warmup_ratio` of all. `eval_on_start` evaluates what has learnt nothing yet. `group` is what a
+    tracker calls the sweep that this is part of.
 
     Raises:
         UserError: an option is out of its range.
@@ -64,6 +66,7 @@ class Trainer:
         mixed_precision: str = "no",
         logging_steps: int = 20,
         eval_steps: int = 250,
+        eval_on_start: bool = True,
         save_steps: int = 250,
         save_total_limit: int = 2,
         save_best: bool = True,
@@ -88,7 +91,7 @@ class Trainer:
                 require_number(f"trainer.{name}", value, 0.0)
                 require(value > 0, f"trainer.{name}", value, "a number > 0, or null")
         require_number("trainer.adam_beta2", adam_beta2, 0.0, 0.999999)
-        for name in ("save_best", "resume"):
+        for name in ("save_best", "resume", "eval_on_start"):
             value = self.options[name]
             require(isinstance(value, bool), f"trainer.{name}", value, "true or false")
         source = resume_from_checkpoint
@@ -116,6 +119,7 @@ class Trainer:
         self.mixed_precision = mixed_precision
         self.logging_steps = logging_steps
         self.eval_steps = eval_steps
+        self.eval_on_start = eval_on_start
         self.save_steps = save_steps
         self.save_total_limit = save_total_limit
         self.save_best = save_best
@@ -192,7 +196,8 @@ class Trainer:
                 of this step is saved.
         """
         since = time.monotonic()
-        if run.step and self._due(run, self.eval_steps) and not run.is_evaluated:
+        is_due = self._due(run, self.eval_steps) if run.step else self.eval_on_start
+        if is_due and not run.is_evaluated:
             run.evaluate(teller)
         while run.step < run.max_steps:
             late = self.max_hours is not None and time.monotonic() - since >= 3600 * self.max_hours

@@ -10,6 +10,7 @@ from specdec.core.digest import digest
 from specdec.core.errors import UserError
 from specdec.core.jsonl import write_json, write_text, writing
 from specdec.report.session import COMPLETE, Session, read_object, read_status
+from specdec.report.tracked_run import NAME as TRACKED
 from specdec.training.facts import NAME as FACTS
 from specdec.training.facts import training_steps
 from specdec.training.record import NAME as IDENTITY
@@ -112,6 +113,7 @@ class TrainingDir(Session):
         """Return what sessions before have written, and nothing else that lies there."""
         status = read_status(self.path) or {}
         names = [CHECKPOINTS, BEST, LOG, FACTS, IDENTITY, "provenance.json", "config.yaml"]
+        names.append(TRACKED)
         vouched = [name.split("/")[0] for name in status.get("files") or ()]
         return [self.path / name for name in dict.fromkeys((*names, *vouched))
                 if (self.path / name).exists()]  # fmt: skip

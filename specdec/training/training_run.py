@@ -22,6 +22,7 @@ from specdec.training.metrics_log import MetricsLog
 from specdec.training.objective import Batch, Objective
 from specdec.training.schedule import Schedule
 from specdec.training.telling import Teller
+from specdec.training.tracked_name import tracked_name
 from specdec.training.training_dir import BEST, CHECKPOINTS, LOG, TrainingDir
 
 if TYPE_CHECKING:
@@ -68,13 +69,19 @@ class TrainingRun:
         self.saved_step = self.step
         writes = accelerator.is_main_process
         self._log = MetricsLog(self.output / LOG, self.step, enabled=writes)
-        told = {**folder.record.told, "trainer.max_steps": self.max_steps}
-        start_trackers(accelerator, self.output, told, "train", options.group)
-        self._is_tracked = options.log_with is not None
+        self._is_tracked = options.log_with is not None and self._starts_tracking()
         self.module.train()
         self._gradient_norm: Tensor | float | None = None
         self._rate = 0.0
         self._restart_clock()
+
+    def _starts_tracking(self) -> bool:
+        """Begin with the tracker; returns whether that was of any use."""
+        trainer = {f"trainer.{name}": value for name, value in self.options.options.items()}
+        told = {**trainer, **self._record.told, "trainer.max_steps": self.max_steps}
+        name, group = tracked_name(self._record.told, self.output), self.options.group
+        start = partial(start_trackers, self.accelerator, self.output, told, "train", name, group)
+        return keep_on(start, str(self.options.log_with), self.output)
 
     def _resumed(self, folder: TrainingDir) -> int:
         source = self.options.resume_from_checkpoint

@@ -144,6 +144,7 @@ def test_how_long_and_how_often_may_change(build: Build, tmp_path: Path) -> None
     changed: dict[str, Any] = {
         "max_steps": 5, "logging_steps": 2, "eval_steps": 5, "save_steps": 4,
         "save_total_limit": 1, "save_best": False, "max_hours": 2.0, "group": "others",
+        "eval_on_start": False,
     }  # fmt: skip
     assert set(changed) | {"num_train_epochs", "resume", "resume_from_checkpoint", "tracker"} == (
         FREE
@@ -245,7 +246,16 @@ def test_it_speaks_without_a_terminal(
     assert f"6 steps of 2 samples, which are {12 / objective.num_samples:.3g} passes" in lines[0]
     assert f"{parameters:,} trainable parameters" in lines[0]
     assert [line.split(":")[0] for line in lines[1:]] == [
-        *("step 1/6", "step 2/6", "step 3/6", "step 3/6", "step 4/6", "step 5/6", "step 6/6"),
+        *(
+            "step 0/6",
+            "step 1/6",
+            "step 2/6",
+            "step 3/6",
+            "step 3/6",
+            "step 4/6",
+            "step 5/6",
+            "step 6/6",
+        ),
         "step 6/6",
     ]
-    assert "left" in lines[1]
+    assert "left" in lines[2]

@@ -1,12 +1,16 @@
 """Trackers: wandb without an account ends well and leaves what `wandb sync` uploads."""
 
+import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from building import Build
 
 from specdec.core.errors import UserError
+from specdec.report.tracked_run import run_id
+from specdec.training.tracked_name import tracked_name
 from specdec.training.trainer import Trainer
 
 
@@ -56,3 +60,48 @@ def test_a_tracker_that_breaks_fails_no_training(
     said = capsys.readouterr().out
     assert said.count("tracker=tensorboard: ConnectionError: the service is down") == 1
     assert (tmp_path / "training.json").exists()
+
+
+def test_wandb_goes_offline_where_its_service_is_not_reached(
+    build: Build,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wandb: Any = pytest.importorskip("wandb", reason="wandb is an optional extra")
+    asked: list[dict[str, Any]] = []
+    begin = wandb.init
+
+    def init(**told: Any) -> Any:
+        asked.append(told)
+        if told.get("mode") is None:
+            raise ConnectionError("no such host")
+        return begin(**{**told, "mode": "disabled"})
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    monkeypatch.setenv("WANDB_NAME", "my_run")
+    trainer = Trainer(max_steps=1, warmup_steps=0, tracker="wandb", group="a_sweep")
+    trainer.fit(build(), tmp_path / "out")
+    assert capsys.readouterr().out.count("no such host); logs offline") == 1
+    assert [told.get("mode") for told in asked] == [None, "offline"]
+    assert all(told["project"] == "mine" and told["group"] == "a_sweep" for told in asked)
+    assert all("name" not in told for told in asked), "WANDB_NAME comes first"
+    assert (tmp_path / "out" / "training.json").exists()
+
+
+def test_a_moved_folder_is_the_same_run_and_a_copied_one_another(tmp_path: Path) -> None:
+    made = run_id(tmp_path / "out")
+    assert run_id(tmp_path / "out") == made
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert run_id(tmp_path / "moved") == made
+    shutil.copytree(tmp_path / "moved", tmp_path / "copied")
+    assert run_id(tmp_path / "copied") != made
+
+
+def test_a_training_is_named_by_what_it_is() -> None:
+    told = {"train": "medusa", "loss": "kl", "verifier.path": "zoo:verifier"}
+    assert tracked_name(told, Path("/a/lr=1/trained")) == "medusa-kl-verifier-lr=1"
+    assert tracked_name({}, Path("/a/out")) == "out"

@@ -53,7 +53,8 @@ class VerifierStates:
         self.verifier = verifier
         self.seed = seed
         self._reading = reading or Reading()
-        held_out = self._read(held_out_path, "data.held_out_path", self._reading)
+        # Not by the seed of the training: trainings of several seeds are compared.
+        held_out = self._read(held_out_path, "data.held_out_path", self._reading, seed=0)
         self._notes = [*held_out.notes()]
         # Their places are in another file than that of the cache.
         self.held_out = replace(held_out.first(eval_samples), places=())
@@ -62,14 +63,14 @@ class VerifierStates:
             data_path = distill.data_path(verifier, data_path, told)
             told = Reading(strict=told.strict, tokens_path=told.tokens_path)  # a file of ours
         self._data_name = Path(data_path).name
-        self._samples = self._read(data_path, "data.path", told)
+        self._samples = self._read(data_path, "data.path", told, seed)
         self._cache = None if cache_path is None else self._open_cache(cache_path)
 
-    def _read(self, path: str, option: str, reading: Reading) -> Samples:
+    def _read(self, path: str, option: str, reading: Reading, seed: int) -> Samples:
         verifier = self.verifier
         assert verifier.tokenizer is not None
         size = verifier.vocab_size
-        return Samples(path, verifier.tokenizer, self._length, self.seed, option, size, reading)
+        return Samples(path, verifier.tokenizer, self._length, seed, option, size, reading)
 
     def _open_cache(self, cache_path: str) -> StateCache:
         known = fingerprint(self.verifier)

@@ -1,0 +1,27 @@
+"""Which run of a tracker a folder is: a moved folder goes on with its run, a copy is another."""
+
+import secrets
+from pathlib import Path
+
+from specdec.core.jsonl import make_folder, write_json
+from specdec.report.session import read_object
+
+NAME = ".tracked.json"
+
+
+def run_id(folder: Path) -> str:
+    """Return the id that is kept in a folder, or one that is new.
+
+    A copy of a folder has its files but not its inode.
+
+    Raises:
+        Unwritable: a new id could not be written.
+    """
+    make_folder(folder)
+    inode = folder.stat().st_ino
+    known = read_object(folder / NAME) or {}
+    if known.get("folder") == inode and isinstance(known.get("id"), str):
+        return known["id"]
+    new = secrets.token_hex(6)
+    write_json(folder / NAME, {"id": new, "folder": inode})
+    return new

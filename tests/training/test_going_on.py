@@ -151,9 +151,9 @@ def test_how_long_and_how_often_may_change(build: Build, tmp_path: Path) -> None
     )
     trainer(**changed).fit(build(), output)
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2, 2, 4, 5, 5]
+    assert [row["step"] for row in rows] == [0, 1, 2, 2, 4, 5, 5]
     # The rate of a step is that of the schedule as it is now, not of one that had come to its end.
-    assert rows[3]["learning_rate"] > 1e-3
+    assert rows[4]["learning_rate"] > 1e-3
 
 
 def test_two_processes_do_not_train_into_one_folder(build: Build, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from specdec.experiments.positional import (
 )
 
 from specdec.core.errors import UserError, require, require_int
-from specdec.core.progress import Progress
+from specdec.report.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor

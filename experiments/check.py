@@ -12,7 +12,7 @@ from specdec.experiments.app import build, run
 from yaml import YAMLError
 
 from specdec.core.errors import UserError, require, require_int, require_number
-from specdec.core.progress import Progress
+from specdec.report.progress import Progress
 
 if TYPE_CHECKING:
     from specdec.core.trace import Trace

@@ -16,7 +16,7 @@ from specdec.experiments.app import build, compose, run
 from specdec.experiments.mistakes import require_known
 
 from specdec.core.errors import UserError, require, require_int
-from specdec.core.progress import Progress
+from specdec.report.progress import Progress
 
 if TYPE_CHECKING:
     from specdec.experiments.arm import Arm

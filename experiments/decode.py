@@ -13,8 +13,8 @@ from specdec.experiments.report import report
 from specdec.experiments.sweep import Sweepable, in_sweep, progress, run_folder
 
 from specdec.core.errors import Unwritable, UserError
-from specdec.core.processes import Processes
-from specdec.core.progress import Progress
+from specdec.report.processes import Processes
+from specdec.report.progress import Progress
 
 if TYPE_CHECKING:
     from specdec.experiments.arm import Arm

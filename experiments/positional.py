@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from specdec.experiments.app import build
 
 from specdec.core.errors import UserError, require, require_int
-from specdec.core.progress import Progress
+from specdec.report.progress import Progress
 
 if TYPE_CHECKING:
     from specdec.heads.base import Heads

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from specdec.experiments.app import build, run
 
 from specdec.core.errors import UserError, require, require_int
-from specdec.core.progress import Progress
+from specdec.report.progress import Progress
 
 
 def task(config: DictConfig) -> None:

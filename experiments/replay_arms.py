@@ -10,7 +10,7 @@ from specdec.experiments.app import build
 from specdec.experiments.naming import draft_of
 from specdec.experiments.replay_plan import closed_arm
 
-from specdec.core.progress import Progress
+from specdec.report.progress import Progress
 
 if TYPE_CHECKING:
     from specdec.lm.hf import HFCausalLM

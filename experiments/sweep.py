@@ -27,8 +27,8 @@ from specdec.experiments.mistakes import mistake_of
 
 from specdec.core.duration import in_words
 from specdec.core.errors import Unfit, UserError, require
-from specdec.core.processes import Processes
 from specdec.core.signals import terminable
+from specdec.report.processes import Processes
 
 Task = Callable[[DictConfig], object]
 FAILED = 1  # exit status

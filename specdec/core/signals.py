@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 # What asks a process to end: Ctrl-C, a scheduler's kill, and its warning before (`--signal=USR1`).
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -43,7 +44,7 @@ class Asked:
 
     def __init__(self) -> None:
         self.by: signal.Signals | None = None
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Asked":
         for number in ENDING if _is_main_thread() else ():
@@ -52,7 +53,7 @@ class Asked:
 
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
-            signal.signal(number, before)  # type: ignore[arg-type]
+            signal.signal(number, before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.by is not None:

@@ -75,7 +75,8 @@ class Heads(
             facts=kwargs.get("facts", {}),
         )
         if is_on_hub(verifier["path"]):  # the Hub takes no folder of this machine for a name
-            card.data.base_model = verifier["path"]
+            data: Any = card.data  # whose fields depend on the kind of card
+            data.base_model = verifier["path"]
         return card
 
     def belong_to(self, verifier: dict[str, str]) -> None:

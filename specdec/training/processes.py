@@ -5,7 +5,7 @@ import os
 import torch
 
 from specdec.core.errors import UserError
-from specdec.core.processes import Processes
+from specdec.report.processes import Processes
 
 
 def joined() -> Processes:

@@ -1,9 +1,11 @@
 """`specdec-train` leaves a folder that says what was trained, and goes on with nothing else."""
 
+import inspect
 import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -141,8 +143,6 @@ def test_a_training_is_repeated_from_its_folder_alone(
 
 def test_constructors_and_files_agree_on_defaults() -> None:
     """What is called from Python without options is what the command line does."""
-    import inspect
-
     from hydra.utils import get_class
 
     configs = Path(str(pytest.importorskip("specdec.configs").__path__[0]))
@@ -154,10 +154,10 @@ def test_constructors_and_files_agree_on_defaults() -> None:
         compare(node, inspect.signature(get_class(node._target_).__init__))
 
 
-def compare(node: object, signature: object) -> None:
-    plain = OmegaConf.to_container(node, resolve=False)  # type: ignore[arg-type]
+def compare(node: Any, signature: inspect.Signature) -> None:
+    plain = OmegaConf.to_container(node, resolve=False)
     assert isinstance(plain, dict)
-    for name, parameter in signature.parameters.items():  # type: ignore[attr-defined]
+    for name, parameter in signature.parameters.items():
         told = plain.get(name)
         if parameter.default is parameter.empty or (isinstance(told, str) and "${" in told):
             continue

@@ -14,7 +14,6 @@ from accelerate.utils import parse_flag_from_env
 
 from specdec.core.digest import digest_of
 from specdec.core.errors import RowError, UserError, require, require_int, require_number
-from specdec.core.progress import Progress
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
 from specdec.decoding.decoder import SpeculativeDecoder
@@ -23,6 +22,7 @@ from specdec.decoding.stopping import Stopping
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.proposer.none import NoProposer
+from specdec.report.progress import Progress
 from specdec.training.data.answer_file import AnswerFile
 from specdec.training.data.distill_prompts import Asking
 from specdec.training.data.left_out import LeftOut

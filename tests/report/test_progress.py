@@ -2,9 +2,9 @@
 
 import pytest
 
-from specdec.core import progress
 from specdec.core.duration import in_words
-from specdec.core.progress import Progress
+from specdec.report import progress
+from specdec.report.progress import Progress
 
 
 def test_lines_tell_what_is_left(

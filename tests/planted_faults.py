@@ -136,8 +136,9 @@ FAULTS = (
           "replay/test_closed_forms.py"),
     # Training.
     Fault("training/step_loss.py", "self._decay**depth", "self._decay**0", "training"),
-    Fault("training/checkpoints.py", "        if differing:", "        if False:", "training"),
-    Fault("training/trainer.py", "loss * options.accumulation * ", "loss * ", "training"),
+    Fault("training/checkpoints.py", "if differing else None", "if not listed else None", "training"),
+    Fault("training/record.py", "        if differing:", "        if False:", "training"),
+    Fault("training/training_run.py", "loss * options.accumulation * ", "loss * ", "training"),
     # Identities, and what was whole.
     Fault("core/digest.py", 'hashlib.file_digest(content, "sha256")',
           "hashlib.sha256(content.read(1 << 20))", "core"),

@@ -364,19 +364,19 @@ def test_a_checkpoint_is_whole_or_absent(
 
 
 class Judged(LanguageModeling):
-    """Its evaluations are given: the second is the best."""
+    """Its evaluations are given: the third, after that of step 0 and another one, is the best."""
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         self.num_evaluations = getattr(self, "num_evaluations", 0) + 1
         self.seen = [*getattr(self, "seen", []), weights(self)]
-        return {"eval_loss": [3.0, 1.0, 2.0, 1.5][self.num_evaluations - 1]}
+        return {"eval_loss": [4.0, 3.0, 1.0, 2.0, 1.5][self.num_evaluations - 1]}
 
 
 def test_the_best_is_kept_apart(build: Build, tmp_path: Path) -> None:
     objective = build(Judged)
     trainer(eval_steps=2).fit(objective, tmp_path / "out")
     kept = load_file(tmp_path / "out" / "best" / "model.safetensors")
-    best, last = ({k: v.bfloat16() for k, v in objective.seen[i].items()} for i in (1, -1))
+    best, last = ({k: v.bfloat16() for k, v in objective.seen[i].items()} for i in (2, -1))
     assert all(torch.equal(kept[name], best[name]) for name in kept)
     assert any(not torch.equal(kept[name], last[name]) for name in kept)
 
@@ -385,7 +385,7 @@ def test_a_resumed_run_remembers_the_best(build: Build, tmp_path: Path) -> None:
     trainer(max_steps=4, eval_steps=2).fit(build(Judged), tmp_path / "out")
     before = (tmp_path / "out" / "best" / "model.safetensors").read_bytes()
     worse = build(Judged)
-    worse.num_evaluations = 2
+    worse.num_evaluations = 3
     resumed = trainer(max_steps=8, eval_steps=2)
     resumed.fit(worse, tmp_path / "out")
     assert (tmp_path / "out" / "best" / "model.safetensors").read_bytes() == before

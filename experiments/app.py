@@ -39,6 +39,7 @@ FLAGS = {
 LONE_FLAGS = {"--multirun", "-m", "--resolve"}  # that take no value
 PLUG_INS = ("proposer", "tree", "verification", "train", "loss")
 OURS = {"--dry-run": "dry_run=true"}  # flags that are options
+WRITE_A_FILE = ("calibrate", "costs")
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")  # Hydra's own words for `output`
 
 
@@ -148,7 +149,7 @@ def run(
         return
     try:
         with terminable(), _heard():
-            _prepare_arguments()
+            _prepare_arguments(config_name)
             with _one_speaks():
                 status = _launch(task, config_name, sweepable)
     except KeyboardInterrupt as error:
@@ -251,13 +252,14 @@ def require_usable(own: Any, overrides: Sequence[str]) -> None:
     require_known(own.job.config_name, overrides)
 
 
-def _prepare_arguments() -> None:
+def _prepare_arguments(config_name: str) -> None:
     try:
         os.getcwd()
     except FileNotFoundError:
         raise UserError("the folder that you are in has been deleted; go to another one") from None
     arguments = [OURS.get(argument, argument) for argument in sys.argv[1:]]
     _refuse_unreadable(arguments)
+    _refuse_no_folder(config_name, arguments)
     _refuse_unknown_flags(arguments)
     sys.argv[1:] = _flags_last(arguments)
     asked, _ = get_args_parser().parse_known_args(sys.argv[1:])
@@ -267,10 +269,16 @@ def _prepare_arguments() -> None:
 
 def _refuse_unreadable(arguments: Sequence[str]) -> None:
     for argument in arguments:
-        name, _, value = argument.partition("=")
+        name = argument.partition("=")[0]
         if argument.encode(errors="replace").decode() != argument:
             raise UserError(f"{argument!r}: not UTF-8; expected a name without such bytes")
-        if name in FOLDERS or (name == "output" and value in ("", "null", "''", '""')):
+
+
+def _refuse_no_folder(config_name: str, arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        is_none = config_name not in WRITE_A_FILE and value in ("", "null", "''", '""')
+        if name in FOLDERS or (name == "output" and is_none):
             raise UserError(f"{argument}: expected a folder, output=DIR")
 
 

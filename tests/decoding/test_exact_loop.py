@@ -152,7 +152,11 @@ def loop_law(
     return outcomes(play)
 
 
-@pytest.mark.parametrize("ends", [NO_END, frozenset({1})], ids=["endless", "ends"])
+@pytest.mark.parametrize(
+    "ends",
+    [pytest.param(NO_END, marks=pytest.mark.thorough), frozenset({1})],
+    ids=["endless", "ends"],
+)
 @pytest.mark.parametrize("arm", [*ARMS, pytest.param(FULL, marks=pytest.mark.thorough)], ids=str)
 def test_the_loop_has_exactly_the_verifiers_law(
     arm: Arm, ends: frozenset[int], enumerate_streams: Callable[[BranchingStream], None]
@@ -181,6 +185,7 @@ def processed_target(tokens: Tokens) -> Tensor:
     return less_of_the_last(torch.tensor([list(tokens)]), logits).softmax(dim=-1)[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("ends", [NO_END, frozenset({1})], ids=["endless", "ends"])
 @pytest.mark.parametrize("arm", [arm for arm in ARMS if arm.name in PATHS], ids=str)
 def test_processors_see_the_path_of_each_node(

@@ -340,7 +340,7 @@ def test_a_tree_that_training_cannot_measure_acceptance_with_is_refused(
     check(cli, "train", [*options, *models], tree)
 
 
-@pytest.mark.parametrize("missing", ["data.path", "data.held_out_path", "output"])
+@pytest.mark.parametrize("missing", ["data.path", "data.held_out_path"])
 def test_train_names_the_option_that_is_missing(cli: CommandLine, tiny: Tiny, missing: str) -> None:
     given = {"data.path": tiny.text, "data.held_out_path": tiny.text, "output": "run"}
     options = [f"{name}={value}" for name, value in given.items() if name != missing]
@@ -387,6 +387,7 @@ def test_a_folder_that_cannot_be_made_is_named(
     assert Path("file").read_text() == "precious"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("options", "names"),
     [

@@ -60,6 +60,7 @@ def test_a_lossless_run_passes(cli: CommandLine, tiny: Tiny, options: list[str])
     assert "lossless, as far as" in ended.out
 
 
+@pytest.mark.thorough
 def test_the_draft_s_order_is_that_of_the_run_s_own_draft_or_of_the_one_that_is_named(
     cli: CommandLine, tiny: Tiny
 ) -> None:

@@ -96,6 +96,7 @@ def test_resume_false_trains_again(trained: Ended, tiny: Tiny, cli: CommandLine)
     assert all(equal(after[name], before[name]) for name in before)
 
 
+@pytest.mark.thorough
 def test_a_run_that_is_trained_again_is_not_complete(
     trained: Ended, tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +121,7 @@ def test_a_run_that_is_trained_again_is_not_complete(
     assert "0 complete, 1 to run" in cli("train", *told).out
 
 
+@pytest.mark.thorough
 def test_seeds_share_the_answers(tiny: Tiny, cli: CommandLine) -> None:
     """And the first one, who writes them, bears the name that was planned."""
     distill = ("distill.path=answers.jsonl", "distill.max_new_tokens=8", "distill.prompt_tokens=8")
@@ -224,6 +226,7 @@ def test_an_interrupted_training_goes_on(
     assert all(equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.thorough
 def test_what_was_swept_tells_the_arms_apart(tiny: Tiny, cli: CommandLine) -> None:
     more = ("train=medusa,chained", "loss=kl,cross_entropy", "max_steps=2")
     ended = cli("train", *options(tiny, *more))
@@ -232,6 +235,7 @@ def test_what_was_swept_tells_the_arms_apart(tiny: Tiny, cli: CommandLine) -> No
     assert {arm.replace("cross_entropy", "x") for arm in table()["arm"]} == arms
 
 
+@pytest.mark.thorough
 def test_drafts_and_tuned_verifiers_are_decoded_with(tiny: Tiny, cli: CommandLine) -> None:
     draft = ("train.hidden_size=12", "train.intermediate_size=16", "train.num_attention_heads=1")
     told = [text for text in options(tiny, "max_steps=2") if "train.num_heads" not in text]

@@ -245,6 +245,7 @@ class Checked(DraftModel):
 STEPPED = [name for name, tree in SHAPES.items() if tree.draw is not Draw.TOP_PLUS_ONE]
 
 
+@pytest.mark.thorough
 @each_family
 @pytest.mark.parametrize("shape", STEPPED)
 @pytest.mark.parametrize("temperature", [0.0, 1.0], ids=lambda t: f"T={t:g}")

@@ -51,6 +51,7 @@ def _pairs(case: Case) -> list[Pair]:
     return [SPARSE[0], certain] if wide else [RANDOM[3], RANDOM[4], HAND[2], certain]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", [*MEASURED, *FIXED], ids=names([*MEASURED, *FIXED]))
 def test_the_expected_number_of_accepted_tokens_is_unbiased(case: Case) -> None:
     """Its mean over all outcomes is E[A], to 1e-12; its variance is at most that of A."""

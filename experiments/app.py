@@ -269,7 +269,6 @@ def _prepare_arguments(config_name: str) -> None:
 
 def _refuse_unreadable(arguments: Sequence[str]) -> None:
     for argument in arguments:
-        name = argument.partition("=")[0]
         if argument.encode(errors="replace").decode() != argument:
             raise UserError(f"{argument!r}: not UTF-8; expected a name without such bytes")
 

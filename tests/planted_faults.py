@@ -136,7 +136,8 @@ FAULTS = (
           "replay/test_closed_forms.py"),
     # Training.
     Fault("training/step_loss.py", "self._decay**depth", "self._decay**0", "training"),
-    Fault("training/checkpoints.py", "if differing else None", "if not listed else None", "training"),
+    Fault("training/checkpoints.py", "if differing else None", "if not listed else None",
+          "training"),
     Fault("training/record.py", "        if differing:", "        if False:", "training"),
     Fault("training/training_run.py", "loss * options.accumulation * ", "loss * ", "training"),
     # Identities, and what was whole.

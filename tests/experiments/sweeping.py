@@ -65,7 +65,7 @@ def main(num_kills: int, seed: int, options: Sequence[str]) -> int:
 
     assert specdec.experiments.arm, "imported for all of the forks"
     assert specdec.experiments.report
-    folder = next(Path(text.split("=", 1)[1]) for text in options if "sweep.dir" in text)
+    folder = next(Path(text.split("=", 1)[1]) for text in options if text.startswith("output="))
     rng = random.Random(seed)
     hits = 0
     for _ in range(num_kills):

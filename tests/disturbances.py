@@ -126,11 +126,14 @@ class Scenario:
 def runs(folder: Path) -> dict[str, object]:
     """Return the tokens of each run that is complete, by its name."""
     from specdec.report.run_dir import read_tally, read_traces, state_of
+    from specdec.report.session import read_status
 
     found: dict[str, object] = {}
     for status in sorted(folder.rglob("status.json")):
         run = status.parent
-        if "given" not in run.parts and state_of(run) == "complete":
+        if "given" in run.parts or (read_status(run) or {}).get("kind") == "training":
+            continue
+        if state_of(run) == "complete":
             texts = {(t.prompt_id, t.turn): t.output_ids for t in read_traces(run)}
             sums = [_timeless(row) for row in read_tally(run).to_rows()]
             found[str(run.relative_to(folder))] = (sorted(texts.items()), sums)

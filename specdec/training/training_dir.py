@@ -56,8 +56,7 @@ class TrainingDir(Session):
     def __enter__(self) -> "TrainingDir":
         if not self._writes:
             return self
-        status = read_status(self.path)
-        if status is None or status.get("kind") != self.kind:  # before a lock is left there
+        if not self._is_ours():  # before a lock is left there
             self._require_empty()
         super().__enter__()
         if self.taken == self.at_work:
@@ -66,16 +65,24 @@ class TrainingDir(Session):
 
     def _look_around(self) -> None:
         status = read_status(self.path)
-        if status is None or not self.resume:
+        if not self._is_ours() or not self.resume:
             return
         named = f"output={str(self.path)!r}"
-        self.record.require_same(self.path, named, INSTEAD)
+        if status is None or status["identity"] != self.record.identity:
+            self.record.require_same(self.path, named, INSTEAD)
         steps, wanted = training_steps(self.path), self._max_steps
         if steps is not None and wanted is not None and steps > wanted:
             expected = f"at least {steps}, another output=DIR, or resume=false to train anew"
             raise UserError(f"max_steps={wanted}: {named} is trained further; expected {expected}")
-        if steps == wanted and status["state"] == COMPLETE and self.bears_out(self.path, status):
+        if status is None or steps != wanted:
+            return
+        if status["state"] == COMPLETE and self.bears_out(self.path, status):
             self.taken = COMPLETE
+
+    def _is_ours(self) -> bool:
+        """Whether a training has begun here; of its two notes one may have been lost."""
+        status = read_status(self.path) or {}
+        return status.get("kind") == self.kind or read_object(self.path / IDENTITY) is not None
 
     def _require_empty(self) -> None:
         """Refuse to write over a model, say the verifier itself."""

@@ -186,9 +186,15 @@ def test_what_was_deleted_is_made_again(build: Build, tmp_path: Path) -> None:
     (output / "model.safetensors").unlink()
     trainer().fit(build(), output)
     assert same(output, whole)
+    for lost in ("identity.json", "status.json"):
+        (output / lost).write_text("{")
+        trainer().fit(build(), output)
+        assert same(output, whole)
+        with pytest.raises(UserError, match=r"trainer\.seed=5 \(was 0\)"):
+            trainer(seed=5).fit(build(), output)
     (output / "identity.json").write_text("{")
     with pytest.raises(UserError, match="does not say which training"):
-        trainer().fit(build(), output)
+        trainer(seed=5).fit(build(), output)
 
 
 def test_passes_over_the_data_may_be_told(build: Build, tmp_path: Path) -> None:

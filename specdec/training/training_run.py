@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -178,11 +178,11 @@ class TrainingRun:
         with self.accelerator.autocast():
             evaluation = self.objective.evaluate(self.accelerator.unwrap_model(self.module))
         self.module.train()
-        best = self._best_score()
+        # What is logged is not measured again, so that the best must be there by then.
+        if self.options.save_best and self.objective.score(evaluation) > self._best_score():
+            self._save(self.output / BEST, evaluation)
         self._write(**evaluation)
         teller.evaluated(self.step, evaluation)
-        if self.options.save_best and self.objective.score(evaluation) > best:
-            self._save(self.output / BEST)
         self._restart_clock()
 
     @property
@@ -193,18 +193,18 @@ class TrainingRun:
     def _best_score(self) -> float:
         return max(map(self.objective.score, self._log.evaluations), default=-math.inf)
 
-    def _save(self, folder: Path) -> None:
+    def _save(self, folder: Path, evaluation: Mapping[str, float]) -> None:
         """Let the objective write what a user loads: whole, or not at all."""
         if not self.accelerator.is_main_process:
             return
         with replacing(folder) as temporary:
             module = self.accelerator.unwrap_model(self.module)
-            self.objective.save(module, temporary, self._facts())
+            self.objective.save(module, temporary, self._facts(evaluation))
             write_facts(temporary, self.step, self._trained_on.tokens)
 
-    def _facts(self) -> dict[str, str]:
+    def _facts(self, evaluation: Mapping[str, float]) -> dict[str, str]:
         """Return what a card says of the training."""
-        measured = {name: f"{value:.4f}" for name, value in self._log.evaluations[-1].items()}
+        measured = {name: f"{value:.4f}" for name, value in evaluation.items()}
         done = {"steps": f"{self.step}", "tokens": f"{self._trained_on.tokens}"}
         return {**done, **self._record.facts(), **measured}
 
@@ -221,7 +221,7 @@ class TrainingRun:
         """Save what the user loads, and return the last evaluation."""
         if not self._log.evaluations:  # resumed from a run that was complete
             self.evaluate(teller)
-        self._save(self.output)
+        self._save(self.output, self._log.evaluations[-1])
         if self._is_tracked or self.accelerator.num_processes > 1:
             keep_on(self.accelerator.end_training, str(self.options.log_with), self.output)
         return self._log.evaluations[-1]

@@ -197,6 +197,25 @@ def test_what_was_deleted_is_made_again(build: Build, tmp_path: Path) -> None:
         trainer(seed=5).fit(build(), output)
 
 
+def test_a_best_that_could_not_be_saved_is_saved_later(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not be logged before it is there: what is logged is not measured again."""
+    output, whole = tmp_path / "out", tmp_path / "whole"
+    trainer().fit(build(), whole)
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    objective = build()
+    monkeypatch.setattr(objective, "save", fail)
+    with pytest.raises(UserError, match="no space"):
+        trainer().fit(objective, output)
+    trainer().fit(build(), output)
+    assert same(output / "best", whole / "best")
+    assert logged(output) == logged(whole)
+
+
 def test_passes_over_the_data_may_be_told(build: Build, tmp_path: Path) -> None:
     objective = build()
     samples = objective.num_samples

@@ -59,6 +59,7 @@ WHOLE = (
     *("proposer/test_unlike_vocabularies.py", "decoding/test_generation_config.py"),
     *("decoding/test_claims.py", "metrics/test_metrics_speed.py"),
     "decoding/test_copies_of_the_verifier.py",
+    *("replay/test_ranks.py", "report/test_options.py", "replay/test_recording.py"),
 )
 
 

@@ -80,7 +80,7 @@ class Stopping:
         for count, token in enumerate(new_ids, start=1):
             if token in self.end_ids:
                 return list(new_ids[:count]), "eos"
-            if self.stop_strings and self._stops([*output_ids, *new_ids[:count]]):
+            if self.stop_strings and self.stops([*output_ids, *new_ids[:count]]):
                 return list(new_ids[:count]), "stop"
         return list(new_ids), None
 
@@ -98,22 +98,38 @@ class Stopping:
         for node in range(1, len(tree.parents)):
             paths.append([*paths[tree.parents[node]], tree.token_ids[node]])
         nodes = range(1, len(paths))
-        return frozenset(node for node in nodes if self._stops([*output_ids, *paths[node]]))
+        return frozenset(node for node in nodes if self.stops([*output_ids, *paths[node]]))
 
-    def _stops(self, output_ids: Sequence[int]) -> bool:
+    def stops(self, output_ids: Sequence[int]) -> bool:
         """Whether the text so far holds a stop string that its last token completed."""
+        # A few characters more, since some tokenizers drop a space that begins a text.
+        enough = self.longest + MARGIN + len(self.shown(output_ids[-1:]))
+        tail = self.tail(output_ids, enough)
+        return any(string in tail for string in self.stop_strings)
+
+    @property
+    def longest(self) -> int:
+        """The characters of the longest stop string."""
+        return max(map(len, self.stop_strings), default=0)
+
+    def shown(self, token_ids: Sequence[int]) -> str:
+        """Turn token ids into the text that stop strings are looked for in."""
         show = self.show or self.decode
         assert show is not None
-        longest = max(map(len, self.stop_strings))
-        # Enough characters before the last token, though some tokens are parts of characters, or
-        # show as nothing; and a few more, since some tokenizers drop a space that begins a text.
-        enough = longest + MARGIN + len(show(output_ids[-1:]))
+        return show(token_ids)
+
+    def tail(self, output_ids: Sequence[int], enough: int) -> str:
+        """Return the end of the text so far: `enough` characters, or all that there are.
+
+        Some tokens are parts of characters, or show as nothing.
+        """
+        longest = self.longest
         reach = longest + MARGIN
-        tail = show(output_ids[-reach:])
+        tail = self.shown(output_ids[-reach:])
         while len(tail) < enough and reach < len(output_ids):
             reach *= 2
-            tail = show(output_ids[-reach:])
-        return any(string in tail for string in self.stop_strings)
+            tail = self.shown(output_ids[-reach:])
+        return tail
 
 
 def default_stopping(verifier: object) -> Stopping:

@@ -1,6 +1,7 @@
 """Answers to `Question`s from the laws at one depth of a step."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
 from specdec.replay import shares
 from specdec.replay.arm import SIBLINGS
-from specdec.replay.questions import SUBMITTED_BY, Question, Scores
-from specdec.replay.ranks import ranks_of
+from specdec.replay.ended import Nodes, ended, stuck
+from specdec.replay.questions import TOLD, Question, Scores
+from specdec.replay.ranks import likeliest, ranks_of
+from specdec.replay.stops import Stops
 from specdec.replay.survival import ahead
 from specdec.replay.texts import Text, output_ids
 from specdec.tree.filtered import Filtered
@@ -26,11 +29,12 @@ class Here:
         depth: int,
         p: Tensor | None,
         logits: Tensor,
-        end_ids: frozenset[int],
+        stops: Stops | None = None,
     ):
+        self._texts = texts
+        self._stops = stops
         self._shape = logits.shape[:2]
         self._logits = logits.flatten(0, 1)  # [n, V]
-        self._end_ids = sorted(each for each in end_ids if each < logits.shape[-1])
         tokens = output_ids(texts, logits.device)
         self._token_ids = ahead(tokens, depth).flatten()
         # Behind the end of a text anything will do but what is no number.
@@ -53,31 +57,32 @@ class Here:
             sampled = [each for each in mine if each.draw is not Draw.DETERMINISTIC]
             q = sampling.at(temperature).warp(self._logits) if sampled else None
             for question in mine:
-                if question.kind in SUBMITTED_BY and self._p is None:
-                    continue  # without it only less is known
-                if question.kind in ("ended", "passes block"):
-                    assert q is not None
-                    answer = self._submitted(question, q, scores)
-                else:
-                    answer = self._answer(question, q, generator)
-                yield question, answer.view(*self._shape, -1)
+                answer = None  # without p only less is known
+                if self._p is not None or not (question.needs_rows and question.kind in TOLD):
+                    answer = self._answer(question, q, generator, scores)
+                if answer is not None:
+                    yield question, answer.view(*self._shape, -1)
 
     def _answer(
-        self, question: Question, q: Tensor | None, generator: torch.Generator | None
-    ) -> Tensor:  # [n, K]
+        self,
+        question: Question,
+        q: Tensor | None,
+        generator: torch.Generator | None,
+        scores: Scores,
+    ) -> Tensor | None:  # [n, K]
         if question.kind == "ranks":
             ranks = ranks_of(self._logits.float(), self._token_ids)
             numbers = torch.arange(question.width, device=ranks.device)
             return (ranks[:, None] == numbers).double()
-        if question.kind == "ended ranks":
-            return self._ended_ranks(question.width)
+        if question.kind == "likeliest":
+            return likeliest(self._logits.float(), question.width)
         assert q is not None
-        if question.kind == "ended match":
-            return q[:, self._end_ids].double().sum(dim=1, keepdim=True).expand(-1, question.width)
+        if question.kind in ("ended", "stuck"):
+            return self._ended(question, q)
         if question.kind == "support":
             return (q > 0).sum(dim=-1, keepdim=True)
         if question.draw is Draw.SINGLE:
-            return self._single(question, q)[:, None]
+            return self._single(question, q, scores)[:, None]
         # Rules that look at p of the text's token alone find it here, too.
         p = q.new_zeros(q.shape) if self._p is None else self._p
         assert self._p is not None or not question.needs_rows, "p of other tokens is wanted"
@@ -90,36 +95,28 @@ class Here:
             options["generator"] = generator
         return rule(p, q, self._token_ids, question.width, **options).double()
 
-    def _submitted(self, question: Question, q: Tensor, scores: Scores) -> Tensor:  # [n, K]
-        assert self._p is not None
-        if question.kind == "passes block":
-            assert question.passing is not None
-            c = scores.clipped(question).flatten().to(q.dtype)
-            passing = Filtered.passed(q, *question.passing)
-            return shares.passes_block(self._p, passing, c)[:, None]
-        is_end = torch.zeros(q.shape[-1], dtype=torch.bool, device=q.device)
-        is_end[self._end_ids] = True
-        num, kseq = question.width, question.rule == "kseq"
-        rule, covered = (
-            (shares.kseq, shares.covered_by_kseq(self._p, q, num))
-            if kseq
-            else (shares.rejection_iid, shares.covered_by_rejection(self._p, q, num))
+    def _ended(self, question: Question, q: Tensor) -> Tensor | None:  # [n, K] or [n, 1]
+        p = q if self._p is None else self._p
+        nodes = Nodes(
+            question.rule, question.draw, p, q, self._token_ids, question.width, self._is_end
         )
-        accepted = rule(self._p, q, self._token_ids, num)
-        return shares.ended(covered, q, self._token_ids, accepted, is_end)
+        if question.kind == "ended":
+            return ended(nodes)
+        found = stuck(nodes, question.inner)
+        return None if found is None else found[:, None]
 
-    def _ended_ranks(self, width: int) -> Tensor:  # [n, K]
-        """Mark the likeliest tokens that end a text."""
-        numbers = torch.arange(width, device=self._logits.device)
-        found = torch.zeros(len(self._logits), width, device=numbers.device)
-        for token in self._end_ids:
-            ranks = ranks_of(self._logits.float(), torch.full_like(self._token_ids, token))
-            found += ranks[:, None] == numbers
-        return found.double()
+    @cached_property
+    def _is_end(self) -> Tensor:  # [n or 1, V] bool
+        """Mark the tokens that end the texts here."""
+        assert self._stops is not None
+        return self._stops.behind(self._texts, self._logits.device).flatten(0, 1)
 
-    def _single(self, question: Question, q: Tensor) -> Tensor:  # [n]
+    def _single(self, question: Question, q: Tensor, scores: Scores) -> Tensor:  # [n]
         if question.passing is not None:
             q = Filtered.passed(q, *question.passing)
+        if question.kind == "passes block":
+            assert self._p is not None
+            return shares.passes_block(self._p, q, scores.clipped(question).flatten().to(q.dtype))
         if question.kind == "passes match":
             return q.double().sum(dim=-1)
         if question.kind == "passes":

@@ -52,6 +52,11 @@ class Arm:
         depths = [len(path) for path in self.tree.nodes]
         return [sum(d <= depth for d in depths) for depth in range(self.tree.max_depth + 1)]
 
+    @property
+    def inner(self) -> tuple[int, ...]:
+        """The children of the root that have children."""
+        return tuple(sorted({path[0] for path in self.tree.nodes if len(path) == 2}))
+
     def width(self, depth: int) -> int:
         """The most children at a depth."""
         return 1 + max(path[-1] for path in self.tree.nodes if len(path) == depth)

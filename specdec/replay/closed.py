@@ -1,7 +1,6 @@
 """Replay in closed form: candidates of a fixed shape, drawn from laws that the text decides on."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from specdec.core.protocols import CausalLM
 from specdec.core.sampling import Sampling
+from specdec.core.values import Draw
 from specdec.decoding.stopping import Stopping
 from specdec.lm.generation import end_ids_of, heeded
 from specdec.replay import shares
@@ -17,10 +17,12 @@ from specdec.replay.arm import CHAINS, LIMITED, Arm
 from specdec.replay.laws import Laws
 from specdec.replay.questions import Question, Scores, questions
 from specdec.replay.renewal import Replayed
+from specdec.replay.stops import Stops
 from specdec.replay.submitted import Known, submitted
 from specdec.replay.survival import of_block, of_tree
 from specdec.replay.texts import Text, batches, logits_along, processed
 from specdec.tree.filtered import Filtered
+from specdec.tree.fixed import Path
 
 CELLS_AT_ONCE = 1 << 25  # numbers of one tensor of laws
 
@@ -43,13 +45,13 @@ def replay(
 
     Only arms that must know p of tokens that the text does not have ask for `rows`, such as a
     recording has, and let the `verifier` read texts of which there are none. Nothing is submitted
-    below an end token or a stop string of `stopping`; a text that one ended says so by itself.
+    below an end token or a stop string of `stopping`; a text that another one ended says so itself.
     """
     told = stopping or Stopping(end_ids=end_ids_of(verifier))
     sampling = heeded(sampling, verifier, told.end_ids)
     found: dict[str, list[Replayed]] = {name: [] for name in arms}
     limit = max(1, CELLS_AT_ONCE // vocab_size)
-    ends = _Ends.of(texts, told)
+    stops = Stops.of(texts, told, vocab_size)
     for number, batch in enumerate(batches(texts, limit)):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
         with torch.inference_mode():
@@ -62,29 +64,15 @@ def replay(
                 vocab_size,
                 generator,
                 rows,
-                ends.token_ids,
+                stops,
             )
         for name, arm in arms.items():
             survival = survival_of(arm, scores)
             first = from_first(batch, laws, survival)
             reads_path = laws.reads_path or bool(sampling.processors)
-            known = _known_of(arm, scores, batch, sampling, survival, ends.some, reads_path)
+            known = _known_of(arm, scores, batch, sampling, survival, stops, reads_path)
             found[name].append(Replayed.of(batch, survival, first, submitted(arm.tree, known)))
     return found
-
-
-@dataclass(frozen=True)
-class _Ends:
-    some: bool  # whether some tokens end a text
-    token_ids: frozenset[int]  # which, wherever they stand; none where that is not known
-
-    @classmethod
-    def of(cls, texts: Sequence[Text], stopping: Stopping) -> "_Ends":
-        """Which token completes a stop string depends on the text: nobody looks at all of them."""
-        reasons = {text.finish_reason for text in texts}
-        some = bool(stopping.end_ids or stopping.stop_strings or reasons & {"eos", "stop"})
-        is_told = not stopping.stop_strings and "stop" not in reasons
-        return cls(some, stopping.end_ids if is_told else frozenset())
 
 
 def from_first(texts: Sequence[Text], laws: Laws, survival: Tensor) -> Tensor | None:  # [B, T]
@@ -106,10 +94,10 @@ def score(
     vocab_size: int,
     generator: torch.Generator | None = None,
     rows: Rows | None = None,
-    end_ids: frozenset[int] = frozenset(),
+    stops: Stops | None = None,
 ) -> Scores:
     """Answer all questions of all arms along a batch of texts."""
-    wanted = questions(arms, laws.num_depths, bool(end_ids))
+    wanted = questions(arms, laws.num_depths, stops is not None and stops.some)
     p = None
     if any(question.needs_rows for several in wanted.values() for question in several):
         p = _known(texts, rows, vocab_size)
@@ -123,7 +111,7 @@ def score(
             break
         if sure:
             scores.note_confidence(depth, logits.float().softmax(dim=-1).amax(dim=-1))
-        here = Here(texts, depth, p, processed(texts, sampling, logits, depth), end_ids)
+        here = Here(texts, depth, p, processed(texts, sampling, logits, depth), stops)
         # One by one: some answers build on those that were added before.
         for question, answer in here.answers(wanted[depth], sampling, generator, scores):
             scores.add(question, depth, answer)
@@ -149,13 +137,14 @@ def _known_of(
     texts: Sequence[Text],
     sampling: Sampling,
     survival: Tensor,  # [B, T, D + 1]
-    ends: bool,
+    stops: Stops | None,
     reads_path: bool,
 ) -> Known:
     """Collect what decides on the candidates of an arm."""
     depths = range(1, arm.tree.max_depth + 1)
     told = [_column(scores.told(Question.of_submitted(arm, depth), depth)) for depth in depths]
     like = scores.at(Question.of(arm, 1), 1)
+    stuck = scores.told(Question.of_stuck(arm, 1), 1)
     is_limited, is_filtered = arm.tree.draw in LIMITED, isinstance(arm.tree, Filtered)
     is_full = not arm.may_lack(sampling)
     if is_limited and is_full:  # a draft whose laws have tokens enough along the texts is taken
@@ -167,12 +156,33 @@ def _known_of(
     return Known(
         sure=[_goes_on(arm, scores, depth, like) for depth in depths],
         passes=_passes(arm, told, survival) if is_filtered else None,
-        support=told[0] if is_limited else None,
+        support=told if is_limited else [None for _ in depths],
         is_full=is_full,
-        ends=ends,
-        ended=[scores.told(Question.of_ends(arm, depth), depth) for depth in depths],
+        ends=stops is None or stops.some,
+        ended=_ended(arm, scores, texts, stops, reads_path),
+        stuck=None if stuck is None else shares.ratio(stuck[..., 0], survival[..., 1]),
         reads_path=reads_path,
     )
+
+
+def _ended(
+    arm: Arm, scores: Scores, texts: Sequence[Text], stops: Stops | None, reads_path: bool
+) -> dict[Path, Tensor]:  # of [B, T]
+    """Return P(a candidate ends the text | the text) of those with children, where it is known."""
+    inner = sorted({path[:-1] for path in arm.tree.nodes} - {()})
+    told: list[Tensor] = []
+    for depth in range(1, arm.tree.max_depth):
+        answer = scores.told(Question.of_ends(arm, depth), depth)
+        if answer is None:
+            return {}
+        told.append(answer)
+    if arm.tree.draw is not Draw.DETERMINISTIC:
+        return {path: told[0][..., path[0]] for path in inner if path[0] < told[0].shape[-1]}
+    assert stops is not None
+    # Behind the text the likeliest are known, and below them where no law looks at them.
+    inner = [path for path in inner if len(path) == 1 or not reads_path]
+    ids = [torch.stack([told[d][..., k] for d, k in enumerate(path)], dim=-1) for path in inner]
+    return dict(zip(inner, stops.along(texts, ids), strict=True))
 
 
 def _column(answer: Tensor | None) -> Tensor | None:  # [B, T, 1] -> [B, T]

@@ -11,7 +11,7 @@ from specdec.replay.survival import ahead, behind, clipped
 from specdec.tree.filtered import Filtered
 
 NEED_ROWS = {"rejection", "kseq"}  # of p, at nodes with several draws
-SUBMITTED_BY = {"passes", "passes block", "ended"}  # the same of what is told if p is known
+TOLD = {"passes", "passes block", "ended", "stuck"}  # the same; without p nothing is told
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,17 @@ class Question:
     """What is computed once for all arms that ask it: shares, or for blocks log ratios."""
 
     # ranks, ratio, match, block, or a rule on siblings. Of candidates that are submitted: support,
-    # how many tokens q has; passes, ended, passes block: see `shares`; passes match and ended
-    # match, the same where the verifier's draw decides; ended ranks, where all are known.
+    # how many tokens q has; passes and passes block: see `shares`; passes match, the same where the
+    # verifier's draw decides; ended and stuck: see `specdec.replay.ended`; likeliest, the tokens
+    # of candidates that are all known.
     kind: str
     draw: Draw
     width: int
     temperature: float | None
     passing: tuple[float, int] | None = None  # FILTERED: least probability, and top-k
     depth: int = 0  # where the answer depends on the tokens above: how deep
-    rule: str = ""  # ended: whose refusals
+    rule: str = ""  # ended, stuck: whose refusals
+    inner: tuple[int, ...] = ()  # stuck: which children of the root have children
 
     @classmethod
     def of(cls, arm: Arm, depth: int) -> "Question":
@@ -58,24 +60,30 @@ class Question:
 
     @classmethod
     def of_ends(cls, arm: Arm, depth: int) -> "Question | None":
-        """Say what an arm wants to know of candidates that end a text; None: nothing."""
-        draw, width = arm.tree.draw, arm.width(depth)
-        if depth == arm.tree.max_depth:
+        """Say what tells an arm which candidates end a text; None: nothing does."""
+        tree = arm.tree
+        if depth == tree.max_depth or tree.draw is Draw.FILTERED:
             return None
-        if draw is Draw.DETERMINISTIC:
-            return cls("ended ranks", draw, width, None)
-        if arm.tree.max_depth > 2 or draw not in (Draw.SINGLE, Draw.IID):
+        if tree.draw is Draw.DETERMINISTIC:
+            return cls("likeliest", tree.draw, arm.width(depth), None)
+        if tree.max_depth > 2:
+            return None  # what is drawn beside the text is known right behind the text alone
+        rule = arm.rule if arm.rule in ("match", "kseq") else "rejection"
+        return cls("ended", tree.draw, arm.width(depth), arm.temperature, rule=rule)
+
+    @classmethod
+    def of_stuck(cls, arm: Arm, depth: int) -> "Question | None":
+        """Say what tells an arm how often all candidates with children end a text."""
+        ended, inner = cls.of_ends(arm, depth), arm.inner
+        if ended is None or ended.kind != "ended" or len(inner) == ended.width:
             return None
-        if arm.rule == "match":
-            return cls("ended match", draw, width, arm.temperature)
-        rule = "kseq" if arm.rule == "kseq" else "rejection"  # of one draw that is every rule
-        return cls("ended", draw, width, arm.temperature, rule=rule)
+        return replace(ended, kind="stuck", inner=inner)
 
     @property
     def needs_rows(self) -> bool:
         """Whether p is wanted of tokens that the text does not have."""
         siblings = self.draw is not Draw.SINGLE and self.kind in NEED_ROWS
-        return siblings or self.kind in SUBMITTED_BY
+        return siblings or (self.kind in TOLD and self.rule != "match")
 
 
 def questions(arms: Sequence[Arm], num_depths: int | None, ends: bool) -> dict[int, list[Question]]:
@@ -85,7 +93,8 @@ def questions(arms: Sequence[Arm], num_depths: int | None, ends: bool) -> dict[i
         for depth in range(1, arm.tree.max_depth + 1):
             place = 1 if num_depths is None else depth
             asked = [Question.of(arm, depth), Question.of_submitted(arm, depth)]
-            asked += [Question.of_ends(arm, depth)] if ends else []
+            if ends:
+                asked += [Question.of_ends(arm, depth), Question.of_stuck(arm, depth)]
             found.setdefault(place, {}).update({each: None for each in asked if each is not None})
     return {depth: list(questions) for depth, questions in found.items()}
 

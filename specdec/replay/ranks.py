@@ -37,6 +37,13 @@ def ranks_of(logits: Tensor, token_ids: Tensor) -> Tensor:  # [n, V], [n] -> [n]
     return ranks.where(token_ids < vocab_size, BEHIND_ALL)
 
 
+def likeliest(logits: Tensor, num: int) -> Tensor:  # [n, V] -> [n, num]
+    """Return the tokens of the first ranks, in the order of `ranks_of`."""
+    top = logits.topk(min(num, logits.shape[1]), dim=1).indices.sort(dim=1).values
+    order = logits.gather(1, top).argsort(dim=1, descending=True, stable=True)
+    return top.gather(1, order)
+
+
 @torch.inference_mode()
 def head_ranks(heads: Heads, verifier: HFCausalLM, depth: int, batch: Batch) -> Tensor:  # [S, D]
     """Rank the tokens for the first `depth` heads, which read the true tokens, if any."""

@@ -10,7 +10,7 @@ Every function takes p and q [n, V] (float32 or float64) at n nodes, the text's 
 each, and K, and returns the shares [n, K].
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -75,26 +75,6 @@ def covered_by_rejection(p: Tensor, q: Tensor, num: int) -> Iterator[Tensor]:  #
         rest = residual(rest, q, p)
 
 
-def ended(
-    covered: Iterable[Tensor], q: Tensor, token_ids: Tensor, shares: Tensor, is_end: Tensor
-) -> Tensor:  # of [n, V], [n, V], [n], [n, K], [V] bool -> [n, K]
-    """Return P(the k-th of K independent draws ends the text | the text has x).
-
-    A draw behind the accepted one is like any other, the accepted one is x, and those before were
-    refused, whatever the text goes on with.
-    """
-    found: list[Tensor] = []
-    drawn, own = q[:, is_end].double().sum(dim=1), is_end[token_ids].double()
-    before = torch.zeros_like(drawn)
-    for once, accepted in zip(covered, shares.double().unbind(dim=1), strict=True):
-        refused = (q - once).double()
-        share = ratio(refused[:, is_end].sum(dim=1), refused.sum(dim=1))
-        later = (1 - before - accepted).clamp(min=0)
-        found.append(before * drawn + accepted * own + later * share)
-        before = before + accepted
-    return torch.stack(found, dim=1)
-
-
 def rejection_without_replacement(
     p: Tensor, q: Tensor, token_ids: Tensor, num: int, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -110,7 +90,7 @@ def rejection_without_replacement(
     rest = residual(p, q, p)
     if num > 1:
         refused = (q - p).clamp(min=0)  # [n, V]: P(t was drawn first, and refused)
-        at_x = at(q, token_ids)[:, None] / _beside_each(q)
+        at_x = at(q, token_ids)[:, None] / beside_each(q)
         second = (refused * at_x.minimum(at(rest, token_ids)[:, None])).sum(dim=1)
         columns.append(ratio(second, own))
     if num > 2:
@@ -122,7 +102,7 @@ def rejection_without_replacement(
     return torch.stack(columns, dim=1)
 
 
-def _beside_each(q: Tensor) -> Tensor:  # [n, V] -> [n, V]
+def beside_each(q: Tensor) -> Tensor:  # [n, V] -> [n, V]
     """Return what q gives to all tokens but each one.
 
     Not 1 - q: where the draft is nearly sure of a token, float32 has nothing left of that.
@@ -179,7 +159,7 @@ def covered_by_kseq(p: Tensor, q: Tensor, num: int) -> list[Tensor]:  # of [n, V
 
 def top_plus_one(p: Tensor, q: Tensor, token_ids: Tensor, num: int) -> Tensor:
     """All but the last child are the likeliest tokens, and never refused (Hu et al. 2025)."""
-    is_top, others = _top_and_others(q, token_ids, num)
+    is_top, others = top_and_others(q, token_ids, num)
     last = ratio(at(others, token_ids), at(p, token_ids)) * ~is_top.any(dim=1)
     return torch.cat([is_top.to(p.dtype), last[:, None]], dim=1)
 
@@ -192,7 +172,7 @@ def match_iid(p: Tensor, q: Tensor, token_ids: Tensor, num: int) -> Tensor:
 
 def match_top_plus_one(p: Tensor, q: Tensor, token_ids: Tensor, num: int) -> Tensor:
     """The same among the likeliest tokens and one draw from the others."""
-    is_top, others = _top_and_others(q, token_ids, num)
+    is_top, others = top_and_others(q, token_ids, num)
     return torch.cat([is_top.to(p.dtype), at(others, token_ids)[:, None]], dim=1)
 
 
@@ -204,7 +184,7 @@ def match_without_replacement(
     columns = [at_x]
     others = q.scatter(1, token_ids[:, None], 0.0)
     if num > 1:
-        columns.append(at_x * (others / _beside_each(q)).sum(dim=1))
+        columns.append(at_x * (others / beside_each(q)).sum(dim=1))
     if num > 2:
         drawn = [_drawn_late(at_x, others, num, generator) for _ in range(NUM_SEQUENCES)]
         columns += list(torch.stack(drawn).mean(dim=0).unbind(1))
@@ -227,7 +207,7 @@ def _drawn_late(
     return torch.stack(found, dim=1)
 
 
-def _top_and_others(q: Tensor, token_ids: Tensor, num: int) -> tuple[Tensor, Tensor]:
+def top_and_others(q: Tensor, token_ids: Tensor, num: int) -> tuple[Tensor, Tensor]:
     """Return where x is among the K - 1 likeliest [n, K - 1], and q without these, renormalised."""
     mass, top = q.topk(min(num - 1, q.shape[1]), dim=1)
     others = q.scatter(1, top, 0.0)

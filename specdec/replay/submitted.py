@@ -5,7 +5,7 @@ ends the text. On the text that is known; of candidates beside it only what was 
 the text is. What depends on more is not told at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,11 +38,12 @@ class Known:
     sure: Sequence[Tensor]  # each [B, T] bool: whether drafting goes on to that depth on the text
     # Of filtered chains, each [B, T]: P(the drawn token passes | the text, A >= d - 1).
     passes: Sequence[Tensor | None] | None
-    support: Tensor | None  # [B, T]: how many tokens the root's law has; None: enough
+    support: Sequence[Tensor | None]  # each [B, T]: how many tokens a law has; None: enough
     is_full: bool  # whether all nodes, wherever they are, have as many children as the tree says
     ends: bool  # whether some tokens end a text, so that nothing is submitted below them
-    # Each [B, T, K]: P(the k-th child there ends the text | the text); None: not told.
-    ended: Sequence[Tensor | None]
+    # Each [B, T]: P(a candidate with children ends the text | the text), where that is known.
+    ended: Mapping[Path, Tensor]
+    stuck: Tensor | None  # [B, T]: P(all of them at depth 1 do | the text, A >= 1); None: not told
     reads_path: bool  # whether a law depends on the candidates before
 
 
@@ -55,34 +56,34 @@ def submitted(tree: FixedTree, known: Known) -> Submitted:
 
 def _present(tree: FixedTree, known: Known, deepest: int) -> dict[Path, Tensor] | None:  # of [B, T]
     """Return P(a node is submitted | the text), if that is known of all nodes down to a depth."""
-    if known.passes is not None or (known.support is not None and not known.is_full):
-        return _present_at_once(tree, known) if tree.max_depth == 1 else None
+    if known.passes is not None:
+        passes = known.passes[0] if tree.max_depth == 1 else None
+        return None if passes is None else {(0,): known.sure[0] * passes}
     if deepest > 1 and tree.min_confidence > 0 and known.reads_path:
-        return None
-    # What is drawn beside the text is known of candidates right behind the text alone.
-    certain = tree.draw is Draw.DETERMINISTIC and not known.reads_path
-    if known.ends and deepest > 2 and not certain:
-        return None
+        return None  # whether drafting goes on is known of candidates right behind the text alone
     found: dict[Path, Tensor] = {(): torch.ones_like(known.sure[0], dtype=torch.float64)}
     for path in (path for path in tree.nodes if len(path) <= deepest):
         above = found[path[:-1]] * known.sure[len(path) - 1]
         if known.ends and len(path) > 1:
-            ended = known.ended[len(path) - 2]
+            ended = known.ended.get(path[:-1])
             if ended is None:
                 return None
-            above = above * (1 - ended[..., path[-2]])
-        found[path] = above
+            above = above * (1 - ended.double())
+        is_there = _is_there(known, path)
+        if is_there is None:
+            return None
+        found[path] = above * is_there
     return found
 
 
-def _present_at_once(tree: FixedTree, known: Known) -> dict[Path, Tensor] | None:
-    """Return the same of trees of one level, which a filter decides on, or how wide q is."""
-    sure = known.sure[0].double()
-    if known.passes is not None:
-        passes = known.passes[0]
-        return None if passes is None else {(0,): sure * passes}
-    assert known.support is not None
-    return {path: sure * (path[-1] < known.support) for path in tree.nodes}
+def _is_there(known: Known, path: Path) -> Tensor | bool | None:  # [B, T] bool
+    """Say whether the law at a node has tokens enough for a child; None: that is not known."""
+    support = known.support[len(path) - 1]
+    if support is None or path[-1] == 0:
+        return True
+    if len(path) == 1 or not known.reads_path:
+        return path[-1] < support
+    return True if known.is_full else None
 
 
 def _tested(tree: FixedTree, known: Known, depth: int) -> Tensor | None:  # [B, T]
@@ -98,10 +99,22 @@ def _tested(tree: FixedTree, known: Known, depth: int) -> Tensor | None:  # [B, 
     firsts = {path[:-1] for path in tree.nodes if len(path) == depth and path[-1] == 0}
     if (known.is_full and not known.ends) or firsts.issuperset(above):
         return sure
-    present = _present(tree, known, depth) if tree.draw is Draw.DETERMINISTIC else None
-    if present is None:
-        return None
-    return torch.stack([present[path] for path in tree.nodes if len(path) == depth]).amax(dim=0)
+    if tree.draw is Draw.DETERMINISTIC:
+        present = _present(tree, known, depth)
+        if present is None:
+            return None
+        return torch.stack([present[path] for path in tree.nodes if len(path) == depth]).amax(dim=0)
+    return _tested_beside(tree, known, sure) if depth == 2 else None
+
+
+def _tested_beside(tree: FixedTree, known: Known, sure: Tensor) -> Tensor | None:  # [B, T]
+    """Return the same at depth 2 where the accepted candidate may be one without children."""
+    if known.ends:
+        return None if known.stuck is None else sure * (1 - known.stuck)
+    first = min(path for path in tree.nodes if len(path) == 2)
+    is_there = _is_there(known, first[:1])
+    assert is_there is not None
+    return sure * is_there
 
 
 def _left_out(
@@ -124,12 +137,19 @@ def _branched(
     found = torch.zeros(*sure.shape, tree.max_depth + 1, dtype=sure.dtype, device=sure.device)
     if tree.num_nodes == tree.max_depth:
         return found
-    if (1,) in tree.nodes and (tree.max_depth == 1 or known.is_full):
-        wide = sure if known.support is None else sure * (known.support > 1)
+    if (1,) in tree.nodes:
+        support = known.support[0]
+        wide = sure if support is None else sure * (support > 1)
         found[..., 1:] = wide[..., None]
-        return found
-    if present is None or not (tree.draw is Draw.DETERMINISTIC or not known.ends):
+        alone = [path for path in tree.nodes if path[0] == 0]  # where there is one child only
+        return found if known.is_full or len(alone) == max(map(len, alone)) else None
+    if present is None:
         return None
+    if tree.draw is not Draw.DETERMINISTIC and known.ends:
+        if tree.max_depth > 2:
+            return None
+        found[..., 2] = present[0, 1]
+        return found
     for depth in range(1, tree.max_depth + 1):
         nodes = [path for path in tree.nodes if len(path) <= depth]
         there = torch.stack([present[path] for path in nodes]) > 0

@@ -96,9 +96,9 @@ def tally(
 
     All columns are exact, given the texts. What would depend on the draft's laws beside the text is
     not among them (see `submitted`): E[A] given the candidates; how many candidates there are in
-    trees of several levels that may stop or lack children, or of three and more where tokens end a
-    text; and, where such trees branch, how many steps are at risk. Predicted seconds let no
-    candidate beside the text be an end token.
+    trees of several levels that may stop or may lack children beside the text, or that are sampled
+    on three levels and more where something ends texts; and, where such trees branch, how many
+    steps are at risk. Predicted seconds let no candidate beside the text end it.
     """
     several = [_counts(part, num_drafted, seconds, plain) for part in parts]
     known = set[str].intersection(*({*columns} for columns in several)) if several else set[str]()

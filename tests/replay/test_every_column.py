@@ -197,7 +197,7 @@ CASES = [
     Case("deep first", "top_plus_one", tree(TOP, FIRST), draft=DRAFT),
     Case("leaning", "top_plus_one", tree(TOP, LEANING), draft=DRAFT),
     Case("deep sides", "top_plus_one", tree(TOP, SIDES)),
-    Case("deep middle", "top_plus_one", tree(TOP, MIDDLE), draft=DRAFT),
+    Case("deep middle", "top_plus_one", tree(TOP, MIDDLE), draft=DRAFT, temperature=0.0),
     Case("deep sides", "match top", tree(TOP, SIDES), draft=DRAFT),
     Case("leaning and peaked", "match top", tree(TOP, LEANING), draft=DRAFT, sampling=PEAKED),
     Case("three of a peaked law", "match", tree(TOP, WIDE), draft=DRAFT, sampling=PEAKED),
@@ -253,6 +253,9 @@ QUICK = {
     "match three ranks",
     "match sure ranks",
     "match short draft",
+    "rejection without leaning",
+    "top_plus_one leaning",
+    "rejection a late fork",
 }
 
 

@@ -43,6 +43,7 @@ PROMPTS = [(0, 1, 2, 0, 1), (2,), (1, 1, 0)]
 TARGET = markov(2, full_context(5, 1.5))
 DRAFT = mixture(TARGET, full_context(6, 1.5), 0.5)
 TREE = (-1, 0, 0, 1, 1, 2)
+SUBMITTED = ("num_drafted", "num_branched")
 
 
 def texts_of(traces: list[Trace], prompts: list[tuple[int, ...]], budget: int) -> list[Text]:
@@ -94,35 +95,34 @@ def test_a_model_is_replayed_with_its_draft(tiny: Tiny) -> None:
     assert counted(found) == counted(decoded)
 
 
+@pytest.mark.parametrize("stop", ["end tokens", "stop strings"])
 @pytest.mark.parametrize("threshold", [0.0, 0.3], ids=["whole", "sure"])
-def test_trees_of_heads_that_read_no_tokens_are_known_whole(threshold: float) -> None:
-    """Also beside the text: how many candidates end tokens and unsure heads leave."""
+def test_trees_of_heads_that_read_no_tokens_are_known_whole(threshold: float, stop: str) -> None:
+    """Also beside the text: how many candidates end it, and where unsure heads stop."""
     verifier = HFCausalLM(tiny_model("llama"))
     heads = heads_of("medusa", verifier)
     tree = Sparse([[0, 0, 0], [0, 1], [1, 0, 1], [2]], threshold)
     prompts = [tuple(random_ids(5, seed)) for seed in range(6)]
-    decoder = SpeculativeDecoder(
-        verifier, Medusa(heads, verifier, tree), Rejection(), Sampling(0.7), Stopping(30)
-    )
-    decoded = decoder.decode([Request(f"{n}", prompt) for n, prompt in enumerate(prompts)])
-    drafted = Counter(token for trace in decoded for token in trace.output_ids)
-    ends = frozenset(token for token, _ in drafted.most_common(14)[4:])  # that heads often say
-    stopping = Stopping(30, ends)
-    decoder = SpeculativeDecoder(
-        verifier, Medusa(heads, verifier, tree), Rejection(), Sampling(0.7), stopping
-    )
-    texts = texts_of(
-        decoder.decode([Request(f"{n}", prompt) for n, prompt in enumerate(prompts)]), prompts, 30
-    )
+
+    def decoded(stopping: Stopping) -> list[Trace]:
+        proposer = Medusa(heads, verifier, tree)
+        decoder = SpeculativeDecoder(verifier, proposer, Rejection(), Sampling(0.7), stopping)
+        return decoder.decode([Request(f"{n}", prompt) for n, prompt in enumerate(prompts)])
+
+    if stop == "end tokens":
+        said = Counter(token for trace in decoded(Stopping(30)) for token in trace.output_ids)
+        often = frozenset(token for token, _ in said.most_common(14)[4:])  # by the heads, too
+        stopping = Stopping(30, often)
+    else:  # some within a token, some of up to three
+        strings = ("33", "404", "9")
+        stopping = Stopping(30, stop_strings=strings, show=lambda ids: "".join(map(str, ids)))
+    texts = texts_of(decoded(stopping), prompts, 30)
     jumped = jump(texts, Medusa(heads, verifier, tree), verifier, Sampling(0.7), stopping)
     steps = [step for trace in jumped for step in trace.steps]
     assert len({step.drafted for step in steps}) > 2, "all trees are whole: the test is blind"
-    arm, told = (
-        Arm(tree, "rejection"),
-        [replace(t, log_p=(0.0,) * len(t.output_ids)) for t in texts],
-    )
+    arm = Arm(tree, "rejection")
     closed = replay(
-        told,
+        [replace(text, log_p=(0.0,) * len(text.output_ids)) for text in texts],
         HeadLaws(heads, verifier),
         {"": arm},
         Sampling(0.7),
@@ -131,14 +131,7 @@ def test_trees_of_heads_that_read_no_tokens_are_known_whole(threshold: float) ->
         stopping=stopping,
     )
     found, expected = tally(closed[""], arm.num_drafted).columns, counted(jumped)
-    for name in (
-        "num_steps",
-        "num_drafted",
-        "num_branched",
-        "num_drafts",
-        "at_risk.2",
-        "at_risk.3",
-    ):
+    for name in ("num_steps", *SUBMITTED, "num_drafts", "at_risk.2", "at_risk.3"):
         assert found[name].tolist() == pytest.approx(expected[name], abs=1e-9), name
 
 

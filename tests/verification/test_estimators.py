@@ -25,9 +25,13 @@ from rule_checks import (
 )
 from toy import full_context
 
-from specdec.core.values import Draw
+from specdec.core.randomness import RandomStream
+from specdec.core.tree import CandidateTree
+from specdec.core.values import Draw, Proposal
 from specdec.proof.drafting import chain
+from specdec.verification.kseq import KSeq
 from specdec.verification.lenient import Lenient
+from specdec.verification.match import Match
 from specdec.verification.overlap import transport_bound
 from specdec.verification.top_k import TopK
 from specdec.verification.typical import Typical
@@ -117,6 +121,17 @@ def test_the_bound_grows_with_each_draw_and_each_row_has_its_own_number() -> Non
     together = transport_bound(p, q, torch.tensor([[1], [2], [4]])).tolist()
     assert together == pytest.approx([best_transport(p[0], q[0], k) for k in (1, 2, 4)], abs=1e-12)
     assert together[0] < together[1] < together[2]
+
+
+def test_the_bound_is_of_the_roots_own_draws() -> None:
+    """Two, where a node below has three: the bound of three would be larger."""
+    tree = CandidateTree((0, 0, 1, 0, 1, 2), (-1, 0, 0, 1, 1, 1))
+    p, q = full_context(3, 0.6)(()), full_context(4, 0.6)(())
+    proposal = Proposal(tree, Draw.IID, q.expand(6, -1))
+    for rule in (Rejection(), KSeq(), Match()):
+        verdict = rule.verify(proposal, p.expand(6, -1), RandomStream(1))
+        assert verdict.bound == pytest.approx([best_transport(p, q, 2)], abs=1e-12)
+    assert best_transport(p, q, 2) < best_transport(p, q, 3) - 0.01
 
 
 def test_equal_laws_have_a_bound_of_one() -> None:

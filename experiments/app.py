@@ -17,6 +17,7 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from specdec.experiments.experiment import require_command, require_own
+from specdec.experiments.fitting import fitting
 from specdec.experiments.heeded import require_heeded
 from specdec.experiments.mistakes import is_mistake, mistake_of, require_known
 
@@ -41,6 +42,8 @@ PLUG_INS = ("proposer", "tree", "verification", "train", "loss")
 OURS = {"--dry-run": "dry_run=true"}  # flags that are options
 WRITE_A_FILE = ("calibrate", "costs")
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")  # Hydra's own words for `output`
+
+OmegaConf.register_new_resolver("fitting", fitting, replace=True)  # ${fitting:learning_rate}
 
 
 def build(node: Any, **extra: Any) -> Any:

@@ -109,12 +109,11 @@ def check_options(config: DictConfig) -> None:
     require_int("seed", config.seed, 0)
     require(not Path(config.output).is_dir(), "output", config.output, "a file, not a folder")
     check_positional(config)
-    from specdec.experiments.inputs import require_documents
-
     from specdec.proposer.fit import heads_config
+    from specdec.training.data.text import require_readable
 
     if recording is None:
-        require_documents(config, "data.path")
+        require_readable(build(config.reading).source(config.data.path, "data.path"))
     if chosen in HEADS:
         require_depth(config.depth, heads_config(config.proposer.path).get("num_heads"))
 

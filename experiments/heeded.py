@@ -26,6 +26,11 @@ def _of(*options: str) -> frozenset[str]:
     return frozenset(options)
 
 
+def _is_alone(config: DictConfig) -> bool:
+    """Whether a language model is trained, without a verifier."""
+    return "states" not in config.train
+
+
 def _by_heads(config: DictConfig) -> bool:
     return "verifier" in config.proposer
 
@@ -71,6 +76,7 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
     "calibrate": [
         SINGLE,
         Unheeded(_of("tree"), "no tree is grown here; num_nodes=N is the one that is printed"),
+        Unheeded(_of("data.held_out_split", "data.held_out_share"), "nothing is held out here"),
         Unheeded(_of("draft"), "heads draft here; expected proposer=draft_model, too", _by_heads),
         Unheeded(
             _of("data", "sampling", "batch", "seed", "max_children"),
@@ -86,6 +92,16 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
     "train": [
         Unheeded(_of("hydra.sweep"), "is where sweeps go, with -m; expected output=DIR"),
         Unheeded(_of("decode"), "is what a sweep decodes with; expected -m, too"),
+        Unheeded(
+            _of("data.held_out_share"),
+            "is of data without held-out ones; expected no data.held_out_path",
+            lambda config: config.data.held_out_path is not None,
+        ),
+        Unheeded(
+            _of("loss", "tree", "sampling", "verifier", "evaluation", "dtype", "data.max_length"),
+            "is of heads and drafts; expected train=medusa, chained or draft_model",
+            _is_alone,
+        ),
         Unheeded(
             _of("distill"),
             "is of the verifier's own answers; expected distill.path=FILE, too",

@@ -22,7 +22,6 @@ from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.load import context_length, require_loadable, vocabulary_size, width
 from specdec.prompts import Prompt, render_turn
 from specdec.proposer.fit import heads_config
-from specdec.training.data.text import require_readable
 
 Files = tuple[Signature, ...]
 
@@ -108,12 +107,6 @@ def _require_prompts(
 
     requests = chosen(prompts.load(), prompts, request, context).requests
     require_decodable(requests, context, vocab_size, tokenizer)
-
-
-def require_documents(config: DictConfig, option: str) -> None:
-    """Refuse training text that is not there, or of whose first rows none could be trained on."""
-    reading = build(config.reading)
-    require_readable(reading.source(OmegaConf.select(config, option), option))
 
 
 def _files(path: object) -> Files:

@@ -1,11 +1,17 @@
 """One training, from its configuration to the folder it leaves."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 from specdec.experiments.app import build
 
 from specdec.core.errors import UserError, require
+
+if TYPE_CHECKING:
+    from specdec.training.data.reading import Source
 
 
 def train(config: DictConfig, output: Path) -> None:
@@ -74,17 +80,24 @@ def repeated(config: DictConfig) -> DictConfig:
     return found
 
 
-def require_data(config: DictConfig) -> None:
-    """Refuse a training without text; what the files hold is seen when they are read."""
+def require_data(config: DictConfig) -> tuple[Source, Source]:
+    """Refuse a training without text; what the files hold is seen when they are read.
+
+    Returns what is trained on, and what is held out.
+    """
     from specdec.training.data.text import FILES, require_there
 
-    reading = build(config.reading)
-    for name in ("path", "held_out_path"):
-        option = f"data.{name}"
-        if OmegaConf.is_missing(config.data, name):
-            raise UserError(f"{option}: missing; expected {option}=FILE, {FILES}, or a data set")
-        require(isinstance(config.data[name], str), option, config.data[name], "a file's name")
-        require_there(reading.source(config.data[name], option))
+    data = config.data
+    if OmegaConf.is_missing(data, "path"):
+        raise UserError(f"data.path: missing; expected data.path=FILE, {FILES}, or a data set")
+    require(isinstance(data.path, str), "data.path", data.path, "a file's name")
+    held_out = data.held_out_path
+    named = held_out is None or isinstance(held_out, str)
+    require(named, "data.held_out_path", held_out, "a file's name, or null")
+    sources = build(config.reading).sources(data.path, held_out)
+    for source in sources:
+        require_there(source)
+    return sources
 
 
 def chosen(config: DictConfig) -> DictConfig:

@@ -44,13 +44,14 @@ SEEDED = {"train", "trainer", "tuning"}  # by the seed of the run, unless told o
 def check(config: DictConfig) -> None:
     """Refuse what cannot be trained or decoded with, before any model is loaded."""
     from specdec.experiments.arm import check_options
-    from specdec.experiments.inputs import require_documents, require_model, require_prompts
+    from specdec.experiments.inputs import require_model, require_prompts
 
     from specdec.lm.load import require_loadable
+    from specdec.training.data.text import require_readable
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a sweep gives each training one process; see hydra/launcher for several")
-    require_data(config)
+    sources = require_data(config)
     _check_training(config)
     # A draft will have the verifier's vocabulary; what heads there will be was checked above.
     drafts = _kind(config) == "draft_model"
@@ -59,8 +60,8 @@ def check(config: DictConfig) -> None:
         decodes.verifier[name] = config.verifier[name]
     check_options(decodes)
     require_model(config.verifier)
-    for option in ("path", "held_out_path"):
-        require_documents(config, f"data.{option}")
+    for source in sources:
+        require_readable(source)
     init = config.train.get("init_path")
     if init is not None:
         own = {name: config.train[name] for name in ("revision", "trust_remote_code")}

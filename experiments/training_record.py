@@ -68,7 +68,8 @@ def _told(plain: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "num_processes", int(os.environ.get("WORLD_SIZE", "1"))
     yield "joint", plain["joint"]
     for name in ("path", "held_out_path", *plain["reading"]):
-        if name in plain["data"] and name not in LEFT_OUT["data"]:
+        unused = name == "held_out_share" and not _shares(plain["data"])
+        if name in plain["data"] and name not in LEFT_OUT["data"] and not unused:
             yield from _flat(f"data.{name}", plain["data"][name])
     for node in _nodes(plain):
         if node in NAMED:
@@ -77,6 +78,11 @@ def _told(plain: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             left_out = LEFT_OUT.get(node, ())
             if not name.endswith(TARGET) and name.split(".")[1] not in left_out:
                 yield name, value
+
+
+def _shares(data: Mapping[str, Any]) -> bool:
+    """Whether a share of what is trained on is held out."""
+    return data["held_out_path"] is None and data["held_out_split"] in (None, data["split"])
 
 
 def _targets(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from specdec.core.protocols import Proposer
 from specdec.core.sampling import Sampling, draw
@@ -22,8 +24,9 @@ from specdec.replay import shares
 from specdec.replay.closed import CELLS_AT_ONCE, from_first
 from specdec.replay.laws import DraftLaws, HeadLaws, Laws
 from specdec.replay.renewal import Replayed
+from specdec.replay.states import FINAL, States
 from specdec.replay.survival import ahead, of_tree
-from specdec.replay.texts import Text, batches, logits_along, processed
+from specdec.replay.texts import Text, batches, processed
 from specdec.training.acceptance import Acceptance, named
 from specdec.training.objective import Batch
 from specdec.tree.filtered import Filtered
@@ -52,15 +55,18 @@ class HeldOut(Acceptance):
         tree = self.tree
         if not isinstance(tree, FixedTree):
             return super().measure(verifier, proposer, draft, held_out)
-        laws: Laws = HeadLaws(draft, verifier) if isinstance(draft, Heads) else DraftLaws(draft)
-        longest = verifier.max_length if isinstance(draft, Heads) else draft.max_length
-        texts = list(_texts(held_out, min(longest, verifier.max_length)))
+        of_heads = isinstance(draft, Heads)
+        longest = verifier.max_length if of_heads else min(draft.max_length, verifier.max_length)
+        texts = list(_texts(held_out, longest))
+        states = _states(verifier, held_out, texts)
+        laws: Laws = HeadLaws(draft, verifier, states) if of_heads else DraftLaws(draft)
         sampling = heeded(self.sampling, verifier, end_ids_of(verifier))
         emitted, calls = np.zeros((2, len(held_out.token_ids)))
         # As decoding runs them: in the models' own types.
         with torch.no_grad(), torch.autocast(verifier.device.type, enabled=False):
             for batch in batches(texts, max(1, CELLS_AT_ONCE // verifier.vocab_size)):
-                steps = _replayed(batch, laws, tree, sampling, verifier).calls.tolist()
+                read = _logits(verifier, states, batch)
+                steps = _replayed(batch, laws, tree, sampling, read).calls.tolist()
                 for text, num in zip(batch, steps, strict=True):
                     emitted[int(text.prompt_id)] += len(text.output_ids)
                     calls[int(text.prompt_id)] += num
@@ -79,16 +85,37 @@ def _texts(held_out: Batch, longest: int) -> Iterator[Text]:
             yield Text(f"{row}", "", turn, ids[:start], ids[start:end], (), "length", budget)
 
 
+def _states(verifier: HFCausalLM, held_out: Batch, texts: Sequence[Text]) -> States:
+    """Take up what the verifier has read by now, or let it read."""
+    states = States(verifier)
+    if held_out.hidden is not None:
+        for text in texts:
+            length = len(text.prompt_ids) + len(text.output_ids) - 1
+            states.know(text, held_out.hidden[int(text.prompt_id), :length])
+    return states
+
+
+def _logits(verifier: HFCausalLM, states: States, texts: Sequence[Text]) -> Tensor:  # [B, T, V]
+    """Return what the verifier says about each token of the texts before it."""
+    found: list[Tensor] = []
+    for row, text in enumerate(texts):
+        state = states.of(text, (FINAL,), texts[row:])[FINAL]
+        found.append(state[len(text.prompt_ids) - 1 :])
+    return verifier.unembed(pad_sequence(found, batch_first=True))
+
+
 def _replayed(
-    texts: Sequence[Text], laws: Laws, tree: FixedTree, sampling: Sampling, verifier: HFCausalLM
+    texts: Sequence[Text], laws: Laws, tree: FixedTree, sampling: Sampling, read: Tensor
 ) -> Replayed:
-    """Replay texts with the verifier's laws in place of their tokens."""
-    size = verifier.vocab_size
-    p = sampling.warp(processed(texts, sampling, logits_along(verifier, texts, size)))
+    """Replay texts with the verifier's laws, `read` [B, T, V], in place of their tokens."""
+    size = read.shape[-1]
+    p = sampling.warp(processed(texts, sampling, read))
     found: list[Tensor] = []
     for depth, said in enumerate(laws.along(texts, size), start=1):
-        nodes = _Nodes(ahead(p, depth), processed(texts, sampling, said, depth))
-        found.append(nodes.shares(tree, sampling))
+        behind = min(depth - 1, p.shape[1])  # places at the end, before which no candidate stands
+        logits = processed(texts, sampling, said, depth)
+        nodes = _Nodes(p[:, behind:], logits[:, : p.shape[1] - behind])
+        found.append(pad(nodes.shares(tree, sampling), (0, 0, 0, behind)))
         if depth == tree.max_depth:
             break
     if laws.num_depths is None:  # the law is that of the token, at whatever depth
@@ -101,7 +128,7 @@ def _replayed(
 class _Nodes:
     """The laws at one depth of a step at each of B x T places."""
 
-    p: Tensor  # [B, T, V]; 0 behind the ends of texts
+    p: Tensor  # [B, T, V]
     logits: Tensor  # [B, T, V]: the draft's
 
     def shares(self, tree: FixedTree, sampling: Sampling) -> Tensor:  # [B, T, K] float64
@@ -121,7 +148,7 @@ def _accepted(
     """Return P(the k-th of `num` children is the accepted one), under rejection."""
     if tree.draw is Draw.DETERMINISTIC:
         mass = p.gather(1, logits.topk(min(num, logits.shape[1]), dim=1).indices)
-        return torch.nn.functional.pad(mass, (0, num - mass.shape[1]))
+        return pad(mass, (0, num - mass.shape[1]))
     q = sampling.warp(logits).to(p.dtype)
     if isinstance(tree, Filtered):
         q = Filtered.passed(q, *tree.passing)

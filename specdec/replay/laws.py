@@ -13,7 +13,7 @@ from specdec.heads.base import Heads
 from specdec.lm.batch import pad
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.vocabularies import fitted
-from specdec.replay.states import States
+from specdec.replay.states import FINAL, States
 from specdec.replay.texts import Text, logits_along
 from specdec.training.head_losses import Asked, forced_states
 
@@ -99,7 +99,7 @@ class HeadLaws:
 
     def _hidden(self, texts: Sequence[Text], length: int) -> Tensor:  # [B, length, H]
         known = self.states or States(self.verifier, len(texts))
-        found = [known.of(text, ("final",), texts[row:])["final"] for row, text in enumerate(texts)]
+        found = [known.of(text, (FINAL,), texts[row:])[FINAL] for row, text in enumerate(texts)]
         states = found[0].new_zeros(len(texts), length, found[0].shape[-1])
         for row, state in enumerate(found):
             states[row, : len(state)] = state

@@ -70,9 +70,10 @@ def rejection_iid(p: Tensor, q: Tensor, token_ids: Tensor, num: int) -> Tensor:
 def covered_by_rejection(p: Tensor, q: Tensor, num: int) -> Iterator[Tensor]:  # of [n, V]
     """Yield P(the draw is this token, and accepted | it is asked about), draw by draw."""
     rest = p
-    for _ in range(num):
+    for draw in range(num):
+        if draw:
+            rest = residual(rest, q, p)
         yield rest.minimum(q)
-        rest = residual(rest, q, p)
 
 
 def rejection_without_replacement(

@@ -11,6 +11,8 @@ from specdec.core.trace import TextKey
 from specdec.core.values import Layer
 from specdec.replay.texts import Text
 
+FINAL: Layer = "final"  # of the layer that the vocabulary head reads
+
 
 class States:
     """The verifier's hidden states along texts, read once for all arms; on the CPU meanwhile."""
@@ -30,6 +32,10 @@ class States:
         if any((text.key, layer) not in self._found for layer in layers):
             self._read(list(islice(neighbours, self._batch)), layers)
         return {layer: self._found[text.key, layer].to(self._verifier.device) for layer in layers}
+
+    def know(self, text: Text, state: Tensor) -> None:
+        """Take up the last states [L, H] of a text's tokens but the last."""
+        self._found[text.key, FINAL] = state
 
     @torch.inference_mode()
     def _read(self, texts: Sequence[Text], layers: Sequence[Layer]) -> None:

@@ -43,7 +43,7 @@ class LanguageModeling:
     def __init__(
         self,
         data_path: str,
-        held_out_path: str,
+        held_out_path: str | None = None,
         block_length: int = 512,
         hidden_size: int = 192,
         intermediate_size: int = 544,
@@ -69,8 +69,7 @@ class LanguageModeling:
             require_int(name, value, minimum)
         shape = Shape(hidden_size, intermediate_size, num_hidden_layers, num_attention_heads)
         told = reading or Reading()
-        learnt = told.source(data_path, "data.path")
-        held_out = told.source(held_out_path, "data.held_out_path")
+        learnt, held_out = told.sources(data_path, held_out_path)
         require_there(held_out)
         start = _checkpoint(init_path, tokenizer_path, revision, trust_remote_code)
         self.tokenizer = (
@@ -87,6 +86,9 @@ class LanguageModeling:
             for option, each in zip(options, found, strict=True)
             for line in each.left_out.lines()
         ]
+        if found[0].store.digest == found[1].store.digest:
+            same = "the very text that is trained on: the loss looks better than it is"
+            self._notes.append(f"{held_out.option}: {same}")
         self._blocks = Blocks(found[0].store, block_length, seed)
         self._held_out = found[1].store[:eval_tokens]
         self._block_length = block_length

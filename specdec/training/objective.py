@@ -17,6 +17,7 @@ class Batch:
     counted: Tensor  # [B, T] bool: the tokens whose prediction the loss counts
     places: tuple[int, ...] = ()  # [B]: where the samples stand in their file, if it has places
     step: int = 0  # of training, that the batch is for
+    hidden: Tensor | None = None  # [B, T, H]: the verifier's last states, where they are known
 
     @classmethod
     def of(cls, token_ids: Tensor) -> "Batch":
@@ -32,12 +33,20 @@ class Batch:
         """Yield one sample after the other."""
         for row in range(len(self.token_ids)):
             one = slice(row, row + 1)
-            token_ids, counted = self.token_ids[one], self.counted[one]
-            yield replace(self, token_ids=token_ids, counted=counted, places=self.places[one])
+            hidden = None if self.hidden is None else self.hidden[one]
+            yield replace(
+                self,
+                token_ids=self.token_ids[one],
+                counted=self.counted[one],
+                places=self.places[one],
+                hidden=hidden,
+            )
 
     def to(self, device: torch.device) -> "Batch":
         """Move to a device."""
-        return replace(self, token_ids=self.token_ids.to(device), counted=self.counted.to(device))
+        hidden = None if self.hidden is None else self.hidden.to(device)
+        token_ids, counted = self.token_ids.to(device), self.counted.to(device)
+        return replace(self, token_ids=token_ids, counted=counted, hidden=hidden)
 
 
 class Loss(Protocol):

@@ -7,6 +7,7 @@ models themselves better aligned than those trained on a fixed data set.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 
 import torch
 from accelerate import PartialState
@@ -86,21 +87,21 @@ class Distill:
         return self._path is not None
 
     def data_path(
-        self, verifier: HFCausalLM, data_path: str, reading: Reading | None = None
+        self, verifier: HFCausalLM, data: Source | str, reading: Reading | None = None
     ) -> str:
-        """Return the file to train on: `data_path` itself, or its answers once all are there.
+        """Return the file to train on: that of `data` itself, or its answers once all are there.
 
         The first of several processes writes them, on its accelerator; the others wait.
 
         Raises:
-            UserError: most of `data_path` cannot be read or rendered (with `data.strict`, any of
+            UserError: most of `data` cannot be read or rendered (with `data.strict`, any of
                 it), nothing in it fits the verifier's context, or the file at `path` holds
                 something else.
         """
-        if self._path is None:
-            return data_path
         reading = reading or Reading()
-        source = reading.source(data_path, "data.path")
+        source = reading.source(data, "data.path") if isinstance(data, str) else data
+        if self._path is None:
+            return source.path
         answers = AnswerFile(self._path, self._settings(verifier, source, reading))
         process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
         if process.is_main_process:
@@ -126,6 +127,7 @@ class Distill:
             "chat_template": digest_of(str(verifier.tokenizer.chat_template).encode()),
             "data": data_digest(source),
             "field": source.field,
+            "share": None if source.share is None else list(astuple(source.share)),
             "roles": source.roles.more,
             "template_options": reading.options,
             "temperature": self._sampling.temperature,

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from specdec.training.data.reading import Reading
+from specdec.training.data.overlap import num_shared
+from specdec.training.data.reading import Reading, Source
 from specdec.training.data.tokenised import tokenised
 from specdec.training.objective import Batch
 
@@ -14,7 +15,7 @@ Sample = tuple[Tensor, Tensor]  # token ids [T] and which of them count [T]
 
 
 class Samples:
-    """Batches of a data file or data set, in an order that a seed fixes.
+    """Batches of a data file or data set, or of a share of it, in an order that a seed fixes.
 
     Plain text is cut into blocks that count whole. Of a conversation only what the assistant says
     counts; see `Teller`. Of text that the verifier wrote (`distill`) the prompt does not count.
@@ -28,21 +29,20 @@ class Samples:
 
     def __init__(
         self,
-        path: str,
+        source: Source | str,
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
         seed: int = 0,
-        option: str = "data.path",
         vocab_size: int | None = None,
         reading: Reading | None = None,
     ):
         told = reading or Reading()
-        source = told.source(path, option)
+        source = told.source(source, "data.path") if isinstance(source, str) else source
         found = tokenised(source, told, tokenizer, max_length, vocab_size or len(tokenizer))
         self.tokenizer = tokenizer
         self.left_out = found.left_out
         self._store = found.store
-        self._option = option
+        self._option = source.option
         self._seed = seed
         self._epoch, self._order = -1, torch.zeros(0, dtype=torch.int64)
 
@@ -84,6 +84,11 @@ class Samples:
     def digest(self) -> str:
         """Tell these samples from others by their token ids."""
         return self._store.digest
+
+    def num_shared(self, batch: Batch) -> int:
+        """Return how many samples of another batch are among these, whole or in part."""
+        rows = zip(batch.token_ids, batch.counted, strict=True)
+        return num_shared(self._store, list(rows))
 
     def preview(self) -> str:
         """Show the first sample; what does not count stands in [[brackets]].

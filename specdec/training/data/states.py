@@ -12,7 +12,7 @@ from specdec.core.errors import require, require_int
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.training.data.distill import Distill
-from specdec.training.data.reading import Reading
+from specdec.training.data.reading import Reading, Source
 from specdec.training.data.samples import Samples
 from specdec.training.data.state_cache import StateCache
 from specdec.training.objective import Batch
@@ -23,7 +23,7 @@ class VerifierStates:
 
     With `cache_path` each sample is read once, by whichever run comes first. With `distill` the
     verifier answers the training data anew before they are read; held-out data stay as they are.
-    `reading` is how both are read.
+    `reading` is how both are read, and what is held out where `held_out_path` is None.
 
     Raises:
         UserError: a file is no training text (see `Samples`), or the cache or the answers cannot
@@ -34,7 +34,7 @@ class VerifierStates:
         self,
         verifier: HFCausalLM,
         data_path: str,
-        held_out_path: str,
+        held_out_path: str | None = None,
         max_length: int = 512,
         eval_samples: int = 32,
         cache_path: str | None = None,
@@ -54,23 +54,33 @@ class VerifierStates:
         self.seed = seed
         self._reading = reading or Reading()
         # Not by the seed of the training: trainings of several seeds are compared.
-        held_out = self._read(held_out_path, "data.held_out_path", self._reading, seed=0)
+        learnt, rest = self._reading.sources(data_path, held_out_path)
+        self._share = None if rest.share is None else rest.share.share
+        held_out = self._read(rest, self._reading, seed=0)
         self._notes = [*held_out.notes()]
         # Their places are in another file than that of the cache.
-        self.held_out = replace(held_out.first(eval_samples), places=())
+        self._held_out = replace(held_out.first(eval_samples), places=())
         told = self._reading
         if distill is not None and distill.is_on:
-            data_path = distill.data_path(verifier, data_path, told)
+            answers = distill.data_path(verifier, learnt, told)
             told = Reading(strict=told.strict, tokens_path=told.tokens_path)  # a file of ours
-        self._data_name = Path(data_path).name
-        self._samples = self._read(data_path, "data.path", told, seed)
+            learnt = told.source(answers, learnt.option)
+        self._data_name = Path(learnt.path).name
+        self._samples = self._read(learnt, told, seed)
+        self._notes += self._shared()
         self._cache = None if cache_path is None else self._open_cache(cache_path)
 
-    def _read(self, path: str, option: str, reading: Reading, seed: int) -> Samples:
+    def _read(self, source: Source, reading: Reading, seed: int) -> Samples:
         verifier = self.verifier
         assert verifier.tokenizer is not None
         size = verifier.vocab_size
-        return Samples(path, verifier.tokenizer, self._length, seed, option, size, reading)
+        return Samples(source, verifier.tokenizer, self._length, seed, size, reading)
+
+    def _shared(self) -> list[str]:
+        """Say what is measured on what was trained on."""
+        num, held_out = self._samples.num_shared(self._held_out), len(self._held_out.token_ids)
+        told = f"{num} of {held_out} held-out samples are trained on, too: acceptance looks better"
+        return [f"data.held_out_path: {told} than it is"] if num else []
 
     def _open_cache(self, cache_path: str) -> StateCache:
         known = fingerprint(self.verifier)
@@ -93,7 +103,9 @@ class VerifierStates:
         """What was trained on, for a card: `talks.jsonl, 980 samples, 20 of 1000 rows left out`."""
         left_out = self._samples.left_out
         rows = f"{left_out.num_rows_left_out} of {left_out.num_rows} rows left out"
-        told = [self._data_name, f"{self.num_samples} samples", *([rows] if left_out.rows else [])]
+        told = [self._data_name, f"{self.num_samples} samples"]
+        told += [rows] if left_out.rows else []
+        told += [] if self._share is None else [f"{self._share:g} of the rows held out"]
         return ", ".join(told)
 
     @property
@@ -117,6 +129,8 @@ class VerifierStates:
     @torch.no_grad()
     def hidden(self, batch: Batch) -> Tensor:  # [B, T, H] float32
         """Return the last hidden states, from the cache where there is one."""
+        if batch.hidden is not None:
+            return batch.hidden.float()
         self._place(batch.token_ids.device)
         if self._cache is None or not batch.places:
             return self._run(batch.token_ids).float()
@@ -129,9 +143,26 @@ class VerifierStates:
         stored = [self._cache.read(place) for place in batch.places]
         return pad_sequence(stored, batch_first=True).to(batch.token_ids.device).float()
 
+    @property
+    def held_out(self) -> Batch:
+        """The held-out samples, with the states of a verifier that stays as it is.
+
+        It reads them once, for all evaluations; they wait on the CPU, in its own type.
+        """
+        known = self._held_out
+        if known.hidden is None and _is_frozen(self.verifier.model):
+            with torch.no_grad():
+                rows = [self._run(row.token_ids.to(self._device)).cpu() for row in known.rows()]
+            self._held_out = known = replace(known, hidden=torch.cat(rows))
+        return known
+
+    @property
+    def _device(self) -> torch.device:
+        return self.verifier.model.device
+
     def _place(self, device: torch.device) -> None:
         """Move the verifier to where the trainer trains."""
-        if self.verifier.model.device != device:
+        if self._device != device:
             nn.Module.to(self.verifier.model, device)
 
     def _run(self, token_ids: Tensor) -> Tensor:  # [B, T] -> [B, T, H]
@@ -143,6 +174,7 @@ class VerifierStates:
         """Return the same samples, read by another verifier with the same tokens, uncached."""
         other = copy.copy(self)
         other.verifier, other._cache = verifier, None
+        other._held_out = replace(self._held_out, hidden=None)
         return other
 
     def placed(self, device: torch.device) -> HFCausalLM:
@@ -150,6 +182,10 @@ class VerifierStates:
         self._place(device)
         verifier = self.verifier
         return HFCausalLM(verifier.model, verifier.tokenizer, max_length=verifier.max_length)
+
+
+def _is_frozen(model: nn.Module) -> bool:
+    return not any(weight.requires_grad for weight in model.parameters())
 
 
 def last_hidden(lm: HFCausalLM, token_ids: Tensor) -> Tensor:  # [B, T] -> [B, T, H]

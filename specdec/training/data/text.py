@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ PLACES = f"{FILES}, {', '.join(ZOO)}, a dataset folder or a Hugging Face dataset
 TALKS = ("messages", "conversations", "conversation")  # go before a `text` that repeats them
 # Longer texts are tokenised in pieces, where words and lines end; tokens do not reach across.
 PIECE = 1 << 20  # characters
+SHARED_PIECE = 1 << 12  # where some of a text are held out
 SEAMS = (re.compile(r"(?<=\S)\n(?=\S)"), re.compile(r"(?<=\S)(?= \S)"))
 
 
@@ -59,21 +60,39 @@ class Found:
 
 
 def documents(source: Source) -> Iterator[Found]:
-    """Read every row of a file or a data set; a `.txt` file is one text.
+    """Read the rows of a file or a data set, or the share of them that is asked for.
+
+    A `.txt` file is one text; the parts that it is shared in are its pieces.
 
     Raises:
         UserError: there is nothing at the path, or it is of another kind.
     """
     require_there(source)
+    share, number, has_any = source.share, 0, False
+    for number, unit in enumerate(_units(source), start=1):
+        if share is None or share.has(number - 1):
+            has_any = True
+            yield from unit
+    if share is not None and not has_any and number:
+        units = "pieces of text" if kind_of(Path(source.path)) == ".txt" else "rows"
+        raise UserError(
+            f"{source}: no {share.share:g} of {number} {units} can be held out; expected"
+            " data.held_out_path=FILE, or a larger data.held_out_share"
+        )
+
+
+def _units(source: Source) -> Iterator[Iterable[Found]]:
+    """Yield what is shared out whole: the documents of a row, a file of the zoo, pieces of text."""
     path = source.path
     if path in ZOO:
         for file in ZOO[path]():
-            yield Found(str(file), Text(file.read_text(encoding="utf-8", errors="replace")))
+            yield [Found(str(file), Text(file.read_text(encoding="utf-8", errors="replace")))]
     elif kind_of(Path(path)) == ".txt":
-        yield from _of_text(Path(path))
+        for found in _of_text(Path(path), PIECE if source.share is None else SHARED_PIECE):
+            yield [found]
     else:
         for row in scan_rows(path, source.part):
-            yield from _of_row(row, source)
+            yield _of_row(row, source)
 
 
 def require_there(source: Source) -> None:
@@ -109,9 +128,9 @@ def _may_be_on_hub(path: str) -> bool:
     return bool(path) and not path.startswith((".", "/", "~")) and path.count("/") <= 1
 
 
-def _of_text(file: Path) -> Iterator[Found]:
+def _of_text(file: Path, size: int) -> Iterator[Found]:
     with opened(file) as text:
-        for piece in pieces(iter(lambda: text.read(PIECE), "")):
+        for piece in pieces(iter(lambda: text.read(size), ""), size):
             require_text(str(file), piece.text)
             yield Found(str(file), piece)
 
@@ -133,26 +152,26 @@ def _of_row(row: Row | RowError, source: Source) -> Iterator[Found]:
         yield Found(row.where, document)
 
 
-def pieces(read: Iterator[str]) -> Iterator[Text]:
+def pieces(read: Iterator[str], size: int = PIECE) -> Iterator[Text]:
     """Cut a text, which comes in parts of any length, into pieces that are tokenised alone."""
     held = ""
     for part in read:
         held += part
-        while len(held) > 2 * PIECE:
-            end = _seam(held)
+        while len(held) > 2 * size:
+            end = _seam(held, size)
             yield Text(held[:end], ends=False)
             held = held[end:]
     if held:
         yield Text(held)
 
 
-def _seam(text: str) -> int:
+def _seam(text: str, size: int) -> int:
     """Return where to cut: behind the end of a line, else before a word, else anywhere."""
     for seam in SEAMS:
-        ends = [found.end() for found in seam.finditer(text, 0, PIECE)]
+        ends = [found.end() for found in seam.finditer(text, 0, size)]
         if ends:
             return ends[-1]
-    return PIECE
+    return size
 
 
 def document_of(row: Row, source: Source) -> Document:

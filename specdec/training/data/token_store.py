@@ -7,7 +7,7 @@ checksums: what one file says of the others is only believed if it is so.
 import json
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -78,8 +78,16 @@ class TokenStore:
         It is mapped anew each time: what was read before does not stay in memory.
         """
         start, end, _ = span.indices(self.num_tokens)
-        stored = _mapped(self._tokens, np.int32, start, max(0, end - start))
-        return torch.from_numpy(stored.astype(np.int64))
+        return torch.from_numpy(self._stored(start, end).astype(np.int64))
+
+    def pieces(self, size: int, more: int) -> Iterator[np.ndarray]:  # of [n] int32
+        """Yield all token ids, `size` at a time and `more` of those behind, whether they count."""
+        for start in range(0, self.num_tokens, size):
+            stored = self._stored(start, min(start + size + more, self.num_tokens))
+            yield stored ^ (stored >> 31)  # the complement of a complement
+
+    def _stored(self, start: int, end: int) -> np.ndarray:
+        return _mapped(self._tokens, np.int32, start, max(0, end - start))
 
 
 class TokenWriter:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -102,6 +102,7 @@ def _key(
         "data": data_digest(source),
         "path": source.path,  # which complaints name
         "field": source.field,
+        "share": None if source.share is None else astuple(source.share),
         "roles": source.roles.more,
         "tokenizer": tokenizer_digest(tokenizer),
         "template": str(tokenizer.chat_template),

@@ -56,10 +56,9 @@ class Three(HeldOut):
         tree, sampling = Chain(4), Sampling(options.temperature)
         super().__init__(tree, sampling)
         self._truth = truth
-        decoded = {"prompt_tokens": 64, "seed": 0}
-        self._few = Acceptance(tree, sampling, 8, max_new_tokens=64, **decoded)
-        told = {"max_new_tokens": options.new_tokens, **decoded}
-        self._many = Acceptance(tree, sampling, options.prompts, **told)
+        self._few = Acceptance(tree, sampling)
+        number, length = options.prompts, options.new_tokens
+        self._many = Acceptance(tree, sampling, number, max_new_tokens=length)
 
     def measure(
         self, verifier: HFCausalLM, proposer: Proposer, draft: Heads | HFCausalLM, held_out: Batch

@@ -22,4 +22,3 @@ def fitting(option: str, _root_: DictConfig) -> float:
     if plug_in_name(train._target_) not in WHOLE_MODELS:
         return HEADS[option]
     return (FRESH if train.get("init_path") is None else CONTINUED)[option]
-

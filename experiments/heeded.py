@@ -98,6 +98,16 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
             lambda config: config.data.held_out_path is not None,
         ),
         Unheeded(
+            _of("evaluation.prompts_limit"),
+            "is of evaluation.prompts; expected that, too",
+            lambda config: config.evaluation.prompts is None,
+        ),
+        Unheeded(
+            _of("evaluation.num_prompts"),
+            "is of held-out samples; expected evaluation.prompts_limit",
+            lambda config: config.evaluation.prompts is not None,
+        ),
+        Unheeded(
             _of("loss", "tree", "sampling", "verifier", "evaluation", "dtype", "data.max_length"),
             "is of heads and drafts; expected train=medusa, chained or draft_model",
             _is_alone,

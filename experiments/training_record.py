@@ -29,7 +29,7 @@ NAMED = ("train", "loss", "tree")  # nodes that are chosen by a name
 # What may be on a Hub, and as what.
 ON_HUB = {
     **dict.fromkeys(("verifier.path", "train.init_path", "train.tokenizer_path"), "model"),
-    **dict.fromkeys(("data.path", "data.held_out_path"), "dataset"),
+    **dict.fromkeys(("data.path", "data.held_out_path", "evaluation.prompts"), "dataset"),
 }
 REVISED = ("verifier.path", "train.init_path", "data.path", "data.held_out_path")
 # Names that a file might have by chance.
@@ -116,7 +116,7 @@ def _may_be_file(name: str) -> bool:
 def _anywhere(plain: dict[str, Any]) -> DictConfig:
     """Return the configuration with files that are found from any folder."""
     found = OmegaConf.create(plain)
-    for node in ("verifier", "data", "train", "tree", "distill"):
+    for node in ("verifier", "data", "train", "tree", "distill", "evaluation"):
         for name, value in _flat(node, plain[node]):
             is_file = isinstance(value, str) and not value.startswith("zoo:") and _may_be_file(name)
             if is_file and not name.endswith(TARGET) and place_of(value) is not None:

@@ -93,6 +93,7 @@ def load_prompts(
     revision: str | None = None,
     field: str | None = None,
     roles: Mapping[str, str] | None = None,
+    option: str = "prompts.path",
 ) -> list[Prompt]:
     """Read prompts in the order of the file.
 
@@ -113,25 +114,26 @@ def load_prompts(
         field: the one that holds the prompt, in place of those above: text, a list of texts (one a
             turn), or of messages.
         roles: who speaks under names that we do not know, {"bing": "assistant"}.
+        option: what names `path` in complaints.
 
     Raises:
         UserError: there is nothing at `path`, or a row is not a prompt.
     """
-    require(isinstance(path, str | Path) and bool(str(path)), "prompts.path", path, PLACES)
+    require(isinstance(path, str | Path) and bool(str(path)), option, path, PLACES)
     if limit is not None:
         require_int("prompts.limit", limit, 1)
     named = field is None or (isinstance(field, str) and bool(field))
     require(named, "prompts.field", field, "the name of the field that holds the prompt")
     prompts: dict[str, Prompt] = {}
     known = Roles(roles)
-    for row in read_rows(str(path), Part(split, config, revision), limit):
+    for row in read_rows(str(path), Part(split, config, revision, option), limit):
         prompt = _prompt(row, field, known)
         if prompt.prompt_id in prompts:
             reason = f"the id {prompt.prompt_id!r} is taken by an earlier prompt"
             raise RowError(row.where, f"{reason}; ids must be unique")
         prompts[prompt.prompt_id] = prompt
     if not prompts:
-        raise UserError(f"prompts.path={str(path)!r}: holds no prompts; expected at least one")
+        raise UserError(f"{option}={str(path)!r}: holds no prompts; expected at least one")
     return list(prompts.values())
 
 

@@ -6,6 +6,7 @@ before each of them follows from p and q there.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from specdec.core.values import Draw
 from specdec.heads.base import Heads
 from specdec.lm.generation import end_ids_of, heeded
 from specdec.lm.hf import HFCausalLM
-from specdec.metrics.estimate import ratio_estimate
+from specdec.metrics import Tally
+from specdec.metrics.estimate import FloatArray
 from specdec.replay import shares
 from specdec.replay.closed import CELLS_AT_ONCE, from_first
 from specdec.replay.laws import DraftLaws, HeadLaws, Laws
@@ -27,7 +29,8 @@ from specdec.replay.renewal import Replayed
 from specdec.replay.states import FINAL, States
 from specdec.replay.survival import ahead, of_tree
 from specdec.replay.texts import Text, batches, processed
-from specdec.training.acceptance import Acceptance, named
+from specdec.training.acceptance import Acceptance, by_category
+from specdec.training.held_texts import HeldTexts, named
 from specdec.training.objective import Batch
 from specdec.tree.filtered import Filtered
 from specdec.tree.fixed import FixedTree
@@ -43,7 +46,8 @@ class HeldOut(Acceptance):
 
     That is block efficiency to an approximation: what lies below a child is looked at after the
     text's tokens (teacher forcing), which the verifier need not have written, and each depth's
-    average stands for its outcomes. It ranks checkpoints; decoding measures them.
+    average stands for its outcomes. It ranks checkpoints; decoding measures them. The answers to
+    `prompts` of one's own are written by the verifier itself.
 
     The arguments are those of `Acceptance`, and all but the first two concern decoding.
     """
@@ -51,17 +55,18 @@ class HeldOut(Acceptance):
     def measure(
         self, verifier: HFCausalLM, proposer: Proposer, draft: Heads | HFCausalLM, held_out: Batch
     ) -> dict[str, float]:
-        """Return `eval_block_efficiency`, and the ends of its interval by whole samples."""
+        """Return `eval_block_efficiency`, and the ends of its interval by whole prompts."""
         tree = self.tree
         if not isinstance(tree, FixedTree):
             return super().measure(verifier, proposer, draft, held_out)
         of_heads = isinstance(draft, Heads)
         longest = verifier.max_length if of_heads else min(draft.max_length, verifier.max_length)
-        texts = list(_texts(held_out, longest))
-        states = _states(verifier, held_out, texts)
+        held = self.texts(verifier, held_out)
+        texts = list(_texts(held.batch, longest))
+        states = _states(verifier, held.batch, texts)
         laws: Laws = HeadLaws(draft, verifier, states) if of_heads else DraftLaws(draft)
         sampling = heeded(self.sampling, verifier, end_ids_of(verifier))
-        emitted, calls = np.zeros((2, len(held_out.token_ids)))
+        emitted, calls = np.zeros((2, len(held.prompt_ids)))
         # As decoding runs them: in the models' own types.
         with torch.no_grad(), torch.autocast(verifier.device.type, enabled=False):
             for batch in batches(texts, max(1, CELLS_AT_ONCE // verifier.vocab_size)):
@@ -70,7 +75,7 @@ class HeldOut(Acceptance):
                 for text, num in zip(batch, steps, strict=True):
                     emitted[int(text.prompt_id)] += len(text.output_ids)
                     calls[int(text.prompt_id)] += num
-        return named(ratio_estimate(emitted, calls))
+        return named(by_category(_tally(held, emitted, calls)))
 
 
 def _texts(held_out: Batch, longest: int) -> Iterator[Text]:
@@ -83,6 +88,16 @@ def _texts(held_out: Batch, longest: int) -> Iterator[Text]:
         for turn, (start, end) in enumerate(zip(edges[::2], edges[1::2], strict=True)):
             budget = end - start
             yield Text(f"{row}", "", turn, ids[:start], ids[start:end], (), "length", budget)
+
+
+def _tally(held: HeldTexts, emitted: FloatArray, calls: FloatArray) -> Tally:  # [N], [N]
+    """Add up the texts of each prompt."""
+    rows: dict[str, dict[str, Any]] = {}
+    for place, (name, category) in enumerate(zip(held.prompt_ids, held.categories, strict=True)):
+        row = rows.setdefault(name, {"prompt_id": name, "category": category})
+        row["num_emitted"] = row.get("num_emitted", 0.0) + emitted[place]
+        row["num_steps"] = row.get("num_steps", 0.0) + calls[place]
+    return Tally.from_rows([*rows.values()])
 
 
 def _states(verifier: HFCausalLM, held_out: Batch, texts: Sequence[Text]) -> States:

@@ -70,8 +70,8 @@ def rejection_iid(p: Tensor, q: Tensor, token_ids: Tensor, num: int) -> Tensor:
 def covered_by_rejection(p: Tensor, q: Tensor, num: int) -> Iterator[Tensor]:  # of [n, V]
     """Yield P(the draw is this token, and accepted | it is asked about), draw by draw."""
     rest = p
-    for draw in range(num):
-        if draw:
+    for number in range(num):
+        if number:
             rest = residual(rest, q, p)
         yield rest.minimum(q)
 

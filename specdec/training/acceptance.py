@@ -1,6 +1,7 @@
 """Measure what heads and drafts are trained for: block efficiency on held-out prompts."""
 
 import torch
+from torch import Tensor
 
 from specdec.core.errors import require_int
 from specdec.core.protocols import Proposer, TreePolicy
@@ -13,6 +14,7 @@ from specdec.heads.base import Heads
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, block_efficiency
 from specdec.metrics.estimate import Estimate
+from specdec.training.held_texts import AT_ONCE, HeldTexts, OwnPrompts, named
 from specdec.training.objective import Batch
 from specdec.verification.rejection import Rejection
 
@@ -21,10 +23,12 @@ class Acceptance:
     """Decode the beginnings of held-out samples, with the tree and sampling that are configured.
 
     A conversation's beginning is all before its first counted token; a text's its first
-    `prompt_tokens` tokens. Token-level rejection decides.
+    `prompt_tokens` tokens. Token-level rejection decides. With `prompts`, a file or a data set, or
+    the first `prompts_limit` of them, acceptance is measured on those, and by category.
 
     Raises:
-        UserError: a number out of its range, or a tree whose candidates that rule is not for.
+        UserError: a number out of its range, a tree whose candidates that rule is not for, or
+            no prompts where some are named.
     """
 
     def __init__(
@@ -35,6 +39,8 @@ class Acceptance:
         prompt_tokens: int = 64,
         max_new_tokens: int = 64,
         seed: int = 0,
+        prompts: str | None = None,
+        prompts_limit: int | None = None,
     ):
         for name, value in (
             ("num_prompts", num_prompts),
@@ -49,6 +55,8 @@ class Acceptance:
         self._prompt_tokens = prompt_tokens
         self._max_new_tokens = max_new_tokens
         self._seed = seed
+        told = (prompts_limit, sampling, max_new_tokens, seed)
+        self._own = None if prompts is None else OwnPrompts(prompts, *told)
 
     def measure(
         self, verifier: HFCausalLM, proposer: Proposer, draft: Heads | HFCausalLM, held_out: Batch
@@ -57,35 +65,46 @@ class Acceptance:
 
         With its interval; see `named`. `draft` is what the proposer drafts with.
         """
-        requests = self._requests(held_out)
+        requests = self._requests(self.texts(verifier, held_out))
         decoder = SpeculativeDecoder(
             verifier,
             proposer,
             Rejection(),
             self.sampling,
             Stopping.of(verifier, self._max_new_tokens),
-            batch=len(requests),
+            batch=min(len(requests), AT_ONCE),
             seed=self._seed,
         )
         # As decoding runs it: in the models' own types.
         with torch.autocast(verifier.device.type, enabled=False):
             traces = decoder.decode(requests)
-        return named(block_efficiency(Tally.of(traces)))
+        return named(by_category(Tally.of(traces)))
 
-    def _requests(self, held_out: Batch) -> list[Request]:
-        requests: list[Request] = []
-        for row, counted in zip(held_out.token_ids, held_out.counted, strict=True):
-            first = int(counted.int().argmax())
-            end = int(counted.nonzero()[-1]) + 1  # padding stands behind
-            length = first or min(self._prompt_tokens, max(1, end // 2))
-            requests.append(Request(f"held-out {len(requests)}", row[:length].tolist()))
-        return requests[: self._num_prompts]
+    def texts(self, verifier: HFCausalLM, held_out: Batch) -> HeldTexts:
+        """Return what acceptance is measured along."""
+        return HeldTexts.of_samples(held_out) if self._own is None else self._own.texts(verifier)
+
+    def _requests(self, texts: HeldTexts) -> list[Request]:
+        rows = zip(texts.batch.token_ids, texts.batch.counted, strict=True)
+        requests = [
+            Request(name, self._beginning(*row), category, turn)
+            for turn, (row, name, category) in enumerate(
+                zip(rows, texts.prompt_ids, texts.categories, strict=True)
+            )
+        ]
+        return requests[: self._num_prompts] if self._own is None else requests
+
+    def _beginning(self, token_ids: Tensor, counted: Tensor) -> list[int]:
+        first = int(counted.int().argmax())
+        end = int(counted.nonzero()[-1]) + 1  # padding stands behind
+        return token_ids[: first or min(self._prompt_tokens, max(1, end // 2))].tolist()
 
 
-def named(tau: Estimate) -> dict[str, float]:
-    """Name a block efficiency, and the ends of its interval if there is one, as they are logged."""
-    assert tau.value is not None  # there is a text, so there is a step
-    name = "eval_block_efficiency"
-    if tau.low is None or tau.high is None:
-        return {name: tau.value}
-    return {name: tau.value, f"{name}_low": tau.low, f"{name}_high": tau.high}
+def by_category(tally: Tally) -> dict[str, Estimate]:
+    """Return the block efficiency of all prompts, "", and of each category if there are several."""
+    kinds = sorted(set(tally.categories))
+    parts = {kind: tally.where([own == kind for own in tally.categories]) for kind in kinds}
+    found = {"": block_efficiency(tally)}
+    if len(kinds) > 1:
+        found |= {kind or "none": block_efficiency(part) for kind, part in parts.items()}
+    return found

@@ -29,6 +29,11 @@ TRAINING = ["data.path=zoo:train", "data.held_out_path=zoo:held_out", "output=tr
         ("train", [*TRAINING, "decode=['prompts.limit=2']"], "expected -m, too"),
         ("train", [*TRAINING, "distill.temperature=0.5"], "distill.path=FILE, too"),
         ("train", [*TRAINING, "tuning.method=full"], "joint=true"),
+        ("train", [*TRAINING, "data.held_out_share=0.1"], "no data.held_out_path"),
+        ("train", [*TRAINING, "evaluation.prompts_limit=3"], "evaluation.prompts; expected"),
+        ("train", [*TRAINING, "train=lm", "loss=kl"], "heads and drafts"),
+        ("train", [*TRAINING, "train=lm", "verifier.path=x"], "heads and drafts"),
+        ("calibrate", [*TEXT, "data.held_out_share=0.1"], "nothing is held out"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import initialize_config_module
 from omegaconf import OmegaConf
 from running import CommandLine, Ended, Tiny
 from safetensors.torch import load_file, save_file
@@ -57,7 +58,7 @@ def test_the_folder_says_what_was_trained(cli: CommandLine, inputs: list[str]) -
     assert known["trainer.learning_rate"] == config.trainer.learning_rate
     assert known["loss"] == "cross_entropy"
     card = Path("out/README.md").read_text()
-    facts = ("steps | 2", "learning_rate | 0.003", "seed | 0", "per_device_train_batch_size | 2")
+    facts = ("steps | 2", "learning_rate | 0.001", "seed | 0", "per_device_train_batch_size | 2")
     for fact in facts:
         assert f"| {fact} |" in card
     again = train(cli, inputs)
@@ -68,7 +69,7 @@ def test_the_folder_says_what_was_trained(cli: CommandLine, inputs: list[str]) -
     ("option", "named"),
     [
         ("loss=kl", "loss=kl (was cross_entropy)"),
-        ("trainer.learning_rate=1.0e-4", "trainer.learning_rate=0.0001 (was 0.003)"),
+        ("trainer.learning_rate=1.0e-4", "trainer.learning_rate=0.0001 (was 0.001)"),
         ("seed=3", "seed=3 (was 0)"),
         ("train.num_heads=3", "train.num_heads=3 (was 2)"),
         ("data.max_length=12", "data.max_length=12 (was 16)"),
@@ -110,7 +111,7 @@ def test_other_spellings_are_the_same_training(cli: CommandLine, inputs: list[st
     shutil.copy("text.txt", "copy.txt")
     here = str(Path.cwd())
     told = [
-        *(f"verifier.path={here}/verifier", "data.path=copy.txt", "trainer.learning_rate=3e-3"),
+        *(f"verifier.path={here}/verifier", "data.path=copy.txt", "trainer.learning_rate=1e-3"),
         *("trainer.logging_steps=2", "trainer.weight_decay=0.10"),
     ]
     ended = train(cli, inputs, *told)
@@ -162,3 +163,28 @@ def compare(node: Any, signature: inspect.Signature) -> None:
         if parameter.default is parameter.empty or (isinstance(told, str) and "${" in told):
             continue
         assert told == parameter.default, f"{plain['_target_']}: {name}"
+
+
+def test_heads_are_trained_by_default_and_rates_fit_what_is_trained(tiny: Tiny) -> None:
+    from specdec.experiments.app import compose
+
+    from specdec.training.medusa import Medusa
+    from specdec.training.trainer import Trainer
+
+    def told(*options: str) -> tuple[float, float]:
+        with initialize_config_module("specdec.configs", version_base="1.3"):
+            trainer = compose("train", options).trainer
+        return trainer.learning_rate, trainer.warmup_ratio
+
+    with initialize_config_module("specdec.configs", version_base="1.3"):
+        config = compose("train", [])
+    assert config.train._target_ == f"{Medusa.__module__}.{Medusa.__qualname__}"
+    plain = Trainer()
+    assert told() == told("train=chained") == (plain.learning_rate, plain.warmup_ratio)
+    fresh = told("train=draft_model")
+    assert fresh == told("train=lm")
+    assert fresh[0] > told()[0]
+    moved = told("train=draft_model", "train.init_path=zoo:draft")
+    assert moved == told("train=lm", f"train.init_path={tiny.draft}")
+    assert moved[0] < told()[0]
+    assert told("trainer.learning_rate=0.5", "train=lm")[0] == 0.5

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from asking import asked, context
 from families import VOCAB_SIZE, noisy_copy, plain_logits, random_ids, tiny_model
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, RepetitionPenaltyLogitsProcessor
 
 from specdec.core.protocols import TreePolicy
 from specdec.core.sampling import Sampling
@@ -47,6 +48,32 @@ def test_every_node_has_its_rank_after_its_own_path(family: str) -> None:
             ranks.append(order.index(token))
             texts.append([*texts[parent], token])
         assert ranks == [0, 1, 2, 0, 3, 0, 1], f"{family}, row {one.row}"
+
+
+def test_processors_see_the_path_of_each_node() -> None:
+    """A draft that heeds them as the verifier does agrees with it, on every branch."""
+    model = tiny_model("llama")
+    penalty: Any = RepetitionPenaltyLogitsProcessor(30.0)
+    paths = [[0, 0, 0], [1, 0, 0], [1, 1, 0], [2, 0, 0], [2, 1, 0]]
+    proposer = DraftModel(HFCausalLM(model), Sparse(paths))
+    rows = [
+        replace(context(random_ids(num, seed=num), row=row), processors=[penalty])
+        for row, num in enumerate((5, 9))
+    ]
+    plain, changed = list[int](), list[int]()
+    for one, proposal in zip(rows, asked(proposer, *rows, vocab_size=VOCAB_SIZE), strict=True):
+        texts, tree = [list(one.token_ids)], proposal.tree
+        for token, parent in zip(tree.token_ids[1:], tree.parents[1:], strict=True):
+            logits = plain_logits(model, texts[parent])[-1:]
+            for found, scores in (
+                (plain, logits),
+                (changed, penalty(torch.tensor([texts[parent]]), logits.clone())),
+            ):
+                order = scores[0].argsort(descending=True).tolist()
+                found.append(order.index(token))
+            texts.append([*texts[parent], token])
+    assert changed == [0, 1, 2, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0] * 2
+    assert plain != changed, "the processor changes nothing"
 
 
 # --- Trees of which each request has another ---

@@ -137,7 +137,7 @@ def test_the_evaluation_is_that_of_the_counted_held_out_tokens(
     states: VerifierStates, tmp_path: Path
 ) -> None:
     one = disturbed(states, KL())
-    states.held_out = masked(states.held_out)
+    states._held_out = masked(states.held_out)
     with torch.no_grad():
         found = one.evaluate(one.module)
         count = states.held_out.num_counted
@@ -166,7 +166,7 @@ def test_what_was_learnt_by_heart_is_accepted(
     token_ids = torch.tensor([[*prompt, *written]])
     text = Batch(token_ids, torch.arange(token_ids.shape[1])[None] >= len(prompt))
     monkeypatch.setattr(states, "batch", lambda first, count: text)
-    monkeypatch.setattr(states, "held_out", text)
+    monkeypatch.setattr(states, "_held_out", text)
     # The greedy choices alone are what is learnt: a draft may be unsure where the verifier is.
     monkeypatch.setattr(DraftLosses, "_log_p", certain)
     one = objective(states, loss)

@@ -206,7 +206,7 @@ def test_what_was_learnt_by_heart_is_accepted(
     token_ids = torch.tensor([[*prompt, *written]])
     text = Batch(token_ids, torch.arange(token_ids.shape[1])[None] >= len(prompt))
     monkeypatch.setattr(states, "batch", lambda first, count: text)
-    monkeypatch.setattr(states, "held_out", text)
+    monkeypatch.setattr(states, "_held_out", text)
     # The greedy choices alone are what is learnt: a head may be unsure where the verifier is.
     monkeypatch.setattr(
         head_losses.HeadLosses, "_laws", certain if loss.uses_verifier else HeadLosses._laws

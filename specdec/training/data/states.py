@@ -150,10 +150,8 @@ class VerifierStates:
         It reads them once, for all evaluations; they wait on the CPU, in its own type.
         """
         known = self._held_out
-        if known.hidden is None and _is_frozen(self.verifier.model):
-            with torch.no_grad():
-                rows = [self._run(row.token_ids.to(self._device)).cpu() for row in known.rows()]
-            self._held_out = known = replace(known, hidden=torch.cat(rows))
+        if known.hidden is None and is_frozen(self.verifier):
+            self._held_out = known = with_hidden(self.verifier, known)
         return known
 
     @property
@@ -166,9 +164,7 @@ class VerifierStates:
             nn.Module.to(self.verifier.model, device)
 
     def _run(self, token_ids: Tensor) -> Tensor:  # [B, T] -> [B, T, H]
-        """Run the verifier in its own type, as decoding does."""
-        with torch.autocast(token_ids.device.type, enabled=False):
-            return last_hidden(self.verifier, token_ids)
+        return last_hidden(self.verifier, token_ids)
 
     def of(self, verifier: HFCausalLM) -> "VerifierStates":
         """Return the same samples, read by another verifier with the same tokens, uncached."""
@@ -184,10 +180,22 @@ class VerifierStates:
         return HFCausalLM(verifier.model, verifier.tokenizer, max_length=verifier.max_length)
 
 
-def _is_frozen(model: nn.Module) -> bool:
-    return not any(weight.requires_grad for weight in model.parameters())
+def is_frozen(lm: HFCausalLM) -> bool:
+    """Whether a model will say the same at the next evaluation."""
+    return not any(weight.requires_grad for weight in lm.model.parameters())
+
+
+@torch.no_grad()
+def with_hidden(lm: HFCausalLM, batch: Batch) -> Batch:
+    """Let a model read samples one after the other; its states wait on the CPU, in its own type."""
+    read = [last_hidden(lm, row.token_ids.to(lm.model.device)).cpu() for row in batch.rows()]
+    return replace(batch, hidden=torch.cat(read))
 
 
 def last_hidden(lm: HFCausalLM, token_ids: Tensor) -> Tensor:  # [B, T] -> [B, T, H]
-    """Run a model below its vocabulary head; padding stands behind, where none look."""
-    return lm.model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
+    """Run a model below its vocabulary head, in its own type, as decoding does.
+
+    Padding stands behind, where none look.
+    """
+    with torch.autocast(token_ids.device.type, enabled=False):
+        return lm.model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state

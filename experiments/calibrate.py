@@ -231,10 +231,9 @@ def contents(config: DictConfig) -> dict[str, str]:
     """Return digests of what was measured with: where it lies may change."""
     from specdec.experiments.naming import files_of
 
-    models = ["verifier"] if proposer_name() in HEADS else ["verifier", "draft"]
+    models = ["verifier", "proposer" if proposer_name() in HEADS else "draft"]
     names = [f"{node}.{name}" for node in models for name in ("path", "revision")]
-    told = {name: OmegaConf.select(config, name) for name in names}
-    return files_of({**told, "proposer.path": config.proposer.get("path")})
+    return files_of({name: OmegaConf.select(config, name) for name in names})
 
 
 def show(found: dict[str, Any], config: DictConfig) -> None:

@@ -96,7 +96,8 @@ def calibration_notes(config: DictConfig) -> list[str]:
         "verifier.path": config.verifier.path,
     }
     measured = {name: found.get(name.replace(".", "_")) for name in here}
-    states = {f"{node}.revision": config[node].get("revision") for node in ("draft", "verifier")}
+    nodes = ("proposer", "draft", "verifier")
+    states = {f"{node}.revision": config[node].get("revision") for node in nodes}
     for name, digest in files_of({**here, **states}).items():
         if digest == found.get("files", {}).get(name):  # the same, however it is written
             measured[name] = here[name]

@@ -44,6 +44,7 @@ def require_models(config: DictConfig) -> None:
     for node in models:
         require_model(node)
     if "verifier" in proposer:
+        Checkpoint(proposer.path, proposer.get("revision"), field="proposer.path")
         if not proposer.get("force", False):
             require_heads_of(proposer.path, Checkpoint.of(config.verifier))
     elif not models:

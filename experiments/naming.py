@@ -30,7 +30,8 @@ WRITTEN = {"training.distill.path"}
 BY_NAME = ("template_options", "roles")  # which hold what a user names
 NO_FILES = {*PLUG_INS, *VALUES, "judges", "prompts.split", "prompts.chat_template"}
 NO_FILES |= {"prompts.config", "prompts.field"}
-NO_FILES |= {f"{node}.revision" for node in ("prompts", "verifier", "draft", "proposer.model")}
+REVISED = ("prompts", "verifier", "draft", "proposer", "proposer.model")
+NO_FILES |= {f"{node}.revision" for node in REVISED}
 NO_FILES |= {f"training.{node}.revision" for node in ("verifier", "train", "data")}
 NO_FILES |= {f"training.data.{name}" for name in ("split", "config", "field")}
 NO_FILES_BELOW = tuple(
@@ -40,7 +41,7 @@ NO_FILES_BELOW = tuple(
 ON_HUB = {"verifier.path": "model", "draft.path": "model", "proposer.path": "model"}
 ON_HUB |= {"proposer.model.path": "model"}
 ON_HUB |= {"prompts.path": "dataset", "training.train.init_path": "model"}
-ON_HUB |= {"training.verifier.path": "model"}
+ON_HUB |= {"training.verifier.path": "model", "training.data.path": "dataset"}
 
 
 def files_of(used: Mapping[str, Any]) -> dict[str, str]:
@@ -71,7 +72,7 @@ def _texts(used: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from _texts({f"{name}.{place}": each for place, each in enumerate(value)})
 
 
-def content_of(value: str, on_hub: str | None = None, revision: str | None = None) -> str | None:
+def content_of(value: str, on_hub: str | None = None, revision: object = None) -> str | None:
     """Return a digest of what a value names; None if that is no file, nor anything on a Hub."""
     if value in ZOO:
         return zoo_digest(value)
@@ -95,7 +96,7 @@ def place_of(value: str) -> Path | None:
 
 
 @lru_cache(maxsize=64)
-def commit_of(name: str, kind: str, revision: str | None = None) -> str | None:
+def commit_of(name: str, kind: str, revision: object = None) -> str | None:
     """Return the commit that a name on the Hub stands for; offline, the one that was downloaded."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.file_download import repo_folder_name
@@ -103,6 +104,8 @@ def commit_of(name: str, kind: str, revision: str | None = None) -> str | None:
     try:
         folder = repo_folder_name(repo_id=name, repo_type=kind)
     except ValueError:  # nothing on a Hub is called so
+        return None
+    if not isinstance(revision, str | None):  # a number, which is refused where it is loaded
         return None
     try:
         return HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=10).sha

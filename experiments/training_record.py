@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from specdec.experiments.naming import content_of, place_of
+from specdec.experiments.naming import content_of, place_of, revision_of
 
 from specdec.core.plug_ins import code_digest, plug_in_name
-from specdec.report.options import TARGET, normal
+from specdec.report.options import TARGET, is_known, normal
 from specdec.report.provenance import provenance
 from specdec.training.record import Record
 from specdec.training.trainer import FREE
@@ -31,7 +31,6 @@ ON_HUB = {
     **dict.fromkeys(("verifier.path", "train.init_path", "train.tokenizer_path"), "model"),
     **dict.fromkeys(("data.path", "data.held_out_path", "evaluation.prompts"), "dataset"),
 }
-REVISED = ("verifier.path", "train.init_path", "data.path", "data.held_out_path")
 # Names that a file might have by chance.
 NO_FILES = {"seed", "dtype", "verifier.dtype", "verifier.attention", "trainer.mixed_precision"}
 NO_FILES |= {"verifier.revision", "train.revision"}
@@ -46,7 +45,7 @@ def record_of(config: DictConfig) -> Record:
     told = dict(_told(plain))
     files = _files(told)
     code = {name: digest for name, target in _targets(plain) if (digest := code_digest(target))}
-    known = {name: normal(value) for name, value in told.items()}
+    known = {name: normal(v) for name, v in told.items() if not is_known(name, told, files)}
     known |= dict(_targets(plain))
     known |= {name: {"content": content} for name, content in files.items()}
     known |= {f"{name}.code": digest for name, digest in code.items()}
@@ -102,9 +101,9 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _files(told: Mapping[str, Any]) -> dict[str, str]:
     """Return a digest of every file and folder that options name; of a Hub's, its commit."""
     texts = {n: v for n, v in told.items() if isinstance(v, str) and _may_be_file(n)}
-    states = {name: told.get(f"{name.split('.')[0]}.revision") for name in REVISED}
     found = {
-        name: content_of(value, ON_HUB.get(name), states.get(name)) for name, value in texts.items()
+        name: content_of(value, ON_HUB.get(name), told.get(revision_of(name)))
+        for name, value in texts.items()
     }
     return {name: content for name, content in found.items() if content is not None}
 

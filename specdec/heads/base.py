@@ -66,7 +66,7 @@ class Heads(
         config = dict(self._hub_mixin_config) if isinstance(self._hub_mixin_config, dict) else {}
         config.pop("verifier", None)
         missing = dict.fromkeys(("path", "dtype", "config", "tokenizer", "weights"), "unknown")
-        verifier = {**missing, **(self.verifier or {})}
+        verifier = {**missing, "commit": "", **(self.verifier or {})}
         card = super().generate_model_card(
             kind=type(self).__name__,
             proposer=type(self).__name__.removesuffix("Heads").lower(),

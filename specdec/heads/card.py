@@ -10,9 +10,10 @@ CARD = """---
 language model, for speculative decoding. They are worth nothing on any other model: the verifier
 that they were trained on has these digests, and another one is refused.
 
-| verifier | dtype | config | tokenizer | weights |
-|---|---|---|---|---|
-| `{{ verifier.path }}` | {{ verifier.dtype }} | {{ verifier.config }} | {{ verifier.tokenizer }} \
+| verifier | commit | dtype | config | tokenizer | weights |
+|---|---|---|---|---|---|
+| `{{ verifier.path }}` | {{ verifier.commit or "-" }} | {{ verifier.dtype }} \
+| {{ verifier.config }} | {{ verifier.tokenizer }} \
 | {{ verifier.weights }} |
 
 | option | value |
@@ -28,7 +29,8 @@ that they were trained on has these digests, and another one is refused.
 With [specdec-lab](https://pypi.org/project/specdec-lab), in this folder:
 
 ```
-specdec-decode verifier.path={{ verifier.path }} proposer={{ proposer }} proposer.path=. tree=sparse
+specdec-decode verifier.path={{ verifier.path }} {% if verifier.commit %}verifier.revision=\
+{{ verifier.commit }} {% endif %}proposer={{ proposer }} proposer.path=. tree=sparse
 ```
 
 The text keeps exactly the verifier's distribution, whatever these heads propose.

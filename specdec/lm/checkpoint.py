@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from specdec.core.digest import Signature, signature
@@ -71,6 +72,11 @@ class Checkpoint:
         return f"{self.field}={self.path!r}"
 
     @property
+    def at(self) -> str:
+        """How complaints name a state that was asked for."""
+        return "" if self.revision is None else f" at {self.option('revision')}={self.revision!r}"
+
+    @property
     def source(self) -> str:
         """What transformers call it."""
         try:
@@ -89,6 +95,17 @@ class Checkpoint:
         """What changes when a folder does; of the Hub nothing changes within a process."""
         folder = Path(self.source)
         return signature(folder) if folder.is_dir() else ()
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of the Hub that is meant, once it was read; None of what lies here."""
+        if self.files:
+            return None
+        try:
+            found = try_to_load_from_cache(self.source, "config.json", revision=self.revision)
+        except ValueError:  # nothing on a Hub is called so
+            return None
+        return Path(found).parent.name if isinstance(found, str) else None
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -131,8 +148,7 @@ class Checkpoint:
             within = sorted(file.parent.name for file in folder.glob("*/config.json"))
             told = f"; there is one in {', '.join(within[:3])}" if within else ""
             return f"no config.json in that folder{told}; expected {EXPECTED}"
-        at = "" if self.revision is None else f" at {self.option('revision')}={self.revision!r}"
-        return f"not loaded{at}; expected {EXPECTED} ({first_line(error)})"
+        return f"not loaded{self.at}; expected {EXPECTED} ({first_line(error)})"
 
     def _refuse_heads(self) -> None:
         """Say what is there in place of a model; transformers would only miss a `model_type`."""
@@ -164,6 +180,11 @@ def source(path: str) -> str:
     if not (folder / "config.json").is_file():
         raise UserError(f"{path!r}: not in the zoo; expected {EXPECTED}")
     return str(folder)
+
+
+def on_card(path: str, commit: str | None) -> str:
+    """Return what cards call a model: `somebody/model` at 1a2b3c."""
+    return f"`{path}`" if commit is None else f"`{path}` at {commit}"
 
 
 def name_of(source: str) -> str:

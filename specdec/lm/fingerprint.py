@@ -18,7 +18,7 @@ from torch import Tensor
 from specdec.core.digest import digest
 from specdec.core.errors import UserError
 from specdec.core.plug_ins import sources_of
-from specdec.lm.checkpoint import name_of
+from specdec.lm.checkpoint import name_of, on_card
 from specdec.lm.hf import HFCausalLM
 
 DIGESTS = ("config", "tokenizer", "weights")
@@ -50,6 +50,16 @@ def fingerprint(lm: HFCausalLM) -> dict[str, str]:
         "weights": exact,
         **{f"weights_in_{name}": digest for name, digest in rounded.items()},
     }
+
+
+def described(lm: HFCausalLM) -> dict[str, str]:
+    """Return `fingerprint`, and the commit of a model that came from the Hub."""
+    return {**fingerprint(lm), **({} if lm.commit is None else {"commit": lm.commit})}
+
+
+def card_name(lm: HFCausalLM) -> str:
+    """Return what cards call a model."""
+    return on_card(name_of(str(lm.model.config._name_or_path)), lm.commit)
 
 
 def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:

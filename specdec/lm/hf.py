@@ -62,6 +62,7 @@ class HFCausalLM:
         self.vocab_size, self.state_size = head_shape(model)
         self.max_length: int = max_length or steady_length(config)
         self.device: torch.device = model.device
+        self.commit: str | None = None  # of the Hub, if the loader read it from there
         self._plain = mask.PlainText(self._mask_kind, model.dtype, self.device)
         self._cache_word = cache_word(model.forward)
         self.num_calls = 0

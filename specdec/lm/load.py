@@ -79,7 +79,9 @@ def load(
         () if adapter is None else signature(Path(adapter)),
     )
     context = context_length(checkpoint, max_length)
-    return HFCausalLM(model, checkpoint.tokenizer, error, differ, context)
+    found = HFCausalLM(model, checkpoint.tokenizer, error, differ, context)
+    found.commit = checkpoint.commit
+    return found
 
 
 def require_loadable(

@@ -14,7 +14,7 @@ from specdec.core.members import require_members
 from specdec.core.protocols import TreePolicy
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.heads.base import Heads
-from specdec.lm.checkpoint import source
+from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.fingerprint import require_trained_on
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer import CachedLayer
@@ -71,17 +71,18 @@ class HeadsProposer:
         tree: TreePolicy,
         temperature: float | None = None,
         force: bool = False,
+        revision: str | None = None,
     ) -> Self:
-        """Load what training saved.
+        """Load what training saved; `revision` is a branch, a tag or a commit of the Hub.
 
         Raises:
             UserError: no such heads at `path`, or heads that were trained on another verifier and
-                no `force`.
+                no `force`; a folder has no revisions.
         """
         require(isinstance(path, str) and bool(path), "proposer.path", path, "a folder of heads")
         assert path is not None
         require_kind(cls.kind.__name__, path)
-        heads = load_heads(cls.kind, path)
+        heads = load_heads(cls.kind, Checkpoint(path, revision, field="proposer.path"))
         require_model(verifier, "verifier")
         require_trained_on(verifier, heads.verifier, f"proposer.path={path!r}", force)
         heads = heads.to(verifier.device, verifier.model.dtype).eval()
@@ -153,7 +154,7 @@ def _below(values: Tensor, parents: Tensor) -> Tensor:  # [B, F, H], [B, F'] -> 
     return values.gather(1, parents[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def load_heads(kind: type[Heads], path: str) -> Heads:
+def load_heads(kind: type[Heads], there: Checkpoint) -> Heads:
     """Load a folder that training saved; keys must agree both ways.
 
     Raises:
@@ -161,12 +162,10 @@ def load_heads(kind: type[Heads], path: str) -> Heads:
     """
     try:
         with redirect_stdout(StringIO()):  # where the mixin says that it loads
-            return kind.from_pretrained(source(path), strict=True)
-    except UserError as error:
-        raise UserError(f"proposer.path={error}") from None
+            return kind.from_pretrained(there.source, strict=True, revision=there.revision)
     except (OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"proposer.path={path!r}: no {kind.__name__} ({reason})") from None
+        raise UserError(f"{there.called}: no {kind.__name__}{there.at} ({reason})") from None
 
 
 def _has_state(context: Context) -> bool:

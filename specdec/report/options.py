@@ -45,6 +45,7 @@ SIDE = (
 HOMES = {"tree": "tree", "model": "draft", "gamma": "tree.gamma", "seed": "seed"}
 DERIVED = {"field", "vocabulary_of"}  # arguments of our loader that follow from other options
 TARGET = "_target_"
+PATHS = ("path", "held_out_path", "init_path", "tokenizer_path")  # that a revision may be of
 PROCESSORS = "sampling.processors."
 NO_PROPOSER = "none"  # whose texts are the same under any rule
 LONGEST_NAME = 80
@@ -80,8 +81,11 @@ def known_by(config: DictConfig, files: Options, code: Options) -> dict[str, Any
         files: digests of the files that options name, by option; see `files_of`.
         code: digests of the plug-ins that are not of `specdec`, by node.
     """
+    heeded = _heeded(_plain(config))
     found = {
-        name: _by_content(name, value, files) for name, value in _heeded(_plain(config)).items()
+        name: _by_content(name, value, files)
+        for name, value in heeded.items()
+        if not is_known(name, heeded, files)
     }
     return {**found, **{f"{name}.code": digest for name, digest in code.items()}}
 
@@ -188,6 +192,24 @@ def _by_content(name: str, value: Any, files: Options) -> Any:
     if isinstance(value, list):
         return [_by_content(f"{name}.{place}", each, files) for place, each in enumerate(value)]
     return value
+
+
+def is_known(name: str, told: Options, files: Options) -> bool:
+    """Whether an option is a revision of what is known by content: its commit, however it is named.
+
+    Args:
+        name: of the option, one of `told`.
+        told: all options.
+        files: digests of the files that options name; of a Hub's, its commit.
+    """
+    node, _, last = name.rpartition(".")
+    paths = [each for each, value in told.items() if value is not None and _is_path(each, node)]
+    return last == "revision" and bool(paths) and files.keys() >= {*paths}
+
+
+def _is_path(name: str, node: str) -> bool:
+    parent, _, last = name.rpartition(".")
+    return parent == node and last in PATHS
 
 
 def identity(known: Options) -> str:

@@ -24,13 +24,18 @@ class SeenToken:
     """A token of the text, and what stood in its place among the candidates.
 
     `depth` counts from 1 within a step: accepted tokens first, then the verifier's own. A character
-    of several tokens is the text of the last of them, and those before it have none.
+    of several tokens is the text of the last of them; those before it have none, but are a `part`.
     """
 
     text: str
     kind: str  # accepted, recovered or bonus
     depth: int
     rejected: tuple[str, ...]  # candidates for this place that were not taken, in drawing order
+    part: str = ""  # a token without a text, as the vocabulary has it
+
+    def to_row(self) -> dict[str, Any]:
+        """Leave out what most tokens do not have."""
+        return {name: value for name, value in asdict(self).items() if name != "part" or value}
 
 
 class Spelling:
@@ -62,8 +67,13 @@ class Spelling:
         """Return what another token would add at some place; its bytes if it is but a part."""
         context, done = self._starts[place]
         text = self._added(context, done, [*self._token_ids[done:place], token_id])
-        if PART not in text:
-            return text
+        return self._spelt(token_id) if PART in text else text
+
+    def part(self, place: int) -> str:
+        """Return the bytes of a token that adds no text; "" of all others."""
+        return "" if self.texts[place] else self._spelt(self._token_ids[place])
+
+    def _spelt(self, token_id: int) -> str:
         piece = self._piece(token_id)
         return f"<{token_id}>" if piece is None else spelt_out(piece)
 
@@ -81,7 +91,7 @@ def token_view(trace: Trace, prompt: str, words: Words, piece: Piece) -> dict[st
     spelling = Spelling(trace.output_ids, words, piece)
     seen = [t for step in trace.steps for t in _seen(step, places, trace.output_ids, spelling)]
     ids = {"prompt_id": trace.prompt_id, "sample": trace.sample, "turn": trace.turn}
-    return {**ids, "prompt": prompt, "tokens": [asdict(token) for token in seen]}
+    return {**ids, "prompt": prompt, "tokens": [token.to_row() for token in seen]}
 
 
 def _seen(
@@ -95,7 +105,8 @@ def _seen(
         taken = depth <= step.accepted
         rejected = dict.fromkeys(token for token in children if not taken or token != token_id)
         others = tuple(spelling.instead(place, token) for token in rejected)
-        yield SeenToken(spelling.texts[place], "accepted" if taken else _own(step), depth, others)
+        kind, part = "accepted" if taken else _own(step), spelling.part(place)
+        yield SeenToken(spelling.texts[place], kind, depth, others, part)
         node = children.get(token_id) if taken else None
 
 

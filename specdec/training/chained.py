@@ -5,7 +5,7 @@ from torch import Tensor
 
 from specdec.core.errors import require
 from specdec.heads.chained import ChainedHeads
-from specdec.lm.fingerprint import fingerprint
+from specdec.lm.fingerprint import described
 from specdec.proposer.chained import Chained as ChainedProposer
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.states import VerifierStates
@@ -52,6 +52,6 @@ class Chained(HeadTraining):
             link,
             prefix_attention,
             num_attention_heads,
-            fingerprint(states.verifier),
+            described(states.verifier),
         )
         super().__init__(states, heads, loss, acceptance, decay, share)

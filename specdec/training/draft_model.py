@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from specdec.core.errors import Unfit, require, require_int
+from specdec.lm.fingerprint import card_name
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.lm.vocabularies import require_shared_vocabulary
@@ -63,11 +64,14 @@ class DraftModel:
         self._states = states
         self._loss = loss
         self._acceptance = acceptance
-        model = (
-            _fresh(shape, states.verifier, seed)
-            if init_path is None
-            else _continued(init_path, states.verifier, revision, trust_remote_code)
-        )
+        self._start: str | None = None  # what a card calls it
+        if init_path is None:
+            model = _fresh(shape, states.verifier, seed)
+        else:
+            start = _loaded(init_path, states.verifier, revision, trust_remote_code)
+            self._start = card_name(start)
+            # A copy, because loaded weights are shared.
+            model = copy.deepcopy(start.model).requires_grad_(True)
         self.module: nn.Module = DraftLosses(model, states.verifier, loss, share)
 
     @property
@@ -134,9 +138,10 @@ class DraftModel:
         assert isinstance(module, DraftLosses)
         tokenizer = self._states.verifier.tokenizer
         assert tokenizer is not None
-        verifier = self._states.verifier.model.config._name_or_path
-        what = f"A draft model for `{verifier}`"
-        save_rounded(module.model, tokenizer, folder, what, {"data": self._states.data, **facts})
+        what = f"A draft model for {card_name(self._states.verifier)}"
+        start = {} if self._start is None else {"started from": self._start}
+        told = {"data": self._states.data, **start, **facts}
+        save_rounded(module.model, tokenizer, folder, what, told)
 
 
 def _fresh(shape: Shape, verifier: HFCausalLM, seed: int) -> PreTrainedModel:
@@ -144,14 +149,13 @@ def _fresh(shape: Shape, verifier: HFCausalLM, seed: int) -> PreTrainedModel:
     return shape.fresh(verifier.vocab_size, verifier.max_length, end_ids or None, seed)
 
 
-def _continued(
+def _loaded(
     init_path: str, verifier: HFCausalLM, revision: str | None, trust_remote_code: bool
-) -> PreTrainedModel:
-    """Load a draft in fp32; a copy, because loaded weights are shared."""
+) -> HFCausalLM:
+    """Load a draft of the verifier's vocabulary in fp32."""
     require(isinstance(init_path, str), "train.init_path", init_path, "a folder, a Hub id or null")
     own = {"revision": revision, "trust_remote_code": trust_remote_code}
     loaded = load(init_path, field="train.init_path", **own)
     require_shared_vocabulary(verifier, loaded, f"train.init_path={init_path!r}")
     loaded.require_states("train.init_path")
-    model = copy.deepcopy(loaded.model)
-    return model.requires_grad_(True)
+    return loaded

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from specdec.core.errors import UserError, require, require_int, require_number
+from specdec.lm.fingerprint import card_name
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.unembedding import trained_above
 from specdec.training.chunked import LOGITS_AT_ONCE, chunked_sum
@@ -148,7 +149,8 @@ class Joint:
         heads = module.head_losses
         known = self.tuned.save(folder / "verifier")
         heads.heads.belong_to({**known, "path": "verifier"})  # wherever the folder goes
-        self._training.save(heads, folder, facts)
+        told = {"verifier tuned from": card_name(self._original.verifier)}
+        self._training.save(heads, folder, {**told, **facts})
 
 
 def require_tuning(options: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from specdec.core.errors import require, require_int
-from specdec.lm.checkpoint import Checkpoint
+from specdec.lm.checkpoint import Checkpoint, on_card
 from specdec.training.data.blocks import Blocks
 from specdec.training.data.reading import Reading, Source
 from specdec.training.data.text import Text, as_text, documents, require_there
@@ -26,7 +26,7 @@ from specdec.training.objective import Batch, decay_groups
 from specdec.training.shape import Shape
 
 DEFAULT_CONTEXT = 2048
-TOKENIZER = "train.tokenizer_path"
+INIT, TOKENIZER = "train.init_path", "train.tokenizer_path"
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -35,9 +35,9 @@ class LanguageModeling:
 
     `init_path` continues from a saved folder (model, tokenizer, and its context length unless
     `max_position_embeddings` gives another) instead of starting afresh, in that model's shape;
-    `revision` and `trust_remote_code` are of it, as of `specdec.lm.load`;
-    `tokenizer_path` shares a tokenizer with another model, which a draft model must. `reading` is
-    how the texts are read; messages are text, too.
+    `tokenizer_path` shares a tokenizer with another model, which a draft model must. `revision` and
+    `trust_remote_code` are of either, as of `specdec.lm.load`. `reading` is how the texts are read;
+    messages are text, too.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class LanguageModeling:
         learnt, held_out = told.sources(data_path, held_out_path)
         require_there(held_out)
         start = _checkpoint(init_path, tokenizer_path, revision, trust_remote_code)
+        self._start = start
         self.tokenizer = (
             train_tokenizer(_texts(learnt), vocab_size) if start is None else start.tokenizer
         )
@@ -160,18 +161,27 @@ class LanguageModeling:
     def save(self, module: nn.Module, folder: Path, facts: Mapping[str, str]) -> None:
         """Write a Hugging Face folder: bf16 safetensors, config and tokenizer."""
         assert isinstance(module, PreTrainedModel)
-        save_rounded(module, self.tokenizer, folder, "A language model", facts)
+        told = {} if self._start is None else _origin(self._start)
+        save_rounded(module, self.tokenizer, folder, "A language model", {**told, **facts})
 
 
 def _checkpoint(
     init_path: str | None, tokenizer_path: str | None, revision: str | None, trusts: bool
 ) -> Checkpoint | None:
     """Name what a model is continued from, or else whose tokenizer it gets."""
-    told = init_path is not None or revision is None
-    require(told, "train.revision", revision, "train.init_path=MODEL, too")
-    if init_path is not None:
-        return Checkpoint(init_path, revision, trusts, "train.init_path")
-    return None if tokenizer_path is None else Checkpoint(tokenizer_path, field=TOKENIZER)
+    both = init_path is not None and tokenizer_path is not None
+    require(not both, TOKENIZER, tokenizer_path, "null: the model at train.init_path keeps its own")
+    path, field = (init_path, INIT) if tokenizer_path is None else (tokenizer_path, TOKENIZER)
+    if path is not None:
+        return Checkpoint(path, revision, trusts, field)
+    named = f"{INIT}=MODEL or {TOKENIZER}=MODEL, too"
+    require(revision is None, "train.revision", revision, named)
+    return None
+
+
+def _origin(start: Checkpoint) -> dict[str, str]:
+    what = "started from" if start.field == INIT else "tokenizer of"
+    return {what: on_card(start.path, start.commit)}
 
 
 def _continued(start: Checkpoint, context: int | None) -> PreTrainedModel:

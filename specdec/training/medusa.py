@@ -3,7 +3,7 @@
 import torch
 
 from specdec.heads.medusa import MedusaHeads
-from specdec.lm.fingerprint import fingerprint
+from specdec.lm.fingerprint import described
 from specdec.proposer.medusa import Medusa as MedusaProposer
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.states import VerifierStates
@@ -35,6 +35,6 @@ class Medusa(HeadTraining):
             num_heads,
             num_layers,
             own_vocabulary_head,
-            verifier=fingerprint(states.verifier),
+            verifier=described(states.verifier),
         )
         super().__init__(states, heads, loss, acceptance, decay, share)

@@ -8,25 +8,28 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
-from running import CommandLine, Tiny
+from running import CommandLine, Ended, Tiny
 from specdec.experiments.naming import commit_of
 
 from specdec.core.errors import UserError
+from specdec.lm.folder import ZOO
 from specdec.lm.load import load, require_loadable
 from specdec.report.run_dir import read_traces
 
-COMMITS = {"main": "1" * 40, "v2": "2" * 40}
+COMMITS = {"main": "a1" * 20, "v2": "b2" * 20}
 NAME = "somebody/model"
 
 
 @pytest.fixture
 def hub(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A cache with two states of one model: the verifier, and in v2 the draft."""
-    folder = tmp_path / "models--somebody--model"
-    for (ref, commit), model in zip(COMMITS.items(), (tiny.verifier, tiny.draft), strict=True):
-        shutil.copytree(model, folder / "snapshots" / commit)
-        (folder / "refs").mkdir(exist_ok=True)
-        (folder / "refs" / ref).write_text(commit, encoding="utf-8")
+    """A cache with two states of one model, the verifier, and in v2 the draft; and of heads."""
+    heads = (ZOO / "chained", ZOO / "medusa")
+    for name, states in (("model", (tiny.verifier, tiny.draft)), ("heads", heads)):
+        folder = tmp_path / f"models--somebody--{name}"
+        for (ref, commit), model in zip(COMMITS.items(), states, strict=True):
+            shutil.copytree(model, folder / "snapshots" / commit)
+            (folder / "refs").mkdir(exist_ok=True)
+            (folder / "refs" / ref).write_text(commit, encoding="utf-8")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
     commit_of.cache_clear()
@@ -72,7 +75,7 @@ def test_a_run_is_known_by_the_commit(hub: str, tiny: Tiny, cli: CommandLine) ->
     drafted = [*options, "proposer=draft_model", "draft.revision=v2"]
     ended = cli("decode", *drafted, "verifier.revision=main")
     assert ended.status == 0, ended.err
-    facts = json.loads(Path("run/provenance.json").read_text(encoding="utf-8"))
+    facts = facts_of("run")
     assert facts["files"]["verifier.path"] == COMMITS["main"]
     assert facts["files"]["draft.path"] == COMMITS["v2"]
     greedy = [trace.output_ids for trace in read_traces(Path("run"))]
@@ -92,6 +95,96 @@ def test_a_run_is_known_by_the_commit(hub: str, tiny: Tiny, cli: CommandLine) ->
     commit_of.cache_clear()  # as another process would ask
     ended = cli("record", "run=run", "output=again")
     assert "verifier.path='somebody/model': has changed since the run" in ended.err
+
+
+def told(ended: Ended) -> str:
+    return ended.err.removeprefix("error: ")
+
+
+def facts_of(run: str) -> Any:
+    return json.loads(Path(run, "provenance.json").read_text(encoding="utf-8"))
+
+
+def test_a_commit_is_one_run_however_it_is_named(hub: str, tiny: Tiny, cli: CommandLine) -> None:
+    options = tiny.options("run", f"verifier.path={hub}", "proposer=ngram")
+    assert cli("decode", *options).status == 0
+    written = Path("run/traces.jsonl").stat()
+    for named in ("main", COMMITS["main"]):
+        ended = cli("decode", *options, f"verifier.revision={named}")
+        assert ended.status == 0, ended.err
+        assert Path("run/traces.jsonl").stat() == written, "decoded anew"
+
+
+def test_heads_have_revisions(hub: str, tiny: Tiny, cli: CommandLine) -> None:
+    prompts = f"prompts.path={tiny.prompts}"
+    options = ["proposer=medusa", "proposer.path=somebody/heads", "tree=sparse", prompts]
+    options += ["prompts.limit=1", "max_new_tokens=8"]
+    ended = cli("decode", *options, "proposer.revision=v2", "output=run")
+    assert ended.status == 0, ended.err
+    assert facts_of("run")["files"]["proposer.path"] == COMMITS["v2"]
+    ended = cli("decode", *options, "output=main")
+    assert told(ended).startswith("proposer.path='somebody/heads': no MedusaHeads (")
+    ended = cli("decode", *options, "proposer.revision=v3", "output=third")
+    assert told(ended).startswith(
+        "proposer.path='somebody/heads': no MedusaHeads at proposer.revision='v3' ("
+    )
+    ended = cli("decode", "proposer=medusa", "proposer.revision=v2", prompts, "output=fourth")
+    assert told(ended).startswith("proposer.revision='v2': proposer.path='zoo:medusa' lies here")
+    assert ended.err.count("\n") == 1
+
+
+@pytest.mark.thorough
+def test_cards_name_the_commit_that_they_were_trained_on(
+    hub: str, tiny: Tiny, cli: CommandLine
+) -> None:
+    data = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}", "max_steps=1"]
+    data += ["data.max_length=32", "data.eval_samples=1", "evaluation.num_prompts=1"]
+    trained = [f"verifier.path={hub}", "verifier.revision=v2", *data]
+    ended = cli(
+        "train", "train=medusa", *trained, "tree.gamma=1", "train.num_heads=1", "output=heads"
+    )
+    assert ended.status == 0, ended.err
+    card = Path("heads/README.md").read_text(encoding="utf-8")
+    assert f"base_model: {hub}" in card
+    assert f"| `{hub}` | {COMMITS['v2']} |" in card
+    assert f"verifier.path={hub} verifier.revision={COMMITS['v2']} proposer=medusa" in card
+    start = [f"train.init_path={hub}", "train.revision=main"]
+    ended = cli("train", "train=draft_model", *trained, *start, "output=draft")
+    assert ended.status == 0, ended.err
+    card = Path("draft/README.md").read_text(encoding="utf-8")
+    assert f"# A draft model for `{hub}` at {COMMITS['v2']}\n" in card
+    assert f"| started from | `{hub}` at {COMMITS['main']} |" in card
+    # The same training, however its states are named.
+    start[1] = f"train.revision={COMMITS['main']}"
+    ended = cli("train", "train=draft_model", *trained, *start, "output=draft")
+    assert ended.status == 0, ended.err
+    ended = cli(
+        "train", "train=draft_model", *trained, start[0], "train.revision=v2", "output=draft"
+    )
+    assert "train.init_path" in ended.err
+
+
+@pytest.mark.thorough
+def test_a_tokenizer_has_revisions(hub: str, tiny: Tiny, cli: CommandLine) -> None:
+    data = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}", "max_steps=1"]
+    data += ["train.block_length=16", "train.num_hidden_layers=1", "train.hidden_size=48"]
+    shared = [*data, f"train.tokenizer_path={hub}"]
+    ended = cli("train", "train=lm", *shared, "train.revision=v3", "output=model")
+    assert told(ended).startswith(
+        f"train.tokenizer_path={hub!r}: not loaded at train.revision='v3'"
+    )
+    ended = cli("train", "train=lm", *shared, "train.revision=v2", "output=model")
+    assert ended.status == 0, ended.err
+    card = Path("model/README.md").read_text(encoding="utf-8")
+    assert f"| tokenizer of | `{hub}` at {COMMITS['v2']} |" in card
+    ended = cli("train", "train=lm", *shared, f"train.init_path={hub}", "output=both")
+    assert told(ended).startswith(f"train.tokenizer_path={hub!r}: expected null")
+    ended = cli("train", "train=lm", *shared, "train.revision=3", "output=number")
+    assert told(ended).startswith(
+        "train.revision=3: expected a branch, a tag or a commit, in quotes"
+    )
+    ended = cli("train", "train=lm", *data, "train.revision=v2", "output=none")
+    assert told(ended).startswith("train.revision='v2': expected train.init_path=MODEL or")
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import pytest
 
 from specdec.core.outcome import Outcome
 from specdec.core.trace import Step, Trace
+from specdec.report.page.texts import packed_token
 from specdec.report.token_view import PRINTABLE, Spelling, spelt_out, token_view
 
 # Node 1 (10) has children 3 (20) and 4 (21); node 2 (11) has none; 5 (10) is drawn twice.
@@ -92,6 +93,22 @@ def test_a_character_of_several_tokens_is_shown_once(text: str) -> None:
     assert [each for each in texts if each] == list(text)
     cut = Spelling(token_ids[:-1], of_bytes, piece).texts
     assert "".join(cut) == of_bytes(token_ids[:-1])
+
+
+def test_a_token_without_a_text_is_shown_with_its_bytes() -> None:
+    """As candidates are; one that the vocabulary does not have, with its number."""
+    token_ids = "a\u20ac".encode()
+    spelling = Spelling(token_ids, of_bytes, piece)
+    found = [spelling.part(place) for place in range(len(token_ids))]
+    assert found == ["", r"\xe2", r"\x82", ""]
+    step = Step(0, 0, 0, 1, Outcome.BONUS, (), 1, candidates=())
+    trace = Trace("p", "any", 0, 3, (*token_ids,), "text", "length", 0.0, (step,) * 4)
+    first, second, _, last = token_view(trace, "", of_bytes, lambda token: None)["tokens"]
+    assert (second["text"], second["part"]) == ("", "<226>")
+    assert last["text"] == "\u20ac"
+    assert "part" not in first | last, "most tokens have none, and need not say so"
+    packed = [packed_token(each) for each in (first, second)]
+    assert packed == [["a", 2, 1], ["", 2, 1, [], "<226>"]]
 
 
 def test_bytes_that_are_no_character_do_not_swallow_the_rest() -> None:

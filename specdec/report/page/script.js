@@ -125,8 +125,8 @@
   ];
   // Whitespace as one sees it; a token that is nothing else would be invisible.
   const marks = { "\n": "\u21b5", "\r": "\u240d", "\t": "\u21e5", " ": "\u00b7" };
-  const visible = (text) => {
-    if (!text) return [make("span", "mark", "\u2205")];
+  const visible = (text, part) => {
+    if (!text) return [make("span", "mark", part)];
     const blank = !text.trim();
     return text.split(/([\n\r\t]|^ +$)/).filter(Boolean).flatMap((piece) => {
       if (piece in marks && piece !== " ") {
@@ -164,15 +164,15 @@
     const text = ofArm()[Number(prompts.value)];
     if (!text) return;
     hide();
-    const spans = text[4].map(([word, kind, depth, rejected = []]) => {
+    const spans = text[4].map(([word, kind, depth, rejected = [], part = "\u2205"]) => {
       const step = depth === 1 ? " step" : "";
       const span = make("span", `token ${kinds[kind]} d${Math.min(depth, 5)}${step}`);
       if (kind !== 0) span.classList.remove(`d${Math.min(depth, 5)}`);
-      span.append(...visible(word));
+      span.append(...visible(word, part));
       span.tabIndex = -1;
       span.setAttribute("role", "button");
       span.setAttribute("aria-describedby", "tip");
-      span.explain = () => explain(word, kind, depth, rejected);
+      span.explain = () => explain(word || part, kind, depth, rejected);
       return span;
     });
     if (spans.length) spans[0].tabIndex = 0;

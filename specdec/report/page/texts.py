@@ -40,6 +40,8 @@ def _first_of_each(texts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 
 
 def packed_token(token: Mapping[str, Any]) -> list[Any]:
+    """Return text, kind, depth and, where there are any, rejected candidates and a part."""
     assert token["kind"] in KINDS, f"a token is one of {KINDS}, not {token['kind']!r}"
     packed = [token["text"], KINDS.index(token["kind"]), token["depth"]]
-    return [*packed, list(token["rejected"])] if token["rejected"] else packed
+    rejected, part = list(token["rejected"]), token.get("part", "")
+    return [*packed, rejected, *([part] if part else [])] if rejected or part else packed

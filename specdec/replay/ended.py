@@ -10,7 +10,7 @@ Every function takes p and q [n, V] at n nodes, the text's token x [n] after eac
 tokens would end the text there, `is_end` [n or 1, V] bool.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,7 +65,7 @@ def stuck(nodes: Nodes, inner: Sequence[int]) -> Tensor | None:  # [n]
 # --- Independent draws ---
 
 
-def _independent(nodes: Nodes) -> tuple[list[Tensor], Tensor]:
+def _independent(nodes: Nodes) -> tuple[Iterable[Tensor], Tensor]:
     """Return P(the draw is this token, and accepted | it is asked about), and shares [n, K]."""
     _, _, p, q, token_ids, num, _ = nodes
     if nodes.rule == "match":
@@ -74,7 +74,7 @@ def _independent(nodes: Nodes) -> tuple[list[Tensor], Tensor]:
     if nodes.rule == "kseq":
         return shares.covered_by_kseq(p, q, num), shares.kseq(p, q, token_ids, num)
     # Of one draw that is every rule.
-    covered = list(shares.covered_by_rejection(p, q, num))
+    covered = shares.covered_by_rejection(p, q, num)
     return covered, shares.rejection_iid(p, q, token_ids, num)
 
 

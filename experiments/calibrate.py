@@ -39,7 +39,8 @@ def task(config: DictConfig) -> None:
     """Rank the text's tokens, count the paths, write the file, print the trees."""
     check_options(config)
     # Here and not above, because torch takes seconds to import and --help should not wait.
-    from specdec.core.jsonl import require_writable, write_json
+    from specdec.core.jsonl import require_writable
+    from specdec.core.vouching import write_note
     from specdec.report.provenance import provenance
 
     output = Path(config.output)
@@ -51,7 +52,7 @@ def task(config: DictConfig) -> None:
         found, reader = on_recording(config, depth)
     facts = provenance(reader.device, config.dtype, reader.attention)
     told = {**origin(config), "files": contents(config)}
-    write_json(output, {**told, **found, "provenance": facts})
+    write_note(output, {**told, **found, "provenance": facts})
     show(found, config)
     grown = "tree=calibrated"
     if "positional" in found:

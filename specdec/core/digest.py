@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from specdec.core.jsonl import sealed, unsealed
+
 LENGTH = 16  # hexadecimal digits
 LARGE = 1 << 22  # bytes, from which reading a file again costs more than looking it up
 # Right behind a change the clock of a file system may not tell the next one from it.
@@ -101,10 +103,10 @@ def _looked_up(key: Signature) -> str | None:
     if key[1] < LARGE:
         return None
     try:
-        noted = json.loads(_memory(key).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        noted = unsealed(json.loads(_memory(key).read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError):
         return None
-    good = isinstance(noted, dict) and noted.get("of") == list(key)
+    good = noted.get("of") == list(key)
     return str(noted["sha256"]) if good and len(str(noted.get("sha256"))) == 64 else None
 
 
@@ -116,7 +118,7 @@ def _note(key: Signature, found: str) -> None:
     temporary = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"of": key, "sha256": found}), encoding="utf-8")
+        temporary.write_text(json.dumps(sealed({"of": key, "sha256": found})), encoding="utf-8")
         os.replace(temporary, place)
     except OSError:
         return

@@ -20,6 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from specdec.core.digest import Signature, signature
 from specdec.core.errors import UserError, require
+from specdec.core.vouching import require_as_trained
 from specdec.lm.adapter import merged, require_adapter
 from specdec.lm.check import prove
 from specdec.lm.check_states import states_differ
@@ -136,6 +137,7 @@ def _require_model(checkpoint: Checkpoint, files: tuple[Signature, ...]) -> None
     loader_of(config, checkpoint)
     if files:
         require_files(checkpoint.called, Path(checkpoint.source))
+        require_as_trained(Path(checkpoint.source), checkpoint.called)
     assert checkpoint.tokenizer is not None
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
@@ -13,6 +14,7 @@ from specdec.core.errors import UserError, require, require_number
 from specdec.core.members import require_members
 from specdec.core.protocols import TreePolicy
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
+from specdec.core.vouching import require_as_trained
 from specdec.heads.base import Heads
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.fingerprint import require_trained_on
@@ -158,11 +160,13 @@ def load_heads(kind: type[Heads], there: Checkpoint) -> Heads:
     """Load a folder that training saved; keys must agree both ways.
 
     Raises:
-        UserError: it holds no heads of that kind.
+        UserError: it holds no heads of that kind, or not those that the training left.
     """
+    folder = there.source
+    require_as_trained(Path(folder), there.called)
     try:
         with redirect_stdout(StringIO()):  # where the mixin says that it loads
-            return kind.from_pretrained(there.source, strict=True, revision=there.revision)
+            return kind.from_pretrained(folder, strict=True, revision=there.revision)
     except (OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{there.called}: no {kind.__name__}{there.at} ({reason})") from None

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from specdec.core.errors import UserError
-from specdec.core.jsonl import write_json
+from specdec.core.jsonl import unsealed
 from specdec.core.protocols import TreePolicy
 from specdec.core.trace import PlainSteps, Step, Trace
 from specdec.core.values import Draw
+from specdec.core.vouching import write_note
 from specdec.tree.fixed import FixedTree
 
 VERSION = 2
@@ -179,7 +180,7 @@ class Costs:
 
     def write(self, path: Path) -> None:
         """Write a file that `read_costs` reads."""
-        write_json(path, {"version": VERSION, **asdict(self)})
+        write_note(path, {"version": VERSION, **asdict(self)})
 
 
 def read_costs(path: Path) -> Costs:
@@ -199,6 +200,7 @@ def read_costs(path: Path) -> Costs:
             {name: _draft(each) for name, each in row["drafts"].items()},
         )
         _require_possible(costs)
+        unsealed(row)
         return costs
     except OSError as error:
         raise UserError(f"costs={str(path)!r}: cannot be read ({error.strerror})") from None

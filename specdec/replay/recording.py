@@ -21,9 +21,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from specdec.core.errors import Unwritable, UserError, require_int
-from specdec.core.jsonl import make_folder, write_bytes, write_json
+from specdec.core.jsonl import make_folder, unsealed, write_bytes
 from specdec.core.sampling import Sampling
 from specdec.core.trace import TextKey
+from specdec.core.vouching import write_note
 from specdec.lm.fingerprint import differences
 from specdec.replay.scoring import Scored
 from specdec.replay.texts import Text
@@ -93,7 +94,7 @@ def _read_manifest(folder: Path) -> _Manifest:
     try:
         row = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version = row["version"]
-        found = _Manifest.from_row(row) if version == VERSION else None
+        found = _Manifest.from_row(unsealed(row)) if version == VERSION else None
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise _refusal(folder, f"{MANIFEST} is damaged ({_said(error)}); record anew") from None
     if found is None:
@@ -204,7 +205,7 @@ class RecordingWriter:
     def _write_manifest(self, manifest: _Manifest) -> None:
         with _writing(self.folder):
             make_folder(self.folder)
-            write_json(self.folder / MANIFEST, manifest.to_row())
+            write_note(self.folder / MANIFEST, manifest.to_row())
         self._manifest = manifest
 
 
@@ -250,7 +251,7 @@ def drop_damaged(folder: Path) -> list[str]:
     if found:
         with _writing(folder):
             kept = replace(manifest, shards=tuple(whole), complete=False)
-            write_json(folder / MANIFEST, kept.to_row())
+            write_note(folder / MANIFEST, kept.to_row())
     return found
 
 

@@ -22,8 +22,9 @@ from specdec.core.jsonl import (
     writing,
 )
 from specdec.core.trace import PlainSteps, PromptKey, Trace
+from specdec.core.vouching import read_note
 from specdec.metrics import Tally
-from specdec.report.session import COMPLETE, Session, read_object, read_status
+from specdec.report.session import COMPLETE, Session, read_status
 
 # What a complete run consists of, and `status.json` vouches for.
 FILES = (
@@ -147,7 +148,7 @@ class RunDir(Session):
         if not self._has_started:
             self.start()
         file = self.path / "provenance.json"
-        before = read_object(file)
+        before = read_note(file)
         write_json(file, provenance)
         kept: list[Trace] = []
         plain = json.loads(json.dumps(provenance))

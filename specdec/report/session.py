@@ -1,6 +1,5 @@
 """A folder that one process at a time works in: its lock, and `status.json`, how that ended."""
 
-import json
 import os
 import platform
 import time
@@ -13,9 +12,9 @@ from typing import Any, ClassVar
 
 from filelock import FileLock, Timeout
 
-from specdec.core.digest import digest
 from specdec.core.errors import Unwritable
 from specdec.core.jsonl import make_folder, write_json, writing
+from specdec.core.vouching import changed, read_note, vouch
 
 COMPLETE, DAMAGED = "complete", "damaged"
 
@@ -109,15 +108,12 @@ class Session:
     def bears_out(cls, path: Path, status: Mapping[str, Any]) -> bool:
         """Whether the files in `path` are those that its status calls complete, byte for byte."""
         listed = status.get("files")
-        try:
-            return bool(listed) and listed == _digests(path, list(listed))
-        except OSError:
-            return False
+        return isinstance(listed, dict) and bool(listed) and not changed(path, listed)
 
     @classmethod
     def _vouched(cls, path: Path) -> dict[str, str]:
         """Return digests of what is complete, by file name."""
-        return _digests(path, cls.files)
+        return vouch(path, cls.files)
 
     @classmethod
     def state_of(cls, path: Path) -> str:
@@ -138,21 +134,8 @@ class Session:
 
 def read_status(path: Path) -> dict[str, Any] | None:
     """Return what `status.json` says; None where there is none, or none that can be read."""
-    found = read_object(path / "status.json")
+    found = read_note(path / "status.json")
     return found if found is not None and {"state", "identity"} <= found.keys() else None
-
-
-def read_object(file: Path) -> dict[str, Any] | None:
-    """Return the object of a JSON file; None where there is none that can be read."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _digests(path: Path, names: Sequence[str]) -> dict[str, str]:
-    return {name: digest(path / name) for name in names if (path / name).is_file()}
 
 
 def _is_locked(file: Path) -> bool:

@@ -3,8 +3,8 @@
 import secrets
 from pathlib import Path
 
-from specdec.core.jsonl import make_folder, write_json
-from specdec.report.session import read_object
+from specdec.core.jsonl import make_folder
+from specdec.core.vouching import read_note, write_note
 
 NAME = ".tracked.json"
 
@@ -19,9 +19,9 @@ def run_id(folder: Path) -> str:
     """
     make_folder(folder)
     inode = folder.stat().st_ino
-    known = read_object(folder / NAME) or {}
+    known = read_note(folder / NAME) or {}
     if known.get("folder") == inode and isinstance(known.get("id"), str):
         return known["id"]
     new = secrets.token_hex(6)
-    write_json(folder / NAME, {"id": new, "folder": inode})
+    write_note(folder / NAME, {"id": new, "folder": inode})
     return new

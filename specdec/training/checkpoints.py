@@ -11,13 +11,12 @@ from pathlib import Path
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from specdec.core.digest import digest
 from specdec.core.errors import Unwritable, UserError
-from specdec.core.jsonl import flush, write_json
-from specdec.training.data.manifest import read
+from specdec.core.jsonl import flush
+from specdec.core.vouching import changed, read_note, vouch, write_note
 from specdec.training.record import Record
 
-FILES = "files.json"  # of a checkpoint: the digests of the others
+FILES = "files.json"  # of a checkpoint: its step, and the digests of the others
 
 # What reading a truncated or overwritten file of torch, safetensors or pickle raises.
 DAMAGE = (
@@ -29,8 +28,8 @@ DAMAGE = (
 class Checkpoints:
     """Folders `step-N`: model, optimizer and random states, each whole or absent.
 
-    `identity.json` says of which training it is, and `files.json` what was written; a checkpoint of
-    other files is damaged.
+    `identity.json` says of which training it is, and `files.json` what was written at which step;
+    a checkpoint of other files, or under another's name, is damaged.
     """
 
     def __init__(self, folder: Path, limit: int, record: Record):
@@ -43,8 +42,12 @@ class Checkpoints:
         found = filter(is_checkpoint, self.folder.glob("step-*"))
         return sorted(found, key=_step)
 
-    def resume(self, accelerator: Accelerator, source: str | None) -> int:
+    def resume(
+        self, accelerator: Accelerator, source: str | None, at_most: int | None = None
+    ) -> int:
         """Load `source`, or else the newest that is whole; returns the step it was saved at, or 0.
+
+        With `at_most` later steps do not come into question.
 
         Later checkpoints of this run are dropped: the run takes another way from here.
 
@@ -54,7 +57,8 @@ class Checkpoints:
         """
         saved = self.saved()
         if source is None:
-            step = self._load_newest(accelerator, saved)
+            wanted = [path for path in saved if at_most is None or _step(path) <= at_most]
+            step = self._load_newest(accelerator, wanted)
         else:
             step = self._load_named(accelerator, source)
         accelerator.wait_for_everyone()
@@ -90,6 +94,10 @@ class Checkpoints:
             raise UserError(f"{self.folder}: every checkpoint is damaged; expected {expected}")
         return 0
 
+    def reaches_back_to(self, step: int) -> bool:
+        """Whether there is a whole checkpoint of a step, or of one before it."""
+        return any(_step(path) <= step and _damage(path) is None for path in self.saved())
+
     def save(self, accelerator: Accelerator, step: int) -> None:
         """Save under a temporary name, rename, and drop the oldest beyond the limit."""
         target = self.folder / f"step-{step}"
@@ -100,7 +108,7 @@ class Checkpoints:
         if accelerator.is_main_process:
             with refused_writes(temporary):
                 self._record.write(temporary)
-                write_json(temporary / FILES, _digests(temporary))
+                write_note(temporary / FILES, {"step": step, "files": _digests(temporary)})
                 _flush_all(temporary)
                 if target.exists():
                     shutil.rmtree(target)
@@ -154,12 +162,12 @@ def _is_refusal(error: Exception) -> bool:
 
 def _damage(path: Path) -> str | None:
     """Return what of a checkpoint is not as it was written."""
-    try:
-        listed, found = read(path / FILES), _digests(path)
-    except DAMAGE as error:
-        return _in_one_line(error)
-    differing = [name for name in listed if found.get(name) != listed[name]]
-    return f"{', '.join(differing)} changed since" if differing else None
+    note = read_note(path / FILES)
+    if note is None or not {"step", "files"} <= note.keys():
+        return f"{FILES} is not as it was written"
+    if note["step"] != _step(path):
+        return f"it is of step {note['step']}"
+    return "; ".join(changed(path, note["files"])) or None
 
 
 def _load(accelerator: Accelerator, path: Path) -> str | None:
@@ -179,7 +187,7 @@ def _in_one_line(error: Exception) -> str:
 
 def _digests(folder: Path) -> dict[str, str]:
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != FILES]
-    return {file.relative_to(folder).as_posix(): digest(file) for file in files}
+    return vouch(folder, [file.relative_to(folder).as_posix() for file in files])
 
 
 def _flush_all(folder: Path) -> None:

@@ -5,31 +5,29 @@ all processes, repeated ones each time. A `share` below 1 computes the loss of f
 further ahead than one token; neither changes the number, which says how much text was seen.
 """
 
-import json
 from pathlib import Path
 
-from specdec.core.jsonl import write_json
-
-NAME = "training.json"
+from specdec.core.vouching import TRAINED, changed, decisive, read_note, vouch, write_note
 
 
 def write_facts(folder: Path, steps: int, tokens: int) -> None:
-    """Note the optimizer's steps and the tokens that were read as targets."""
-    write_json(folder / NAME, {"steps": steps, "tokens": tokens})
+    """Note the optimizer's steps and the tokens that were read as targets, and vouch for both."""
+    files = vouch(folder, decisive(folder))
+    write_note(folder / TRAINED, {"steps": steps, "tokens": tokens, "files": files})
 
 
 def training_tokens(folder: Path) -> int | None:
-    """Return how many tokens were read to train a folder's weights, if it says so."""
+    """Return how many tokens were read to train a folder's weights, if it says so and is whole."""
     return _fact(folder, "tokens")
 
 
 def training_steps(folder: Path) -> int | None:
-    """Return how many optimizer steps a folder's weights were trained for, if it says so."""
+    """Return for how many optimizer steps a folder was trained, if it says so and is whole."""
     return _fact(folder, "steps")
 
 
 def _fact(folder: Path, name: str) -> int | None:
-    try:
-        return int(json.loads((folder / NAME).read_text(encoding="utf-8"))[name])
-    except (OSError, ValueError, KeyError, TypeError):
+    note = read_note(folder / TRAINED) or {}
+    if changed(folder, note.get("files") or {}):
         return None
+    return int(note[name]) if isinstance(note.get(name), int) else None

@@ -2,35 +2,48 @@
 
 from pathlib import Path
 
-from specdec.core.jsonl import append_row, make_folder, whole_rows, write_jsonl
+from specdec.core.jsonl import append_row, make_folder, write_jsonl
+
+Row = dict[str, float]
 
 
 class MetricsLog:
-    """`metrics.jsonl`, cut back to the step that a run resumes from."""
+    """`metrics.jsonl`, and what is in it.
 
-    def __init__(self, path: Path, resumed_step: int, enabled: bool):
-        self.evaluations: list[dict[str, float]] = []
-        self.evaluated_at: set[int] = set()  # steps
+    It is saved with a checkpoint: the file is for users, and whatever becomes of it, the lines up
+    to the checkpoint are there again when a run resumes.
+    """
+
+    def __init__(self, path: Path, enabled: bool):
+        self.evaluations: dict[int, Row] = {}  # by their steps
         self._path = path
         self._enabled = enabled
-        # What is behind the checkpoint is trained again.
-        kept = [
-            row for row in whole_rows(path) if row.get("step", resumed_step + 1) <= resumed_step
-        ]
-        for row in kept:
-            self._remember(int(row["step"]), row)
-        if enabled:
-            make_folder(path.parent)
-            write_jsonl(path, kept)
+        self._rows: list[Row] = []
 
-    def _remember(self, step: int, row: dict[str, float]) -> None:
-        evaluation = {name: value for name, value in row.items() if name.startswith("eval_")}
-        if evaluation:
-            self.evaluations.append(evaluation)
-            self.evaluated_at.add(step)
+    def begin(self) -> None:
+        """Write what a resumed run has logged up to its checkpoint, and nothing else."""
+        if self._enabled:
+            make_folder(self._path.parent)
+            write_jsonl(self._path, self._rows)
 
     def write(self, step: int, **values: float) -> None:
         """Append one line; evaluations are remembered."""
-        self._remember(step, values)
+        self._remember({"step": step, **values})
         if self._enabled:
-            append_row(self._path, {"step": step, **values})
+            append_row(self._path, self._rows[-1])
+
+    def _remember(self, row: Row) -> None:
+        self._rows.append(row)
+        evaluation = {name: value for name, value in row.items() if name.startswith("eval_")}
+        if evaluation:
+            self.evaluations[int(row["step"])] = evaluation
+
+    def state_dict(self) -> dict[str, list[Row]]:
+        """Return what a checkpoint holds."""
+        return {"rows": self._rows}
+
+    def load_state_dict(self, state: dict[str, list[Row]]) -> None:
+        """Take up what a checkpoint held."""
+        self._rows, self.evaluations = [], {}
+        for row in state["rows"]:
+            self._remember(row)

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from specdec.core.errors import UserError
-from specdec.core.jsonl import write_json
+from specdec.core.vouching import read_note, write_note
 from specdec.report.options import identity
-from specdec.report.session import read_object
 
 NAME = "identity.json"
 ON_CARD = (
@@ -52,7 +51,7 @@ class Record:
         Raises:
             Unwritable: it cannot be written.
         """
-        write_json(folder / NAME, {"known": self.known, "told": self.told})
+        write_note(folder / NAME, {"known": self.known, "told": self.told})
 
     def require_same(self, folder: Path, named: str, instead: str) -> None:
         """Refuse what another training has left in `folder`.
@@ -64,7 +63,7 @@ class Record:
         Raises:
             UserError: the training of that folder has other options, or does not say which.
         """
-        found = read_object(folder / NAME)
+        found = read_note(folder / NAME)
         if found is None or not {"known", "told"} <= found.keys():
             raise UserError(
                 f"{named}: does not say which training it is of ({NAME}); expected {instead}"

@@ -6,12 +6,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from specdec.core.digest import digest
 from specdec.core.errors import UserError
 from specdec.core.jsonl import write_json, write_text, writing
-from specdec.report.session import COMPLETE, Session, read_object, read_status
+from specdec.core.vouching import TRAINED, read_note, vouch
+from specdec.report.session import COMPLETE, Session, read_status
 from specdec.report.tracked_run import NAME as TRACKED
-from specdec.training.facts import NAME as FACTS
 from specdec.training.facts import training_steps
 from specdec.training.record import NAME as IDENTITY
 from specdec.training.record import Record
@@ -82,7 +81,7 @@ class TrainingDir(Session):
     def _is_ours(self) -> bool:
         """Whether a training has begun here; of its two notes one may have been lost."""
         status = read_status(self.path) or {}
-        return status.get("kind") == self.kind or read_object(self.path / IDENTITY) is not None
+        return status.get("kind") == self.kind or read_note(self.path / IDENTITY) is not None
 
     def _require_empty(self) -> None:
         """Refuse to write over a model, say the verifier itself."""
@@ -104,7 +103,7 @@ class TrainingDir(Session):
 
     def start(self) -> None:
         """Say that a session is at work, and what it trains."""
-        before = read_object(self.path / "provenance.json") or {}
+        before = read_note(self.path / "provenance.json") or {}
         left = [] if self.resume else self._left_before()
         self._say_started()
         with writing(self.path):
@@ -119,7 +118,7 @@ class TrainingDir(Session):
     def _left_before(self) -> list[Path]:
         """Return what sessions before have written, and nothing else that lies there."""
         status = read_status(self.path) or {}
-        names = [CHECKPOINTS, BEST, LOG, FACTS, IDENTITY, "provenance.json", "config.yaml"]
+        names = [CHECKPOINTS, BEST, LOG, TRAINED, IDENTITY, "provenance.json", "config.yaml"]
         names.append(TRACKED)
         vouched = [name.split("/")[0] for name in status.get("files") or ()]
         return [self.path / name for name in dict.fromkeys((*names, *vouched))
@@ -149,4 +148,4 @@ class TrainingDir(Session):
             for file in files
             if file.is_file() and not file.name.startswith(".") and file.name != "status.json"
         ]
-        return {name: digest(path / name) for name in sorted(names)}
+        return vouch(path, sorted(names))

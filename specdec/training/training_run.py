@@ -16,6 +16,7 @@ from torch import Tensor
 
 from specdec.core.errors import UserError
 from specdec.report.tracking import keep_on, start_trackers
+from specdec.training.best import Best
 from specdec.training.checkpoints import Checkpoints, replacing
 from specdec.training.facts import write_facts
 from specdec.training.metrics_log import MetricsLog
@@ -60,15 +61,16 @@ class TrainingRun:
         )
         self.module, self.optimizer = accelerator.prepare(objective.module, optimizer)
         self._losses, self._trained_on = Losses(), TrainedOn()
-        accelerator.register_for_checkpointing(self._losses, self._trained_on)
+        self._log = MetricsLog(self.output / LOG, enabled=accelerator.is_main_process)
+        self._best = Best(self.output / BEST, objective.score, self._log)
+        saved = (self._losses, self._trained_on, self._log, self._best)
+        accelerator.register_for_checkpointing(*saved)
         self._checkpoints = Checkpoints(
             self.output / CHECKPOINTS, options.save_total_limit, folder.record
         )
         self._record = folder.record
-        self.step = self._resumed(folder)
-        self.saved_step = self.step
-        writes = accelerator.is_main_process
-        self._log = MetricsLog(self.output / LOG, self.step, enabled=writes)
+        self.step = self.saved_step = self._resumed(folder)
+        self._log.begin()
         self._is_tracked = options.log_with is not None and self._starts_tracking()
         self.module.train()
         self._gradient_norm: Tensor | float | None = None
@@ -87,7 +89,36 @@ class TrainingRun:
         source = self.options.resume_from_checkpoint
         if source is None and not folder.resume:
             return 0
-        return self._checkpoints.resume(self.accelerator, source)
+        step = self._checkpoints.resume(self.accelerator, source)
+        if not self.options.save_best or self._best.step in (None, self._best.there):
+            return step
+        return self._with_best_again(step, may_go_back=source is None)
+
+    def _with_best_again(self, step: int, may_go_back: bool) -> int:
+        """Make up for the best weights, which are gone; returns the step to go on from.
+
+        They are in the checkpoint of their step, or come again on the way from one before it.
+        Where there is none any more, later evaluations decide which weights are the best.
+        """
+        best, there, say = self._best.step, self._best.there, self.accelerator.print
+        assert best is not None
+        if there is not None and there > step:  # killed before there was a checkpoint of it
+            say(f"{self._best.folder}: of step {there}, which is trained again")
+            self._best.forget_before(step + 1)
+            return step
+        told = f"{self._best.folder}: not as it was saved at step {best}"
+        if best < step and may_go_back and self._checkpoints.reaches_back_to(best):
+            say(f"{told}; going back to a checkpoint that leads there")
+            step = self._checkpoints.resume(self.accelerator, None, at_most=best)
+        if best < step:
+            say(f"{told}; the best after step {step} takes its place")
+            self._best.forget_before(step + 1)
+        elif best in self._log.evaluations:
+            say(f"{told}; saved again")
+            self.step = step
+            self.accelerator.wait_for_everyone()  # until all have seen that it is not there
+            self._save(self._best.folder, self._log.evaluations[best])
+        return step
 
     def _restart_clock(self) -> None:
         self._since = time.perf_counter()
@@ -179,8 +210,8 @@ class TrainingRun:
             evaluation = self.objective.evaluate(self.accelerator.unwrap_model(self.module))
         self.module.train()
         # What is logged is not measured again, so that the best must be there by then.
-        if self.options.save_best and self.objective.score(evaluation) > self._best_score():
-            self._save(self.output / BEST, evaluation)
+        if self.options.save_best and self._best.is_beaten_by(evaluation):
+            self._save(self._best.folder, evaluation)
         self._write(**evaluation)
         teller.evaluated(self.step, evaluation)
         self._restart_clock()
@@ -188,10 +219,7 @@ class TrainingRun:
     @property
     def is_evaluated(self) -> bool:
         """Whether there is an evaluation of this step."""
-        return self.step in self._log.evaluated_at
-
-    def _best_score(self) -> float:
-        return max(map(self.objective.score, self._log.evaluations), default=-math.inf)
+        return self.step in self._log.evaluations
 
     def _save(self, folder: Path, evaluation: Mapping[str, float]) -> None:
         """Let the objective write what a user loads: whole, or not at all."""
@@ -221,10 +249,11 @@ class TrainingRun:
         """Save what the user loads, and return the last evaluation."""
         if not self._log.evaluations:  # resumed from a run that was complete
             self.evaluate(teller)
-        self._save(self.output, self._log.evaluations[-1])
+        last = list(self._log.evaluations.values())[-1]
+        self._save(self.output, last)
         if self._is_tracked or self.accelerator.num_processes > 1:
             keep_on(self.accelerator.end_training, str(self.options.log_with), self.output)
-        return self._log.evaluations[-1]
+        return last
 
 
 class Losses:

@@ -1,12 +1,12 @@
 """Read what `specdec-calibrate` wrote, with one line about whatever is wrong."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path as File
 from typing import Any, TypeVar
 
 from specdec.core.errors import UserError, require
 from specdec.core.jsonl import read_text
+from specdec.core.vouching import parse_note
 
 T = TypeVar("T")
 
@@ -20,10 +20,19 @@ def read_calibration(path: str, extract: Callable[[Any], T]) -> T:
     require(isinstance(path, str) and bool(path), "tree.path", path, "a file of specdec-calibrate")
     if not File(path).is_file():
         raise UserError(f"tree.path={path!r}: no such file; specdec-calibrate writes one")
+    text = read_text(File(path))
     try:
-        return extract(json.loads(read_text(File(path))))
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"tree.path={path!r}: not what specdec-calibrate writes"
-            f" ({type(error).__name__}: {error})"
-        ) from None
+        found = parse_note(text)
+    except (TypeError, ValueError) as error:
+        raise _refusal(path, error) from None
+    try:
+        return extract(found)
+    except (KeyError, TypeError) as error:
+        raise _refusal(path, error) from None
+
+
+def _refusal(path: str, error: Exception) -> UserError:
+    return UserError(
+        f"tree.path={path!r}: not what specdec-calibrate writes"
+        f" ({type(error).__name__}: {error}); calibrate anew"
+    )

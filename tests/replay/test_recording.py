@@ -18,10 +18,10 @@ from torch import Tensor
 from toy import Law, full_context, memoryless, table_lm, warped
 
 from specdec.core.errors import UserError
-from specdec.core.jsonl import write_json
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
+from specdec.core.vouching import write_note
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
@@ -536,7 +536,8 @@ def test_what_is_damaged_is_recorded_again_and_nothing_else(
 def with_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> UserError:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     change(manifest)
-    write_json(folder / MANIFEST, manifest)
+    manifest.pop("crc32")
+    write_note(folder / MANIFEST, manifest)
     return complaint(folder)
 
 

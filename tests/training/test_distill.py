@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -92,9 +93,10 @@ def test_the_temperature_and_the_seed_decide(
         }.items()
     }
     assert written["one"] == written["again"], "the answers depend on the batch"
-    assert written["narrow"] == written["cold"]
-    assert written["one"] != written["other"]
-    assert written["one"] != written["cold"]
+    texts = {name: [row["token_ids"] for row in rows] for name, rows in written.items()}
+    assert texts["narrow"] == texts["cold"]
+    assert texts["one"] != texts["other"]
+    assert texts["one"] != texts["cold"]
 
 
 @pytest.mark.parametrize("torn", ["", '{"id": "block 9", "token_ids": [1, 2', "\0\0"])
@@ -279,7 +281,11 @@ def test_a_wrong_option_is_named(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("damage", ["deleted", "cut", "a line less", "garbled"])
 def test_answers_that_are_not_as_written_are_given_again(
-    verifier: HFCausalLM, tiny: Tiny, tmp_path: Path, damage: str
+    verifier: HFCausalLM,
+    tiny: Tiny,
+    tmp_path: Path,
+    damage: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Whatever the manifest calls complete; rows that are whole are kept."""
     path = tmp_path / "new.jsonl"
@@ -294,4 +300,57 @@ def test_answers_that_are_not_as_written_are_given_again(
         path.unlink()
     else:
         path.write_text(texts[damage])
+    capsys.readouterr()
     assert answered(verifier, tiny.text, path) == expected
+    told = capsys.readouterr().out
+    assert f"{path}: not as it was written; " in told
+    assert f" of {len(expected)} answers are given again" in told
+
+
+def test_answers_of_another_file_are_not_taken_for_these(
+    verifier: HFCausalLM, tiny: Tiny, tmp_path: Path
+) -> None:
+    """Rows are called alike in all files, and each of them is as it was written."""
+    path, other = tmp_path / "new.jsonl", tmp_path / "other.jsonl"
+    expected = answered(verifier, tiny.text, path)
+    answered(verifier, tiny.text, other, seed=5)
+    path.write_bytes(other.read_bytes())
+    assert answered(verifier, tiny.text, path) == expected
+    path.with_name("new.jsonl.json").unlink()
+    path.write_bytes(other.read_bytes())
+    with pytest.raises(UserError, match="was not written by `distill` with these settings"):
+        answered(verifier, tiny.text, path)
+
+
+@pytest.mark.parametrize("harm", ["a line less", "a row twice"])
+def test_answers_that_are_named_as_data_must_be_whole(
+    verifier: HFCausalLM, tiny: Tiny, tmp_path: Path, harm: str
+) -> None:
+    path = tmp_path / "new.jsonl"
+    answered(verifier, tiny.text, path)
+    read = VerifierStates(verifier, str(path), str(tiny.text), 32, eval_samples=2)
+    assert read.num_samples
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1] if harm == "a line less" else [*lines, lines[0]]))
+    with pytest.raises(UserError, match=r"^data\.path=.*: answers that are interrupted"):
+        VerifierStates(verifier, str(path), str(tiny.text), 32, eval_samples=2)
+
+
+def test_whoever_comes_second_waits_for_the_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "new.jsonl")
+    first, second = AnswerFile(path, {"seed": 0}), AnswerFile(path, {"seed": 0})
+
+    def write() -> None:
+        with second.held():
+            pass
+
+    waiting = Thread(target=write)
+    with first.held():
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert f"{path}: being written by another process; waiting" in capsys.readouterr().out

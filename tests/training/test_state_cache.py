@@ -107,7 +107,12 @@ def test_a_disk_without_room_is_named_before_training(
 @pytest.mark.parametrize("damage", ["deleted", "cut", "a bit", "emptied"])
 @pytest.mark.parametrize("name", ["states.bin", "sums.bin"])
 def test_states_that_are_not_as_written_are_computed_again(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, damage: str
+    tiny: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    damage: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Zeros, and whatever else a crash leaves, would be trained on without a word."""
     cache = tmp_path / "cache"
@@ -127,3 +132,31 @@ def test_states_that_are_not_as_written_are_computed_again(
     assert 0 < sum(seen) <= 6
     if damage == "a bit":
         assert sum(seen) == 1, "what was whole was computed again"
+    told = [line for line in capsys.readouterr().out.splitlines() if "computed again" in line]
+    assert len(told) == 1
+    assert told[0].startswith(f"{cache}: ")
+
+
+@pytest.mark.parametrize("manifest", ["kept", "gone", "damaged"])
+def test_states_of_another_verifier_in_the_same_place_are_not_believed(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manifest: str
+) -> None:
+    """Each of their checksums is right, and belongs to them."""
+    for name in ("verifier", "draft"):
+        made = states(tiny, tmp_path / name, path=name)
+        made.hidden(made.batch(0, 6))
+    ours, theirs = tmp_path / "verifier", tmp_path / "draft"
+    first = states(tiny, ours)
+    expected = first.hidden(first.batch(0, 6)).clone()
+    sizes = [(each / "states.bin").stat().st_size for each in (ours, theirs)]
+    assert sizes[0] == sizes[1], "the models have states of one size"
+    for name in ("states.bin", "sums.bin"):
+        (ours / name).write_bytes((theirs / name).read_bytes())
+    if manifest != "kept":
+        (ours / "manifest.json").write_text("{")
+    if manifest == "gone":
+        (ours / "manifest.json").unlink()
+    seen = count_runs(monkeypatch)
+    again = states(tiny, ours)
+    assert torch.equal(again.hidden(again.batch(0, 6)), expected)
+    assert sum(seen) == 6

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def test_they_are_made_once_and_anew_for_all_that_decides_on_them(
 @pytest.mark.parametrize("name", [TOKENS, STARTS, FACTS])
 @pytest.mark.parametrize("harm", ["cut", "other", "gone", "longer"])
 def test_what_is_not_as_it_was_written_is_made_again(
-    path: Path, tokenizer: Any, name: str, harm: str
+    path: Path, tokenizer: Any, name: str, harm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = samples(path, tokenizer).take(0, 12)
     (store,) = stores(path.parent / "tokens")
@@ -90,10 +91,32 @@ def test_what_is_not_as_it_was_written_is_made_again(
     else:
         changed = bytes([content[0] ^ 1]) + content[1:]
         file.write_bytes({"cut": content[:-4], "other": changed, "longer": content + b"1"}[harm])
-    assert TokenStore.open(store) is None or name == FACTS
+    assert TokenStore.open(store) is None
     after = samples(path, tokenizer).take(0, 12)
+    assert f"{store}: not whole, or not as it was written" in capsys.readouterr().out
     assert torch.equal(before.token_ids, after.token_ids)
     assert torch.equal(before.counted, after.counted)
+
+
+@pytest.mark.parametrize("name", ["num_samples", "num_tokens", "num_counted"])
+def test_numbers_that_were_changed_are_not_believed(path: Path, tokenizer: Any, name: str) -> None:
+    samples(path, tokenizer)
+    (store,) = stores(path.parent / "tokens")
+    facts = json.loads((store / FACTS).read_text())
+    (store / FACTS).write_text(json.dumps({**facts, name: facts[name] - 1}))
+    assert TokenStore.open(store) is None
+
+
+def test_the_tokens_of_other_data_are_not_taken_for_these(path: Path, tokenizer: Any) -> None:
+    """Each folder is whole, and lies where the other was."""
+    expected = samples(path, tokenizer).take(0, 12)
+    (ours,) = stores(path.parent / "tokens")
+    samples(path, tokenizer, template_options={"mood": "low"})
+    (other,) = [each for each in stores(path.parent / "tokens") if each != ours]
+    shutil.rmtree(ours)
+    other.rename(ours)
+    found = samples(path, tokenizer).take(0, 12)
+    assert torch.equal(found.token_ids, expected.token_ids)
 
 
 def test_what_is_interrupted_leaves_nothing_to_be_believed(
@@ -103,7 +126,7 @@ def test_what_is_interrupted_leaves_nothing_to_be_believed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(token_store, "write_json", stop)
+        patch.setattr(token_store, "write_note", stop)
         with pytest.raises(KeyboardInterrupt):
             samples(path, tokenizer)
     with monkeypatch.context() as patch:

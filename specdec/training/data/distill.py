@@ -40,7 +40,8 @@ class Distill:
     Of a conversation every turn of the assistant is answered, after the messages of the data before
     it; of plain text the first `prompt_tokens` tokens of each block of `prompt_tokens` +
     `max_new_tokens` are continued. Rows are `id`, `token_ids` (the prompt's first),
-    `num_prompt_tokens` and `finish_reason`. `limit` is the largest number of rows.
+    `num_prompt_tokens`, `finish_reason` and what vouches for them. `limit` is the largest number
+    of rows.
 
     Randomness is keyed by `seed` and the row's id, so neither `batch` nor interruptions change the
     answers, apart from the rounding of the logits, which depends on what else is in a batch.
@@ -107,8 +108,8 @@ class Distill:
         if process.is_main_process:
             assert process.device is not None  # it is initialised
             if not answers.is_complete():
-                with _placed(verifier, process.device) as placed:
-                    self._answer(placed, self._requests(verifier, source, reading), answers)
+                with answers.held():
+                    self._answer_once(verifier, process.device, source, reading, answers)
         else:
             # Not at a barrier: those give up after ten minutes or thirty, and this may take hours.
             while not answers.is_complete():
@@ -163,6 +164,19 @@ class Distill:
         for line in left_out.lines():
             print(f"distill: {line}")
         return found
+
+    def _answer_once(
+        self,
+        verifier: HFCausalLM,
+        device: torch.device,
+        source: Source,
+        reading: Reading,
+        answers: AnswerFile,
+    ) -> None:
+        """Write what is missing, unless another process has just done so."""
+        if not answers.is_complete():
+            with _placed(verifier, device) as placed:
+                self._answer(placed, self._requests(verifier, source, reading), answers)
 
     def _answer(
         self, verifier: HFCausalLM, requests: Sequence[Request], answers: AnswerFile

@@ -20,23 +20,7 @@ def file_digest(path: str, field: str) -> str:
         raise UserError(f"{field}={path!r}: cannot be read ({error.strerror})") from None
 
 
-def differences(path: Path, ours: Mapping[str, object]) -> list[str]:
-    """Return the names of our values that the manifest at `path` has not, or has otherwise."""
-    theirs = read(path)
+def differences(theirs: Mapping[str, object], ours: Mapping[str, object]) -> list[str]:
+    """Return the names of our values that a manifest has not, or has otherwise."""
     plain = json.loads(json.dumps(ours))
     return [name for name in plain if name not in theirs or theirs[name] != plain[name]]
-
-
-def read(path: Path) -> Mapping[str, object]:
-    """Return what a manifest says.
-
-    Raises:
-        UserError: it says nothing that could be understood.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a manifest ({error}); delete it with its data") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: not a manifest; delete it with its data")
-    return found

@@ -1,6 +1,7 @@
 """Hidden states on disk: computed once, read by every later epoch and every run of a sweep."""
 
 import itertools
+import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from specdec.core.errors import UserError
-from specdec.core.jsonl import make_folder, write_json, writing
+from specdec.core.jsonl import make_folder, writing
+from specdec.core.vouching import read_note, write_note
 from specdec.training.data.manifest import differences
 
 
@@ -18,8 +20,10 @@ class StateCache:
     """The verifier's last hidden states of every sample of a data file, in one memory-mapped file.
 
     A sample's states are written when they are first asked for; `sums` has their checksum, or 0,
-    and what is not as it says is computed again. The folder belongs to one verifier and one data
-    file, which `manifest.json` names.
+    and what is not as it says is computed again, which is told once. The folder belongs to one
+    verifier and one data file, which `manifest.json` names; they are part of each checksum, so that
+    states of others are never taken for these. Each sample is checked when it is first read, at a
+    second or less a GB. Several processes may write the same states at once.
 
     Raises:
         UserError: the folder holds the states of something else, or the disk has no room for them.
@@ -35,36 +39,60 @@ class StateCache:
     ):
         self._folder = Path(folder)
         self._starts = [0, *itertools.accumulate(lengths)]
+        self._salt = zlib.crc32(json.dumps(identity).encode())
+        self._has_told = False
+        is_new = not (self._folder / "manifest.json").exists()
         self._prepare(identity)
         num_tokens = self._starts[-1]
         size = num_tokens * hidden_size
-        self._reserve("states.bin", size * dtype.itemsize)
-        self._reserve("sums.bin", len(lengths) * torch.int64.itemsize)
+        for name, num_bytes in (
+            ("states.bin", size * dtype.itemsize),
+            ("sums.bin", len(lengths) * torch.int64.itemsize),
+        ):
+            self._reserve(name, num_bytes, is_new)
         self._states = self._mapped("states.bin", size, dtype).view(num_tokens, hidden_size)
         self._sums = self._mapped("sums.bin", len(lengths), torch.int64)
         self._checked: set[int] = set()
 
     def _prepare(self, identity: Mapping[str, object]) -> None:
-        """Claim the folder, or make sure that it is ours."""
+        """Claim the folder, or make sure that it is ours.
+
+        A manifest that is not as it was written may be replaced: no checksum is of other states.
+        """
         make_folder(self._folder)
         path = self._folder / "manifest.json"
-        if not path.exists():
-            write_json(path, identity)
-        differing = differences(path, identity)
+        theirs = read_note(path)
+        if theirs is None:
+            if path.exists():
+                self._tell(f"{path.name} is not as it was written")
+            write_note(path, identity)
+            return
+        differing = differences(theirs, identity)
         if differing:
             raise UserError(
                 f"data.cache_path={str(self._folder)!r}: holds the states of something else"
                 f" ({', '.join(differing)} differ); choose another folder, or delete it"
             )
 
-    def _reserve(self, name: str, num_bytes: int) -> None:
+    def _tell(self, what: str) -> None:
+        """Say once why states are computed that were there already."""
+        if not self._has_told:
+            print(f"{self._folder}: {what}; such states are computed again", flush=True)
+        self._has_told = True
+
+    def _reserve(self, name: str, num_bytes: int, is_new: bool) -> None:
         """Take the room on the disk now: a full disk could not be told from a crash later."""
         path = self._folder / name
-        if path.exists() and path.stat().st_size == num_bytes:
+        size = path.stat().st_size if path.exists() else None
+        if size == num_bytes:
             return
+        if not is_new:
+            there = "is missing" if size is None else f"has {size} bytes of {num_bytes}"
+            self._tell(f"{name} {there}")
         with writing(self._folder), path.open("ab") as file:
             try:
                 os.posix_fallocate(file.fileno(), 0, num_bytes)
+                file.truncate(num_bytes)
             except OSError as error:
                 path.unlink()
                 raise UserError(
@@ -80,8 +108,11 @@ class StateCache:
         return [place for place in places if not self._is_there(place)]
 
     def _is_there(self, place: int) -> bool:
-        if place not in self._checked and self._sums[place] == _checksum(self.read(place)):
-            self._checked.add(place)
+        if place not in self._checked:
+            if self._sums[place] == self._checksum(place):
+                self._checked.add(place)
+            elif self._sums[place]:
+                self._tell(f"states of sample {place} are not as they were written")
         return place in self._checked
 
     def read(self, place: int) -> Tensor:  # [T, H]
@@ -91,10 +122,10 @@ class StateCache:
     def write(self, place: int, states: Tensor) -> None:  # [T, H]
         """Store a sample's states; their checksum is set behind them."""
         self.read(place).copy_(states)
-        self._sums[place] = _checksum(self.read(place))
+        self._sums[place] = self._checksum(place)
         self._checked.add(place)
 
-
-def _checksum(states: Tensor) -> int:
-    """Return a number that no states have in vain: it is never 0."""
-    return 1 + zlib.crc32(states.view(torch.uint8).numpy().data)
+    def _checksum(self, place: int) -> int:
+        """Return a number that no states have in vain: it is never 0."""
+        states = self.read(place).view(torch.uint8).numpy()
+        return 1 + zlib.crc32(states.data, self._salt)

@@ -12,9 +12,10 @@ from typing import Any
 
 from specdec.core.digest import digest_of
 from specdec.core.errors import RowError, UserError
-from specdec.core.jsonl import opened, require_text
+from specdec.core.jsonl import opened, require_text, unsealed
 from specdec.prompts import FILES, Conversation, Row, kind_of, read_conversation, scan_rows
 from specdec.prompts.rows import SUFFIXES, dataset_digest
+from specdec.training.data.answer_file import require_whole
 from specdec.training.data.left_out import ROWS_UNTIL_SURE
 from specdec.training.data.manifest import file_digest
 from specdec.training.data.reading import Source
@@ -198,6 +199,10 @@ def document_of(row: Row, source: Source) -> Document:
 
 
 def _written(row: Row) -> Written:
+    try:
+        unsealed(row.fields)
+    except ValueError as error:
+        raise RowError(row.where, f"not as it was written ({error})") from None
     token_ids: Any = row.fields["token_ids"]
     asked: Any = row.fields.get("num_prompt_tokens")
     good = isinstance(token_ids, list) and all(type(token) is int for token in token_ids)
@@ -232,7 +237,9 @@ def data_digest(source: Source) -> str:
         return zoo_digest(source.path)
     require_there(source)
     if Path(source.path).is_file():
-        return file_digest(source.path, source.option)
+        found = file_digest(source.path, source.option)
+        require_whole(Path(source.path), source.option)
+        return found
     return dataset_digest(source.path, source.part)
 
 

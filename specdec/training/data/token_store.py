@@ -1,12 +1,10 @@
 """Token ids of all samples in a file that is mapped, a batch at a time: memory does not grow.
 
-A folder holds `tokens.bin`, `starts.bin` and, written last, `facts.json` with their sizes and
-checksums: what one file says of the others is only believed if it is so.
+A folder holds `tokens.bin`, `starts.bin` and, written last, the note `facts.json`, which vouches
+for them and says what they were made of, as the folder's name does: swapped folders are noticed.
 """
 
-import json
 import shutil
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specdec.core.jsonl import make_folder, write_json, writing
+from specdec.core.jsonl import make_folder, writing
+from specdec.core.vouching import changed, read_note, vouch, write_note
 
 TOKENS, STARTS, FACTS = "tokens.bin", "starts.bin", "facts.json"
-BYTES_AT_ONCE = 1 << 24
 HELD = 1 << 16  # tokens that wait to be written
 
 
@@ -38,13 +36,14 @@ class TokenStore:
 
     @classmethod
     def open(cls, folder: Path) -> "TokenStore | None":
-        """Return what is stored in a folder; None if nothing is, or it is not as it was written."""
-        try:
-            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-            good = all(facts[name] == _seal(folder / name) for name in (TOKENS, STARTS))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return cls(folder, facts) if good else None
+        """Return what is stored in a folder; None if nothing is, or it is not as it was written.
+
+        All bytes are read the first time: about a second a GB.
+        """
+        facts = read_note(folder / FACTS) or {}
+        listed = facts.get("files")
+        ours = facts.get("of") == folder.name and isinstance(listed, dict)
+        return cls(folder, facts) if ours and not changed(folder, listed) else None
 
     @property
     def num_samples(self) -> int:
@@ -59,7 +58,7 @@ class TokenStore:
     @property
     def digest(self) -> str:
         """Tell these samples from others."""
-        return f"{self.facts[TOKENS]} {self.facts[STARTS]}"
+        return " ".join(self.facts["files"].values())
 
     def sample(self, place: int) -> tuple[Tensor, Tensor]:
         """Return the token ids [T] int64 of a sample, and which of them count [T] bool."""
@@ -166,13 +165,14 @@ class TokenWriter:
         with writing(self._folder):
             self._file.close()
             np.asarray(self._starts, dtype=np.int64).tofile(self._folder / STARTS)
-        sealed = {name: _seal(self._folder / name) for name in (TOKENS, STARTS)}
         counts = {
+            "of": self._folder.name,
+            "files": vouch(self._folder, (TOKENS, STARTS)),
             "num_samples": self.num_samples,
             "num_tokens": self.num_tokens,
             "num_counted": self.num_counted,
         }
-        write_json(self._folder / FACTS, {**self.facts, **counts, **sealed})
+        write_note(self._folder / FACTS, {**self.facts, **counts})
 
 
 def _mapped(path: Path, kind: Any, start: int, number: int) -> np.ndarray:
@@ -180,12 +180,3 @@ def _mapped(path: Path, kind: Any, start: int, number: int) -> np.ndarray:
         return np.zeros(0, dtype=kind)
     offset = start * np.dtype(kind).itemsize
     return np.memmap(path, dtype=kind, mode="c", offset=offset, shape=(number,))
-
-
-def _seal(path: Path) -> str:
-    """Return the size and the checksum of a file."""
-    found, size = 0, 0
-    with path.open("rb") as file:
-        while piece := file.read(BYTES_AT_ONCE):
-            found, size = zlib.crc32(piece, found), size + len(piece)
-    return f"{size} {found:08x}"

@@ -24,7 +24,7 @@ from specdec.training.data.reading import Reading, Source
 from specdec.training.data.text import Found, Text, Written, as_text, data_digest, documents
 from specdec.training.data.token_store import TokenStore, TokenWriter
 
-FORMAT = 1  # of what is stored: raised when the same data would become other tokens
+FORMAT = 2  # of what is stored: raised when the same data would become other tokens
 AT_ONCE = 1 << 20  # characters that are tokenised together
 LEAST = 3  # tokens of the last block of a text
 LEFT_OUT = "left_out"
@@ -65,6 +65,9 @@ def tokenised(
     try:
         store = TokenStore.open(folder)
         if store is None:
+            if folder.exists():
+                what = "not whole, or not as it was written"
+                print(f"{folder}: {what}; {source} is tokenised again", flush=True)
             builder = Builder(source, reading, tokenizer, length, vocab_size, plain)
             store = builder.build(folder)
     finally:

@@ -42,8 +42,9 @@ class TokenStore:
         """
         facts = read_note(folder / FACTS) or {}
         listed = facts.get("files")
-        ours = facts.get("of") == folder.name and isinstance(listed, dict)
-        return cls(folder, facts) if ours and not changed(folder, listed) else None
+        if facts.get("of") != folder.name or not isinstance(listed, dict):
+            return None
+        return None if changed(folder, listed) else cls(folder, facts)
 
     @property
     def num_samples(self) -> int:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from specdec.core.errors import UserError
 from specdec.core.vouching import changed, read_note, vouch, write_note
 from specdec.heads.medusa import MedusaHeads
+from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.load import load
 from specdec.proposer.heads import load_heads
 from specdec.training.facts import training_tokens, write_facts
@@ -177,7 +178,8 @@ def test_weights_that_a_training_did_not_leave_are_refused(
         heads.save_pretrained(tmp_path / folder)
         write_facts(tmp_path / folder, steps=num_heads, tokens=10 * num_heads)
     mine = tmp_path / "mine"
-    assert load_heads(MedusaHeads, str(mine)).num_heads == 1
+    there = Checkpoint(str(mine), field="proposer.path")
+    assert load_heads(MedusaHeads, there).num_heads == 1
     assert training_tokens(mine) == 10
     if damage == "a bit":
         flip(mine / name)
@@ -189,7 +191,7 @@ def test_weights_that_a_training_did_not_leave_are_refused(
     if (damage, name) == ("gone", "training.json"):
         return  # nothing says that they were trained
     with pytest.raises(UserError) as caught:
-        load_heads(MedusaHeads, str(mine))
+        load_heads(MedusaHeads, there)
     message = str(caught.value)
     assert message.startswith(f"proposer.path={str(mine)!r}: ")
     assert ".safetensors" in message or ".json" in message

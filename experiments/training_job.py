@@ -22,7 +22,7 @@ NOT_YET = os.path.join(os.devnull, TRAINED)  # where nothing is, for heads to co
 PROPOSES = {"medusa": "proposer.path", "chained": "proposer.path", "draft_model": "draft.path"}
 # What `decode` cannot say: what decodes is what was trained; decoding has an option from training;
 # or it is for the sweep as a whole.
-TRAINS = {"proposer", "proposer.path", "draft", "draft.path"}
+TRAINS = {"proposer", "proposer.path", "proposer.revision", "draft", "draft.path", "draft.revision"}
 SHARED = {"verifier", "tree", "sampling", "dtype", "seed", "tracker"}
 OF_SWEEP = {"hydra", "output", "resume", "sweep", "dry_run", "training", "experiment", "debug"}
 # What of a node says nothing about the weights that come out, or is told by another option.

@@ -263,6 +263,7 @@ def test_a_tree_deeper_than_the_heads_is_left_out(tiny: Tiny, cli: CommandLine) 
     [
         (["train=lm,medusa", "~train.num_heads"], "train=lm: proposes nothing"),
         (["decode=['sampling.temperature=1']", "seed=0,1"], "decode: sampling.temperature=1: "),
+        (["decode=['proposer.revision=v2']", "seed=0,1"], "decode: proposer.revision=v2: "),
         (["decode=['max_new_tokens=none']", "seed=0,1"], "max_new_tokens"),
         (["decode=prompts", "seed=0,1"], "decode='prompts'"),
         (["max_steps=0,1"], "max_steps=0"),

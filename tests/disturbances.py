@@ -96,8 +96,7 @@ class Scenario:
         """Give the command, with a fault or a signal after some seconds."""
         log = self.folder.with_suffix(".log")
         began = time.monotonic()
-        told = [text.replace("{}", str(self.folder)) for text in self.options]
-        pid = start(self.entry_point, told, log, fault)
+        pid = start(self.entry_point, self.told, log, fault)
         if kill is not None:
             number, after = kill
             while time.monotonic() - began < after and not os.waitid(
@@ -108,6 +107,11 @@ class Scenario:
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         said = log.read_text(errors="replace")
         return Ended(status, said, time.monotonic() - began)
+
+    @property
+    def told(self) -> list[str]:
+        """The options, with the folder."""
+        return [text.replace("{}", str(self.folder)) for text in self.options]
 
     def afresh(self) -> None:
         """Forget what was done."""
@@ -164,8 +168,12 @@ def report(folder: Path) -> dict[str, object]:
 
 
 def training(folder: Path) -> dict[str, object]:
-    """Return what was trained, which is there when `training.json` says for how long."""
+    """Return what was trained, if the folder calls it complete."""
+    from specdec.training.training_dir import TrainingDir
+
     found: dict[str, object] = {}
+    if TrainingDir.state_of(folder / "trained") != "complete":
+        return found
     for place in ("", "best"):
         file = folder / "trained" / place / "model.safetensors"
         if file.exists():
@@ -235,11 +243,16 @@ def read_only(rng: random.Random) -> Fault:
 
 
 def damage(rng: random.Random, file: Path) -> str:
-    """Delete, cut or garble a file; returns what was done."""
+    """Delete, cut, lengthen or garble a file; returns what was done."""
     content = file.read_bytes()
-    kind = rng.choice(("deleted", "cut", "garbled", "emptied"))
+    kind = rng.choice(("deleted", "cut", "garbled", "emptied", "a line less", "a line twice"))
+    lines = content.splitlines(keepends=True)
     if kind == "deleted":
         file.unlink()
+    elif kind == "a line less":
+        file.write_bytes(b"".join(lines[:-1]))
+    elif kind == "a line twice":
+        file.write_bytes(b"".join([*lines, *lines[-1:]]))
     elif kind == "garbled" and content:
         place = rng.randrange(len(content))
         changed = bytes([content[place] ^ (1 << rng.randrange(8))])
@@ -249,6 +262,24 @@ def damage(rng: random.Random, file: Path) -> str:
             content[: rng.randrange(len(content))] if kind == "cut" and content else b""
         )
     return kind
+
+
+def swap(rng: random.Random, folder: Path) -> str:
+    """Let two files of one kind, say of two checkpoints, change places; returns what was done."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    pairs = [
+        (one, other)
+        for place, one in enumerate(files)
+        for other in files[place + 1 :]
+        if one.name == other.name and "given" not in one.parts
+    ]
+    if not pairs:
+        return ""
+    one, other = rng.choice(pairs)
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    return f"{one.relative_to(folder)} and {other.relative_to(folder)} swapped"
 
 
 FAULTS = {"full disk": full_disk, "failing rename": failing_rename, "read-only": read_only}
@@ -273,17 +304,22 @@ class Disturbance:
         scenario = rng.choice(self._scenarios)
         if rng.random() < 0.5:
             scenario.afresh()  # else it goes on from what is there, which is complete
-        kind = rng.choice((*FAULTS, *SIGNALS, "damage", "damage"))
+        kind = rng.choice((*FAULTS, *SIGNALS, "damage", "damage", "two writers"))
         told = kind
         if kind in FAULTS:
             ended = scenario.run(fault=FAULTS[kind](rng))
         elif kind in SIGNALS:
             after = rng.uniform(0, scenario.seconds)
             ended = scenario.run(kill=(SIGNALS[kind], after))
+        elif kind == "two writers":
+            ended = self._beside_another(scenario)
         else:
             ended = self._interrupted(scenario)
         self._check(scenario, told, ended)
-        if kind == "damage" and scenario.files():
+        if kind == "damage" and rng.random() < 0.2:
+            told += f", {swap(rng, scenario.folder)}"
+            self._check(scenario, told, None)
+        elif kind == "damage" and scenario.files():
             for file in rng.sample(
                 scenario.files(), min(len(scenario.files()), rng.choice((1, 3)))
             ):
@@ -298,6 +334,18 @@ class Disturbance:
         after = self._rng.uniform(0.2, 1) * scenario.seconds
         return scenario.run(kill=(signal.SIGKILL, after))
 
+    def _beside_another(self, scenario: Scenario) -> Ended:
+        """Give the command while another process works on the same; one of them may refuse."""
+        log = scenario.folder.with_suffix(".other.log")
+        other = start(scenario.entry_point, scenario.told, log, None)
+        time.sleep(self._rng.uniform(0, 0.3) * scenario.seconds)
+        ended = scenario.run()
+        status = os.waitstatus_to_exitcode(os.waitpid(other, 0)[1])
+        said = log.read_text(errors="replace")
+        assert "Traceback" not in said, f"{scenario.name}: two writers\n{said}"
+        assert 0 in (status, ended.status), f"{scenario.name}: two writers\n{said}\n{ended.said}"
+        return ended
+
     def _check(self, scenario: Scenario, told: str, ended: Ended | None) -> None:
         """Nothing false is called complete, and nothing was said that only we understand."""
         where = f"{scenario.name}: {told}"
@@ -308,8 +356,8 @@ class Disturbance:
                 assert scenario.outcome(scenario.folder) == scenario.expected, (
                     f"{where}: it ended well, and is not what it must be\n{ended.said}"
                 )
-        if told.startswith("damage,") and scenario.name in ("report", "training"):
-            return  # nothing vouches for these but the command that makes them again
+        if told.startswith("damage,") and scenario.name == "report":
+            return  # nothing vouches for it but the command that makes it again
         for name, value in scenario.outcome(scenario.folder).items():
             assert value == scenario.expected[name], f"{where}: {name} is called complete"
 
@@ -349,6 +397,7 @@ def made(place: Path, only: Sequence[str]) -> list[Scenario]:
         *("train=medusa", "train.num_heads=1", "train.own_vocabulary_head=false", "max_steps=4"),
         *(f"data.path={text}", f"data.held_out_path={text}", "output={}/trained"),
         *("data.max_length=12", "data.eval_samples=2", "data.cache_path={}/cache", "tree.gamma=1"),
+        "data.tokens_path={}/tokens",
         *("distill.path={}/answers.jsonl", "distill.limit=4", "distill.max_new_tokens=4"),
         *("distill.prompt_tokens=8", "evaluation.num_prompts=1", "evaluation.max_new_tokens=4"),
         *("trainer.save_steps=1", "trainer.eval_steps=2", "trainer.warmup_steps=1"),

@@ -293,8 +293,9 @@ REMOVABLE = r"error: .*\b(checkpoints|cache|answers\.jsonl)\b"  # says so itself
 class Disturbance:
     """One event after another, each checked."""
 
-    def __init__(self, scenarios: Sequence[Scenario], seed: int):
+    def __init__(self, scenarios: Sequence[Scenario], seed: int, kinds: Sequence[str]):
         self._scenarios = scenarios
+        self._kinds = kinds
         self._rng = random.Random(seed)
         self.counts: Counter[str] = Counter()
 
@@ -304,7 +305,7 @@ class Disturbance:
         scenario = rng.choice(self._scenarios)
         if rng.random() < 0.5:
             scenario.afresh()  # else it goes on from what is there, which is complete
-        kind = rng.choice((*FAULTS, *SIGNALS, "damage", "damage", "two writers"))
+        kind = rng.choice(self._kinds)
         told = kind
         if kind in FAULTS:
             ended = scenario.run(fault=FAULTS[kind](rng))
@@ -452,13 +453,19 @@ def replayed(folder: Path) -> dict[str, object]:
     return {run.name: read_tally(run).to_rows() for run in found if state_of(run) == "complete"}
 
 
-def disturb(events: int, seed: int, only: Sequence[str]) -> Counter[str]:
+def disturb(events: int, seed: int, only: Sequence[str], kinds: Sequence[str]) -> Counter[str]:
     """Import everything, disturb so many times, and return what was done, by kind."""
     # No model is loaded here: torch's pool of threads does not outlive a fork.
-    for name in ("experiments.arm", "experiments.report", "report.write", "training.medusa"):
+    for name in (
+        "experiments.arm",
+        "experiments.report",
+        "experiments.train",
+        "report.write",
+        "training.medusa",
+    ):
         import_module(f"specdec.{name}")
     with tempfile.TemporaryDirectory() as place:
-        disturbance = Disturbance(made(Path(place), only), seed)
+        disturbance = Disturbance(made(Path(place), only), seed, kinds)
         for number in range(events):
             try:
                 disturbance.event()
@@ -467,6 +474,7 @@ def disturb(events: int, seed: int, only: Sequence[str]) -> Counter[str]:
         return disturbance.counts
 
 
+KINDS = (*FAULTS, *SIGNALS, "damage", "damage", "two writers")
 NAMES = ("run", "sweep", "recording", "replay", "report", "training")
 
 
@@ -476,8 +484,9 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=NAMES, choices=NAMES)
+    parser.add_argument("--kinds", nargs="*", default=KINDS, choices=sorted(set(KINDS)))
     asked = parser.parse_args()
-    counts = disturb(asked.events, asked.seed, asked.only)
+    counts = disturb(asked.events, asked.seed, asked.only, asked.kinds)
     for kind, number in sorted(counts.items()):
         print(f"{number:4}  {kind}")
     print(f"{sum(counts.values())} events: nothing false called complete, nothing whole lost")

@@ -16,18 +16,26 @@ class Progress:
     """Count what is done of `total`, from `initial` on; used as a context manager.
 
     A total of None is not known before the end. Lines go to stdout, where the log of a job without
-    a terminal is.
+    a terminal is; without `has_lines` the caller says them, and without `has_bar` nobody looks.
     """
 
-    def __init__(self, total: int | None, desc: str, unit: str, initial: int = 0):
-        self._total, self._desc, self._unit = total, desc, unit
+    def __init__(
+        self,
+        total: int | None,
+        desc: str,
+        unit: str,
+        initial: int = 0,
+        has_lines: bool = True,
+        has_bar: bool = True,
+    ):
+        self._total, self._desc, self._unit, self._has_lines = total, desc, unit, has_lines
         self._done = self._first = initial
-        self._is_terminal = sys.stderr.isatty()
+        self._is_shown = has_bar and sys.stderr.isatty()
         self._bar: tqdm[Any] | None = None
         self._since = self._said = time.monotonic()
 
     def __enter__(self) -> "Progress":
-        if self._is_terminal:
+        if self._is_shown:
             self._bar = tqdm(
                 total=self._total, initial=self._first, desc=self._desc, unit=self._unit
             )
@@ -47,7 +55,7 @@ class Progress:
         self._done += count
         if self._bar is not None:
             self._bar.update(count)
-        elif time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
+        elif self._has_lines and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             print(self._line(), flush=True)
 
@@ -57,6 +65,17 @@ class Progress:
         assert self._total is not None
         return self._total - self._done
 
+    @property
+    def time_left(self) -> str:
+        """How long the rest takes at the pace so far, in words; of a known total."""
+        each = (time.monotonic() - self._since) / max(1, self._done - self._first)
+        return in_words(each * self.left)
+
+    @property
+    def shows_bar(self) -> bool:
+        """Whether there is a terminal that shows a bar."""
+        return self._bar is not None
+
     def on(self, what: str) -> None:
         """Say what is being worked on, where there is a bar."""
         if self._bar is not None:
@@ -65,6 +84,4 @@ class Progress:
     def _line(self) -> str:
         if self._total is None:
             return f"{self._desc}: {self._done} {self._unit}s"
-        each = (time.monotonic() - self._since) / max(1, self._done - self._first)
-        left = in_words(each * self.left)
-        return f"{self._desc}: {self._done} of {self._total} {self._unit}s, {left} left"
+        return f"{self._desc}: {self._done} of {self._total} {self._unit}s, {self.time_left} left"

@@ -10,6 +10,7 @@ from accelerate.utils import set_seed
 
 from specdec.core.errors import require, require_int, require_number
 from specdec.core.signals import Asked
+from specdec.report.progress import Progress
 from specdec.report.tracking import log_with
 from specdec.training.objective import Objective
 from specdec.training.processes import require_processes
@@ -171,7 +172,10 @@ class Trainer:
         accelerator.wait_for_everyone()
         with Asked() as asked:
             run = TrainingRun(self, objective, folder, accelerator)
-            with Teller(run.step, run.max_steps, accelerator.is_main_process) as teller:
+            speaks = accelerator.is_main_process
+            steps = (run.max_steps, "train", "step", run.step)
+            with Progress(*steps, has_lines=False, has_bar=speaks) as progress:
+                teller = Teller(progress, run.max_steps, speaks)
                 self._introduce(run, folder, teller)
                 try:
                     self._train(run, teller, asked)

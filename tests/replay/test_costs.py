@@ -246,3 +246,14 @@ def test_damaged_costs_are_refused(tmp_path: Path, content: str | None, reason: 
         file.write_text(content)
     with pytest.raises(UserError, match=reason):
         read_costs(file)
+
+
+def test_seconds_that_were_changed_are_refused(tmp_path: Path) -> None:
+    """They are possible, and no machine ever took them."""
+    file = tmp_path / "costs.json"
+    costs().write(file)
+    row = json.loads(file.read_text())
+    row["chain"]["seconds"][-1] *= 2
+    file.write_text(json.dumps(row))
+    with pytest.raises(UserError, match=r"has changed since.*measure anew"):
+        read_costs(file)

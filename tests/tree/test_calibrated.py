@@ -9,6 +9,7 @@ import torch
 from complaints import assert_damage_is_named
 
 from specdec.core.errors import UserError
+from specdec.core.vouching import write_note
 from specdec.tree.calibrated import Calibrated
 from specdec.tree.calibration import PathCounts, calibration
 
@@ -96,3 +97,13 @@ def test_a_file_that_is_missing_is_named(missing: Any) -> None:
 )
 def test_a_damaged_file_is_one_line(tmp_path: Path, text: str) -> None:
     assert_damage_is_named(lambda path: Calibrated(path, num_nodes=1), tmp_path / "tree.json", text)
+
+
+def test_paths_that_were_changed_are_refused(tmp_path: Path) -> None:
+    """They make a tree, too, and none that was measured."""
+    file = tmp_path / "tree.json"
+    write_note(file, {"joint": {"paths": [[0], [1], [0, 0]]}})
+    assert Calibrated(str(file), num_nodes=3).num_nodes == 3
+    file.write_text(file.read_text().replace("1", "2", 1))
+    with pytest.raises(UserError, match=r"^tree\.path=.*has changed since.*; calibrate anew"):
+        Calibrated(str(file), num_nodes=3)

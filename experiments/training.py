@@ -49,6 +49,9 @@ def _trained(config: DictConfig, output: Path, group: str | None, speaks: bool) 
                 print(f"{output}: {folder.taken}; resume=false trains anew")
             return False
         objective = build(chosen(config))
+        if processes.is_main:
+            for note in objective.notes():
+                print(note)
         if speaks:
             print("the first sample, with what is not trained on in [[brackets]]:")
             print("\n".join(f"  | {line}" for line in objective.preview().splitlines()[:20]))

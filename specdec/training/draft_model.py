@@ -1,7 +1,7 @@
 """Train a draft model on the verifier's distribution (DistillSpec, Zhou et al. 2023, section 4)."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,10 @@ class DraftModel:
     def num_tokens(self) -> int:
         """How many tokens of a pass are read as targets."""
         return self._states.num_tokens
+
+    def notes(self) -> Sequence[str]:
+        """Say what of the data is left out and the like."""
+        return self._states.notes()
 
     def preview(self) -> str:
         """Show the first sample."""

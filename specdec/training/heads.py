@@ -1,7 +1,7 @@
 """Train heads on a frozen verifier: what `medusa` and `chained` share."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -68,6 +68,10 @@ class HeadTraining:
     def num_tokens(self) -> int:
         """How many tokens of a pass are read as targets."""
         return self.states.num_tokens
+
+    def notes(self) -> Sequence[str]:
+        """Say what of the data is left out and the like."""
+        return self.states.notes()
 
     def preview(self) -> str:
         """Show the first sample."""

@@ -88,6 +88,10 @@ class Joint:
         """How many tokens of a pass are read as targets."""
         return self._training.num_tokens
 
+    def notes(self) -> Sequence[str]:
+        """Say what of the data is left out and the like."""
+        return self._training.notes()
+
     def preview(self) -> str:
         """Show the first sample."""
         return self._training.preview()

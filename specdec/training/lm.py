@@ -1,7 +1,7 @@
 """Train a decoder-only language model from scratch: how the zoo's models come about."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +117,13 @@ class LanguageModeling:
         """How many tokens of a pass are read as targets."""
         return self._blocks.per_epoch * (self._block_length - 1)
 
+    def notes(self) -> Sequence[str]:
+        """Say what of the data is left out and the like."""
+        return self._notes
+
     def preview(self) -> str:
-        """Return the beginning of the first block, and before it what is left out."""
-        notes = "".join(f"({note})\n" for note in self._notes)
-        return f"{notes}{self.tokenizer.decode(self._blocks.take(0, 1)[0, :64].tolist())} ..."
+        """Return the beginning of the first block."""
+        return f"{self.tokenizer.decode(self._blocks.take(0, 1)[0, :64].tolist())} ..."
 
     def batch(self, first: int, count: int) -> Batch:
         """Return the blocks numbered first ... first + count - 1."""

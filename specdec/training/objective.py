@@ -1,6 +1,6 @@
 """What a trainer trains: one protocol, so that heads and whole models share one loop."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,6 +79,10 @@ class Objective(Protocol):
     @property
     def num_tokens(self) -> int:
         """How many tokens of one pass are read as targets."""
+        ...
+
+    def notes(self) -> Sequence[str]:
+        """Say what of the data is left out and the like, a line each."""
         ...
 
     def preview(self) -> str:

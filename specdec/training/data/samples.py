@@ -91,11 +91,8 @@ class Samples:
         return num_shared(self._store, list(rows))
 
     def preview(self) -> str:
-        """Show the first sample; what does not count stands in [[brackets]].
-
-        What is left out stands before it, a line each.
-        """
-        shown: list[str] = [f"({line})\n" for line in self.notes()]
+        """Show the first sample; what does not count stands in [[brackets]]."""
+        shown: list[str] = []
         token_ids, counted = self._store.sample(0)
         start = 0
         for end in range(1, len(token_ids) + 1):

@@ -1,6 +1,7 @@
 """What heads are trained on: token ids, and the verifier's last hidden states along them."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,9 +119,13 @@ class VerifierStates:
         """How many tokens of an epoch are read as targets."""
         return self._samples.num_counted
 
+    def notes(self) -> Sequence[str]:
+        """Say what is left out of the data, and what of them is held out and trained on, too."""
+        return [*self._notes, *self._samples.notes()]
+
     def preview(self) -> str:
-        """Show the first sample, and before it what is left out."""
-        return "".join(f"({note})\n" for note in self._notes) + self._samples.preview()
+        """Show the first sample."""
+        return self._samples.preview()
 
     def batch(self, first: int, count: int) -> Batch:
         """Return the samples numbered first ... first + count - 1."""

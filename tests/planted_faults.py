@@ -82,7 +82,9 @@ FAULTS = (
           "lm/test_check.py"),
     # When a text ends.
     Fault("decoding/stopping.py", "while len(tail) < enough and", "while False and", "decoding"),
-    Fault("decoding/stopping.py", "reach = longest + MARGIN", "reach = longest // 2", "decoding"),
+    Fault("decoding/stopping.py", "self.longest + MARGIN + len(self.shown(output_ids[-1:]))",
+          "self.longest",
+          "decoding/test_stopping.py"),
     Fault("core/tree.py", "(parent in ends or self.token_ids[parent] in end_ids)",
           "(parent in ends)", "core tree decoding"),
     Fault("core/tree.py", "(parent in ends or self.token_ids[parent] in end_ids)",
@@ -151,7 +153,7 @@ FAULTS = (
           "replay/test_closed_forms.py"),
     # Training.
     Fault("training/step_loss.py", "self._decay**depth", "self._decay**0", "training"),
-    Fault("training/checkpoints.py", "if differing else None", "if not listed else None",
+    Fault("training/checkpoints.py", '"; ".join(changed(path, note["files"])) or None', "None",
           "training"),
     Fault("training/record.py", "        if differing:", "        if False:", "training"),
     Fault("training/training_run.py", "loss * options.accumulation * ", "loss * ", "training"),

@@ -38,6 +38,11 @@ def in_long_tokens(ids: Sequence[int]) -> str:
     return "".join(f"{each % 10}{'x' * 40}" for each in ids)
 
 
+def with_a_long_one(ids: Sequence[int]) -> str:
+    """Token 200 shows as itself and more, those above it as nothing."""
+    return "".join("b" + "x" * 40 if each == 200 else silent([each]) for each in ids)
+
+
 @pytest.mark.parametrize(
     ("stop", "show", "output_ids"),
     [
@@ -47,6 +52,7 @@ def in_long_tokens(ids: Sequence[int]) -> str:
         (" a", without_leading_space, b"b a"),
         (" abcdefghijklmno", without_leading_space, b"so it is abcdefghijklmno"),
         ("ab", silent, b"a" + bytes([201] * 50) + b"b"),
+        ("ab", with_a_long_one, b"a" + bytes([201] * 30) + bytes([200])),
         ("x" * 40 + "7", in_long_tokens, (3, 4, 7)),
     ],
 )

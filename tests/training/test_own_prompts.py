@@ -1,6 +1,7 @@
 """Acceptance on prompts of one's own: the verifier's answers to them, by category."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -100,10 +101,9 @@ def test_trees_that_grow_are_decoded_on_them(
     assert f"{TAU}/sing_low" not in found  # of three prompts there is no interval
 
 
-def test_only_a_verifier_that_changes_answers_again(
-    verifier: HFCausalLM, draft: HFCausalLM, prompts: str
-) -> None:
+def test_only_a_verifier_that_changes_answers_again(verifier: HFCausalLM, prompts: str) -> None:
     acceptance = HeldOut(Chain(2), Sampling(0.0), max_new_tokens=9, prompts=prompts)
+    verifier = HFCausalLM(deepcopy(verifier.model), verifier.tokenizer)  # others load it, too
     verifier.model.requires_grad_(False)
     first = acceptance.texts(verifier, nothing())
     assert acceptance.texts(verifier, nothing()) is first

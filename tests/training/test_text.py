@@ -124,7 +124,7 @@ def test_a_conversation_goes_before_the_text_that_repeats_it(tmp_path: Path) -> 
 def test_a_long_text_is_cut_where_lines_end(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """Its tokens are those of the whole, as long as it has lines or words."""
     monkeypatch.setattr(module, "PIECE", 64)
-    cut = list(pieces(iter([text[:50], text[50:]])))
+    cut = list(pieces(iter([text[:50], text[50:]]), module.PIECE))
     assert "".join(piece.text for piece in cut) == text
     assert [piece.ends for piece in cut] == [False] * (len(cut) - 1) + [True] * bool(cut)
     assert all(len(piece.text) <= 128 for piece in cut)

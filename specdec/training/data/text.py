@@ -147,13 +147,13 @@ def _of_row(row: Row | RowError, source: Source) -> Iterator[Found]:
     if isinstance(document, Text):
         whole = document.text
         parts = (whole[start : start + PIECE] for start in range(0, len(whole), PIECE))
-        for piece in pieces(parts):
+        for piece in pieces(parts, PIECE):
             yield Found(row.where, piece)
     else:
         yield Found(row.where, document)
 
 
-def pieces(read: Iterator[str], size: int = PIECE) -> Iterator[Text]:
+def pieces(read: Iterator[str], size: int) -> Iterator[Text]:
     """Cut a text, which comes in parts of any length, into pieces that are tokenised alone."""
     held = ""
     for part in read:

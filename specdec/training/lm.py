@@ -81,7 +81,7 @@ class LanguageModeling:
             tokenised(each, told, self.tokenizer, block_length, size, plain=True)
             for each in (learnt, held_out)
         ]
-        options = (learnt.option, held_out.option)
+        options = (learnt.name, held_out.name)
         self._notes = [
             f"{option}: {line}"
             for option, each in zip(options, found, strict=True)
@@ -89,7 +89,7 @@ class LanguageModeling:
         ]
         if found[0].store.digest == found[1].store.digest:
             same = "the very text that is trained on: the loss looks better than it is"
-            self._notes.append(f"{held_out.option}: {same}")
+            self._notes.append(f"{held_out.name}: {same}")
         self._blocks = Blocks(found[0].store, block_length, seed)
         self._held_out = found[1].store[:eval_tokens]
         self._block_length = block_length

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from specdec.core.errors import UserError
+from specdec.lm.hf import HFCausalLM
 from specdec.training.data.distill_prompts import Asking
 from specdec.training.data.left_out import LeftOut
 from specdec.training.data.overlap import RUN
 from specdec.training.data.reading import Reading, Share
 from specdec.training.data.samples import Samples
+from specdec.training.data.states import VerifierStates
 from specdec.training.data.text import Text, documents
 from specdec.training.lm import train_tokenizer
 
@@ -94,3 +96,17 @@ def test_a_share_says_of_every_row_whose_it_is() -> None:
     both = [Share(0.05, is_held_out) for is_held_out in (False, True)]
     for number in range(1000):
         assert [share.has(number) for share in both].count(True) == 1
+
+
+def test_notes_name_the_option_and_say_what_is_trained_on_too(
+    verifier: HFCausalLM, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = [json.dumps({"text": f"the same words again, {n % 2}. " * 30}) for n in range(40)]
+    path.write_text("\n".join([*lines[:9], '{"text": 1}', *lines[10:]]) + "\n")  # which is held out
+    states = VerifierStates(verifier, str(path), max_length=64)
+    notes = states.notes()
+    assert notes[0].startswith("data.held_out_share: 1 of 2 rows left out")
+    number = len(states.held_out.token_ids)
+    assert f"data.held_out_share: {number} of {number} held-out samples share 32 tokens" in notes[1]
+    assert "0.05 of the rows held out" in states.data

@@ -31,6 +31,12 @@ class Source:
     roles: Roles
     share: Share | None = None  # None: every row
 
+    @property
+    def name(self) -> str:
+        """What notes about it begin with."""
+        is_held_out = self.share is not None and self.share.is_held_out
+        return "data.held_out_share" if is_held_out else self.option
+
     def __str__(self) -> str:
         """Name it as complaints begin."""
         return f"{self.option}={self.path!r}"

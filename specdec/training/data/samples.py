@@ -42,7 +42,7 @@ class Samples:
         self.tokenizer = tokenizer
         self.left_out = found.left_out
         self._store = found.store
-        self._option = source.option
+        self._name = source.name
         self._seed = seed
         self._epoch, self._order = -1, torch.zeros(0, dtype=torch.int64)
 
@@ -105,7 +105,7 @@ class Samples:
     def notes(self) -> Iterator[str]:
         """Say what is left out, a line each, after the option that names the data."""
         for line in self.left_out.lines():
-            yield f"{self._option}: {line}"
+            yield f"{self._name}: {line}"
 
 
 def padded(rows: Sequence[Sample], places: Sequence[int] = ()) -> Batch:

@@ -13,6 +13,7 @@ from specdec.core.errors import require, require_int
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.training.data.distill import Distill
+from specdec.training.data.overlap import RUN
 from specdec.training.data.reading import Reading, Source
 from specdec.training.data.samples import Samples
 from specdec.training.data.state_cache import StateCache
@@ -56,7 +57,7 @@ class VerifierStates:
         self._reading = reading or Reading()
         # Not by the seed of the training: trainings of several seeds are compared.
         learnt, rest = self._reading.sources(data_path, held_out_path)
-        self._share = None if rest.share is None else rest.share.share
+        self._share, self._held_out_name = rest.share, rest.name
         held_out = self._read(rest, self._reading, seed=0)
         self._notes = [*held_out.notes()]
         # Their places are in another file than that of the cache.
@@ -80,8 +81,9 @@ class VerifierStates:
     def _shared(self) -> list[str]:
         """Say what is measured on what was trained on."""
         num, held_out = self._samples.num_shared(self._held_out), len(self._held_out.token_ids)
-        told = f"{num} of {held_out} held-out samples are trained on, too: acceptance looks better"
-        return [f"data.held_out_path: {told} than it is"] if num else []
+        told = f"{num} of {held_out} held-out samples share {RUN} tokens in a row, or all they have"
+        better = "acceptance looks better than it is"
+        return [f"{self._held_out_name}: {told}, with what is trained on: {better}"] if num else []
 
     def _open_cache(self, cache_path: str) -> StateCache:
         known = fingerprint(self.verifier)
@@ -106,7 +108,7 @@ class VerifierStates:
         rows = f"{left_out.num_rows_left_out} of {left_out.num_rows} rows left out"
         told = [self._data_name, f"{self.num_samples} samples"]
         told += [rows] if left_out.rows else []
-        told += [] if self._share is None else [f"{self._share:g} of the rows held out"]
+        told += [] if self._share is None else [f"{self._share.share:g} of the rows held out"]
         return ", ".join(told)
 
     @property

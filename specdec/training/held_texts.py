@@ -7,19 +7,16 @@ import torch
 
 from specdec.core.errors import UserError, require_int
 from specdec.core.sampling import Sampling
-from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
-from specdec.decoding.stopping import Stopping
 from specdec.decoding.turns import decode_turns, request_of
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics.estimate import Estimate
 from specdec.prompts import Prompt, load_prompts
-from specdec.proposer.none import NoProposer
 from specdec.report.progress import Progress
 from specdec.training.data.samples import padded
 from specdec.training.data.states import is_frozen, with_hidden
 from specdec.training.objective import Batch
-from specdec.verification.rejection import Rejection
+from specdec.training.writer import writer
 
 TAU = "eval_block_efficiency"
 AT_ONCE = 16  # prompts
@@ -78,15 +75,7 @@ class OwnPrompts:
             asked[found.prompt_id, found.turn] = found
             return found
 
-        decoder = SpeculativeDecoder(
-            verifier,
-            NoProposer(),
-            Rejection(),
-            self._sampling,
-            Stopping.of(verifier, self._max_new_tokens),
-            batch=AT_ONCE,
-            seed=self._seed,
-        )
+        decoder = writer(verifier, self._sampling, self._max_new_tokens, AT_ONCE, self._seed)
         rows: list[tuple[torch.Tensor, torch.Tensor]] = []
         owners: list[Request] = []
         number = sum(prompt.num_turns for prompt in self._prompts)

@@ -118,10 +118,10 @@ def test_only_a_verifier_that_changes_answers_again(verifier: HFCausalLM, prompt
 def test_mistakes_are_told_under_their_own_names(tmp_path: Path) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
-    for told, said in (
-        ({"prompts": str(empty)}, "evaluation.prompts="),
-        ({"prompts": "no.jsonl"}, "evaluation.prompts='no.jsonl'"),
-        ({"prompts": "zoo:prompts", "prompts_limit": 0}, "evaluation.prompts_limit=0"),
+    for prompts, limit, said in (
+        (str(empty), None, "evaluation.prompts="),
+        ("no.jsonl", None, "evaluation.prompts='no.jsonl'"),
+        ("zoo:prompts", 0, "evaluation.prompts_limit=0"),
     ):
         with pytest.raises(UserError, match=said):
-            HeldOut(Chain(2), Sampling(0.0), **told)  # type: ignore[arg-type]
+            HeldOut(Chain(2), Sampling(0.0), prompts=prompts, prompts_limit=limit)

@@ -17,19 +17,16 @@ from specdec.core.digest import digest_of
 from specdec.core.errors import RowError, UserError, require, require_int, require_number
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
-from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
-from specdec.decoding.stopping import Stopping
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
-from specdec.proposer.none import NoProposer
 from specdec.report.progress import Progress
 from specdec.training.data.answer_file import AnswerFile
 from specdec.training.data.distill_prompts import Asking
 from specdec.training.data.left_out import LeftOut
 from specdec.training.data.reading import Reading, Source
 from specdec.training.data.text import data_digest
-from specdec.verification.rejection import Rejection
+from specdec.training.writer import writer
 
 SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -186,15 +183,7 @@ class Distill:
         done = answers.begin(ids)
         missing = [request for request in requests if request.request_id not in done]
         prompts = {request.request_id: request.token_ids for request in missing}
-        decoder = SpeculativeDecoder(
-            verifier,
-            NoProposer(),
-            Rejection(),
-            self._sampling,
-            Stopping.of(verifier, self._max_new_tokens),
-            batch=self._batch,
-            seed=self._seed,
-        )
+        decoder = writer(verifier, self._sampling, self._max_new_tokens, self._batch, self._seed)
         with Progress(len(ids), "distill", "text", initial=len(done)) as bar:
             for trace in decoder.stream(missing):
                 answers.append(_row(trace, prompts[trace.prompt_id]))

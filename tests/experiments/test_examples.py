@@ -1,18 +1,16 @@
-"""Every command line of the help texts and of the README goes as far as to its model."""
+"""Every command line of the help texts and of the documents goes as far as to its model."""
 
-import re
-import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from documents import PAGES, commands
 from running import CommandLine, Tiny
 from test_configs import CONFIGS, ENTRY_POINTS, examples
 
 import specdec
 
-ROOT = Path(__file__).parents[2]
 ZOO = Path(specdec.__file__).parent / "zoo"
 # What the examples name, and what stands for it here; nothing is downloaded, and there is no GPU.
 STANDS_FOR = {
@@ -36,18 +34,12 @@ class _Reached(BaseException):
     """A model would be loaded now: all before it is right."""
 
 
-def commands(text: str) -> list[list[str]]:
-    """Cut the command lines out of a text: entry point first."""
-    lines = re.sub(r"\\\n\s*", "", text).splitlines()
-    found = [shlex.split(line) for line in lines if line.startswith("    python experiments/")]
-    return [[Path(script).stem, *told] for _, script, *told in found]
-
-
 OF_HELP = [
     [entry_point, *told] for entry_point in ENTRY_POINTS for _, _, *told in examples(entry_point)
 ]
-OF_README = commands((ROOT / "README.md").read_text(encoding="utf-8"))
-ALL = [list(told) for told in dict.fromkeys(map(tuple, [*OF_HELP, *OF_README]))]
+# Those with plug-ins of one's own are run, by test_docs.py.
+OF_PAGES = [told for page in PAGES for told in commands(page) if "--config-dir" not in told]
+ALL = [list(told) for told in dict.fromkeys(map(tuple, [*OF_HELP, *OF_PAGES]))]
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +54,15 @@ def workplace(cli: CommandLine, tiny: Tiny, tmp_path_factory: pytest.TempPathFac
             Path(name).write_text('{"text": "def add(first, second): return first + second"}\n')
         shutil.copy(tiny.prompts, "my.jsonl")
         models = {"my_model": "verifier", "my_draft": "draft", "my_heads": "medusa"}
-        for name, model in {**models, "my_chained": "chained"}.items():
+        models |= {"my_chained": "chained", "first_heads": "medusa"}
+        for name, model in models.items():
             Path(name).symlink_to(ZOO / model)
         shutil.copytree(ZOO / "medusa", "both")
         Path("both/verifier").symlink_to(ZOO / "verifier")
         short = ["prompts.limit=1", "max_new_tokens=3", "sampling.temperature=1"]
         ended = cli("record", *short, "output=outputs/recording")
         assert ended.status == 0, ended.err
-        for name in ("recording_T1", "qwen"):
+        for name in ("recording_T1", "qwen", "first_recording"):
             shutil.copytree("outputs/recording", f"outputs/{name}")
         for name in ("decode/RUN", "decode/A", "decode/B", "compare/RUN/arm"):
             shutil.copytree("outputs/recording/run", f"outputs/{name}")
@@ -131,5 +124,5 @@ def test_an_example_is_configured_up_to_its_model(
 
 def test_the_examples_are_found() -> None:
     assert {told[0] for told in OF_HELP} == set(ENTRY_POINTS)
-    assert len(OF_README) > 15
+    assert len(OF_PAGES) > 50
     assert CONFIGS.is_dir()

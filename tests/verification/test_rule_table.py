@@ -1,4 +1,4 @@
-"""The README's table of rules says what the rules themselves say."""
+"""The documentation's table of rules says what the rules themselves say."""
 
 import re
 from importlib import import_module
@@ -17,9 +17,9 @@ ALL = frozenset(Draw)
 
 def rows() -> dict[str, list[str]]:
     """Read the table whose first column is headed `verification=`."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "trees-and-rules.md").read_text(encoding="utf-8")
     found = re.search(r"^\| `verification=` \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
-    assert found is not None, "README.md has no table of rules"
+    assert found is not None, "docs/trees-and-rules.md has no table of rules"
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in found[1].splitlines()]
     return {line[0].strip("`"): line[1:] for line in lines}
 

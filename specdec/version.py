@@ -2,12 +2,12 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 WITH = ("torch", "transformers", "hydra-core")
 
 
 def version_line() -> str:
-    """Return `specdec-lab 0.1.0 (torch ..., transformers ...)`, without importing any of them."""
+    """Return `specdec-lab 0.2.0 (torch ..., transformers ...)`, without importing any of them."""
     others = ", ".join(f"{name} {_installed(name)}" for name in WITH)
     return f"specdec-lab {VERSION} ({others})"
 

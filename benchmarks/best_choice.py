@@ -23,10 +23,10 @@ from specdec.core.protocols import Proposer
 from specdec.core.sampling import Sampling
 from specdec.heads.base import Heads
 from specdec.lm.hf import HFCausalLM
-from specdec.replay.held_out import HeldOut
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.samples import Samples
-from specdec.training.data.states import VerifierStates
+from specdec.training.data.verifier_states import VerifierStates
+from specdec.training.expected_acceptance import HeldOut
 from specdec.training.loss.cross_entropy import CrossEntropy
 from specdec.training.medusa import Medusa
 from specdec.training.objective import Batch

@@ -16,18 +16,19 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
-from specdec.experiments.app import build, compose_decode
-from specdec.experiments.arm import Arm, build_arm, turn_size
-from specdec.experiments.compare import interleave
-from specdec.experiments.prompting import build_prompts
-from specdec.experiments.recorded_texts import texts_of
-from specdec.experiments.replay_arms import replay_all
-from specdec.experiments.replay_plan import arm_config
 
+from specdec.command.compare import interleave
+from specdec.command.compose import compose_decode
+from specdec.command.replay_grid import arm_config
 from specdec.core.trace import PlainSteps, Trace
+from specdec.lab.arm import Arm, build_arm, turn_size
+from specdec.lab.build import build
+from specdec.lab.prompt_options import build_prompts
+from specdec.lab.rendered_runs import texts_of
+from specdec.lab.replay.engines import replay_all
 from specdec.metrics import Tally, block_efficiency, speedup
+from specdec.recording.scoring import score
 from specdec.replay.costs import read_costs
-from specdec.replay.scoring import score
 
 DEFAULTS = {
     "costs": "???",

@@ -17,18 +17,18 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
-from specdec.experiments.app import build
-from specdec.experiments.decode import decode_into
-from specdec.experiments.recorded_texts import texts_of
-from specdec.experiments.replay_arms import replay_all
-from specdec.experiments.replay_plan import arm_config
 
+from specdec.command.decode import decode_into
+from specdec.command.replay_grid import arm_config
 from specdec.core.errors import Unfit
+from specdec.lab.build import build
+from specdec.lab.rendered_runs import texts_of
+from specdec.lab.replay.engines import replay_all
 from specdec.metrics import Tally, block_efficiency, efficiency_contrast, holm
 from specdec.metrics.tally import pooled
-from specdec.replay.scoring import score
-from specdec.replay.texts import Text
-from specdec.report.run_dir import read_tally, read_traces
+from specdec.recording.scoring import score
+from specdec.recording.texts import Text
+from specdec.results.run_dir import read_tally, read_traces
 
 DEFAULTS = {
     "folder": "???",
@@ -78,7 +78,7 @@ class Arm:
 
 def plain_config(options: DictConfig, sampling: str, seed: int) -> DictConfig:
     """Compose plain decoding of the verifier, from which arms take what they share."""
-    from specdec.experiments.app import compose_decode
+    from specdec.command.compose import compose_decode
 
     return compose_decode(
         [

@@ -27,19 +27,20 @@ from tempfile import TemporaryDirectory
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
-from specdec.experiments.app import build, compose_decode
-from specdec.experiments.arm import build_arm
-from specdec.experiments.decode import decode_into
-from specdec.experiments.prompting import build_prompts
-from specdec.experiments.record import record
-from specdec.experiments.replay_arms import replay_all
-from specdec.experiments.replay_plan import plan
 
+from specdec.command.compose import compose_decode
+from specdec.command.decode import decode_into
+from specdec.command.record import record
+from specdec.command.replay_grid import plan
 from specdec.core.jsonl import write_jsonl
+from specdec.lab.arm import build_arm
+from specdec.lab.build import build
+from specdec.lab.prompt_options import build_prompts
+from specdec.lab.replay.engines import replay_all
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import summarize
 from specdec.prompts import load_prompts
-from specdec.replay.recording import Recording, read_recording
+from specdec.recording.folder import Recording, read_recording
 
 DEFAULTS = {
     "prompts": 64,

@@ -29,7 +29,7 @@ from specdec.heads.medusa import MedusaHeads
 from specdec.lm.hf import HFCausalLM
 from specdec.training.acceptance import Acceptance
 from specdec.training.chained import Chained
-from specdec.training.data.states import VerifierStates
+from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.head_losses import HeadLosses
 from specdec.training.heads import HeadTraining
 from specdec.training.loss.cross_entropy import CrossEntropy

@@ -206,7 +206,7 @@ class Build:
 def run(output: Path, options: list[str]) -> None:
     """Train unless that was done."""
     if not is_finished(output, options):
-        subprocess.run([sys.executable, "-m", "specdec.experiments.train", *options], check=True)
+        subprocess.run([sys.executable, "-m", "specdec", "train", *options], check=True)
 
 
 def is_finished(output: Path, options: list[str]) -> bool:

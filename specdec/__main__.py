@@ -41,7 +41,7 @@ def main() -> None:
         print(version_line())
     elif told[0] in COMMANDS:
         sys.argv = [f"specdec-{told[0]}", *told[1:]]
-        import_module(f"specdec.experiments.{told[0]}").main()
+        getattr(import_module("specdec.command.doors"), told[0])()
     else:
         near = difflib.get_close_matches(told[0].removeprefix("specdec-"), COMMANDS, n=1)
         hint = f"did you mean specdec {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"

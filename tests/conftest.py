@@ -41,8 +41,12 @@ WHOLE = (
     *("experiments", "training", "test_command.py", "test_configs.py", "test_package.py"),
     *("test_zoo.py", "decoding/test_exact_loop.py", "decoding/test_lossless_combinations.py"),
     *("decoding/test_lossless_multistep.py", "proposer/test_chained.py", "replay/test_coverage.py"),
-    *("replay/test_closed_forms.py", "replay/test_renewal.py", "replay/test_trees.py"),
-    *("report/test_frame.py", "report/test_large_report.py", "report/test_provenance.py"),
+    *(
+        "replay/test_closed_forms.py",
+        "replay/test_expected_steps.py",
+        "calibration/test_best_tree.py",
+    ),
+    *("report/test_exports.py", "report/test_large_report.py", "results/test_provenance.py"),
     *("report/test_report_in_browser.py", "test_disturbances.py", "verification/test_exact.py"),
     *("report/test_page.py", "report/test_plots.py", "lm/test_greedy_equality.py"),
     *("proposer/test_growth.py", "decoding/test_loop_mutations.py", "decoding/test_judges.py"),
@@ -59,7 +63,7 @@ WHOLE = (
     *("proposer/test_unlike_vocabularies.py", "decoding/test_generation_config.py"),
     *("decoding/test_claims.py", "metrics/test_metrics_speed.py"),
     "decoding/test_copies_of_the_verifier.py",
-    *("replay/test_ranks.py", "report/test_options.py", "replay/test_recording.py"),
+    *("calibration/test_ranks.py", "results/test_options.py", "recording/test_recording_folder.py"),
 )
 
 
@@ -73,11 +77,11 @@ def pytest_configure(config: pytest.Config) -> None:
 # What takes half a minute each: processes that are killed, samples that are large. CI runs it.
 THOROUGH = (
     *("training/test_survival.py", "training/test_processes.py", "test_disturbances.py"),
-    *("experiments/test_decode_processes.py", "decoding/test_lossless_combinations.py"),
-    *("replay/test_coverage.py", "replay/test_renewal.py", "test_package.py"),
+    *("command/test_decode_processes.py", "decoding/test_lossless_combinations.py"),
+    *("replay/test_coverage.py", "replay/test_expected_steps.py", "test_package.py"),
     *("decoding/test_lossless_multistep.py", "replay/test_closed_forms.py"),
     *("decoding/test_copies_of_the_verifier.py", "verification/test_dominance.py"),
-    *("experiments/test_examples.py", "experiments/test_every_pair.py", "training/test_joint.py"),
+    *("command/test_examples.py", "command/test_every_pair.py", "training/test_joint.py"),
 )
 
 

@@ -65,7 +65,7 @@ def start(entry_point: str, options: Sequence[str], log: Path, fault: Fault | No
         sys.argv = [entry_point, *options]
         if fault is not None:
             fault()
-        import_module(f"specdec.experiments.{entry_point}").main()
+        getattr(import_module("specdec.command.doors"), entry_point)()
         status = 0
     except SystemExit as ending:
         status = ending.code or 0
@@ -129,8 +129,8 @@ class Scenario:
 
 def runs(folder: Path) -> dict[str, object]:
     """Return the tokens of each run that is complete, by its name."""
-    from specdec.report.run_dir import read_tally, read_traces, state_of
-    from specdec.report.session import read_status
+    from specdec.results.run_dir import read_tally, read_traces, state_of
+    from specdec.results.session import read_status
 
     found: dict[str, object] = {}
     for status in sorted(folder.rglob("status.json")):
@@ -152,7 +152,7 @@ def _timeless(row: Any) -> dict[str, Any]:
 def recording(folder: Path) -> dict[str, object]:
     """Return the run, and the texts with what the verifier found of them, if they are complete."""
     from specdec.core.errors import UserError
-    from specdec.replay.recording import read_recording
+    from specdec.recording.folder import read_recording
 
     found = runs(folder)
     with suppress(UserError):
@@ -447,7 +447,7 @@ def prepare(scenario: Scenario, place: Path) -> None:
 
 def replayed(folder: Path) -> dict[str, object]:
     """Return the sums of each replayed run that is complete."""
-    from specdec.report.run_dir import read_tally, state_of
+    from specdec.results.run_dir import read_tally, state_of
 
     found = [file.parent for file in sorted(folder.glob("*/status.json"))]
     return {run.name: read_tally(run).to_rows() for run in found if state_of(run) == "complete"}

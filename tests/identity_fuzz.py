@@ -104,7 +104,8 @@ class Lab:
     def command(self, overrides: Sequence[str], *more: str) -> tuple[int, str, str]:
         """Run `decode` as a new process would: without what Python remembers of the plug-ins."""
         from hydra.core.global_hydra import GlobalHydra
-        from specdec.experiments.decode import main
+
+        from specdec.command.doors import decode
 
         for name in [name for name in sys.modules if name.split(".")[0] == "lab"]:
             del sys.modules[name]
@@ -116,7 +117,7 @@ class Lab:
         status: object = 0
         try:
             with redirect_stdout(out), redirect_stderr(err):
-                main()
+                decode()
         except SystemExit as ending:
             status = ending.code or 0
         finally:

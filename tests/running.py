@@ -132,7 +132,7 @@ def run_in_process(entry_point: str, *options: str, plots: bool = False) -> Ende
     """
     from hydra.core.global_hydra import GlobalHydra
 
-    main = import_module(f"specdec.experiments.{entry_point}").main
+    main = getattr(import_module("specdec.command.doors"), entry_point)
     GlobalHydra.instance().clear()
     out, err = StringIO(), StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):

@@ -22,18 +22,32 @@ MAY_IMPORT = {
     "heads": {"core", "lm"},
     # Tree policies and rules reach a proposer and the loop through the protocols of core.
     "proposer": {"core", "lm", "heads"},
-    "decoding": {"core", "lm", "proof", "prompts"},
     "proof": {"core"},
-    "metrics": {"core"},
-    "report": {"core", "metrics"},
     "prompts": {"core"},
+    "decoding": {"core", "lm", "proof", "prompts"},
+    "metrics": {"core"},
     "zoo": {"core"},
-    "training": {
-        *("core", "lm", "heads", "prompts", "proposer", "verification", "decoding", "metrics"),
-        *("report", "zoo"),
+    "results": {"core", "metrics"},
+    "report": {"core", "metrics", "results"},
+    "recording": {"core", "lm", "metrics"},
+    "calibration": {
+        *("core", "lm", "heads", "tree", "verification", "recording", "replay", "training"),
     },
     "replay": {
-        *("core", "lm", "heads", "tree", "verification", "decoding", "metrics", "training"),
+        *("core", "lm", "heads", "tree", "verification", "decoding", "metrics", "recording"),
+    },
+    "training": {
+        *("core", "lm", "heads", "prompts", "proposer", "verification", "decoding", "metrics"),
+        *("results", "replay", "zoo"),
+    },
+    "lab": {
+        *("core", "lm", "heads", "prompts", "proposer", "tree", "verification", "decoding"),
+        *("metrics", "results", "recording", "calibration", "replay", "training", "report"),
+    },
+    "command": {
+        *("core", "lm", "heads", "prompts", "proposer", "tree", "verification", "decoding"),
+        *("metrics", "results", "recording", "calibration", "replay", "training", "report"),
+        "lab",
     },
 }
 # Other people's packages, where they are restricted at all.
@@ -45,8 +59,8 @@ THIRD_PARTY = {
     "decoding": {"torch"},
     "metrics": {"numpy", "scipy"},
 }
-# Folders that may know what a DictConfig is; a run directory holds the configuration.
-CONFIGURED = ("experiments", "scripts", "specdec/report")
+# The folder that knows what a DictConfig is: the rest gets typed values.
+CONFIGURED = ("specdec/command",)
 
 
 @dataclass(frozen=True)
@@ -113,21 +127,16 @@ def test_the_inner_packages_need_little(package: str) -> None:
     assert not wrong, f"{package} may need the standard library and {THIRD_PARTY[package]} only"
 
 
-def test_only_entry_points_know_hydra() -> None:
-    found = [each for path in sources("specdec", "scripts") for each in imports(path)]
-    wrong = [str(each) for each in found if first(each.module) == "hydra"]
-    assert not wrong, "experiments/ is the only user of Hydra"
-
-
-def test_few_know_what_a_configuration_is() -> None:
+@pytest.mark.parametrize("library", ["hydra", "omegaconf"])
+def test_the_configuration_stops_at_the_door(library: str) -> None:
     wrong = [
         str(each)
         for path in sources("specdec", "experiments", "scripts")
         for each in imports(path)
-        if first(each.module) == "omegaconf"
+        if first(each.module) == library
         and not path.relative_to(ROOT).as_posix().startswith(CONFIGURED)
     ]
-    assert not wrong, "constructors take plain values; OmegaConf stays with the entry points"
+    assert not wrong, "specdec/command reads configurations; all others take typed values"
 
 
 def test_nothing_imports_tests_scripts_or_benchmarks() -> None:
@@ -142,8 +151,8 @@ def test_nothing_imports_tests_scripts_or_benchmarks() -> None:
     assert not wrong, "what is shipped must not need what is not"
 
 
-def test_entry_points_are_reached_by_their_installed_name() -> None:
-    """`import experiments` works in the checkout only; in the wheel it is specdec.experiments."""
+def test_nothing_imports_a_folder_of_the_checkout() -> None:
+    """`import configs` works in the checkout only; in the wheel it is specdec.configs."""
     wrong = [
         str(each)
         for path in sources("specdec", "experiments", "scripts", "tests")
@@ -198,7 +207,7 @@ def test_the_wheel_lists_every_package() -> None:
     settings = project["tool"]["setuptools"]
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in SPECDEC.rglob("__init__.py")}
     mapped = settings["package-dir"]
-    assert mapped == {"specdec.configs": "configs", "specdec.experiments": "experiments"}
+    assert mapped == {"specdec.configs": "configs"}
     assert set(settings["packages"]) == found | mapped.keys()
     assert settings["packages"] == sorted(settings["packages"])
 
@@ -207,7 +216,7 @@ def test_the_wheel_lists_every_package() -> None:
 WRITERS = {
     "specdec/core/jsonl.py",  # which is that help
     "specdec/core/digest.py",  # a memory that may be lost, below the user's cache
-    "specdec/report/memory.py",  # a file of the kernel's
+    "specdec/results/peak_memory.py",  # a file of the kernel's
     "specdec/training/checkpoints.py",  # folders, within `refused_writes`
     "specdec/training/data/state_cache.py",  # a file that is mapped, within `writing`
     "specdec/training/data/token_store.py",  # likewise, and believed by its checksum only
@@ -232,14 +241,12 @@ def test_files_are_written_in_one_way() -> None:
 def test_every_entry_point_has_a_console_script() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     scripts = project["project"]["scripts"]
-    runnable = {
-        path.stem
-        for path in sources("experiments")
-        if any(
-            isinstance(node, ast.FunctionDef) and node.name == "main"
-            for node in ast.parse(path.read_text(encoding="utf-8")).body
-        )
-    }
-    expected = {f"specdec-{name}": f"specdec.experiments.{name}:main" for name in runnable}
+    commands = [path.stem for path in sources("experiments")]
+    expected = {f"specdec-{name}": f"specdec.command.doors:{name}" for name in commands}
     expected["specdec"] = "specdec.__main__:main"
     assert scripts == expected
+
+
+def test_doors_hold_nothing() -> None:
+    for path in sources("experiments"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 10, path

@@ -68,7 +68,7 @@ def test_every_command_says_our_version(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [f"specdec-{name}", "--version"])
-    import_module(f"specdec.experiments.{name}").main()
+    getattr(import_module("specdec.command.doors"), name)()
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"specdec-lab {sd.__version__} (torch {metadata.version('torch')}, ")
     assert told(monkeypatch, name, "--version") == told(monkeypatch, "--version") == 0

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = "specdec/zoo/verifier/model.safetensors"
-DEMO = ("-m", "specdec.experiments.compare", "prompts.limit=2", "max_new_tokens=8")
+DEMO = ("-m", "specdec", "compare", "prompts.limit=2", "max_new_tokens=8")
 
 
 def python(
@@ -38,7 +38,7 @@ def tracked_files() -> list[str]:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode == 0:
         return [name for name in ended.stdout.split("\0") if name and (ROOT / name).is_file()]
-    shipped = ("specdec", "experiments", "configs", "pyproject.toml", "LICENSE", "README.md")
+    shipped = ("specdec", "configs", "pyproject.toml", "LICENSE", "README.md")
     paths = [path for name in shipped for path in [ROOT / name, *(ROOT / name).rglob("*")]]
     return [str(path.relative_to(ROOT)) for path in paths if path.is_file()]
 
@@ -70,16 +70,15 @@ def expected(pattern: str, folders: Sequence[str]) -> set[str]:
     """Return the tracked files that a wheel must hold, by their installed names."""
     names = (name for name in tracked_files() if Path(name).match(pattern))
     ours = [name for name in names if name.split("/")[0] in folders]
-    mapped = ("configs", "experiments")
-    return {f"specdec/{name}" if name.split("/")[0] in mapped else name for name in ours}
+    return {f"specdec/{name}" if name.startswith("configs/") else name for name in ours}
 
 
 def test_the_wheel_holds_all_modules_configurations_and_the_licence(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
-    folders = ("specdec", "experiments", "configs")
+    folders = ("specdec", "configs")
     modules = expected("*.py", folders)
     configs = expected("*.yaml", folders)
-    assert "specdec/experiments/compare.py" in modules
+    assert "specdec/command/compare.py" in modules
     assert "specdec/configs/proposer/ngram.yaml" in configs
     assert not modules - held, "packages in pyproject.toml must be listed one by one"
     assert not configs - held, "package-data in pyproject.toml misses some"
@@ -103,14 +102,12 @@ def test_the_wheel_holds_the_zoo(wheel: Path) -> None:
 
 def test_an_installed_wheel_is_used_and_offers_help(installed: Path, tmp_path: Path) -> None:
     places = python(
-        "-c", "import specdec, specdec.configs, specdec.experiments.app as app;"
+        "-c", "import specdec, specdec.configs, specdec.command.launch as app;"
         "print(specdec.__file__, specdec.configs.__file__, app.__file__)",
         cwd=tmp_path / "elsewhere", path=installed,
     )  # fmt: skip
     assert all(place.startswith(str(installed)) for place in places.split()), places
-    shown = python(
-        "-m", "specdec.experiments.compare", "--help", cwd=tmp_path / "elsewhere", path=installed
-    )
+    shown = python("-m", "specdec", "compare", "--help", cwd=tmp_path / "elsewhere", path=installed)
     assert "ngram" in shown, "the configurations are not found"
     assert "Examples:" in shown
 
@@ -132,9 +129,7 @@ def test_a_wheel_works_in_a_new_environment(wheel: Path, tmp_path: Path) -> None
         "-m", "pip", "install", "--quiet", *pinned, str(wheel), cwd=tmp_path, executable=executable
     )
     elsewhere = tmp_path / "elsewhere"
-    shown = python(
-        "-m", "specdec.experiments.compare", "--help", cwd=elsewhere, executable=executable
-    )
+    shown = python("-m", "specdec", "compare", "--help", cwd=elsewhere, executable=executable)
     assert "ngram" in shown
     script = tmp_path / "venv" / "bin" / "specdec-compare"
     assert "ngram" in python(str(script), "--help", cwd=elsewhere, executable=executable)

@@ -1,10 +1,13 @@
-"""Sorted rows: on the CPU by numpy, whose sort has no branches to mispredict, as torch's has."""
+"""Sorted rows and ranks of tokens, whatever the device."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
+BEHIND_ALL = 1 << 30  # the rank of a token that is not there: more than any vocabulary
 
+
+# On the CPU by numpy, whose sort has no branches to mispredict, as torch's has.
 def ascending(values: Tensor) -> Tensor:  # [..., V]
     """Return the values of each row, smallest first; no gradient."""
     if values.device.type == "cpu":
@@ -17,3 +20,24 @@ def ascending_order(values: Tensor) -> Tensor:  # [..., V] -> [..., V] int64
     if values.device.type == "cpu":
         return torch.from_numpy(np.argsort(values.detach().numpy(), axis=-1))
     return values.argsort(dim=-1)
+
+
+def ranks_of(logits: Tensor, token_ids: Tensor) -> Tensor:  # [n, V], [n] -> [n]
+    """Count the tokens before each one's: those of larger logits and, of equal, smaller ids.
+
+    `topk`, which chooses the candidates, breaks ties as it likes. What is not a number comes first,
+    as it does there; a token beyond the V logits is behind all.
+    """
+    vocab_size = logits.shape[-1]
+    known = token_ids.clamp(max=vocab_size - 1)[:, None]
+    own = logits.gather(-1, known)
+    tied = (logits == own) & (torch.arange(vocab_size, device=logits.device) < known)
+    ranks = (~(logits <= own) | tied).sum(dim=-1)
+    return ranks.where(token_ids < vocab_size, BEHIND_ALL)
+
+
+def likeliest(logits: Tensor, num: int) -> Tensor:  # [n, V] -> [n, num]
+    """Return the tokens of the first ranks, in the order of `ranks_of`."""
+    top = logits.topk(min(num, logits.shape[1]), dim=1).indices.sort(dim=1).values
+    order = logits.gather(1, top).argsort(dim=1, descending=True, stable=True)
+    return top.gather(1, order)

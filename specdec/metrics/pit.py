@@ -48,7 +48,7 @@ def uniformity(
 
     Needs MIN_TOKENS of them. The texts must be independent of each other, and may be as long as
     their tokens have made them (ended by an end token, say): what is tested are martingales.
-    `by_draft` are the numbers for tokens in another order, see `specdec.replay.transforms`.
+    `by_draft` are the numbers for tokens in another order, see `specdec.recording.pit_values`.
     """
     values = np.concatenate(texts)
     assert len(values) >= MIN_TOKENS, f"{len(values)} tokens tell nothing"

@@ -11,9 +11,9 @@ from specdec.core.protocols import CausalLM, TreePolicy
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
 from specdec.lm.vocabularies import fitted, known, readable, require_model
-from specdec.proposer.cells import FrontierCells
-from specdec.proposer.fit import require_ranks
+from specdec.proposer.frontier_cells import FrontierCells
 from specdec.proposer.growth import LogitSource, grow, propose_where
+from specdec.proposer.tree_fit import require_ranks
 
 
 class DraftModel:

@@ -21,8 +21,8 @@ from specdec.lm.fingerprint import require_trained_on
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer import CachedLayer
 from specdec.lm.vocabularies import fitted, require_model
-from specdec.proposer.fit import require_kind, require_levels, require_ranks
 from specdec.proposer.growth import LogitSource, grow, propose_where
+from specdec.proposer.tree_fit import require_kind, require_levels, require_ranks
 
 
 class HeadsProposer:

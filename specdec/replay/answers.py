@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from specdec.core.ordering import likeliest, ranks_of
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
+from specdec.recording.texts import Text, output_ids
 from specdec.replay import shares
 from specdec.replay.arm import SIBLINGS
 from specdec.replay.ended import Nodes, ended, stuck
 from specdec.replay.questions import TOLD, Question, Scores
-from specdec.replay.ranks import likeliest, ranks_of
 from specdec.replay.stops import Stops
 from specdec.replay.survival import ahead
-from specdec.replay.texts import Text, output_ids
 from specdec.tree.filtered import Filtered
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from specdec.core.trace import Step
+from specdec.replay.cost_fitting import MIN_STEPS, Design, Timed, is_chain
 from specdec.replay.costs import LEAST_FACTOR
-from specdec.replay.timing import MIN_STEPS, Design, Timed, is_chain
 
 # How much less a larger forward may take than a smaller one, beyond both intervals: kernels have
 # steps of their own, some 5 % of it.

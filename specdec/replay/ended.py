@@ -19,7 +19,7 @@ from torch import Tensor
 from specdec.core.values import Draw
 from specdec.replay import shares
 from specdec.replay.shares import at, beside_each
-from specdec.verification.asking import ratio, residual
+from specdec.verification.odds import ratio, residual
 
 CELLS_AT_ONCE = 1 << 21  # numbers of one tensor where laws are sorted
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from specdec.core.sampling import draw
-from specdec.verification.asking import ratio, residual
 from specdec.verification.kseq import smallest_rho
+from specdec.verification.odds import ratio, residual
 
 Shares = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 NUM_SEQUENCES = 8  # of refused candidates that are drawn where no closed form is known

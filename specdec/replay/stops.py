@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from specdec.decoding.stopping import Stopping
-from specdec.replay.texts import Text
+from specdec.recording.texts import Text
 
 BROKEN = "\ufffd"  # what a part of a character is shown as
 

@@ -24,9 +24,9 @@ from specdec.report.labels import (
     part,
     with_short_counts,
 )
-from specdec.report.options import PLUG_INS, SIDE, TARGET, known_by, options, proposes_nothing
-from specdec.report.run_dir import RunDir, read_tally, state_of
-from specdec.report.session import COMPLETE, read_status
+from specdec.results.options import PLUG_INS, SIDE, TARGET, known_by, options, proposes_nothing
+from specdec.results.run_dir import RunDir, read_tally, state_of
+from specdec.results.session import COMPLETE, read_status
 
 SEED = "seed"
 SAMPLING = "sampling."

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from specdec.report.options import PLUG_INS
+from specdec.results.options import PLUG_INS
 
 STEPS, TOKENS = "training.max_steps", "training.tokens"  # of which tokens tell more
 CONTENT = "content of "  # a digest of the files that an option names

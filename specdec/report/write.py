@@ -9,11 +9,11 @@ from specdec.core.errors import UserError
 from specdec.core.jsonl import read_jsonl, write_text
 from specdec.report.collect import Collection, Setting, collect
 from specdec.report.comparison import compared
-from specdec.report.frame import Results, write_tables
+from specdec.report.exports import Results, write_tables
 from specdec.report.labels import readable
 from specdec.report.page import page
 from specdec.report.plots import figures, save
-from specdec.report.provenance import code_state
+from specdec.results.provenance import code_state
 
 MOST_TEXTS = 60  # that a page holds
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from specdec.training.facts import training_steps
 from specdec.training.metrics_log import MetricsLog, Row
+from specdec.training.trained_folder import training_steps
 
 
 class Best:

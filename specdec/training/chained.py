@@ -8,7 +8,7 @@ from specdec.heads.chained import ChainedHeads
 from specdec.lm.fingerprint import described
 from specdec.proposer.chained import Chained as ChainedProposer
 from specdec.training.acceptance import Acceptance
-from specdec.training.data.states import VerifierStates
+from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.heads import HeadTraining
 from specdec.training.objective import Loss
 

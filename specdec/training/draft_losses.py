@@ -11,7 +11,7 @@ from specdec.lm.unembedding import logits_of, trained_above
 from specdec.lm.vocabularies import known
 from specdec.training.chunked import LOGITS_AT_ONCE, chunked_sum
 from specdec.training.objective import Loss
-from specdec.training.share import random_run
+from specdec.training.position_subset import random_run
 
 
 class DraftLosses(nn.Module):

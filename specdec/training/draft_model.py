@@ -16,13 +16,13 @@ from specdec.lm.load import load
 from specdec.lm.vocabularies import require_shared_vocabulary
 from specdec.proposer.draft_model import DraftModel as DraftModelProposer
 from specdec.training.acceptance import Acceptance
-from specdec.training.data.states import VerifierStates
+from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.draft_losses import DraftLosses
 from specdec.training.loss.total_variation import TotalVariation
 from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch, Loss, decay_groups
+from specdec.training.position_subset import require_share
 from specdec.training.shape import Shape
-from specdec.training.share import require_share
 from specdec.training.step_loss import StepLoss
 
 

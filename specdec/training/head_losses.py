@@ -1,67 +1,19 @@
 """The losses of all heads along a text, in one module, as wrappers for several processes want."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from specdec.core.errors import require
 from specdec.heads.base import Heads
+from specdec.heads.forcing import HeadTargets, forced_states
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.unembedding import trained_above
 from specdec.training.chunked import LOGITS_AT_ONCE, chunk_by_chunk, chunked_sum
 from specdec.training.objective import Loss
-from specdec.training.share import random_run
+from specdec.training.position_subset import random_run
 from specdec.training.step_loss import of_steps
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The n positions that some head is asked at, of the flattened text [B * T]."""
-
-    positions: Tensor  # [n]
-    following_ids: Tensor  # [n, K + 1]: the tokens at t + 1 ... t + 1 + K
-    wanted: Tensor  # [n, K] bool: whether head i's token t + 2 + i is there and counts
-
-    @classmethod
-    def of(cls, token_ids: Tensor, counted: Tensor, num_heads: int) -> "Asked":  # [B, T] each
-        """Find them."""
-        following = nn.functional.pad(token_ids, (0, num_heads + 1))[:, 1:]
-        ahead = nn.functional.pad(counted, (0, num_heads + 1))[:, 2:]
-        wanted = ahead.unfold(1, num_heads, 1).flatten(0, 1)
-        positions = wanted.any(dim=1).nonzero()[:, 0]
-        ids = following.unfold(1, num_heads + 1, 1).flatten(0, 1)
-        return cls(positions, ids[positions], wanted[positions])
-
-    def part(self, share: float) -> tuple["Asked", float]:
-        """Choose a run of positions at a random place, and what its loss is to be multiplied by.
-
-        Neighbours, because the verifier's distribution after t serves the heads of K positions.
-        """
-        run, factor = random_run(len(self.positions), share, self.positions.device)
-        return self._at(run), factor
-
-    def with_all(self, depth: int) -> "Asked":
-        """Choose the positions that the first `depth` heads are all asked at."""
-        return self._at(self.wanted[:, :depth].all(dim=1))
-
-    def _at(self, chosen: Tensor) -> "Asked":  # [m] places, or [n] bool
-        return Asked(self.positions[chosen], self.following_ids[chosen], self.wanted[chosen])
-
-
-def forced_states(heads: Heads, verifier: HFCausalLM, hidden: Tensor, asked: Asked) -> list[Tensor]:
-    """Let heads read the text as it goes on (teacher forcing): hidden [B, T, H] -> K times [n, H].
-
-    Asked must look as many tokens ahead as there are heads.
-    """
-    read = hidden if heads.prefix is None else heads.prefix(hidden)
-    states = read.flatten(0, 1)[asked.positions]
-    known = asked.following_ids[:, : heads.num_heads]
-    embeddings = states.new_empty(*known.shape, 0)  # for heads that read no tokens
-    if heads.reads_tokens:
-        embeddings = verifier.embed(known).to(states.dtype)
-    return heads.states(states, embeddings)
 
 
 class HeadLosses(nn.Module):
@@ -84,14 +36,16 @@ class HeadLosses(nn.Module):
 
     def forward(self, hidden: Tensor, token_ids: Tensor, counted: Tensor) -> Tensor:
         """Sum the losses: hidden [B, T, H], token ids and counted [B, T] -> scalar."""
-        asked = Asked.of(token_ids, counted, self.heads.num_heads)
-        asked, factor = asked.part(self._share)
-        states = forced_states(self.heads, self.verifier, hidden, asked)
+        ahead = HeadTargets.of(token_ids, counted, self.heads.num_heads)
+        run, factor = random_run(len(ahead.positions), self._share, ahead.positions.device)
+        # Neighbours, because the verifier's distribution after t serves the heads of K positions.
+        ahead = ahead.at(run)
+        states = forced_states(self.heads, self.verifier, hidden, ahead)
         told = hidden.flatten(0, 1).detach()
 
         def scores(piece: slice, chunk: Sequence[Tensor]) -> Tensor:  # [n, K]
-            targets = asked.following_ids[piece, 1:]
-            laws = self._laws(told, asked.positions[piece], len(chunk))
+            targets = ahead.following_ids[piece, 1:]
+            laws = self._laws(told, ahead.positions[piece], len(chunk))
             found = [
                 self.loss(self._logits(head, state), targets[:, head], next(laws))
                 for head, state in enumerate(chunk)
@@ -102,10 +56,10 @@ class HeadLosses(nn.Module):
         def all_scores() -> Tensor:
             return torch.cat(list(chunk_by_chunk(scores, states, self._chunk_size)))
 
-        weights = factor * self.loss.weights(asked.positions, asked.wanted, all_scores)
+        weights = factor * self.loss.weights(ahead.positions, ahead.wanted, all_scores)
 
         def total(piece: slice, chunk: Sequence[Tensor]) -> Tensor:
-            steps = self.loss.combine(scores(piece, chunk), asked.wanted[piece])
+            steps = self.loss.combine(scores(piece, chunk), ahead.wanted[piece])
             return (steps * weights[piece]).sum()
 
         return chunked_sum(total, states, self._trained(), self._chunk_size)
@@ -142,15 +96,15 @@ class HeadLosses(nn.Module):
 
     @torch.no_grad()
     def hits(self, hidden: Tensor, token_ids: Tensor, counted: Tensor) -> Tensor:  # [K, 3]
-        """Count per head: right at rank 1, right within rank 5, asked."""
-        asked = Asked.of(token_ids, counted, self.heads.num_heads)
-        states = forced_states(self.heads, self.verifier, hidden, asked)
+        """Count per head: right at rank 1, right within rank 5, all."""
+        ahead = HeadTargets.of(token_ids, counted, self.heads.num_heads)
+        states = forced_states(self.heads, self.verifier, hidden, ahead)
         size = self._chunk_size
         hits = torch.zeros(len(states), 3, device=hidden.device)
         for head, state in enumerate(states):
             for start in range(0, len(state), size):
                 piece = slice(start, start + size)
-                wanted, targets = asked.wanted[piece, head], asked.following_ids[piece, head + 1]
+                wanted, targets = ahead.wanted[piece, head], ahead.following_ids[piece, head + 1]
                 best = self._logits(head, state[piece]).topk(5, dim=-1).indices
                 right = (best == targets[:, None]) & wanted[:, None]
                 hits[head] += torch.stack([right[:, 0].sum(), right.sum(), wanted.sum()])

@@ -14,10 +14,10 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.unembedding import slope
 from specdec.proposer.heads import HeadsProposer
 from specdec.training.acceptance import Acceptance
-from specdec.training.data.states import VerifierStates
+from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.head_losses import HeadLosses
 from specdec.training.objective import Batch, Loss, decay_groups
-from specdec.training.share import require_share
+from specdec.training.position_subset import require_share
 
 
 class HeadTraining:

@@ -12,9 +12,9 @@ from specdec.decoding.turns import decode_turns, request_of
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics.estimate import Estimate
 from specdec.prompts import Prompt, load_prompts
-from specdec.report.progress import Progress
+from specdec.results.progress import Progress
 from specdec.training.data.samples import padded
-from specdec.training.data.states import is_frozen, with_hidden
+from specdec.training.data.verifier_states import is_frozen, with_hidden
 from specdec.training.objective import Batch
 from specdec.training.writer import writer
 

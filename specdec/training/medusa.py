@@ -6,7 +6,7 @@ from specdec.heads.medusa import MedusaHeads
 from specdec.lm.fingerprint import described
 from specdec.proposer.medusa import Medusa as MedusaProposer
 from specdec.training.acceptance import Acceptance
-from specdec.training.data.states import VerifierStates
+from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.heads import HeadTraining
 from specdec.training.objective import Loss
 

@@ -5,7 +5,7 @@ import os
 import torch
 
 from specdec.core.errors import UserError
-from specdec.report.processes import Processes
+from specdec.results.processes import Processes
 
 
 def joined() -> Processes:

@@ -8,7 +8,7 @@ from typing import Any
 
 from specdec.core.errors import UserError
 from specdec.core.vouching import read_note, write_note
-from specdec.report.options import identity
+from specdec.results.options import identity
 
 NAME = "identity.json"
 ON_CARD = (

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from specdec.core.renewal import starts_along
+from specdec.core.step_starts import starts_along
 
 
 def start_probabilities(positions: Tensor, wanted: Tensor, survival: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-from specdec.report.progress import Progress
+from specdec.results.progress import Progress
 from specdec.training.objective import Objective
 
 

@@ -10,8 +10,8 @@ from accelerate.utils import set_seed
 
 from specdec.core.errors import require, require_int, require_number
 from specdec.core.signals import Asked
-from specdec.report.progress import Progress
-from specdec.report.tracking import log_with
+from specdec.results.progress import Progress
+from specdec.results.tracking import log_with
 from specdec.training.objective import Objective
 from specdec.training.processes import require_processes
 from specdec.training.record import Record

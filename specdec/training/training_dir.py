@@ -9,11 +9,11 @@ from typing import Any
 from specdec.core.errors import UserError
 from specdec.core.jsonl import write_json, write_text, writing
 from specdec.core.vouching import TRAINED, read_note, vouch
-from specdec.report.session import COMPLETE, Session, read_status
-from specdec.report.tracked_run import NAME as TRACKED
-from specdec.training.facts import training_steps
+from specdec.results.session import COMPLETE, Session, read_status
+from specdec.results.tracked_run import NAME as TRACKED
 from specdec.training.record import NAME as IDENTITY
 from specdec.training.record import Record
+from specdec.training.trained_folder import training_steps
 
 INSTEAD = "the same options, another output=DIR, or resume=false to train anew"
 CHECKPOINTS, BEST, LOG = "checkpoints", "best", "metrics.jsonl"

@@ -15,15 +15,15 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from specdec.core.errors import UserError
-from specdec.report.tracking import keep_on, start_trackers
+from specdec.results.tracking import keep_on, start_trackers
 from specdec.training.best import Best
 from specdec.training.checkpoints import Checkpoints, replacing
-from specdec.training.facts import write_facts
 from specdec.training.metrics_log import MetricsLog
 from specdec.training.objective import Batch, Objective
 from specdec.training.schedule import Schedule
 from specdec.training.telling import Teller
 from specdec.training.tracked_name import tracked_name
+from specdec.training.trained_folder import write_facts
 from specdec.training.training_dir import BEST, CHECKPOINTS, LOG, TrainingDir
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 from specdec.core.errors import UserError, require_int
 from specdec.core.values import Draw
 from specdec.tree.calibration_file import read_calibration
-from specdec.tree.positional import PositionalTrees
 from specdec.tree.sampled import SampledTree
+from specdec.tree.sequoia_search import PositionalTrees
 
 
 class Sequoia(SampledTree):

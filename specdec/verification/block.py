@@ -5,10 +5,10 @@ from torch import Tensor
 
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
-from specdec.verification.asked import Asked
-from specdec.verification.asking import residual
+from specdec.verification.candidate_nodes import Asked
+from specdec.verification.odds import residual
 from specdec.verification.overlap import overlaps
-from specdec.verification.walking import verdict_on
+from specdec.verification.walk import verdict_on
 
 
 class Block:

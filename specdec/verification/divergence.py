@@ -6,7 +6,7 @@ from torch import Tensor
 
 from specdec.core.tree import ROOT
 from specdec.core.values import Verdict
-from specdec.verification.asked import Asked
+from specdec.verification.candidate_nodes import Asked
 
 
 def with_divergence(verdict: Verdict, asked: Asked, laws: Tensor) -> Verdict:

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
-from specdec.verification.asked import Asked
-from specdec.verification.asking import HAIR, Odds, decide, ratio
+from specdec.verification.candidate_nodes import Asked
+from specdec.verification.odds import HAIR, Odds, decide, ratio
 from specdec.verification.overlap import overlaps
 
 NUM_ROUNDS, NUM_STEPS = 6, 4  # of the search for rho: its error is (k - 1) / 4096

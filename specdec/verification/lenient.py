@@ -6,9 +6,9 @@ from torch import Tensor
 from specdec.core.errors import require, require_number
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
-from specdec.verification.asked import Asked
-from specdec.verification.asking import Odds, decide, ratio, residual
+from specdec.verification.candidate_nodes import Asked
 from specdec.verification.divergence import with_divergence
+from specdec.verification.odds import Odds, decide, ratio, residual
 from specdec.verification.overlap import overlaps
 from specdec.verification.rejection import recursive_rejection
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
-from specdec.verification.walking import follow
+from specdec.verification.walk import follow
 
 
 class Match:

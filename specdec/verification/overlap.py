@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from specdec.core.ordering import ascending_order
-from specdec.verification.asked import Asked
+from specdec.verification.candidate_nodes import Asked
 
 
 def overlaps(asked: Asked) -> Tensor:  # [I]

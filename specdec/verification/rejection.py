@@ -5,10 +5,10 @@ from torch import Tensor
 
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
-from specdec.verification.asked import Asked
-from specdec.verification.asking import Odds, decide, ratio, residual
+from specdec.verification.candidate_nodes import Asked
+from specdec.verification.odds import Odds, decide, ratio, residual
 from specdec.verification.overlap import overlaps
-from specdec.verification.walking import follow
+from specdec.verification.walk import follow
 
 
 class Rejection:

@@ -5,10 +5,10 @@ from torch import Tensor
 
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
-from specdec.verification.asked import Asked
-from specdec.verification.asking import ratio, residual
+from specdec.verification.candidate_nodes import Asked
+from specdec.verification.odds import ratio, residual
 from specdec.verification.overlap import overlaps
-from specdec.verification.walking import borne, expected_accepted, token_probs, verdict_on, walk
+from specdec.verification.walk import borne, expected_accepted, token_probs, verdict_on, walk
 
 
 class TopPlusOne:

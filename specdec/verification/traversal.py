@@ -10,11 +10,11 @@ from torch import Tensor
 from specdec.core.randomness import Stream
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Draw, Proposal, Verdict
-from specdec.verification.asked import Asked
-from specdec.verification.asking import ratio, residual
+from specdec.verification.candidate_nodes import Asked
+from specdec.verification.odds import ratio, residual
 from specdec.verification.overlap import overlaps
 from specdec.verification.rejection import law_of_draw
-from specdec.verification.walking import verdict_on
+from specdec.verification.walk import verdict_on
 
 
 class Traversal:

@@ -5,8 +5,8 @@ from torch import Tensor
 from specdec.core.errors import require_number
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
-from specdec.verification.asked import Asked
-from specdec.verification.longest import accept_longest
+from specdec.verification.candidate_nodes import Asked
+from specdec.verification.longest_path import accept_longest
 
 
 class Typical:

@@ -18,7 +18,7 @@ from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.load import context_length, load, require_loadable, vocabulary_size
 from specdec.proposer.draft_model import DraftModel
-from specdec.report.run_dir import read_traces
+from specdec.results.run_dir import read_traces
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 from running import CommandLine, Ended, Tiny
-from specdec.experiments.naming import commit_of
 
 from specdec.core.errors import UserError
+from specdec.lab.identity import commit_of
 from specdec.lm.folder import ZOO
 from specdec.lm.load import load, require_loadable
-from specdec.report.run_dir import read_traces
+from specdec.results.run_dir import read_traces
 
 COMMITS = {"main": "a1" * 20, "v2": "b2" * 20}
 NAME = "somebody/model"

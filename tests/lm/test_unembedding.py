@@ -14,7 +14,7 @@ from specdec.lm.check_states import states_differ, states_error
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.unembedding import logits_of, slope, trained_above
 from specdec.proposer.medusa import Medusa
-from specdec.training.data.states import VerifierStates
+from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.head_losses import HeadLosses
 from specdec.training.loss.kl import KL
 from specdec.tree.chain import Chain

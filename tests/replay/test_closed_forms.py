@@ -24,11 +24,11 @@ from specdec.proof.drafting import (
     chain,
     drafts,
 )
+from specdec.recording.texts import Text
 from specdec.replay import shares
 from specdec.replay.arm import Arm
-from specdec.replay.closed import score, survival_of
-from specdec.replay.laws import DraftLaws
-from specdec.replay.texts import Text
+from specdec.replay.closed_form import score, survival_of
+from specdec.replay.draft_distributions import DraftLaws
 from specdec.tree.chain import Chain
 from specdec.tree.filtered import Filtered
 from specdec.tree.fixed import FixedTree, Path

@@ -12,6 +12,7 @@ from specdec.core.errors import UserError
 from specdec.core.outcome import Outcome
 from specdec.core.trace import PlainSteps, Step, Trace
 from specdec.core.values import Draw
+from specdec.replay.cost_fitting import MIN_STEPS, Filler, Timed, curve, fitted
 from specdec.replay.costs import (
     DRAWN,
     LIKELIEST,
@@ -24,7 +25,6 @@ from specdec.replay.costs import (
     read_costs,
     with_seconds,
 )
-from specdec.replay.timing import MIN_STEPS, Filler, Timed, curve, fitted
 from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic
 from specdec.tree.filtered import Filtered

@@ -20,11 +20,11 @@ from specdec.core.values import Draw
 from specdec.metrics import block_efficiency
 from specdec.metrics.estimate import Estimate
 from specdec.proof.drafting import DRAFTERS, Parents, chain, drafts
+from specdec.recording.texts import Text
 from specdec.replay.arm import Arm
-from specdec.replay.closed import replay
-from specdec.replay.laws import DraftLaws
-from specdec.replay.renewal import Replayed, tally
-from specdec.replay.texts import Text
+from specdec.replay.closed_form import replay
+from specdec.replay.draft_distributions import DraftLaws
+from specdec.replay.expected_steps import Replayed, tally
 
 LENGTH, NUM_TEXTS, NUM_SEEDS = 24, 60, 20
 # Two states in which the draft is good, and one, which lasts, in which it is not.

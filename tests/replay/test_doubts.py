@@ -8,9 +8,9 @@ import pytest
 
 from specdec.core.outcome import Outcome
 from specdec.core.trace import Step
+from specdec.replay.cost_fitting import Timed, fitted
 from specdec.replay.costs import ProposerKey
 from specdec.replay.doubts import doubts
-from specdec.replay.timing import Timed, fitted
 
 DRAFT, DRAWN = "draft_model mine", "drawn"
 KEY, NONE = ProposerKey(DRAFT, "0123"), ProposerKey("none", "4567")

@@ -37,13 +37,13 @@ from specdec.decoding.stopping import Stopping
 from specdec.metrics import Tally
 from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.proposer.draft_model import DraftModel
+from specdec.recording.texts import Text
 from specdec.replay.arm import Arm
-from specdec.replay.closed import replay
-from specdec.replay.jump import jump
-from specdec.replay.laws import DraftLaws
-from specdec.replay.renewal import tally
+from specdec.replay.closed_form import replay
+from specdec.replay.draft_distributions import DraftLaws
+from specdec.replay.expected_steps import tally
+from specdec.replay.redraft import jump
 from specdec.replay.survival import clipped
-from specdec.replay.texts import Text
 from specdec.tree.fixed import FixedTree
 from specdec.tree.sparse import Sparse
 from specdec.verification.block import Block

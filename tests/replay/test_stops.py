@@ -8,8 +8,8 @@ from running import Tiny
 from transformers import AutoTokenizer
 
 from specdec.decoding.stopping import Stopping
+from specdec.recording.texts import Text
 from specdec.replay.stops import Stops
-from specdec.replay.texts import Text
 
 Show = Callable[[Sequence[int]], str]
 

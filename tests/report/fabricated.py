@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from specdec.core.trace import PlainSteps, Trace
 from specdec.metrics import Tally, summarize
-from specdec.report.options import identity, known_by
-from specdec.report.run_dir import RunDir, read_clock
+from specdec.results.options import identity, known_by
+from specdec.results.run_dir import RunDir, read_clock
 
 MACHINE = {"device": "a machine", "num_threads": 2, "num_processes": 1}
 FILES = {"prompts.path": "0123", "verifier.path": "4567"}

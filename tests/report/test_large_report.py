@@ -13,8 +13,8 @@ GIB = 1 << 30
 MEASURED = """
 import resource, sys
 sys.argv = ["report", sys.argv[1]]
-from specdec.experiments.report import main
-main()
+from specdec.command.doors import report
+report()
 print("KILOBYTES", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -27,7 +27,7 @@ from swept import (
 
 from specdec.metrics import DEFINITIONS
 from specdec.report.page import page
-from specdec.report.page import texts as packing
+from specdec.report.page import token_texts as packing
 from specdec.report.page.glossary import MORE
 from specdec.report.page.render import breakable, unbroken
 from specdec.report.plots import figures

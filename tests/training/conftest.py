@@ -9,7 +9,7 @@ from running import Tiny
 
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
-from specdec.training.data.states import VerifierStates
+from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.lm import LanguageModeling
 
 

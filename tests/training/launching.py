@@ -26,7 +26,7 @@ def launch(
     """Train in several processes; returns the loss of each step."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
     options = heads_options(output, tiny, batch_size, *more)
-    program = [sys.executable, *launcher, "-m", "specdec.experiments.train", *options]
+    program = [sys.executable, *launcher, "-m", "specdec", "train", *options]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
         program, env=environment, capture_output=True, text=True, timeout=240, check=False

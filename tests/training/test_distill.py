@@ -17,7 +17,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.training.data.answer_file import AnswerFile
 from specdec.training.data.distill import Distill
-from specdec.training.data.states import VerifierStates
+from specdec.training.data.verifier_states import VerifierStates
 
 SMALL: dict[str, Any] = {"max_new_tokens": 12, "prompt_tokens": 6, "batch": 3}
 CHATML = (

@@ -20,7 +20,7 @@ from specdec.lm.load import load
 from specdec.proposer.draft_model import DraftModel as DraftModelProposer
 from specdec.training import draft_losses
 from specdec.training.acceptance import Acceptance
-from specdec.training.data.states import VerifierStates
+from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.draft_losses import DraftLosses
 from specdec.training.draft_model import DraftModel
 from specdec.training.loss.cross_entropy import CrossEntropy

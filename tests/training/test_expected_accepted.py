@@ -13,7 +13,7 @@ from specdec.core.sampling import Sampling
 from specdec.training import head_losses
 from specdec.training.acceptance import Acceptance
 from specdec.training.chained import Chained
-from specdec.training.data.states import VerifierStates
+from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.draft_model import DraftModel
 from specdec.training.head_losses import HeadLosses
 from specdec.training.heads import HeadTraining

@@ -13,7 +13,7 @@ from transformers import get_scheduler
 
 from specdec.core.errors import UserError
 from specdec.core.signals import Terminated
-from specdec.report.session import read_status
+from specdec.results.session import read_status
 from specdec.training.lm import LanguageModeling
 from specdec.training.objective import Batch
 from specdec.training.schedule import SCHEDULES

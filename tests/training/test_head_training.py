@@ -17,7 +17,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.training import head_losses
 from specdec.training.acceptance import Acceptance
 from specdec.training.chained import Chained
-from specdec.training.data.states import VerifierStates
+from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.head_losses import HeadLosses
 from specdec.training.heads import HeadTraining
 from specdec.training.loss.cross_entropy import CrossEntropy

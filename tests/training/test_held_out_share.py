@@ -13,8 +13,8 @@ from specdec.training.data.left_out import LeftOut
 from specdec.training.data.overlap import RUN
 from specdec.training.data.reading import Reading, Share
 from specdec.training.data.samples import Samples
-from specdec.training.data.states import VerifierStates
 from specdec.training.data.text import Text, documents
+from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.lm import train_tokenizer
 
 

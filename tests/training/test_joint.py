@@ -24,7 +24,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.training.acceptance import Acceptance
 from specdec.training.chained import Chained
-from specdec.training.data.states import VerifierStates
+from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.heads import HeadTraining
 from specdec.training.joint import Joint, JointLosses
 from specdec.training.loss.cross_entropy import CrossEntropy

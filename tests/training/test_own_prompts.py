@@ -13,8 +13,8 @@ from specdec.core.sampling import Sampling
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.proposer.draft_model import DraftModel
-from specdec.replay.held_out import HeldOut
 from specdec.training.acceptance import Acceptance
+from specdec.training.expected_acceptance import HeldOut
 from specdec.training.objective import Batch
 from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic

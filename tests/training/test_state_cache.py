@@ -13,7 +13,7 @@ from specdec.core.errors import UserError
 from specdec.core.sampling import Sampling
 from specdec.lm.load import load
 from specdec.training.acceptance import Acceptance
-from specdec.training.data.states import VerifierStates
+from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.loss.kl import KL
 from specdec.training.medusa import Medusa
 from specdec.training.trainer import Trainer

@@ -30,7 +30,7 @@ def command(tiny: Tiny, output: Path) -> list[str]:
         *("trainer.logging_steps=3", "trainer.save_steps=4", "trainer.eval_steps=12"),
         *("trainer.per_device_train_batch_size=2", "trainer.warmup_steps=5"),
     ]
-    return [sys.executable, "-m", "specdec.experiments.train", *options]
+    return [sys.executable, "-m", "specdec", "train", *options]
 
 
 def start(tiny: Tiny, output: Path) -> subprocess.Popen[bytes]:

@@ -9,7 +9,7 @@ import pytest
 from building import Build
 
 from specdec.core.errors import UserError
-from specdec.report.tracked_run import run_id
+from specdec.results.tracked_run import run_id
 from specdec.training.tracked_name import tracked_name
 from specdec.training.trainer import Trainer
 
@@ -38,7 +38,7 @@ def test_wandb_without_an_account_logs_offline(
 def test_an_unknown_or_missing_tracker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^tracker='csv': expected one of jsonl, wandb"):
         Trainer(max_steps=1, tracker="csv")
-    monkeypatch.setattr("specdec.report.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("specdec.results.tracking.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^tracker='tensorboard': not installed"):
         Trainer(max_steps=1, tracker="tensorboard")
 

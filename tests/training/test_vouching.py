@@ -16,8 +16,8 @@ from specdec.heads.medusa import MedusaHeads
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.load import load
 from specdec.proposer.heads import load_heads
-from specdec.training.facts import training_tokens, write_facts
 from specdec.training.lm import LanguageModeling
+from specdec.training.trained_folder import training_tokens, write_facts
 from specdec.training.trainer import Trainer
 
 STEPS = 8

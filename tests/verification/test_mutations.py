@@ -51,9 +51,9 @@ from specdec.core.protocols import VerificationRule
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.proof.drafting import chain
-from specdec.verification.asked import Asked
-from specdec.verification.asking import Odds
+from specdec.verification.candidate_nodes import Asked
 from specdec.verification.lenient import Lenient
+from specdec.verification.odds import Odds
 
 DETECTED = 1e-3
 PAIR = Pair("by-hand", memoryless(0.5, 0.3, 0.2), memoryless(0.15, 0.2, 0.65))

@@ -18,11 +18,11 @@ from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Draw, Proposal
 from specdec.proof.drafting import DRAFTERS, ROOT_TOKEN, chain
-from specdec.verification.asking import ratio, residual
 from specdec.verification.block import Block as BlockRule
 from specdec.verification.kseq import KSeq
 from specdec.verification.lenient import Lenient
 from specdec.verification.match import Match
+from specdec.verification.odds import ratio, residual
 from specdec.verification.rejection import Rejection
 from specdec.verification.top_k import TopK
 from specdec.verification.top_plus_one import TopPlusOne

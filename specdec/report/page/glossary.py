@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from specdec.metrics import DEFINITIONS, MIN_PROMPTS
 from specdec.report.page.grids import Grid
-from specdec.report.page.texts import KINDS
+from specdec.report.page.token_texts import KINDS
 from specdec.report.plots import Plot
 from specdec.report.table import INTERVALS, TIE
 

@@ -18,7 +18,7 @@ from specdec.report.labels import readable
 from specdec.report.page.facts import head, listed, runs, shared, summarized
 from specdec.report.page.glossary import MORE, glossary
 from specdec.report.page.grids import categories, judgements, overview
-from specdec.report.page.texts import KINDS, embedded
+from specdec.report.page.token_texts import KINDS, embedded
 from specdec.report.plots import Plot, svg
 from specdec.report.table import INTERVALS, TIE
 

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from specdec.report.collect import Arm
 from specdec.report.labels import part
-from specdec.report.options import PLUG_INS
 from specdec.report.plots import limits
+from specdec.results.options import PLUG_INS
 
 RESAMPLED = "Intervals: 95 %, bootstrap over prompts."
 LONGEST_VALUE = 40

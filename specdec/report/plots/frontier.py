@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from specdec.metrics import DEFINITIONS
 from specdec.report.collect import Arm
 from specdec.report.comparison import Compared
-from specdec.report.options import PLUG_INS
 from specdec.report.plots import limits
 from specdec.report.plots.canvas import (
     INK,
@@ -33,6 +32,7 @@ from specdec.report.plots.captions import (
     without_number,
 )
 from specdec.report.plots.lines import Results
+from specdec.results.options import PLUG_INS
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from specdec.core.trace import Trace
 from specdec.decoding.request import Request
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
-from specdec.report.progress import Progress
+from specdec.results.progress import Progress
 from specdec.training.data.answer_file import AnswerFile
 from specdec.training.data.distill_prompts import Asking
 from specdec.training.data.left_out import LeftOut

@@ -17,7 +17,7 @@ from specdec.core.digest import digest_of
 from specdec.core.errors import RowError, Unwritable, UserError
 from specdec.core.jsonl import make_folder, writing
 from specdec.prompts import Conversation
-from specdec.report.progress import Progress
+from specdec.results.progress import Progress
 from specdec.training.data.answers import Teller, behind, end_of, tokens_alone, tokens_of
 from specdec.training.data.left_out import LeftOut
 from specdec.training.data.reading import Reading, Source

@@ -1,0 +1,61 @@
+"""The console scripts, one for each command: `specdec-compare` and `specdec compare` call these."""
+
+import sys
+from pathlib import Path
+
+from specdec.command.launch import run
+
+
+def calibrate() -> None:
+    """Measure which tree to grow."""
+    run("calibrate")
+
+
+def check() -> None:
+    """Test whether runs are lossless."""
+    run("check")
+
+
+def compare() -> None:
+    """Compare proposers, trees and rules on the same prompts."""
+    run("compare")
+
+
+def costs() -> None:
+    """Measure what steps cost."""
+    run("costs")
+
+
+def decode() -> None:
+    """Decode prompts with one arm, or sweep over options."""
+    run("decode")
+
+
+def record() -> None:
+    """Record texts for replay."""
+    run("record")
+
+
+def replay() -> None:
+    """Compute acceptance from a recording."""
+    run("replay")
+
+
+def report() -> None:
+    """Report a folder of runs, which may be named without `run=`."""
+    sys.argv[1:] = [f"run={_quoted(text)}" if _is_folder(text) else text for text in sys.argv[1:]]
+    run("report")
+
+
+def train() -> None:
+    """Train heads, a draft model or a language model."""
+    run("train")
+
+
+def _is_folder(text: str) -> bool:
+    return Path(text).is_dir() or not ("=" in text or text.startswith("-"))
+
+
+def _quoted(text: str) -> str:
+    """Quote a value for Hydra, in whose grammar commas and spaces mean something."""
+    return "'" + text.replace("'", "\\'") + "'"

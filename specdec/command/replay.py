@@ -1,0 +1,110 @@
+"""Acceptance without decoding: `python experiments/replay.py recording=DIR`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from specdec.command.entry import Entry
+from specdec.command.replay_grid import plan, rule_of
+from specdec.command.report import report
+from specdec.core.errors import UserError, require, require_int
+from specdec.core.jsonl import require_writable
+from specdec.lab.arm import sampling_of
+from specdec.lab.build import build
+from specdec.lab.identity import content_of, identity_of, materials_of
+from specdec.lab.rendered_runs import read_config
+from specdec.lab.replay.agreement import checked
+from specdec.lab.replay.engines import replay_all
+from specdec.lab.replay.ranking import choices, show
+from specdec.lm.fingerprint import fingerprint
+from specdec.lm.hf import HFCausalLM
+from specdec.metrics import Tally, summarize
+from specdec.recording.folder import read_recording, require_made_for
+from specdec.replay.costs import Costs, costs_of_file
+from specdec.results.provenance import provenance
+from specdec.results.run_dir import RunDir
+
+
+def task(config: DictConfig) -> None:
+    """Replay every configuration, write a run directory for each, and report them."""
+    check_options(config)
+    began = time.perf_counter()
+    recording = read_recording(Path(config.recording))
+    recorded = recorded_config(Path(config.recording), config)
+    planned = plan(config, recorded)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    require_writable(folder / "report.html")
+    print(
+        f"{len(planned.arms)} configurations on {len(recording.texts)} texts; results in {folder}"
+    )
+    for reason, number in planned.unfit.items():
+        print(f"left out, {number}: {reason}")
+    verifier = build(recorded.verifier)
+    require_made_for(recording, fingerprint(verifier), sampling_of(recorded, verifier))
+    costs = costs_of(config.costs, fingerprint(verifier))
+    tallies = replay_all(
+        planned.arms, recording.texts, verifier, config.batch, config.seed, recording.rows, costs
+    )
+    for name, tally in tallies.items():
+        write_run(folder / name, planned.arms[name], tally, config, verifier)
+    seconds = time.perf_counter() - began
+    report(folder, config.reference)
+    if costs is not None:
+        show(choices(planned.arms, tallies))
+    print(f"replayed in {seconds:.1f} s, models and all")
+    if config.check:
+        sys.exit(checked(planned.arms, tallies, folder / "checked"))
+
+
+def check_options(config: DictConfig) -> None:
+    """Refuse what is wrong before anything is read."""
+    if OmegaConf.is_missing(config, "recording") or not isinstance(config.recording, str):
+        raise UserError("recording: expected a folder that specdec-record wrote, recording=DIR")
+    for name in config.grid:
+        values = config.grid[name]
+        require(isinstance(values, ListConfig), f"grid.{name}", values, "a list, [1,2,4]")
+    for name in ("arms", "options"):
+        good = isinstance(config[name], ListConfig)
+        require(good, name, config[name], 'a list of strings, ["proposer=ngram"]')
+    good = config.costs is None or isinstance(config.costs, str)
+    require(good, "costs", config.costs, "a file that specdec-costs wrote")
+    require(isinstance(config.check, bool), "check", config.check, "true or false")
+    require_int("batch", config.batch, 1)
+    require_int("seed", config.seed, 0)
+
+
+def costs_of(path: str | None, fingerprint: Mapping[str, str]) -> Costs | None:
+    """Read what steps cost, if that is known, of the very verifier that wrote the texts."""
+    return None if path is None else costs_of_file(path, fingerprint)
+
+
+def recorded_config(folder: Path, config: DictConfig) -> DictConfig:
+    """Return how the texts were decoded, on the device that was asked for here."""
+    found = read_config(folder, "run.yaml")
+    if config.device is not None:
+        found.device = found.verifier.device = config.device
+    return found
+
+
+def write_run(
+    path: Path, arm: DictConfig, tally: Tally, config: DictConfig, verifier: HFCausalLM
+) -> None:
+    """Write what would be a run directory, had it been decoded; its provenance says that."""
+    facts = provenance(verifier.device, arm.dtype, verifier.attention)
+    known = materials_of(arm)
+    sources = {"replayed": config.recording, "costs": config.costs}
+    files = {name: content_of(path) for name, path in sources.items() if path is not None}
+    facts |= {**sources, **known, "files": {**files, **known["files"]}}
+    called = {"arm": path.name, "rule": rule_of(arm), "lossless": True, "peak_memory_bytes": None}
+    with RunDir(path, arm, identity_of(arm), resume=False) as run_dir:
+        run_dir.begin(facts, {})
+        run_dir.summarize({**called, **summarize(tally)}, tally)
+
+
+ENTRY = Entry(task)

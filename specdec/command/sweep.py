@@ -1,0 +1,339 @@
+"""Sweeps that survive: what runs, what is there already, and what failed."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import hydra
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig
+
+from specdec.command.chosen_experiment import require_own
+from specdec.command.compose import compose, with_choices
+from specdec.command.entry import Entry, Sweepable, Task
+from specdec.command.launch import require_usable
+from specdec.command.mistakes import mistake_of
+from specdec.core.duration import in_words
+from specdec.core.errors import Unfit, UserError, require
+from specdec.core.signals import terminable
+from specdec.results.processes import Processes
+from specdec.results.provenance import of_other_code
+from specdec.results.run_dir import state_of
+from specdec.results.session import read_status
+
+FAILED = 1  # exit status
+
+
+@dataclass
+class Plan:
+    """The jobs of a sweep, each run once, however many combinations of options come to it."""
+
+    root: DictConfig  # the configuration that all jobs have in common, with Hydra's own node
+    over: list[str]  # the options that are swept
+    jobs: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # overrides, by name
+    unfit: dict[str, int] = field(default_factory=dict[str, int])  # reasons: how many combinations
+    num_combinations: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where the runs go."""
+        return Path(self.root.hydra.sweep.dir)
+
+    def states(self) -> dict[str, str]:
+        """Return the state of each job's run as its folder has it, `new` where there is none."""
+        return {name: state_of(self.folder / name) for name in self.jobs}
+
+
+def run(config_name: str, asked: Namespace, entry: Entry) -> int | None:
+    """Run a command line that stands for several jobs; None if it stands for one.
+
+    Returns:
+        The exit status: 1 if a job failed.
+
+    Raises:
+        UserError: an option is wrong in itself, or no combination of them can be.
+    """
+    assert entry.sweepable is not None
+    sweepable = entry.sweepable
+    with hydra.initialize_config_module("specdec.configs", version_base="1.3", job_name="sweep"):
+        planned = _plan(asked.config_name or config_name, asked, sweepable)
+        if planned is None:
+            return None
+        require_usable(planned.root.hydra, next(iter(planned.jobs.values())))
+        announce(planned)
+        if planned.root.dry_run:
+            print_jobs(planned)
+            return 0
+        reasons = launch(planned, entry.task)
+    return finish(planned, sweepable, reasons) if _processes(planned).is_main else 0
+
+
+@dataclass(frozen=True)
+class Study:
+    """One experiment of a sweep, or all that there is: its options, and what it sweeps."""
+
+    root: DictConfig  # the configuration that its jobs have in common, with Hydra's own node
+    swept: dict[str, bool]  # every option that is told, and whether it has several values
+    combinations: list[list[str]]
+
+    @classmethod
+    def of(cls, config_name: str, told: list[str], parser: OverridesParser) -> Study:
+        """Compose what does not vary, and take every combination of what does."""
+        fixed = [text for text in told if not _is_swept(parser, text)]
+        root = hydra.compose(config_name, fixed, return_hydra_config=True)
+        require_own(root, root.hydra.runtime.choices.get("experiment"), config_name)
+        require(
+            root.hydra.sweep.dir == root.get("output", root.hydra.sweep.dir),
+            "hydra.sweep.dir",
+            root.hydra.sweep.dir,
+            "output: DIR, which is the word for it",
+        )
+        params = root.hydra.sweeper.get("params") or {}
+        parsed = parser.parse_overrides([*(f"{k}={v}" for k, v in params.items()), *told])
+        swept = {each.get_key_element(): each.is_sweep_override() for each in parsed}
+        return cls(root, swept, BasicSweeper.split_arguments(parsed, None)[0])
+
+
+def _plan(config_name: str, asked: Namespace, sweepable: Sweepable) -> Plan | None:
+    """Compose and check every combination; those that cannot be are left out."""
+    # The loader tells which files of a group glob(...) means.
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    studies = [Study.of(config_name, told, parser) for told in _experiments(_given(asked), parser)]
+    sweeps = any(study.root.hydra.mode == RunMode.MULTIRUN for study in studies)
+    if not sweeps and not asked.multirun:
+        return None
+    over = dict.fromkeys(key for each in studies for key, several in each.swept.items() if several)
+    found = Plan(studies[0].root, list(over))
+    in_one = _in_one_folder(studies, asked.overrides)
+    combinations = [overrides for study in studies for overrides in study.combinations]
+    for overrides in _some(combinations, found.root.sweep.most):
+        told = [*overrides, *in_one]
+        _add(found, told, compose(config_name, told), sweepable)
+    if not found.jobs:
+        raise UserError(f"nothing to run: {'; '.join(found.unfit)}")
+    return found
+
+
+def _experiments(given: list[str], parser: OverridesParser) -> list[list[str]]:
+    """Split a command line by the experiments it names: each brings options to sweep of its own."""
+    for place, text in enumerate(given):
+        if text.startswith("experiment=") and _is_swept(parser, text):
+            names = parser.parse_override(text).sweep_string_iterator()
+            rest = given[:place], given[place + 1 :]
+            return [[*rest[0], f"experiment={name}", *rest[1]] for name in names]
+    return [given]
+
+
+def _in_one_folder(studies: Sequence[Study], told: Sequence[str]) -> list[str]:
+    """Name one folder for all, and the option that says so; each experiment has its own."""
+    root = studies[0].root
+    if len(studies) == 1 or any(text.startswith("output=") for text in told):
+        return []
+    names = [str(study.root.hydra.runtime.choices["experiment"]) for study in studies]
+    root.output = str(Path(root.output).parent / "+".join(names))
+    quoted = root.output.replace("'", "\\'")
+    return [f"output='{quoted}'"]
+
+
+def _is_swept(parser: OverridesParser, text: str) -> bool:
+    try:
+        return parser.parse_override(text).is_sweep_override()
+    except HydraException:  # `compose` will say what is wrong with it
+        return False
+
+
+def _given(asked: Namespace) -> list[str]:
+    """Return the overrides of a command line; a folder of the user's configurations is one, too."""
+    if asked.config_dir is None:
+        return list(asked.overrides)
+    return [*asked.overrides, f"hydra.searchpath=[file://{Path(asked.config_dir).resolve()}]"]
+
+
+def _some(jobs: list[list[str]], most: int | None) -> list[list[str]]:
+    """Spread at most so many over all combinations."""
+    return jobs if most is None else jobs[:: -(-len(jobs) // most)]
+
+
+def _add(found: Plan, overrides: list[str], config: DictConfig, sweepable: Sweepable) -> None:
+    found.num_combinations += 1
+    try:
+        sweepable.check(config)
+    except Unfit as reason:
+        found.unfit[str(reason)] = found.unfit.get(str(reason), 0) + 1
+    else:
+        name = sweepable.name(config, found.over)
+        found.jobs.setdefault(_place(found.folder, name).name, overrides)
+
+
+def announce(planned: Plan) -> None:
+    """Say in a few lines how much there is to do."""
+    states = list(planned.states().values())
+    done = states.count("complete")
+    over = f" over {', '.join(planned.over)}" if planned.over else ""
+    print(
+        f"sweep{over}: {_count(len(states), 'run')} from"
+        f" {_count(planned.num_combinations, 'combination')}, {done} complete,"
+        f" {len(states) - done} to run; results in {planned.folder}"
+    )
+    complete = [n for n, state in planned.states().items() if state == "complete"]
+    other_code = of_other_code(planned.folder / name for name in complete)
+    if other_code is not None and planned.root.resume:
+        print(other_code)
+    for reason, number in planned.unfit.items():
+        print(f"left out, {_count(number, 'combination')}: {reason}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def print_jobs(planned: Plan) -> None:
+    """Print what `--dry-run` is asked for: each run, its state and its options."""
+    for name, state in planned.states().items():
+        told = [text for text in planned.jobs[name] if not text.startswith(("hydra", "dry_run"))]
+        print(f"{state:<12}{name}  {' '.join(told)}")
+
+
+def launch(planned: Plan, task: Task) -> dict[str, str]:
+    """Let Hydra's launcher run the jobs that are not complete; return why jobs failed, by name."""
+    resume = planned.root.resume
+    missing = [n for n, state in planned.states().items() if state != "complete" or not resume]
+    missing = _processes(planned).agreed(missing)
+    # What every job is told about the sweep that it is part of.
+    over = f"sweep.over=[{','.join(planned.over)}]"
+    told = [over, f"sweep.missing={len(missing)}", f"sweep.started={time.time()}"]
+    context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=context, task_function=surviving(task), config=planned.root
+    )
+    if not missing:
+        return {}
+    jobs = [[*planned.jobs[name], *told] for name in missing]
+    try:
+        ended = launcher.launch(jobs, initial_job_idx=0)
+    except Exception as error:  # of a cluster, or of a worker that was killed
+        why = _noted(error)
+        return {name: why for name, state in planned.states().items() if state != "complete"}
+    said = [str(each.return_value) for each in ended if each.status == JobStatus.COMPLETED]
+    assert len(said) == len(missing), "a job did not say how it ended"
+    return {name: why for name, why in zip(missing, said, strict=True) if why}
+
+
+def _processes(planned: Plan) -> Processes:
+    return Processes(planned.root.get("device", "cpu"))  # trainings have none, and one process
+
+
+def surviving(task: Task) -> Task:
+    """Let a sweep go on after a job that failed; the job returns why it did, or nothing."""
+
+    def job(config: DictConfig) -> object:
+        with terminable():  # in a worker of the launcher's, too
+            try:
+                task(with_choices(config, HydraConfig.get().runtime.choices))
+            except BrokenPipeError:  # nobody reads any more what a sweep says
+                raise KeyboardInterrupt from None
+            except Exception as error:
+                # Why is said in the end, once for all runs that failed alike.
+                names = getattr(error, "__notes__", [])
+                if names:
+                    folder = Path(HydraConfig.get().sweep.dir) / names[0]
+                    print(f"{progress(config, folder)}  {folder.name}: failed")
+                return _noted(error)
+        return ""
+
+    return job
+
+
+def _noted(error: Exception) -> str:
+    """Say in one line why something failed; a bug that no run directory has noted is shown."""
+    why = mistake_of(error, "decode", [])
+    if why is None:
+        why = f"{type(error).__name__}: {error}".replace("\n", " ")
+        if not hasattr(error, "__notes__"):
+            traceback.print_exception(error)
+    return why
+
+
+def run_folder(config: DictConfig, sweepable: Sweepable) -> Path:
+    """Return where a run's results go: in a sweep, to a folder of the run's own."""
+    if not in_sweep(config):
+        return Path(HydraConfig.get().runtime.output_dir)
+    name = sweepable.name(config, config.sweep.over)
+    return _place(Path(HydraConfig.get().sweep.dir), name)
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Return a run's folder: the one that it has, if another sweep has named it."""
+    digits = name.rpartition("-")[2]  # of its identity
+    return next(folder.glob(f"*-{digits}"), folder / name)
+
+
+def in_sweep(config: DictConfig) -> bool:
+    """Whether this run is one of many."""
+    return config.sweep.started > 0
+
+
+def progress(config: DictConfig, folder: Path) -> str:
+    """Say how many runs of a sweep are done since it began, and how long the rest will take."""
+    sweep = config.sweep
+    statuses = [file for file in folder.parent.glob("*/status.json")]
+    recent = [file.parent for file in statuses if file.stat().st_mtime >= sweep.started]
+    told = [read_status(path) or {} for path in recent]
+    done = sum(status.get("state") in ("complete", "failed") for status in told)
+    left = max(0, sweep.missing - done)
+    seconds = (time.time() - sweep.started) / max(1, done) * left
+    return f"[{done}/{sweep.missing}]" + (f" {in_words(seconds)} left" if left else "")
+
+
+def finish(planned: Plan, sweepable: Sweepable, reasons: Mapping[str, str]) -> int:
+    """Write the report, list what is not complete, and return the exit status.
+
+    What jobs of this sweep say they failed of (`reasons`, by run) counts, whatever the folder of
+    a run says; only a run that none of them has failed with can be another process's.
+    """
+    states = planned.states()
+    unreported = _reported(planned, sweepable) if "complete" in states.values() else None
+    running = [n for n, state in states.items() if state == "running" and n not in reasons]
+    if running:
+        number = _count(len(running), "run")
+        print(f"{number} being decoded by another process, which will report them")
+    left = {n: state for n, state in states.items() if state != "complete" and n not in running}
+    alike: dict[str, list[str]] = {}
+    for name, state in left.items():
+        reason = reasons.get(name)
+        why = f"{state}: not finished" if reason is None else f"failed: {reason}"
+        alike.setdefault(why, []).append(name)
+    for why, names in alike.items():
+        print(f"{why} ({', '.join(names)})", file=sys.stderr)
+    if left:
+        print(
+            f"error: {len(left)} of {len(states)} runs are not complete (tracebacks in"
+            " status.json); the same command tries them again",
+            file=sys.stderr,
+        )
+    if unreported is not None:
+        print(f"error: no report: {unreported}", file=sys.stderr)
+    return FAILED if left or unreported is not None else 0
+
+
+def _reported(planned: Plan, sweepable: Sweepable) -> str | None:
+    """Write the report; returns why it cannot be written."""
+    try:
+        sweepable.finish(planned.folder)
+    except UserError as error:
+        return str(error)
+    return None

@@ -1,0 +1,167 @@
+"""What a run is called, and which run it is: by the options it uses, their files, and its code."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, constants
+from huggingface_hub.file_download import repo_folder_name
+from omegaconf import DictConfig
+
+from specdec.command.compose import composed
+from specdec.core.digest import digest
+from specdec.core.plug_ins import code_digest, plug_in_name
+from specdec.replay.costs import ProposerKey
+from specdec.results.options import (
+    PLUG_INS,
+    TARGET,
+    VALUES,
+    identity,
+    known_by,
+    options,
+    run_name,
+    targets,
+)
+from specdec.training.data.text import ZOO, zoo_digest
+from specdec.training.trained_folder import training_tokens
+
+WRITTEN = {"training.distill.path"}
+# Words that a folder might have by chance.
+BY_NAME = ("template_options", "roles")  # which hold what a user names
+NO_FILES = {*PLUG_INS, *VALUES, "judges", "prompts.split", "prompts.chat_template"}
+NO_FILES |= {"prompts.config", "prompts.field"}
+REVISED = ("prompts", "verifier", "draft", "proposer", "proposer.model")
+NO_FILES |= {f"{node}.revision" for node in REVISED}
+NO_FILES |= {f"training.{node}.revision" for node in ("verifier", "train", "data")}
+NO_FILES |= {f"training.data.{name}" for name in ("split", "config", "field")}
+NO_FILES_BELOW = tuple(
+    f"{node}.{name}." for node in ("prompts", "training.data") for name in BY_NAME
+)
+# What may be on a Hub, and as what.
+ON_HUB = {"verifier.path": "model", "draft.path": "model", "proposer.path": "model"}
+ON_HUB |= {"proposer.model.path": "model"}
+ON_HUB |= {"prompts.path": "dataset", "training.train.init_path": "model"}
+ON_HUB |= {"training.verifier.path": "model", "training.data.path": "dataset"}
+
+
+def files_of(used: Mapping[str, Any]) -> dict[str, str]:
+    """Return a digest of every file and folder that options name; of a Hub's, its commit.
+
+    What a training writes itself has none: it follows from other options, and is not there when
+    the run gets its name.
+    """
+    found: dict[str, str] = {}
+    for name, value in _texts(used):
+        if name not in NO_FILES | WRITTEN and not name.startswith(NO_FILES_BELOW):
+            known = content_of(value, ON_HUB.get(name), used.get(revision_of(name)))
+            if known is not None:
+                found[name] = known
+    return found
+
+
+def revision_of(name: str) -> str:
+    """Name the option that says which state of what another names is meant."""
+    return f"{name.rpartition('.')[0]}.revision"
+
+
+def _texts(used: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in used.items():
+        if isinstance(value, str):
+            yield name, value
+        elif isinstance(value, list):
+            yield from _texts({f"{name}.{place}": each for place, each in enumerate(value)})
+
+
+def content_of(value: str, on_hub: str | None = None, revision: object = None) -> str | None:
+    """Return a digest of what a value names; None if that is no file, nor anything on a Hub."""
+    if value in ZOO:
+        return zoo_digest(value)
+    place = place_of(value)
+    if place is not None:
+        return digest(place)
+    return None if on_hub is None or not value else commit_of(value, on_hub, revision)
+
+
+def place_of(value: str) -> Path | None:
+    """Return the file or folder that a value names, if there is one."""
+    path = Path(value)
+    if value.startswith("zoo:"):
+        zoo = Path(str(files("specdec.zoo")))
+        name = value.removeprefix("zoo:")
+        path = zoo / name if (zoo / name).exists() else zoo / f"{name}.jsonl"
+    try:
+        return path if value and path.exists() else None
+    except (OSError, ValueError):  # a text that no file can be called
+        return None
+
+
+@lru_cache(maxsize=64)
+def commit_of(name: str, kind: str, revision: object = None) -> str | None:
+    """Return the commit that a name on the Hub stands for; offline, the one that was downloaded."""
+    try:
+        folder = repo_folder_name(repo_id=name, repo_type=kind)
+    except ValueError:  # nothing on a Hub is called so
+        return None
+    if not isinstance(revision, str | None):  # a number, which is refused where it is loaded
+        return None
+    try:
+        return HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=10).sha
+    except Exception:  # no such name, no permission, no network in any of its ways
+        there, asked = Path(constants.HF_HUB_CACHE) / folder, revision or "main"
+        ref = there / "refs" / asked
+        if ref.is_file():
+            return ref.read_text(encoding="utf-8").strip()
+        return asked if (there / "snapshots" / asked).is_dir() else None
+
+
+def code_of(config: DictConfig) -> dict[str, str]:
+    """Return digests of the plug-ins that a run uses and that are not of `specdec`, by node."""
+    found = targets(config)
+    for name in config.judges if "verification" in found else ():
+        found[f"judges.{name}"] = composed("verification", name).rule[TARGET]
+    known = {node: code_digest(target) for node, target in found.items()}
+    return {node: each for node, each in known.items() if each is not None}
+
+
+def training_tokens_of(config: DictConfig) -> int | None:
+    """Return on how many tokens the heads or the draft of a run were trained, if that is known."""
+    model = config.proposer.get("model")
+    path = config.proposer.get("path") if model is None else model.path
+    place = place_of(path) if isinstance(path, str) else None
+    return None if place is None else training_tokens(place)
+
+
+def draft_of(config: DictConfig) -> ProposerKey:
+    """Tell what candidates come from, whatever tree they make: `draft_model zoo:draft float32`."""
+    proposer = config.proposer
+    node = proposer.model if "model" in proposer else proposer
+    path = node.get("path")
+    name = (config.get("choices") or {}).get("proposer") or plug_in_name(proposer[TARGET])
+    told = [each for each in (name, path, node.get("dtype")) if each is not None]
+    revision = node.get("revision")
+    content = content_of(path, "model", revision) if isinstance(path, str) else None
+    facts = {
+        TARGET: proposer[TARGET],
+        "code": code_digest(proposer[TARGET]),
+        "content": [path, revision] if content is None else content,
+        "trust_remote_code": node.get("trust_remote_code", False),
+        "dtype": node.get("dtype"),
+    }
+    return ProposerKey(" ".join(map(str, told)), identity(facts))
+
+
+def materials_of(config: DictConfig) -> dict[str, dict[str, str]]:
+    """Return what of a run's identity is none of its options: digests of files and of code."""
+    return {"files": files_of(options(config)), "code": code_of(config)}
+
+
+def identity_of(config: DictConfig) -> str:
+    """Return what two runs share if and only if they would decode the same."""
+    return identity(known_by(config, **materials_of(config)))
+
+
+def name_of(config: DictConfig, keys: Sequence[str]) -> str:
+    """Name a run of a sweep by the options that are swept, and by its identity."""
+    return run_name(options(config), keys, identity_of(config))

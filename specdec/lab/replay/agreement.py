@@ -1,0 +1,76 @@
+"""Does the engine accept what replay expects? One configuration of each family is decoded.
+
+What replay computes follows from the text and the laws alone. An engine that stays lossless and
+accepts less has a proposer whose state is broken: a cache that lacks a token, a wrong position.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from specdec.command.decode import decode_into
+from specdec.command.replay_grid import rule_of
+from specdec.core.plug_ins import plug_in_name
+from specdec.metrics import MIN_PROMPTS, Tally, block_efficiency, efficiency_contrast, holm
+from specdec.results.options import proposes_nothing
+from specdec.results.run_dir import read_tally
+
+DISAGREES = 1  # exit status
+FALSE_ALARM = 1e-3  # of all families together
+
+
+def checked(arms: Mapping[str, DictConfig], tallies: Mapping[str, Tally], folder: Path) -> int:
+    """Decode, print both numbers of each family, and return the exit status."""
+    chosen = families(arms)
+    decoded: dict[str, Tally] = {}
+    for name in chosen.values():
+        arm = noisy_again(arms[name], len(chosen))
+        decode_into(arm, folder / name)
+        decoded[name] = read_tally(folder / name)
+    found = {n: efficiency_contrast(decoded[n], tallies[n]).p_value for n in decoded}
+    known = [name for name in found if found[name] is not None]
+    adjusted = dict(zip(known, holm([found[name] or 0.0 for name in known]), strict=True))
+    for family, name in chosen.items():
+        print(line(family, name, decoded[name], tallies[name], adjusted.get(name)))
+    wrong = [name for name in known if adjusted[name] < FALSE_ALARM]
+    if wrong:
+        print(f"error: the engine does not accept what replay expects: {', '.join(wrong)}")
+    return DISAGREES if wrong else 0
+
+
+def families(arms: Mapping[str, DictConfig]) -> dict[str, str]:
+    """Name one arm of each family, the last: proposers of one kind with one tree and one rule."""
+    found: dict[str, str] = {}
+    for name, arm in arms.items():
+        proposer = plug_in_name(arm.proposer._target_)
+        if not proposes_nothing(arm):
+            tree = plug_in_name(arm.tree._target_) if "tree" in arm.proposer else "chain"
+            found[f"{proposer}, {tree}, {rule_of(arm)}"] = name
+    return found
+
+
+def noisy_again(arm: DictConfig, number: int) -> DictConfig:
+    """Return an arm of a sweep, with other noise than that of the recorded texts."""
+    found = deepcopy(arm)
+    found.seed = arm.seed + 1
+    found.resume = True
+    found.sweep.missing, found.sweep.started = number, time.time()
+    return found
+
+
+def line(family: str, name: str, decoded: Tally, replayed: Tally, p_value: float | None) -> str:
+    """Say what came of one family."""
+    both = [block_efficiency(each).value or 0.0 for each in (replayed, decoded)]
+    gap = efficiency_contrast(decoded, replayed).difference()
+    between = "" if gap.low is None else f" [{gap.low:+.3f}, {gap.high:+.3f}]"
+    untested = f", not tested (fewer than {MIN_PROMPTS} prompts)"
+    p = untested if p_value is None else f", p {p_value:.2g} (Holm)"
+    return (
+        f"{family}: tau {both[0]:.3f} by replay, {both[1]:.3f} decoded, difference"
+        f" {gap.value:+.3f}{between}{p}: {name}"
+    )

@@ -1,0 +1,110 @@
+"""What `compare` can say of its arms before it decodes: which of them are worth it, by replay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from specdec.command.replay_grid import require_replayable
+from specdec.core.errors import Unfit, UserError, require
+from specdec.lab.arm import sampling_of
+from specdec.lab.replay.engines import replay_all
+from specdec.lab.replay.ranking import choices
+from specdec.lm.fingerprint import fingerprint
+from specdec.lm.hf import HFCausalLM
+from specdec.metrics import Estimate, Tally, block_efficiency
+from specdec.recording.folder import read_recording, require_made_for
+from specdec.replay.costs import Costs, costs_of_file
+
+# How far predicted speeds are off, one time in two; of tau replay knows the mean, not the texts.
+MARGIN = 0.1
+
+
+def check_options(config: DictConfig) -> None:
+    """Refuse what is wrong before a model is loaded."""
+    recording, costs = config.recording, config.costs
+    good = recording is None or isinstance(recording, str)
+    require(good, "recording", recording, "a folder that specdec-record wrote")
+    require(costs is None or isinstance(costs, str), "costs", costs, "a file of specdec-costs")
+    if costs is not None and recording is None:
+        raise UserError(
+            f"costs={costs!r}: expected recording=DIR, too: what steps are to be costed"
+        )
+    require(isinstance(config.dry_run, bool), "dry_run", config.dry_run, "true or false")
+    if config.dry_run and recording is None:
+        raise UserError("dry_run=true: expected recording=DIR, by which arms are judged")
+
+
+def foresee(configs: Mapping[str, DictConfig], config: DictConfig, verifier: HFCausalLM) -> None:
+    """Print what the arms are expected to reach, and which are worth decoding.
+
+    Raises:
+        UserError: the recording or the costs are not of this verifier and sampling, or damaged.
+    """
+    recording, told = read_recording(Path(config.recording)), fingerprint(verifier)
+    require_made_for(recording, told, sampling_of(config, verifier))
+    costs = None if config.costs is None else costs_of_file(config.costs, told)
+    able, unknown = replayable(configs)
+    tallies = replay_all(able, recording.texts, verifier, rows=recording.rows, costs=costs)
+    show(able, tallies, unknown, costs)
+
+
+def replayable(
+    configs: Mapping[str, DictConfig],
+) -> tuple[dict[str, DictConfig], dict[str, str]]:
+    """Tell the arms that can be replayed from the others, with the reason."""
+    able: dict[str, DictConfig] = {}
+    unknown: dict[str, str] = {}
+    for name, arm in configs.items():
+        try:
+            require_replayable(arm)
+        except Unfit as reason:
+            unknown[name] = str(reason)
+        else:
+            able[name] = arm
+    return able, unknown
+
+
+def show(
+    arms: Mapping[str, DictConfig],
+    tallies: Mapping[str, Tally],
+    unknown: Mapping[str, str],
+    costs: Costs | None,
+) -> None:
+    """Print an arm a line, and the verdict."""
+    speeds = speeds_of(arms, tallies) if costs is not None else {}
+    measure = speeds or {name: block_efficiency(tally) for name, tally in tallies.items()}
+    what = "speedup" if speeds else "tau"
+    # What nobody measured the costs of may be worth it, too.
+    worth = [*worth_decoding(measure), *(name for name in tallies if name not in measure)]
+    print("beforehand, by replay:")
+    for name, tally in tallies.items():
+        faster = speeds.get(name)
+        speed = f", predicted speedup {_shown(faster)}" if faster else ""
+        verdict = "" if name in worth else f"; {what} is too low to win"
+        print(f"  {name}: tau {_shown(block_efficiency(tally))}{speed}{verdict}")
+    for name, reason in unknown.items():
+        print(f"  {name}: unknown; {reason}")
+    print(f"worth decoding: {', '.join([*worth, *unknown]) or 'none'}")
+
+
+def speeds_of(arms: Mapping[str, DictConfig], tallies: Mapping[str, Tally]) -> dict[str, Estimate]:
+    """Predict the speedups of those arms of whose steps the costs are known."""
+    return {choice.name: choice.speedup for choice in choices(arms, tallies)}
+
+
+def worth_decoding(measure: Mapping[str, Estimate]) -> list[str]:
+    """Name the arms that may be the best: whose interval comes within a tenth of it."""
+    values = {name: each.value for name, each in measure.items() if each.value is not None}
+    best = max(values.values(), default=0.0)
+    ends = {name: measure[name].high or value for name, value in values.items()}
+    return [name for name, end in ends.items() if end >= (1 - MARGIN) * best]
+
+
+def _shown(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return "unknown"
+    between = "" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"{estimate.value:.2f}{between}"

@@ -1,0 +1,48 @@
+"""What the verifier makes of texts, for proposers that read its hidden states."""
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from specdec.core.protocols import CausalLM
+from specdec.core.trace import TextKey
+from specdec.core.values import Layer
+from specdec.recording.texts import Text
+
+FINAL: Layer = "final"  # of the layer that the vocabulary head reads
+
+
+class States:
+    """The verifier's hidden states along texts, read once for all arms; on the CPU meanwhile."""
+
+    def __init__(self, verifier: CausalLM, batch: int = 16):
+        self._verifier = verifier
+        self._batch = batch
+        self._found: dict[tuple[TextKey, Layer], Tensor] = {}
+
+    def of(
+        self, text: Text, layers: Sequence[Layer], neighbours: Iterable[Text]
+    ) -> dict[Layer, Tensor]:  # of [L, H]
+        """Return those of a text's tokens but the last.
+
+        `neighbours`, of which the text is the first, will be asked for as well.
+        """
+        if any((text.key, layer) not in self._found for layer in layers):
+            self._read(list(islice(neighbours, self._batch)), layers)
+        return {layer: self._found[text.key, layer].to(self._verifier.device) for layer in layers}
+
+    def know(self, text: Text, state: Tensor) -> None:
+        """Take up the last states [L, H] of a text's tokens but the last."""
+        self._found[text.key, FINAL] = state
+
+    @torch.inference_mode()
+    def _read(self, texts: Sequence[Text], layers: Sequence[Layer]) -> None:
+        verifier = self._verifier
+        read = [[*text.prompt_ids, *text.output_ids][:-1] for text in texts]
+        verifier.open(len(texts), max(map(len, read)))
+        states = verifier.prefill(range(len(texts)), read, layers)
+        for text, found in zip(texts, states, strict=True):
+            for layer, state in found.items():
+                self._found[text.key, layer] = state.cpu()

@@ -1,0 +1,65 @@
+"""Lossy rules with a set of acceptable tokens: the longest path within it wins."""
+
+import torch
+from torch import Tensor
+
+from specdec.core.randomness import Stream
+from specdec.core.tree import ROOT, CandidateTree
+from specdec.core.values import Draw, Proposal, Verdict
+from specdec.verification.candidate_nodes import Asked
+from specdec.verification.divergence import with_divergence
+from specdec.verification.walk import expected_accepted, verdict_on
+
+
+def accept_longest(
+    proposal: Proposal, target_probs: Tensor, stream: Stream, asked: Asked, acceptable: Tensor
+) -> Verdict:
+    """Accept the longest path of acceptable tokens, the likeliest of equally long ones.
+
+    Row i of `acceptable` [I, V] (bool) is about the children of node `asked.nodes[i]`. What follows
+    the path is drawn from p.
+    """
+    tree = proposal.tree
+    passed = acceptable.gather(1, asked.token_ids).to(asked.p.dtype)
+    probs = asked.p.gather(1, asked.token_ids)
+    some = (asked.q * acceptable).sum(dim=-1)
+    facts = torch.stack([passed, probs, some[:, None].expand_as(probs)]).tolist()
+    share = dict(zip(asked.nodes, facts[0], strict=True))
+    path = _longest(tree, share, dict(zip(asked.nodes, facts[1], strict=True)))
+    if proposal.draw is Draw.DETERMINISTIC:
+        expected = float(len(path))
+        laws = _point_masses(asked, tree, path)
+    else:
+        covered = {node: row[0] for node, row in zip(asked.nodes, facts[2], strict=True)}
+        expected = expected_accepted(tree, share, covered)
+        laws = asked.q * acceptable + (1 - some[:, None]) * asked.p
+    token = stream.choose(target_probs[path[-1] if path else ROOT])
+    return with_divergence(verdict_on(proposal, asked, path, token, expected), asked, laws)
+
+
+def _longest(
+    tree: CandidateTree, passed: dict[int, list[float]], probs: dict[int, list[float]]
+) -> list[int]:
+    reached: dict[int, tuple[int, float]] = {ROOT: (0, 1.0)}  # depth and joint p
+    for node in passed:
+        if node in reached:
+            depth, joint = reached[node]
+            for child, ok, p in zip(tree.children[node], passed[node], probs[node], strict=False):
+                if ok:
+                    reached[child] = (depth + 1, joint * p)
+    node = max(reached, key=reached.__getitem__)
+    path: list[int] = []
+    while node != ROOT:
+        path.append(node)
+        node = tree.parents[node]
+    return path[::-1]
+
+
+def _point_masses(asked: Asked, tree: CandidateTree, path: list[int]) -> Tensor:  # [I, V]
+    """Return the laws after the nodes of the path: what it goes on with is certain."""
+    laws = asked.p.clone()
+    for node in path:
+        row = asked.nodes.index(tree.parents[node])
+        laws[row] = 0.0
+        laws[row, tree.token_ids[node]] = 1.0
+    return laws

@@ -15,7 +15,8 @@ from tempfile import mkdtemp
 from types import SimpleNamespace
 
 import pytest
-from running import (
+
+from tests.support.running import (
     OTHER_TEXT,
     PROMPTS,
     TEXT,
@@ -38,7 +39,7 @@ if "XDG_CACHE_HOME" not in os.environ:  # workers have that of the process that 
 
 # What decodes, trains and reports as a user does, or samples and enumerates for seconds.
 WHOLE = (
-    *("experiments", "training", "test_command.py", "test_configs.py", "test_package.py"),
+    *("command", "training", "test_command.py", "test_configs.py", "test_package.py"),
     *("test_zoo.py", "decoding/test_exact_loop.py", "decoding/test_lossless_combinations.py"),
     *("decoding/test_lossless_multistep.py", "proposer/test_chained.py", "replay/test_coverage.py"),
     *(

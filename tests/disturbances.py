@@ -1,6 +1,6 @@
 """Disturb runs, sweeps, recordings, replays, reports and trainings, and see what they say of it.
 
-`python tests/disturbances.py --events 100 --seed 0`. Each event kills a command, lets its writes
+`python -m tests.disturbances --events 100 --seed 0`. Each event kills a command, lets its writes
 fail, or damages what it has left, and then the same command is given again. What must hold:
 
 * nothing false is called complete: it has exactly the tokens or weights of an undisturbed run;

@@ -1,6 +1,6 @@
 """Is a run known by everything that decides its numbers, and by nothing else?
 
-    python tests/identity_fuzz.py --changes 200 --respellings 50 --seed 0
+    python -m tests.identity_fuzz --changes 200 --respellings 50 --seed 0
 
 Runs of several kinds are decoded once: a draft model on a measured tree, heads, the text of a run,
 and a proposer and a rule of one's own. Then single changes are made, one after another: a byte of

@@ -1,6 +1,6 @@
 """Which faults, planted in a copy of the product, do the tests notice?
 
-    python tests/planted_faults.py [--only WORDS]
+    python -m tests.planted_faults [--only WORDS]
 
 Each fault changes one line. The tests of the folders named beside it run, as CI runs them, until
 the first fails. A fault that nothing notices is printed, and the exit code is 1. A text that does
@@ -95,7 +95,7 @@ FAULTS = (
     Fault("core/processing.py", "paths[parent] if node", "paths[0] if node", "decoding"),
     Fault("proposer/paths.py", "above = self._below.gather(1, places)",
           "above = self._below[:, :1].expand(-1, token_ids.shape[1], -1)", "decoding proposer"),
-    Fault("replay/texts.py", "rows, depth - 1))", "rows, depth))", "replay experiments"),
+    Fault("recording/texts.py", "rows, depth - 1))", "rows, depth))", "replay command"),
     # Proposers.
     Fault("proposer/growth.py", "else Sampling(temperature or 1.0)", "else Sampling(1.0)",
           "proposer tree"),
@@ -104,13 +104,14 @@ FAULTS = (
     # Replay.
     Fault("replay/survival.py", "values[:, depth - 1 :]", "values[:, depth - 1 :].roll(1, 1)",
           "replay"),
-    Fault("replay/trees.py", "laws.first_start(text)] = BEHIND_ALL", "0] = BEHIND_ALL", "replay"),
-    Fault("replay/transforms.py", "/ laws.sum(dim=1)\n", "\n", "replay metrics"),
-    Fault("replay/jump.py", 'stream("replay", *purpose)', "stream(*purpose)",
+    Fault("calibration/best_tree.py", "laws.first_start(text)] = BEHIND_ALL", "0] = BEHIND_ALL",
+          "calibration"),
+    Fault("recording/pit_values.py", "/ laws.sum(dim=1)\n", "\n", "recording metrics"),
+    Fault("replay/redraft.py", 'stream("replay", *purpose)', "stream(*purpose)",
           "replay/test_redraft.py"),
-    Fault("replay/renewal.py", "* tested * (part.limits >= d)", "* (part.limits >= d)",
+    Fault("replay/expected_steps.py", "* tested * (part.limits >= d)", "* (part.limits >= d)",
           "replay/test_every_column.py"),
-    Fault("replay/renewal.py", "sizes = sizes - _at_depth(told.left_out, depths)", "",
+    Fault("replay/expected_steps.py", "sizes = sizes - _at_depth(told.left_out, depths)", "",
           "replay/test_every_column.py"),
     Fault("replay/submitted.py", "if known.ends and len(path) > 1", "if False",
           "replay/test_every_column.py"),
@@ -133,17 +134,17 @@ FAULTS = (
           "replay/test_every_column.py"),
     Fault("replay/shares.py", "ratio(excess, excess + withheld)", "ratio(excess, excess)",
           "replay/test_every_column.py"),
-    Fault("replay/trees.py", "sampling, logits, number)", "sampling, logits, 1)",
+    Fault("calibration/best_tree.py", "sampling, logits, number)", "sampling, logits, 1)",
           "calibration/test_best_tree.py"),
-    Fault("replay/ranks.py", "verifier.unembed), verifier.vocab_size",
+    Fault("calibration/ranks.py", "verifier.unembed), verifier.vocab_size",
           "verifier.unembed), heads.vocab_size", "calibration/test_ranks.py"),
-    Fault("replay/scoring.py", "text.output_ids, logits, piece.start)",
+    Fault("recording/scoring.py", "text.output_ids, logits, piece.start)",
           "text.output_ids, logits, 0)", "recording/test_recording_folder.py"),
-    Fault("replay/transforms.py", "text.output_ids, logits, piece.start)",
+    Fault("recording/pit_values.py", "text.output_ids, logits, piece.start)",
           "text.output_ids, logits, 0)", "recording/test_pit_values.py"),
-    Fault("verification/walking.py", "asked.counts[0] > 1:", "asked.counts[0] > 2:",
+    Fault("verification/walk.py", "asked.counts[0] > 1:", "asked.counts[0] > 2:",
           "replay/test_every_field.py"),
-    Fault("verification/walking.py", "asked.q[0], asked.counts[0])", "asked.q[0], asked.width)",
+    Fault("verification/walk.py", "asked.q[0], asked.counts[0])", "asked.q[0], asked.width)",
           "verification/test_estimators.py"),
     Fault("metrics/tally.py", "step.drafted != step.depth", "step.drafted > step.depth + 1",
           "replay/test_every_field.py"),
@@ -160,11 +161,11 @@ FAULTS = (
     # Identities, and what was whole.
     Fault("core/digest.py", 'hashlib.file_digest(content, "sha256")',
           "hashlib.sha256(content.read(1 << 20))", "core"),
-    Fault("report/options.py", "if not is_known(name, heeded, files)", "if True",
+    Fault("results/options.py", "if not is_known(name, heeded, files)", "if True",
           "lm/test_revision.py"),
     Fault("core/digest.py", "known.st_size, known.st_mtime_ns, known.st_ctime_ns,",
           "known.st_size, 0, 0,", "core"),
-    Fault("core/jsonl.py", "row[SEAL] != _checksum(plain)", "not row", "report experiments"),
+    Fault("core/jsonl.py", "row[SEAL] != _checksum(plain)", "not row", "report results command"),
     Fault("metrics/estimate.py", "rng.integers(0, max(num_prompts, 1), size=shape)",
           "rng.integers(0, max(num_prompts // 2, 1), size=shape)", "metrics"),
 )  # fmt: skip

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     },
     "training": {
         *("core", "lm", "heads", "prompts", "proposer", "verification", "decoding", "metrics"),
-        *("results", "replay", "zoo"),
+        *("results", "recording", "replay", "tree", "zoo"),
     },
     "lab": {
         *("core", "lm", "heads", "prompts", "proposer", "tree", "verification", "decoding"),

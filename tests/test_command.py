@@ -6,10 +6,10 @@ import sys
 from importlib import import_module, metadata
 
 import pytest
-from test_configs import ENTRY_POINTS, require_composed
 
 import specdec as sd
 from specdec.__main__ import COMMANDS, USES, main
+from tests.test_configs import ENTRY_POINTS, require_composed
 
 
 def told(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

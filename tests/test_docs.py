@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from documents import (
+from tests.support.documents import (
     DOCS,
     EXTENDING,
     PAGES,
@@ -21,8 +21,8 @@ from documents import (
     own,
     titled,
 )
-from running import CommandLine
-from test_configs import CONFIGS, ENTRY_POINTS, PACKAGES, require_composed
+from tests.support.running import CommandLine
+from tests.test_configs import CONFIGS, ENTRY_POINTS, PACKAGES, require_composed
 
 import specdec as sd
 

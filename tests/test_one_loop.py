@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toy import Tokens, full_context, mixture, table_lm, text_law, total_variation, warped
+from tests.support.toy import Tokens, full_context, mixture, table_lm, text_law, total_variation, warped
 
 import specdec as sd
 from specdec.lm.table import TableLM

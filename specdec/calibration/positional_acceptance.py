@@ -17,13 +17,12 @@ from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
 from specdec.heads.base import Heads
-from specdec.heads.forcing import forced_states
+from specdec.heads.forcing import HeadTargets, forced_states
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.vocabularies import fitted, known
 from specdec.training.chunked import LOGITS_AT_ONCE
 from specdec.training.data.samples import Samples
 from specdec.training.data.verifier_states import last_hidden
-from specdec.training.head_losses import Asked as AskedPositions
 from specdec.training.objective import Batch
 from specdec.tree.sampled import without_replacement
 from specdec.verification.candidate_nodes import Asked
@@ -140,7 +139,7 @@ def head_pieces(heads: Heads, verifier: HFCausalLM, depth: int) -> PieceSource:
 
 def _head_pieces(heads: Heads, verifier: HFCausalLM, depth: int, batch: Batch) -> Iterator[Piece]:
     batch = batch.to(verifier.device)
-    asked = AskedPositions.of(batch.token_ids, batch.counted, heads.num_heads).with_all(depth)
+    asked = HeadTargets.of(batch.token_ids, batch.counted, heads.num_heads).with_all(depth)
     hidden = last_hidden(verifier, batch.token_ids)
     told = hidden.flatten(0, 1)
     states = forced_states(heads, verifier, hidden.to(next(heads.parameters()).dtype), asked)

@@ -5,9 +5,7 @@ from itertools import accumulate, combinations, product
 
 import pytest
 import torch
-from test_coverage import LENGTH, Q, law, texts_of
 from torch import Tensor
-from toy import table_lm
 
 from specdec.calibration.best_tree import Ranked, best_tree, budgets, ranked
 from specdec.calibration.path_counts import PathCounts, expected_block_efficiency
@@ -22,6 +20,8 @@ from specdec.replay.expected_steps import tally
 from specdec.replay.survival import ahead
 from specdec.tree.fixed import Path
 from specdec.tree.sparse import Sparse
+from tests.replay.test_coverage import LENGTH, Q, law, texts_of
+from tests.support.toy import table_lm
 
 DEPTH, NUM_NODES = 3, 4
 

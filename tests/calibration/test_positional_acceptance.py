@@ -6,10 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import VOCAB_SIZE, plain_logits, random_ids, tiny_model
-from reading import KINDS, K, heads_of, noisy, texts
 from torch import Tensor
-from toy import EnumeratedStream
 
 from specdec.calibration import positional_acceptance as positional
 from specdec.calibration.positional_acceptance import (
@@ -29,6 +26,9 @@ from specdec.lm.hf import HFCausalLM
 from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.training.objective import Batch
 from specdec.verification.rejection import Rejection
+from tests.support.families import VOCAB_SIZE, plain_logits, random_ids, tiny_model
+from tests.support.reading import KINDS, K, heads_of, noisy, texts
+from tests.support.toy import EnumeratedStream
 
 # --- At a node ---
 

@@ -5,8 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from families import VOCAB_SIZE, random_ids, tiny_model
-from reading import KINDS, K, heads_of, noisy, texts
 from torch import Tensor
 
 from specdec.calibration import ranks as replay
@@ -25,6 +23,8 @@ from specdec.proposer.medusa import Medusa
 from specdec.training.objective import Batch
 from specdec.tree.sparse import Sparse
 from specdec.verification.rejection import Rejection
+from tests.support.families import VOCAB_SIZE, random_ids, tiny_model
+from tests.support.reading import KINDS, K, heads_of, noisy, texts
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_depth = pytest.mark.parametrize("depth", [1, K])

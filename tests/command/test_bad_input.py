@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from complaints import assert_complaint, assert_one_line
-from running import CommandLine, Tiny
+
+from tests.support.complaints import assert_complaint, assert_one_line
+from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from complaints import assert_one_line
-from running import CommandLine, Tiny
+
+from tests.support.complaints import assert_one_line
+from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

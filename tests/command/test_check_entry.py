@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from complaints import assert_one_line
-from running import CommandLine, Tiny
 
 from specdec.core.values import Context, Proposal
 from specdec.proposer.draft_model import DraftModel
 from specdec.results.run_dir import read_traces
+from tests.support.complaints import assert_one_line
+from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

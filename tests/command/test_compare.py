@@ -16,12 +16,12 @@ import pandas as pd
 import pytest
 import yaml
 from omegaconf import OmegaConf
-from running import CommandLine, Tiny
 from transformers import AutoTokenizer
 
 from specdec.core.trace import PlainSteps, Trace
 from specdec.metrics import Tally, cost_ratio, speedup, summarize
 from specdec.results.run_dir import read_clock, read_traces
+from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

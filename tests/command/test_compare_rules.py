@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from running import CommandLine, Tiny
 
 from specdec.core.errors import UserError
 from specdec.core.trace import Trace
 from specdec.metrics import Tally, efficiency_contrast, judged
 from specdec.results.run_dir import read_traces
+from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

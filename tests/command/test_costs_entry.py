@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from running import CommandLine, Ended, Tiny
 
 from specdec.lab.replay.forecast import worth_decoding
 from specdec.lab.replay.ranking import Choice, best_of_each, frontier
 from specdec.metrics import Estimate
+from tests.support.running import CommandLine, Ended, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder", "quiet")
 

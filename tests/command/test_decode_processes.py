@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from pandas.testing import assert_frame_equal
-from running import CommandLine, Tiny
-from sweeping import table
 
 from specdec.metrics import Tally
 from specdec.results.run_dir import read_tally, read_traces
+from tests.support.running import CommandLine, Tiny
+from tests.support.sweeping import table
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
-from running import CommandLine, Tiny
 
 from specdec.core.errors import UserError
 from specdec.core.values import Draw
 from specdec.lm.hf import HFCausalLM
+from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

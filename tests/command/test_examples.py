@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from documents import PAGES, commands
-from running import CommandLine, Tiny
-from test_configs import CONFIGS, ENTRY_POINTS, examples
 
 import specdec
+from tests.support.documents import PAGES, commands
+from tests.support.running import CommandLine, Tiny
+from tests.test_configs import CONFIGS, ENTRY_POINTS, examples
 
 ZOO = Path(specdec.__file__).parent / "zoo"
 # What the examples name, and what stands for it here; nothing is downloaded, and there is no GPU.

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from running import CommandLine, Tiny
-from test_configs import CONFIGS, ENTRY_POINTS, stems
 
 from specdec.command.chosen_experiment import INSTEAD, experiments
+from tests.support.running import CommandLine, Tiny
+from tests.test_configs import CONFIGS, ENTRY_POINTS, stems
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

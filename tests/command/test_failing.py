@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from complaints import assert_one_line
-from faults import files_of_at_most
-from running import CommandLine, Tiny
 
 from specdec.core.errors import Unwritable
 from specdec.core.jsonl import read_jsonl
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.results.run_dir import state_of
+from tests.support.complaints import assert_one_line
+from tests.support.faults import files_of_at_most
+from tests.support.running import CommandLine, Tiny
 
 if TYPE_CHECKING:
     from specdec.core.trace import Trace

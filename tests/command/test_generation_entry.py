@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
-from running import CommandLine, Tiny
+
+from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from identity_fuzz import fuzz
 
 from specdec.core.jsonl import read_jsonl
+from tests.identity_fuzz import fuzz
 
 if TYPE_CHECKING:
-    from running import CommandLine, Tiny
+    from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

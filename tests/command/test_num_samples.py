@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from running import CommandLine, Tiny
 
 from specdec.core.trace import TextKey
 from specdec.recording.folder import read_recording
 from specdec.results.run_dir import read_clock, read_tally, read_traces
+from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

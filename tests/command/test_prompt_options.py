@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import CommandLine, Tiny
 from transformers import AutoTokenizer
 
 from specdec.results.run_dir import read_traces
+from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from running import CommandLine, Ended, Tiny
+
+from tests.support.running import CommandLine, Ended, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from running import CommandLine, Tiny
+
+from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from complaints import assert_one_line
-from faults import files_of_at_most
 
 from specdec.lm.folder import ZOO
+from tests.support.complaints import assert_one_line
+from tests.support.faults import files_of_at_most
 
 if TYPE_CHECKING:
-    from running import CommandLine, Ended, Tiny
+    from tests.support.running import CommandLine, Ended, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

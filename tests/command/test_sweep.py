@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,10 +13,10 @@ from typing import Any
 
 import pytest
 from pandas.testing import assert_frame_equal
-from running import CommandLine, Ended, Tiny
-from sweeping import table
 
 from specdec.core.jsonl import read_jsonl
+from tests.support.running import CommandLine, Ended, Tiny
+from tests.support.sweeping import table
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -62,8 +63,11 @@ def change_times(folder: Path | str) -> dict[str, int]:
 
 
 def script(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(Path(__file__).with_name("sweeping.py")), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    command = [sys.executable, "-m", "tests.support.sweeping", *map(str, arguments)]
+    found = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=900, env=found
+    )
 
 
 # --- What is run ---

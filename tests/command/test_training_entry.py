@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from hydra import initialize_config_module
 from omegaconf import OmegaConf
-from running import CommandLine, Ended, Tiny
 from safetensors.torch import load_file, save_file
+
+from tests.support.running import CommandLine, Ended, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -17,10 +17,10 @@ from specdec.core.digest import digest
 from specdec.lab.identity import files_of
 
 if TYPE_CHECKING:
-    from running import CommandLine, Ended, Tiny
     from torch import Tensor, nn
 
     from specdec.training.objective import Batch
+    from tests.support.running import CommandLine, Ended, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder", "fresh_accelerator")
 

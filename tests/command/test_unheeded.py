@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from running import CommandLine
+
+from tests.support.running import CommandLine
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from arms import decoder, requests
 from torch import Tensor
 
 from specdec.core.errors import UserError
@@ -16,6 +15,7 @@ from specdec.decoding.claims import Claims, claims_of
 from specdec.decoding.stopping import Stopping
 from specdec.proposer.ngram import NGram
 from specdec.proposer.none import NoProposer
+from tests.support.arms import decoder, requests
 
 LAW = torch.tensor([0.4, 0.3, 0.2, 0.1])
 PEAKED = torch.tensor([0.997, 0.001, 0.001, 0.001])

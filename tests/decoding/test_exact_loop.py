@@ -12,24 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from arms import PROMPT, decoder
 from torch import Tensor
-from toy import (
-    NO_END,
-    ChoosingChain,
-    ChoosingFiltered,
-    ChoosingTree,
-    EnumeratedStream,
-    RankedTree,
-    TextLaw,
-    Tokens,
-    full_context,
-    gridded,
-    mixture,
-    table_lm,
-    text_law,
-    total_variation,
-)
 
 from specdec.core.outcome import Outcome
 from specdec.core.protocols import Proposer, TreePolicy, VerificationRule
@@ -51,6 +34,23 @@ from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 from specdec.verification.top_plus_one import TopPlusOne
 from specdec.verification.traversal import Traversal
+from tests.support.arms import PROMPT, decoder
+from tests.support.toy import (
+    NO_END,
+    ChoosingChain,
+    ChoosingFiltered,
+    ChoosingTree,
+    EnumeratedStream,
+    RankedTree,
+    TextLaw,
+    Tokens,
+    full_context,
+    gridded,
+    mixture,
+    table_lm,
+    text_law,
+    total_variation,
+)
 
 EXACT = 1e-12
 CELLS = 4  # of the grid on which the laws of `Chain`'s test lie

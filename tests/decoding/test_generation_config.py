@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from families import noisy_copy, random_ids, tiny_model
 from torch import Tensor
 from transformers import LogitsProcessorList, PreTrainedModel, RepetitionPenaltyLogitsProcessor
 
@@ -26,6 +25,7 @@ from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic
 from specdec.tree.sampled import Sampled
 from specdec.verification.rejection import Rejection
+from tests.support.families import noisy_copy, random_ids, tiny_model
 
 MAX_NEW_TOKENS = 20
 END = 44  # which comes early in two of the texts

@@ -5,9 +5,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from arms import PROMPT, PROPOSERS, TARGET, V, decoder
-from joint_law import FALSE_ALARM, fit
-from toy import TextLaw, table_lm, text_law
 
 from specdec.core.errors import UserError
 from specdec.core.sampling import Sampling
@@ -20,6 +17,9 @@ from specdec.prompts import Message, Prompt
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.none import NoProposer
 from specdec.tree.chain import Chain
+from tests.support.arms import PROMPT, PROPOSERS, TARGET, V, decoder
+from tests.support.joint_law import FALSE_ALARM, fit
+from tests.support.toy import TextLaw, table_lm, text_law
 
 NAMES = [name for name in PROPOSERS if name != "recorded"]  # which knows texts by name
 

@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 
 import pytest
-from arms import DRAFT, TARGET, V, requests
 from torch import Tensor
-from toy import table_lm
 
 from specdec.core.errors import UserError
 from specdec.core.protocols import TreePolicy, VerificationRule
@@ -28,6 +26,8 @@ from specdec.verification.rejection import Rejection
 from specdec.verification.top_plus_one import TopPlusOne
 from specdec.verification.traversal import Traversal
 from specdec.verification.typical import Typical
+from tests.support.arms import DRAFT, TARGET, V, requests
+from tests.support.toy import table_lm
 
 CHAIN = Chain(4)
 TREES = {

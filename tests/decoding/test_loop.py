@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from arms import DRAFT, GAMMA, PROMPT, PROPOSERS, TARGET, TREE, V, decoder, requests
 from torch import Tensor
-from toy import Law, RankedTree, Tokens, full_context, memoryless, table_lm
 
 from specdec.core.errors import UserError
 from specdec.core.outcome import Outcome
@@ -28,6 +26,8 @@ from specdec.proposer.none import NoProposer
 from specdec.proposer.recorded import Recorded
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
+from tests.support.arms import DRAFT, GAMMA, PROMPT, PROPOSERS, TARGET, TREE, V, decoder, requests
+from tests.support.toy import Law, RankedTree, Tokens, full_context, memoryless, table_lm
 
 GREEDY = Sampling(temperature=0.0)
 ENDS = frozenset({2})

@@ -7,12 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-import test_exact_loop as exact_loop
-from arms import PROMPT
-from mutating import Plant, replaced, rewritten
-from test_exact_loop import CELLS, DRAFT, TARGET, loop_law
 from torch import Tensor
-from toy import ChoosingChain, gridded, table_lm, text_law, total_variation, warped
 
 from specdec.core.protocols import Proposer
 from specdec.core.sampling import Sampling
@@ -22,6 +17,11 @@ from specdec.proposer.draft_model import DraftModel
 from specdec.tree.chain import Chain
 from specdec.tree.filtered import Filtered
 from specdec.tree.fixed import Candidates
+from tests.decoding import test_exact_loop as exact_loop
+from tests.decoding.test_exact_loop import CELLS, DRAFT, TARGET, loop_law
+from tests.support.arms import PROMPT
+from tests.support.mutating import Plant, replaced, rewritten
+from tests.support.toy import ChoosingChain, gridded, table_lm, text_law, total_variation, warped
 
 enumerate_streams = exact_loop.enumerate_streams  # the fixture
 COLD = Sampling(temperature=0.5)

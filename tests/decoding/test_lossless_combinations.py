@@ -13,11 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from arms import DRAFT, PROMPT, TARGET, V, decoder, requests
-from joint_law import assert_fits, assert_found, detectable, steps_per_text
-from noise import rekeyed
 from torch import Tensor
-from toy import memoryless, table_lm, text_law, warped
 
 from specdec.core.protocols import TreePolicy, VerificationRule
 from specdec.core.randomness import RandomStream
@@ -35,6 +31,10 @@ from specdec.tree.sparse import Sparse
 from specdec.verification.block import Block
 from specdec.verification.rejection import Rejection
 from specdec.verification.traversal import Traversal
+from tests.support.arms import DRAFT, PROMPT, TARGET, V, decoder, requests
+from tests.support.joint_law import assert_fits, assert_found, detectable, steps_per_text
+from tests.support.noise import rekeyed
+from tests.support.toy import memoryless, table_lm, text_law, warped
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "verification"
 NUM_TEXTS = 1200

@@ -15,11 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from arms import DRAFT, GAMMA, PROMPT, PROPOSERS, TARGET, V, decoder, requests
-from joint_law import assert_fits, assert_found, detectable, fit, steps_per_text
-from noise import rekeyed
 from torch import Tensor
-from toy import NO_END, TextLaw, memoryless, table_lm, text_law, warped
 
 from specdec.core.errors import UserError
 from specdec.core.outcome import Outcome
@@ -33,6 +29,10 @@ from specdec.proposer.none import NoProposer
 from specdec.proposer.recorded import Recorded
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
+from tests.support.arms import DRAFT, GAMMA, PROMPT, PROPOSERS, TARGET, V, decoder, requests
+from tests.support.joint_law import assert_fits, assert_found, detectable, fit, steps_per_text
+from tests.support.noise import rekeyed
+from tests.support.toy import NO_END, TextLaw, memoryless, table_lm, text_law, warped
 
 NUM_TEXTS = 2000
 NUM_WRONG_TEXTS = 1000  # enough for each of the negative controls

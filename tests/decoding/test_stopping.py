@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from arms import decoder
-from toy import Tokens, table_lm
 
 from specdec.core.escapes import unescaped
 from specdec.core.protocols import TreePolicy
@@ -15,6 +13,8 @@ from specdec.decoding.stopping import Stopping
 from specdec.proposer.draft_model import DraftModel
 from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic
+from tests.support.arms import decoder
+from tests.support.toy import Tokens, table_lm
 
 Show = Callable[[Sequence[int]], str]
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from families import plain_logits, tiny_model
-from running import CommandLine, Tiny
 from transformers import AutoModelForCausalLM
 
 from specdec.core.errors import UserError
 from specdec.lm.adapter import EXPECTED
 from specdec.lm.fingerprint import differences, fingerprint
 from specdec.lm.load import load
+from tests.support.families import plain_logits, tiny_model
+from tests.support.running import CommandLine, Tiny
 
 peft = pytest.importorskip("peft", reason="needs the extra `joint`")
 

@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from families import noisy_copy, plain_logits, random_ids, tiny_model
-from ragged import EXACT, Conversation, difference
 from torch import Tensor
 
 from specdec.core.protocols import Forward
@@ -23,6 +21,8 @@ from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.none import NoProposer
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
+from tests.support.families import noisy_copy, plain_logits, random_ids, tiny_model
+from tests.support.ragged import EXACT, Conversation, difference
 
 GAMMA = 3
 CPU = torch.device("cpu")

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, VOCAB_SIZE, WINDOW, plain_logits, random_ids, tiny_model
-from ragged import EXACT, Conversation, difference
 from transformers import AutoConfig, LlamaModel, PreTrainedModel
 
 from specdec.core.errors import UserError
@@ -20,6 +18,15 @@ from specdec.lm.check import TOLERANCE, own_spread, prove
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import refuse_unsupported
 from specdec.lm.mask import MaskKind
+from tests.support.families import (
+    FAMILIES,
+    VOCAB_SIZE,
+    WINDOW,
+    plain_logits,
+    random_ids,
+    tiny_model,
+)
+from tests.support.ragged import EXACT, Conversation, difference
 
 # Small settings of models that are not in FAMILIES.
 STATE_SPACE = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}

@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from families import random_ids, tiny_model
-from running import CommandLine, Tiny
 from transformers import AutoConfig
 
 from specdec.core.errors import UserError
@@ -20,6 +18,8 @@ from specdec.lm.load import load
 from specdec.proposer.draft_model import DraftModel
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
+from tests.support.families import random_ids, tiny_model
+from tests.support.running import CommandLine, Tiny
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, VOCAB_SIZE, WINDOW, WINDOWED, plain_logits, random_ids, tiny_model
-from ragged import EXACT, Conversation, difference, path_to
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -19,6 +17,16 @@ from specdec.core.values import Layer
 from specdec.lm import hf
 from specdec.lm.batch import TreeBatch, pad
 from specdec.lm.hf import HFCausalLM
+from tests.support.families import (
+    FAMILIES,
+    VOCAB_SIZE,
+    WINDOW,
+    WINDOWED,
+    plain_logits,
+    random_ids,
+    tiny_model,
+)
+from tests.support.ragged import EXACT, Conversation, difference, path_to
 
 # Eager attention adds whatever mask it is given, sdpa reads booleans too: both are run.
 EAGER = ["llama", "mistral", "gemma3_text"]

@@ -12,7 +12,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 
 if TYPE_CHECKING:
-    from running import Tiny
+    from tests.support.running import Tiny
 
 
 @pytest.fixture

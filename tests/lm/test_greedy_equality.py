@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, VOCAB_SIZE, noisy_copy, random_ids, tiny_model
 from transformers import PreTrainedModel
 
 from specdec.core.protocols import Proposer
@@ -29,6 +28,7 @@ from specdec.proposer.none import NoProposer
 from specdec.proposer.recorded import Recorded
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
+from tests.support.families import FAMILIES, VOCAB_SIZE, noisy_copy, random_ids, tiny_model
 
 MAX_NEW_TOKENS = 16
 GAMMA = 3

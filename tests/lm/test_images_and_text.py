@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from families import random_ids
-from running import Tiny
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
 from specdec.core.errors import UserError
@@ -24,6 +22,8 @@ from specdec.proposer.medusa import Medusa
 from specdec.tree.dynamic import Dynamic
 from specdec.tree.sparse import Sparse
 from specdec.verification.rejection import Rejection
+from tests.support.families import random_ids
+from tests.support.running import Tiny
 
 VOCAB_SIZE = 300
 TEXT = {

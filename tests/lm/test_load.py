@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from families import noisy_copy, plain_logits, tiny_model
-from ragged import EXACT, difference
-from running import Tiny
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.gemma2.modeling_gemma2 import Gemma2PreTrainedModel
@@ -28,6 +25,9 @@ from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.none import NoProposer
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
+from tests.support.families import noisy_copy, plain_logits, tiny_model
+from tests.support.ragged import EXACT, difference
+from tests.support.running import Tiny
 
 
 def complaint(path: Any, **options: Any) -> str:

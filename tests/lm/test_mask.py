@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from families import FAMILIES, WINDOW, WINDOWED, tiny_model
 from torch import Tensor
 from transformers import AutoConfig
 
@@ -11,6 +10,7 @@ from specdec.core.tree import CandidateTree
 from specdec.lm import mask
 from specdec.lm.batch import TreeBatch, pad
 from specdec.lm.mask import FULL, SLIDING, MaskKind, PlainText
+from tests.support.families import FAMILIES, WINDOW, WINDOWED, tiny_model
 
 CPU = torch.device("cpu")
 

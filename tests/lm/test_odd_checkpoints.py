@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from families import tiny_model
-from running import Tiny
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -20,6 +18,8 @@ from specdec.decoding.stopping import Stopping
 from specdec.lm.load import load
 from specdec.proposer.ngram import NGram
 from specdec.verification.rejection import Rejection
+from tests.support.families import tiny_model
+from tests.support.running import Tiny
 
 TEXT = "def add(first, second):\n    return first"
 WEIGHTS = "model.safetensors"

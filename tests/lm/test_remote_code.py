@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from running import CommandLine, Tiny
 from transformers import AutoModelForCausalLM
 
 from specdec.core.errors import UserError
@@ -21,6 +20,7 @@ from specdec.proposer.draft_model import DraftModel
 from specdec.results.run_dir import read_traces
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
+from tests.support.running import CommandLine, Tiny
 
 CONFIGURATION = """
 from transformers import LlamaConfig

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
-from running import CommandLine, Ended, Tiny
 
 from specdec.core.errors import UserError
 from specdec.lab.identity import commit_of
 from specdec.lm.folder import ZOO
 from specdec.lm.load import load, require_loadable
 from specdec.results.run_dir import read_traces
+from tests.support.running import CommandLine, Ended, Tiny
 
 COMMITS = {"main": "a1" * 20, "v2": "b2" * 20}
 NAME = "somebody/model"

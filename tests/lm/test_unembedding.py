@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, SCALED, random_ids, tiny_model
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
@@ -18,6 +17,7 @@ from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.head_losses import HeadLosses
 from specdec.training.loss.kl import KL
 from specdec.tree.chain import Chain
+from tests.support.families import FAMILIES, SCALED, random_ids, tiny_model
 
 # Beside those of `FAMILIES`: other factors and caps, a bias, a projection, a transform.
 MORE: dict[str, dict[str, Any]] = {

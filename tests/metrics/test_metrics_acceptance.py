@@ -2,7 +2,6 @@ import math
 import random
 
 import pytest
-from metric_traces import example, make_step, make_trace, random_traces
 
 from specdec.core.outcome import Outcome
 from specdec.core.trace import Trace
@@ -16,6 +15,7 @@ from specdec.metrics import (
     overlap,
     reached_depth,
 )
+from tests.support.metric_traces import example, make_step, make_trace, random_traces
 
 
 def values(estimates: dict[int, Estimate]) -> dict[int, float | None]:

@@ -1,7 +1,7 @@
 import pytest
-from metric_traces import example, make_step, make_trace, random_traces
 
 from specdec.metrics import Tally, block_efficiency, convert
+from tests.support.metric_traces import example, make_step, make_trace, random_traces
 
 
 def counters():

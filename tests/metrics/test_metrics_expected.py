@@ -5,7 +5,6 @@ import math
 import random
 
 import pytest
-from metric_traces import example, make_step, make_trace, random_traces
 
 from specdec.core.outcome import Outcome
 from specdec.core.trace import Step, Trace
@@ -23,6 +22,7 @@ from specdec.metrics import (
     total_variation,
     transport_bound,
 )
+from tests.support.metric_traces import example, make_step, make_trace, random_traces
 
 NOTHING = Estimate(None, None, None, 0)
 PLAIN = make_step(0, 0, expected=0.0)

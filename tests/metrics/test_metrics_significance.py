@@ -4,10 +4,10 @@ import random
 
 import numpy as np
 import pytest
-from metric_traces import make_step, make_trace, paced, random_traces
 from scipy import stats
 
 from specdec.metrics import LEVEL, Tally, efficiency_contrast, holm, holm_levels, speedup_contrast
+from tests.support.metric_traces import make_step, make_trace, paced, random_traces
 
 
 def efficiency_p_value(tally: Tally, reference: Tally) -> float | None:

@@ -1,7 +1,6 @@
 import random
 
 import pytest
-from metric_traces import clocked, make_step, make_trace, paced, random_traces
 
 from specdec.core.trace import Trace
 from specdec.metrics import (
@@ -18,6 +17,7 @@ from specdec.metrics import (
     tokens_per_second,
 )
 from specdec.metrics.speed import NO_CLOCK, TOO_CHEAP
+from tests.support.metric_traces import clocked, make_step, make_trace, paced, random_traces
 
 
 def test_speed_by_hand():

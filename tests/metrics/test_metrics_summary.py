@@ -6,11 +6,11 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from metric_traces import example, make_step, make_trace, random_traces
 
 from specdec.core.trace import Trace
 from specdec.metrics import DEFINITIONS, Estimate, Tally, block_efficiency, pooled, summarize
 from specdec.metrics.summary import DEFINITIONS as SAME_DEFINITIONS
+from tests.support.metric_traces import example, make_step, make_trace, random_traces
 
 # And what no trace tells.
 NEED_MORE = {"difference", "ratio", "p_value", "peak_memory_bytes"}

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from templates import TEMPLATES, tokenizer_of_bytes
 from transformers import PreTrainedTokenizerFast
 
 from specdec.core.errors import UserError
 from specdec.prompts import Message, Prompt, Rendering, load_prompts, render_turn
+from tests.support.templates import TEMPLATES, tokenizer_of_bytes
 
 NUMBER = 1000
 SAID = (

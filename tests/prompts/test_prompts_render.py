@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from templates import tokenizer_of_bytes
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from specdec.core.errors import UserError
 from specdec.core.trace import Trace
 from specdec.prompts import Message, Prompt, Rendering, answer_of, messages_for_turn, render_turn
+from tests.support.templates import tokenizer_of_bytes
 
 TEMPLATE = (
     "<s>{% for m in messages %}"

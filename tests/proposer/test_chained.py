@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from families import random_ids, tiny_model
 from torch import Tensor
 
 from specdec.core.protocols import TreePolicy
@@ -24,6 +23,7 @@ from specdec.tree.dynamic import Dynamic
 from specdec.tree.sampled import Sampled
 from specdec.tree.sparse import Sparse
 from specdec.verification.rejection import Rejection
+from tests.support.families import random_ids, tiny_model
 
 K = 3
 PATHS = [[0, 0, 0], [1, 0], [0, 2], [2]]

@@ -6,10 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from asking import asked, context, draft_ids
-from families import noisy_copy, random_ids, tiny_model
 from torch import Tensor
-from toy import Law, full_context, mixture, table_lm
 
 from specdec.core.errors import UserError
 from specdec.core.outcome import Outcome
@@ -27,6 +24,9 @@ from specdec.proposer.none import NoProposer
 from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic
 from specdec.verification.rejection import Rejection
+from tests.support.asking import asked, context, draft_ids
+from tests.support.families import noisy_copy, random_ids, tiny_model
+from tests.support.toy import Law, full_context, mixture, table_lm
 
 V = 5
 GAMMA = 3

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from asking import asked, context
-from families import VOCAB_SIZE, noisy_copy, plain_logits, random_ids, tiny_model
 from torch import Tensor
 from transformers import PreTrainedModel, RepetitionPenaltyLogitsProcessor
 
@@ -30,6 +28,8 @@ from specdec.tree.fixed import FixedTree
 from specdec.tree.sampled import Sampled, SampledTree
 from specdec.tree.sparse import Sparse
 from specdec.verification.rejection import Rejection
+from tests.support.asking import asked, context
+from tests.support.families import VOCAB_SIZE, noisy_copy, plain_logits, random_ids, tiny_model
 
 PATHS = [[0, 0, 1], [2, 0], [0, 3], [1]]
 

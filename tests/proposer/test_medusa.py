@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from families import random_ids, tiny_model
-from toy import is_path
 
 from specdec.core.errors import UserError
 from specdec.core.sampling import Sampling
@@ -25,6 +23,8 @@ from specdec.tree.dynamic import Dynamic
 from specdec.tree.sampled import Sampled
 from specdec.tree.sparse import Sparse
 from specdec.verification.rejection import Rejection
+from tests.support.families import random_ids, tiny_model
+from tests.support.toy import is_path
 
 K = 3
 PATHS = [[0, 0, 0], [1, 0], [0, 2], [2]]

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from asking import PLENTY, asked, context, draft_ids
 
 from specdec.core.errors import UserError
 from specdec.core.values import Draw
 from specdec.proposer.ngram import NGram
+from tests.support.asking import PLENTY, asked, context, draft_ids
 
 
 def found(text: str, budget: int = PLENTY, **options: int) -> str:

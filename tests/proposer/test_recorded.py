@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import asked, context, draft_ids
 from scipy.stats import binomtest, chisquare
-from toy import full_context, table_lm
 
 from specdec.core.errors import UserError
 from specdec.core.outcome import Outcome
@@ -22,6 +20,8 @@ from specdec.decoding.stopping import Stopping
 from specdec.proposer.none import NoProposer
 from specdec.proposer.recorded import Recorded
 from specdec.verification.rejection import Rejection
+from tests.support.asking import asked, context, draft_ids
+from tests.support.toy import full_context, table_lm
 
 FALSE_ALARM = 1e-6  # of each statistical test here; the seeds are fixed, so none is flaky
 TEXT = [11, 12, 13, 14, 15]

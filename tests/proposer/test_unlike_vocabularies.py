@@ -6,10 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from asking import asked, context
-from families import random_ids, tiny_model
 from torch import Tensor
-from toy import Law, full_context, mixture, table_lm
 
 from specdec.core.errors import UserError
 from specdec.core.protocols import Forward, Proposer, TreePolicy, VerificationRule
@@ -38,6 +35,9 @@ from specdec.tree.sparse import Sparse
 from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 from specdec.verification.top_plus_one import TopPlusOne
+from tests.support.asking import asked, context
+from tests.support.families import random_ids, tiny_model
+from tests.support.toy import Law, full_context, mixture, table_lm
 
 V = 7  # the verifier's
 SURE = 0.45  # about every second law of a draft is surer

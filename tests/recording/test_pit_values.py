@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from families import VOCAB_SIZE, random_ids, tiny_model
 from scipy import stats
 from torch import Tensor, nn
-from toy import Tokens, full_context, markov, table_lm, warped
 
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.lm.hf import HFCausalLM
 from specdec.recording import pit_values as module
 from specdec.recording.pit_values import Decoded, transformed, transforms
+from tests.support.families import VOCAB_SIZE, random_ids, tiny_model
+from tests.support.toy import Tokens, full_context, markov, table_lm, warped
 
 WARPED = Sampling(0.7, top_p=0.9)
 

@@ -11,11 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from families import VOCAB_SIZE, plain_logits, random_ids, tiny_model
-from running import Tiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from toy import Law, full_context, memoryless, table_lm, warped
 
 from specdec.core.errors import UserError
 from specdec.core.randomness import RandomStream
@@ -40,6 +37,9 @@ from specdec.replay.arm import Arm
 from specdec.replay.closed_form import replay
 from specdec.replay.draft_distributions import DraftLaws
 from specdec.tree.sampled import SampledTree
+from tests.support.families import VOCAB_SIZE, plain_logits, random_ids, tiny_model
+from tests.support.running import Tiny
+from tests.support.toy import Law, full_context, memoryless, table_lm, warped
 
 LAW = full_context(3, 0.7, vocab_size=6)
 K = 4

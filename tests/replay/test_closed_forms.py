@@ -9,9 +9,7 @@ from itertools import product
 
 import pytest
 import torch
-from harness import Block, block_law, depth_of
 from torch import Tensor
-from toy import Law, Tokens, complete, full_context, memoryless, mixture, table_lm
 
 from specdec.core.errors import Unfit
 from specdec.core.protocols import VerificationRule
@@ -40,6 +38,8 @@ from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 from specdec.verification.top_plus_one import TopPlusOne
 from specdec.verification.traversal import Traversal
+from tests.support.harness import Block, block_law, depth_of
+from tests.support.toy import Law, Tokens, complete, full_context, memoryless, mixture, table_lm
 
 EXACT = 1e-12
 RULES: dict[str, VerificationRule] = {

@@ -11,9 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from harness import Block, block_law, depth_of
-from test_closed_forms import BINARY, RULES, TWO, UNEVEN, behind_root, tree_of
-from toy import Law, Tokens, table_lm
 
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
@@ -25,6 +22,9 @@ from specdec.replay.arm import Arm
 from specdec.replay.closed_form import replay
 from specdec.replay.draft_distributions import DraftLaws
 from specdec.replay.expected_steps import Replayed, tally
+from tests.replay.test_closed_forms import BINARY, RULES, TWO, UNEVEN, behind_root, tree_of
+from tests.support.harness import Block, block_law, depth_of
+from tests.support.toy import Law, Tokens, table_lm
 
 LENGTH, NUM_TEXTS, NUM_SEEDS = 24, 60, 20
 # Two states in which the draft is good, and one, which lasts, in which it is not.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from running import Tiny
 from torch import Tensor
 
 from specdec.core.errors import UserError
@@ -23,6 +22,7 @@ from specdec.proposer.medusa import Medusa
 from specdec.recording.texts import Text
 from specdec.replay.draft_distributions import DraftLaws, HeadLaws
 from specdec.tree.chain import Chain
+from tests.support.running import Tiny
 
 NUM_HEADS = 3
 TEXTS = [

@@ -11,19 +11,7 @@ from functools import cache
 
 import pytest
 import torch
-from harness import names
 from torch import Tensor
-from toy import (
-    ChoosingChain,
-    ChoosingFiltered,
-    ChoosingTree,
-    EnumeratedStream,
-    Law,
-    Tokens,
-    full_context,
-    mixture,
-    table_lm,
-)
 
 from specdec.core.processing import processed
 from specdec.core.protocols import VerificationRule
@@ -52,6 +40,18 @@ from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 from specdec.verification.top_plus_one import TopPlusOne
 from specdec.verification.traversal import Traversal
+from tests.support.harness import names
+from tests.support.toy import (
+    ChoosingChain,
+    ChoosingFiltered,
+    ChoosingTree,
+    EnumeratedStream,
+    Law,
+    Tokens,
+    full_context,
+    mixture,
+    table_lm,
+)
 
 EXACT = 1e-9
 OF_STEPS = ("num_", "reached.", "at_risk.", "finished.", "largest_", "draft_calls")

@@ -11,8 +11,24 @@ from itertools import combinations
 
 import pytest
 import torch
-from harness import names
-from test_every_column import (
+from torch import Tensor
+
+from specdec.core.outcome import Outcome
+from specdec.core.processing import processed
+from specdec.core.protocols import VerificationRule
+from specdec.core.randomness import Stream
+from specdec.core.trace import Step, Trace
+from specdec.core.values import Draw, Proposal, Verdict
+from specdec.decoding import request as request_module
+from specdec.decoding.decoder import SpeculativeDecoder
+from specdec.decoding.request import Request
+from specdec.decoding.stopping import Stopping
+from specdec.metrics import Tally
+from specdec.proof.enumeration import BranchingStream, plays
+from specdec.verification.lenient import Lenient
+from specdec.verification.top_k import TopK
+from specdec.verification.typical import Typical
+from tests.replay.test_every_column import (
     DRAFT,
     EXACT,
     NARROW,
@@ -34,24 +50,8 @@ from test_every_column import (
     sparse,
     tree,
 )
-from torch import Tensor
-from toy import EnumeratedStream, Tokens, table_lm
-
-from specdec.core.outcome import Outcome
-from specdec.core.processing import processed
-from specdec.core.protocols import VerificationRule
-from specdec.core.randomness import Stream
-from specdec.core.trace import Step, Trace
-from specdec.core.values import Draw, Proposal, Verdict
-from specdec.decoding import request as request_module
-from specdec.decoding.decoder import SpeculativeDecoder
-from specdec.decoding.request import Request
-from specdec.decoding.stopping import Stopping
-from specdec.metrics import Tally
-from specdec.proof.enumeration import BranchingStream, plays
-from specdec.verification.lenient import Lenient
-from specdec.verification.top_k import TopK
-from specdec.verification.typical import Typical
+from tests.support.harness import names
+from tests.support.toy import EnumeratedStream, Tokens, table_lm
 
 IID, WITHOUT, TOP = Draw.IID, Draw.WITHOUT_REPLACEMENT, Draw.TOP_PLUS_ONE
 LEANING, WIDE = (-1, 0, 0, 2), (-1, 0, 0, 0)

@@ -4,14 +4,6 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from toy import (
-    ChoosingChain,
-    ChoosingTree,
-    Tokens,
-    full_context,
-    mixture,
-    table_lm,
-)
 
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
@@ -19,6 +11,14 @@ from specdec.recording.texts import Text
 from specdec.replay.arm import Arm
 from specdec.replay.closed_form import replay
 from specdec.replay.draft_distributions import DraftLaws
+from tests.support.toy import (
+    ChoosingChain,
+    ChoosingTree,
+    Tokens,
+    full_context,
+    mixture,
+    table_lm,
+)
 
 PROMPT: Tokens = (0, 1)
 TARGET = full_context(11, 1.0)

@@ -8,10 +8,6 @@ from statistics import stdev
 
 import pytest
 import torch
-from families import random_ids, tiny_model
-from reading import heads_of
-from running import Tiny
-from toy import RankedTree, Tokens, full_context, markov, mixture, table_lm
 
 from specdec.core.errors import Unfit
 from specdec.core.protocols import Proposer
@@ -38,6 +34,10 @@ from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic
 from specdec.tree.sparse import Sparse
 from specdec.verification.rejection import Rejection
+from tests.support.families import random_ids, tiny_model
+from tests.support.reading import heads_of
+from tests.support.running import Tiny
+from tests.support.toy import RankedTree, Tokens, full_context, markov, mixture, table_lm
 
 PROMPTS = [(0, 1, 2, 0, 1), (2,), (1, 1, 0)]
 TARGET = markov(2, full_context(5, 1.5))

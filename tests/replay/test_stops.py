@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from running import Tiny
 from transformers import AutoTokenizer
 
 from specdec.decoding.stopping import Stopping
 from specdec.recording.texts import Text
 from specdec.replay.stops import Stops
+from tests.support.running import Tiny
 
 Show = Callable[[Sequence[int]], str]
 

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricated import easy_traces, make_config, write_run, write_status
-from swept import write_replayed, write_trained
 
 from specdec.core.errors import UserError
 from specdec.report.collect import Collection, collect
+from tests.support.fabricated import easy_traces, make_config, write_run, write_status
+from tests.support.swept import write_replayed, write_trained
 
 
 def labels(collection: Collection) -> dict[str, list[str]]:

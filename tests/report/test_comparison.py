@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fabricated import easy_traces, make_config, plain_steps, write_run
 
 from specdec.core.trace import Step
 from specdec.metrics import Tally, efficiency_contrast, holm, speedup
 from specdec.metrics.speed import NO_CLOCK, TOO_CHEAP
 from specdec.report.collect import Setting, collect
 from specdec.report.comparison import Compared, compared
+from tests.support.fabricated import easy_traces, make_config, plain_steps, write_run
 
 
 def only(folder: Path) -> Setting:

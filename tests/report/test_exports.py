@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fabricated import easy_traces, make_config, write_run
-from swept import write_replayed, write_trained
 
 from specdec.core.errors import UserError
 from specdec.metrics import Tally, summarize
 from specdec.metrics.speed import NO_CLOCK, TOO_CHEAP
 from specdec.report.write import write_report
 from specdec.results.flat import flat
+from tests.support.fabricated import easy_traces, make_config, write_run
+from tests.support.swept import write_replayed, write_trained
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from fabricated import easy_traces, make_config, write_run
+
+from tests.support.fabricated import easy_traces, make_config, write_run
 
 GIB = 1 << 30
 MEASURED = """

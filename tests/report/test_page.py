@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricated import easy_traces, make_config, write_run, write_status
-from swept import (
+
+from specdec.metrics import DEFINITIONS
+from specdec.report.page import page
+from specdec.report.page import token_texts as packing
+from specdec.report.page.glossary import MORE
+from specdec.report.page.render import breakable, unbroken
+from specdec.report.plots import figures
+from tests.support.fabricated import easy_traces, make_config, write_run, write_status
+from tests.support.swept import (
     EVIL,
     gathered,
     judged_traces,
@@ -24,13 +31,6 @@ from swept import (
     write_sweep,
     write_trained,
 )
-
-from specdec.metrics import DEFINITIONS
-from specdec.report.page import page
-from specdec.report.page import token_texts as packing
-from specdec.report.page.glossary import MORE
-from specdec.report.page.render import breakable, unbroken
-from specdec.report.plots import figures
 
 VOID = {"meta", "link", "br", "wbr", "img", "input"}
 

@@ -8,20 +8,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
-from fabricated import easy_traces, make_config, write_run
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.image import imread
-from metric_traces import make_step, make_trace
-from swept import (
-    Results,
-    gathered,
-    write_lossy,
-    write_replayed,
-    write_sweep,
-    write_trained,
-)
 
 from specdec.metrics import DEFINITIONS, Tally
 from specdec.report.collect import Arm, Collection
@@ -30,6 +20,16 @@ from specdec.report.plots import Plot, figures, limits, save, svg
 from specdec.report.plots.canvas import INK, RIGHT, WIDTH, look_of
 from specdec.report.plots.frontier import Spot, undominated
 from specdec.report.plots.limits import LINES_PER_PLOT
+from tests.support.fabricated import easy_traces, make_config, write_run
+from tests.support.metric_traces import make_step, make_trace
+from tests.support.swept import (
+    Results,
+    gathered,
+    write_lossy,
+    write_replayed,
+    write_sweep,
+    write_trained,
+)
 
 Drawn = tuple[Collection, Results, dict[str, Plot]]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from swept import EVIL, gathered, make_text, write_sweep
 
 from specdec.report.page import page
 from specdec.report.plots import figures
+from tests.support.swept import EVIL, gathered, make_text, write_sweep
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

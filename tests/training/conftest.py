@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from building import HELD_OUT, LEARNT, Build
-from running import Tiny
 
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.lm import LanguageModeling
+from tests.support.building import HELD_OUT, LEARNT, Build
+from tests.support.running import Tiny
 
 
 @pytest.fixture(autouse=True)

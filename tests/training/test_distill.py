@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from running import Tiny
 
 from specdec.core.errors import UserError
 from specdec.core.jsonl import read_jsonl
@@ -18,6 +17,7 @@ from specdec.lm.load import load
 from specdec.training.data.answer_file import AnswerFile
 from specdec.training.data.distill import Distill
 from specdec.training.data.verifier_states import VerifierStates
+from tests.support.running import Tiny
 
 SMALL: dict[str, Any] = {"max_new_tokens": 12, "prompt_tokens": 6, "batch": 3}
 CHATML = (

@@ -5,9 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from every_loss import LOSSES, each_loss, greedy
-from families import SCALED, random_ids, tiny_model
-from running import Tiny
 from torch import Tensor
 
 from specdec.core.errors import UserError
@@ -30,6 +27,9 @@ from specdec.training.objective import Batch
 from specdec.training.trainer import Trainer
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
+from tests.support.every_loss import LOSSES, each_loss, greedy
+from tests.support.families import SCALED, random_ids, tiny_model
+from tests.support.running import Tiny
 
 GAMMA = 3
 SMALL: dict[str, Any] = {"hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 2}

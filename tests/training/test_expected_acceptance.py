@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from families import random_ids, tiny_model
 from torch import Tensor
 
 from specdec.core.sampling import Sampling
@@ -15,6 +14,7 @@ from specdec.training.objective import Batch
 from specdec.tree.chain import Chain
 from specdec.tree.fixed import FixedTree
 from specdec.tree.sampled import Sampled
+from tests.support.families import random_ids, tiny_model
 
 TAU = "eval_block_efficiency"
 

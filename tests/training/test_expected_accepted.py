@@ -10,6 +10,7 @@ from torch import Tensor
 
 from specdec.core.errors import Unfit, UserError
 from specdec.core.sampling import Sampling
+from specdec.heads.forcing import HeadTargets
 from specdec.training import head_losses
 from specdec.training.acceptance import Acceptance
 from specdec.training.chained import Chained
@@ -206,7 +207,7 @@ def test_a_text_learnt_by_heart_is_accepted_at_length(
     one = objective(states, "chained", ExpectedAccepted(temperature))
     text = one.batch(0, 2)
     monkeypatch.setattr(states, "batch", lambda first, count: text)
-    num_steps = head_losses.Asked.of(text.token_ids, text.counted, K).wanted[:, 0].sum()
+    num_steps = HeadTargets.of(text.token_ids, text.counted, K).wanted[:, 0].sum()
 
     def accepted() -> float:  # a step, on average over where steps begin
         with torch.no_grad():

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from building import Build
 from safetensors.torch import load_file
 from transformers import get_scheduler
 
@@ -18,6 +17,7 @@ from specdec.training.lm import LanguageModeling
 from specdec.training.objective import Batch
 from specdec.training.schedule import SCHEDULES
 from specdec.training.trainer import FREE, Trainer
+from tests.support.building import Build
 
 STEPS = 6
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from every_loss import LOSSES, each_loss, greedy
 from torch import Tensor, nn
 
 from specdec.core.errors import UserError
@@ -29,6 +28,7 @@ from specdec.training.trainer import Trainer
 from specdec.tree.chain import Chain
 from specdec.tree.sparse import Sparse
 from specdec.verification.rejection import Rejection
+from tests.support.every_loss import LOSSES, each_loss, greedy
 
 K = 3
 PREFIX = {"prefix_attention": True, "num_attention_heads": 4}

@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from families import tiny_model
-from launching import heads_options, launch, losses
-from running import CommandLine, Tiny
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -36,6 +33,9 @@ from specdec.training.tuning import Full, LoRA, Tuned
 from specdec.tree.chain import Chain
 from specdec.tree.sparse import Sparse
 from specdec.verification.rejection import Rejection
+from tests.support.families import tiny_model
+from tests.support.launching import heads_options, launch, losses
+from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 

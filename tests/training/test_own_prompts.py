@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import Tiny
 
 from specdec.core.errors import UserError
 from specdec.core.sampling import Sampling
@@ -18,6 +17,7 @@ from specdec.training.expected_acceptance import HeldOut
 from specdec.training.objective import Batch
 from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic
+from tests.support.running import Tiny
 
 TAU = "eval_block_efficiency"
 ROWS = [

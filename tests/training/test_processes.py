@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from launching import launch
-from running import Tiny
+
+from tests.support.launching import launch
+from tests.support.running import Tiny
 
 
 def test_two_processes_with_half_the_batch_give_the_losses_of_one(

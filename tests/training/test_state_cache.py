@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import Tiny
 from safetensors.torch import load_file
 
 from specdec.core.errors import UserError
@@ -18,6 +17,7 @@ from specdec.training.loss.kl import KL
 from specdec.training.medusa import Medusa
 from specdec.training.trainer import Trainer
 from specdec.tree.chain import Chain
+from tests.support.running import Tiny
 
 LENGTH = 16
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from building import Build
-from faults import files_of_at_most
-from running import Tiny
 from safetensors.torch import load_file
 
 from specdec.core.errors import UserError
 from specdec.core.jsonl import read_jsonl
 from specdec.training.trainer import Trainer
+from tests.support.building import Build
+from tests.support.faults import files_of_at_most
+from tests.support.running import Tiny
 
 STEPS = 24
 KILLS = 3

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from building import Build
 
 from specdec.core.errors import UserError
 from specdec.results.tracked_run import run_id
 from specdec.training.tracked_name import tracked_name
 from specdec.training.trainer import Trainer
+from tests.support.building import Build
 
 
 def test_wandb_without_an_account_logs_offline(

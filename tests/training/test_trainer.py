@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from building import Build
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from specdec.training.lm import LanguageModeling
 from specdec.training.objective import Batch
 from specdec.training.trainer import Trainer
 from specdec.verification.rejection import Rejection
+from tests.support.building import Build
 
 NUM_STEPS = 8
 

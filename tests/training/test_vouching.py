@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from building import Build
-from running import Tiny
 from safetensors.torch import load_file
 
 from specdec.core.errors import UserError
@@ -19,6 +17,8 @@ from specdec.proposer.heads import load_heads
 from specdec.training.lm import LanguageModeling
 from specdec.training.trained_folder import training_tokens, write_facts
 from specdec.training.trainer import Trainer
+from tests.support.building import Build
+from tests.support.running import Tiny
 
 STEPS = 8
 BEST = 4  # the step of the best evaluation

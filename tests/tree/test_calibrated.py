@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from complaints import assert_damage_is_named
 
 from specdec.calibration.path_counts import PathCounts, calibration
 from specdec.core.errors import UserError
 from specdec.core.vouching import write_note
 from specdec.tree.calibrated import Calibrated
+from tests.support.complaints import assert_damage_is_named
 
 # (0, 0) six times, (1, 1) four times, and once each rank alone.
 RANKS = torch.tensor([[0, 0]] * 6 + [[1, 1]] * 4 + [[2, 9], [0, 9]])

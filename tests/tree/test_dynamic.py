@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from asking import asked, context
-from toy import Law, Tokens, full_context, gridded, table_lm
 
 from specdec.core.errors import UserError
 from specdec.core.sampling import Sampling
@@ -14,6 +12,8 @@ from specdec.core.tree import CandidateTree
 from specdec.core.values import Draw
 from specdec.proposer.draft_model import DraftModel
 from specdec.tree.dynamic import Dynamic
+from tests.support.asking import asked, context
+from tests.support.toy import Law, Tokens, full_context, gridded, table_lm
 
 V = 4
 LAWS: dict[str, Law] = {

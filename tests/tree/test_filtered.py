@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from asking import asked, context
-from toy import EnumeratedStream, Law, Tokens, full_context, gridded, table_lm
 
 from specdec.core.errors import UserError
 from specdec.core.sampling import Sampling
@@ -14,6 +12,8 @@ from specdec.core.values import Draw, Proposal
 from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.proposer.draft_model import DraftModel
 from specdec.tree.filtered import Filtered
+from tests.support.asking import asked, context
+from tests.support.toy import EnumeratedStream, Law, Tokens, full_context, gridded, table_lm
 
 CELLS = 8
 V = 3

@@ -7,7 +7,6 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor
-from toy import EnumeratedStream, TextLaw, Tokens, total_variation
 
 from specdec.core.errors import UserError
 from specdec.core.randomness import RandomStream
@@ -15,6 +14,7 @@ from specdec.core.values import Draw
 from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.tree.chain import Chain
 from specdec.tree.sampled import Sampled, SampledTree
+from tests.support.toy import EnumeratedStream, TextLaw, Tokens, total_variation
 
 CELLS = 12  # of the grid of uniform numbers; what is drawn from below is a multiple of 1 / 12
 EXACT = 1e-12

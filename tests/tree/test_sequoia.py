@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from complaints import assert_damage_is_named
 
 from specdec.core.errors import UserError
 from specdec.core.randomness import RandomStream
 from specdec.core.values import Draw
 from specdec.tree.sequoia import Sequoia
 from specdec.tree.sequoia_search import PositionalTrees
+from tests.support.complaints import assert_damage_is_named
 
 ROW = [0.6, 0.2, 0.1]
 BY_DEPTH = [[0.6, 0.2, 0.1], [0.2, 0.15, 0.14]]

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from asking import asked, context
-from toy import full_context, is_path, table_lm
 
 from specdec.core.errors import UserError
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
 from specdec.proposer.draft_model import DraftModel
 from specdec.tree.sparse import Sparse
+from tests.support.asking import asked, context
+from tests.support.toy import full_context, is_path, table_lm
 
 V = 6
 LAW = full_context(3, vocab_size=V)

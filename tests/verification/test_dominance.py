@@ -9,8 +9,15 @@ from functools import cache
 
 import pytest
 import torch
-from harness import names
-from rule_cases import (
+from torch import Tensor
+
+from specdec.core.protocols import VerificationRule
+from specdec.core.values import Draw
+from specdec.proof.drafting import DRAFTERS, chain, drafts
+from specdec.verification.lenient import Lenient
+from specdec.verification.overlap import transport_bound
+from tests.support.harness import names
+from tests.support.rule_cases import (
     CASES,
     CHAINS,
     EXACT,
@@ -30,7 +37,7 @@ from rule_cases import (
     Traversal,
     random_pair,
 )
-from rule_checks import (
+from tests.support.rule_checks import (
     accepted_texts,
     best_transport,
     by_blocks,
@@ -40,13 +47,6 @@ from rule_checks import (
     check_first_acceptance,
     check_same_law,
 )
-from torch import Tensor
-
-from specdec.core.protocols import VerificationRule
-from specdec.core.values import Draw
-from specdec.proof.drafting import DRAFTERS, chain, drafts
-from specdec.verification.lenient import Lenient
-from specdec.verification.overlap import transport_bound
 
 every_pair = pytest.mark.parametrize("pair", PAIRS, ids=names(PAIRS))
 several_pairs = pytest.mark.parametrize("pair", [*RANDOM, HAND[7]], ids=names([*RANDOM, HAND[7]]))

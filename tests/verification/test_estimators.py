@@ -2,8 +2,19 @@
 
 import pytest
 import torch
-from harness import names
-from rule_cases import (
+
+from specdec.core.randomness import RandomStream
+from specdec.core.tree import CandidateTree
+from specdec.core.values import Draw, Proposal
+from specdec.proof.drafting import chain
+from specdec.verification.kseq import KSeq
+from specdec.verification.lenient import Lenient
+from specdec.verification.match import Match
+from specdec.verification.overlap import transport_bound
+from specdec.verification.top_k import TopK
+from specdec.verification.typical import Typical
+from tests.support.harness import names
+from tests.support.rule_cases import (
     CASES,
     CHAINS,
     HAND,
@@ -16,25 +27,14 @@ from rule_cases import (
     Rejection,
     cases,
 )
-from rule_checks import (
+from tests.support.rule_checks import (
     ENDS,
     best_transport,
     check_expected_accepted,
     check_overlap_and_bound,
     reports,
 )
-from toy import full_context
-
-from specdec.core.randomness import RandomStream
-from specdec.core.tree import CandidateTree
-from specdec.core.values import Draw, Proposal
-from specdec.proof.drafting import chain
-from specdec.verification.kseq import KSeq
-from specdec.verification.lenient import Lenient
-from specdec.verification.match import Match
-from specdec.verification.overlap import transport_bound
-from specdec.verification.top_k import TopK
-from specdec.verification.typical import Typical
+from tests.support.toy import full_context
 
 LOSSY = [
     case

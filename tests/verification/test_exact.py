@@ -6,8 +6,18 @@ drafter to `harness.DRAFTERS`). No random number is drawn here, so nothing can p
 
 import pytest
 import torch
-from harness import Block, acceptance, bias, depth_of, names, verified
-from rule_cases import (
+
+from specdec.core.protocols import VerificationRule
+from specdec.core.randomness import Stream
+from specdec.core.tree import CandidateTree
+from specdec.core.values import Draw, Proposal
+from specdec.proof.drafting import DRAFTERS, Parents, chain, draft_rows
+from specdec.proof.enumeration import BranchingStream, outcomes
+from specdec.verification.block import Block as BlockRule
+from specdec.verification.match import Match
+from specdec.verification.rejection import Rejection
+from tests.support.harness import Block, acceptance, bias, depth_of, names, verified
+from tests.support.rule_cases import (
     BINARY,
     CASES,
     EXACT,
@@ -21,18 +31,8 @@ from rule_cases import (
     Pair,
     configured_rules,
 )
-from rule_checks import ENDS, check_pruned_law, check_text_law
-from toy import Law, Tokens, memoryless
-
-from specdec.core.protocols import VerificationRule
-from specdec.core.randomness import Stream
-from specdec.core.tree import CandidateTree
-from specdec.core.values import Draw, Proposal
-from specdec.proof.drafting import DRAFTERS, Parents, chain, draft_rows
-from specdec.proof.enumeration import BranchingStream, outcomes
-from specdec.verification.block import Block as BlockRule
-from specdec.verification.match import Match
-from specdec.verification.rejection import Rejection
+from tests.support.rule_checks import ENDS, check_pruned_law, check_text_law
+from tests.support.toy import Law, Tokens, memoryless
 
 LINES = [(case, pair) for case in CASES for pair in case.pairs]
 

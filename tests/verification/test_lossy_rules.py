@@ -10,8 +10,18 @@ from itertools import pairwise
 
 import pytest
 import torch
-from harness import bias, decisions, names
-from rule_cases import (
+
+from specdec.core.errors import UserError
+from specdec.core.protocols import VerificationRule
+from specdec.core.tree import CandidateTree
+from specdec.core.values import Draw, Proposal, Verdict
+from specdec.decoding.pairing import is_lossless
+from specdec.proof.drafting import DRAFTERS, ROOT_TOKEN, Parents, chain, draft_rows, drafts, text_at
+from specdec.verification.lenient import Lenient
+from specdec.verification.top_k import TopK
+from specdec.verification.typical import Typical
+from tests.support.harness import bias, decisions, names
+from tests.support.rule_cases import (
     BINARY,
     EXACT,
     FORKED,
@@ -26,18 +36,8 @@ from rule_cases import (
     Rejection,
     configured_rules,
 )
-from rule_checks import check_divergence, check_same_law
-from toy import Law, Tokens, full_context, memoryless
-
-from specdec.core.errors import UserError
-from specdec.core.protocols import VerificationRule
-from specdec.core.tree import CandidateTree
-from specdec.core.values import Draw, Proposal, Verdict
-from specdec.decoding.pairing import is_lossless
-from specdec.proof.drafting import DRAFTERS, ROOT_TOKEN, Parents, chain, draft_rows, drafts, text_at
-from specdec.verification.lenient import Lenient
-from specdec.verification.top_k import TopK
-from specdec.verification.typical import Typical
+from tests.support.rule_checks import check_divergence, check_same_law
+from tests.support.toy import Law, Tokens, full_context, memoryless
 
 # Each lossy rule with a mild and a strong setting; a new one needs a line here.
 LOSSY: Sequence[VerificationRule] = [

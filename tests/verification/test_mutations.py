@@ -11,9 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from harness import bias, names
-from mutating import Plant, replaced, resolved, rewritten
-from rule_cases import (
+from torch import Tensor
+
+from specdec.core.outcome import Outcome
+from specdec.core.protocols import VerificationRule
+from specdec.core.randomness import Stream
+from specdec.core.values import Draw, Proposal, Verdict
+from specdec.proof.drafting import chain
+from specdec.verification.candidate_nodes import Asked
+from specdec.verification.lenient import Lenient
+from specdec.verification.odds import Odds
+from tests.support.harness import bias, names
+from tests.support.mutating import Plant, replaced, resolved, rewritten
+from tests.support.rule_cases import (
     BELOW_SECOND,
     CROSSED,
     EXACT,
@@ -32,7 +42,7 @@ from rule_cases import (
     Traversal,
     random_pair,
 )
-from rule_checks import (
+from tests.support.rule_checks import (
     ConstantStream,
     by_blocks,
     check_accepted_texts,
@@ -43,17 +53,7 @@ from rule_checks import (
     check_text_law,
     check_zero_is_never_accepted,
 )
-from torch import Tensor
-from toy import memoryless
-
-from specdec.core.outcome import Outcome
-from specdec.core.protocols import VerificationRule
-from specdec.core.randomness import Stream
-from specdec.core.values import Draw, Proposal, Verdict
-from specdec.proof.drafting import chain
-from specdec.verification.candidate_nodes import Asked
-from specdec.verification.lenient import Lenient
-from specdec.verification.odds import Odds
+from tests.support.toy import memoryless
 
 DETECTED = 1e-3
 PAIR = Pair("by-hand", memoryless(0.5, 0.3, 0.2), memoryless(0.15, 0.2, 0.65))
@@ -235,7 +235,7 @@ BIASING = [
         "p-of-the-next-node",
         0.2730,
         rewritten(
-            f"{RULES}.asked.Asked.of",
+            f"{RULES}.candidate_nodes.Asked.of",
             "_rows(target_probs, nodes)",
             "_rows(target_probs, [n + 1 for n in nodes])",
         ),
@@ -276,7 +276,7 @@ BIASING = [
     of_text(
         "duplicates-removed",
         0.0550,
-        replaced(f"{RULES}.asked.Asked.drawn", _duplicates_not_asked),
+        replaced(f"{RULES}.candidate_nodes.Asked.drawn", _duplicates_not_asked),
         IID,
     ),
     of_text(
@@ -396,13 +396,13 @@ BIASING = [
     of_text(
         "match-goes-on-with-a-child-it-did-not-draw",
         0.4500,
-        rewritten(f"{RULES}.walking.bearer", "tree.token_ids[c] == token", "True"),
+        rewritten(f"{RULES}.walk.bearer", "tree.token_ids[c] == token", "True"),
         _case(Match(), Draw.SINGLE),
     ),
     of_text(
         "withheld-as-if-nothing-was-drafted",
         0.0700,
-        rewritten(f"{RULES}.asked.Asked.of", "if proposal.withheld", "if False"),
+        rewritten(f"{RULES}.candidate_nodes.Asked.of", "if proposal.withheld", "if False"),
         _case(Rejection(), Draw.FILTERED),
     ),
     of_text(
@@ -437,7 +437,7 @@ REPORTED = [
     ),
     of_report(
         "expected-from-siblings-each-asked-first",
-        rewritten(f"{RULES}.asking.shares", "live *= 1 - probability", "live *= 1.0"),
+        rewritten(f"{RULES}.odds.shares", "live *= 1 - probability", "live *= 1.0"),
         lambda: check_expected_accepted(_case(Rejection(), Draw.IID, BELOW_SECOND), MIXED),
     ),
     of_report(
@@ -456,7 +456,7 @@ REPORTED = [
     ),
     of_report(
         "bound-of-one-draw-for-all",
-        rewritten(f"{RULES}.walking.transport_bound", "below_q**num_draws", "below_q"),
+        rewritten(f"{RULES}.walk.transport_bound", "below_q**num_draws", "below_q"),
         lambda: check_overlap_and_bound(IID, PAIR),
     ),
     of_report(
@@ -520,9 +520,9 @@ def test_the_correction_from_p_is_biased_by_what_the_arithmetic_says(
 @pytest.mark.parametrize(
     "plant",
     [
-        rewritten(f"{RULES}.walking.bearer", "no such characters", ""),
-        rewritten(f"{RULES}.walking.walk", "path", ""),
-        replaced(f"{RULES}.walking.no_such_function", None),
+        rewritten(f"{RULES}.walk.bearer", "no such characters", ""),
+        rewritten(f"{RULES}.walk.walk", "path", ""),
+        replaced(f"{RULES}.walk.no_such_function", None),
     ],
 )
 def test_a_bug_that_cannot_be_planted_is_an_error(

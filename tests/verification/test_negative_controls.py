@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from harness import Block, Play, bias, completed, names, played, verified
 from torch import Tensor
-from toy import Law, full_context, memoryless, mixture, text_law, total_variation
 
 from specdec.core.outcome import Outcome
 from specdec.core.randomness import Stream
@@ -22,6 +20,8 @@ from specdec.decoding.stopping import Stopping
 from specdec.proof.drafting import ROOT_TOKEN, Parents, chain, draft_rows, ranked, single
 from specdec.proof.enumeration import outcomes
 from specdec.verification.rejection import Rejection
+from tests.support.harness import Block, Play, bias, completed, names, played, verified
+from tests.support.toy import Law, full_context, memoryless, mixture, text_law, total_variation
 
 DETECTED = 1e-3
 P_ROW, Q_ROW = (0.5, 0.3, 0.2), (0.15, 0.2, 0.65)

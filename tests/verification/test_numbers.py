@@ -7,11 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from harness import bias, names
-from rule_cases import BINARY, CASES, HAND, RANDOM, THREE, TWO, Case, cases
-from rule_checks import ConstantStream, check_zero_is_never_accepted
 from torch import Tensor
-from toy import Law, Tokens
 
 from specdec.core.randomness import RandomStream, _drawn_at_once
 from specdec.core.sampling import Sampling
@@ -28,6 +24,10 @@ from specdec.verification.top_k import TopK
 from specdec.verification.top_plus_one import TopPlusOne
 from specdec.verification.traversal import Traversal
 from specdec.verification.typical import Typical
+from tests.support.harness import bias, names
+from tests.support.rule_cases import BINARY, CASES, HAND, RANDOM, THREE, TWO, Case, cases
+from tests.support.rule_checks import ConstantStream, check_zero_is_never_accepted
+from tests.support.toy import Law, Tokens
 
 SINGLE_PRECISION = 1e-6
 LARGE_V = 50_000

@@ -7,10 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from mutating import rewritten
-from test_mutations import BIASING, Mutation
 from torch import Tensor
-from toy import full_context, table_lm
 
 import specdec as sd
 from specdec.core.errors import UserError
@@ -19,6 +16,9 @@ from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.proof.lossless import finding, prove_lossless
 from specdec.verification.rejection import Rejection
+from tests.support.mutating import rewritten
+from tests.support.toy import full_context, table_lm
+from tests.verification.test_mutations import BIASING, Mutation
 
 TARGET = full_context(3)
 CLAIMS: list[tuple[Any, Draw]] = [

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from scipy.optimize import brentq
 from scipy.stats import chi2, ncx2
-from toy import TextLaw, Tokens
 
 from specdec.core.trace import Trace
+from tests.support.toy import TextLaw, Tokens
 
 FALSE_ALARM = 1e-6  # per test
 POWER = 0.99

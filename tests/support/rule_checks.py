@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from harness import Block, block_law, completed, decisions, emitted
-from rule_cases import EXACT, Case, Pair, V
 from torch import Tensor
-from toy import Law, TextLaw, Tokens, text_law, total_variation
 
 from specdec.core.protocols import VerificationRule
 from specdec.core.randomness import RandomStream
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.decoding.stopping import Stopping
 from specdec.proof.drafting import Drafted, drafts, text_at
+from tests.support.harness import Block, block_law, completed, decisions, emitted
+from tests.support.rule_cases import EXACT, Case, Pair, V
+from tests.support.toy import Law, TextLaw, Tokens, text_law, total_variation
 
 ENDS = [frozenset[int](), frozenset({0}), frozenset({2}), frozenset({0, 2})]
 

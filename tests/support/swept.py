@@ -5,12 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fabricated import easy_traces, make_config, write_run
-from metric_traces import make_step, make_trace
-
 from specdec.core.trace import Step, Trace
 from specdec.report.collect import Collection, Setting, collect
 from specdec.report.comparison import Compared, compared
+from tests.support.fabricated import easy_traces, make_config, write_run
+from tests.support.metric_traces import make_step, make_trace
 
 Results = list[tuple[Setting, Sequence[Compared]]]
 EVIL = "</script><script>document.title = 'owned'</script><img src=x onerror=alert(1)>&amp;"

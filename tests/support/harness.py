@@ -10,7 +10,6 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
-from toy import NO_END, Law, TextLaw, Tokens, complete, is_path, text_law, total_variation
 
 from specdec.core.outcome import Outcome
 from specdec.core.protocols import VerificationRule
@@ -19,6 +18,16 @@ from specdec.core.tree import CandidateTree
 from specdec.core.values import Proposal, Verdict
 from specdec.proof.drafting import Drafted, Drafter, Parents, draft_rows
 from specdec.proof.enumeration import outcomes
+from tests.support.toy import (
+    NO_END,
+    Law,
+    TextLaw,
+    Tokens,
+    complete,
+    is_path,
+    text_law,
+    total_variation,
+)
 
 
 class Block(NamedTuple):

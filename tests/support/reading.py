@@ -3,13 +3,13 @@
 from typing import Any
 
 import torch
-from families import VOCAB_SIZE, random_ids, tiny_model
 
 from specdec.heads.base import Heads
 from specdec.heads.chained import ChainedHeads
 from specdec.heads.medusa import MedusaHeads
 from specdec.lm.hf import HFCausalLM
 from specdec.training.objective import Batch
+from tests.support.families import VOCAB_SIZE, random_ids, tiny_model
 
 K = 3
 H = 32

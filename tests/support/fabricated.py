@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metric_traces import make_trace, random_traces
 from omegaconf import OmegaConf
 
 from specdec.core.trace import PlainSteps, Trace
 from specdec.metrics import Tally, summarize
 from specdec.results.options import identity, known_by
 from specdec.results.run_dir import RunDir, read_clock
+from tests.support.metric_traces import make_trace, random_traces
 
 MACHINE = {"device": "a machine", "num_threads": 2, "num_processes": 1}
 FILES = {"prompts.path": "0123", "verifier.path": "4567"}
@@ -92,7 +92,7 @@ def easy_traces(num_prompts: int, seed: int, depth: int = 4, num_steps: int = 20
 
 
 def _plain(num_prompts: int) -> list[Trace]:
-    from metric_traces import make_step
+    from tests.support.metric_traces import make_step
 
     steps = [make_step(0, 0, seconds=(0.0, 1.0, 0.01)) for _ in range(40)]
     return [make_trace(f"prompt-{index}", *steps, prefill=0.5) for index in range(num_prompts)]

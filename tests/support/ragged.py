@@ -6,7 +6,6 @@ The truth is the stock model reading each path as ordinary text: one row, no cac
 from collections.abc import Sequence
 
 import torch
-from families import plain_logits, random_ids
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -15,6 +14,7 @@ from specdec.core.tree import CandidateTree
 from specdec.core.values import Layer
 from specdec.lm.batch import TreeBatch
 from specdec.lm.hf import HFCausalLM
+from tests.support.families import plain_logits, random_ids
 
 EXACT = 1e-5  # relative 2-norm in fp32; a wrong mask, position or cell gives 1e-2 and more
 # Shapes of trees, and the path of each that is accepted.

@@ -5,9 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from running import Tiny
-
 from specdec.core.jsonl import read_jsonl
+from tests.support.running import Tiny
 
 
 def heads_options(output: Path, tiny: Tiny, batch_size: int, *more: str) -> list[str]:

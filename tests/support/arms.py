@@ -4,8 +4,6 @@ import random
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from toy import Law, RankedTree, Tokens, full_context, markov, mixture, table_lm
-
 from specdec.core.protocols import CausalLM, Proposer, VerificationRule
 from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
@@ -17,6 +15,7 @@ from specdec.proposer.none import NoProposer
 from specdec.proposer.recorded import Recorded
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
+from tests.support.toy import Law, RankedTree, Tokens, full_context, markov, mixture, table_lm
 
 V = 3
 GAMMA = 2

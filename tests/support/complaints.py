@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from running import Ended
 
 from specdec.core.errors import UserError
+from tests.support.running import Ended
 
 
 def assert_one_line(ended: Ended, names: Sequence[str] = ()) -> None:

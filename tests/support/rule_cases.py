@@ -9,9 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from harness import Play, depth_of, played
 from torch import Tensor
-from toy import Law, Tokens, full_context, memoryless, mixture
 
 from specdec.core.protocols import VerificationRule
 from specdec.core.values import Draw
@@ -30,6 +28,8 @@ from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 from specdec.verification.top_plus_one import TopPlusOne
 from specdec.verification.traversal import Traversal
+from tests.support.harness import Play, depth_of, played
+from tests.support.toy import Law, Tokens, full_context, memoryless, mixture
 
 EXACT = 1e-12
 V = 3

@@ -43,11 +43,12 @@ MAY_IMPORT = {
     "lab": {
         *("core", "lm", "heads", "prompts", "proposer", "tree", "verification", "decoding"),
         *("metrics", "results", "recording", "calibration", "replay", "training", "report"),
+        "command",
     },
     "command": {
         *("core", "lm", "heads", "prompts", "proposer", "tree", "verification", "decoding"),
         *("metrics", "results", "recording", "calibration", "replay", "training", "report"),
-        "lab",
+        *("lab", "version"),
     },
 }
 # Other people's packages, where they are restricted at all.
@@ -59,8 +60,8 @@ THIRD_PARTY = {
     "decoding": {"torch"},
     "metrics": {"numpy", "scipy"},
 }
-# The folder that knows what a DictConfig is: the rest gets typed values.
-CONFIGURED = ("specdec/command",)
+# The folders that know what a DictConfig is: the rest gets typed values.
+CONFIGURED = ("specdec/command", "specdec/lab", "specdec/results", "specdec/report", "scripts")
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def test_the_configuration_is_resolved_and_complete(comparison: Comparison, tiny
 def test_a_saved_configuration_runs_again(comparison: Comparison, tiny: Tiny) -> None:
     """Whoever has a run directory and the models can repeat the run without the command line."""
     arm = import_module("specdec.lab.arm")
-    app = import_module("specdec.command.launch")
+    app = import_module("specdec.lab.build")
     run_dir = comparison.folder / NAMES[2]
     config = OmegaConf.load(run_dir / "config.yaml")
     repeated = arm.build_arm(config, app.build(config.verifier))

@@ -152,7 +152,7 @@ def root_overlap(compared: Compared, arm: str) -> float:
 def test_a_saved_configuration_with_judges_runs_again(compared: Compared) -> None:
     """Outside of Hydra, too: the judges come from their YAML files."""
     arm = import_module("specdec.lab.arm")
-    app = import_module("specdec.command.launch")
+    app = import_module("specdec.lab.build")
     prompting = import_module("specdec.lab.prompt_options")
     config = OmegaConf.load(compared.folder / "draft_model" / "config.yaml")
     repeated = arm.build_arm(config, app.build(config.verifier))

@@ -97,7 +97,7 @@ def decoded(config: DictConfig, verifier: Any) -> int:
 
 
 def defined_for(config: DictConfig) -> frozenset[Draw]:
-    return import_module("specdec.command.launch").build(config.verification.rule).defined_for
+    return import_module("specdec.lab.build").build(config.verification.rule).defined_for
 
 
 def test_the_grid_holds_every_tree() -> None:

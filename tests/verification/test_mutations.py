@@ -101,7 +101,7 @@ def _original(name: str) -> Any:
 _residual = _original("rejection.residual")
 _holds = _original("block._holds")
 _follow = _original("match.follow")
-_drawn = _original("asked.Asked.drawn")
+_drawn = _original("candidate_nodes.Asked.drawn")
 _verify = _original("rejection.Rejection.verify")
 _recursive = _original("rejection.recursive_rejection")
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+import specdec as sd
 from tests.support.documents import (
     DOCS,
     EXTENDING,
@@ -23,8 +25,6 @@ from tests.support.documents import (
 )
 from tests.support.running import CommandLine
 from tests.test_configs import CONFIGS, ENTRY_POINTS, PACKAGES, require_composed
-
-import specdec as sd
 
 QUICKSTART = DOCS / "quickstart.md"
 ELSEWHERE = ("make", "eval")  # whose own options are not ours

@@ -9,11 +9,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from tests.support.toy import Tokens, full_context, mixture, table_lm, text_law, total_variation, warped
 
 import specdec as sd
 from specdec.lm.table import TableLM
 from specdec.proof.enumeration import BranchingStream, outcomes
+from tests.support.toy import (
+    Tokens,
+    full_context,
+    mixture,
+    table_lm,
+    text_law,
+    total_variation,
+    warped,
+)
 
 PATH = Path(__file__).parents[1] / "examples" / "one_loop.py"
 VERIFIER = full_context(21, 1.0)

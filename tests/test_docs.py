@@ -24,6 +24,7 @@ from tests.support.documents import (
     titled,
 )
 from tests.support.running import CommandLine
+from tests.test_architecture import MAY_IMPORT
 from tests.test_configs import CONFIGS, ENTRY_POINTS, PACKAGES, require_composed
 
 QUICKSTART = DOCS / "quickstart.md"
@@ -77,6 +78,14 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(there), f"{named(page)}: {link}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_file_that_is_named_is_there(page: Path) -> None:
+    folders = r"specdec|configs|experiments|examples|benchmarks|scripts"
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(rf"(?<![\w/])((?:{folders})/[a-z0-9_/]+\.[a-z]+)", text):
+        assert (ROOT / name).is_file(), f"{named(page)}: {name}"
+
+
 def test_links_within_docs_stay_there() -> None:
     """The site holds nothing else."""
     for page in PAGES[1:]:
@@ -95,6 +104,13 @@ def test_every_plug_in_and_experiment_is_named() -> None:
         for path in (CONFIGS / group).glob("*.yaml"):
             assert f"`{path.stem}`" in documented, f"no page names {group}={path.stem}"
             assert f"`{path.stem}`" in README.read_text(encoding="utf-8"), f"{group}={path.stem}"
+
+
+def test_the_table_of_packages_is_complete() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    table = page.partition("| package | holds |")[2].partition("\n\n")[0]
+    listed = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert sorted(listed) == sorted(MAY_IMPORT)
 
 
 def test_every_public_name_is_in_the_reference_once() -> None:

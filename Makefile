@@ -9,7 +9,7 @@ DOCS_READY := $(VENV)/.docs_ready
 OLDEST := 5.17.0
 NEWEST := $(shell sed -n 's/^transformers==//p' constraints.txt)
 
-.PHONY: demo quick test test-all test-versions check format docs
+.PHONY: demo quick test test-all test-versions traces check format docs
 
 demo: $(READY)
 	$(BIN)/python experiments/compare.py experiment=demo
@@ -26,6 +26,11 @@ test: $(READY)
 # And what takes half a minute each: what CI runs.
 test-all: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow'
+
+# Toy traces, summaries, replayed numbers and trainings, compared with tests/traces.txt: refactors
+# change none of them. UPDATE=1 writes the file anew.
+traces: $(READY)
+	OMP_NUM_THREADS=1 HF_HUB_DISABLE_PROGRESS_BARS=1 $(BIN)/python -m tests.traces $(if $(UPDATE),--update)
 
 # In throwaway environments that hold their own transformers and find all else in $(VENV). The
 # warning that does not count is peft's.

@@ -16,16 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.support.running import (
-    OTHER_TEXT,
-    PROMPTS,
-    TEXT,
-    VOCAB_SIZE,
-    CommandLine,
-    Tiny,
-    run_in_process,
-    write_llama,
-)
+from tests.support.running import CommandLine, Tiny, run_in_process, write_tiny
 
 # Before torch and huggingface_hub are imported, since they read these then; subprocesses inherit
 # them. Tiny tensors want one thread, and a path that is mistyped must not be looked up on the Hub.
@@ -123,24 +114,8 @@ def _quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """Write random Llamas, 2 layers of 32, and their byte-level tokenizers."""
-    from specdec.training.lm import train_tokenizer
-
-    folder = tmp_path_factory.mktemp("tiny")
-    shared = train_tokenizer([TEXT], VOCAB_SIZE)
-    foreign = train_tokenizer([OTHER_TEXT], VOCAB_SIZE)
-    prompts = folder / "prompts.jsonl"
-    prompts.write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
-    text = folder / "text.txt"
-    text.write_text(TEXT, encoding="utf-8")
-    return Tiny(
-        verifier=write_llama(folder / "verifier", shared),
-        draft=write_llama(folder / "draft", shared, noise=0.03),
-        padded=write_llama(folder / "padded", shared, num_logits=VOCAB_SIZE + 20),
-        stranger=write_llama(folder / "stranger", foreign),
-        prompts=prompts,
-        text=text,
-    )
+    """Write the models that all tests of commands share."""
+    return write_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")

@@ -97,6 +97,26 @@ def write_llama(
     return folder
 
 
+def write_tiny(folder: Path) -> Tiny:
+    """Write random Llamas, 2 layers of 32, and their byte-level tokenizers."""
+    from specdec.training.lm import train_tokenizer
+
+    shared = train_tokenizer([TEXT], VOCAB_SIZE)
+    foreign = train_tokenizer([OTHER_TEXT], VOCAB_SIZE)
+    prompts = folder / "prompts.jsonl"
+    prompts.write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
+    text = folder / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    return Tiny(
+        verifier=write_llama(folder / "verifier", shared),
+        draft=write_llama(folder / "draft", shared, noise=0.03),
+        padded=write_llama(folder / "padded", shared, num_logits=VOCAB_SIZE + 20),
+        stranger=write_llama(folder / "stranger", foreign),
+        prompts=prompts,
+        text=text,
+    )
+
+
 def compose_once(patch: pytest.MonkeyPatch) -> None:
     """Let one command compose its options once.
 

@@ -16,7 +16,7 @@ from specdec.lab.build import build
 from specdec.lab.compatibility import draw_of, require_parts_fit
 from specdec.lab.identity import name_of
 from specdec.lab.inputs import require_models
-from specdec.replay.arm import Arm
+from specdec.replay.arm import ClosedArm
 from specdec.replay.redraft import require_jumps
 from specdec.tree.fixed import FixedTree
 
@@ -108,7 +108,7 @@ def require_replayable(arm: DictConfig) -> None:
     if arm.verification.allow_lossy:
         raise Unfit("verification.allow_lossy=true: texts of lossy rules are others; decode them")
     if closed_arm(arm) is None:
-        require_jumps(rule_of(arm), draw_of(arm.proposer, build(arm.tree)))
+        require_jumps(build(arm.verification.rule), draw_of(arm.proposer, build(arm.tree)))
 
 
 def rule_of(arm: DictConfig) -> str:
@@ -124,6 +124,6 @@ def closed_arm(arm: DictConfig) -> Any:
     if not has_laws or not isinstance(tree, FixedTree):
         return None
     try:
-        return Arm(tree, rule_of(arm), proposer.temperature)
+        return ClosedArm(tree, build(arm.verification.rule), proposer.temperature)
     except Unfit:
         return None

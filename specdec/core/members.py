@@ -52,6 +52,8 @@ RULE: Mapping[str, Check] = {
     "needs_q": FLAG,
     "verify": METHOD,
 }
+# What a rule has besides if it can be replayed: all of it, or nothing.
+REPLAYABLE: Mapping[str, Check] = {"decided_by_text": DRAWS, "closed_form": METHOD}
 PROTOCOLS = {"proposer": PROPOSER, "tree": TREE, "verification rule": RULE}
 
 
@@ -64,7 +66,10 @@ def require_members(plug_in: object, role: str) -> None:
     if isinstance(plug_in, type):
         raise UserError(f"{_name(plug_in)}: a class; expected an object, {plug_in.__name__}(...)")
     name = _name(type(plug_in))
-    for member, (is_right, expected) in PROTOCOLS[role].items():
+    members = dict(PROTOCOLS[role])
+    if role == "verification rule" and any(hasattr(plug_in, each) for each in REPLAYABLE):
+        members |= REPLAYABLE
+    for member, (is_right, expected) in members.items():
         if not hasattr(plug_in, member):
             raise UserError(f"{name}: no {role}, since it has no `{member}`; expected {expected}")
         value = getattr(plug_in, member)

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from specdec.core.closed_form import ClosedForm
 from specdec.core.randomness import RandomStream, Stream
 from specdec.core.values import Context, Draw, Layer, Level, Proposal, Verdict
 
@@ -188,4 +189,26 @@ class VerificationRule(Protocol):
 
     def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
+        ...
+
+
+@runtime_checkable
+class ReplayableRule(Protocol):
+    """What a verification rule may have besides, so that `replay` knows it without decoding.
+
+    Both members speak of `verify` in the class that defines them or above it: a subclass that
+    overrides `verify` declares them again.
+    """
+
+    @property
+    def decided_by_text(self) -> frozenset[Draw]:
+        """The draws for which exactly those candidates are accepted that the text goes on with.
+
+        That is so where each token is the verifier's own draw, which knew nothing of the
+        candidates. Then drafting along the text, with any proposer, is replay.
+        """
+        ...
+
+    def closed_form(self, draw: Draw) -> ClosedForm | None:
+        """Return how sampled candidates are accepted, given the text; None: decode to find out."""
         ...

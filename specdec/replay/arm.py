@@ -1,31 +1,21 @@
 """What replay in closed form can compute: a fixed tree and a rule."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
+from specdec.core.closed_form import ClosedForm
 from specdec.core.errors import Unfit
+from specdec.core.plug_ins import plug_in_name
+from specdec.core.protocols import ReplayableRule, VerificationRule
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
-from specdec.replay import shares
+from specdec.tree.filtered import Filtered
 from specdec.tree.fixed import FixedTree
 
-# What a rule looks at where one token is drawn: its ratio, its q, or all ratios of a path together.
-CHAINS = {"rejection": "ratio", "kseq": "ratio", "top_plus_one": "ratio", "match": "match"}
-CHAINS |= {"block": "block", "traversal": "block"}
-SIBLINGS: Mapping[tuple[str, Draw], shares.Shares] = {
-    ("rejection", Draw.IID): shares.rejection_iid,
-    ("rejection", Draw.WITHOUT_REPLACEMENT): shares.rejection_without_replacement,
-    ("kseq", Draw.IID): shares.kseq,
-    ("top_plus_one", Draw.TOP_PLUS_ONE): shares.top_plus_one,
-    ("match", Draw.IID): shares.match_iid,
-    ("match", Draw.WITHOUT_REPLACEMENT): shares.match_without_replacement,
-    ("match", Draw.TOP_PLUS_ONE): shares.match_top_plus_one,
-}
 LIMITED = {Draw.WITHOUT_REPLACEMENT, Draw.TOP_PLUS_ONE}  # no more children than q has tokens
 
 
 @dataclass(frozen=True)
-class Arm:
+class ClosedArm:
     """A tree, and the rule that decides on it.
 
     Raises:
@@ -33,18 +23,29 @@ class Arm:
     """
 
     tree: FixedTree
-    rule: str  # as the command line calls it
+    rule: VerificationRule
     temperature: float | None = None  # of the draft; None: the verifier's
 
     def __post_init__(self) -> None:
-        draw, rule = self.tree.draw, self.rule
-        known = draw is Draw.DETERMINISTIC and rule in ("rejection", "match")
-        known |= draw in (Draw.SINGLE, Draw.FILTERED) and rule in CHAINS
-        if not known and (rule, draw) not in SIBLINGS:
+        draw = self.tree.draw
+        certain = draw is Draw.DETERMINISTIC and is_decided_by_text(self.rule, draw)
+        if not certain and closed_form_of(self.rule, draw) is None:
             raise Unfit(
-                f"verification={rule}: no closed form is known for {draw.value} candidates;"
-                " decode them"
+                f"verification={name_of(self.rule)}: no closed form is known for {draw.value}"
+                " candidates; decode them"
             )
+
+    @property
+    def form(self) -> ClosedForm:
+        """How the rule accepts candidates that are sampled."""
+        form = closed_form_of(self.rule, self.tree.draw)
+        assert form is not None
+        return form
+
+    @property
+    def passing(self) -> tuple[float, int] | None:
+        """The filter of the candidates, see `Filtered`; None: there is none."""
+        return self.tree.passing if isinstance(self.tree, Filtered) else None
 
     @property
     def num_drafted(self) -> list[int]:
@@ -62,7 +63,7 @@ class Arm:
         return 1 + max(path[-1] for path in self.tree.nodes if len(path) == depth)
 
     def may_lack(self, sampling: Sampling) -> bool:
-        """Whether a filter may leave a law fewer tokens than a node has children."""
+        """Whether a filter may leave a distribution fewer tokens than a node has children."""
         if self.tree.draw not in LIMITED:
             return False
         sampling = sampling.at(self.temperature)
@@ -70,3 +71,31 @@ class Arm:
         if sampling.temperature == 0 or sampling.top_p < 1 or sampling.min_p > 0:
             return widest > 1
         return 0 < sampling.top_k < widest
+
+
+def closed_form_of(rule: VerificationRule, draw: Draw) -> ClosedForm | None:
+    """Return how a rule accepts sampled candidates, given the text, if it says so."""
+    if isinstance(rule, ReplayableRule) and _speaks_of_itself(rule, "closed_form"):
+        return rule.closed_form(draw)
+    return None
+
+
+def is_decided_by_text(rule: VerificationRule, draw: Draw) -> bool:
+    """Whether a rule accepts just those candidates that the text goes on with, if it says so."""
+    if isinstance(rule, ReplayableRule) and _speaks_of_itself(rule, "decided_by_text"):
+        return draw in rule.decided_by_text
+    return False
+
+
+def _speaks_of_itself(rule: VerificationRule, member: str) -> bool:
+    """Whether no subclass has overridden what the member was said of."""
+    if member in getattr(rule, "__dict__", {}):  # an attribute of its own
+        return True
+    lineage = type(rule).__mro__
+    first = next(kind for kind in lineage if {"verify", member} & vars(kind).keys())
+    return member in vars(first)
+
+
+def name_of(rule: VerificationRule) -> str:
+    """Return what the command line calls a rule of ours; of others the class."""
+    return plug_in_name(f"{type(rule).__module__}.{type(rule).__qualname__}")

@@ -12,17 +12,17 @@ from specdec.core.values import Draw
 from specdec.decoding.stopping import Stopping
 from specdec.lm.generation import end_ids_of, heeded
 from specdec.recording.texts import Text, batches, logits_along, processed
-from specdec.replay import shares
-from specdec.replay.answers import Here
-from specdec.replay.arm import CHAINS, LIMITED, Arm
+from specdec.replay import questions
+from specdec.replay.arm import LIMITED, ClosedArm
 from specdec.replay.draft_distributions import Laws
 from specdec.replay.expected_steps import Replayed
-from specdec.replay.questions import Question, Scores, questions
+from specdec.replay.places import Places
+from specdec.replay.scores import Scores
 from specdec.replay.stops import Stops
 from specdec.replay.submitted import Known, submitted
-from specdec.replay.survival import of_block, of_tree
-from specdec.tree.filtered import Filtered
+from specdec.replay.survival import of_tree
 from specdec.tree.fixed import Path
+from specdec.verification.odds import ratio
 
 CELLS_AT_ONCE = 1 << 25  # numbers of one tensor of laws
 
@@ -33,7 +33,7 @@ Rows = Callable[[Text, int], Tensor | None]
 def replay(
     texts: Sequence[Text],
     laws: Laws,
-    arms: Mapping[str, Arm],
+    arms: Mapping[str, ClosedArm],
     sampling: Sampling,
     verifier: CausalLM | None,
     vocab_size: int,
@@ -88,7 +88,7 @@ def from_first(texts: Sequence[Text], laws: Laws, survival: Tensor) -> Tensor | 
 def score(
     texts: Sequence[Text],
     laws: Laws,
-    arms: Sequence[Arm],
+    arms: Sequence[ClosedArm],
     sampling: Sampling,
     verifier: CausalLM | None,
     vocab_size: int,
@@ -97,24 +97,23 @@ def score(
     stops: Stops | None = None,
 ) -> Scores:
     """Answer all questions of all arms along a batch of texts."""
-    wanted = questions(arms, laws.num_depths, stops is not None and stops.some)
+    wanted = questions.questions(arms, laws.num_depths, stops is not None and stops.some)
     p = None
-    if any(question.needs_rows for several in wanted.values() for question in several):
+    if any(question.needs_p for several in wanted.values() for question in several):
         p = _known(texts, rows, vocab_size)
         if p is None and verifier is not None:
             logits = logits_along(verifier, texts, vocab_size)
             p = sampling.warp(processed(texts, sampling, logits))
     scores = Scores(laws.num_depths)
-    sure = any(arm.tree.min_confidence > 0 for arm in arms)
+    stops_early = any(arm.tree.min_confidence > 0 for arm in arms)
     for depth, logits in enumerate(laws.along(texts, vocab_size), start=1):
         if depth not in wanted:
             break
-        if sure:
+        if stops_early:
             scores.note_confidence(depth, logits.float().softmax(dim=-1).amax(dim=-1))
-        here = Here(texts, depth, p, processed(texts, sampling, logits, depth), stops)
-        # One by one: some answers build on those that were added before.
-        for question, answer in here.answers(wanted[depth], sampling, generator, scores):
-            scores.add(question, depth, answer)
+        said = processed(texts, sampling, logits, depth)
+        places = Places(texts, depth, p, said, sampling, scores.log_ratios, generator, stops)
+        scores.answer(wanted[depth], depth, places)
     return scores
 
 
@@ -132,7 +131,7 @@ def _known(texts: Sequence[Text], rows: Rows | None, vocab_size: int) -> Tensor 
 
 
 def _known_of(
-    arm: Arm,
+    arm: ClosedArm,
     scores: Scores,
     texts: Sequence[Text],
     sampling: Sampling,
@@ -142,66 +141,52 @@ def _known_of(
 ) -> Known:
     """Collect what decides on the candidates of an arm."""
     depths = range(1, arm.tree.max_depth + 1)
-    told = [_column(scores.told(Question.of_submitted(arm, depth), depth)) for depth in depths]
-    like = scores.at(Question.of(arm, 1), 1)
-    stuck = scores.told(Question.of_stuck(arm, 1), 1)
-    is_limited, is_filtered = arm.tree.draw in LIMITED, isinstance(arm.tree, Filtered)
+    known = [_column(scores.known(questions.of_submitted(arm, depth), depth)) for depth in depths]
+    like = scores.at(questions.of_acceptance(arm, 1), 1)
+    stuck = scores.known(questions.of_stuck(arm, 1), 1)
+    is_limited, is_filtered = arm.tree.draw in LIMITED, arm.tree.draw is Draw.FILTERED
     is_full = not arm.may_lack(sampling)
     if is_limited and is_full:  # a draft whose laws have tokens enough along the texts is taken
         is_full = all(  # to have them beside the texts, too
             bool((each >= arm.width(depth)).where(_inside(texts, depth, each), True).all())
-            for depth, each in zip(depths, told, strict=True)
+            for depth, each in zip(depths, known, strict=True)
             if each is not None
         )
     return Known(
         sure=[_goes_on(arm, scores, depth, like) for depth in depths],
-        passes=_passes(arm, told, survival) if is_filtered else None,
-        support=told if is_limited else [None for _ in depths],
+        passes=known if is_filtered else None,
+        support=known if is_limited else [None for _ in depths],
         is_full=is_full,
         ends=stops is None or stops.some,
         ended=_ended(arm, scores, texts, stops, reads_path),
-        stuck=None if stuck is None else shares.ratio(stuck[..., 0], survival[..., 1]),
+        stuck=None if stuck is None else ratio(stuck[..., 0], survival[..., 1]),
         reads_path=reads_path,
     )
 
 
 def _ended(
-    arm: Arm, scores: Scores, texts: Sequence[Text], stops: Stops | None, reads_path: bool
+    arm: ClosedArm, scores: Scores, texts: Sequence[Text], stops: Stops | None, reads_path: bool
 ) -> dict[Path, Tensor]:  # of [B, T]
     """Return P(a candidate ends the text | the text) of those with children, where it is known."""
     inner = sorted({path[:-1] for path in arm.tree.nodes} - {()})
-    told: list[Tensor] = []
+    answers: list[Tensor] = []
     for depth in range(1, arm.tree.max_depth):
-        answer = scores.told(Question.of_ends(arm, depth), depth)
+        answer = scores.known(questions.of_ends(arm, depth), depth)
         if answer is None:
             return {}
-        told.append(answer)
+        answers.append(answer)
     if arm.tree.draw is not Draw.DETERMINISTIC:
-        return {path: told[0][..., path[0]] for path in inner if path[0] < told[0].shape[-1]}
+        known = [path for path in inner if path[0] < answers[0].shape[-1]]
+        return {path: answers[0][..., path[0]] for path in known}
     assert stops is not None
     # Behind the text the likeliest are known, and below them where no law looks at them.
     inner = [path for path in inner if len(path) == 1 or not reads_path]
-    ids = [torch.stack([told[d][..., k] for d, k in enumerate(path)], dim=-1) for path in inner]
+    ids = [torch.stack([answers[d][..., k] for d, k in enumerate(path)], dim=-1) for path in inner]
     return dict(zip(inner, stops.along(texts, ids), strict=True))
 
 
 def _column(answer: Tensor | None) -> Tensor | None:  # [B, T, 1] -> [B, T]
     return None if answer is None else answer[..., 0]
-
-
-def _passes(arm: Arm, told: Sequence[Tensor | None], survival: Tensor) -> list[Tensor | None]:
-    """Return P(a drawn token passes | the text, A >= d - 1) of filtered chains, each [B, T].
-
-    For blocks, where it was not accepted, that is told apart from depth 2 on.
-    """
-    found: list[Tensor | None] = []
-    for depth, each in enumerate(told, start=1):
-        if each is not None and depth > 1 and CHAINS[arm.rule] == "block":
-            above, here = survival[..., depth - 1], survival[..., depth]
-            accepted = shares.single(above, here)
-            each = accepted + (1 - accepted) * each
-        found.append(each)
-    return found
 
 
 def _inside(texts: Sequence[Text], depth: int, like: Tensor) -> Tensor:  # [B, T] bool
@@ -211,18 +196,17 @@ def _inside(texts: Sequence[Text], depth: int, like: Tensor) -> Tensor:  # [B, T
     return place + depth <= lengths
 
 
-def survival_of(arm: Arm, scores: Scores) -> Tensor:  # [B, T, D + 1]
+def survival_of(arm: ClosedArm, scores: Scores) -> Tensor:  # [B, T, D + 1]
     """Put the answers of one arm together."""
-    tree, depths = arm.tree, range(1, arm.tree.max_depth + 1)
-    answers = [scores.at(Question.of(arm, depth), depth) for depth in depths]
-    sure = [_goes_on(arm, scores, depth, answers[0]) for depth in depths]
-    if Question.of(arm, 1).kind == "block":
-        return of_block([answer[..., 0] for answer in answers], sure)
-    told = [answer * on[..., None] for answer, on in zip(answers, sure, strict=True)]
-    return of_tree(tree.nodes, told)
+    depths = range(1, arm.tree.max_depth + 1)
+    shares: list[Tensor] = []
+    for depth in depths:
+        answer = scores.at(questions.of_acceptance(arm, depth), depth)
+        shares.append(answer * _goes_on(arm, scores, depth, answer)[..., None])
+    return of_tree(arm.tree.nodes, shares)
 
 
-def _goes_on(arm: Arm, scores: Scores, depth: int, like: Tensor) -> Tensor:  # [B, T] bool
+def _goes_on(arm: ClosedArm, scores: Scores, depth: int, like: Tensor) -> Tensor:  # [B, T] bool
     if arm.tree.min_confidence > 0:
-        return scores.confident(arm.tree.min_confidence, depth)
+        return scores.is_confident(arm.tree.min_confidence, depth)
     return torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from specdec.core.errors import Unfit
 from specdec.core.outcome import Outcome
-from specdec.core.protocols import CausalLM, Proposer
+from specdec.core.protocols import CausalLM, Proposer, VerificationRule
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Step, Trace
@@ -26,21 +26,22 @@ from specdec.decoding.stopping import Stopping
 from specdec.lm.generation import heeded
 from specdec.recording.hidden_states import States
 from specdec.recording.texts import Text
+from specdec.replay.arm import is_decided_by_text, name_of
 from specdec.verification.walk import bearer, ending
 
-POINT_MASSES = ("rejection", "match")  # rules that follow the text wherever a candidate does
 
-
-def require_jumps(rule: str, draw: Draw | None) -> None:
+def require_jumps(rule: VerificationRule, draw: Draw | None) -> None:
     """Refuse what depends on more than the text.
 
     Raises:
         Unfit: whether such candidates are accepted is decided by chance.
     """
-    certain = draw in (None, Draw.DETERMINISTIC) and rule in POINT_MASSES
-    if not certain and rule != "match":
+    # A proposer that has no candidates, or does not say how it draws them, copies what it proposes.
+    if not is_decided_by_text(rule, Draw.DETERMINISTIC if draw is None else draw):
         what = "candidates" if draw is None else f"{draw.value} candidates"
-        raise Unfit(f"verification={rule}: {what} of this proposer cannot be replayed; decode them")
+        raise Unfit(
+            f"verification={name_of(rule)}: {what} of this proposer cannot be replayed; decode them"
+        )
 
 
 @torch.inference_mode()

@@ -46,27 +46,3 @@ def of_tree(nodes: Sequence[Path], shares: Sequence[Tensor]) -> Tensor:  # [B, T
         survival[len(path)] = survival[len(path)] + reached[path]
     # Rounding may leave a hair beyond what a probability can be.
     return torch.stack(survival, dim=-1).clamp(max=1)
-
-
-def of_block(log_ratios: Sequence[Tensor], goes_on: Sequence[Tensor]) -> Tensor:  # [B, T, D + 1]
-    """Return min over j <= k of the first j ratios' product (Sun et al. 2025; see `Block`).
-
-    `log_ratios[d - 1]` [B, T] is log q/p of the token at depth d, float64; -inf where q is 0.
-    `goes_on[d - 1]` [B, T] bool says whether drafting went on to depth d.
-    """
-    total = torch.zeros_like(log_ratios[0])
-    least, alive = total, torch.ones_like(total)
-    survival = [alive]
-    for ratio, on in zip(log_ratios, goes_on, strict=True):
-        total, alive = total + ratio, alive * on
-        least = least.minimum(total)
-        survival.append(least.exp() * alive)
-    return torch.stack(survival, dim=-1)
-
-
-def clipped(log_ratios: Sequence[Tensor]) -> Tensor:  # of [B, T] -> [B, T]
-    """Return what `Block` calls c_k: c_0 = 1, c_k = min(1, c_{k-1} p/q), along the text."""
-    found = torch.zeros_like(log_ratios[0])
-    for ratio in log_ratios:
-        found = (found - ratio).clamp(max=0)
-    return found.exp()

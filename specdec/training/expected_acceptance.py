@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
+from specdec.core.closed_form import TextNodes
 from specdec.core.protocols import Proposer
 from specdec.core.sampling import Sampling, draw
 from specdec.core.values import Draw
@@ -24,7 +25,6 @@ from specdec.metrics import Tally
 from specdec.metrics.estimate import FloatArray
 from specdec.recording.hidden_states import FINAL, States
 from specdec.recording.texts import Text, batches, processed
-from specdec.replay import shares
 from specdec.replay.closed_form import CELLS_AT_ONCE, from_first
 from specdec.replay.draft_distributions import DraftLaws, HeadLaws, Laws
 from specdec.replay.expected_steps import Replayed
@@ -34,6 +34,7 @@ from specdec.training.held_texts import HeldTexts, named
 from specdec.training.objective import Batch
 from specdec.tree.filtered import Filtered
 from specdec.tree.fixed import FixedTree
+from specdec.verification.rejection_form import covered_iid, without_replacement
 
 
 class HeldOut(Acceptance):
@@ -167,15 +168,17 @@ def _accepted(
     q = sampling.warp(logits).to(p.dtype)
     if isinstance(tree, Filtered):
         q = Filtered.passed(q, *tree.passing)
+    # Which tokens were rejected decides what the next is drawn from: a token of p stands for all.
+    noise = torch.Generator().manual_seed(0)  # the same at every evaluation
+    uniforms = torch.rand(len(p), 1, generator=noise, dtype=torch.float64)
+    token_ids = draw(p, uniforms.to(p.device))[:, 0].clamp(max=p.shape[1] - 1)
+    log_p = p.gather(1, token_ids[:, None]).squeeze(1).double().log()
+    nodes = TextNodes(q, token_ids, log_p, num, probs=p, generator=noise)
     if tree.draw is not Draw.WITHOUT_REPLACEMENT:
         live, found = p.new_ones(len(p)), list[Tensor]()
-        for covered in shares.covered_by_rejection(p, q, num):
+        for covered in covered_iid(nodes):
             accepted = covered.sum(dim=1)
             found.append(live * accepted)
             live = live * (1 - accepted).clamp(min=0)
         return torch.stack(found, dim=1)
-    # Which tokens were refused decides on the law of the next: a token of p stands for all.
-    noise = torch.Generator().manual_seed(0)  # the same at every evaluation
-    uniforms = torch.rand(len(p), 1, generator=noise, dtype=torch.float64)
-    token_ids = draw(p, uniforms.to(p.device))[:, 0].clamp(max=p.shape[1] - 1)
-    return shares.rejection_without_replacement(p, q, token_ids, num, noise)
+    return without_replacement(nodes)

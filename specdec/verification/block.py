@@ -1,12 +1,16 @@
 """Block verification: the longest part of a chain that is as likely as p says, taken jointly."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from specdec.core.closed_form import ClosedForm, Passes, TextNodes
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
+from specdec.verification import single_draw
 from specdec.verification.candidate_nodes import Asked
-from specdec.verification.odds import residual
+from specdec.verification.odds import ratio, residual
 from specdec.verification.overlap import overlaps
 from specdec.verification.walk import verdict_on
 
@@ -24,6 +28,7 @@ class Block:
     lossless_for = frozenset({Draw.SINGLE, Draw.FILTERED})
     defined_for = lossless_for
     needs_q = True
+    decided_by_text = frozenset[Draw]()
 
     def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one chain. Row i of `target_probs` [N+1, V] is p after node i."""
@@ -52,14 +57,18 @@ class Block:
         seen = dict(zip(asked.nodes, overlap, strict=False))
         return verdict_on(proposal, asked, path, stream.choose(weights), expected, seen)
 
+    def closed_form(self, draw: Draw) -> ClosedForm | None:
+        """Tell replay how sampled candidates are accepted, given the text."""
+        return CHAIN_FORM if draw in self.defined_for else None
+
 
 def _clipped_ratios(asked: Asked, num_drafted: int) -> Tensor:  # [gamma + 1]
     """Return c_0 .. c_gamma."""
     drafted = asked.token_ids[:num_drafted]
     ratios = asked.p[:num_drafted].gather(1, drafted) / asked.q[:num_drafted].gather(1, drafted)
     clipped = [asked.p.new_ones(())]
-    for ratio in ratios.flatten().unbind():
-        clipped.append((clipped[-1] * ratio).clamp(max=1))
+    for of_token in ratios.flatten().unbind():
+        clipped.append((clipped[-1] * of_token).clamp(max=1))
     return torch.stack(clipped)
 
 
@@ -69,3 +78,45 @@ def _holds(c: list[float], s: list[float], i: int, num_asked: int) -> float:
         return c[i]
     total = s[i] + 1 - c[i]
     return s[i] / total if total > 0 else 1.0
+
+
+def _shares(nodes: TextNodes) -> Tensor:  # [n, 1]
+    """Return P(A >= d | text, A >= d - 1).
+
+    P(A >= k | text) is the least of the products of the first j <= k ratios q/p, and of 1.
+    """
+    above = torch.zeros_like(nodes.log_p)
+    total, least = above, above
+    for log_ratio in nodes.log_ratios:
+        total = total + log_ratio
+        above, least = least, least.minimum(total)
+    return (least - above).exp().where(above > -torch.inf, 0.0)[:, None]
+
+
+def clipped_along(log_ratios: Sequence[Tensor]) -> Tensor:  # of [n] -> [n]
+    """Return c after the text's tokens: c_0 = 1, c_k = min(1, c_{k-1} p/q); at least one ratio."""
+    clipped = torch.zeros_like(log_ratios[0])
+    for log_ratio in log_ratios:
+        clipped = (clipped - log_ratio).clamp(max=0)
+    return clipped.exp()
+
+
+def _passes(nodes: TextNodes) -> Tensor:  # [n]
+    """Return P(a drawn token was submitted | x, A >= d - 1).
+
+    If it was not accepted, c is as after the tokens above: of the tests at and behind a drawn y at
+    least one holds with probability min(1, c p(y)/q(y)), whatever is drawn behind it.
+    """
+    *above, _ = nodes.log_ratios
+    if not above:
+        return single_draw.passes(nodes)
+    c = clipped_along(above).to(nodes.q.dtype)
+    excess = (nodes.q - c[:, None] * nodes.p).clamp(min=0).double().sum(dim=1)
+    withheld = (1 - nodes.q.double().sum(dim=1)).clamp(min=0)
+    accepted = _shares(nodes)[:, 0]
+    return accepted + (1 - accepted) * ratio(excess, excess + withheld)
+
+
+CHAIN_FORM = ClosedForm(
+    _shares, needs_p=False, reads_path=True, passes=Passes(_passes), ends=single_draw.ENDS
+)

@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor
 
+from specdec.core.closed_form import ClosedForm, TextNodes
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
+from specdec.verification import single_draw
 from specdec.verification.candidate_nodes import Asked
+from specdec.verification.ends import Independent
 from specdec.verification.odds import HAIR, Odds, decide, ratio
 from specdec.verification.overlap import overlaps
 
@@ -24,11 +27,18 @@ class KSeq:
     lossless_for = frozenset({Draw.SINGLE, Draw.IID, Draw.FILTERED})
     defined_for = lossless_for
     needs_q = True
+    decided_by_text = frozenset[Draw]()
 
     def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
         asked = Asked.of(proposal, target_probs)
         return decide(proposal, target_probs, stream, asked, _odds(asked))
+
+    def closed_form(self, draw: Draw) -> ClosedForm | None:
+        """Tell replay how sampled candidates are accepted, given the text."""
+        if draw is Draw.IID:
+            return _IID
+        return single_draw.FORM if draw in self.defined_for else None
 
 
 def _odds(asked: Asked) -> Odds:
@@ -56,3 +66,22 @@ def smallest_rho(p: Tensor, q: Tensor, k: Tensor) -> Tensor:  # [I, V], [I, V], 
         fails = (1 - (1 - beta) ** k > tried * beta).sum(dim=-1, keepdim=True)
         low, high = low + fails * step, torch.minimum(high, low + (fails + 1) * step)
     return high
+
+
+def _covered(nodes: TextNodes) -> list[Tensor]:  # of [n, V]
+    """Return P(the draw is this token, and accepted | it is asked about): the same for each."""
+    p, num = nodes.p, nodes.num_children
+    k = p.new_full((len(p), 1), float(num))
+    rho = smallest_rho(p, nodes.q, k) if num > 1 else k
+    return [(p / rho).minimum(nodes.q)] * num
+
+
+def _shares(nodes: TextNodes) -> Tensor:  # [n, K]
+    """Ask each of the K draws against the same p / rho."""
+    once, *_ = _covered(nodes)
+    rejected = 1 - once.sum(dim=1)
+    first = ratio(nodes.of_text(once), nodes.of_text(nodes.p))
+    return torch.stack([first * rejected**k for k in range(nodes.num_children)], dim=1)
+
+
+_IID = ClosedForm(_shares, ends=Independent(_covered, _shares))

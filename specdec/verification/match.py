@@ -2,8 +2,10 @@
 
 from torch import Tensor
 
+from specdec.core.closed_form import ClosedForm
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
+from specdec.verification.match_form import FORMS
 from specdec.verification.walk import follow
 
 
@@ -18,7 +20,12 @@ class Match:
     lossless_for = frozenset(Draw)
     defined_for = lossless_for
     needs_q = False
+    decided_by_text = lossless_for
 
     def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
         return follow(proposal, target_probs, stream)
+
+    def closed_form(self, draw: Draw) -> ClosedForm | None:
+        """Tell replay how sampled candidates are accepted, given the text."""
+        return FORMS.get(draw)

@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor
 
+from specdec.core.closed_form import ClosedForm
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.verification.candidate_nodes import Asked
 from specdec.verification.odds import Odds, decide, ratio, residual
 from specdec.verification.overlap import overlaps
+from specdec.verification.rejection_form import FORMS
 from specdec.verification.walk import follow
 
 
@@ -26,6 +28,7 @@ class Rejection:
     )
     defined_for = lossless_for
     needs_q = True
+    decided_by_text = frozenset({Draw.DETERMINISTIC})
 
     def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
@@ -34,6 +37,10 @@ class Rejection:
         asked = Asked.of(proposal, target_probs)
         odds = recursive_rejection(asked, proposal.draw)
         return decide(proposal, target_probs, stream, asked, odds)
+
+    def closed_form(self, draw: Draw) -> ClosedForm | None:
+        """Tell replay how sampled candidates are accepted, given the text."""
+        return FORMS.get(draw)
 
 
 def recursive_rejection(asked: Asked, draw: Draw, lenience: float = 1.0) -> Odds:

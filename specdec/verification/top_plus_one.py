@@ -1,11 +1,16 @@
 """The likeliest candidates for certain, and one that is drawn from the rest of q."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from specdec.core.closed_form import ClosedForm, TextNodes
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
+from specdec.verification import single_draw
 from specdec.verification.candidate_nodes import Asked
+from specdec.verification.ends import TopAndLast, top_and_others
 from specdec.verification.odds import ratio, residual
 from specdec.verification.overlap import overlaps
 from specdec.verification.walk import borne, expected_accepted, token_probs, verdict_on, walk
@@ -22,6 +27,7 @@ class TopPlusOne:
     lossless_for = frozenset({Draw.SINGLE, Draw.TOP_PLUS_ONE})
     defined_for = lossless_for
     needs_q = True
+    decided_by_text = frozenset[Draw]()
 
     def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
@@ -49,6 +55,10 @@ class TopPlusOne:
         seen = {node: row[2] for node, row in rows.items()}
         return verdict_on(proposal, asked, path, token, expected, seen)
 
+    def closed_form(self, draw: Draw) -> ClosedForm | None:
+        """Tell replay how sampled candidates are accepted, given the text."""
+        return FORMS.get(draw)
+
 
 def _last_only(children: tuple[int, ...], accept: float) -> list[float]:
     return [0.0] * (len(children) - 1) + [accept]
@@ -66,3 +76,17 @@ def _without_fixed(asked: Asked) -> Tensor:  # [I, V]
     last = torch.tensor(asked.counts, device=others.device)[:, None] - 1
     fixed = torch.zeros_like(others).scatter_(1, asked.token_ids.gather(1, last), 1.0)
     return torch.where(total > 0, others / total, fixed)
+
+
+def _shares(nodes: TextNodes) -> Tensor:  # [n, K]
+    """Return the shares: all but the last child are the likeliest tokens, and never rejected."""
+    is_top, others = top_and_others(nodes)
+    at_x = nodes.of_text(others)
+    last = ratio(at_x, nodes.log_p.exp().to(at_x.dtype)) * ~is_top.any(dim=1)
+    return torch.cat([is_top.to(at_x.dtype), last[:, None]], dim=1)
+
+
+FORMS: Mapping[Draw, ClosedForm] = {
+    Draw.SINGLE: single_draw.FORM,
+    Draw.TOP_PLUS_ONE: ClosedForm(_shares, needs_p=False, ends=TopAndLast(single_draw.ENDS)),
+}

@@ -7,9 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from specdec.core.closed_form import ClosedForm
 from specdec.core.randomness import Stream
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Draw, Proposal, Verdict
+from specdec.verification.block import CHAIN_FORM
 from specdec.verification.candidate_nodes import Asked
 from specdec.verification.odds import ratio, residual
 from specdec.verification.overlap import overlaps
@@ -32,6 +34,7 @@ class Traversal:
     lossless_for = frozenset({Draw.SINGLE, Draw.IID, Draw.WITHOUT_REPLACEMENT, Draw.FILTERED})
     defined_for = lossless_for
     needs_q = True
+    decided_by_text = frozenset[Draw]()
 
     def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
@@ -52,6 +55,10 @@ class Traversal:
         weights = next(rest, target_probs[last])
         path = _path_to(tree, last)
         return verdict_on(proposal, asked, path, stream.choose(weights), expected, seen)
+
+    def closed_form(self, draw: Draw) -> ClosedForm | None:
+        """Tell replay of chains, which are blocks; of trees no closed form is known."""
+        return CHAIN_FORM if draw in (Draw.SINGLE, Draw.FILTERED) else None
 
 
 class _Level(NamedTuple):

@@ -13,13 +13,14 @@ from specdec.core.ordering import BEHIND_ALL
 from specdec.core.sampling import Sampling
 from specdec.metrics import block_efficiency
 from specdec.recording.texts import Text
-from specdec.replay.arm import Arm
+from specdec.replay.arm import ClosedArm
 from specdec.replay.closed_form import replay
 from specdec.replay.draft_distributions import DraftLaws
 from specdec.replay.expected_steps import tally
 from specdec.replay.survival import ahead
 from specdec.tree.fixed import Path
 from specdec.tree.sparse import Sparse
+from specdec.verification.rejection import Rejection
 from tests.replay.test_coverage import LENGTH, Q, law, texts_of
 from tests.support.toy import table_lm
 
@@ -49,7 +50,7 @@ def laws() -> DraftLaws:
 
 def tau(texts: list[Text], nodes: list[Path], sampling: Sampling | None = None) -> float:
     sampling = sampling or Sampling()
-    found = replay(texts, laws(), {"arm": Arm(Sparse(nodes), "rejection")}, sampling, None, 3)
+    found = replay(texts, laws(), {"arm": ClosedArm(Sparse(nodes), Rejection())}, sampling, None, 3)
     return block_efficiency(tally(found["arm"])).value or 0.0
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.support.running import CommandLine, Tiny
@@ -10,7 +11,10 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 
 MODULE = """
 from dataclasses import replace
+from specdec.core.closed_form import ClosedForm
 from specdec.core.outcome import Outcome
+from specdec.core.values import Draw
+from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 
 class Right(Rejection):
@@ -23,6 +27,24 @@ class FromP(Rejection):
             return verdict
         last = verdict.path[-1] if verdict.path else 0
         return replace(verdict, next_token=stream.choose(target_probs[last]))
+
+class Naive:
+    lossless_for = frozenset({Draw.DETERMINISTIC, Draw.SINGLE})
+    defined_for = lossless_for
+    needs_q = False
+
+    def verify(self, proposal, target_probs, stream):
+        return Match().verify(proposal, target_probs, stream)
+
+class Replayed(Naive):
+    verify = Naive.verify
+    decided_by_text = Naive.lossless_for
+
+    def closed_form(self, draw):
+        return ClosedForm(share, needs_p=False) if draw is Draw.SINGLE else None
+
+def share(nodes):
+    return nodes.of_text(nodes.q)[:, None]
 """
 SAMPLED = ("proposer=draft_model", "sampling.temperature=1")
 
@@ -60,3 +82,21 @@ def test_it_runs_where_that_is_allowed_and_says_so(
     assert '"lossless": false' in Path("wrong/summary.json").read_text()
     assert cli("decode", *tiny.options("right", f"{theirs}.Right", *options)).status == 0
     assert '"lossless": true' in Path("right/summary.json").read_text()
+
+
+def test_a_rule_that_tells_its_closed_form_is_replayed_like_ours(
+    cli: CommandLine, tiny: Tiny, theirs: str
+) -> None:
+    """Chains of a draft in closed form, n-grams along the text; one that tells nothing is not."""
+    assert cli("record", *tiny.options("recording", "sampling.temperature=1")).status == 0
+    rules = (f"{theirs}.Replayed", "verification=match", f"{theirs}.Naive")
+    proposers = ("proposer=draft_model", "proposer=ngram")
+    arms = ",".join(f"'{proposer} {rule}'" for proposer in proposers for rule in rules)
+    draft = f"options=['draft.path={tiny.draft}']"
+    grid = ("recording=recording", "output=replayed", draft, "grid.proposer=[]", f"arms=[{arms}]")
+    ended = cli("replay", *grid)
+    assert ended.status == 0, ended.err
+    assert "verification=outside_rules.Naive: single candidates of this proposer" in ended.out
+    found = pd.read_csv("replayed/summary.csv")["block_efficiency"].tolist()
+    assert len(found) == 4
+    assert len({round(value, 9) for value in found}) == 2, "each like `match`"

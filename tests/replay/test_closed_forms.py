@@ -4,13 +4,14 @@ For each text x and each k: P(x comes out and A >= k) by enumeration of all draf
 must be p(x) times the survival that replay computes from x alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 import pytest
 import torch
 from torch import Tensor
 
+from specdec.core.closed_form import TextNodes
 from specdec.core.errors import Unfit
 from specdec.core.protocols import VerificationRule
 from specdec.core.sampling import Sampling
@@ -23,8 +24,7 @@ from specdec.proof.drafting import (
     drafts,
 )
 from specdec.recording.texts import Text
-from specdec.replay import shares
-from specdec.replay.arm import Arm
+from specdec.replay.arm import ClosedArm, closed_form_of, is_decided_by_text
 from specdec.replay.closed_form import score, survival_of
 from specdec.replay.draft_distributions import DraftLaws
 from specdec.tree.chain import Chain
@@ -32,37 +32,42 @@ from specdec.tree.filtered import Filtered
 from specdec.tree.fixed import FixedTree, Path
 from specdec.tree.sampled import SampledTree
 from specdec.tree.sparse import Sparse
-from specdec.verification.block import Block as BlockRule
-from specdec.verification.kseq import KSeq
-from specdec.verification.match import Match
+from specdec.verification import match_form, rejection_form
 from specdec.verification.rejection import Rejection
-from specdec.verification.top_plus_one import TopPlusOne
-from specdec.verification.traversal import Traversal
 from tests.support.harness import Block, block_law, depth_of
+from tests.support.rule_cases import rules_by_name
 from tests.support.toy import Law, Tokens, complete, full_context, memoryless, mixture, table_lm
 
 EXACT = 1e-12
-RULES: dict[str, VerificationRule] = {
-    "rejection": Rejection(),
-    "match": Match(),
-    "block": BlockRule(),
-    "traversal": Traversal(),
-    "kseq": KSeq(),
-    "top_plus_one": TopPlusOne(),
-}
+RULES = rules_by_name()
 TWO: Parents = (-1, 0, 0)
 THREE: Parents = (-1, 0, 0, 0)
 BINARY: Parents = (-1, 0, 0, 1, 1, 2, 2)
 UNEVEN: Parents = (-1, 0, 0, 2, 3, 3)
-CASES: list[tuple[str, Draw, Parents]] = [
-    *((rule, Draw.SINGLE, chain(3)) for rule in RULES),
-    *((rule, Draw.FILTERED, chain(3)) for rule in ("rejection", "match", "block", "kseq")),
-    ("traversal", Draw.FILTERED, chain(3)),
-    *product(("rejection", "match"), [Draw.DETERMINISTIC], (BINARY, UNEVEN)),
-    *product(("rejection", "match"), [Draw.IID], (BINARY, THREE, UNEVEN)),
-    *product(["kseq"], [Draw.IID], (TWO, BINARY, THREE)),
-    *product(("rejection", "match"), [Draw.WITHOUT_REPLACEMENT], (BINARY, UNEVEN)),
-    *product(("top_plus_one", "match"), [Draw.TOP_PLUS_ONE], (TWO, BINARY, THREE)),
+# Without replacement two children at most: the shares of a third are right on average, see below.
+SHAPES: Mapping[Draw, Sequence[Parents]] = {
+    Draw.DETERMINISTIC: (BINARY, UNEVEN),
+    Draw.SINGLE: (chain(3),),
+    Draw.FILTERED: (chain(3),),
+    Draw.IID: (TWO, BINARY, THREE, UNEVEN),
+    Draw.WITHOUT_REPLACEMENT: (BINARY, UNEVEN),
+    Draw.TOP_PLUS_ONE: (TWO, BINARY, THREE),
+}
+
+
+def is_known(rule: VerificationRule, draw: Draw) -> bool:
+    """Whether a rule tells how it accepts such candidates, given the text."""
+    if draw is Draw.DETERMINISTIC:
+        return is_decided_by_text(rule, draw)
+    return closed_form_of(rule, draw) is not None
+
+
+CASES = [
+    (name, draw, parents)
+    for name, rule in RULES.items()
+    for draw in Draw
+    if is_known(rule, draw)
+    for parents in SHAPES[draw]
 ]
 
 
@@ -107,7 +112,7 @@ def behind_root(law: Law) -> Law:
     return lambda tokens: law(tokens[1:])
 
 
-def survival(arm: Arm, texts: Sequence[Text], p: Law, q: Law) -> torch.Tensor:  # [B, D + 1]
+def survival(arm: ClosedArm, texts: Sequence[Text], p: Law, q: Law) -> torch.Tensor:  # [B, D + 1]
     laws, verifier = DraftLaws(table_lm(behind_root(q))), table_lm(behind_root(p))
     scores = score(texts, laws, [arm], Sampling(), verifier, vocab_size=3)
     return survival_of(arm, scores)[:, 0]
@@ -129,7 +134,8 @@ def test_survival_given_the_text(rule: str, draw: Draw, parents: Parents, pair: 
     law = block_law(RULES[rule], drafts(DRAFTERS[draw], parents, q), p)
     length = depth_of(parents) + 1
     alive = [x for x in product(range(3), repeat=length) if mass_of(x, p) > 0]
-    found = survival(Arm(tree_of(draw, parents), rule), [text(x, p) for x in alive], p, q)
+    arm = ClosedArm(tree_of(draw, parents), RULES[rule])
+    found = survival(arm, [text(x, p) for x in alive], p, q)
     for depth in range(length):
         exact = joint(law, p, length, depth)
         for row, x in enumerate(alive):
@@ -149,13 +155,13 @@ def test_third_children_without_replacement_are_right_on_average(
     rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their shares are means over drawn sequences; with many the error is small."""
-    monkeypatch.setattr(shares, "NUM_SEQUENCES", 40_000)
+    monkeypatch.setattr(f"specdec.verification.{rule}_form.NUM_SEQUENCES", 40_000)
     p, q = full_context(3, 0.9, vocab_size=4), full_context(17, 0.9, vocab_size=4)
     drafter = DRAFTERS[Draw.WITHOUT_REPLACEMENT]
     law = block_law(RULES[rule], drafts(drafter, THREE, q), p)
     exact = joint(law, p, 2, 1)
     alive = list(product(range(4), repeat=2))
-    arm = Arm(tree_of(Draw.WITHOUT_REPLACEMENT, THREE), rule)
+    arm = ClosedArm(tree_of(Draw.WITHOUT_REPLACEMENT, THREE), RULES[rule])
     laws, verifier = DraftLaws(table_lm(behind_root(q), 4)), table_lm(behind_root(p), 4)
     texts = [text(x, p) for x in alive]
     generator = torch.Generator().manual_seed(5)
@@ -165,31 +171,34 @@ def test_third_children_without_replacement_are_right_on_average(
         assert mass_of(x, p) * float(found[row]) == pytest.approx(exact.get(x, 0.0), abs=2e-3)
 
 
+def nodes(p: Tensor, q: Tensor) -> TextNodes:
+    """Make nodes of three children each, of which the n-th is followed by token n."""
+    noise = torch.Generator().manual_seed(1)
+    return TextNodes(q, torch.arange(len(p)), p.diagonal().double().log(), 3, p, generator=noise)
+
+
 def test_the_third_share_matters_in_that_test() -> None:
     p, q = full_context(3, 0.9, vocab_size=4), full_context(17, 0.9, vocab_size=4)
     of_p, of_q = (torch.stack([law(())] * 4) for law in (p, q))
-    found = shares.rejection_without_replacement(of_p, of_q, torch.arange(4), 3)
+    found = rejection_form.without_replacement(nodes(of_p, of_q))
     assert float((of_p.diagonal() * found[:, 2]).sum()) > 0.02
 
 
 @pytest.mark.parametrize(
     ("share", "second"),
     [
-        (shares.rejection_without_replacement, (1.0, 0.9, 0.6)),
-        (shares.match_without_replacement, (0.6, 0.3, 0.1)),
+        (rejection_form.without_replacement, (1.0, 0.9, 0.6)),
+        (match_form.without_replacement, (0.6, 0.3, 0.1)),
     ],
     ids=["rejection", "match"],
 )
 def test_shares_of_a_draft_that_is_nearly_sure(
-    share: Callable[..., Tensor], second: Sequence[float]
+    share: Callable[[TextNodes], Tensor], second: Sequence[float]
 ) -> None:
     """The first child is the sure one, whatever the text has; float32 knows no 1 - q of it."""
     p = torch.tensor([[0.4, 0.3, 0.2, 0.1]] * 4, dtype=torch.float64)
     q = torch.tensor([[1 - 1e-8, 6e-9, 3e-9, 1e-9]] * 4, dtype=torch.float64)
-    found = [
-        share(of_p, of_q, torch.arange(4), 3, generator=torch.Generator().manual_seed(1)).double()
-        for of_p, of_q in ((p, q), (p.float(), q.float()))
-    ]
+    found = [share(nodes(of_p, of_q)).double() for of_p, of_q in ((p, q), (p.float(), q.float()))]
     assert found[1][1:, 1].tolist() == pytest.approx(second, abs=1e-6)
     assert torch.allclose(*found, rtol=0, atol=1e-6)
 
@@ -199,14 +208,14 @@ def test_shares_of_a_draft_that_is_nearly_sure(
 def test_drafting_that_stops_where_the_draft_is_not_sure(rule: str, threshold: float) -> None:
     """Known before the token is drawn, so that it is a shorter chain there, for any text."""
     p, q = PAIRS["alike"]
-    arm = Arm(Chain(3, min_confidence=threshold), rule)
+    arm = ClosedArm(Chain(3, min_confidence=threshold), RULES[rule])
     alive = list(product(range(3), repeat=4))
     found = survival(arm, [text(x, p) for x in alive], p, q)
     for depth in range(1, 4):
         for row, x in enumerate(alive):
             sure = [float(q(x[:place]).max()) >= threshold for place in range(3)]
             length = sure.index(False) if False in sure else 3
-            full = survival(Arm(Chain(3), rule), [text(x, p)], p, q)[0]
+            full = survival(ClosedArm(Chain(3), RULES[rule]), [text(x, p)], p, q)[0]
             assert found[row, depth] == pytest.approx(float(full[depth]) * (depth <= length))
 
 
@@ -217,8 +226,8 @@ def test_another_draft_temperature_is_another_law() -> None:
         return (q(tokens) ** 2) / (q(tokens) ** 2).sum()
 
     texts = [text(x, p) for x in product(range(3), repeat=3)]
-    asked = survival(Arm(Chain(2), "rejection", temperature=0.5), texts, p, q)
-    told = survival(Arm(Chain(2), "rejection"), texts, p, cold)
+    asked = survival(ClosedArm(Chain(2), Rejection(), temperature=0.5), texts, p, q)
+    told = survival(ClosedArm(Chain(2), Rejection()), texts, p, cold)
     assert torch.allclose(asked, told, atol=EXACT, rtol=0)
 
 
@@ -237,4 +246,4 @@ def test_another_draft_temperature_is_another_law() -> None:
 def test_what_has_no_closed_form_is_refused(rule: str, draw: Draw) -> None:
     shape = chain(2) if draw is Draw.SINGLE else BINARY
     with pytest.raises(Unfit, match=f"verification={rule}"):
-        Arm(tree_of(draw, shape), rule)
+        ClosedArm(tree_of(draw, shape), RULES[rule])

@@ -18,7 +18,7 @@ from specdec.metrics import block_efficiency
 from specdec.metrics.estimate import Estimate
 from specdec.proof.drafting import DRAFTERS, Parents, chain, drafts
 from specdec.recording.texts import Text
-from specdec.replay.arm import Arm
+from specdec.replay.arm import ClosedArm
 from specdec.replay.closed_form import replay
 from specdec.replay.draft_distributions import DraftLaws
 from specdec.replay.expected_steps import Replayed, tally
@@ -102,7 +102,7 @@ def texts_of(seed: int) -> list[Text]:
 
 @cache
 def replayed(seed: int) -> dict[Case, list[Replayed]]:
-    arms = {case: Arm(tree_of(case.draw, case.parents), case.rule) for case in CASES}
+    arms = {case: ClosedArm(tree_of(case.draw, case.parents), RULES[case.rule]) for case in CASES}
     names = {f"{number}": case for number, case in enumerate(CASES)}
     found = replay(
         texts_of(seed),

@@ -26,15 +26,14 @@ from specdec.metrics import Tally
 from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.proposer.draft_model import DraftModel
 from specdec.recording.texts import Text
-from specdec.replay.arm import Arm
+from specdec.replay.arm import ClosedArm
 from specdec.replay.closed_form import replay
 from specdec.replay.draft_distributions import DraftLaws
 from specdec.replay.expected_steps import tally
 from specdec.replay.redraft import jump
-from specdec.replay.survival import clipped
 from specdec.tree.fixed import FixedTree
 from specdec.tree.sparse import Sparse
-from specdec.verification.block import Block
+from specdec.verification.block import Block, clipped_along
 from specdec.verification.kseq import KSeq
 from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
@@ -327,7 +326,7 @@ def text_of(tokens: Tokens, reason: str, case: Case) -> Text:
 
 
 def replayed(case: Case, texts: list[Text], stopping: Stopping) -> Tally:
-    arm = Arm(case.tree(), case.rule.split()[0], case.temperature)
+    arm = ClosedArm(case.tree(), RULES[case.rule.split()[0]], case.temperature)
     laws = DraftLaws(table_lm(case.draft, case.vocab_size))
     found = replay(texts, laws, {"": arm}, case.sampling, table_lm(TARGET), 3, stopping=stopping)
     return tally(found[""], arm.num_drafted)
@@ -377,4 +376,4 @@ def test_jumps_count_as_decoding_does_in_the_mean(
 def test_what_blocks_carry_along_a_path_is_at_most_one() -> None:
     """A token that p finds likelier than q makes up for nothing that comes behind it."""
     log_ratios = [torch.tensor([[-1.0]]), torch.tensor([[0.5]]), torch.tensor([[0.25]])]
-    assert clipped(log_ratios).item() == pytest.approx(torch.tensor(-0.75).exp().item())
+    assert clipped_along(log_ratios).item() == pytest.approx(torch.tensor(-0.75).exp().item())

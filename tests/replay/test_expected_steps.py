@@ -8,9 +8,10 @@ from torch import Tensor
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
 from specdec.recording.texts import Text
-from specdec.replay.arm import Arm
+from specdec.replay.arm import ClosedArm
 from specdec.replay.closed_form import replay
 from specdec.replay.draft_distributions import DraftLaws
+from specdec.verification.rejection import Rejection
 from tests.support.toy import (
     ChoosingChain,
     ChoosingTree,
@@ -42,7 +43,7 @@ def text_of(tokens: Tokens, reason: str, budget: int) -> Text:
 def test_starts_are_a_distribution_over_the_ways_through_a_text() -> None:
     texts = [text_of((1, 2, 0, 0), "length", 4), text_of((2, 0), "eos", 9)]
     (part,) = replay(
-        texts, DraftLaws(table_lm(draft)), {"arm": Arm(ChoosingChain(2), "rejection")},
+        texts, DraftLaws(table_lm(draft)), {"arm": ClosedArm(ChoosingChain(2), Rejection())},
         Sampling(), None, vocab_size=3,
     )["arm"]  # fmt: skip
     assert torch.equal(part.starts[:, 0], torch.ones(2, dtype=torch.float64))
@@ -53,4 +54,4 @@ def test_starts_are_a_distribution_over_the_ways_through_a_text() -> None:
 
 def test_what_is_drafted_is_known_of_fixed_shapes() -> None:
     tree = ChoosingTree(UNEVEN, Draw.WITHOUT_REPLACEMENT)
-    assert Arm(tree, "rejection").num_drafted == [0, 2, 3]
+    assert ClosedArm(tree, Rejection()).num_drafted == [0, 2, 3]

@@ -25,7 +25,7 @@ from specdec.proposer.medusa import Medusa
 from specdec.proposer.ngram import NGram
 from specdec.recording.hidden_states import States
 from specdec.recording.texts import Text
-from specdec.replay.arm import Arm
+from specdec.replay.arm import ClosedArm
 from specdec.replay.closed_form import replay
 from specdec.replay.draft_distributions import DraftLaws, HeadLaws
 from specdec.replay.expected_steps import tally
@@ -33,6 +33,7 @@ from specdec.replay.redraft import jump, require_jumps
 from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic
 from specdec.tree.sparse import Sparse
+from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 from tests.support.families import random_ids, tiny_model
 from tests.support.reading import heads_of
@@ -120,7 +121,7 @@ def test_trees_of_heads_that_read_no_tokens_are_known_whole(threshold: float, st
     jumped = jump(texts, Medusa(heads, verifier, tree), verifier, Sampling(0.7), stopping)
     steps = [step for trace in jumped for step in trace.steps]
     assert len({step.drafted for step in steps}) > 2, "all trees are whole: the test is blind"
-    arm = Arm(tree, "rejection")
+    arm = ClosedArm(tree, Rejection())
     closed = replay(
         [replace(text, log_p=(0.0,) * len(text.output_ids)) for text in texts],
         HeadLaws(heads, verifier),
@@ -185,7 +186,7 @@ def test_candidates_that_match_owe_nothing_to_the_noise_that_wrote_the_text() ->
 
     told = [replace(text, log_p=(0.0,) * 12) for text in texts]  # p of the text is not asked for
     closed = replay(
-        told, DraftLaws(table_lm(DRAFT)), {"": Arm(Chain(3), "match")}, Sampling(), None, 3
+        told, DraftLaws(table_lm(DRAFT)), {"": ClosedArm(Chain(3), Match())}, Sampling(), None, 3
     )
     mean = tally(closed[""]).total("num_steps")
     spread = stdev(num_steps(seed) for seed in range(4, 12))
@@ -209,6 +210,6 @@ def test_hidden_states_are_read_once_for_all_proposers(
 @pytest.mark.parametrize("draw", [Draw.SINGLE, Draw.IID, Draw.FILTERED])
 def test_what_chance_decides_is_refused(draw: Draw) -> None:
     with pytest.raises(Unfit, match="verification=rejection"):
-        require_jumps("rejection", draw)
-    require_jumps("match", draw)
-    require_jumps("rejection", Draw.DETERMINISTIC)
+        require_jumps(Rejection(), draw)
+    require_jumps(Match(), draw)
+    require_jumps(Rejection(), Draw.DETERMINISTIC)

@@ -204,3 +204,8 @@ def configured_rules() -> list[Any]:
     assert found, f"no rule found in {CONFIGURED}"
     parted = [name.rpartition(".") for name in sorted(found)]
     return [getattr(importlib.import_module(module), name) for module, _, name in parted]
+
+
+def rules_by_name() -> dict[str, VerificationRule]:
+    """Return each rule that has a YAML file, by what the command line calls it."""
+    return {kind.__module__.rpartition(".")[2]: kind() for kind in configured_rules()}

@@ -322,8 +322,8 @@ BIASING = [
         0.0665,
         rewritten(
             f"{RULES}.block._clipped_ratios",
-            "(clipped[-1] * ratio).clamp(max=1)",
-            "clipped[-1] * ratio",
+            "(clipped[-1] * of_token).clamp(max=1)",
+            "clipped[-1] * of_token",
         ),
         BLOCK,
         MIXED,

@@ -15,7 +15,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally
 from specdec.recording.hidden_states import States
 from specdec.recording.texts import Text
-from specdec.replay.arm import Arm as ClosedArm
+from specdec.replay.arm import ClosedArm
 from specdec.replay.closed_form import Rows, replay
 from specdec.replay.costs import Costs, Seconds, with_seconds
 from specdec.replay.draft_distributions import DraftLaws, HeadLaws

@@ -28,7 +28,7 @@ from specdec.training.data.samples import Samples
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.expected_acceptance import HeldOut
 from specdec.training.loss.cross_entropy import CrossEntropy
-from specdec.training.medusa import Medusa
+from specdec.training.medusa import MedusaTraining
 from specdec.training.objective import Batch
 from specdec.training.trainer import Trainer
 from specdec.tree.chain import Chain
@@ -88,11 +88,12 @@ def train(options: DictConfig, seed: int, output: Path) -> list[dict[str, float]
     verifier = sd.load("zoo:verifier")
     reads = (str(text), "zoo:held_out", options.max_length)
     states = VerifierStates(verifier, *reads, seed=seed)
+    states.prepare()
     assert verifier.tokenizer is not None
-    held_out = Samples("zoo:held_out", verifier.tokenizer, options.max_length)
+    held_out = Samples.read("zoo:held_out", verifier.tokenizer, options.max_length)
     first = len(states.held_out.token_ids)  # the truth is no part of what the others see
     acceptance = Three(options, held_out.take(first, options.prompts))
-    objective = Medusa(states, CrossEntropy(), acceptance)
+    objective = MedusaTraining(states, CrossEntropy(), acceptance)
     Trainer(
         max_steps=options.max_steps,
         per_device_train_batch_size=4,

@@ -28,14 +28,14 @@ from specdec.heads.base import Heads
 from specdec.heads.medusa import MedusaHeads
 from specdec.lm.hf import HFCausalLM
 from specdec.training.acceptance import Acceptance
-from specdec.training.chained import Chained
+from specdec.training.chained import ChainedTraining
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.head_losses import HeadLosses
 from specdec.training.heads import HeadTraining
 from specdec.training.loss.cross_entropy import CrossEntropy
 from specdec.training.loss.kl import KL
 from specdec.training.loss.lk import LK
-from specdec.training.medusa import Medusa
+from specdec.training.medusa import MedusaTraining
 from specdec.training.objective import Loss
 from specdec.tree.chain import Chain
 
@@ -60,7 +60,9 @@ ACCEPTANCE = Acceptance(Chain(4), Sampling(0))
 def states(options: DictConfig, text: str, cache: str | None) -> VerifierStates:
     """Read the text with a verifier, with and without a cache of its states."""
     verifier = sd.load(options.verifier, options.device, options.dtype)
-    return VerifierStates(verifier, text, text, options.max_length, 1, cache_path=cache)
+    found = VerifierStates(verifier, text, text, options.max_length, 1, cache_path=cache)
+    found.prepare()
+    return found
 
 
 def training_arm(objective: HeadTraining, batch_size: int, device: str) -> Arm:
@@ -94,15 +96,16 @@ def arms(options: DictConfig, folder: Path) -> dict[str, Arm]:
     live = states(options, str(text), None)
     cached = states(options, str(text), str(folder / "cache"))
     found = {"verifier forward": forward_arm(live, options.batch_size, options.device)}
-    kinds: dict[str, tuple[type[Medusa | Chained], Loss]] = {
-        "medusa, cross_entropy": (Medusa, CrossEntropy()),
-        "medusa, kl": (Medusa, KL()),
-        "chained (token), kl": (Chained, KL()),
+    kinds: dict[str, tuple[type[MedusaTraining | ChainedTraining], Loss]] = {
+        "medusa, cross_entropy": (MedusaTraining, CrossEntropy()),
+        "medusa, kl": (MedusaTraining, KL()),
+        "chained (token), kl": (ChainedTraining, KL()),
     }
     for name, (kind, loss) in kinds.items():
         for share in options.shares:
             for where, source in (("on the fly", live), ("cached", cached)):
                 objective = kind(source, loss, ACCEPTANCE, share=share)
+                objective.prepare()
                 label = f"{name}, share {share:g}, {where}"
                 found[label] = training_arm(objective, options.batch_size, options.device)
     return found
@@ -171,7 +174,7 @@ def random_verifier(hidden_size: int, vocab_size: int) -> HFCausalLM:
 def peak_of(heads: Heads, loss: Loss, options: DictConfig) -> tuple[float, float]:
     """MiB of weights and gradients, and the peak of a pass beyond them."""
     verifier = random_verifier(options.hidden_size, options.vocab_size)
-    module = HeadLosses(heads, verifier, loss, 0.8)
+    module = HeadLosses(heads, loss, 0.8)
     token_ids = torch.randint(options.vocab_size, (4, options.num_tokens // 4))
     hidden = torch.randn(*token_ids.shape, options.hidden_size)
     for parameter in module.parameters():
@@ -179,7 +182,7 @@ def peak_of(heads: Heads, loss: Loss, options: DictConfig) -> tuple[float, float
     held = sum(p.numel() for p in module.parameters()) * 8 / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _status("VmRSS")
-    module(hidden, token_ids, torch.ones_like(token_ids, dtype=torch.bool)).backward()
+    module(verifier, hidden, token_ids, torch.ones_like(token_ids, dtype=torch.bool)).backward()
     return held, _status("VmHWM") - before
 
 

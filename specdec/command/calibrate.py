@@ -185,7 +185,7 @@ def read_samples(config: DictConfig, max_length: int) -> tuple[Samples, int]:
     # The verifier's, whoever drafts: its chat template, and its padding, which it may have written.
     verifier = Checkpoint.of(config.verifier)
     length = min(config.data.max_length, max_length)
-    samples = Samples(
+    samples = Samples.read(
         config.data.path,
         verifier.tokenizer,
         length,

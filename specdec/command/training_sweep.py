@@ -80,8 +80,9 @@ def check(config: DictConfig) -> None:
 def _check_training(config: DictConfig) -> None:
     """Build what is cheap to build."""
     kind = _kind(config)
-    for node in ("trainer", "distill", "evaluation", "loss"):
+    for node in ("trainer", "distill", "loss"):
         build(config[node])
+    build(config.evaluation).prepare()
     require_share(config.train.share)
     if chosen(config) is config.tuning:
         if kind == "draft_model":

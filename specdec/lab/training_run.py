@@ -42,14 +42,7 @@ def _trained(config: DictConfig, output: Path, group: str | None, speaks: bool) 
             if speaks:
                 print(f"{output}: {folder.taken}; resume=false trains anew")
             return False
-        objective = build(chosen(config))
-        if processes.is_main:
-            for note in objective.notes():
-                print(note)
-        if speaks:
-            print("the first sample, with what is not trained on in [[brackets]]:")
-            print("\n".join(f"  | {line}" for line in objective.preview().splitlines()[:20]))
-        trainer.fit_in(folder, objective)
+        trainer.fit_in(folder, build(chosen(config)), shows_sample=speaks)
     return True
 
 

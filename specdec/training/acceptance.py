@@ -27,8 +27,7 @@ class Acceptance:
     the first `prompts_limit` of them, acceptance is measured on those, and by category.
 
     Raises:
-        UserError: a number out of its range, a tree whose candidates that rule is not for, or
-            no prompts where some are named.
+        UserError: a number out of its range, or a tree whose candidates that rule is not for.
     """
 
     def __init__(
@@ -57,6 +56,15 @@ class Acceptance:
         self._seed = seed
         told = (prompts_limit, sampling, max_new_tokens, seed)
         self._own = None if prompts is None else OwnPrompts(prompts, *told)
+
+    def prepare(self) -> None:
+        """Read the prompts, if some are named.
+
+        Raises:
+            UserError: there are none.
+        """
+        if self._own is not None:
+            self._own.prepare()
 
     def measure(
         self, verifier: HFCausalLM, proposer: Proposer, draft: Heads | HFCausalLM, held_out: Batch

@@ -34,9 +34,10 @@ class DraftModel:
     run at a random place, scaled so that the expected gradient is the same.
 
     Raises:
-        UserError: an option is out of range, the loss is one of steps, or the model at `init_path`
-            cannot be loaded or has another vocabulary than the verifier.
+        UserError: an option is out of range, or the loss is one of steps.
     """
+
+    module: nn.Module  # `DraftLosses`, once prepared
 
     def __init__(
         self,
@@ -58,21 +59,40 @@ class DraftModel:
             name = type(loss).__name__
             raise Unfit(f"loss={name}: is of heads; expected a loss of tokens with draft_model")
         require_int("seed", seed, 0)
+        named = init_path is None or isinstance(init_path, str)
+        require(named, "train.init_path", init_path, "a folder, a Hub id or null")
         told = init_path is not None or revision is None
         require(told, "train.revision", revision, "train.init_path=MODEL, too")
-        shape = Shape(hidden_size, intermediate_size, num_hidden_layers, num_attention_heads)
+        self._shape = Shape(hidden_size, intermediate_size, num_hidden_layers, num_attention_heads)
         self._states = states
         self._loss = loss
         self._acceptance = acceptance
+        self._share, self._seed = share, seed
+        self._init = None if init_path is None else (init_path, revision, trust_remote_code)
         self._start: str | None = None  # what a card calls it
-        if init_path is None:
-            model = _fresh(shape, states.verifier, seed)
-        else:
-            start = _loaded(init_path, states.verifier, revision, trust_remote_code)
-            self._start = card_name(start)
-            # A copy, because loaded weights are shared.
-            model = copy.deepcopy(start.model).requires_grad_(True)
-        self.module: nn.Module = DraftLosses(model, states.verifier, loss, share)
+
+    def prepare(self) -> None:
+        """Load the draft to begin with, or make one, and read the data; once.
+
+        Raises:
+            UserError: the model at `init_path` cannot be loaded or has another vocabulary than the
+                verifier, or the data cannot be used.
+        """
+        if hasattr(self, "module"):
+            return
+        self._acceptance.prepare()
+        model = self._model()  # before the data, which may take hours
+        self._states.prepare()
+        self.module = DraftLosses(model, self._states.verifier, self._loss, self._share)
+
+    def _model(self) -> PreTrainedModel:
+        verifier = self._states.verifier
+        if self._init is None:
+            return _fresh(self._shape, verifier, self._seed)
+        start = _loaded(verifier, *self._init)
+        self._start = card_name(start)
+        # A copy, because loaded weights are shared.
+        return copy.deepcopy(start.model).requires_grad_(True)
 
     @property
     def num_samples(self) -> int:
@@ -154,10 +174,9 @@ def _fresh(shape: Shape, verifier: HFCausalLM, seed: int) -> PreTrainedModel:
 
 
 def _loaded(
-    init_path: str, verifier: HFCausalLM, revision: str | None, trust_remote_code: bool
+    verifier: HFCausalLM, init_path: str, revision: str | None, trust_remote_code: bool
 ) -> HFCausalLM:
     """Load a draft of the verifier's vocabulary in fp32."""
-    require(isinstance(init_path, str), "train.init_path", init_path, "a folder, a Hub id or null")
     own = {"revision": revision, "trust_remote_code": trust_remote_code}
     loaded = load(init_path, field="train.init_path", **own)
     require_shared_vocabulary(verifier, loaded, f"train.init_path={init_path!r}")

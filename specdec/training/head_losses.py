@@ -23,31 +23,33 @@ class HeadLosses(nn.Module):
         UserError: `share` is less than 1, but the loss must see all positions.
     """
 
-    def __init__(
-        self, heads: Heads, verifier: HFCausalLM, loss: Loss, decay: float, share: float = 1.0
-    ):
+    def __init__(self, heads: Heads, loss: Loss, decay: float, share: float = 1.0):
         super().__init__()
         self.heads = heads
-        self.verifier = verifier
         self.loss = of_steps(loss, decay)
         expected = f"1 with loss={type(loss).__name__}, whose weights need every position"
         require(share == 1 or not self.loss.needs_all, "train.share", share, expected)
         self._share = share
 
-    def forward(self, hidden: Tensor, token_ids: Tensor, counted: Tensor) -> Tensor:
-        """Sum the losses: hidden [B, T, H], token ids and counted [B, T] -> scalar."""
+    def forward(
+        self, verifier: HFCausalLM, hidden: Tensor, token_ids: Tensor, counted: Tensor
+    ) -> Tensor:
+        """Sum the losses: hidden [B, T, H], token ids and counted [B, T] -> scalar.
+
+        Of the verifier the heads read embeddings and may share the vocabulary head; it teaches.
+        """
         ahead = HeadTargets.of(token_ids, counted, self.heads.num_heads)
         run, factor = random_run(len(ahead.positions), self._share, ahead.positions.device)
         # Neighbours, because the verifier's distribution after t serves the heads of K positions.
         ahead = ahead.at(run)
-        states = forced_states(self.heads, self.verifier, hidden, ahead)
+        states = forced_states(self.heads, verifier, hidden, ahead)
         told = hidden.flatten(0, 1).detach()
 
         def scores(piece: slice, chunk: Sequence[Tensor]) -> Tensor:  # [n, K]
             targets = ahead.following_ids[piece, 1:]
-            laws = self._laws(told, ahead.positions[piece], len(chunk))
+            laws = self._laws(verifier, told, ahead.positions[piece], len(chunk))
             found = [
-                self.loss(self._logits(head, state), targets[:, head], next(laws))
+                self.loss(self._logits(verifier, head, state), targets[:, head], next(laws))
                 for head, state in enumerate(chunk)
             ]
             return torch.stack(found, dim=1)
@@ -62,23 +64,25 @@ class HeadLosses(nn.Module):
             steps = self.loss.combine(scores(piece, chunk), ahead.wanted[piece])
             return (steps * weights[piece]).sum()
 
-        return chunked_sum(total, states, self._trained(), self._chunk_size)
+        return chunked_sum(total, states, self._trained(verifier), self._chunk_size)
 
     @property
     def _chunk_size(self) -> int:
         # All heads' logits of a chunk are there at once.
         return max(1, LOGITS_AT_ONCE // (self.heads.vocab_size * self.heads.num_heads))
 
-    def _trained(self) -> Sequence[Tensor]:
+    def _trained(self, verifier: HFCausalLM) -> Sequence[Tensor]:
         """The vocabulary projections that gradients are wanted for."""
         own = list(self.heads.vocabulary_heads.parameters())
-        return own or trained_above(self.verifier.model)
+        return own or trained_above(verifier.model)
 
-    def _logits(self, head: int, state: Tensor) -> Tensor:  # [n, H] -> [n, V]
-        return self.heads.logits(head, state, self.verifier.unembed).float()
+    def _logits(self, verifier: HFCausalLM, head: int, state: Tensor) -> Tensor:  # [n, H] -> [n, V]
+        return self.heads.logits(head, state, verifier.unembed).float()
 
     @torch.no_grad()
-    def _laws(self, told: Tensor, positions: Tensor, num_heads: int) -> Iterator[Tensor | None]:
+    def _laws(
+        self, verifier: HFCausalLM, told: Tensor, positions: Tensor, num_heads: int
+    ) -> Iterator[Tensor | None]:
         """Yield for each head the verifier's log-probabilities [n, V] of the same token.
 
         Head i's are those after position t + 1 + i: neighbours share them, so each position's are
@@ -90,22 +94,24 @@ class HeadLosses(nn.Module):
         ahead = positions[:, None] + torch.arange(1, num_heads + 1, device=positions.device)
         # Behind the end no head is wanted; any law will do.
         needed, place = ahead.clamp(max=len(told) - 1).unique(return_inverse=True)
-        log_p = self.verifier.unembed(told[needed]).float().log_softmax(dim=-1)
+        log_p = verifier.unembed(told[needed]).float().log_softmax(dim=-1)
         for head in range(num_heads):
             yield log_p[place[:, head]]
 
     @torch.no_grad()
-    def hits(self, hidden: Tensor, token_ids: Tensor, counted: Tensor) -> Tensor:  # [K, 3]
+    def hits(
+        self, verifier: HFCausalLM, hidden: Tensor, token_ids: Tensor, counted: Tensor
+    ) -> Tensor:  # [K, 3]
         """Count per head: right at rank 1, right within rank 5, all."""
         ahead = HeadTargets.of(token_ids, counted, self.heads.num_heads)
-        states = forced_states(self.heads, self.verifier, hidden, ahead)
+        states = forced_states(self.heads, verifier, hidden, ahead)
         size = self._chunk_size
         hits = torch.zeros(len(states), 3, device=hidden.device)
         for head, state in enumerate(states):
             for start in range(0, len(state), size):
                 piece = slice(start, start + size)
                 wanted, targets = ahead.wanted[piece, head], ahead.following_ids[piece, head + 1]
-                best = self._logits(head, state[piece]).topk(5, dim=-1).indices
+                best = self._logits(verifier, head, state[piece]).topk(5, dim=-1).indices
                 right = (best == targets[:, None]) & wanted[:, None]
                 hits[head] += torch.stack([right[:, 0].sum(), right.sum(), wanted.sum()])
         return hits

@@ -1,4 +1,4 @@
-"""Train heads on a frozen verifier: what `medusa` and `chained` share."""
+"""Train heads on a frozen verifier: what all kinds of heads share."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from specdec.core.errors import require_number
+from specdec.core.errors import require, require_number
 from specdec.heads.base import Heads
+from specdec.lm.fingerprint import described
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.unembedding import slope
 from specdec.proposer.heads import HeadsProposer
@@ -23,41 +24,76 @@ from specdec.training.position_subset import require_share
 class HeadTraining:
     """K heads on the verifier's last hidden states; only the heads are trained and saved.
 
-    `share` is the part of each batch's positions whose loss is computed: a run at a random place,
-    scaled so that the expected gradient is the same.
+    A kind of heads is its proposer, which knows the module. `options` are of the module's
+    constructor, as `num_heads` is; its sizes and `verifier` are those of the verifier.
+
+    Args:
+        states: the data, and the verifier's states along them.
+        loss: of one token, or of a step.
+        acceptance: how block efficiency is measured, with which tree.
+        decay: the loss of head i (from 0) weighs `decay^i`.
+        share: the part of each batch's positions whose loss is computed: a run at a random place,
+            scaled so that the expected gradient is the same.
 
     Raises:
-        UserError: the tree that acceptance is measured with is deeper than there are heads, or the
-            loss needs all positions and `share` is less than 1.
+        UserError: an option is out of its range, the tree that acceptance is measured with is
+            deeper than there are heads, or the loss needs all positions and `share` is less than 1.
     """
 
     proposer: ClassVar[type[HeadsProposer]]  # who decodes with the heads
+    module: nn.Module  # `HeadLosses`, once prepared
 
     def __init__(
         self,
         states: VerifierStates,
-        heads: Heads,
         loss: Loss,
         acceptance: Acceptance,
-        decay: float,
-        share: float,
+        decay: float = 0.8,
+        share: float = 1.0,
+        **options: Any,
     ):
         require_number("train.decay", decay, 0.0, 1.0)
         require_share(share)
-        if heads.vocabulary_heads:
-            heads.start_from(slope(states.verifier.model))
-        self.proposer(heads, states.verifier, acceptance.tree)  # refuses what cannot be measured
         self.states = states
-        self._acceptance = acceptance
-        module = HeadLosses(heads, states.verifier, loss, decay, share)
-        self._data = states.data
-        self.module: nn.Module = module
+        self._loss, self._acceptance = loss, acceptance
+        self._decay, self._share = decay, share
+        self._options = options
+        with torch.device("meta"):  # heads without numbers: what is wrong is refused at once
+            self._measurable(self._losses(self._heads({})).heads, states.verifier)
 
-    def read(self, verifier: HFCausalLM) -> None:
-        """Train on and measure with another verifier from here on, of the same shape and tokens."""
-        assert isinstance(self.module, HeadLosses)
-        self.module.verifier = verifier
-        self.states = self.states.of(verifier)
+    def prepare(self) -> None:
+        """Read the data (see `VerifierStates`), and begin with fresh heads; once.
+
+        Raises:
+            UserError: the data cannot be used.
+        """
+        if hasattr(self, "module"):
+            return
+        self._acceptance.prepare()
+        self.states.prepare()
+        verifier = self.states.verifier
+        torch.manual_seed(self.states.seed)
+        heads = self._heads(described(verifier))
+        if heads.vocabulary_heads:
+            heads.start_from(slope(verifier.model))
+        self.module = self._losses(heads)
+
+    def _heads(self, verifier: dict[str, str]) -> Heads:
+        of = self.states.verifier
+        kind = self.proposer.kind
+        return kind(of.state_size, of.vocab_size, **self._options, verifier=verifier)
+
+    def _losses(self, heads: Heads) -> HeadLosses:
+        return HeadLosses(heads, self._loss, self._decay, self._share)
+
+    def _measurable(self, heads: Heads, verifier: HFCausalLM) -> None:
+        """Refuse heads that cannot be decoded with, on this verifier and with this tree."""
+        self.proposer(heads, verifier, self._acceptance.tree)
+        embedding = verifier.model.get_input_embeddings().weight
+        assert isinstance(embedding, Tensor)
+        expected = f"as wide as its last hidden states ({heads.hidden_size})"
+        fits = not heads.reads_tokens or embedding.shape[1] == heads.hidden_size
+        require(fits, "verifier.path: width of its embeddings", embedding.shape[1], expected)
 
     @property
     def num_samples(self) -> int:
@@ -83,7 +119,8 @@ class HeadTraining:
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """Sum of all heads' losses over the counted tokens."""
-        return module(self.states.hidden(batch), batch.token_ids, batch.counted)
+        hidden = self.states.hidden(batch)
+        return module(self.states.verifier, hidden, batch.token_ids, batch.counted)
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Train all heads alike."""
@@ -92,23 +129,14 @@ class HeadTraining:
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Measure each head's top-1 and top-5 accuracy, and block efficiency, on held-out data."""
         assert isinstance(module, HeadLosses)
-        device = next(module.parameters()).device
-        proposer = self.proposer(module.heads, self.states.placed(device), self._acceptance.tree)
-        of = (proposer.verifier, proposer, module.heads, self.states.held_out)
-        return {**self._accuracies(module), **self._acceptance.measure(*of)}
+        return self.measure(module, self.states)
 
-    def _accuracies(self, module: HeadLosses) -> dict[str, float]:
+    def measure(self, module: HeadLosses, states: VerifierStates) -> dict[str, float]:
+        """Measure with the verifier of `states`, of which there may be another than the heads'."""
         device = next(module.parameters()).device
-        hits = torch.zeros(module.heads.num_heads, 3)
-        for batch in self.states.held_out.rows():
-            batch = batch.to(device)
-            hits += module.hits(self.states.hidden(batch), batch.token_ids, batch.counted).cpu()
-        rates = hits[:, :2] / hits[:, 2:].clamp(min=1)
-        return {
-            f"eval_head{head}_top{k}": float(rates[head, column])
-            for head in range(len(hits))
-            for column, k in enumerate((1, 5))
-        }
+        proposer = self.proposer(module.heads, states.placed(device), self._acceptance.tree)
+        of = (proposer.verifier, proposer, module.heads, states.held_out)
+        return {**_accuracies(module, states), **self._acceptance.measure(*of)}
 
     def score(self, evaluation: dict[str, float]) -> float:
         """Heads are there to have their tokens accepted."""
@@ -119,5 +147,20 @@ class HeadTraining:
         assert isinstance(module, HeadLosses)
         # A copy, because training may go on in fp32 after a save.
         rounded = copy.deepcopy(module.heads).to(torch.bfloat16)
-        told = {"data": self._data, **facts}
+        told = {"data": self.states.data, **facts}
         rounded.save_pretrained(folder, model_card_kwargs={"facts": told})
+
+
+def _accuracies(module: HeadLosses, states: VerifierStates) -> dict[str, float]:
+    device = next(module.parameters()).device
+    hits = torch.zeros(module.heads.num_heads, 3)
+    for batch in states.held_out.rows():
+        batch = batch.to(device)
+        read = (states.hidden(batch), batch.token_ids, batch.counted)
+        hits += module.hits(states.verifier, *read).cpu()
+    rates = hits[:, :2] / hits[:, 2:].clamp(min=1)
+    return {
+        f"eval_head{head}_top{k}": float(rates[head, column])
+        for head in range(len(hits))
+        for column, k in enumerate((1, 5))
+    }

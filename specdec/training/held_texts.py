@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -43,7 +44,7 @@ class OwnPrompts:
     A verifier that stays as it is answers once; one that is tuned, at each evaluation.
 
     Raises:
-        UserError: there are no prompts, or they cannot be decoded.
+        UserError: `limit` is out of its range.
     """
 
     def __init__(
@@ -51,12 +52,23 @@ class OwnPrompts:
     ):
         if limit is not None:
             require_int("evaluation.prompts_limit", limit, 1)
-        self._prompts = load_prompts(path, limit, option="evaluation.prompts")
-        self._path = path
+        self._path, self._limit = path, limit
         self._sampling = sampling
         self._max_new_tokens = max_new_tokens
         self._seed = seed
         self._known: HeldTexts | None = None
+
+    def prepare(self) -> None:
+        """Read the prompts.
+
+        Raises:
+            UserError: there are none, or they cannot be decoded.
+        """
+        _ = self._prompts
+
+    @cached_property
+    def _prompts(self) -> Sequence[Prompt]:
+        return load_prompts(self._path, self._limit, option="evaluation.prompts")
 
     def texts(self, verifier: HFCausalLM) -> HeldTexts:
         """Return the prompts' turns with their answers, those without a token left out."""

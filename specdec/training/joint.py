@@ -15,6 +15,7 @@ from specdec.lm.fingerprint import card_name
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.unembedding import trained_above
 from specdec.training.chunked import LOGITS_AT_ONCE, chunked_sum
+from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.head_losses import HeadLosses
 from specdec.training.heads import HeadTraining
 from specdec.training.loss.cross_entropy import CrossEntropy
@@ -34,8 +35,11 @@ class Joint:
     loss, their teacher is the tuned verifier as it is at that step.
 
     Raises:
-        UserError: `training` trains no heads, or an option is out of its range (see `tuned`).
+        UserError: `training` trains no heads, or an option is out of its range.
     """
+
+    tuned: Tuned  # both there once prepared
+    module: nn.Module
 
     def __init__(
         self,
@@ -67,16 +71,33 @@ class Joint:
                 "language_modeling": language_modeling,
             }
         )
-        self._original = training.states
-        verifier = self._original.verifier
-        self.tuned = tuned(verifier, method, lora_rank, lora_alpha, lora_targets, seed)
-        training.read(self.tuned.lm)
+        require_int("seed", seed, 0)
         self._training = training
+        self._how = (method, lora_rank, lora_alpha, lora_targets, seed)
         self._heads_warmup_steps = heads_warmup_steps
         self._learning_rate_scale = learning_rate_scale
-        assert isinstance(training.module, HeadLosses)
-        weights = (heads_weight, self_distillation, language_modeling)
-        self.module: nn.Module = JointLosses(training.module, verifier, self.tuned, weights)
+        self._weights = (heads_weight, self_distillation, language_modeling)
+
+    def prepare(self) -> None:
+        """Read the data, begin with fresh heads, and copy the verifier; once.
+
+        Raises:
+            UserError: the data cannot be used, or LoRA cannot (see `LoRA`).
+        """
+        if hasattr(self, "module"):
+            return
+        verifier = self._original.verifier
+        # Before the data, which may take hours; what it draws is a stream of its own.
+        self.tuned = tuned(verifier, *self._how)
+        self._training.prepare()
+        assert isinstance(self._training.module, HeadLosses)
+        self._states = self._original.of(self.tuned.lm)
+        module = JointLosses(self._training.module, verifier, self.tuned, self._weights)
+        self.module = module
+
+    @property
+    def _original(self) -> VerifierStates:
+        return self._training.states
 
     @property
     def num_samples(self) -> int:
@@ -129,17 +150,17 @@ class Joint:
         assert isinstance(module, JointLosses)
         device = next(module.parameters()).device
         self.tuned.place(device)
-        measured = self._training.evaluate(module.head_losses)
+        measured = self._training.measure(module.head_losses, self._states)
         # As both decode: in the models' own types.
         with torch.autocast(device.type, enabled=False):
             return {**measured, "eval_kl_to_original": self._kl(module, device)}
 
     def _kl(self, module: "JointLosses", device: torch.device) -> float:
-        held_out = self._training.states.held_out
+        held_out = self._states.held_out
         total = 0.0
         for batch in held_out.rows():
             batch = batch.to(device)
-            original, own = self._original.hidden(batch), self._training.states.hidden(batch)
+            original, own = self._original.hidden(batch), self._states.hidden(batch)
             total += float(module.kl(original, own, batch.token_ids, batch.counted))
         return total / max(1, int(held_out.num_counted))
 
@@ -202,8 +223,9 @@ class JointLosses(nn.Module):
         total = torch.stack([weight.flatten()[:0].sum() for weight in self.verifier.values()]).sum()
         hidden = original if heads_only else self._tuned.hidden(token_ids)
         # Whose embeddings and vocabulary head the heads may share: they would be trained, too.
-        self.head_losses.verifier = self._original if heads_only else self._tuned.lm
-        total = total + self._heads_weight * self.head_losses(hidden, token_ids, counted)
+        verifier = self._original if heads_only else self._tuned.lm
+        heads = self.head_losses(verifier, hidden, token_ids, counted)
+        total = total + self._heads_weight * heads
         if self._self_distillation > 0 and not heads_only:
             kl = self.kl(original, hidden, token_ids, counted)
             total = total + self._self_distillation * kl

@@ -17,10 +17,11 @@ from transformers import (
 
 from specdec.core.errors import require, require_int
 from specdec.lm.checkpoint import Checkpoint, on_card
+from specdec.results.progress import Progress
 from specdec.training.data.blocks import Blocks
 from specdec.training.data.reading import Reading, Source
 from specdec.training.data.text import Text, as_text, documents, require_there
-from specdec.training.data.tokenised import tokenised
+from specdec.training.data.tokenised import Tokenised, tokenised
 from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch, decay_groups
 from specdec.training.shape import Shape
@@ -38,7 +39,13 @@ class LanguageModeling:
     `tokenizer_path` shares a tokenizer with another model, which a draft model must. `revision` and
     `trust_remote_code` are of either, as of `specdec.lm.load`. `reading` is how the texts are read;
     messages are text, too.
+
+    Raises:
+        UserError: an option is out of its range, or there are options of two models to begin with.
     """
+
+    tokenizer: PreTrainedTokenizerBase  # both there once prepared
+    module: nn.Module
 
     def __init__(
         self,
@@ -67,45 +74,54 @@ class LanguageModeling:
             ("seed", seed, 0),
         ):
             require_int(name, value, minimum)
-        shape = Shape(hidden_size, intermediate_size, num_hidden_layers, num_attention_heads)
-        told = reading or Reading()
-        learnt, held_out = told.sources(data_path, held_out_path)
+        self._shape = Shape(hidden_size, intermediate_size, num_hidden_layers, num_attention_heads)
+        self._paths = data_path, held_out_path
+        self._reading = reading or Reading()
+        self._start = _checkpoint(init_path, tokenizer_path, revision, trust_remote_code)
+        self._is_continued = init_path is not None
+        self._block_length, self._eval_tokens = block_length, eval_tokens
+        self._context, self._vocab_size, self._seed = max_position_embeddings, vocab_size, seed
+        if not self._is_continued:
+            self._require_room(max_position_embeddings or DEFAULT_CONTEXT)
+
+    def _require_room(self, context: int) -> None:
+        fits, expected = self._block_length <= context, f"at most max_position_embeddings={context}"
+        require(fits, "block_length", self._block_length, expected)
+
+    def prepare(self) -> None:
+        """Load or train the tokenizer, read the texts, and load or make the model; once.
+
+        Raises:
+            UserError: the texts or the model at `init_path` cannot be used.
+        """
+        if hasattr(self, "module"):
+            return
+        learnt, held_out = self._reading.sources(*self._paths)
         require_there(held_out)
-        start = _checkpoint(init_path, tokenizer_path, revision, trust_remote_code)
-        self._start = start
+        start = self._start
         self.tokenizer = (
-            train_tokenizer(_texts(learnt), vocab_size) if start is None else start.tokenizer
+            train_tokenizer(_texts(learnt), self._vocab_size) if start is None else start.tokenizer
         )
-        size = len(self.tokenizer)
-        found = [
-            tokenised(each, told, self.tokenizer, block_length, size, plain=True)
+        size, length = len(self.tokenizer), self._block_length
+        read, measured = (
+            tokenised(each, self._reading, self.tokenizer, length, size, plain=True)
             for each in (learnt, held_out)
-        ]
-        options = (learnt.name, held_out.name)
-        self._notes = [
-            f"{option}: {line}"
-            for option, each in zip(options, found, strict=True)
-            for line in each.left_out.lines()
-        ]
-        if found[0].store.digest == found[1].store.digest:
+        )
+        self._notes = [*_left_out(learnt, read), *_left_out(held_out, measured)]
+        if read.store.digest == measured.store.digest:
             same = "the very text that is trained on: the loss looks better than it is"
             self._notes.append(f"{held_out.name}: {same}")
-        self._blocks = Blocks(found[0].store, block_length, seed)
-        self._held_out = found[1].store[:eval_tokens]
-        self._block_length = block_length
-        self.module: PreTrainedModel = (
-            shape.fresh(
-                len(self.tokenizer),
-                max_position_embeddings or DEFAULT_CONTEXT,
-                _end_id(self.tokenizer),
-                seed,
-            )
-            if start is None or init_path is None
-            else _continued(start, max_position_embeddings)
-        )
-        context = self.module.config.max_position_embeddings
-        fits = block_length <= context
-        require(fits, "block_length", block_length, f"at most max_position_embeddings={context}")
+        self._blocks = Blocks(read.store, length, self._seed)
+        self._held_out = measured.store[: self._eval_tokens]
+        self.module = self._model()
+
+    def _model(self) -> PreTrainedModel:
+        if self._start is not None and self._is_continued:
+            model = _continued(self._start, self._context)
+            self._require_room(model.config.max_position_embeddings)
+            return model
+        context, size = self._context or DEFAULT_CONTEXT, len(self.tokenizer)
+        return self._shape.fresh(size, context, _end_id(self.tokenizer), self._seed)
 
     @property
     def num_samples(self) -> int:
@@ -195,10 +211,17 @@ def _continued(start: Checkpoint, context: int | None) -> PreTrainedModel:
         )
 
 
+def _left_out(source: Source, read: Tokenised) -> Iterator[str]:
+    for line in read.left_out.lines():
+        yield f"{source.name}: {line}"
+
+
 def _texts(source: Source) -> Iterator[str]:
-    for found in map(as_text, documents(source)):
-        if isinstance(found.document, Text):
-            yield found.document.text
+    with Progress(None, "train a tokenizer", "row") as bar:
+        for found in map(as_text, documents(source)):
+            bar.update()
+            if isinstance(found.document, Text):
+                yield found.document.text
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:

@@ -65,11 +65,19 @@ class Loss(Protocol):
 class Objective(Protocol):
     """A module, its data and its loss.
 
-    `module` is the only thing that the trainer prepares, optimises and checkpoints; whatever else
-    the loss needs (a frozen verifier, say) the objective keeps to itself.
+    A constructor takes options and refuses bad ones; all work is `prepare`'s, which comes first.
+    `module` is the only thing that the trainer optimises and checkpoints; whatever else the loss
+    needs (a frozen verifier, say) the objective keeps to itself.
     """
 
-    module: nn.Module
+    module: nn.Module  # there once prepared
+
+    def prepare(self) -> None:
+        """Read the data and make the module: hours, where a verifier answers first.
+
+        Called by the trainer at the start of every session; the second time there is nothing to do.
+        """
+        ...
 
     @property
     def num_samples(self) -> int:

@@ -43,6 +43,15 @@ class Teller:
         self.say(f"step {step}/{self._last}: {numbers}")
 
 
+def describe(objective: Objective, shows_sample: bool) -> None:
+    """Say what of the data is left out and the like, and show the first sample if wanted."""
+    for note in objective.notes():
+        print(note)
+    if shows_sample:
+        print("the first sample, with what is not trained on in [[brackets]]:")
+        print("\n".join(f"  | {line}" for line in objective.preview().splitlines()[:20]))
+
+
 def header(objective: Objective, max_steps: int, samples_per_step: int) -> str:
     """Say how much there is to train, and on what."""
     trainable = sum(p.numel() for p in objective.module.parameters() if p.requires_grad)

@@ -16,7 +16,7 @@ from specdec.training.objective import Objective
 from specdec.training.processes import require_processes
 from specdec.training.record import Record
 from specdec.training.schedule import require_schedule
-from specdec.training.telling import Teller, header
+from specdec.training.telling import Teller, describe, header
 from specdec.training.training_dir import TrainingDir
 from specdec.training.training_run import TrainingRun
 
@@ -154,11 +154,14 @@ class Trainer:
         with TrainingDir(output, Record(told, told), None, self.resume) as folder:
             return self.fit_in(folder, objective)
 
-    def fit_in(self, folder: TrainingDir, objective: Objective) -> dict[str, float]:
+    def fit_in(
+        self, folder: TrainingDir, objective: Objective, shows_sample: bool = False
+    ) -> dict[str, float]:
         """Train into a folder that is held; see `fit`.
 
         A step that a signal falls into is finished and saved before the process ends.
         """
+        objective.prepare()
         set_seed(self.seed)
         accelerator = Accelerator(
             mixed_precision=self.mixed_precision,
@@ -168,6 +171,7 @@ class Trainer:
         )
         require_processes(accelerator.num_processes)
         if accelerator.is_main_process:
+            describe(objective, shows_sample)
             folder.start()
         accelerator.wait_for_everyone()
         with Asked() as asked:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from specdec.core.errors import UserError, require, require_int
+from specdec.core.errors import UserError, require
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 
@@ -159,7 +159,6 @@ def tuned(
     Raises:
         UserError: LoRA cannot be used (see `LoRA`).
     """
-    require_int("seed", seed, 0)
     if method == "full":
         return Tuned(original, Full(original.model))
     return Tuned(original, LoRA(original.model, lora_rank, lora_alpha, lora_targets, seed))

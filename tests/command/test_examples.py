@@ -105,7 +105,7 @@ def test_an_example_is_configured_up_to_its_model(
         raise _Reached
 
     monkeypatch.setattr("specdec.lm.load._proven", reached)
-    monkeypatch.setattr("specdec.training.lm.LanguageModeling.__init__", reached)
+    monkeypatch.setattr("specdec.training.lm.LanguageModeling.prepare", reached)
     entry_point, *told = stand_ins(command)
     if entry_point in ("record", "train"):  # into a new folder, as whoever copies the line
         for text in told:

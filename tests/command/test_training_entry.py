@@ -168,7 +168,7 @@ def compare(node: Any, signature: inspect.Signature) -> None:
 
 def test_heads_are_trained_by_default_and_rates_fit_what_is_trained(tiny: Tiny) -> None:
     from specdec.command.compose import compose
-    from specdec.training.medusa import Medusa
+    from specdec.training.medusa import MedusaTraining
     from specdec.training.trainer import Trainer
 
     def told(*options: str) -> tuple[float, float]:
@@ -178,7 +178,7 @@ def test_heads_are_trained_by_default_and_rates_fit_what_is_trained(tiny: Tiny) 
 
     with initialize_config_module("specdec.configs", version_base="1.3"):
         config = compose("train", [])
-    assert config.train._target_ == f"{Medusa.__module__}.{Medusa.__qualname__}"
+    assert config.train._target_ == f"{MedusaTraining.__module__}.{MedusaTraining.__qualname__}"
     plain = Trainer()
     assert told() == told("train=chained") == (plain.learning_rate, plain.warmup_ratio)
     fresh = told("train=draft_model")

@@ -101,7 +101,7 @@ def test_a_run_that_is_trained_again_is_not_complete(
     trained: Ended, tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whenever that is killed: the numbers of the run belong to weights that are gone."""
-    from specdec.training.medusa import Medusa
+    from specdec.training.medusa import MedusaTraining
 
     run = run_of("max_steps=2,seed=0")
     told = options(tiny, "max_steps=2", "seed=0")
@@ -112,7 +112,7 @@ def test_a_run_that_is_trained_again_is_not_complete(
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Medusa, "loss", killed)
+        patch.setattr(MedusaTraining, "loss", killed)
         assert cli("train", *told, "resume=false").status == 1
     ((status, results),) = seen
     assert (status["state"], results) == ("started", [])
@@ -196,20 +196,20 @@ def test_an_interrupted_training_goes_on(
     tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The weights are those of a training that nothing happened to."""
-    from specdec.training.medusa import Medusa
+    from specdec.training.medusa import MedusaTraining
 
     whole = options(tiny, "max_steps=4,5", "output=whole")
     assert cli("train", *whole).status == 0
-    loss, calls = Medusa.loss, []
+    loss, calls = MedusaTraining.loss, []
 
-    def interrupted(self: Medusa, module: nn.Module, batch: Batch) -> Tensor:
+    def interrupted(self: MedusaTraining, module: nn.Module, batch: Batch) -> Tensor:
         calls.append(None)
         if len(calls) == 4:
             raise RuntimeError("the machine has gone")
         return loss(self, module, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Medusa, "loss", interrupted)
+        patch.setattr(MedusaTraining, "loss", interrupted)
         ended = cli("train", *options(tiny, "max_steps=4,5"))
     assert ended.status == 1
     assert runs() == {"max_steps=4": "failed", "max_steps=5": "complete"}

@@ -109,8 +109,8 @@ def test_teachers_are_the_model_s_own_laws(family: str, own: bool) -> None:
         said = heads.vocabulary_heads[0](hidden).log_softmax(-1)[0] if own else log_p
         # The head at t speaks about the token of which the model says its law at t + 1.
         expected = (log_p[1:-1].exp() * (log_p[1:-1] - said[:-2])).sum()
-        losses = HeadLosses(heads, lm, KL(), decay=1.0)
-        found = losses(hidden, token_ids, torch.ones_like(token_ids, dtype=torch.bool))
+        losses = HeadLosses(heads, KL(), decay=1.0)
+        found = losses(lm, hidden, token_ids, torch.ones_like(token_ids, dtype=torch.bool))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 

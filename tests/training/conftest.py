@@ -25,7 +25,9 @@ def verifier(tiny: Tiny) -> HFCausalLM:
 
 @pytest.fixture
 def states(verifier: HFCausalLM, tiny: Tiny) -> VerifierStates:
-    return VerifierStates(verifier, str(tiny.text), str(tiny.text), max_length=24)
+    states = VerifierStates(verifier, str(tiny.text), str(tiny.text), max_length=24)
+    states.prepare()
+    return states
 
 
 @pytest.fixture
@@ -47,6 +49,8 @@ def build(tmp_path: Path) -> Build:
             "max_position_embeddings": 64,
             "vocab_size": 280,
         }
-        return kind(**(small | options))
+        objective = kind(**(small | options))
+        objective.prepare()
+        return objective
 
     return build

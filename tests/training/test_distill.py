@@ -17,6 +17,7 @@ from specdec.lm.load import load
 from specdec.training.data.answer_file import AnswerFile
 from specdec.training.data.distill import Distill
 from specdec.training.data.verifier_states import VerifierStates
+from tests.support.building import prepared
 from tests.support.running import Tiny
 
 SMALL: dict[str, Any] = {"max_new_tokens": 12, "prompt_tokens": 6, "batch": 3}
@@ -230,7 +231,7 @@ def test_states_are_those_of_the_answers(verifier: HFCausalLM, tiny: Tiny, tmp_p
     """Prompts do not count; held-out data stay as they are."""
     distill = Distill(str(tmp_path / "new.jsonl"), **SMALL)
     paths = (str(tiny.text), str(tiny.text))
-    states = VerifierStates(verifier, *paths, max_length=24, distill=distill)
+    states = prepared(VerifierStates(verifier, *paths, max_length=24, distill=distill))
     rows = {tuple(row["token_ids"]): row for row in rows_of(tmp_path / "new.jsonl")}
     batch = states.batch(0, len(rows))
     for ids, counted in zip(batch.token_ids, batch.counted, strict=True):
@@ -239,7 +240,7 @@ def test_states_are_those_of_the_answers(verifier: HFCausalLM, tiny: Tiny, tmp_p
         assert counted.tolist() == [
             row["num_prompt_tokens"] <= place < length for place in range(len(ids))
         ]
-    plain = VerifierStates(verifier, *paths, max_length=24)
+    plain = prepared(VerifierStates(verifier, *paths, max_length=24))
     assert torch.equal(states.held_out.token_ids, plain.held_out.token_ids)
 
 
@@ -251,11 +252,12 @@ def test_answers_that_begin_too_late_are_left_out_of_training(
     rows = answered(speaker, data, tmp_path / "new.jsonl")
     short, long = (row["num_prompt_tokens"] for row in rows)
     assert short < long
-    states = VerifierStates(speaker, data, data, max_length=long, distill=Distill(path, **SMALL))
+    distill = Distill(path, **SMALL)
+    states = prepared(VerifierStates(speaker, data, data, max_length=long, distill=distill))
     assert len(states.batch(0, 1).token_ids[0]) < long
     assert f"rows left out: the answer begins behind {long} tokens" in "".join(states.notes())
     with pytest.raises(UserError, match=f"the answer begins behind {short} tokens"):
-        VerifierStates(speaker, path, path, max_length=short)
+        VerifierStates(speaker, path, path, max_length=short).prepare()
 
 
 @pytest.mark.parametrize(
@@ -329,11 +331,12 @@ def test_answers_that_are_named_as_data_must_be_whole(
     path = tmp_path / "new.jsonl"
     answered(verifier, tiny.text, path)
     read = VerifierStates(verifier, str(path), str(tiny.text), 32, eval_samples=2)
+    read.prepare()
     assert read.num_samples
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1] if harm == "a line less" else [*lines, lines[0]]))
     with pytest.raises(UserError, match=r"^data\.path=.*: answers that are interrupted"):
-        VerifierStates(verifier, str(path), str(tiny.text), 32, eval_samples=2)
+        VerifierStates(verifier, str(path), str(tiny.text), 32, eval_samples=2).prepare()
 
 
 def test_whoever_comes_second_waits_for_the_answers(

@@ -1,5 +1,6 @@
 """A draft learns the verifier's law, chunk by chunk, and the engine accepts what it learnt."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ SMALL: dict[str, Any] = {"hidden_size": 24, "intermediate_size": 32, "num_attent
 
 def objective(states: VerifierStates, loss: Any, **options: Any) -> DraftModel:
     acceptance = Acceptance(Chain(GAMMA), Sampling(0), num_prompts=2, max_new_tokens=12)
-    return DraftModel(states, loss, acceptance, **(SMALL | options))
+    found = DraftModel(states, loss, acceptance, **(SMALL | options))
+    found.prepare()
+    return found
 
 
 def losses_of(one: DraftModel) -> DraftLosses:
@@ -137,7 +140,7 @@ def test_the_evaluation_is_that_of_the_counted_held_out_tokens(
     states: VerifierStates, tmp_path: Path
 ) -> None:
     one = disturbed(states, KL())
-    states._held_out = masked(states.held_out)
+    states._prepared = replace(states._data, held_out=masked(states.held_out))
     with torch.no_grad():
         found = one.evaluate(one.module)
         count = states.held_out.num_counted
@@ -166,7 +169,7 @@ def test_what_was_learnt_by_heart_is_accepted(
     token_ids = torch.tensor([[*prompt, *written]])
     text = Batch(token_ids, torch.arange(token_ids.shape[1])[None] >= len(prompt))
     monkeypatch.setattr(states, "batch", lambda first, count: text)
-    monkeypatch.setattr(states, "_held_out", text)
+    monkeypatch.setattr(states, "_prepared", replace(states._data, held_out=text))
     # The greedy choices alone are what is learnt: a draft may be unsure where the verifier is.
     monkeypatch.setattr(DraftLosses, "_log_p", certain)
     one = objective(states, loss)
@@ -263,6 +266,7 @@ def test_padding_of_a_vocabulary_is_no_other_vocabulary(tiny: Tiny, loss: Any, w
     paths = (tiny.verifier, tiny.padded) if wide == "draft" else (tiny.padded, tiny.verifier)
     verifier = load(str(paths[0]))
     states = VerifierStates(verifier, str(tiny.text), str(tiny.text), max_length=24)
+    states.prepare()
     one = objective(states, loss, init_path=str(paths[1]))
     batch = one.batch(0, 2)
     padding = batch.token_ids.clone()

@@ -13,7 +13,7 @@ from specdec.core.sampling import Sampling
 from specdec.heads.forcing import HeadTargets
 from specdec.training import head_losses
 from specdec.training.acceptance import Acceptance
-from specdec.training.chained import Chained
+from specdec.training.chained import ChainedTraining
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.draft_model import DraftModel
 from specdec.training.head_losses import HeadLosses
@@ -21,16 +21,20 @@ from specdec.training.heads import HeadTraining
 from specdec.training.loss.cross_entropy import CrossEntropy
 from specdec.training.loss.expected_accepted import ExpectedAccepted
 from specdec.training.loss.total_variation import TotalVariation
-from specdec.training.medusa import Medusa
+from specdec.training.medusa import MedusaTraining
 from specdec.training.objective import Batch
 from specdec.training.starts import start_probabilities
 from specdec.training.trainer import Trainer
 from specdec.tree.chain import Chain
+from tests.support.building import prepared
 
 K = 3
 KINDS: dict[str, tuple[Callable[..., HeadTraining], dict[str, Any]]] = {
-    "medusa": (Medusa, {}),
-    "chained": (Chained, {"link": "both", "prefix_attention": True, "num_attention_heads": 4}),
+    "medusa": (MedusaTraining, {}),
+    "chained": (
+        ChainedTraining,
+        {"link": "both", "prefix_attention": True, "num_attention_heads": 4},
+    ),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -39,7 +43,7 @@ def objective(states: VerifierStates, kind: str, loss: Any, **more: Any) -> Head
     """Heads that have opinions: fresh ones' first guess is the verifier's own next token."""
     cls, options = KINDS[kind]
     acceptance = Acceptance(Chain(K), Sampling(0), num_prompts=2, max_new_tokens=12)
-    one = cls(states, loss, acceptance, num_heads=K, **options, **more)
+    one = prepared(cls(states, loss, acceptance, num_heads=K, **options, **more))
     generator = torch.Generator().manual_seed(5)
     for weight in one.module.parameters():
         weight.data.add_(0.1 * torch.randn(weight.shape, generator=generator))

@@ -1,5 +1,6 @@
 """Heads learn what they are shown, chunk by chunk, and the engine accepts what they learnt."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ from specdec.decoding.stopping import Stopping
 from specdec.lm.hf import HFCausalLM
 from specdec.training import head_losses
 from specdec.training.acceptance import Acceptance
-from specdec.training.chained import Chained
+from specdec.training.chained import ChainedTraining
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.head_losses import HeadLosses
 from specdec.training.heads import HeadTraining
 from specdec.training.loss.cross_entropy import CrossEntropy
 from specdec.training.loss.kl import KL
 from specdec.training.loss.total_variation import TotalVariation
-from specdec.training.medusa import Medusa
+from specdec.training.medusa import MedusaTraining
 from specdec.training.objective import Batch
 from specdec.training.trainer import Trainer
 from specdec.tree.chain import Chain
@@ -33,13 +34,13 @@ from tests.support.every_loss import LOSSES, each_loss, greedy
 K = 3
 PREFIX = {"prefix_attention": True, "num_attention_heads": 4}
 KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
-    "medusa": (Medusa, {}),
-    "medusa shared": (Medusa, {"own_vocabulary_head": False, "num_layers": 2}),
-    "token": (Chained, {"link": "token", "num_layers": 2}),
-    "hidden": (Chained, {"link": "hidden"}),
-    "both": (Chained, {"link": "both", "own_vocabulary_head": False}),
-    "token prefix": (Chained, {"link": "token", **PREFIX}),
-    "both prefix": (Chained, {"link": "both", "num_layers": 2, **PREFIX}),
+    "medusa": (MedusaTraining, {}),
+    "medusa shared": (MedusaTraining, {"own_vocabulary_head": False, "num_layers": 2}),
+    "token": (ChainedTraining, {"link": "token", "num_layers": 2}),
+    "hidden": (ChainedTraining, {"link": "hidden"}),
+    "both": (ChainedTraining, {"link": "both", "own_vocabulary_head": False}),
+    "token prefix": (ChainedTraining, {"link": "token", **PREFIX}),
+    "both prefix": (ChainedTraining, {"link": "both", "num_layers": 2, **PREFIX}),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -47,7 +48,9 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 def objective(states: VerifierStates, kind: str, loss: Any, **more: Any) -> HeadTraining:
     cls, options = KINDS[kind]
     acceptance = Acceptance(Chain(K), Sampling(0), num_prompts=2, max_new_tokens=12)
-    return cls(states, loss, acceptance, **{"num_heads": K, **options, **more})
+    found = cls(states, loss, acceptance, **{"num_heads": K, **options, **more})
+    found.prepare()
+    return found
 
 
 def losses_of(one: HeadTraining) -> HeadLosses:
@@ -137,7 +140,7 @@ def test_gradients_are_those_of_differences(states: VerifierStates, kind: str) -
         hidden = states.hidden(batch).double()
 
         def score() -> Tensor:
-            return one.module(hidden, batch.token_ids, batch.counted)
+            return one.module(states.verifier, hidden, batch.token_ids, batch.counted)
 
         score().backward()
         generator = torch.Generator().manual_seed(7)
@@ -206,7 +209,7 @@ def test_what_was_learnt_by_heart_is_accepted(
     token_ids = torch.tensor([[*prompt, *written]])
     text = Batch(token_ids, torch.arange(token_ids.shape[1])[None] >= len(prompt))
     monkeypatch.setattr(states, "batch", lambda first, count: text)
-    monkeypatch.setattr(states, "_held_out", text)
+    monkeypatch.setattr(states, "_prepared", replace(states._data, held_out=text))
     # The greedy choices alone are what is learnt: a head may be unsure where the verifier is.
     monkeypatch.setattr(
         head_losses.HeadLosses, "_laws", certain if loss.uses_verifier else HeadLosses._laws
@@ -228,9 +231,11 @@ def test_what_was_learnt_by_heart_is_accepted(
     assert all(step.accepted == step.drafted for step in drafted.steps)
 
 
-def certain(self: HeadLosses, told: Tensor, positions: Tensor, num_heads: int):
+def certain(
+    self: HeadLosses, verifier: HFCausalLM, told: Tensor, positions: Tensor, num_heads: int
+):
     """Stand in for a verifier that is sure of its greedy choice."""
-    log_p = self.verifier.unembed(told).float().log_softmax(dim=-1)
+    log_p = verifier.unembed(told).float().log_softmax(dim=-1)
     sure = (50 * log_p).log_softmax(dim=-1)
     for head in range(num_heads):
         yield sure[(positions + 1 + head).clamp(max=len(told) - 1)]
@@ -272,7 +277,7 @@ def test_one_kind_of_heads_is_not_loaded_as_another(
     one = objective(states, "token", CrossEntropy())
     one.save(one.module, tmp_path, {})
     with pytest.raises(UserError, match=r"^proposer\.path=.*no MedusaHeads"):
-        Medusa.proposer.load(str(tmp_path), verifier, Sparse([[0]]))
+        MedusaTraining.proposer.load(str(tmp_path), verifier, Sparse([[0]]))
 
 
 def test_a_tree_deeper_than_the_heads_is_refused_before_training(states: VerifierStates) -> None:

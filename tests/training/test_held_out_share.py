@@ -85,9 +85,9 @@ def test_held_out_text_that_is_trained_on_is_found_wherever_it_stands(tmp_path: 
     # One sample is in the text at another place of its blocks, the other one is not.
     for name, text in (("copied", words[100:150]), ("new", words[600:650])):
         (tmp_path / f"{name}.txt").write_text(" ".join(text))
-    learnt = Samples(str(tmp_path / "learnt.txt"), tokenizer, 50, reading=reading)
+    learnt = Samples.read(str(tmp_path / "learnt.txt"), tokenizer, 50, reading=reading)
     for name, number in (("copied", True), ("new", False)):
-        samples = Samples(str(tmp_path / f"{name}.txt"), tokenizer, RUN, reading=reading)
+        samples = Samples.read(str(tmp_path / f"{name}.txt"), tokenizer, RUN, reading=reading)
         batch = samples.batch([1])  # its last tokens are not those of the end
         assert learnt.num_shared(batch) == number
 
@@ -105,6 +105,7 @@ def test_notes_name_the_option_and_say_what_is_trained_on_too(
     lines = [json.dumps({"text": f"the same words again, {n % 2}. " * 30}) for n in range(40)]
     path.write_text("\n".join([*lines[:9], '{"text": 1}', *lines[10:]]) + "\n")  # which is held out
     states = VerifierStates(verifier, str(path), max_length=64)
+    states.prepare()
     notes = states.notes()
     assert notes[0].startswith("data.held_out_share: 1 of 2 rows left out")
     number = len(states.held_out.token_ids)

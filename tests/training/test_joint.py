@@ -20,13 +20,13 @@ from specdec.decoding.stopping import Stopping
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.training.acceptance import Acceptance
-from specdec.training.chained import Chained
+from specdec.training.chained import ChainedTraining
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.heads import HeadTraining
 from specdec.training.joint import Joint, JointLosses
 from specdec.training.loss.cross_entropy import CrossEntropy
 from specdec.training.loss.kl import KL
-from specdec.training.medusa import Medusa
+from specdec.training.medusa import MedusaTraining
 from specdec.training.objective import Batch
 from specdec.training.trainer import Trainer
 from specdec.training.tuning import Full, LoRA, Tuned
@@ -46,10 +46,10 @@ WITH_PEFT = pytest.mark.skipif(
 METHODS = [pytest.param("lora", marks=WITH_PEFT), "full"]
 each_method = pytest.mark.parametrize("method", METHODS)
 KINDS: dict[str, tuple[Callable[..., HeadTraining], dict[str, Any]]] = {
-    "medusa": (Medusa, {}),
-    "medusa shared": (Medusa, {"own_vocabulary_head": False}),
-    "chained": (Chained, {}),
-    "chained shared": (Chained, {"own_vocabulary_head": False}),
+    "medusa": (MedusaTraining, {}),
+    "medusa shared": (MedusaTraining, {"own_vocabulary_head": False}),
+    "chained": (ChainedTraining, {}),
+    "chained shared": (ChainedTraining, {"own_vocabulary_head": False}),
 }
 TREE = Sparse([[0], [1], [0, 0]])
 
@@ -71,7 +71,9 @@ def joint(
     acceptance = Acceptance(Chain(K), Sampling(0), num_prompts=2, max_new_tokens=8)
     heads = cls(states, loss or CrossEntropy(), acceptance, num_heads=K, **options)
     settings = {"lora_rank": 4, "heads_warmup_steps": 2, "learning_rate_scale": 1.0, **more}
-    return Joint(heads, **settings)
+    both = Joint(heads, **settings)
+    both.prepare()
+    return both
 
 
 def trainer(**more: Any) -> Trainer:
@@ -319,9 +321,9 @@ def test_train_save_load_decode(
     one = joint(original, text, method=method)
     trainer(max_steps=30).fit(one, tmp_path)
     new = load(str(tmp_path / "verifier"), dtype=dtype)
-    proposer = Medusa.proposer.load(str(tmp_path), new, TREE)
+    proposer = MedusaTraining.proposer.load(str(tmp_path), new, TREE)
     with pytest.raises(UserError, match=r"trained on another verifier.*weights differ"):
-        Medusa.proposer.load(str(tmp_path), original, TREE)
+        MedusaTraining.proposer.load(str(tmp_path), original, TREE)
     if dtype == "bfloat16":
         saved = AutoModelForCausalLM.from_pretrained(tmp_path / "verifier")
         assert saved.dtype == torch.bfloat16

@@ -178,7 +178,7 @@ def test_masks_equal_those_counted_by_hand(tmp_path: Path, name: str, number: in
     rows = [line for line in lines if not isinstance(line, str)]
     tokenizer = train_tokenizer(["why a cat. on the mat: Yes. No, it is {} </> <bot> " * 9], 300)
     tokenizer.chat_template = TEMPLATES[name]
-    samples = Samples(str(path), tokenizer, LENGTH, reading=Reading())
+    samples = Samples.read(str(path), tokenizer, LENGTH, reading=Reading())
     counts = {"apart": 0, "unopened": 0}
     told = [by_hand(each, name, tokenizer, counts) for each in rows]
     bad = sum(not each for each in told) + len(lines) - len(rows)

@@ -124,4 +124,4 @@ def test_mistakes_are_told_under_their_own_names(tmp_path: Path) -> None:
         ("zoo:prompts", 0, "evaluation.prompts_limit=0"),
     ):
         with pytest.raises(UserError, match=said):
-            HeldOut(Chain(2), Sampling(0.0), prompts=prompts, prompts_limit=limit)
+            HeldOut(Chain(2), Sampling(0.0), prompts=prompts, prompts_limit=limit).prepare()

@@ -53,7 +53,7 @@ def said(samples: Samples) -> list[tuple[str, str]]:
 def test_only_the_assistant_counts(tmp_path: Path) -> None:
     """With the closing mark, which the assistant must learn to say, and in its right places."""
     tok = tokenizer()
-    samples = Samples(file(tmp_path, {"messages": TALK}), tok, 500)
+    samples = Samples.read(file(tmp_path, {"messages": TALK}), tok, 500)
     row = samples.batch([0])
     assert tok.decode(row.token_ids[0]) == tok.apply_chat_template(TALK, tokenize=False)
     ((_, answers),) = said(samples)
@@ -61,7 +61,9 @@ def test_only_the_assistant_counts(tmp_path: Path) -> None:
 
 
 def test_batches_are_padded_and_padding_does_not_count(tmp_path: Path) -> None:
-    samples = Samples(file(tmp_path, {"messages": TALK}, {"messages": SHORT}), tokenizer(), 500)
+    samples = Samples.read(
+        file(tmp_path, {"messages": TALK}, {"messages": SHORT}), tokenizer(), 500
+    )
     batch = samples.take(0, 2)
     lengths = sorted(samples.lengths.tolist())
     assert batch.token_ids.shape == (2, lengths[1])
@@ -72,7 +74,7 @@ def test_batches_are_padded_and_padding_does_not_count(tmp_path: Path) -> None:
 
 def test_every_epoch_has_every_sample_once_in_another_order(tmp_path: Path) -> None:
     rows = [{"messages": [*SHORT[:1], {"role": "assistant", "content": c}]} for c in "abcdefgh"]
-    samples = Samples(file(tmp_path, *rows), tokenizer(), 500, seed=3)
+    samples = Samples.read(file(tmp_path, *rows), tokenizer(), 500, seed=3)
 
     def epoch(number: int) -> list[tuple[int, ...]]:
         return [tuple(row.tolist()) for row in samples.take(8 * number, 8).token_ids]
@@ -83,7 +85,7 @@ def test_every_epoch_has_every_sample_once_in_another_order(tmp_path: Path) -> N
 
 
 def test_the_preview_shows_the_mask(tmp_path: Path) -> None:
-    shown = Samples(file(tmp_path, {"messages": SHORT}), tokenizer(), 500).preview()
+    shown = Samples.read(file(tmp_path, {"messages": SHORT}), tokenizer(), 500).preview()
     assert shown == "[[<user>Hi</>\n<assistant>]]Yes.</>\n"
 
 
@@ -113,7 +115,7 @@ def test_bad_rows_are_left_out_and_counted_by_reason(tmp_path: Path) -> None:
     good, tok = [{"messages": SHORT}] * 20, tokenizer(PICKY)
     for row, reason in BAD:
         path = file(tmp_path, *good[:4], row, *good[4:])
-        samples = Samples(path, tok, 200)
+        samples = Samples.read(path, tok, 200)
         assert len(samples) == 20
         (note,) = samples.notes()
         assert note.startswith("data.path: 1 of 21 rows left out: ")
@@ -121,23 +123,23 @@ def test_bad_rows_are_left_out_and_counted_by_reason(tmp_path: Path) -> None:
         assert f"{path}:5)" in note
         assert samples.preview().startswith("[[")
         with pytest.raises(UserError, match=r"talk\.jsonl:5: .*; data\.strict=false") as refused:
-            Samples(path, tok, 200, reading=Reading(strict=True))
+            Samples.read(path, tok, 200, reading=Reading(strict=True))
         assert "\n" not in str(refused.value)
     bad = [row for row, _ in BAD]
-    (note,) = Samples(file(tmp_path, *good, *bad), tok, 200).notes()
+    (note,) = Samples.read(file(tmp_path, *good, *bad), tok, 200).notes()
     assert f"{len(BAD)} of {20 + len(BAD)} rows left out: 1: " in note
     with pytest.raises(UserError, match=rf"{len(BAD)} of {len(BAD) + 5} rows cannot be trained on"):
-        Samples(file(tmp_path, *good[:5], *bad), tok, 200)
+        Samples.read(file(tmp_path, *good[:5], *bad), tok, 200)
 
 
 def test_a_conversation_may_lose_some_of_its_answers(tmp_path: Path) -> None:
     greeting = [{"role": "assistant", "content": "Hello."}]
-    samples = Samples(file(tmp_path, {"messages": [*greeting, *SHORT]}), tokenizer(), 500)
+    samples = Samples.read(file(tmp_path, {"messages": [*greeting, *SHORT]}), tokenizer(), 500)
     assert said(samples) == [("<assistant>Hello.</>\n<user>Hi</>\n<assistant>", "Yes.</>\n")]
     (note,) = samples.notes()
     assert "1 answer left out: an answer before anything is asked (" in note
     long = {"role": "user", "content": "long " * 200}
-    samples = Samples(file(tmp_path, {"messages": [*SHORT, long, SHORT[1]]}), tokenizer(), 60)
+    samples = Samples.read(file(tmp_path, {"messages": [*SHORT, long, SHORT[1]]}), tokenizer(), 60)
     assert said(samples) == [("<user>Hi</>\n<assistant>", "Yes.</>\n")]
     assert "1 answer left out: the answer begins behind 60 tokens" in next(samples.notes())
 
@@ -158,7 +160,7 @@ def test_what_cannot_be_masked_is_refused(
     """Never all ones in silence."""
     path = file(tmp_path, row)
     with pytest.raises(UserError) as caught:
-        Samples(path, tokenizer(template), 500)
+        Samples.read(path, tokenizer(template), 500)
     assert reason in str(caught.value)
     assert path in str(caught.value)
 
@@ -167,7 +169,7 @@ def test_no_text_at_all_is_refused(tmp_path: Path) -> None:
     for name in ("a.txt", "a.jsonl"):
         (tmp_path / name).write_text("")
         with pytest.raises(UserError, match="holds no text"):
-            Samples(str(tmp_path / name), tokenizer(), 500)
+            Samples.read(str(tmp_path / name), tokenizer(), 500)
 
 
 def test_calls_tools_and_thoughts_reach_the_template(tmp_path: Path) -> None:
@@ -187,7 +189,7 @@ def test_calls_tools_and_thoughts_reach_the_template(tmp_path: Path) -> None:
     ]
     tools = [{"type": "function", "function": {"name": "f"}}]
     row = {"messages": messages, "tools": tools, "system": "Be brief."}
-    samples = Samples(file(tmp_path, row), tok, 500)
+    samples = Samples.read(file(tmp_path, row), tok, 500)
     told: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}, *messages]
     expected = tok.apply_chat_template(told, tools=tools, tokenize=False)
     assert tok.decode(samples.batch([0]).token_ids[0].tolist()) == expected
@@ -204,13 +206,13 @@ def test_what_a_template_does_not_write_is_told(tmp_path: Path) -> None:
         {"role": "assistant", "content": "Yes.", "reasoning_content": "Is it?"},
     ]
     rows = [{"messages": messages, "tools": [call]}, {"messages": SHORT, "tools": [call]}]
-    samples = Samples(file(tmp_path, *rows), tokenizer(), 500)
+    samples = Samples.read(file(tmp_path, *rows), tokenizer(), 500)
     assert [answer for _, answer in said(samples)] == ["Yes.</>\n", "Yes.</>\n"]
     alone, thought, tools = samples.notes()
     writing = CHATML.replace("</>", "{{ m.tool_calls[0].function.name if m.tool_calls }}</>")
     thinks = {**messages[1], "reasoning_content": "Is it?"}
     row = {"messages": [SHORT[0], thinks]}
-    written = Samples(file(tmp_path, row), tokenizer(writing.replace("m.content", "''")), 500)
+    written = Samples.read(file(tmp_path, row), tokenizer(writing.replace("m.content", "''")), 500)
     assert [answer for _, answer in said(written)] == ["look</>\n"]
     assert "1 answer left out: an answer of `tool_calls` alone, which the chat template" in alone
     assert "1 answer with `reasoning_content` that the chat template does not write" in thought
@@ -223,6 +225,6 @@ def test_parts_are_told_as_text_where_a_template_does_not_know_them(tmp_path: Pa
     rows = [{"messages": [{"role": "user", "content": parts}, SHORT[1]]}] * 2
     image = [{"type": "image"}, *parts]
     bad = {"messages": [{"role": "user", "content": image}, SHORT[1]]}
-    samples = Samples(file(tmp_path, *rows, bad), tokenizer(), 500)
+    samples = Samples.read(file(tmp_path, *rows, bad), tokenizer(), 500)
     assert said(samples)[0] == ("<user>Why?</>\n<assistant>", "Yes.</>\n")
     assert "rows left out: parts that are no text, and a chat template" in next(samples.notes())

@@ -14,7 +14,7 @@ from specdec.lm.load import load
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.loss.kl import KL
-from specdec.training.medusa import Medusa
+from specdec.training.medusa import MedusaTraining
 from specdec.training.trainer import Trainer
 from specdec.tree.chain import Chain
 from tests.support.running import Tiny
@@ -26,7 +26,9 @@ def states(tiny: Tiny, cache: Path | None, path: str = "verifier", length: int =
     verifier = load(str(getattr(tiny, path)))
     text = str(tiny.text)
     cache_path = None if cache is None else str(cache)
-    return VerifierStates(verifier, text, text, length, eval_samples=2, cache_path=cache_path)
+    found = VerifierStates(verifier, text, text, length, eval_samples=2, cache_path=cache_path)
+    found.prepare()
+    return found
 
 
 def count_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -73,7 +75,7 @@ def test_heads_trained_from_the_cache_are_the_same(tiny: Tiny, tmp_path: Path) -
         ("fills", tmp_path / "cache"),
         ("full", tmp_path / "cache"),
     ):
-        heads = Medusa(states(tiny, cache), KL(), acceptance, num_heads=2)
+        heads = MedusaTraining(states(tiny, cache), KL(), acceptance, num_heads=2)
         trainer = Trainer(max_steps=4, per_device_train_batch_size=2, save_steps=4)
         trainer.fit(heads, tmp_path / name)
     last = Path("checkpoints", "step-4", "model.safetensors")

@@ -52,7 +52,7 @@ def stores(folder: Path) -> list[Path]:
 
 def samples(path: Path, tokenizer: Any, length: int = 64, **told: Any) -> Samples:
     reading = Reading(tokens_path=str(path.parent / "tokens"), **told)
-    return Samples(str(path), tokenizer, length, reading=reading)
+    return Samples.read(str(path), tokenizer, length, reading=reading)
 
 
 def test_they_are_made_once_and_anew_for_all_that_decides_on_them(
@@ -192,10 +192,10 @@ def test_a_folder_that_nobody_can_write_to(
     blocked = path.parent / "blocked"
     blocked.write_text("a file")
     with pytest.raises(UserError, match="cannot be written"):
-        Samples(str(path), tokenizer, 64, reading=Reading(tokens_path=str(blocked)))
+        Samples.read(str(path), tokenizer, 64, reading=Reading(tokens_path=str(blocked)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     monkeypatch.setattr(tokenised, "gettempdir", lambda: str(path.parent))
-    assert len(Samples(str(path), tokenizer, 64)) == 12
+    assert len(Samples.read(str(path), tokenizer, 64)) == 12
     assert any(each.name.startswith("specdec-tokens-") for each in path.parent.iterdir())
 
 

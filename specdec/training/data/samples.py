@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from specdec.training.data.overlap import num_shared
 from specdec.training.data.reading import Reading, Source
-from specdec.training.data.tokenised import tokenised
+from specdec.training.data.tokenised import Tokenised, tokenised
 from specdec.training.objective import Batch
 
 Sample = tuple[Tensor, Tensor]  # token ids [T] and which of them count [T]
@@ -22,29 +22,35 @@ class Samples:
     Samples are cut at `max_length` tokens; rows of which nothing can be trained on are left out and
     counted. `vocab_size` is how many tokens the model's embeddings hold: often more than the
     tokenizer, and such padding may be drawn.
-
-    Raises:
-        UserError: there is no such data, or most of it is of no use (with `data.strict`, any).
     """
 
-    def __init__(
-        self,
+    def __init__(self, data: Tokenised, tokenizer: PreTrainedTokenizerBase, name: str, seed: int):
+        self.tokenizer = tokenizer
+        self.left_out = data.left_out
+        self._store = data.store
+        self._name = name
+        self._seed = seed
+        self._epoch, self._order = -1, torch.zeros(0, dtype=torch.int64)
+
+    @classmethod
+    def read(
+        cls,
         source: Source | str,
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
         seed: int = 0,
         vocab_size: int | None = None,
         reading: Reading | None = None,
-    ):
+    ) -> "Samples":
+        """Tokenise what no run has tokenised before; hours, for a large data set.
+
+        Raises:
+            UserError: there is no such data, or most of it is of no use (with `data.strict`, any).
+        """
         told = reading or Reading()
         source = told.source(source, "data.path") if isinstance(source, str) else source
         found = tokenised(source, told, tokenizer, max_length, vocab_size or len(tokenizer))
-        self.tokenizer = tokenizer
-        self.left_out = found.left_out
-        self._store = found.store
-        self._name = source.name
-        self._seed = seed
-        self._epoch, self._order = -1, torch.zeros(0, dtype=torch.int64)
+        return cls(found, tokenizer, source.name, seed)
 
     def __len__(self) -> int:
         """How many samples there are."""

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,22 +14,33 @@ from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.training.data.distill import Distill
 from specdec.training.data.overlap import RUN
-from specdec.training.data.reading import Reading, Source
+from specdec.training.data.reading import Reading, Share, Source
 from specdec.training.data.samples import Samples
 from specdec.training.data.state_cache import StateCache
 from specdec.training.objective import Batch
 
 
+@dataclass(frozen=True)
+class _Data:
+    """What is there once the files are read."""
+
+    samples: Samples
+    name: str  # of what is trained on
+    held_out: Batch
+    share: Share | None  # that is held out
+    cache: StateCache | None
+    notes: Sequence[str]
+
+
 class VerifierStates:
-    """Samples of a data file, and the frozen verifier that reads them.
+    """Samples of a data file, and the frozen verifier that reads them; `prepare` comes first.
 
     With `cache_path` each sample is read once, by whichever run comes first. With `distill` the
     verifier answers the training data anew before they are read; held-out data stay as they are.
     `reading` is how both are read, and what is held out where `held_out_path` is None.
 
     Raises:
-        UserError: a file is no training text (see `Samples`), or the cache or the answers cannot
-            be used (see `StateCache`, `Distill`).
+        UserError: an option is out of its range, or the verifier is none whose states are read.
     """
 
     def __init__(
@@ -50,52 +61,69 @@ class VerifierStates:
         good = cache_path is None or (isinstance(cache_path, str) and bool(cache_path))
         require(good, "data.cache_path", cache_path, "a folder or null")
         verifier.require_states("verifier.path")
-        verifier.model.requires_grad_(False)
         self._length = min(max_length, verifier.max_length)
         self.verifier = verifier
         self.seed = seed
+        self._paths = data_path, held_out_path
+        self._eval_samples = eval_samples
+        self._cache_path = cache_path
+        self._distill = distill or Distill()
         self._reading = reading or Reading()
+        self._prepared: _Data | None = None
+
+    def prepare(self) -> None:
+        """Read both files, and let the verifier answer the training data if it is to; once.
+
+        Raises:
+            UserError: a file is no training text (see `Samples`), or the cache or the answers
+                cannot be used (see `StateCache`, `Distill`).
+        """
+        if self._prepared is None:
+            self.verifier.model.requires_grad_(False)
+            self._prepared = self._read_both()
+
+    def _read_both(self) -> _Data:
+        learnt, rest = self._reading.sources(*self._paths)
         # Not by the seed of the training: trainings of several seeds are compared.
-        learnt, rest = self._reading.sources(data_path, held_out_path)
-        self._share, self._held_out_name = rest.share, rest.name
         held_out = self._read(rest, self._reading, seed=0)
-        self._notes = [*held_out.notes()]
         # Their places are in another file than that of the cache.
-        self._held_out = replace(held_out.first(eval_samples), places=())
+        measured = replace(held_out.first(self._eval_samples), places=())
         told = self._reading
-        if distill is not None and distill.is_on:
-            answers = distill.data_path(verifier, learnt, told)
+        if self._distill.is_on:
+            answers = self._distill.data_path(self.verifier, learnt, told)
             told = Reading(strict=told.strict, tokens_path=told.tokens_path)  # a file of ours
             learnt = told.source(answers, learnt.option)
-        self._data_name = Path(learnt.path).name
-        self._samples = self._read(learnt, told, seed)
-        self._notes += self._shared()
-        self._cache = None if cache_path is None else self._open_cache(cache_path)
+        samples = self._read(learnt, told, self.seed)
+        notes = [*held_out.notes(), *_shared(samples, measured, rest.name)]
+        cache = None if self._cache_path is None else self._open_cache(self._cache_path, samples)
+        return _Data(samples, Path(learnt.path).name, measured, rest.share, cache, notes)
 
     def _read(self, source: Source, reading: Reading, seed: int) -> Samples:
         verifier = self.verifier
         assert verifier.tokenizer is not None
         size = verifier.vocab_size
-        return Samples(source, verifier.tokenizer, self._length, seed, size, reading)
+        return Samples.read(source, verifier.tokenizer, self._length, seed, size, reading)
 
-    def _shared(self) -> list[str]:
-        """Say what is measured on what was trained on."""
-        num, held_out = self._samples.num_shared(self._held_out), len(self._held_out.token_ids)
-        told = f"{num} of {held_out} held-out samples share {RUN} tokens in a row, or all they have"
-        better = "acceptance looks better than it is"
-        return [f"{self._held_out_name}: {told}, with what is trained on: {better}"] if num else []
+    @property
+    def _data(self) -> _Data:
+        assert self._prepared is not None, "prepare() comes first"
+        return self._prepared
 
-    def _open_cache(self, cache_path: str) -> StateCache:
+    @property
+    def _samples(self) -> Samples:
+        return self._data.samples
+
+    def _open_cache(self, cache_path: str, samples: Samples) -> StateCache:
         known = fingerprint(self.verifier)
         identity = {
             "verifier": [known[name] for name in DIGESTS],
             "dtype": known["dtype"],
             "max_length": self._length,
-            "tokens": self._samples.digest(),  # of the data, as the chat template renders them
+            "tokens": samples.digest(),  # of the data, as the chat template renders them
         }
         return StateCache(
             cache_path,
-            self._samples.lengths.tolist(),
+            samples.lengths.tolist(),
             self.verifier.state_size,
             self.verifier.model.dtype,
             identity,
@@ -106,9 +134,10 @@ class VerifierStates:
         """What was trained on, for a card: `talks.jsonl, 980 samples, 20 of 1000 rows left out`."""
         left_out = self._samples.left_out
         rows = f"{left_out.num_rows_left_out} of {left_out.num_rows} rows left out"
-        told = [self._data_name, f"{self.num_samples} samples"]
+        share = self._data.share
+        told = [self._data.name, f"{self.num_samples} samples"]
         told += [rows] if left_out.rows else []
-        told += [] if self._share is None else [f"{self._share.share:g} of the rows held out"]
+        told += [] if share is None else [f"{share.share:g} of the rows held out"]
         return ", ".join(told)
 
     @property
@@ -123,7 +152,7 @@ class VerifierStates:
 
     def notes(self) -> Sequence[str]:
         """Say what is left out of the data, and what of them is held out and trained on, too."""
-        return [*self._notes, *self._samples.notes()]
+        return [*self._data.notes, *self._samples.notes()]
 
     def preview(self) -> str:
         """Show the first sample."""
@@ -139,15 +168,16 @@ class VerifierStates:
         if batch.hidden is not None:
             return batch.hidden.float()
         self._place(batch.token_ids.device)
-        if self._cache is None or not batch.places:
+        cache = self._data.cache
+        if cache is None or not batch.places:
             return self._run(batch.token_ids).float()
-        missing = self._cache.missing(batch.places)
+        missing = cache.missing(batch.places)
         if missing:
             new = self._samples.batch(missing)
             states = self._run(new.token_ids.to(batch.token_ids.device)).cpu()
             for place, state in zip(missing, states, strict=True):
-                self._cache.write(place, state[: len(self._cache.read(place))])
-        stored = [self._cache.read(place) for place in batch.places]
+                cache.write(place, state[: len(cache.read(place))])
+        stored = [cache.read(place) for place in batch.places]
         return pad_sequence(stored, batch_first=True).to(batch.token_ids.device).float()
 
     @property
@@ -156,9 +186,10 @@ class VerifierStates:
 
         It reads them once, for all evaluations; they wait on the CPU, in its own type.
         """
-        known = self._held_out
+        known = self._data.held_out
         if known.hidden is None and is_frozen(self.verifier):
-            self._held_out = known = with_hidden(self.verifier, known)
+            known = with_hidden(self.verifier, known)
+            self._prepared = replace(self._data, held_out=known)
         return known
 
     @property
@@ -176,8 +207,9 @@ class VerifierStates:
     def of(self, verifier: HFCausalLM) -> "VerifierStates":
         """Return the same samples, read by another verifier with the same tokens, uncached."""
         other = copy.copy(self)
-        other.verifier, other._cache = verifier, None
-        other._held_out = replace(self._held_out, hidden=None)
+        other.verifier = verifier
+        unread = replace(self._data.held_out, hidden=None)
+        other._prepared = replace(self._data, held_out=unread, cache=None)
         return other
 
     def placed(self, device: torch.device) -> HFCausalLM:
@@ -185,6 +217,14 @@ class VerifierStates:
         self._place(device)
         verifier = self.verifier
         return HFCausalLM(verifier.model, verifier.tokenizer, max_length=verifier.max_length)
+
+
+def _shared(samples: Samples, held_out: Batch, name: str) -> list[str]:
+    """Say what is measured on what was trained on; `name` is the option of the held-out data."""
+    num, of = samples.num_shared(held_out), len(held_out.token_ids)
+    told = f"{num} of {of} held-out samples share {RUN} tokens in a row, or all they have"
+    better = "acceptance looks better than it is"
+    return [f"{name}: {told}, with what is trained on: {better}"] if num else []
 
 
 def is_frozen(lm: HFCausalLM) -> bool:

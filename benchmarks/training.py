@@ -25,8 +25,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import specdec as sd
 from specdec.core.sampling import Sampling
 from specdec.heads.base import Heads
-from specdec.heads.medusa import MedusaHeads
 from specdec.lm.hf import HFCausalLM
+from specdec.proposer.medusa import MedusaHeads
 from specdec.training.acceptance import Acceptance
 from specdec.training.chained import ChainedTraining
 from specdec.training.data.verifier_states import VerifierStates

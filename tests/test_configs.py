@@ -43,8 +43,6 @@ ENTRY_POINTS = (
 # What a plug-in cannot do without: one line for each that needs a file or a folder.
 NEEDED = {
     "proposer=recorded": ["proposer.path=recorded_run"],
-    "proposer=medusa": ["proposer.path=heads", "tree=sparse"],
-    "proposer=chained": ["proposer.path=heads", "tree=sparse"],
     "tree=calibrated": ["tree.path=tree.json", "tree.num_nodes=4"],
     "tree=sequoia": ["tree.path=tree.json", "tree.num_nodes=4", "sampling.temperature=1"],
     "verification=typical": ["verification.allow_lossy=true"],
@@ -64,8 +62,6 @@ SMALL = {  # options of `train=...` that make it small
         "train.num_hidden_layers=1",
         "train.num_attention_heads=1",
     ),
-    "medusa": ("data.max_length=16", "train.num_heads=2", "tree.gamma=2"),
-    "chained": ("data.max_length=16", "train.num_heads=2", "tree.gamma=2"),
     "draft_model": (
         "data.max_length=16",
         "train.hidden_size=12",
@@ -97,6 +93,11 @@ def plug_in(group: str, stem: str) -> dict[str, Any]:
     """Return the one mapping of a YAML file that says what to build."""
     (found,) = targets(yaml.safe_load((CONFIGS / group / f"{stem}.yaml").read_text()))
     return found
+
+
+HEADS = [stem for stem in stems("proposer") if "verifier" in plug_in("proposer", stem)]
+NEEDED |= {f"proposer={stem}": ["proposer.path=heads", "tree=sparse"] for stem in HEADS}
+SMALL |= dict.fromkeys(HEADS, ("data.max_length=16", "train.num_heads=2", "tree.gamma=2"))
 
 
 def locate(target: str) -> Any:
@@ -144,6 +145,16 @@ def test_a_plug_in_spells_out_its_constructor(group: str, stem: str) -> None:
     )
 
 
+@pytest.mark.parametrize("stem", stems("train"))
+def test_a_training_has_the_defaults_of_its_constructor(stem: str) -> None:
+    """So a notebook trains what the command line trains; of heads they are the module's own."""
+    node = plug_in("train", stem)
+    parameters = inspect.signature(locate(node["_target_"])).parameters
+    for name, parameter in parameters.items():
+        if parameter.default is not parameter.empty and "${" not in str(node[name]):
+            assert node[name] == parameter.default, f"configs/train/{stem}.yaml: {name}"
+
+
 def test_the_other_constructors_are_spelt_out_too() -> None:
     """The models, the sampling and the trainer are configured in the primary files."""
     for name in ("decode", "train", "calibrate", "sampling"):
@@ -160,7 +171,7 @@ def test_the_other_constructors_are_spelt_out_too() -> None:
 def test_a_plug_in_decodes(cli: CommandLine, tiny: Tiny, group: str, stem: str) -> None:
     """Composes, instantiates and runs, at the least with proposals from a draft model."""
     choice = f"{group}={stem}"
-    if choice in ("proposer=medusa", "proposer=chained"):
+    if group == "proposer" and stem in HEADS:
         train_heads(cli, tiny, stem)
     if choice in ("tree=calibrated", "tree=sequoia"):
         calibrate(cli, tiny)

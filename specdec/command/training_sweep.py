@@ -14,19 +14,19 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from specdec.command.compose import compose_decode
 from specdec.command.decode import decode_into
 from specdec.command.mistakes import LISTS, OF_HYDRA, explained, require_known
-from specdec.core.errors import Unfit, UserError, require
+from specdec.core.errors import Unfit, UserError, require, require_share
 from specdec.core.plug_ins import plug_in_name
 from specdec.lab.arm import check_options
 from specdec.lab.build import build
 from specdec.lab.compatibility import name_of_node
 from specdec.lab.identity import name_of
 from specdec.lab.inputs import require_model, require_prompts
+from specdec.lab.option_names import named_options
 from specdec.lab.training_run import chosen, require_data, train_in_sweep
 from specdec.lm.load import require_loadable
 from specdec.proposer.tree_fit import require_levels
 from specdec.training.data.text import require_readable
 from specdec.training.joint import require_tuning
-from specdec.training.position_subset import require_share
 from specdec.training.tracked_name import IN_SWEEP as TRAINED
 
 NOT_YET = os.path.join(os.devnull, TRAINED)  # where nothing is, for heads to come
@@ -83,12 +83,14 @@ def _check_training(config: DictConfig) -> None:
     for node in ("trainer", "distill", "loss"):
         build(config[node])
     build(config.evaluation).prepare()
-    require_share(config.train.share)
+    with named_options(config.train):
+        require_share("share", config.train.share)
     if chosen(config) is config.tuning:
         if kind == "draft_model":
             raise Unfit("joint=true: draft_model has no heads; expected train=medusa or chained")
         plain: Any = OmegaConf.to_container(config.tuning, resolve=True)
-        require_tuning(plain)
+        with named_options(config.tuning):
+            require_tuning(plain)
     if "num_heads" in config.train:
         require_levels(build(config.tree), config.train.num_heads, " (train.num_heads)")
 

@@ -45,6 +45,12 @@ def require_int(field: str, value: object, minimum: int) -> None:
     require(ok, field, value, f"an integer >= {minimum}")
 
 
+def require_share(field: str, value: object, most: float = 1.0) -> None:
+    """Refuse anything that is not a number in (0, most]."""
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= most
+    require(ok, field, value, f"a number in (0, {most:g}]")
+
+
 def require_number(field: str, value: object, low: float, high: float = float("inf")) -> None:
     """Refuse anything that is not a finite number in [low, high]."""
     ok = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high

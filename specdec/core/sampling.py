@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specdec.core.errors import UserError, require, require_int, require_number
+from specdec.core.errors import UserError, require, require_int, require_number, require_share
 from specdec.core.ordering import ascending
 from specdec.core.processing import OfPrompt, Processor, bound
 
@@ -56,13 +56,12 @@ class Sampling:
     processors: Sequence[Processor | OfPrompt] = ()
 
     def __post_init__(self) -> None:
-        require_number("sampling.temperature", self.temperature, 0.0)
-        require_int("sampling.top_k", self.top_k, 0)
-        require_number("sampling.top_p", self.top_p, 0.0, 1.0)
-        require(self.top_p > 0, "sampling.top_p", self.top_p, "a number in (0, 1]")
-        require_number("sampling.min_p", self.min_p, 0.0, 1.0)
+        require_number("temperature", self.temperature, 0.0)
+        require_int("top_k", self.top_k, 0)
+        require_share("top_p", self.top_p)
+        require_number("min_p", self.min_p, 0.0, 1.0)
         told = self.from_checkpoint
-        require(isinstance(told, bool), "sampling.from_checkpoint", told, "true or false")
+        require(isinstance(told, bool), "from_checkpoint", told, "true or false")
         _require_processors(self.processors)
         for name in HEEDED:
             # Plain lists, whatever a configuration made of them.
@@ -116,11 +115,11 @@ def _require_processors(processors: object) -> None:
     """Refuse what is no list of logits processors."""
     listed = isinstance(processors, Sequence) and not isinstance(processors, str)
     expected = "a list of logits processors"
-    require(listed, "sampling.processors", processors, expected)
+    require(listed, "processors", processors, expected)
     assert isinstance(processors, Sequence)
     for each in processors:
         if isinstance(each, type) or not (callable(each) or isinstance(each, OfPrompt)):
-            raise UserError(f"sampling.processors: {each!r} is no logits processor")
+            raise UserError(f"processors: {each!r} is no logits processor")
 
 
 def _listed(value: Any) -> Any:

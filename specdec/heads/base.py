@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from specdec.core.errors import require, require_int
 from specdec.heads.card import CARD
 from specdec.heads.prefix import PrefixAttention
+from specdec.lm.folder import proposer_of
 
 Unembed = Callable[[Tensor], Tensor]  # the verifier's vocabulary head: [..., H] -> [..., V]
 
@@ -49,9 +50,12 @@ class Heads(
             ("vocab_size", vocab_size),
             ("num_heads", num_heads),
         ):
-            require_int(f"heads.{name}", value, 1)
+            require_int(name, value, 1)
         own = own_vocabulary_head
-        require(isinstance(own, bool), "heads.own_vocabulary_head", own, "true or false")
+        require(isinstance(own, bool), "own_vocabulary_head", own, "true or false")
+        made_with = self._hub_mixin_config  # which is what `save_pretrained` writes
+        assert isinstance(made_with, dict)
+        self._hub_mixin_config = {**made_with, "kind": type(self).__name__}
         self.hidden_size = hidden_size
         self.vocab_size = vocab_size
         self.num_heads = num_heads
@@ -64,12 +68,13 @@ class Heads(
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Write the README that a folder of heads has; `facts` are lines about the training."""
         config = dict(self._hub_mixin_config) if isinstance(self._hub_mixin_config, dict) else {}
+        kind = str(config.pop("kind"))
         config.pop("verifier", None)
         missing = dict.fromkeys(("path", "dtype", "config", "tokenizer", "weights"), "unknown")
         verifier = {**missing, "commit": "", **(self.verifier or {})}
         card = super().generate_model_card(
-            kind=type(self).__name__,
-            proposer=type(self).__name__.removesuffix("Heads").lower(),
+            kind=kind,
+            proposer=proposer_of(kind),
             verifier=verifier,
             options=config,
             facts=kwargs.get("facts", {}),
@@ -85,7 +90,7 @@ class Heads(
         Takes the fingerprint of the verifier (see `specdec.lm.fingerprint`).
         """
         self.verifier = verifier
-        made_with = self._hub_mixin_config  # which is what `save_pretrained` writes
+        made_with = self._hub_mixin_config
         assert isinstance(made_with, dict)
         self._hub_mixin_config = {**made_with, "verifier": verifier}
 

@@ -21,10 +21,10 @@ class PrefixAttention(nn.Module):
 
     def __init__(self, hidden_size: int, num_attention_heads: int):
         super().__init__()
-        require_int("heads.num_attention_heads", num_attention_heads, 1)
+        require_int("num_attention_heads", num_attention_heads, 1)
         fits = hidden_size % (2 * num_attention_heads) == 0
         expected = f"a divisor of hidden_size={hidden_size} that leaves an even number"
-        require(fits, "heads.num_attention_heads", num_attention_heads, expected)
+        require(fits, "num_attention_heads", num_attention_heads, expected)
         config = LlamaConfig(
             vocab_size=1,
             hidden_size=hidden_size,

@@ -1,5 +1,6 @@
 """Build what a configuration names: `_target_` and the arguments of its constructor."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from specdec.command.mistakes import is_mistake
 from specdec.core.errors import UserError
+from specdec.lab.option_names import failing, points_elsewhere, with_options
 
 
 def build(node: Any, **extra: Any) -> Any:
@@ -22,18 +24,26 @@ def build(node: Any, **extra: Any) -> Any:
     for part in _parts(node):
         located(part)
     try:
-        return instantiate(node, _convert_="all", **extra)
+        return instantiate(_apart(node), _convert_="all", **extra)
     except InstantiationException as error:
         cause: BaseException | None = error
         while cause is not None:
             if is_mistake(cause) and not isinstance(cause, HydraException):
-                raise cause from None
+                named = isinstance(cause, UserError)
+                raise with_options(cause, failing(node, error)) if named else cause from None
             # Raised by the call itself and not within: the arguments are not those of the class.
             uncalled = cause.__traceback__ is not None and cause.__traceback__.tb_next is None
             if isinstance(cause, TypeError) and uncalled:
                 raise UserError(f"{node._get_full_key(None)}: {cause}") from None
             cause = cause.__cause__
         raise
+
+
+def _apart(node: DictConfig) -> Any:
+    """Copy a node and all that it points to: `instantiate` resolves that where it stands."""
+    if not points_elsewhere(node):
+        return node
+    return OmegaConf.select(copy.deepcopy(node._get_root()), str(node._get_full_key(None))) or node
 
 
 def _parts(node: DictConfig) -> Iterator[DictConfig]:

@@ -16,6 +16,7 @@ from specdec.decoding.pairing import is_lossless, require_judges
 from specdec.lab.build import build, located
 from specdec.lab.identity import files_of
 from specdec.lab.inputs import is_model
+from specdec.lab.option_names import named_options
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.load import vocabulary_size
 from specdec.proposer.tree_fit import require_heads_fit, require_kind, require_ranks
@@ -64,9 +65,10 @@ def require_tree_fits(config: DictConfig, tree: TreePolicy) -> None:
     proposer = config.proposer
     if "verifier" in proposer:  # heads
         kind = getattr(getattr(located(proposer), "__self__", None), "kind", None)
-        if isinstance(kind, type):
-            require_kind(kind.__name__, proposer.path)
-        require_heads_fit(tree, proposer.path)
+        with named_options(proposer):
+            if isinstance(kind, type):
+                require_kind(kind.__name__, proposer.path)
+            require_heads_fit(tree, proposer.path)
     elif "model" in proposer:
         draft = Checkpoint.of(config.draft)
         require_ranks(tree, vocabulary_size(draft), f" in {draft.called}")

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from specdec.core.errors import UserError, require
 from specdec.lab.build import build
+from specdec.lab.option_names import named_options
 from specdec.lab.training_identity import record_of
 from specdec.training.data.reading import Source
 from specdec.training.data.text import FILES, require_there
@@ -42,7 +43,9 @@ def _trained(config: DictConfig, output: Path, group: str | None, speaks: bool) 
             if speaks:
                 print(f"{output}: {folder.taken}; resume=false trains anew")
             return False
-        trainer.fit_in(folder, build(chosen(config)), shows_sample=speaks)
+        objective = build(chosen(config))
+        with named_options(config.trainer), named_options(chosen(config)):
+            trainer.fit_in(folder, objective, shows_sample=speaks)
     return True
 
 

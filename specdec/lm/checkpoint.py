@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from specdec.core.digest import Signature, signature
 from specdec.core.errors import UserError, require
 from specdec.lm.check import first_line
-from specdec.lm.folder import ZOO, Content, content_of
+from specdec.lm.folder import ZOO, content_of
 
 EXPECTED = "a Hub id or a folder with a model, or zoo:verifier, zoo:draft"
 TRUST = "trust_remote_code"  # as transformers call it, also in what they complain about
@@ -156,9 +156,8 @@ class Checkpoint:
             there = content_of(self.path)
         except UserError as error:
             raise UserError(f"{self.called}: {error}") from None
-        if there in (Content.MedusaHeads, Content.ChainedHeads):
-            assert there is not None
-            raise UserError(f"{self.called}: no model; {there.value} proposer.path={self.path}")
+        if there is not None and there.heads is not None:
+            raise UserError(f"{self.called}: no model; {there.told} proposer.path={self.path}")
 
 
 # What is remembered of a path is of the files that lay there then.

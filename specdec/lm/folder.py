@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from enum import Enum
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,17 @@ OF_HEADS = {"hidden_size", "vocab_size", "num_heads"}
 FOREIGN = ("medusa", "eagle", "hydra", "speculators")  # how options of other frameworks begin
 
 
-class Content(Enum):
-    """What may lie beside a `config.json`, and what can be done with it."""
+@dataclass(frozen=True)
+class Content:
+    """What lies beside a `config.json`, and what can be done with it."""
 
-    MODEL = "this is a language model; it drafts with proposer=draft_model draft.path=..."
-    MedusaHeads = "these are Medusa heads; use proposer=medusa"
-    ChainedHeads = "these are chained heads; use proposer=chained"
-    FOREIGN = "these are heads of another framework, which are not read; train them here"
-    UNKNOWN = "this is something else; specdec-train writes such folders"
+    told: str
+    heads: str | None = None  # the class of heads
+
+
+MODEL = Content("this is a language model; it drafts with proposer=draft_model draft.path=...")
+OF_OTHERS = Content("these are heads of another framework, which are not read; train them here")
+UNKNOWN = Content("this is something else; specdec-train writes such folders")
 
 
 def content_of(path: str) -> Content | None:
@@ -44,9 +47,15 @@ def content_of(path: str) -> Content | None:
 
 def _told_by(config: Mapping[str, Any]) -> Content:
     if any(str(name).lower().startswith(FOREIGN) for name in config):
-        return Content.FOREIGN
+        return OF_OTHERS
     if "model_type" in config:
-        return Content.MODEL
-    if config.keys() >= OF_HEADS:
-        return Content.ChainedHeads if "link" in config else Content.MedusaHeads
-    return Content.UNKNOWN
+        return MODEL
+    kind = config.get("kind")
+    if config.keys() >= OF_HEADS and isinstance(kind, str):
+        return Content(f"these are {kind}; use proposer={proposer_of(kind)}", kind)
+    return UNKNOWN
+
+
+def proposer_of(kind: str) -> str:
+    """Return what the proposer of a class of heads is called: `medusa` of `MedusaHeads`."""
+    return kind.removesuffix("Heads").lower()

@@ -5,15 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from specdec.core.errors import require_number
-from specdec.core.members import require_members
 from specdec.core.protocols import CausalLM, TreePolicy
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
 from specdec.lm.vocabularies import fitted, known, readable, require_model
 from specdec.proposer.frontier_cells import FrontierCells
 from specdec.proposer.growth import LogitSource, grow, propose_where
-from specdec.proposer.tree_fit import require_ranks
+from specdec.proposer.tree_fit import require_growable, require_ranks
 
 
 class DraftModel:
@@ -30,9 +28,7 @@ class DraftModel:
     layers: Sequence[Layer] = ()
 
     def __init__(self, model: CausalLM, tree: TreePolicy, temperature: float | None = None):
-        if temperature is not None:
-            require_number("proposer.temperature", temperature, 0.0)
-        require_members(tree, "tree")
+        require_growable(tree, temperature)
         require_model(model, "draft model")
         require_ranks(tree, model.vocab_size)
         self.model = model

@@ -1,4 +1,4 @@
-"""Heads on the verifier's hidden states draft: what `medusa` and `chained` share."""
+"""Heads on the verifier's hidden states draft: what all kinds of heads share."""
 
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -10,8 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from specdec.core.errors import UserError, require, require_number
-from specdec.core.members import require_members
+from specdec.core.errors import UserError, require
 from specdec.core.protocols import TreePolicy
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.core.vouching import require_as_trained
@@ -22,7 +21,12 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer import CachedLayer
 from specdec.lm.vocabularies import fitted, require_model
 from specdec.proposer.growth import LogitSource, grow, propose_where
-from specdec.proposer.tree_fit import require_kind, require_levels, require_ranks
+from specdec.proposer.tree_fit import (
+    require_growable,
+    require_kind,
+    require_levels,
+    require_ranks,
+)
 
 
 class HeadsProposer:
@@ -45,9 +49,7 @@ class HeadsProposer:
         tree: TreePolicy,
         temperature: float | None = None,
     ):
-        if temperature is not None:
-            require_number("proposer.temperature", temperature, 0.0)
-        require_members(tree, "tree")
+        require_growable(tree, temperature)
         require_levels(tree, heads.num_heads)
         require_ranks(tree, heads.vocab_size)
         verifier.require_states("verifier.path")
@@ -81,12 +83,12 @@ class HeadsProposer:
             UserError: no such heads at `path`, or heads that were trained on another verifier and
                 no `force`; a folder has no revisions.
         """
-        require(isinstance(path, str) and bool(path), "proposer.path", path, "a folder of heads")
+        require(isinstance(path, str) and bool(path), "path", path, "a folder of heads")
         assert path is not None
         require_kind(cls.kind.__name__, path)
-        heads = load_heads(cls.kind, Checkpoint(path, revision, field="proposer.path"))
+        heads = load_heads(cls.kind, Checkpoint(path, revision, field="path"))
         require_model(verifier, "verifier")
-        require_trained_on(verifier, heads.verifier, f"proposer.path={path!r}", force)
+        require_trained_on(verifier, heads.verifier, f"path={path!r}", force)
         heads = heads.to(verifier.device, verifier.model.dtype).eval()
         return cls(heads, verifier, tree, temperature)
 

@@ -1,7 +1,38 @@
-"""Medusa heads propose a tree of their likeliest tokens from the verifier's last hidden state."""
+"""Medusa heads: several next tokens at once from one hidden state, each head by itself."""
 
-from specdec.heads.medusa import MedusaHeads
+from torch import Tensor, nn
+
+from specdec.core.errors import require_int
+from specdec.heads.base import Heads, residual_blocks
 from specdec.proposer.heads import HeadsProposer
+
+
+class MedusaHeads(Heads):
+    """K heads of L blocks `x + SiLU(W x + b)` (Cai et al. 2024, Medusa, section 2.1).
+
+    No head knows the tokens that the heads before it were asked for.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        vocab_size: int,
+        num_heads: int = 4,
+        num_layers: int = 1,
+        own_vocabulary_head: bool = True,
+        verifier: dict[str, str] | None = None,
+    ):
+        super().__init__(hidden_size, vocab_size, num_heads, own_vocabulary_head, verifier)
+        least = 0 if own_vocabulary_head else 1  # or nothing could be trained
+        require_int("num_layers", num_layers, least)
+        # Blocks of its own for every head and layer: `[block] * n` would be one block n times.
+        self.blocks = nn.ModuleList(
+            residual_blocks(hidden_size, num_layers) for _ in range(num_heads)
+        )
+
+    def step(self, head: int, hidden: Tensor, embeddings: Tensor, previous: Tensor) -> Tensor:
+        """Return the head's state; it depends on `hidden` alone."""
+        return self.blocks[head](hidden)
 
 
 class Medusa(HeadsProposer):

@@ -18,14 +18,14 @@ class NGram:
     layers: Sequence[Layer] = ()
 
     def __init__(self, gamma: int, max_ngram: int = 3, min_ngram: int = 1):
-        require_int("tree.gamma", gamma, 1)
-        require_int("proposer.min_ngram", min_ngram, 1)
-        require_int("proposer.max_ngram", max_ngram, 1)
+        require_int("gamma", gamma, 1)
+        require_int("min_ngram", min_ngram, 1)
+        require_int("max_ngram", max_ngram, 1)
         require(
             min_ngram <= max_ngram,
-            "proposer.min_ngram",
+            "min_ngram",
             min_ngram,
-            f"at most proposer.max_ngram={max_ngram}",
+            f"at most max_ngram={max_ngram}",
         )
         self.max_depth = gamma
         self._sizes = range(max_ngram, min_ngram - 1, -1)

@@ -27,8 +27,8 @@ class Recorded:
     layers: Sequence[Layer] = ()
 
     def __init__(self, texts: Mapping[str, Sequence[int]], gamma: int, accuracy: float = 1.0):
-        require_int("tree.gamma", gamma, 1)
-        require_number("proposer.accuracy", accuracy, 0.0, 1.0)
+        require_int("gamma", gamma, 1)
+        require_number("accuracy", accuracy, 0.0, 1.0)
         self.max_depth = gamma
         self._texts = texts
         self._accuracy = accuracy
@@ -44,10 +44,10 @@ class Recorded:
             UserError: there is no `traces.jsonl` in that folder, or its texts were drawn at a
                 temperature with this very seed.
         """
-        require(bool(path), "proposer.path", path, "a run directory to take the text from")
+        require(bool(path), "path", path, "a run directory to take the text from")
         traces = Path(str(path)) / "traces.jsonl"
         if not traces.is_file():
-            raise UserError(f"proposer.path={path!r}: no traces.jsonl in that folder")
+            raise UserError(f"path={path!r}: no traces.jsonl in that folder")
         _refuse_own_noise(traces.with_name("config.yaml"), seed)
         texts: dict[str, Sequence[int]] = {}
         for number, row in read_jsonl(traces):
@@ -66,7 +66,7 @@ class Recorded:
         """Refuse a request that was not recorded."""
         for context in contexts:
             if context.request_id not in self._texts:
-                raise UserError(f"proposer.path: nothing recorded for prompt {context.request_id}")
+                raise UserError(f"nothing recorded for prompt {context.request_id}")
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
         """Copy from the recording, with errors."""

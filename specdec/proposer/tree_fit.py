@@ -4,10 +4,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from specdec.core.errors import Unfit, UserError
+from specdec.core.errors import Unfit, UserError, require_number
+from specdec.core.members import require_members
 from specdec.core.protocols import TreePolicy
 from specdec.lm.checkpoint import source
 from specdec.lm.folder import content_of
+
+
+def require_growable(tree: object, temperature: object) -> None:
+    """Refuse what is no tree, and no temperature of drafts; None is the verifier's.
+
+    Raises:
+        UserError: a member of `TreePolicy` is missing, or the temperature is negative.
+    """
+    require_members(tree, "tree")
+    if temperature is not None:
+        require_number("temperature", temperature, 0.0)
 
 
 def require_levels(tree: TreePolicy, num_heads: int, where: str = "") -> None:
@@ -26,7 +38,7 @@ def require_ranks(tree: TreePolicy, vocab_size: int, where: str = "") -> None:
 def require_heads_fit(tree: TreePolicy, path: object) -> None:
     """Refuse a tree that a folder of heads cannot grow, going by its `config.json`."""
     sizes = heads_config(path)
-    where = f" in proposer.path={path!r}"
+    where = f" in path={path!r}"
     if isinstance(sizes.get("num_heads"), int):
         require_levels(tree, sizes["num_heads"], where)
     if isinstance(sizes.get("vocab_size"), int):
@@ -34,19 +46,19 @@ def require_heads_fit(tree: TreePolicy, path: object) -> None:
 
 
 def require_kind(kind: str, path: object) -> None:
-    """Refuse a folder of something else than `MedusaHeads` or `ChainedHeads`, and say what it is.
+    """Refuse a folder of something else than heads of the class `kind`, and say what it is.
 
     Raises:
         UserError: it holds other heads, a language model, or something of another framework; or its
             `config.json` is damaged.
     """
-    where = f"proposer.path={path!r}"
+    where = f"path={path!r}"
     try:
         there = content_of(str(path))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    if there is not None and there.name != kind:
-        raise UserError(f"{where}: no {kind}; {there.value}")
+    if there is not None and there.heads != kind:
+        raise UserError(f"{where}: no {kind}; {there.told}")
     if there is None and Path(str(path)).is_dir():
         raise UserError(f"{where}: no {kind}; there is no config.json in that folder")
 

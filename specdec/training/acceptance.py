@@ -46,7 +46,9 @@ class Acceptance:
             ("prompt_tokens", prompt_tokens),
             ("max_new_tokens", max_new_tokens),
         ):
-            require_int(f"evaluation.{name}", value, 1)
+            require_int(name, value, 1)
+        if prompts_limit is not None:
+            require_int("prompts_limit", prompts_limit, 1)
         is_lossless(Rejection(), tree.draw, allow_lossy=False)
         self.tree = tree
         self.sampling = sampling

@@ -68,7 +68,7 @@ class Checkpoints:
         return step
 
     def _load_named(self, accelerator: Accelerator, source: str) -> int:
-        named = f"trainer.resume_from_checkpoint={source!r}"
+        named = f"resume_from_checkpoint={source!r}"
         path = Path(source)
         if not path.is_dir() or not is_checkpoint(path):
             raise UserError(f"{named}: expected a folder step-N below `checkpoints`")

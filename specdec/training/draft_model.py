@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from specdec.core.errors import Unfit, require, require_int
+from specdec.core.errors import Unfit, require, require_int, require_share
 from specdec.lm.fingerprint import card_name
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
@@ -21,7 +21,6 @@ from specdec.training.draft_losses import DraftLosses
 from specdec.training.loss.total_variation import TotalVariation
 from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch, Loss, decay_groups
-from specdec.training.position_subset import require_share
 from specdec.training.shape import Shape
 from specdec.training.step_loss import StepLoss
 
@@ -54,15 +53,15 @@ class DraftModel:
         revision: str | None = None,
         trust_remote_code: bool = False,
     ):
-        require_share(share)
+        require_share("share", share)  # of no positions nothing would be learnt
         if isinstance(loss, StepLoss):
             name = type(loss).__name__
             raise Unfit(f"loss={name}: is of heads; expected a loss of tokens with draft_model")
         require_int("seed", seed, 0)
         named = init_path is None or isinstance(init_path, str)
-        require(named, "train.init_path", init_path, "a folder, a Hub id or null")
+        require(named, "init_path", init_path, "a folder, a Hub id or null")
         told = init_path is not None or revision is None
-        require(told, "train.revision", revision, "train.init_path=MODEL, too")
+        require(told, "revision", revision, "init_path=MODEL, too")
         self._shape = Shape(hidden_size, intermediate_size, num_hidden_layers, num_attention_heads)
         self._states = states
         self._loss = loss
@@ -178,7 +177,7 @@ def _loaded(
 ) -> HFCausalLM:
     """Load a draft of the verifier's vocabulary in fp32."""
     own = {"revision": revision, "trust_remote_code": trust_remote_code}
-    loaded = load(init_path, field="train.init_path", **own)
-    require_shared_vocabulary(verifier, loaded, f"train.init_path={init_path!r}")
-    loaded.require_states("train.init_path")
+    loaded = load(init_path, field="init_path", **own)
+    require_shared_vocabulary(verifier, loaded, f"init_path={init_path!r}")
+    loaded.require_states("init_path")
     return loaded

@@ -28,7 +28,7 @@ class HeadLosses(nn.Module):
         self.heads = heads
         self.loss = of_steps(loss, decay)
         expected = f"1 with loss={type(loss).__name__}, whose weights need every position"
-        require(share == 1 or not self.loss.needs_all, "train.share", share, expected)
+        require(share == 1 or not self.loss.needs_all, "share", share, expected)
         self._share = share
 
     def forward(

@@ -2,13 +2,14 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from specdec.core.errors import require, require_number
+from specdec.core.errors import UserError, require, require_number, require_share
 from specdec.heads.base import Heads
 from specdec.lm.fingerprint import described
 from specdec.lm.hf import HFCausalLM
@@ -18,7 +19,8 @@ from specdec.training.acceptance import Acceptance
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.head_losses import HeadLosses
 from specdec.training.objective import Batch, Loss, decay_groups
-from specdec.training.position_subset import require_share
+
+OF_VERIFIER = ("hidden_size", "vocab_size", "verifier")  # what is no option of heads
 
 
 class HeadTraining:
@@ -42,6 +44,15 @@ class HeadTraining:
 
     proposer: ClassVar[type[HeadsProposer]]  # who decodes with the heads
     module: nn.Module  # `HeadLosses`, once prepared
+    __signature__: ClassVar[Signature]
+
+    def __init_subclass__(cls) -> None:
+        """Show the module's own options, which are written there alone, in the signature."""
+        shared = [*signature(HeadTraining.__init__).parameters.values()][1:-1]
+        of_module = signature(cls.proposer.kind).parameters.values()
+        options = [each for each in of_module if each.name not in OF_VERIFIER]
+        shown = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in options]
+        cls.__signature__ = Signature([*shared, *shown])
 
     def __init__(
         self,
@@ -52,14 +63,22 @@ class HeadTraining:
         share: float = 1.0,
         **options: Any,
     ):
-        require_number("train.decay", decay, 0.0, 1.0)
-        require_share(share)
+        for name in options:
+            self._require_known(name)
+        require_number("decay", decay, 0.0, 1.0)
+        require_share("share", share)  # of no positions nothing would be learnt
         self.states = states
         self._loss, self._acceptance = loss, acceptance
         self._decay, self._share = decay, share
         self._options = options
         with torch.device("meta"):  # heads without numbers: what is wrong is refused at once
             self._measurable(self._losses(self._heads({})).heads, states.verifier)
+
+    def _require_known(self, name: str) -> None:
+        known = self.__signature__.parameters
+        if name not in known:
+            kind = self.proposer.kind.__name__
+            raise UserError(f"{name}: no option of {kind}; there are {', '.join(known)}")
 
     def prepare(self) -> None:
         """Read the data (see `VerifierStates`), and begin with fresh heads; once.

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import torch
 
-from specdec.core.errors import UserError, require_int
+from specdec.core.errors import UserError
 from specdec.core.sampling import Sampling
 from specdec.decoding.request import Request
 from specdec.decoding.turns import decode_turns, request_of
@@ -42,16 +42,11 @@ class OwnPrompts:
     """Prompts of a file or a data set, answered by the verifier that is measured with.
 
     A verifier that stays as it is answers once; one that is tuned, at each evaluation.
-
-    Raises:
-        UserError: `limit` is out of its range.
     """
 
     def __init__(
         self, path: str, limit: int | None, sampling: Sampling, max_new_tokens: int, seed: int
     ):
-        if limit is not None:
-            require_int("evaluation.prompts_limit", limit, 1)
         self._path, self._limit = path, limit
         self._sampling = sampling
         self._max_new_tokens = max_new_tokens

@@ -181,13 +181,13 @@ class Joint:
 def require_tuning(options: Mapping[str, Any]) -> None:
     """Refuse arguments of `Joint`, by name, that are wrong whatever is tuned."""
     method, targets = options["method"], options["lora_targets"]
-    require(method in ("lora", "full"), "tuning.method", method, "lora or full")
+    require(method in ("lora", "full"), "method", method, "lora or full")
     for name, minimum in (("lora_rank", 1), ("lora_alpha", 1), ("heads_warmup_steps", 0)):
-        require_int(f"tuning.{name}", options[name], minimum)
+        require_int(name, options[name], minimum)
     names = targets is None or isinstance(targets, list | tuple)
-    require(names, "tuning.lora_targets", targets, "a list of names or null")
+    require(names, "lora_targets", targets, "a list of names or null")
     for name in ("learning_rate_scale", "heads_weight", "self_distillation", "language_modeling"):
-        require_number(f"tuning.{name}", options[name], 0.0)
+        require_number(name, options[name], 0.0)
 
 
 class JointLosses(nn.Module):

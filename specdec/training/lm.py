@@ -27,7 +27,7 @@ from specdec.training.objective import Batch, decay_groups
 from specdec.training.shape import Shape
 
 DEFAULT_CONTEXT = 2048
-INIT, TOKENIZER = "train.init_path", "train.tokenizer_path"
+INIT, TOKENIZER = "init_path", "tokenizer_path"
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -189,12 +189,12 @@ def _checkpoint(
 ) -> Checkpoint | None:
     """Name what a model is continued from, or else whose tokenizer it gets."""
     both = init_path is not None and tokenizer_path is not None
-    require(not both, TOKENIZER, tokenizer_path, "null: the model at train.init_path keeps its own")
+    require(not both, TOKENIZER, tokenizer_path, "null: the model at init_path keeps its own")
     path, field = (init_path, INIT) if tokenizer_path is None else (tokenizer_path, TOKENIZER)
     if path is not None:
         return Checkpoint(path, revision, trusts, field)
     named = f"{INIT}=MODEL or {TOKENIZER}=MODEL, too"
-    require(revision is None, "train.revision", revision, named)
+    require(revision is None, "revision", revision, named)
     return None
 
 

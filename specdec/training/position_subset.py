@@ -3,14 +3,6 @@
 import torch
 from torch import Tensor
 
-from specdec.core.errors import require, require_number
-
-
-def require_share(share: object) -> None:
-    """Refuse what is no part of the positions: of none, nothing would be learnt."""
-    require_number("train.share", share, 0.0, 1.0)
-    require(share != 0, "train.share", share, "a number > 0 and <= 1")
-
 
 def random_run(count: int, share: float, device: torch.device) -> tuple[Tensor, float]:
     """Choose neighbouring positions out of `count` (indices [n], around the end if need be).

@@ -40,8 +40,8 @@ class Schedule:
             )
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"trainer.lr_scheduler_type={name!r}: {error}; expected its options in"
-                " trainer.lr_scheduler_kwargs={...}"
+                f"lr_scheduler_type={name!r}: {error}; expected its options in"
+                " lr_scheduler_kwargs={...}"
             ) from None
         assert isinstance(found, LambdaLR)
         self._rates = [float(rate) for rate in found.base_lrs]
@@ -65,9 +65,9 @@ def require_schedule(
         UserError: an option is out of its range.
     """
     known = isinstance(name, str) and name in SCHEDULES
-    require(known, "trainer.lr_scheduler_type", name, "one of " + ", ".join(SCHEDULES))
+    require(known, "lr_scheduler_type", name, "one of " + ", ".join(SCHEDULES))
     if warmup_steps is not None:
-        require_int("trainer.warmup_steps", warmup_steps, 0)
-    require_number("trainer.warmup_ratio", warmup_ratio, 0.0, 1.0)
+        require_int("warmup_steps", warmup_steps, 0)
+    require_number("warmup_ratio", warmup_ratio, 0.0, 1.0)
     expected = "the schedule's own options, {min_lr: 1.0e-5}"
-    require(isinstance(options, Mapping), "trainer.lr_scheduler_kwargs", options, expected)
+    require(isinstance(options, Mapping), "lr_scheduler_kwargs", options, expected)

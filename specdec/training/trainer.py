@@ -83,25 +83,23 @@ class Trainer:
             *(("gradient_accumulation_steps", 1), ("logging_steps", 1), ("eval_steps", 1)),
             *(("save_steps", 1), ("save_total_limit", 1), ("seed", 0)),
         ):
-            require_int(f"trainer.{name}", self.options[name], minimum)
+            require_int(name, self.options[name], minimum)
         for name in ("learning_rate", "max_grad_norm", "weight_decay"):
-            require_number(f"trainer.{name}", self.options[name], 0.0)
+            require_number(name, self.options[name], 0.0)
         for name in ("num_train_epochs", "max_hours"):
             value = self.options[name]
             if value is not None:
-                require_number(f"trainer.{name}", value, 0.0)
-                require(value > 0, f"trainer.{name}", value, "a number > 0, or null")
+                require_number(name, value, 0.0)
+                require(value > 0, name, value, "a number > 0, or null")
         require_number("trainer.adam_beta2", adam_beta2, 0.0, 0.999999)
         for name in ("save_best", "resume", "eval_on_start"):
             value = self.options[name]
-            require(isinstance(value, bool), f"trainer.{name}", value, "true or false")
+            require(isinstance(value, bool), name, value, "true or false")
         source = resume_from_checkpoint
         named = source is None or isinstance(source, str)
-        require(named, "trainer.resume_from_checkpoint", source, "a folder step-N, or null")
+        require(named, "resume_from_checkpoint", source, "a folder step-N, or null")
         known = ("no", "bf16", "fp16")
-        require(
-            mixed_precision in known, "trainer.mixed_precision", mixed_precision, ", ".join(known)
-        )
+        require(mixed_precision in known, "mixed_precision", mixed_precision, ", ".join(known))
         kwargs = {} if lr_scheduler_kwargs is None else lr_scheduler_kwargs
         require_schedule(lr_scheduler_type, warmup_steps, warmup_ratio, kwargs)
         self.max_steps = max_steps

@@ -57,7 +57,7 @@ class LoRA:
             from peft import LoraConfig, LoraModel
         except ImportError:
             raise UserError(
-                "tuning.method='lora': needs the package peft; pip install 'specdec-lab[joint]'"
+                "method='lora': needs the package peft; pip install 'specdec-lab[joint]'"
             ) from None
         # Modules of its own, since adapters are put into them, on the original's very weights.
         weights = {id(weight): weight for weight in original.parameters()}
@@ -93,7 +93,7 @@ def linear_layers(model: PreTrainedModel, targets: Sequence[str] | None) -> list
     known = {name.rsplit(".", maxsplit=1)[-1] for name in names}
     wanted = known if targets is None else set(targets)
     expected = "names of linear layers, of " + ", ".join(sorted(known))
-    require(bool(wanted) and wanted <= known, "tuning.lora_targets", targets, expected)
+    require(bool(wanted) and wanted <= known, "lora_targets", targets, expected)
     return [name for name in names if name.rsplit(".", maxsplit=1)[-1] in wanted]
 
 

@@ -1,7 +1,7 @@
 """The tree of the rank paths that held most often when `specdec-calibrate` looked."""
 
-from specdec.core.errors import UserError, require, require_int
-from specdec.tree.calibration_file import read_calibration
+from specdec.core.errors import UserError, require
+from specdec.tree.calibration_file import read_calibration, require_budget
 from specdec.tree.fixed import Path
 from specdec.tree.sparse import Sparse
 
@@ -27,16 +27,12 @@ class Calibrated(Sparse):
         max_depth: int | None = None,
         min_confidence: float = 0.0,
     ):
-        require_int("tree.num_nodes", num_nodes, 1)
-        require(estimate in ESTIMATES, "tree.estimate", estimate, "one of " + ", ".join(ESTIMATES))
-        if max_depth is not None:
-            require_int("tree.max_depth", max_depth, 1)
+        require(estimate in ESTIMATES, "estimate", estimate, "one of " + ", ".join(ESTIMATES))
+        require_budget(num_nodes, max_depth)
         paths = [p for p in read_paths(path, estimate) if max_depth is None or len(p) <= max_depth]
         if num_nodes > len(paths):
-            within = "" if max_depth is None else f" of at most tree.max_depth={max_depth} tokens"
-            raise UserError(
-                f"tree.num_nodes={num_nodes}: tree.path={path!r} has {len(paths)} paths{within}"
-            )
+            within = "" if max_depth is None else f" of at most max_depth={max_depth} tokens"
+            raise UserError(f"num_nodes={num_nodes}: path={path!r} has {len(paths)} paths{within}")
         super().__init__(paths[:num_nodes], min_confidence)
 
 
@@ -51,6 +47,6 @@ def read_paths(path: str, estimate: str) -> list[Path]:
     for each in paths:
         ranks = all(isinstance(rank, int) and rank >= 0 for rank in each)
         if not (each and ranks and each[:-1] in known) or each in known:
-            raise UserError(f"tree.path={path!r}: {list(each)} in it is no path, or out of order")
+            raise UserError(f"path={path!r}: {list(each)} in it is no path, or out of order")
         known.add(each)
     return paths

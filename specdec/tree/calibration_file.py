@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path as File
 from typing import Any, TypeVar
 
-from specdec.core.errors import UserError, require
+from specdec.core.errors import UserError, require, require_int
 from specdec.core.jsonl import read_text
 from specdec.core.vouching import parse_note
 
@@ -17,9 +17,9 @@ def read_calibration(path: str, extract: Callable[[Any], T]) -> T:
     Raises:
         UserError: there is no such file, or `extract` does not find in it what it wants.
     """
-    require(isinstance(path, str) and bool(path), "tree.path", path, "a file of specdec-calibrate")
+    require(isinstance(path, str) and bool(path), "path", path, "a file of specdec-calibrate")
     if not File(path).is_file():
-        raise UserError(f"tree.path={path!r}: no such file; specdec-calibrate writes one")
+        raise UserError(f"path={path!r}: no such file; specdec-calibrate writes one")
     text = read_text(File(path))
     try:
         found = parse_note(text)
@@ -31,8 +31,15 @@ def read_calibration(path: str, extract: Callable[[Any], T]) -> T:
         raise _refusal(path, error) from None
 
 
+def require_budget(num_nodes: object, max_depth: object) -> None:
+    """Refuse what is no size of a tree, or no depth of one; a depth of None is any."""
+    require_int("num_nodes", num_nodes, 1)
+    if max_depth is not None:
+        require_int("max_depth", max_depth, 1)
+
+
 def _refusal(path: str, error: Exception) -> UserError:
     return UserError(
-        f"tree.path={path!r}: not what specdec-calibrate writes"
+        f"path={path!r}: not what specdec-calibrate writes"
         f" ({type(error).__name__}: {error}); calibrate anew"
     )

@@ -13,7 +13,7 @@ class Chain(SampledTree):
     """
 
     def __init__(self, gamma: int, min_confidence: float = 0.0):
-        require_int("tree.gamma", gamma, 1)
+        require_int("gamma", gamma, 1)
         super().__init__(
             [(0,) * depth for depth in range(1, gamma + 1)], Draw.SINGLE, min_confidence
         )

@@ -8,6 +8,7 @@ from torch import Tensor
 from specdec.core.errors import require_int, require_number
 from specdec.core.randomness import RandomStream
 from specdec.core.values import Draw, Level
+from specdec.tree.fixed import require_confidence
 
 
 class Dynamic:
@@ -37,9 +38,9 @@ class Dynamic:
         min_confidence: float = 0.0,
     ):
         for name, value in (("num_nodes", num_nodes), ("max_depth", max_depth), ("beam", beam)):
-            require_int(f"tree.{name}", value, 1)
-        require_number("tree.min_gain", min_gain, 0.0, 1.0)
-        require_number("tree.min_confidence", min_confidence, 0.0, 1.0)
+            require_int(name, value, 1)
+        require_number("min_gain", min_gain, 0.0, 1.0)
+        require_confidence(min_confidence)
         self.num_nodes = num_nodes
         self.max_depth = max_depth
         self.min_confidence = min_confidence

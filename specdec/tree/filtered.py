@@ -25,8 +25,8 @@ class Filtered(Chain):
         self, gamma: int, min_prob: float = 0.1, top_k: int = 0, min_confidence: float = 0.0
     ):
         super().__init__(gamma, min_confidence)
-        require_number("tree.min_prob", min_prob, 0.0, 1.0)
-        require_int("tree.top_k", top_k, 0)
+        require_number("min_prob", min_prob, 0.0, 1.0)
+        require_int("top_k", top_k, 0)
         self.draw = Draw.FILTERED
         self.passing = (min_prob, top_k)
 

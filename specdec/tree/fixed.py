@@ -31,7 +31,7 @@ class FixedTree(ABC):
     draw: Draw
 
     def __init__(self, nodes: Sequence[Path], min_confidence: float = 0.0):
-        require_number("tree.min_confidence", min_confidence, 0.0, 1.0)
+        require_confidence(min_confidence)
         self.nodes = sorted(nodes, key=lambda path: (len(path), path))
         self.num_nodes = len(self.nodes)
         self.max_depth = max(map(len, self.nodes))
@@ -81,6 +81,11 @@ class FixedTree(ABC):
     def kept(self, levels: Sequence[Level], there: Tensor) -> Tensor:
         """All candidates stay."""
         return there
+
+
+def require_confidence(min_confidence: object) -> None:
+    """Refuse what is no probability that the likeliest token needs for drafting to go on."""
+    require_number("min_confidence", min_confidence, 0.0, 1.0)
 
 
 class _LevelShape(NamedTuple):

@@ -50,9 +50,9 @@ class Sampled(SampledTree):
     def __init__(self, widths: Sequence[int], draw: str, min_confidence: float = 0.0):
         good = isinstance(widths, Sequence) and bool(widths)
         if not good or not all(type(width) is int and width > 0 for width in widths):
-            raise UserError(f"tree.widths={widths!r}: expected a list of integers >= 1, [2, 2, 1]")
+            raise UserError(f"widths={widths!r}: expected a list of integers >= 1, [2, 2, 1]")
         names = [each.value for each in DRAWS]
-        require(draw in names, "tree.draw", draw, "one of " + ", ".join(names))
+        require(draw in names, "draw", draw, "one of " + ", ".join(names))
         levels = [range(width) for width in widths]
         depths = range(1, len(levels) + 1)
         nodes = [path for depth in depths for path in product(*levels[:depth])]

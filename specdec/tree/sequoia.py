@@ -2,9 +2,9 @@
 
 from typing import Any, NamedTuple
 
-from specdec.core.errors import UserError, require_int
+from specdec.core.errors import UserError
 from specdec.core.values import Draw
-from specdec.tree.calibration_file import read_calibration
+from specdec.tree.calibration_file import read_calibration, require_budget
 from specdec.tree.sampled import SampledTree
 from specdec.tree.sequoia_search import PositionalTrees
 
@@ -35,19 +35,15 @@ class Sequoia(SampledTree):
         max_depth: int | None = None,
         min_confidence: float = 0.0,
     ):
-        require_int("tree.num_nodes", num_nodes, 1)
-        if max_depth is not None:
-            require_int("tree.max_depth", max_depth, 1)
+        require_budget(num_nodes, max_depth)
         measured = read_positional(path)
         deepest = num_nodes if measured.all_depths else len(measured.acceptance)
         if max_depth is not None and max_depth > deepest and not measured.all_depths:
-            raise UserError(
-                f"tree.max_depth={max_depth}: tree.path={path!r} was measured to depth {deepest}"
-            )
+            raise UserError(f"max_depth={max_depth}: path={path!r} was measured to depth {deepest}")
         trees = PositionalTrees(measured.to(min(max_depth or deepest, deepest)), num_nodes)
         nodes = trees.nodes(num_nodes)
         if not nodes:
-            raise UserError(f"tree.path={path!r}: no drawn child was ever accepted there")
+            raise UserError(f"path={path!r}: no drawn child was ever accepted there")
         super().__init__(nodes, Draw.WITHOUT_REPLACEMENT, min_confidence)
         self.expected_accepted = trees.expected_accepted(num_nodes)
 
@@ -72,13 +68,13 @@ def read_positional(path: str) -> Measured:
     found = read_calibration(path, _extract)
     if found is None:
         raise UserError(
-            f"tree.path={path!r}: holds no positional acceptance;"
+            f"path={path!r}: holds no positional acceptance;"
             " specdec-calibrate positional=true measures it"
         )
     good = bool(found.acceptance) and (len(found.acceptance) == 1 or not found.all_depths)
     if not good or not all(map(_are_probabilities, found.acceptance)):
         raise UserError(
-            f"tree.path={path!r}: its positional acceptance is no list of rows of probabilities"
+            f"path={path!r}: its positional acceptance is no list of rows of probabilities"
         )
     return found
 

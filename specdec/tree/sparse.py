@@ -39,11 +39,11 @@ class Sparse(FixedTree):
 
 def _closed(paths: Sequence[Sequence[int]]) -> list[Path]:
     """Return all paths and their beginnings."""
-    require(isinstance(paths, Sequence) and bool(paths), "tree.paths", paths, "lists of ranks")
+    require(isinstance(paths, Sequence) and bool(paths), "paths", paths, "lists of ranks")
     nodes: set[Path] = set()
     for path in paths:
         good = isinstance(path, Sequence) and bool(path)
         if not good or not all(type(rank) is int and rank >= 0 for rank in path):
-            raise UserError(f"tree.paths: {path!r}: expected a list of ranks, 0 the likeliest")
+            raise UserError(f"paths: {path!r}: expected a list of ranks, 0 the likeliest")
         nodes |= {tuple(path[:depth]) for depth in range(1, len(path) + 1)}
     return list(nodes)

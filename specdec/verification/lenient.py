@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from specdec.core.errors import require, require_number
+from specdec.core.errors import require_share
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.verification.candidate_nodes import Asked
@@ -25,8 +25,7 @@ class Lenient:
     needs_q = True
 
     def __init__(self, lenience: float = 0.5):
-        require_number("verification.rule.lenience", lenience, 0.0, 1.0)
-        require(lenience > 0, "verification.rule.lenience", lenience, "a number in (0, 1]")
+        require_share("lenience", lenience)
         self._lenience = lenience
 
     def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:

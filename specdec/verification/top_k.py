@@ -21,7 +21,7 @@ class TopK:
     needs_q = False
 
     def __init__(self, k: int = 3):
-        require_int("verification.rule.k", k, 1)
+        require_int("k", k, 1)
         self._k = k
 
     def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:

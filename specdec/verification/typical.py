@@ -22,8 +22,8 @@ class Typical:
     needs_q = False
 
     def __init__(self, epsilon: float = 0.09, delta: float = 0.3):
-        require_number("verification.rule.epsilon", epsilon, 0.0, 1.0)
-        require_number("verification.rule.delta", delta, 0.0, 1.0)
+        require_number("epsilon", epsilon, 0.0, 1.0)
+        require_number("delta", delta, 0.0, 1.0)
         self._epsilon = epsilon
         self._delta = delta
 

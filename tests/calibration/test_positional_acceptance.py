@@ -21,9 +21,9 @@ from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Draw, Proposal
-from specdec.heads.medusa import MedusaHeads
 from specdec.lm.hf import HFCausalLM
 from specdec.proof.enumeration import BranchingStream, outcomes
+from specdec.proposer.medusa import MedusaHeads
 from specdec.training.objective import Batch
 from specdec.verification.rejection import Rejection
 from tests.support.families import VOCAB_SIZE, plain_logits, random_ids, tiny_model

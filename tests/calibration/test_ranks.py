@@ -15,11 +15,10 @@ from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
-from specdec.heads.medusa import MedusaHeads
 from specdec.lm.hf import HFCausalLM
 from specdec.proposer.chained import Chained
 from specdec.proposer.draft_model import DraftModel
-from specdec.proposer.medusa import Medusa
+from specdec.proposer.medusa import Medusa, MedusaHeads
 from specdec.training.objective import Batch
 from specdec.tree.sparse import Sparse
 from specdec.verification.rejection import Rejection

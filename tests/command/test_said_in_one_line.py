@@ -261,11 +261,11 @@ CONFIGS = {
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (chosen("medusa", "zoo:chained"), "these are chained heads; use proposer=chained"),
-        (chosen("chained", "zoo:medusa"), "these are Medusa heads; use proposer=medusa"),
+        (chosen("medusa", "zoo:chained"), "these are ChainedHeads; use proposer=chained"),
+        (chosen("chained", "zoo:medusa"), "these are MedusaHeads; use proposer=medusa"),
         (chosen("medusa", "zoo:draft"), "this is a language model"),
-        (["proposer=draft_model", "draft.path=zoo:medusa"], "these are Medusa heads"),
-        (["verifier.path=zoo:chained"], "these are chained heads; use proposer=chained"),
+        (["proposer=draft_model", "draft.path=zoo:medusa"], "these are MedusaHeads"),
+        (["verifier.path=zoo:chained"], "these are ChainedHeads; use proposer=chained"),
     ],
 )
 def test_what_is_of_another_kind_is_called_by_its_name(

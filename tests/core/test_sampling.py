@@ -237,7 +237,7 @@ def test_a_bad_option_is_named_with_its_value(field: str, value: object) -> None
     with pytest.raises(UserError) as caught:
         Sampling(**options)
     message = str(caught.value)
-    assert message.startswith(f"sampling.{field}={value!r}: expected "), message
+    assert message.startswith(f"{field}={value!r}: expected "), message
     assert "\n" not in message
 
 

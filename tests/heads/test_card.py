@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from specdec.heads.medusa import MedusaHeads
+from specdec.proposer.medusa import MedusaHeads
 
 
 @pytest.mark.parametrize(

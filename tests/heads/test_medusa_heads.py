@@ -9,8 +9,8 @@ from torch import nn
 
 from specdec.core.errors import UserError
 from specdec.heads.base import Heads
-from specdec.heads.chained import ChainedHeads
-from specdec.heads.medusa import MedusaHeads
+from specdec.proposer.chained import ChainedHeads
+from specdec.proposer.medusa import MedusaHeads
 
 H, V, K = 8, 11, 3
 
@@ -85,7 +85,7 @@ def test_a_saved_head_comes_back(tmp_path: Path, own: bool) -> None:
 )
 def test_bad_options_are_named(options: dict[str, Any]) -> None:
     (name,) = options
-    with pytest.raises(UserError, match=f"^heads.{name}="):
+    with pytest.raises(UserError, match=f"^{name}="):
         MedusaHeads(**{"hidden_size": H, "vocab_size": V, **options})
 
 

@@ -12,13 +12,12 @@ from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
-from specdec.heads.medusa import MedusaHeads
 from specdec.lm.check import prove
 from specdec.lm.check_states import states_differ
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.proposer.draft_model import DraftModel
-from specdec.proposer.medusa import Medusa
+from specdec.proposer.medusa import Medusa, MedusaHeads
 from specdec.tree.dynamic import Dynamic
 from specdec.tree.sparse import Sparse
 from specdec.verification.rejection import Rejection

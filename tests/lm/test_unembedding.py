@@ -8,11 +8,10 @@ from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from specdec.core.errors import UserError
-from specdec.heads.medusa import MedusaHeads
 from specdec.lm.check_states import states_differ, states_error
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.unembedding import logits_of, slope, trained_above
-from specdec.proposer.medusa import Medusa
+from specdec.proposer.medusa import Medusa, MedusaHeads
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.head_losses import HeadLosses
 from specdec.training.loss.kl import KL

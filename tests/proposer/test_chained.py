@@ -14,9 +14,8 @@ from specdec.core.values import Context, Draw, Proposal
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
-from specdec.heads.chained import ChainedHeads
 from specdec.lm.hf import HFCausalLM
-from specdec.proposer.chained import Chained
+from specdec.proposer.chained import Chained, ChainedHeads
 from specdec.proposer.none import NoProposer
 from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic

@@ -14,9 +14,8 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.heads.base import Unembed
-from specdec.heads.medusa import MedusaHeads
 from specdec.lm.hf import HFCausalLM
-from specdec.proposer.medusa import Medusa
+from specdec.proposer.medusa import Medusa, MedusaHeads
 from specdec.proposer.none import NoProposer
 from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic

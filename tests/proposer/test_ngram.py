@@ -131,15 +131,15 @@ def test_a_new_request_forgets_the_row_s_last_one() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gamma": 0}, "tree.gamma=0: expected an integer >= 1"),
-        ({"gamma": 2.0}, "tree.gamma=2.0: expected an integer >= 1"),
-        ({"gamma": True}, "tree.gamma=True: expected an integer >= 1"),
-        ({"gamma": 2, "max_ngram": 0}, "proposer.max_ngram=0: expected an integer >= 1"),
-        ({"gamma": 2, "min_ngram": 0}, "proposer.min_ngram=0: expected an integer >= 1"),
-        ({"gamma": 2, "min_ngram": "1"}, "proposer.min_ngram='1': expected an integer >= 1"),
+        ({"gamma": 0}, "gamma=0: expected an integer >= 1"),
+        ({"gamma": 2.0}, "gamma=2.0: expected an integer >= 1"),
+        ({"gamma": True}, "gamma=True: expected an integer >= 1"),
+        ({"gamma": 2, "max_ngram": 0}, "max_ngram=0: expected an integer >= 1"),
+        ({"gamma": 2, "min_ngram": 0}, "min_ngram=0: expected an integer >= 1"),
+        ({"gamma": 2, "min_ngram": "1"}, "min_ngram='1': expected an integer >= 1"),
         (
             {"gamma": 2, "max_ngram": 2, "min_ngram": 3},
-            "proposer.min_ngram=3: expected at most proposer.max_ngram=2",
+            "min_ngram=3: expected at most max_ngram=2",
         ),
     ],
     ids=str,

@@ -163,7 +163,7 @@ def test_a_run_that_is_not_there_is_named(tmp_path: Path, path: str | None) -> N
     given = str(tmp_path / path) if path else path
     with pytest.raises(UserError) as caught:
         Recorded.from_run(given, gamma=3)
-    assert str(caught.value).startswith(f"proposer.path={given!r}: ")
+    assert str(caught.value).startswith(f"path={given!r}: ")
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
@@ -181,10 +181,10 @@ def test_a_row_that_is_no_trace_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gamma": 0}, "tree.gamma=0: expected an integer >= 1"),
-        ({"gamma": 2, "accuracy": 1.1}, "proposer.accuracy=1.1: expected a number >= 0 and <= 1"),
-        ({"gamma": 2, "accuracy": -1}, "proposer.accuracy=-1: expected a number >= 0 and <= 1"),
-        ({"gamma": 2, "accuracy": "1"}, "proposer.accuracy='1': expected a number >= 0 and <= 1"),
+        ({"gamma": 0}, "gamma=0: expected an integer >= 1"),
+        ({"gamma": 2, "accuracy": 1.1}, "accuracy=1.1: expected a number >= 0 and <= 1"),
+        ({"gamma": 2, "accuracy": -1}, "accuracy=-1: expected a number >= 0 and <= 1"),
+        ({"gamma": 2, "accuracy": "1"}, "accuracy='1': expected a number >= 0 and <= 1"),
     ],
     ids=str,
 )

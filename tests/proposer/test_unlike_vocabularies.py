@@ -16,15 +16,13 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.heads.base import Heads
-from specdec.heads.chained import ChainedHeads
-from specdec.heads.medusa import MedusaHeads
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.table import TableLM
 from specdec.lm.vocabularies import fitted, known
-from specdec.proposer.chained import Chained
+from specdec.proposer.chained import Chained, ChainedHeads
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.heads import HeadsProposer
-from specdec.proposer.medusa import Medusa
+from specdec.proposer.medusa import Medusa, MedusaHeads
 from specdec.proposer.none import NoProposer
 from specdec.proposer.recorded import Recorded
 from specdec.tree.chain import Chain

@@ -11,14 +11,12 @@ from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.values import Context
 from specdec.heads.base import Heads
-from specdec.heads.chained import ChainedHeads
-from specdec.heads.medusa import MedusaHeads
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
-from specdec.proposer.chained import Chained
+from specdec.proposer.chained import Chained, ChainedHeads
 from specdec.proposer.growth import Frontier
 from specdec.proposer.heads import HeadsProposer
-from specdec.proposer.medusa import Medusa
+from specdec.proposer.medusa import Medusa, MedusaHeads
 from specdec.recording.texts import Text
 from specdec.replay.draft_distributions import DraftLaws, HeadLaws
 from specdec.tree.chain import Chain

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from specdec.heads.base import Heads
-from specdec.heads.chained import ChainedHeads
-from specdec.heads.medusa import MedusaHeads
 from specdec.lm.hf import HFCausalLM
+from specdec.proposer.chained import ChainedHeads
+from specdec.proposer.medusa import MedusaHeads
 from specdec.training.objective import Batch
 from tests.support.families import VOCAB_SIZE, random_ids, tiny_model
 

@@ -278,7 +278,7 @@ def test_padding_of_a_vocabulary_is_no_other_vocabulary(tiny: Tiny, loss: Any, w
 
 
 def test_another_vocabulary_is_refused(states: VerifierStates, tiny: Tiny) -> None:
-    with pytest.raises(UserError, match=r"^train\.init_path='.*vocabulary of \d+ tokens") as caught:
+    with pytest.raises(UserError, match=r"^init_path='.*vocabulary of \d+ tokens") as caught:
         objective(states, KL(), init_path=str(tiny.stranger))
     assert "\n" not in str(caught.value)
 
@@ -300,12 +300,12 @@ def test_the_laws_compared_are_the_models_own(family: str) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"share": 1.5}, r"train\.share"),
+        ({"share": 1.5}, r"share"),
         ({"hidden_size": 0}, "hidden_size"),
         ({"hidden_size": 25}, "hidden_size"),
         ({"num_hidden_layers": 0}, "num_hidden_layers"),
-        ({"init_path": 3}, r"train\.init_path"),
-        ({"init_path": "nowhere"}, r"train\.init_path"),
+        ({"init_path": 3}, r"init_path"),
+        ({"init_path": "nowhere"}, r"init_path"),
         ({"seed": -1}, "seed"),
     ],
 )

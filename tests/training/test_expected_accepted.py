@@ -229,7 +229,7 @@ def test_a_text_learnt_by_heart_is_accepted_at_length(
 
 
 def test_a_share_of_the_positions_is_refused_where_all_are_needed(states: VerifierStates) -> None:
-    with pytest.raises(UserError, match=r"^train\.share=0\.5: expected 1 with loss=Expected"):
+    with pytest.raises(UserError, match=r"^share=0\.5: expected 1 with loss=Expected"):
         objective(states, "medusa", ExpectedAccepted(), share=0.5)
     batch = states.batch(0, 2)
     whole = objective(states, "medusa", ExpectedAccepted(block_starts=False))
@@ -248,8 +248,8 @@ def test_a_draft_model_is_not_trained_on_steps(states: VerifierStates) -> None:
 
 
 def test_bad_options_are_named() -> None:
-    with pytest.raises(UserError, match=r"^loss\.temperature=-1"):
+    with pytest.raises(UserError, match=r"^temperature=-1"):
         ExpectedAccepted(temperature=-1)
     bad: Any = "yes"
-    with pytest.raises(UserError, match=r"^loss\.block_starts='yes'"):
+    with pytest.raises(UserError, match=r"^block_starts='yes'"):
         ExpectedAccepted(block_starts=bad)

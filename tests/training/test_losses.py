@@ -82,5 +82,5 @@ def test_nothing_is_lost_where_draft_and_verifier_agree(loss: Loss) -> None:
 
 
 def test_a_bad_eta_is_named() -> None:
-    with pytest.raises(UserError, match=r"^loss\.eta=-1"):
+    with pytest.raises(UserError, match=r"^eta=-1"):
         LK(-1)

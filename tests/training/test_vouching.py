@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from specdec.core.errors import UserError
 from specdec.core.vouching import changed, read_note, vouch, write_note
-from specdec.heads.medusa import MedusaHeads
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.load import load
 from specdec.proposer.heads import load_heads
+from specdec.proposer.medusa import MedusaHeads
 from specdec.training.lm import LanguageModeling
 from specdec.training.trained_folder import training_tokens, write_facts
 from specdec.training.trainer import Trainer

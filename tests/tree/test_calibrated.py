@@ -59,11 +59,11 @@ def test_the_first_paths_are_grown(path: str, options: dict[str, Any], expected:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_nodes": 6}, r"^tree\.num_nodes=6: .*tree\.json' has 5 paths$"),
-        ({"num_nodes": 4, "max_depth": 1}, r"^tree\.num_nodes=4: .* has 3 paths .*max_depth=1"),
-        ({"num_nodes": 0}, r"^tree\.num_nodes=0"),
-        ({"max_depth": 0}, r"^tree\.max_depth=0"),
-        ({"estimate": "both"}, r"^tree\.estimate='both': expected one of joint, product"),
+        ({"num_nodes": 6}, r"^num_nodes=6: .*tree\.json' has 5 paths$"),
+        ({"num_nodes": 4, "max_depth": 1}, r"^num_nodes=4: .* has 3 paths .*max_depth=1"),
+        ({"num_nodes": 0}, r"^num_nodes=0"),
+        ({"max_depth": 0}, r"^max_depth=0"),
+        ({"estimate": "both"}, r"^estimate='both': expected one of joint, product"),
     ],
 )
 def test_bad_options_are_named(path: str, options: dict[str, Any], message: str) -> None:
@@ -73,7 +73,7 @@ def test_bad_options_are_named(path: str, options: dict[str, Any], message: str)
 
 @pytest.mark.parametrize("missing", [None, "", 3, "nothing.json", "."])
 def test_a_file_that_is_missing_is_named(missing: Any) -> None:
-    with pytest.raises(UserError, match=r"^tree\.path="):
+    with pytest.raises(UserError, match=r"^path="):
         Calibrated(missing)
 
 
@@ -105,5 +105,5 @@ def test_paths_that_were_changed_are_refused(tmp_path: Path) -> None:
     write_note(file, {"joint": {"paths": [[0], [1], [0, 0]]}})
     assert Calibrated(str(file), num_nodes=3).num_nodes == 3
     file.write_text(file.read_text().replace("1", "2", 1))
-    with pytest.raises(UserError, match=r"^tree\.path=.*has changed since.*; calibrate anew"):
+    with pytest.raises(UserError, match=r"^path=.*has changed since.*; calibrate anew"):
         Calibrated(str(file), num_nodes=3)

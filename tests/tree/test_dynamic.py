@@ -187,11 +187,11 @@ def test_the_text_s_temperature_does_not_change_the_tree() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_nodes": 0}, r"^tree\.num_nodes=0"),
-        ({"max_depth": 0}, r"^tree\.max_depth=0"),
-        ({"beam": 0}, r"^tree\.beam=0"),
-        ({"min_gain": 1.5}, r"^tree\.min_gain=1\.5"),
-        ({"min_confidence": -1}, r"^tree\.min_confidence=-1"),
+        ({"num_nodes": 0}, r"^num_nodes=0"),
+        ({"max_depth": 0}, r"^max_depth=0"),
+        ({"beam": 0}, r"^beam=0"),
+        ({"min_gain": 1.5}, r"^min_gain=1\.5"),
+        ({"min_confidence": -1}, r"^min_confidence=-1"),
     ],
     ids=str,
 )

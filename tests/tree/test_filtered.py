@@ -136,10 +136,10 @@ def test_filters_and_confidence_end_a_chain_for_their_own_reasons() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gamma": 0}, r"^tree\.gamma=0"),
-        ({"min_prob": 1.5}, r"^tree\.min_prob=1\.5"),
-        ({"top_k": -1}, r"^tree\.top_k=-1"),
-        ({"min_confidence": -0.1}, r"^tree\.min_confidence=-0\.1"),
+        ({"gamma": 0}, r"^gamma=0"),
+        ({"min_prob": 1.5}, r"^min_prob=1\.5"),
+        ({"top_k": -1}, r"^top_k=-1"),
+        ({"min_confidence": -0.1}, r"^min_confidence=-0\.1"),
     ],
     ids=str,
 )

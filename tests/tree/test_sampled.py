@@ -196,11 +196,11 @@ def test_real_noise_gives_the_law_too(draw: Draw) -> None:
 
 @pytest.mark.parametrize("widths", [[], None, 3, [0], [2, -1], [1.5], ["a"], [True]], ids=str)
 def test_bad_widths_are_named(widths: Any) -> None:
-    with pytest.raises(UserError, match=r"^tree\.widths="):
+    with pytest.raises(UserError, match=r"^widths="):
         Sampled(widths, "iid")
 
 
 @pytest.mark.parametrize("draw", ["single", "deterministic", "", None, "IID"], ids=str)
 def test_bad_draws_are_named(draw: Any) -> None:
-    with pytest.raises(UserError, match=r"^tree\.draw=.*iid, without_replacement, top_plus_one"):
+    with pytest.raises(UserError, match=r"^draw=.*iid, without_replacement, top_plus_one"):
         Sampled([2], draw)

@@ -75,10 +75,10 @@ def test_confidence_is_handed_on(tmp_path: Path, min_confidence: float) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_nodes": 0}, r"^tree\.num_nodes=0"),
-        ({"max_depth": 0}, r"^tree\.max_depth=0"),
-        ({"max_depth": 3}, r"^tree\.max_depth=3: tree\.path=.* was measured to depth 2$"),
-        ({"min_confidence": 2.0}, r"^tree\.min_confidence=2"),
+        ({"num_nodes": 0}, r"^num_nodes=0"),
+        ({"max_depth": 0}, r"^max_depth=0"),
+        ({"max_depth": 3}, r"^max_depth=3: path=.* was measured to depth 2$"),
+        ({"min_confidence": 2.0}, r"^min_confidence=2"),
     ],
     ids=str,
 )
@@ -91,7 +91,7 @@ def test_bad_options_of_a_sequoia_are_named(
 
 @pytest.mark.parametrize("missing", [None, "", 3, "nothing.json", "."])
 def test_a_missing_calibration_is_named(missing: Any) -> None:
-    with pytest.raises(UserError, match=r"^tree\.path="):
+    with pytest.raises(UserError, match=r"^path="):
         Sequoia(missing)
 
 

@@ -68,5 +68,5 @@ def test_expanding_does_not_draw() -> None:
 
 @pytest.mark.parametrize("paths", [[], None, [[]], [[0], [-1]], [["a"]], [3], [[0.5]]])
 def test_bad_paths_are_named(paths: Any) -> None:
-    with pytest.raises(UserError, match=r"^tree\.paths"):
+    with pytest.raises(UserError, match=r"^paths"):
         Sparse(paths)

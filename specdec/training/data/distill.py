@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 from specdec.core.digest import digest_of
-from specdec.core.errors import RowError, UserError, require, require_int, require_number
+from specdec.core.errors import RowError, UserError, require, require_int
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
 from specdec.decoding.request import Request
@@ -58,11 +58,7 @@ class Distill:
         seed: int = 0,
     ):
         named = path is None or (isinstance(path, str) and path.endswith(".jsonl"))
-        require(named, "distill.path", path, "a file name ending in .jsonl, or null")
-        require_number("distill.temperature", temperature, 0.0)
-        require_int("distill.top_k", top_k, 0)
-        require_number("distill.top_p", top_p, 0.0, 1.0)
-        require(top_p > 0, "distill.top_p", top_p, "a number in (0, 1]")
+        require(named, "path", path, "a file name ending in .jsonl, or null")
         for name, value, minimum in (
             ("max_new_tokens", max_new_tokens, 1),
             ("prompt_tokens", prompt_tokens, 1),
@@ -70,7 +66,7 @@ class Distill:
             ("limit", 1 if limit is None else limit, 1),
             ("seed", seed, 0),
         ):
-            require_int(f"distill.{name}", value, minimum)
+            require_int(name, value, minimum)
         self._path = path
         self._sampling = Sampling(temperature, top_k, top_p)
         self._max_new_tokens = max_new_tokens

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from specdec.core.errors import require, require_number
+from specdec.core.errors import require, require_share
 from specdec.prompts import Part, Roles, require_options
 
 
@@ -76,16 +76,14 @@ class Reading:
 
     def __post_init__(self) -> None:
         self.sources("", "")
-        share = self.held_out_share
-        require_number("data.held_out_share", share, 0.0, 0.5)
-        require(share > 0, "data.held_out_share", share, "a number in (0, 0.5]")
+        require_share("held_out_share", self.held_out_share, most=0.5)
         for name in ("field", "tokens_path"):
             value = getattr(self, name)
             good = value is None or (isinstance(value, str) and bool(value))
             kind = "the name of a field" if name == "field" else "a folder"
-            require(good, f"data.{name}", value, f"{kind}, or null")
-        require_options(self.template_options, "data.template_options")
-        require(isinstance(self.strict, bool), "data.strict", self.strict, "true or false")
+            require(good, name, value, f"{kind}, or null")
+        require_options(self.template_options, "template_options")
+        require(isinstance(self.strict, bool), "strict", self.strict, "true or false")
 
     def sources(self, path: str, held_out_path: str | None) -> tuple[Source, Source]:
         """Return what is trained on, and what is held out.

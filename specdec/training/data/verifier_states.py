@@ -55,11 +55,11 @@ class VerifierStates:
         distill: Distill | None = None,
         reading: Reading | None = None,
     ):
-        require_int("data.max_length", max_length, 2)
-        require_int("data.eval_samples", eval_samples, 1)
+        require_int("max_length", max_length, 2)
+        require_int("eval_samples", eval_samples, 1)
         require_int("seed", seed, 0)
         good = cache_path is None or (isinstance(cache_path, str) and bool(cache_path))
-        require(good, "data.cache_path", cache_path, "a folder or null")
+        require(good, "cache_path", cache_path, "a folder or null")
         verifier.require_states("verifier.path")
         self._length = min(max_length, verifier.max_length)
         self.verifier = verifier

@@ -30,8 +30,8 @@ class ExpectedAccepted:
     """
 
     def __init__(self, temperature: float = 1.0, block_starts: bool = True):
-        require_number("loss.temperature", temperature, 0.0)
-        require(isinstance(block_starts, bool), "loss.block_starts", block_starts, "true or false")
+        require_number("temperature", temperature, 0.0)
+        require(isinstance(block_starts, bool), "block_starts", block_starts, "true or false")
         self._temperature = temperature
         self._block_starts = block_starts
 

@@ -19,7 +19,7 @@ class LK:
 
     def __init__(self, eta: float | None = 3.0):
         if eta is not None:
-            require_number("loss.eta", eta, 0.0)
+            require_number("eta", eta, 0.0)
         self._eta = eta
 
     def __call__(self, logits: Tensor, target_ids: Tensor, log_p: Tensor | None) -> Tensor:

@@ -187,8 +187,8 @@ class VerificationRule(Protocol):
         """Whether sampled candidates must come with their laws."""
         ...
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
+        """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
         ...
 
 

@@ -130,16 +130,18 @@ class SpeculativeDecoder:
             clock.lap("propose")
             forward = self._look_at(contexts, proposals)
             clock.lap("verify")
-            target_probs = self._laws(contexts, proposals, forward.logits)  # [B, M, V]
+            verifier_probs = self._laws(contexts, proposals, forward.logits)  # [B, M, V]
             verdicts = [
                 _verified(self.rule, proposal, probs, context.verify_stream)
-                for proposal, probs, context in zip(proposals, target_probs, contexts, strict=True)
+                for proposal, probs, context in zip(
+                    proposals, verifier_probs, contexts, strict=True
+                )
             ]
-            steps = self._commit(in_flight, proposals, verdicts, target_probs, forward)
+            steps = self._commit(in_flight, proposals, verdicts, verifier_probs, forward)
             self.proposer.update(contexts, verdicts)
             clock.lap("other")
 
-            steps = self._judge(in_flight, proposals, target_probs, steps)
+            steps = self._judge(in_flight, proposals, verifier_probs, steps)
             for flight, step in zip(in_flight, steps, strict=True):
                 flight.steps.append(clock.stamp(step, share=len(in_flight)))
             yield from (self._trace(flight) for flight in in_flight if flight.finish_reason)
@@ -227,7 +229,7 @@ class SpeculativeDecoder:
         in_flight: Sequence[Flight],
         proposals: Sequence[Proposal],
         verdicts: Sequence[Verdict],
-        target_probs: Tensor,
+        verifier_probs: Tensor,
         forward: Forward,
     ) -> list[Step]:
         """Append the emitted tokens; rewind each cache row to the accepted path."""
@@ -235,7 +237,7 @@ class SpeculativeDecoder:
         for index, (flight, proposal, verdict) in enumerate(
             zip(in_flight, proposals, verdicts, strict=True)
         ):
-            if verdict.next_token >= target_probs.shape[-1]:
+            if verdict.next_token >= verifier_probs.shape[-1]:
                 raise UserError(
                     f"prompt {flight.request.request_id}: the verifier's or the draft's logits are"
                     " not numbers (NaN); a wider dtype may help, dtype=bfloat16 or float32"
@@ -253,7 +255,7 @@ class SpeculativeDecoder:
         self,
         in_flight: Sequence[Flight],
         proposals: Sequence[Proposal],
-        target_probs: Tensor,
+        verifier_probs: Tensor,
         steps: Sequence[Step],
     ) -> Sequence[Step]:
         """Note what the judges would have accepted; their noise is nobody else's."""
@@ -262,7 +264,7 @@ class SpeculativeDecoder:
         return [
             replace(step, judged=self._judged(flight, proposal, probs))
             for flight, proposal, probs, step in zip(
-                in_flight, proposals, target_probs, steps, strict=True
+                in_flight, proposals, verifier_probs, steps, strict=True
             )
         ]
 

@@ -30,10 +30,10 @@ class Block:
     needs_q = True
     decided_by_text = frozenset[Draw]()
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one chain. Row i of `target_probs` [N+1, V] is p after node i."""
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
+        """Decide on one chain. Row i of `verifier_probs` [N+1, V] is p after node i."""
         num_drafted = proposal.tree.num_draft_tokens
-        asked = Asked.of(proposal, target_probs)
+        asked = Asked.of(proposal, verifier_probs)
         clipped = _clipped_ratios(asked, num_drafted)
         # Nodes with a candidate, shown or withheld: all but, mostly, the last.
         ahead = clipped[: len(asked.nodes), None] * asked.p  # c_i p after x_1 .. x_i
@@ -50,7 +50,7 @@ class Block:
             ours, theirs = ahead[accepted], asked.q[accepted]
             weights = residual(ours, theirs, asked.p[accepted])
         else:
-            weights = target_probs[accepted]
+            weights = verifier_probs[accepted]
         # E[sum_k c_k], with the draw of the k-th token averaged out: sum_v min(c_{k-1} p, q).
         expected = sum(c[node] - s[node] for node in asked.nodes)
         path = range(1, accepted + 1)

@@ -23,7 +23,7 @@ class Asked:
     q: Tensor  # [I, V]
 
     @classmethod
-    def of(cls, proposal: Proposal, target_probs: Tensor) -> "Asked":
+    def of(cls, proposal: Proposal, verifier_probs: Tensor) -> "Asked":
         """Collect the nodes with children and, of a filtered chain, that of the withheld token."""
         tree, q = proposal.tree, proposal.draft_probs
         nodes = [node for node, children in enumerate(tree.children) if children]
@@ -35,8 +35,8 @@ class Asked:
             counts.append(1)
         width = max(counts, default=0)
         padded = [[*each, *(each[:1] or [0]) * (width - len(each))] for each in tokens]
-        ids = torch.tensor(padded, dtype=torch.int64, device=target_probs.device)
-        ids, p = ids.view(len(nodes), width), _rows(target_probs, nodes)
+        ids = torch.tensor(padded, dtype=torch.int64, device=verifier_probs.device)
+        ids, p = ids.view(len(nodes), width), _rows(verifier_probs, nodes)
         q = torch.zeros_like(p).scatter(1, ids, 1.0) if q is None else _rows(q, nodes)
         return cls(tuple(nodes), ids, tuple(counts), p, q)
 

@@ -29,10 +29,10 @@ class KSeq:
     needs_q = True
     decided_by_text = frozenset[Draw]()
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
-        asked = Asked.of(proposal, target_probs)
-        return decide(proposal, target_probs, stream, asked, _odds(asked))
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
+        """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
+        asked = Asked.of(proposal, verifier_probs)
+        return decide(proposal, verifier_probs, stream, asked, _odds(asked))
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
         """Tell replay how sampled candidates are accepted, given the text."""

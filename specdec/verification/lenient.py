@@ -28,14 +28,14 @@ class Lenient:
         require_share("lenience", lenience)
         self._lenience = lenience
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
-        asked = Asked.of(proposal, target_probs)
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
+        """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
+        asked = Asked.of(proposal, verifier_probs)
         if proposal.draw is Draw.DETERMINISTIC:
             odds = _point_masses(asked, self._lenience)
         else:
             odds = recursive_rejection(asked, proposal.draw, self._lenience)
-        verdict = decide(proposal, target_probs, stream, asked, odds)
+        verdict = decide(proposal, verifier_probs, stream, asked, odds)
         taken = _accepted_mass(asked, odds, proposal.draw, self._lenience)
         rests = [odds.rest(place) for place in range(len(asked.nodes))]
         rest = torch.stack(rests) if rests else asked.p

@@ -12,7 +12,7 @@ from specdec.verification.walk import expected_accepted, verdict_on
 
 
 def accept_longest(
-    proposal: Proposal, target_probs: Tensor, stream: Stream, asked: Asked, acceptable: Tensor
+    proposal: Proposal, verifier_probs: Tensor, stream: Stream, asked: Asked, acceptable: Tensor
 ) -> Verdict:
     """Accept the longest path of acceptable tokens, the likeliest of equally long ones.
 
@@ -33,7 +33,7 @@ def accept_longest(
         covered = {node: row[0] for node, row in zip(asked.nodes, facts[2], strict=True)}
         expected = expected_accepted(tree, share, covered)
         laws = asked.q * acceptable + (1 - some[:, None]) * asked.p
-    token = stream.choose(target_probs[path[-1] if path else ROOT])
+    token = stream.choose(verifier_probs[path[-1] if path else ROOT])
     return with_divergence(verdict_on(proposal, asked, path, token, expected), asked, laws)
 
 

@@ -22,9 +22,9 @@ class Match:
     needs_q = False
     decided_by_text = lossless_for
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
-        return follow(proposal, target_probs, stream)
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
+        """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
+        return follow(proposal, verifier_probs, stream)
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
         """Tell replay how sampled candidates are accepted, given the text."""

@@ -29,7 +29,7 @@ class Odds:
 
 
 def decide(
-    proposal: Proposal, target_probs: Tensor, stream: Stream, asked: Asked, odds: Odds
+    proposal: Proposal, verifier_probs: Tensor, stream: Stream, asked: Asked, odds: Odds
 ) -> Verdict:
     """Walk down the tree with these odds."""
     tree = proposal.tree
@@ -38,7 +38,7 @@ def decide(
     place = {node: number for number, node in enumerate(asked.nodes)}
 
     def draw(node: int) -> int:
-        return stream.choose(odds.rest(place[node]) if node in place else target_probs[node])
+        return stream.choose(odds.rest(place[node]) if node in place else verifier_probs[node])
 
     accept = {node: row[:-2] for node, row in rows.items()}
     path, token = walk(tree, accept, draw, stream)

@@ -30,13 +30,13 @@ class Rejection:
     needs_q = True
     decided_by_text = frozenset({Draw.DETERMINISTIC})
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
+        """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
         if proposal.draw is Draw.DETERMINISTIC:
-            return follow(proposal, target_probs, stream)
-        asked = Asked.of(proposal, target_probs)
+            return follow(proposal, verifier_probs, stream)
+        asked = Asked.of(proposal, verifier_probs)
         odds = recursive_rejection(asked, proposal.draw)
-        return decide(proposal, target_probs, stream, asked, odds)
+        return decide(proposal, verifier_probs, stream, asked, odds)
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
         """Tell replay how sampled candidates are accepted, given the text."""

@@ -24,9 +24,9 @@ class TopK:
         require_int("k", k, 1)
         self._k = k
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
-        asked = Asked.of(proposal, target_probs)
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
+        """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
+        asked = Asked.of(proposal, verifier_probs)
         least = asked.p.topk(min(self._k, asked.p.shape[-1]), dim=-1).values[..., -1:]
         acceptable = (asked.p >= least) & (asked.p > 0)
-        return accept_longest(proposal, target_probs, stream, asked, acceptable)
+        return accept_longest(proposal, verifier_probs, stream, asked, acceptable)

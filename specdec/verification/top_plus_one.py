@@ -29,15 +29,15 @@ class TopPlusOne:
     needs_q = True
     decided_by_text = frozenset[Draw]()
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
+        """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
         tree = proposal.tree
-        asked = Asked.of(proposal, target_probs)
+        asked = Asked.of(proposal, verifier_probs)
         others = _without_fixed(asked)
         last = torch.tensor(asked.counts, dtype=torch.int64, device=asked.p.device) - 1
         drawn = asked.token_ids.gather(1, last[:, None])
         accept = ratio(asked.p.gather(1, drawn), others.gather(1, drawn))
-        weights = target_probs.clone()
+        weights = verifier_probs.clone()
         weights[list(asked.nodes)] = residual(asked.p, others, asked.p)
         shared = asked.p.minimum(others).sum(dim=-1)
         facts = torch.stack([accept.squeeze(1), shared, overlaps(asked)], dim=1).tolist()
@@ -46,7 +46,7 @@ class TopPlusOne:
         ask = {node: _last_only(tree.children[node], row[0]) for node, row in rows.items()}
         path, token = walk(tree, ask, draw, stream, follow=True)
         # The draw averaged out, a fixed candidate is accepted with its p.
-        share = borne(tree, token_probs(tree, target_probs).tolist())
+        share = borne(tree, token_probs(tree, verifier_probs).tolist())
         some: dict[int, float] = {}
         for node, (accepted, covered, _) in rows.items():
             some[node] = sum(share[node][:-1]) + covered

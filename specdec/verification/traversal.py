@@ -36,10 +36,10 @@ class Traversal:
     needs_q = True
     decided_by_text = frozenset[Draw]()
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
+        """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
         tree = proposal.tree
-        asked = Asked.of(proposal, target_probs)
+        asked = Asked.of(proposal, verifier_probs)
         levels = list(_refused_levels(asked, proposal))
         facts = [fact for level in levels for fact in (level.reached.flatten(), level.own)]
         numbers = iter(torch.cat([*facts, overlaps(asked)]).tolist())
@@ -52,7 +52,7 @@ class Traversal:
             live *= 1 - accept[node]
         last = next(node for node in order if node == ROOT or stream.accept(accept[node]))
         rest = (level.rest[level.nodes.index(last)] for level in levels if last in level.nodes)
-        weights = next(rest, target_probs[last])
+        weights = next(rest, verifier_probs[last])
         path = _path_to(tree, last)
         return verdict_on(proposal, asked, path, stream.choose(weights), expected, seen)
 

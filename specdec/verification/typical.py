@@ -27,10 +27,10 @@ class Typical:
         self._epsilon = epsilon
         self._delta = delta
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one tree. Row i of `target_probs` [N+1, V] is p after node i."""
-        asked = Asked.of(proposal, target_probs)
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
+        """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
+        asked = Asked.of(proposal, verifier_probs)
         entropy = -asked.p.xlogy(asked.p).sum(dim=-1, keepdim=True)
         threshold = (self._delta * (-entropy).exp()).clamp(max=self._epsilon)
         acceptable = asked.p > threshold
-        return accept_longest(proposal, target_probs, stream, asked, acceptable)
+        return accept_longest(proposal, verifier_probs, stream, asked, acceptable)

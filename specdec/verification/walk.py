@@ -48,12 +48,12 @@ def bearer(tree: CandidateTree, node: int, token: int) -> int | None:
     return next((c for c in tree.children[node] if tree.token_ids[c] == token), None)
 
 
-def follow(proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+def follow(proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
     """Draw from p at each node and walk on while a child bears the drawn token."""
     tree = proposal.tree
-    draw = stream.choose_each(target_probs)
-    asked = None if proposal.draw is Draw.DETERMINISTIC else Asked.of(proposal, target_probs)
-    facts = token_probs(tree, target_probs)
+    draw = stream.choose_each(verifier_probs)
+    asked = None if proposal.draw is Draw.DETERMINISTIC else Asked.of(proposal, verifier_probs)
+    facts = token_probs(tree, verifier_probs)
     if asked is not None:
         facts = torch.cat([facts, overlaps(asked)])
     found: list[float] = facts.tolist()
@@ -69,9 +69,9 @@ def follow(proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
     return verdict_on(proposal, asked, path, token, expected, seen)
 
 
-def token_probs(tree: CandidateTree, target_probs: Tensor) -> Tensor:  # [N]
+def token_probs(tree: CandidateTree, verifier_probs: Tensor) -> Tensor:  # [N]
     """Return p of each draft token after its parent."""
-    return target_probs[list(tree.parents[1:]), list(tree.token_ids[1:])]
+    return verifier_probs[list(tree.parents[1:]), list(tree.token_ids[1:])]
 
 
 def borne(tree: CandidateTree, probs: Sequence[float]) -> dict[int, list[float]]:

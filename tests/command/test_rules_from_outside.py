@@ -21,20 +21,20 @@ class Right(Rejection):
     pass
 
 class FromP(Rejection):
-    def verify(self, proposal, target_probs, stream):
-        verdict = super().verify(proposal, target_probs, stream)
+    def verify(self, proposal, verifier_probs, stream):
+        verdict = super().verify(proposal, verifier_probs, stream)
         if verdict.outcome is not Outcome.RECOVERED:
             return verdict
         last = verdict.path[-1] if verdict.path else 0
-        return replace(verdict, next_token=stream.choose(target_probs[last]))
+        return replace(verdict, next_token=stream.choose(verifier_probs[last]))
 
 class Naive:
     lossless_for = frozenset({Draw.DETERMINISTIC, Draw.SINGLE})
     defined_for = lossless_for
     needs_q = False
 
-    def verify(self, proposal, target_probs, stream):
-        return Match().verify(proposal, target_probs, stream)
+    def verify(self, proposal, verifier_probs, stream):
+        return Match().verify(proposal, verifier_probs, stream)
 
 class Replayed(Naive):
     verify = Naive.verify

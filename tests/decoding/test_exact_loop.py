@@ -265,11 +265,11 @@ def test_a_neighbour_with_more_budget_changes_nothing(
 class _CorrectionFromP(Rejection):
     """Draws the correction from p instead of the residual."""
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
-        verdict = super().verify(proposal, target_probs, stream)
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
+        verdict = super().verify(proposal, verifier_probs, stream)
         if verdict.outcome is not Outcome.RECOVERED:
             return verdict
-        return replace(verdict, next_token=stream.choose(target_probs[len(verdict.path)]))
+        return replace(verdict, next_token=stream.choose(verifier_probs[len(verdict.path)]))
 
 
 class _ForgetfulRewind(TableLM):

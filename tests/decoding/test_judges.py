@@ -123,10 +123,10 @@ class _Noted(Rejection):
     def __init__(self) -> None:
         self.numbers: list[float] = []
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
         assert isinstance(stream, RandomStream)
         self.numbers.append(stream.uniform())
-        return super().verify(proposal, target_probs, stream)
+        return super().verify(proposal, verifier_probs, stream)
 
 
 def test_judges_have_noise_of_their_own():

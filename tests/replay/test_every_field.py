@@ -106,8 +106,8 @@ class Watched:
         self.needs_q = rule.needs_q
         self.seen: list[tuple[Proposal, Verdict]] = []
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
-        verdict = self._rule.verify(proposal, target_probs, stream)
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
+        verdict = self._rule.verify(proposal, verifier_probs, stream)
         self.seen.append((proposal, verdict))
         return verdict
 

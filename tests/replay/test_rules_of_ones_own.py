@@ -44,9 +44,9 @@ class Plain:
     needs_q = True
     decided_by_text = frozenset[Draw]()
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree."""
-        return Rejection().verify(proposal, target_probs, stream)
+        return Rejection().verify(proposal, verifier_probs, stream)
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
         """Tell of what is drawn."""
@@ -60,17 +60,17 @@ class Renamed(Rejection):
 class Overridden(Rejection):
     """Another decision, of which nothing was said."""
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
         """Follow the verifier's own draw."""
-        return Match().verify(proposal, target_probs, stream)
+        return Match().verify(proposal, verifier_probs, stream)
 
 
 class InItsConstructor(Plain):
     """A rule that tells what it does as attributes, beside a decision of its own."""
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree."""
-        return Match().verify(proposal, target_probs, stream)
+        return Match().verify(proposal, verifier_probs, stream)
 
     def __init__(self) -> None:
         self.decided_by_text = frozenset({Draw.DETERMINISTIC})

@@ -60,8 +60,8 @@ def verified(rule: VerificationRule, proposal: Proposal, p: Law, stream: Stream)
 
 def judged(rule: VerificationRule, proposal: Proposal, p: Law, stream: Stream) -> Verdict:
     """Let the rule decide on a proposal; check that what it decided makes sense."""
-    target_probs = draft_rows(proposal.tree, p)
-    verdict = rule.verify(proposal, target_probs.clone(), stream)
+    verifier_probs = draft_rows(proposal.tree, p)
+    verdict = rule.verify(proposal, verifier_probs.clone(), stream)
     _check(proposal, verdict)
     return verdict
 

@@ -236,8 +236,8 @@ BIASING = [
         0.2730,
         rewritten(
             f"{RULES}.candidate_nodes.Asked.of",
-            "_rows(target_probs, nodes)",
-            "_rows(target_probs, [n + 1 for n in nodes])",
+            "_rows(verifier_probs, nodes)",
+            "_rows(verifier_probs, [n + 1 for n in nodes])",
         ),
         LONGER,
         MIXED,
@@ -246,7 +246,9 @@ BIASING = [
         "bonus-from-the-row-above",
         0.1987,
         rewritten(
-            f"{RULES}.rejection.decide", "else target_probs[node]", "else target_probs[node - 1]"
+            f"{RULES}.rejection.decide",
+            "else verifier_probs[node]",
+            "else verifier_probs[node - 1]",
         ),
         LONGER,
         MIXED,

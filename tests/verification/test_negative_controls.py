@@ -95,17 +95,17 @@ class _Variant:
     defined_for = lossless_for
     needs_q = True
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
         tokens = proposal.tree.token_ids[1:]
         q = proposal.draft_probs
         assert q is not None
         for depth, token in enumerate(tokens):
-            if not self.accepts(stream, target_probs[depth], q[depth], token):
-                weights = self.correction(target_probs, q, depth)
+            if not self.accepts(stream, verifier_probs[depth], q[depth], token):
+                weights = self.correction(verifier_probs, q, depth)
                 path = tuple(range(1, depth + 1))
                 return Verdict(path, stream.choose(weights), Outcome.RECOVERED)
         path = tuple(range(1, len(tokens) + 1))
-        return Verdict(path, stream.choose(self.bonus(target_probs[-1])), Outcome.BONUS)
+        return Verdict(path, stream.choose(self.bonus(verifier_probs[-1])), Outcome.BONUS)
 
     def accepts(self, stream: Stream, p: Tensor, q: Tensor, token: int) -> bool:
         return stream.accept(float(p[token] / q[token]))
@@ -149,9 +149,9 @@ class _BonusWithoutWarper(_Variant):
 
 
 class _FirstTokenUnverified(_Variant):
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
         assert proposal.draft_probs is not None
-        trusted = torch.cat([proposal.draft_probs[:1], target_probs[1:]])
+        trusted = torch.cat([proposal.draft_probs[:1], verifier_probs[1:]])
         return super().verify(proposal, trusted, stream)
 
 

@@ -35,19 +35,19 @@ class Chains:
     defined_for = lossless_for
     needs_q = True
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one chain."""
         tree, accepted = proposal.tree, 0
         for node in range(1, tree.num_draft_tokens + 1):
             assert proposal.draft_probs is not None
-            p, q = target_probs[node - 1], proposal.draft_probs[node - 1]
+            p, q = verifier_probs[node - 1], proposal.draft_probs[node - 1]
             token = tree.token_ids[node]
             if not self.accepts(stream, float(p[token] / q[token])):
                 path = tuple(range(1, accepted + 1))
                 return Verdict(path, self.corrected(p, q, stream), Outcome.RECOVERED, **self.said())
             accepted = node
         path = tuple(range(1, accepted + 1))
-        return Verdict(path, stream.choose(target_probs[accepted]), Outcome.BONUS, **self.said())
+        return Verdict(path, stream.choose(verifier_probs[accepted]), Outcome.BONUS, **self.said())
 
     def accepts(self, stream: Stream, odds: float) -> bool:
         """Decide on one token."""
@@ -80,9 +80,9 @@ class OwnNoise(Chains):
 class SeededNoise(Chains):
     """The same noise in every step."""
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
         noise = random.Random(0)
-        token = noise.choices(range(len(target_probs[0])), target_probs[0].tolist())[0]
+        token = noise.choices(range(len(verifier_probs[0])), verifier_probs[0].tolist())[0]
         ends = Outcome.RECOVERED if proposal.tree.num_draft_tokens else Outcome.BONUS
         return Verdict((), token, ends, **self.said())
 
@@ -104,8 +104,8 @@ class Miscounts(Chains):
 class Elsewhere(Chains):
     """Walks down the wrong nodes."""
 
-    def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
-        return replace(super().verify(proposal, target_probs, stream), path=(2,))
+    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
+        return replace(super().verify(proposal, verifier_probs, stream), path=(2,))
 
 
 class Lossy(FromP):
@@ -178,8 +178,8 @@ def test_a_rule_that_is_lossy_by_its_own_word_needs_no_proof() -> None:
 
 def test_without_candidates_the_rule_is_proven_too() -> None:
     class Uniform(Chains):
-        def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
-            token = stream.choose(torch.ones_like(target_probs[0]))
+        def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
+            token = stream.choose(torch.ones_like(verifier_probs[0]))
             return Verdict((), token, Outcome.BONUS, **self.said())
 
     with pytest.raises(UserError, match="not lossless, though it says so"):
@@ -191,9 +191,9 @@ def test_attributes_are_part_of_what_is_remembered() -> None:
         def __init__(self, bias: float):
             self.bias = bias
 
-        def verify(self, proposal: Proposal, target_probs: Tensor, stream: Stream) -> Verdict:
+        def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
             return super().verify(
-                proposal, (target_probs + self.bias) / (1 + 3 * self.bias), stream
+                proposal, (verifier_probs + self.bias) / (1 + 3 * self.bias), stream
             )
 
     assert finding(Biased(0.0), Draw.SINGLE).lossy is None
@@ -209,8 +209,8 @@ def test_deep_trees_are_among_the_cases(monkeypatch: pytest.MonkeyPatch) -> None
     """A bug that only the third level of a chain shows."""
     rewritten(
         "specdec.verification.rejection.decide",
-        "if node in place else target_probs[node]",
-        "if node in place and node < 2 else target_probs[node]",
+        "if node in place else verifier_probs[node]",
+        "if node in place and node < 2 else verifier_probs[node]",
     )(monkeypatch)
     fresh: Callable[[], Any] = type("Fresh", (Rejection,), {})
     assert "a chain of 3" in str(finding(fresh(), Draw.SINGLE).lossy)

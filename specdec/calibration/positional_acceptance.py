@@ -25,7 +25,7 @@ from specdec.training.data.samples import Samples
 from specdec.training.data.verifier_states import last_hidden
 from specdec.training.objective import Batch
 from specdec.tree.sampled import without_replacement
-from specdec.verification.candidate_nodes import Asked
+from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.rejection import positional_acceptance
 
 
@@ -112,9 +112,9 @@ def drawn_acceptance(
     drawn = without_replacement(q[:, None], num_children, streams)
     assert drawn.there is not None
     counts = tuple(drawn.there.sum(dim=-1).flatten().tolist())
-    asked = Asked(tuple(range(len(p))), drawn.token_ids[:, 0], counts, p, q)
+    nodes = CandidateNodes(tuple(range(len(p))), drawn.token_ids[:, 0], counts, p, q)
     # Rounding may leave a hair beyond what a probability can be.
-    return positional_acceptance(asked, Draw.WITHOUT_REPLACEMENT).clamp_(0, 1)
+    return positional_acceptance(nodes, Draw.WITHOUT_REPLACEMENT).clamp_(0, 1)
 
 
 def draft_pieces(draft: HFCausalLM, verifier: HFCausalLM) -> PieceSource:

@@ -9,7 +9,7 @@ from specdec.core.closed_form import ClosedForm, Passes, TextNodes
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.verification import single_draw
-from specdec.verification.candidate_nodes import Asked
+from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.odds import ratio, residual
 from specdec.verification.overlap import overlaps
 from specdec.verification.walk import verdict_on
@@ -33,48 +33,48 @@ class Block:
     def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one chain. Row i of `verifier_probs` [N+1, V] is p after node i."""
         num_drafted = proposal.tree.num_draft_tokens
-        asked = Asked.of(proposal, verifier_probs)
-        clipped = _clipped_ratios(asked, num_drafted)
+        nodes = CandidateNodes.of(proposal, verifier_probs)
+        clipped = _clipped_ratios(nodes, num_drafted)
         # Nodes with a candidate, shown or withheld: all but, mostly, the last.
-        ahead = clipped[: len(asked.nodes), None] * asked.p  # c_i p after x_1 .. x_i
-        excess = (ahead - asked.q).clamp_(min=0).sum(dim=-1)  # S_i
-        zeros = torch.zeros(num_drafted + 1 - len(asked.nodes), device=clipped.device)
+        ahead = clipped[: len(nodes.numbers), None] * nodes.p  # c_i p after x_1 .. x_i
+        excess = (ahead - nodes.q).clamp_(min=0).sum(dim=-1)  # S_i
+        zeros = torch.zeros(num_drafted + 1 - len(nodes.numbers), device=clipped.device)
         rows = torch.stack(
-            [clipped, torch.cat([excess, zeros]), torch.cat([overlaps(asked), zeros])]
+            [clipped, torch.cat([excess, zeros]), torch.cat([overlaps(nodes), zeros])]
         )
         c, s, overlap = rows.tolist()
         accepted = num_drafted
-        while accepted > 0 and not stream.accept(_holds(c, s, accepted, len(asked.nodes))):
+        while accepted > 0 and not stream.accept(_holds(c, s, accepted, len(nodes.numbers))):
             accepted -= 1
-        if accepted < len(asked.nodes):
-            ours, theirs = ahead[accepted], asked.q[accepted]
-            weights = residual(ours, theirs, asked.p[accepted])
+        if accepted < len(nodes.numbers):
+            ours, theirs = ahead[accepted], nodes.q[accepted]
+            weights = residual(ours, theirs, nodes.p[accepted])
         else:
             weights = verifier_probs[accepted]
         # E[sum_k c_k], with the draw of the k-th token averaged out: sum_v min(c_{k-1} p, q).
-        expected = sum(c[node] - s[node] for node in asked.nodes)
+        expected = sum(c[node] - s[node] for node in nodes.numbers)
         path = range(1, accepted + 1)
-        seen = dict(zip(asked.nodes, overlap, strict=False))
-        return verdict_on(proposal, asked, path, stream.choose(weights), expected, seen)
+        seen = dict(zip(nodes.numbers, overlap, strict=False))
+        return verdict_on(proposal, nodes, path, stream.choose(weights), expected, seen)
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
         """Tell replay how sampled candidates are accepted, given the text."""
         return CHAIN_FORM if draw in self.defined_for else None
 
 
-def _clipped_ratios(asked: Asked, num_drafted: int) -> Tensor:  # [gamma + 1]
+def _clipped_ratios(nodes: CandidateNodes, num_drafted: int) -> Tensor:  # [gamma + 1]
     """Return c_0 .. c_gamma."""
-    drafted = asked.token_ids[:num_drafted]
-    ratios = asked.p[:num_drafted].gather(1, drafted) / asked.q[:num_drafted].gather(1, drafted)
-    clipped = [asked.p.new_ones(())]
+    drafted = nodes.token_ids[:num_drafted]
+    ratios = nodes.p[:num_drafted].gather(1, drafted) / nodes.q[:num_drafted].gather(1, drafted)
+    clipped = [nodes.p.new_ones(())]
     for of_token in ratios.flatten().unbind():
         clipped.append((clipped[-1] * of_token).clamp(max=1))
     return torch.stack(clipped)
 
 
-def _holds(c: list[float], s: list[float], i: int, num_asked: int) -> float:
+def _holds(c: list[float], s: list[float], i: int, num_nodes: int) -> float:
     """Return the probability that the test of x_1 .. x_i holds."""
-    if i >= num_asked:  # nothing was drawn after it
+    if i >= num_nodes:  # nothing was drawn after it
         return c[i]
     total = s[i] + 1 - c[i]
     return s[i] / total if total > 0 else 1.0

@@ -10,20 +10,20 @@ from specdec.core.values import Proposal
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The I nodes at which candidates were drawn, up to K at each, and the laws p and q there.
+class CandidateNodes:
+    """The I nodes at which candidates were drawn, up to K at each, and p and q there.
 
     Of deterministic candidates q is the sum of the point masses: 1 for each candidate.
     """
 
-    nodes: tuple[int, ...]  # [I]
+    numbers: tuple[int, ...]  # [I]: where they stand in the tree
     token_ids: Tensor  # [I, K] int64: in drawing order; where there are fewer, one of them
     counts: tuple[int, ...]  # [I]: how many were drawn
     p: Tensor  # [I, V]
     q: Tensor  # [I, V]
 
     @classmethod
-    def of(cls, proposal: Proposal, verifier_probs: Tensor) -> "Asked":
+    def of(cls, proposal: Proposal, verifier_probs: Tensor) -> "CandidateNodes":
         """Collect the nodes with children and, of a filtered chain, that of the withheld token."""
         tree, q = proposal.tree, proposal.draft_probs
         nodes = [node for node, children in enumerate(tree.children) if children]
@@ -40,11 +40,11 @@ class Asked:
         q = torch.zeros_like(p).scatter(1, ids, 1.0) if q is None else _rows(q, nodes)
         return cls(tuple(nodes), ids, tuple(counts), p, q)
 
-    def at(self, places: Sequence[int]) -> "Asked":
+    def at(self, places: Sequence[int]) -> "CandidateNodes":
         """Return the same for some of the nodes."""
-        nodes, counts = zip(*((self.nodes[i], self.counts[i]) for i in places), strict=True)
+        numbers, counts = zip(*((self.numbers[i], self.counts[i]) for i in places), strict=True)
         ids, p, q = (_rows(each, places) for each in (self.token_ids, self.p, self.q))
-        return Asked(nodes, ids[:, : max(counts)], counts, p, q)
+        return CandidateNodes(numbers, ids[:, : max(counts)], counts, p, q)
 
     @property
     def width(self) -> int:

@@ -7,7 +7,7 @@ from specdec.core.closed_form import ClosedForm, TextNodes
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.verification import single_draw
-from specdec.verification.candidate_nodes import Asked
+from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.ends import Independent
 from specdec.verification.odds import HAIR, Odds, decide, ratio
 from specdec.verification.overlap import overlaps
@@ -31,8 +31,8 @@ class KSeq:
 
     def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
-        asked = Asked.of(proposal, verifier_probs)
-        return decide(proposal, verifier_probs, stream, asked, _odds(asked))
+        nodes = CandidateNodes.of(proposal, verifier_probs)
+        return decide(proposal, verifier_probs, stream, nodes, _odds(nodes))
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
         """Tell replay how sampled candidates are accepted, given the text."""
@@ -41,18 +41,18 @@ class KSeq:
         return single_draw.FORM if draw in self.defined_for else None
 
 
-def _odds(asked: Asked) -> Odds:
-    p, q = asked.p, asked.q
-    k = torch.tensor(asked.counts, dtype=p.dtype, device=p.device)[:, None]
-    rho = smallest_rho(p, q, k) if asked.width > 1 else k  # then both ends are 1
+def _odds(nodes: CandidateNodes) -> Odds:
+    p, q = nodes.p, nodes.q
+    k = torch.tensor(nodes.counts, dtype=p.dtype, device=p.device)[:, None]
+    rho = smallest_rho(p, q, k) if nodes.width > 1 else k  # then both ends are 1
     scaled = p / rho
-    accept = ratio(scaled.gather(1, asked.token_ids), q.gather(1, asked.token_ids))
+    accept = ratio(scaled.gather(1, nodes.token_ids), q.gather(1, nodes.token_ids))
     once = scaled.minimum(q)
     beta = once.sum(dim=-1, keepdim=True)
     some = 1 - (1 - beta) ** k
     per_beta = torch.where(beta > 0, some / beta, k)
     rest = (p - once * per_beta).clamp_(min=0).add_(p, alpha=HAIR)
-    return Odds(overlaps(asked), accept, some.squeeze(1), rest.__getitem__)
+    return Odds(overlaps(nodes), accept, some.squeeze(1), rest.__getitem__)
 
 
 def smallest_rho(p: Tensor, q: Tensor, k: Tensor) -> Tensor:  # [I, V], [I, V], [I, 1] -> [I, 1]

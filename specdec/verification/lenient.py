@@ -6,7 +6,7 @@ from torch import Tensor
 from specdec.core.errors import require_share
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
-from specdec.verification.candidate_nodes import Asked
+from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.divergence import with_divergence
 from specdec.verification.odds import Odds, decide, ratio, residual
 from specdec.verification.overlap import overlaps
@@ -30,35 +30,37 @@ class Lenient:
 
     def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
-        asked = Asked.of(proposal, verifier_probs)
+        nodes = CandidateNodes.of(proposal, verifier_probs)
         if proposal.draw is Draw.DETERMINISTIC:
-            odds = _point_masses(asked, self._lenience)
+            odds = _point_masses(nodes, self._lenience)
         else:
-            odds = recursive_rejection(asked, proposal.draw, self._lenience)
-        verdict = decide(proposal, verifier_probs, stream, asked, odds)
-        taken = _accepted_mass(asked, odds, proposal.draw, self._lenience)
-        rests = [odds.rest(place) for place in range(len(asked.nodes))]
-        rest = torch.stack(rests) if rests else asked.p
-        laws = taken + (1 - taken.sum(dim=-1, keepdim=True)) * rest
-        return with_divergence(verdict, asked, laws)
+            odds = recursive_rejection(nodes, proposal.draw, self._lenience)
+        verdict = decide(proposal, verifier_probs, stream, nodes, odds)
+        taken = _accepted_mass(nodes, odds, proposal.draw, self._lenience)
+        rests = [odds.rest(place) for place in range(len(nodes.numbers))]
+        rest = torch.stack(rests) if rests else nodes.p
+        emitted_probs = taken + (1 - taken.sum(dim=-1, keepdim=True)) * rest
+        return with_divergence(verdict, nodes, emitted_probs)
 
 
-def _point_masses(asked: Asked, lenience: float) -> Odds:
+def _point_masses(nodes: CandidateNodes, lenience: float) -> Odds:
     """Ask candidates of q = 1 in turn: one that is refused leaves p without its token."""
-    ids = asked.token_ids
+    ids = nodes.token_ids
     again = (ids[:, :, None] == ids[:, None, :]).tril(-1).any(dim=-1)  # a sibling had the token
-    probs = asked.p.gather(1, ids).masked_fill(again, 0.0)
+    probs = nodes.p.gather(1, ids).masked_fill(again, 0.0)
     left = 1 - (probs.cumsum(dim=1) - probs)  # of p, when a candidate's turn comes
     accept = ratio(probs, lenience * left.clamp(min=torch.finfo(left.dtype).tiny))
     some = 1 - (1 - accept).prod(dim=1)
-    rest = residual(asked.p.scatter(1, ids, 0.0), torch.zeros_like(asked.p), asked.p)
-    return Odds(overlaps(asked), accept, some, rest.__getitem__)
+    rest = residual(nodes.p.scatter(1, ids, 0.0), torch.zeros_like(nodes.p), nodes.p)
+    return Odds(overlaps(nodes), accept, some, rest.__getitem__)
 
 
-def _accepted_mass(asked: Asked, odds: Odds, draw: Draw, lenience: float) -> Tensor:  # [I, V]
+def _accepted_mass(
+    nodes: CandidateNodes, odds: Odds, draw: Draw, lenience: float
+) -> Tensor:  # [I, V]
     """Return P(a candidate is accepted and it is v)."""
     if draw is Draw.SINGLE:
-        return asked.q.minimum(asked.p / lenience)
+        return nodes.q.minimum(nodes.p / lenience)
     before = (1 - odds.accept).cumprod(dim=1).roll(1, dims=1)
     before[:, :1] = 1.0
-    return torch.zeros_like(asked.p).scatter_add(1, asked.token_ids, before * odds.accept)
+    return torch.zeros_like(nodes.p).scatter_add(1, nodes.token_ids, before * odds.accept)

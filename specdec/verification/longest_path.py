@@ -6,35 +6,39 @@ from torch import Tensor
 from specdec.core.randomness import Stream
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Draw, Proposal, Verdict
-from specdec.verification.candidate_nodes import Asked
+from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.divergence import with_divergence
 from specdec.verification.walk import expected_accepted, verdict_on
 
 
 def accept_longest(
-    proposal: Proposal, verifier_probs: Tensor, stream: Stream, asked: Asked, acceptable: Tensor
+    proposal: Proposal,
+    verifier_probs: Tensor,
+    stream: Stream,
+    nodes: CandidateNodes,
+    acceptable: Tensor,
 ) -> Verdict:
     """Accept the longest path of acceptable tokens, the likeliest of equally long ones.
 
-    Row i of `acceptable` [I, V] (bool) is about the children of node `asked.nodes[i]`. What follows
-    the path is drawn from p.
+    Row i of `acceptable` [I, V] (bool) is about the children of node `nodes.numbers[i]`. What
+    follows the path is drawn from p.
     """
     tree = proposal.tree
-    passed = acceptable.gather(1, asked.token_ids).to(asked.p.dtype)
-    probs = asked.p.gather(1, asked.token_ids)
-    some = (asked.q * acceptable).sum(dim=-1)
-    facts = torch.stack([passed, probs, some[:, None].expand_as(probs)]).tolist()
-    share = dict(zip(asked.nodes, facts[0], strict=True))
-    path = _longest(tree, share, dict(zip(asked.nodes, facts[1], strict=True)))
+    passed = acceptable.gather(1, nodes.token_ids).to(nodes.p.dtype)
+    probs = nodes.p.gather(1, nodes.token_ids)
+    some = (nodes.q * acceptable).sum(dim=-1)
+    columns = torch.stack([passed, probs, some[:, None].expand_as(probs)]).tolist()
+    share = dict(zip(nodes.numbers, columns[0], strict=True))
+    path = _longest(tree, share, dict(zip(nodes.numbers, columns[1], strict=True)))
     if proposal.draw is Draw.DETERMINISTIC:
         expected = float(len(path))
-        laws = _point_masses(asked, tree, path)
+        emitted_probs = _point_masses(nodes, tree, path)
     else:
-        covered = {node: row[0] for node, row in zip(asked.nodes, facts[2], strict=True)}
+        covered = {node: row[0] for node, row in zip(nodes.numbers, columns[2], strict=True)}
         expected = expected_accepted(tree, share, covered)
-        laws = asked.q * acceptable + (1 - some[:, None]) * asked.p
+        emitted_probs = nodes.q * acceptable + (1 - some[:, None]) * nodes.p
     token = stream.choose(verifier_probs[path[-1] if path else ROOT])
-    return with_divergence(verdict_on(proposal, asked, path, token, expected), asked, laws)
+    return with_divergence(verdict_on(proposal, nodes, path, token, expected), nodes, emitted_probs)
 
 
 def _longest(
@@ -55,11 +59,11 @@ def _longest(
     return path[::-1]
 
 
-def _point_masses(asked: Asked, tree: CandidateTree, path: list[int]) -> Tensor:  # [I, V]
-    """Return the laws after the nodes of the path: what it goes on with is certain."""
-    laws = asked.p.clone()
+def _point_masses(nodes: CandidateNodes, tree: CandidateTree, path: list[int]) -> Tensor:  # [I, V]
+    """Return the distributions after the nodes of the path: what it goes on with is certain."""
+    emitted_probs = nodes.p.clone()
     for node in path:
-        row = asked.nodes.index(tree.parents[node])
-        laws[row] = 0.0
-        laws[row, tree.token_ids[node]] = 1.0
-    return laws
+        row = nodes.numbers.index(tree.parents[node])
+        emitted_probs[row] = 0.0
+        emitted_probs[row, tree.token_ids[node]] = 1.0
+    return emitted_probs

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from specdec.core.randomness import Stream
 from specdec.core.values import Proposal, Verdict
-from specdec.verification.candidate_nodes import Asked
+from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.walk import expected_accepted, shares, verdict_on, walk
 
 HAIR = 1e-30  # far below the rounding of any residual that has mass
@@ -29,13 +29,13 @@ class Odds:
 
 
 def decide(
-    proposal: Proposal, verifier_probs: Tensor, stream: Stream, asked: Asked, odds: Odds
+    proposal: Proposal, verifier_probs: Tensor, stream: Stream, nodes: CandidateNodes, odds: Odds
 ) -> Verdict:
     """Walk down the tree with these odds."""
     tree = proposal.tree
-    facts = torch.cat([odds.accept, odds.some[:, None], odds.overlap[:, None]], dim=1)
-    rows = dict(zip(asked.nodes, facts.tolist(), strict=True))
-    place = {node: number for number, node in enumerate(asked.nodes)}
+    columns = torch.cat([odds.accept, odds.some[:, None], odds.overlap[:, None]], dim=1)
+    rows = dict(zip(nodes.numbers, columns.tolist(), strict=True))
+    place = {node: number for number, node in enumerate(nodes.numbers)}
 
     def draw(node: int) -> int:
         return stream.choose(odds.rest(place[node]) if node in place else verifier_probs[node])
@@ -44,7 +44,7 @@ def decide(
     path, token = walk(tree, accept, draw, stream)
     expected = expected_accepted(tree, shares(accept), {n: row[-2] for n, row in rows.items()})
     overlap = {node: row[-1] for node, row in rows.items()}
-    return verdict_on(proposal, asked, path, token, expected, overlap)
+    return verdict_on(proposal, nodes, path, token, expected, overlap)
 
 
 def residual(p: Tensor, q: Tensor, fallback: Tensor) -> Tensor:  # [..., V] each

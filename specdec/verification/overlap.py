@@ -3,15 +3,15 @@
 from torch import Tensor
 
 from specdec.core.ordering import ascending_order
-from specdec.verification.candidate_nodes import Asked
+from specdec.verification.candidate_nodes import CandidateNodes
 
 
-def overlaps(asked: Asked) -> Tensor:  # [I]
+def overlaps(nodes: CandidateNodes) -> Tensor:  # [I]
     """Return sum_v min(p, q) = 1 - TV(p, q) for each node.
 
     The probability that one draw from q is accepted (Leviathan et al. 2023, theorem 3.5).
     """
-    return asked.p.minimum(asked.q).sum(dim=-1)
+    return nodes.p.minimum(nodes.q).sum(dim=-1)
 
 
 def transport_bound(p: Tensor, q: Tensor, num_draws: int | Tensor) -> Tensor:  # [..., V] -> [...]

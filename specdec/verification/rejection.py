@@ -6,7 +6,7 @@ from torch import Tensor
 from specdec.core.closed_form import ClosedForm
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
-from specdec.verification.candidate_nodes import Asked
+from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.odds import Odds, decide, ratio, residual
 from specdec.verification.overlap import overlaps
 from specdec.verification.rejection_form import FORMS
@@ -34,54 +34,54 @@ class Rejection:
         """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
         if proposal.draw is Draw.DETERMINISTIC:
             return follow(proposal, verifier_probs, stream)
-        asked = Asked.of(proposal, verifier_probs)
-        odds = recursive_rejection(asked, proposal.draw)
-        return decide(proposal, verifier_probs, stream, asked, odds)
+        nodes = CandidateNodes.of(proposal, verifier_probs)
+        odds = recursive_rejection(nodes, proposal.draw)
+        return decide(proposal, verifier_probs, stream, nodes, odds)
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
         """Tell replay how sampled candidates are accepted, given the text."""
         return FORMS.get(draw)
 
 
-def recursive_rejection(asked: Asked, draw: Draw, lenience: float = 1.0) -> Odds:
+def recursive_rejection(nodes: CandidateNodes, draw: Draw, lenience: float = 1.0) -> Odds:
     """Ask the candidates of all nodes at once: first all first ones, then all second ones, ...
 
     `lenience` is what q is multiplied by: with less than 1 the rule is not lossless.
     """
-    if asked.width == 1 and lenience == 1:
-        return _along_chain(asked)
-    return _in_turn(asked, draw, lenience)[0]
+    if nodes.width == 1 and lenience == 1:
+        return _along_chain(nodes)
+    return _in_turn(nodes, draw, lenience)[0]
 
 
-def positional_acceptance(asked: Asked, draw: Draw) -> Tensor:  # [I, K]
+def positional_acceptance(nodes: CandidateNodes, draw: Draw) -> Tensor:  # [I, K]
     """Return P(the k-th candidate is the accepted one), averaged over what that candidate is.
 
     Given those drawn before it, where the draw is without replacement; else over them, too.
     """
-    return torch.stack(_in_turn(asked, draw, lenience=1.0)[1], dim=1)
+    return torch.stack(_in_turn(nodes, draw, lenience=1.0)[1], dim=1)
 
 
-def _in_turn(asked: Asked, draw: Draw, lenience: float) -> tuple[Odds, list[Tensor]]:
+def _in_turn(nodes: CandidateNodes, draw: Draw, lenience: float) -> tuple[Odds, list[Tensor]]:
     """Return the odds, and for each candidate P(it is the accepted one), its own draw averaged out.
 
     Those [I] add up to `Odds.some` on average; the sum would vary more than it does.
     """
-    rest = asked.p
-    accepts = [asked.p.new_zeros(len(asked.nodes), 0)]
-    refused = asked.p.new_ones(len(asked.nodes))  # P(all candidates so far were refused)
+    rest = nodes.p
+    accepts = [nodes.p.new_zeros(len(nodes.numbers), 0)]
+    refused = nodes.p.new_ones(len(nodes.numbers))  # P(all candidates so far were refused)
     some = torch.zeros_like(refused)
     gains: list[Tensor] = []
-    for number in range(asked.width):
-        token_ids, drawn = asked.token_ids[:, number : number + 1], asked.drawn(number)
-        q = lenience * law_of_draw(asked, draw, number)
+    for number in range(nodes.width):
+        token_ids, drawn = nodes.token_ids[:, number : number + 1], nodes.drawn(number)
+        q = lenience * probs_of_draw(nodes, draw, number)
         accept = ratio(rest.gather(1, token_ids), q.gather(1, token_ids))
-        left = residual(rest, q, asked.p)
+        left = residual(rest, q, nodes.p)
         # Averaged over this candidate's draw: with replacement the rest is the same whatever was
         # drawn before.
         averaged = lost = gain = refused * rest.minimum(q).sum(dim=-1) / lenience
         if draw is Draw.WITHOUT_REPLACEMENT:
             # Without replacement the later draws depend on it, so that only the last one's can be.
-            lost, more = refused * accept.squeeze(1), asked.drawn(number + 1)
+            lost, more = refused * accept.squeeze(1), nodes.drawn(number + 1)
             gain = lost if more is None else lost.where(more.squeeze(1), gain)
         if drawn is not None:
             left = left.where(drawn, rest)
@@ -90,20 +90,20 @@ def _in_turn(asked: Asked, draw: Draw, lenience: float) -> tuple[Odds, list[Tens
         some, refused, rest = some + gain, refused - lost, left
         accepts.append(accept)
         gains.append(averaged)
-    odds = Odds(overlaps(asked), torch.cat(accepts, dim=1), some, rest.__getitem__)
+    odds = Odds(overlaps(nodes), torch.cat(accepts, dim=1), some, rest.__getitem__)
     return odds, gains
 
 
-def _along_chain(asked: Asked) -> Odds:
+def _along_chain(nodes: CandidateNodes) -> Odds:
     """Return the same for one candidate at each node, with fewer and smaller tensors."""
-    p, q, overlap = asked.p, asked.q, overlaps(asked)
-    accept = ratio(p.gather(1, asked.token_ids), q.gather(1, asked.token_ids))
+    p, q, overlap = nodes.p, nodes.q, overlaps(nodes)
+    accept = ratio(p.gather(1, nodes.token_ids), q.gather(1, nodes.token_ids))
     return Odds(overlap, accept, overlap, lambda place: residual(p[place], q[place], p[place]))
 
 
-def law_of_draw(asked: Asked, draw: Draw, number: int) -> Tensor:  # [I, V]
-    """Return the law that the `number`-th candidate of each node was drawn from, from 0."""
+def probs_of_draw(nodes: CandidateNodes, draw: Draw, number: int) -> Tensor:  # [I, V]
+    """Return what the `number`-th candidate of each node was drawn from, from 0."""
     if draw is Draw.WITHOUT_REPLACEMENT and number > 0:
-        left = asked.q.scatter(1, asked.token_ids[:, :number], 0.0)
+        left = nodes.q.scatter(1, nodes.token_ids[:, :number], 0.0)
         return left / left.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(left.dtype).tiny)
-    return asked.q
+    return nodes.q

@@ -5,7 +5,7 @@ from torch import Tensor
 from specdec.core.errors import require_int
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
-from specdec.verification.candidate_nodes import Asked
+from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.longest_path import accept_longest
 
 
@@ -26,7 +26,7 @@ class TopK:
 
     def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
-        asked = Asked.of(proposal, verifier_probs)
-        least = asked.p.topk(min(self._k, asked.p.shape[-1]), dim=-1).values[..., -1:]
-        acceptable = (asked.p >= least) & (asked.p > 0)
-        return accept_longest(proposal, verifier_probs, stream, asked, acceptable)
+        nodes = CandidateNodes.of(proposal, verifier_probs)
+        least = nodes.p.topk(min(self._k, nodes.p.shape[-1]), dim=-1).values[..., -1:]
+        acceptable = (nodes.p >= least) & (nodes.p > 0)
+        return accept_longest(proposal, verifier_probs, stream, nodes, acceptable)

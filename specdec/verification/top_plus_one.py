@@ -9,7 +9,7 @@ from specdec.core.closed_form import ClosedForm, TextNodes
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.verification import single_draw
-from specdec.verification.candidate_nodes import Asked
+from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.ends import TopAndLast, top_and_others
 from specdec.verification.odds import ratio, residual
 from specdec.verification.overlap import overlaps
@@ -32,17 +32,17 @@ class TopPlusOne:
     def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
         tree = proposal.tree
-        asked = Asked.of(proposal, verifier_probs)
-        others = _without_fixed(asked)
-        last = torch.tensor(asked.counts, dtype=torch.int64, device=asked.p.device) - 1
-        drawn = asked.token_ids.gather(1, last[:, None])
-        accept = ratio(asked.p.gather(1, drawn), others.gather(1, drawn))
+        nodes = CandidateNodes.of(proposal, verifier_probs)
+        others = _without_fixed(nodes)
+        last = torch.tensor(nodes.counts, dtype=torch.int64, device=nodes.p.device) - 1
+        drawn = nodes.token_ids.gather(1, last[:, None])
+        accept = ratio(nodes.p.gather(1, drawn), others.gather(1, drawn))
         weights = verifier_probs.clone()
-        weights[list(asked.nodes)] = residual(asked.p, others, asked.p)
-        shared = asked.p.minimum(others).sum(dim=-1)
-        facts = torch.stack([accept.squeeze(1), shared, overlaps(asked)], dim=1).tolist()
+        weights[list(nodes.numbers)] = residual(nodes.p, others, nodes.p)
+        shared = nodes.p.minimum(others).sum(dim=-1)
+        columns = torch.stack([accept.squeeze(1), shared, overlaps(nodes)], dim=1).tolist()
         draw = stream.choose_each(weights)
-        rows = dict(zip(asked.nodes, facts, strict=True))
+        rows = dict(zip(nodes.numbers, columns, strict=True))
         ask = {node: _last_only(tree.children[node], row[0]) for node, row in rows.items()}
         path, token = walk(tree, ask, draw, stream, follow=True)
         # The draw averaged out, a fixed candidate is accepted with its p.
@@ -53,7 +53,7 @@ class TopPlusOne:
             share[node][-1] = accepted
         expected = expected_accepted(tree, share, some)
         seen = {node: row[2] for node, row in rows.items()}
-        return verdict_on(proposal, asked, path, token, expected, seen)
+        return verdict_on(proposal, nodes, path, token, expected, seen)
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
         """Tell replay how sampled candidates are accepted, given the text."""
@@ -64,17 +64,17 @@ def _last_only(children: tuple[int, ...], accept: float) -> list[float]:
     return [0.0] * (len(children) - 1) + [accept]
 
 
-def _without_fixed(asked: Asked) -> Tensor:  # [I, V]
+def _without_fixed(nodes: CandidateNodes) -> Tensor:  # [I, V]
     """Return w: q without all but the last candidate of each node, renormalised.
 
     Where nothing is left of q, the last candidate was not drawn either: w is a point mass there.
     """
-    others = asked.q.clone()
-    for row, count in enumerate(asked.counts):
-        others[row, asked.token_ids[row, : count - 1]] = 0.0
+    others = nodes.q.clone()
+    for row, count in enumerate(nodes.counts):
+        others[row, nodes.token_ids[row, : count - 1]] = 0.0
     total = others.sum(dim=-1, keepdim=True)
-    last = torch.tensor(asked.counts, device=others.device)[:, None] - 1
-    fixed = torch.zeros_like(others).scatter_(1, asked.token_ids.gather(1, last), 1.0)
+    last = torch.tensor(nodes.counts, device=others.device)[:, None] - 1
+    fixed = torch.zeros_like(others).scatter_(1, nodes.token_ids.gather(1, last), 1.0)
     return torch.where(total > 0, others / total, fixed)
 
 

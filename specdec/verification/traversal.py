@@ -12,10 +12,10 @@ from specdec.core.randomness import Stream
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.verification.block import CHAIN_FORM
-from specdec.verification.candidate_nodes import Asked
+from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.odds import ratio, residual
 from specdec.verification.overlap import overlaps
-from specdec.verification.rejection import law_of_draw
+from specdec.verification.rejection import probs_of_draw
 from specdec.verification.walk import verdict_on
 
 
@@ -39,12 +39,12 @@ class Traversal:
     def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
         tree = proposal.tree
-        asked = Asked.of(proposal, verifier_probs)
-        levels = list(_refused_levels(asked, proposal))
-        facts = [fact for level in levels for fact in (level.reached.flatten(), level.own)]
-        numbers = iter(torch.cat([*facts, overlaps(asked)]).tolist())
+        nodes = CandidateNodes.of(proposal, verifier_probs)
+        levels = list(_refused_levels(nodes, proposal))
+        acceptances = [each for level in levels for each in (level.reached.flatten(), level.own)]
+        numbers = iter(torch.cat([*acceptances, overlaps(nodes)]).tolist())
         accept = _acceptances(levels, tree, numbers)
-        seen = dict(zip(asked.nodes, numbers, strict=True))
+        seen = dict(zip(nodes.numbers, numbers, strict=True))
         order = list(_children_first(tree, ROOT))
         expected, live = 0.0, 1.0
         for node in order:
@@ -54,7 +54,7 @@ class Traversal:
         rest = (level.rest[level.nodes.index(last)] for level in levels if last in level.nodes)
         weights = next(rest, verifier_probs[last])
         path = _path_to(tree, last)
-        return verdict_on(proposal, asked, path, stream.choose(weights), expected, seen)
+        return verdict_on(proposal, nodes, path, stream.choose(weights), expected, seen)
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
         """Tell replay of chains, which are blocks; of trees no closed form is known."""
@@ -70,15 +70,15 @@ class _Level(NamedTuple):
     rest: Tensor  # [n, V]: what p has become then
 
 
-def _refused_levels(asked: Asked, proposal: Proposal) -> Iterator[_Level]:
+def _refused_levels(nodes: CandidateNodes, proposal: Proposal) -> Iterator[_Level]:
     """Refuse all candidates, depth by depth."""
     tree = proposal.tree
-    own = asked.p.new_ones(1)
+    own = nodes.p.new_ones(1)
     for depth in range(max(tree.depths) + 1):
-        places = [place for place, node in enumerate(asked.nodes) if tree.depths[node] == depth]
+        places = [place for place, node in enumerate(nodes.numbers) if tree.depths[node] == depth]
         if not places:
             return
-        here = asked.at(places)
+        here = nodes.at(places)
         level = _refuse_all(here, own, proposal.draw)
         yield level
         # The acceptance with which the nodes of the next depth begin, of those with children and
@@ -86,20 +86,20 @@ def _refused_levels(asked: Asked, proposal: Proposal) -> Iterator[_Level]:
         width = level.reached.shape[1]
         at = {
             child: row * width + number
-            for row, node in enumerate(here.nodes)
+            for row, node in enumerate(here.numbers)
             for number, child in enumerate(tree.children[node])
         }
-        children = [at[node] for node in asked.nodes if node in at]
+        children = [at[node] for node in nodes.numbers if node in at]
         own = level.reached.flatten()
         own = own if children == list(range(len(own))) else own[children]
 
 
-def _refuse_all(here: Asked, own: Tensor, draw: Draw) -> _Level:
+def _refuse_all(here: CandidateNodes, own: Tensor, draw: Draw) -> _Level:
     """Refuse the candidates of some nodes one after another; the root is always accepted."""
     p = here.p
     reached = list[Tensor]()
     for number, token_ids in enumerate(here.token_ids.split(1, dim=1)):
-        q = law_of_draw(here, draw, number)
+        q = probs_of_draw(here, draw, number)
         ahead = own[:, None] * p
         reached.append(ratio(ahead.gather(1, token_ids), q.gather(1, token_ids)))
         excess = (ahead - q).clamp_(min=0).sum(dim=-1)
@@ -110,7 +110,7 @@ def _refuse_all(here: Asked, own: Tensor, draw: Draw) -> _Level:
         if drawn is not None:
             left, rest = left.where(drawn.squeeze(1), own), rest.where(drawn, p)
         own, p = left, rest
-    return _Level(here.nodes, torch.cat(reached, dim=1), own, p)
+    return _Level(here.numbers, torch.cat(reached, dim=1), own, p)
 
 
 def _acceptances(

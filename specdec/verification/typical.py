@@ -5,7 +5,7 @@ from torch import Tensor
 from specdec.core.errors import require_number
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
-from specdec.verification.candidate_nodes import Asked
+from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.longest_path import accept_longest
 
 
@@ -29,8 +29,8 @@ class Typical:
 
     def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
-        asked = Asked.of(proposal, verifier_probs)
-        entropy = -asked.p.xlogy(asked.p).sum(dim=-1, keepdim=True)
+        nodes = CandidateNodes.of(proposal, verifier_probs)
+        entropy = -nodes.p.xlogy(nodes.p).sum(dim=-1, keepdim=True)
         threshold = (self._delta * (-entropy).exp()).clamp(max=self._epsilon)
-        acceptable = asked.p > threshold
-        return accept_longest(proposal, verifier_probs, stream, asked, acceptable)
+        acceptable = nodes.p > threshold
+        return accept_longest(proposal, verifier_probs, stream, nodes, acceptable)

@@ -9,7 +9,7 @@ from specdec.core.outcome import Outcome
 from specdec.core.randomness import Stream
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Draw, Proposal, Verdict
-from specdec.verification.candidate_nodes import Asked
+from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.overlap import overlaps, transport_bound
 
 # For each node with candidates a number for each of its children, in drawing order.
@@ -52,21 +52,23 @@ def follow(proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdic
     """Draw from p at each node and walk on while a child bears the drawn token."""
     tree = proposal.tree
     draw = stream.choose_each(verifier_probs)
-    asked = None if proposal.draw is Draw.DETERMINISTIC else Asked.of(proposal, verifier_probs)
-    facts = token_probs(tree, verifier_probs)
-    if asked is not None:
-        facts = torch.cat([facts, overlaps(asked)])
-    found: list[float] = facts.tolist()
+    nodes = (
+        None if proposal.draw is Draw.DETERMINISTIC else CandidateNodes.of(proposal, verifier_probs)
+    )
+    probs = token_probs(tree, verifier_probs)
+    if nodes is not None:
+        probs = torch.cat([probs, overlaps(nodes)])
+    found: list[float] = probs.tolist()
     share = borne(tree, found)
     path, token = walk(tree, {}, draw, stream, follow=True)
     some = {node: sum(each) for node, each in share.items()}
     expected = expected_accepted(tree, share, some)
-    if asked is None:
+    if nodes is None:
         visited = [node for node in (ROOT, *path) if tree.children[node]]
         overlap = tuple(some[node] for node in visited)  # of p and the point masses
         return Verdict(tuple(path), token, ending(proposal, path), expected, overlap)
-    seen = dict(zip(asked.nodes, found[tree.num_draft_tokens :], strict=True))
-    return verdict_on(proposal, asked, path, token, expected, seen)
+    seen = dict(zip(nodes.numbers, found[tree.num_draft_tokens :], strict=True))
+    return verdict_on(proposal, nodes, path, token, expected, seen)
 
 
 def token_probs(tree: CandidateTree, verifier_probs: Tensor) -> Tensor:  # [N]
@@ -122,7 +124,7 @@ def ending(proposal: Proposal, path: Sequence[int]) -> Outcome:
 
 def verdict_on(
     proposal: Proposal,
-    asked: Asked,
+    nodes: CandidateNodes,
     path: Sequence[int],
     token: int,
     expected: float,
@@ -130,10 +132,10 @@ def verdict_on(
 ) -> Verdict:
     """Put together a verdict on sampled candidates; `overlap` by node, if it is known already."""
     if overlap is None:
-        overlap = dict(zip(asked.nodes, overlaps(asked).tolist(), strict=True))
-    visited = [place for place, node in enumerate(asked.nodes) if node in (ROOT, *path)]
-    seen = tuple(overlap[asked.nodes[place]] for place in visited)
+        overlap = dict(zip(nodes.numbers, overlaps(nodes).tolist(), strict=True))
+    visited = [place for place, node in enumerate(nodes.numbers) if node in (ROOT, *path)]
+    seen = tuple(overlap[nodes.numbers[place]] for place in visited)
     bound = () if proposal.draw is Draw.DETERMINISTIC else seen[:1]
-    if bound and asked.counts[0] > 1:  # a vocabulary takes its time to sort: for the root only
-        bound = (float(transport_bound(asked.p[0], asked.q[0], asked.counts[0])),)
+    if bound and nodes.counts[0] > 1:  # a vocabulary takes its time to sort: for the root only
+        bound = (float(transport_bound(nodes.p[0], nodes.q[0], nodes.counts[0])),)
     return Verdict(tuple(path), token, ending(proposal, path), expected, seen, bound)

@@ -18,7 +18,7 @@ from specdec.core.protocols import VerificationRule
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.proof.drafting import chain
-from specdec.verification.candidate_nodes import Asked
+from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.lenient import Lenient
 from specdec.verification.odds import Odds
 from tests.support.harness import bias, names
@@ -101,7 +101,7 @@ def _original(name: str) -> Any:
 _residual = _original("rejection.residual")
 _holds = _original("block._holds")
 _follow = _original("match.follow")
-_drawn = _original("candidate_nodes.Asked.drawn")
+_drawn = _original("candidate_nodes.CandidateNodes.drawn")
 _verify = _original("rejection.Rejection.verify")
 _recursive = _original("rejection.recursive_rejection")
 
@@ -122,15 +122,15 @@ def _token_level_residual(p: Tensor, q: Tensor, fallback: Tensor) -> Tensor:
     return _residual(fallback, q, fallback)  # the fallback is p itself, not c p
 
 
-def _q_as_it_was(asked: Asked, draw: Draw, number: int) -> Tensor:
-    return asked.q
+def _q_as_it_was(nodes: CandidateNodes, draw: Draw, number: int) -> Tensor:
+    return nodes.q
 
 
-def _removed_without_renormalising(asked: Asked, draw: Draw, number: int) -> Tensor:
-    return asked.q.scatter(1, asked.token_ids[:, :number], 0.0)
+def _removed_without_renormalising(nodes: CandidateNodes, draw: Draw, number: int) -> Tensor:
+    return nodes.q.scatter(1, nodes.token_ids[:, :number], 0.0)
 
 
-def _duplicates_not_asked(self: Asked, number: int) -> Tensor:
+def _duplicates_not_asked(self: CandidateNodes, number: int) -> Tensor:
     earlier, this = self.token_ids[:, :number], self.token_ids[:, number : number + 1]
     there = torch.tensor([[count > number] for count in self.counts])
     return there & ~(earlier == this).any(dim=1, keepdim=True)
@@ -156,11 +156,11 @@ def _root_row_of_q(proposal: Proposal, p: Tensor) -> Tensor:
     return proposal.draft_probs[0]
 
 
-def _prefix_break(c: list[float], s: list[float], i: int, num_asked: int) -> float:
+def _prefix_break(c: list[float], s: list[float], i: int, num_nodes: int) -> float:
     """Accept i tokens with prod_{j <= i} h_j (1 - h_{i+1}), as if the first refusal ended all."""
     reached = [1.0]
     for j in range(1, len(c)):
-        reached.append(reached[-1] * _holds(c, s, j, num_asked))
+        reached.append(reached[-1] * _holds(c, s, j, num_nodes))
     if i == len(c) - 1:
         return reached[i]
     return (reached[i] - reached[i + 1]) / (1 - reached[i + 1])
@@ -173,8 +173,8 @@ def _match_then_redraw(proposal: Proposal, p: Tensor, stream: Stream) -> Verdict
     return replace(verdict, next_token=stream.choose(p[verdict.path[-1] if verdict.path else 0]))
 
 
-def _first_token_unverified(asked: Asked, draw: Draw) -> Odds:
-    odds = _recursive(asked, draw)
+def _first_token_unverified(nodes: CandidateNodes, draw: Draw) -> Odds:
+    odds = _recursive(nodes, draw)
     odds.accept[0, 0] = 1.0
     return odds
 
@@ -235,7 +235,7 @@ BIASING = [
         "p-of-the-next-node",
         0.2730,
         rewritten(
-            f"{RULES}.candidate_nodes.Asked.of",
+            f"{RULES}.candidate_nodes.CandidateNodes.of",
             "_rows(verifier_probs, nodes)",
             "_rows(verifier_probs, [n + 1 for n in nodes])",
         ),
@@ -278,19 +278,19 @@ BIASING = [
     of_text(
         "duplicates-removed",
         0.0550,
-        replaced(f"{RULES}.candidate_nodes.Asked.drawn", _duplicates_not_asked),
+        replaced(f"{RULES}.candidate_nodes.CandidateNodes.drawn", _duplicates_not_asked),
         IID,
     ),
     of_text(
         "removed-without-renormalising",
         0.1571,
-        replaced(f"{RULES}.rejection.law_of_draw", _removed_without_renormalising),
+        replaced(f"{RULES}.rejection.probs_of_draw", _removed_without_renormalising),
         WITHOUT,
     ),
     of_text(
         "removed-tokens-still-in-q",
         0.1571,
-        replaced(f"{RULES}.rejection.law_of_draw", _q_as_it_was),
+        replaced(f"{RULES}.rejection.probs_of_draw", _q_as_it_was),
         WITHOUT,
     ),
     of_text(
@@ -333,7 +333,7 @@ BIASING = [
     of_text(
         "block-tests-by-ratio-alone",
         0.1595,
-        rewritten(f"{RULES}.block._holds", "if i >= num_asked", "if True"),
+        rewritten(f"{RULES}.block._holds", "if i >= num_nodes", "if True"),
         BLOCK,
         MIXED,
     ),
@@ -350,8 +350,8 @@ BIASING = [
         0.0255,
         rewritten(
             f"{RULES}.traversal._refused_levels",
-            "[at[node] for node in asked.nodes if node in at]",
-            "[at[node] for node in at if node in asked.nodes]",
+            "[at[node] for node in nodes.numbers if node in at]",
+            "[at[node] for node in at if node in nodes.numbers]",
         ),
         _case(Traversal(), Draw.IID, CROSSED),
         SPARSE[1],
@@ -366,7 +366,7 @@ BIASING = [
     of_text(
         "traversal-removed-without-renormalising",
         0.0511,
-        replaced(f"{RULES}.traversal.law_of_draw", _removed_without_renormalising),
+        replaced(f"{RULES}.traversal.probs_of_draw", _removed_without_renormalising),
         TREE_WITHOUT,
         MIXED,
     ),
@@ -386,7 +386,7 @@ BIASING = [
     of_text(
         "top-plus-one-asks-against-q",
         0.2714,
-        replaced(f"{RULES}.top_plus_one._without_fixed", lambda asked: asked.q),
+        replaced(f"{RULES}.top_plus_one._without_fixed", lambda nodes: nodes.q),
         _case(TopPlusOne(), Draw.TOP_PLUS_ONE, TWO),
     ),
     of_text(
@@ -404,7 +404,7 @@ BIASING = [
     of_text(
         "withheld-as-if-nothing-was-drafted",
         0.0700,
-        rewritten(f"{RULES}.candidate_nodes.Asked.of", "if proposal.withheld", "if False"),
+        rewritten(f"{RULES}.candidate_nodes.CandidateNodes.of", "if proposal.withheld", "if False"),
         _case(Rejection(), Draw.FILTERED),
     ),
     of_text(
@@ -468,7 +468,11 @@ REPORTED = [
     ),
     of_report(
         "kl-the-wrong-way-round",
-        rewritten(f"{RULES}.divergence.divergences", "laws * (laws / p)", "p * (p / laws)"),
+        rewritten(
+            f"{RULES}.divergence.divergences",
+            "emitted_probs * (emitted_probs / p)",
+            "p * (p / emitted_probs)",
+        ),
         lambda: check_divergence(_case(Lenient(0.5), Draw.SINGLE), PAIR),
     ),
 ]

@@ -33,6 +33,13 @@ class RowError(UserError):
         return f"{self.where}: {self.told}"
 
 
+def first_line(error: BaseException) -> str:
+    """Return what an exception says in one line, its type if it says nothing."""
+    said = (str(error).strip() or type(error).__name__).splitlines()
+    follows = said[0].endswith(":") and len(said) > 1
+    return f"{said[0]} {said[1].strip()}" if follows else said[0]
+
+
 def require(condition: bool, field: str, value: object, expected: str) -> None:
     """Raise a UserError that reads `field=value: expected ...` unless `condition` holds."""
     if not condition:

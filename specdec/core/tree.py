@@ -58,6 +58,14 @@ class CandidateTree:
             children[parent].append(node)
         return tuple(map(tuple, children))
 
+    def path_to(self, node: int) -> list[int]:
+        """Return the nodes between the root, without it, and a node, with it."""
+        path: list[int] = []
+        while node != ROOT:
+            path.append(node)
+            node = self.parents[node]
+        return path[::-1]
+
     def ancestors(self) -> list[list[bool]]:  # [N+1][N+1]
         """Row i marks node i and everything between it and the root: what node i may attend to.
 

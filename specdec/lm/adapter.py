@@ -9,8 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from specdec.core.errors import UserError, require
-from specdec.lm.check import first_line
+from specdec.core.errors import UserError, first_line, require
 from specdec.lm.checkpoint import source
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from specdec.core.errors import UserError
+from specdec.core.errors import UserError, first_line
 from specdec.core.tree import CandidateTree
 from specdec.lm import mask
 from specdec.lm.batch import TreeBatch, pad
@@ -155,13 +155,6 @@ def _plain(model: PreTrainedModel, token_ids: list[int]) -> Tensor:  # [V]
     """What the stock model says after ordinary text, without any cache."""
     batch = torch.tensor([token_ids], device=model.device)
     return model(input_ids=batch, use_cache=False).logits[0, -1]
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an exception says in one line, its type if it says nothing."""
-    said = (str(error).strip() or type(error).__name__).splitlines()
-    follows = said[0].endswith(":") and len(said) > 1
-    return f"{said[0]} {said[1].strip()}" if follows else said[0]
 
 
 def relative_difference(ours: Tensor, plain: Tensor) -> float:

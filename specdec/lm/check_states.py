@@ -3,7 +3,8 @@
 import torch
 from transformers import PreTrainedModel
 
-from specdec.lm.check import TOLERANCE, first_line, relative_difference
+from specdec.core.errors import first_line
+from specdec.lm.check import TOLERANCE, relative_difference
 from specdec.lm.hf import HFCausalLM
 
 

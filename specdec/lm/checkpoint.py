@@ -11,8 +11,7 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from specdec.core.digest import Signature, signature
-from specdec.core.errors import UserError, require
-from specdec.lm.check import first_line
+from specdec.core.errors import UserError, first_line, require
 from specdec.lm.folder import ZOO, content_of
 
 EXPECTED = "a Hub id or a folder with a model, or zoo:verifier, zoo:draft"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.generation import logits_process
 
-from specdec.core.errors import UserError
+from specdec.core.errors import UserError, first_line
 from specdec.core.processing import OfPrompt, Processor, bound, processed
 from specdec.core.sampling import HEEDED, Sampling
 
@@ -187,7 +187,7 @@ class Settings:
             try:
                 processed(one.for_prompt([0, 0], 1), input_ids, scores)
             except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-                raise UserError(f"sampling.{name}={value!r}: {_said(error)}") from None
+                raise UserError(f"sampling.{name}={value!r}: {first_line(error)}") from None
 
 
 def _floats(biases: Any) -> Any:
@@ -236,7 +236,9 @@ def _require_function(
         together, singly = ask(0, 1, 2, 3), [ask(row) for row in (2, 0, 3, 1)]
         again = ask(0, 1, 2, 3)
     except Exception as error:  # foreign code, whatever it raises
-        raise UserError(f"sampling.processors: {name} cannot be used ({_said(error)})") from None
+        raise UserError(
+            f"sampling.processors: {name} cannot be used ({first_line(error)})"
+        ) from None
     alone = torch.cat([singly[place] for place in (1, 3, 0, 2)])
     same = (torch.allclose(together, each, rtol=1e-4, equal_nan=True) for each in (again, alone))
     if not all(same):
@@ -244,7 +246,3 @@ def _require_function(
             f"sampling.processors: {name} is no function of the tokens before and their scores"
             " alone: asked twice it says two things, and no rule is lossless with that"
         )
-
-
-def _said(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

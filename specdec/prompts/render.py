@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from specdec.core.errors import RowError, UserError, require, require_int
+from specdec.core.errors import RowError, UserError, first_line, require, require_int
 from specdec.prompts.answers import answered
 from specdec.prompts.load import GIVEN, OWN_OPTIONS, Conversation, Prompt
 from specdec.prompts.message import Message
@@ -123,7 +123,7 @@ def _tokens(
     try:
         token_ids = tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
     except Exception as error:  # whatever a tokenizer makes of text that it cannot take
-        raise UserError(f"{prompt.name}: cannot be tokenized ({_first_line(error)})") from None
+        raise UserError(f"{prompt.name}: cannot be tokenized ({first_line(error)})") from None
     if not token_ids:
         raise UserError(f"{prompt.name}: no tokens; expected text of at least one")
     return token_ids
@@ -208,9 +208,5 @@ def _applied(
     try:
         return str(tokenizer.apply_chat_template(rows, **given, tokenize=False))
     except Exception as error:  # a template is a program, and may fail in any way
-        told = f"the chat template refuses it ({_first_line(error)})"
+        told = f"the chat template refuses it ({first_line(error)})"
         raise RowError(where, told, told) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

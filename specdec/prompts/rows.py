@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from specdec.core.digest import digest, digest_of
-from specdec.core.errors import RowError, UserError, require
+from specdec.core.errors import RowError, UserError, first_line, require
 from specdec.core.jsonl import opened, read_text, require_characters, require_object, scan_jsonl
 from specdec.prompts.json_list import scan_list
 
@@ -149,9 +149,7 @@ def _parquet_rows(file: Path) -> Iterator[Row | RowError]:
                     fields = {name: without_fillings(value) for name, value in row.items()}
                     yield Row(where, number, fields)
     except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(
-            f"{file}: cannot be read as a parquet file ({_first_line(error)})"
-        ) from None
+        raise UserError(f"{file}: cannot be read as a parquet file ({_cause(error)})") from None
 
 
 def _dataset_rows(path: str, part: Part) -> Iterator[Row | RowError]:
@@ -191,7 +189,7 @@ def _dataset(path: str, part: Part) -> Any:
         return load_dataset(path, name=part.config, split=part.split, revision=part.revision)
     except Exception as error:  # its own errors and those of every format, file system and network
         told = "" if part.config is None else f"configuration {part.config!r}, "
-        reason = f"cannot be loaded as a dataset, {told}split {part.split!r} ({_first_line(error)})"
+        reason = f"cannot be loaded as a dataset, {told}split {part.split!r} ({_cause(error)})"
         raise UserError(f"{part.option}={path!r}: {reason}; neither is it {FILES}") from None
 
 
@@ -208,8 +206,8 @@ def without_fillings(value: Any) -> Any:
     return value
 
 
-def _first_line(error: BaseException) -> str:
+def _cause(error: BaseException) -> str:
     """Say in one line what went wrong, first of all: datasets wraps errors in vague ones."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)

@@ -158,11 +158,7 @@ def _grown_knowing_last(
 
 def text_at(tree: CandidateTree, node: int) -> Tokens:
     """Return the tokens between the root, without it, and a node, with it."""
-    text: Tokens = ()
-    while node > 0:
-        text = (tree.token_ids[node], *text)
-        node = tree.parents[node]
-    return text
+    return tuple(tree.token_ids[node] for node in tree.path_to(node))
 
 
 def draft_rows(tree: CandidateTree, q: Law, num_rows: int | None = None) -> Tensor:

@@ -9,7 +9,7 @@ import pickle
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from specdec.core.errors import UserError
+from specdec.core.errors import UserError, first_line
 from specdec.core.protocols import VerificationRule
 from specdec.core.values import Draw
 from specdec.proof.cases import Case, cases
@@ -76,7 +76,9 @@ def _found(rule: VerificationRule, draw: Draw | None) -> Finding:
             found = enumerated(rule, case)
             again = enumerated(rule, case) if _off_by(found, case) > ROUNDING else found
         except Exception as error:  # whatever foreign code raises, nobody can tell what it does
-            return Finding(lossy or f"{case}: {_first_line(error)}; {ADVICE}", miscounts)
+            return Finding(
+                lossy or f"{case}: {type(error).__name__}: {first_line(error)}; {ADVICE}", miscounts
+            )
         if found != again:
             return Finding(f"{case}: {ASKS_NOBODY}", miscounts)
         lossy = lossy or _lossy(found, case)
@@ -101,11 +103,6 @@ def _miscounts(found: Enumerated, case: Case) -> str | None:
         f"{case}: says expected_accepted {said:.3f} and accepts {found.accepted:.3f} on average;"
         " expected E[A] given the candidates, or None where it is not known"
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
 
 
 def _off_by(found: Enumerated, case: Case) -> float:

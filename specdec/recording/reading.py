@@ -60,11 +60,11 @@ def read(
     # Tokens of each text that are read at once.
     chunk = max(1, min(most, logits_at_once // (vocab_size * len(texts) * len(models))))
     for model in models:
-        _prefill(model, texts, chunk)
+        prefill(model, texts, chunk)
     for start in range(0, most, chunk):
         rows = [row for row, text in enumerate(texts) if len(text.output_ids) > start]
         some = [texts[row] for row in rows]
-        logits = [_logits_before(model, rows, some, start, chunk) for model in models]
+        logits = [logits_before(model, rows, some, start, chunk) for model in models]
         for number, row in enumerate(rows):
             num_tokens = min(chunk, len(texts[row].output_ids) - start)
             yield Piece(
@@ -72,7 +72,7 @@ def read(
             )
 
 
-def _prefill(model: CausalLM, texts: Sequence[Continued], chunk: int) -> None:
+def prefill(model: CausalLM, texts: Sequence[Continued], chunk: int) -> None:
     """Read all of the prompts but the last token, whose logits are wanted."""
     longest = max(len(text.prompt_ids) + len(text.output_ids) for text in texts)
     model.open(len(texts), longest + chunk)  # with padding
@@ -80,7 +80,7 @@ def _prefill(model: CausalLM, texts: Sequence[Continued], chunk: int) -> None:
     model.prefill(range(len(texts)), prompts)
 
 
-def _logits_before(
+def logits_before(
     model: CausalLM, rows: Sequence[int], texts: Sequence[Continued], start: int, chunk: int
 ) -> Tensor:  # [B, M, V]
     """Return the logits of outputs `start`, `start + 1`, ... after those before; M <= `chunk`."""

@@ -11,7 +11,8 @@ from specdec.core.protocols import CausalLM
 from specdec.core.sampling import Sampling
 from specdec.core.trace import TextKey
 from specdec.lm.batch import pad
-from specdec.lm.vocabularies import fitted, readable
+from specdec.lm.vocabularies import fitted
+from specdec.recording.reading import logits_before, prefill
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,9 @@ def logits_along(
     model: CausalLM, texts: Sequence[Text], vocab_size: int
 ) -> Tensor:  # [B, T, V], T of the longest text
     """Read the texts, and return what the model says about each of their tokens before it."""
-    model.open(len(texts), max(len(text.prompt_ids) + len(text.output_ids) for text in texts))
-    prompts = [readable(text.prompt_ids[:-1], model.vocab_size) for text in texts]
-    rows = range(len(texts))
-    model.prefill(rows, prompts)
-    before = [(text.prompt_ids[-1], *text.output_ids[:-1]) for text in texts]
-    token_ids = pad([readable(ids, model.vocab_size) for ids in before], model.device)
-    return fitted(model.forward(rows, token_ids).logits, vocab_size)
+    most = max(len(text.output_ids) for text in texts)
+    prefill(model, texts, most)
+    return fitted(logits_before(model, range(len(texts)), texts, 0, most), vocab_size)
 
 
 def processed(

@@ -11,7 +11,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from specdec.core.errors import Unwritable, UserError
+from specdec.core.errors import Unwritable, UserError, first_line
 from specdec.core.jsonl import flush
 from specdec.core.vouching import changed, read_note, vouch, write_note
 from specdec.training.record import Record
@@ -149,7 +149,7 @@ def refused_writes(temporary: Path) -> Iterator[None]:
         if not _is_refusal(error):
             raise
         shutil.rmtree(temporary, ignore_errors=True)
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         kept = "what was saved before is untouched, and a resumed run goes on from it"
         raise Unwritable(f"{temporary.parent}: cannot be written ({reason}); {kept}") from None
 
@@ -177,12 +177,8 @@ def _load(accelerator: Accelerator, path: Path) -> str | None:
         try:
             accelerator.load_state(str(path))
         except DAMAGE as error:
-            return _in_one_line(error)
+            return first_line(error)
     return reason
-
-
-def _in_one_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _digests(folder: Path) -> dict[str, str]:

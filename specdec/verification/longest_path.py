@@ -51,12 +51,7 @@ def _longest(
             for child, ok, p in zip(tree.children[node], passed[node], probs[node], strict=False):
                 if ok:
                     reached[child] = (depth + 1, joint * p)
-    node = max(reached, key=reached.__getitem__)
-    path: list[int] = []
-    while node != ROOT:
-        path.append(node)
-        node = tree.parents[node]
-    return path[::-1]
+    return tree.path_to(max(reached, key=reached.__getitem__))
 
 
 def _point_masses(nodes: CandidateNodes, tree: CandidateTree, path: list[int]) -> Tensor:  # [I, V]

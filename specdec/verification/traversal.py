@@ -53,7 +53,7 @@ class Traversal:
         last = next(node for node in order if node == ROOT or stream.accept(accept[node]))
         rest = (level.rest[level.nodes.index(last)] for level in levels if last in level.nodes)
         weights = next(rest, verifier_probs[last])
-        path = _path_to(tree, last)
+        path = tree.path_to(last)
         return verdict_on(proposal, nodes, path, stream.choose(weights), expected, seen)
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
@@ -133,11 +133,3 @@ def _children_first(tree: CandidateTree, node: int) -> Iterator[int]:
     for child in tree.children[node]:
         yield from _children_first(tree, child)
     yield node
-
-
-def _path_to(tree: CandidateTree, node: int) -> list[int]:
-    path: list[int] = []
-    while node != ROOT:
-        path.append(node)
-        node = tree.parents[node]
-    return path[::-1]

@@ -40,6 +40,10 @@ def test_a_chain() -> None:
     ]
 
 
+def test_paths_lead_from_below_the_root_to_a_node() -> None:
+    assert [UNEVEN.path_to(node) for node in (0, 2, 7)] == [[], [2], [1, 3, 6, 7]]
+
+
 def test_a_root_alone_is_a_chain() -> None:
     tree = chain(9)
     assert tree == CandidateTree((9,), (-1,))

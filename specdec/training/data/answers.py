@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from specdec.core.errors import RowError
+from specdec.core.errors import RowError, first_line
 from specdec.prompts import Conversation, Message, by_template
 from specdec.prompts.message import UNSAID, has_content
 from specdec.training.data.left_out import LeftOut
@@ -120,8 +120,7 @@ def tokens_alone(text: str, tokenizer: PreTrainedTokenizerBase, where: str) -> l
     try:
         return tokens_of([text], tokenizer)[0]
     except Exception as error:  # whatever a tokenizer makes of text that it cannot take
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RowError(where, f"cannot be tokenized ({reason})") from None
+        raise RowError(where, f"cannot be tokenized ({first_line(error)})") from None
 
 
 def behind(length: int) -> str:

@@ -149,6 +149,7 @@ class Bench:
     def plan(self) -> None:
         """Compose the configurations of all families."""
         options = OmegaConf.load(str(files("specdec.configs") / "replay.yaml"))
+        assert isinstance(options, DictConfig)  # no list
         with self.seconds.of("planning"):
             for name, told in FAMILIES.items():
                 grid = {key: told.get(key, value) for key, value in GRID.items()}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import specdec as sd
-from specdec.lm.table import TableLM
 from specdec.proof.enumeration import BranchingStream, outcomes
+from specdec.testing.table_lm import TableLM
 from tests.support.toy import (
     Tokens,
     full_context,

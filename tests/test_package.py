@@ -1,6 +1,7 @@
 """The wheel: what is in the checkout and only works there is found here."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from tests.support.documents import EXTENDING, blocks, commands, titled
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = "specdec/zoo/verifier/model.safetensors"
@@ -116,6 +119,39 @@ def test_an_installed_wheel_runs_the_demo(installed: Path, tmp_path: Path) -> No
     shown = python(*DEMO, cwd=tmp_path / "elsewhere", path=installed)
     assert "block_efficiency" in shown
     assert list((tmp_path / "elsewhere" / "outputs").rglob("summary.json"))
+
+
+# The files that each of the plug-ins of docs/extending.md may need, by the heading of its section.
+MOST_FILES = {"A proposer": 2, "A rule": 3, "A tree": 3, "A loss": 2, "A kind of heads": 4}
+
+
+def test_a_plug_in_touches_few_files() -> None:
+    """These and no others: `test_plug_ins_of_ones_own_work_with_the_wheel` has nothing else."""
+    text = EXTENDING.read_text(encoding="utf-8")
+    for heading, most in MOST_FILES.items():
+        section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+        files = re.findall(r'^```\w+ title="([^"]+)"$', section, re.MULTILINE)
+        assert any(name.endswith(".py") for name in files), heading
+        assert any(name.endswith(".yaml") for name in files), heading
+        assert len(files) <= most, f"{heading}: {files}"
+
+
+def test_plug_ins_of_ones_own_work_with_the_wheel(installed: Path, tmp_path: Path) -> None:
+    """A package beside an installed wheel: proven, and used from the command line."""
+    for name, text in titled(EXTENDING).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    own = [text for text in blocks(EXTENDING, "python") if text not in titled(EXTENDING).values()]
+    proofs = [text for text in own if "from specdec.testing import" in text]
+    assert len(proofs) == len(MOST_FILES)
+    python("-c", "\n".join(proofs), cwd=tmp_path, path=installed)
+    for told in commands(EXTENDING):
+        python("-m", "specdec", *told, cwd=tmp_path, path=installed)
+    assert list((tmp_path / "linear_heads").glob("*.safetensors"))
+    options = ("--config-dir", "conf", "proposer=linear", "proposer.path=linear_heads")
+    small = ("tree.gamma=2", "prompts.limit=1", "max_new_tokens=4", "output=decoded")
+    python("-m", "specdec", "decode", *options, *small, cwd=tmp_path, path=installed)
+    assert list((tmp_path / "decoded").rglob("summary.json"))
 
 
 @pytest.mark.slow

@@ -22,12 +22,12 @@ from specdec.core.values import Draw, Proposal, Verdict
 from specdec.decoding import request as request_module
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
-from specdec.lm.table import TableLM
 from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.ngram import NGram
 from specdec.proposer.none import NoProposer
 from specdec.proposer.recorded import Recorded
+from specdec.testing.table_lm import TableLM
 from specdec.tree.chain import Chain
 from specdec.verification.block import Block
 from specdec.verification.match import Match

@@ -19,11 +19,11 @@ from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
 from specdec.decoding.decoder import Clock, SpeculativeDecoder
 from specdec.decoding.request import Flight, Request
 from specdec.decoding.stopping import Stopping
-from specdec.lm.table import TableLM
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.ngram import NGram
 from specdec.proposer.none import NoProposer
 from specdec.proposer.recorded import Recorded
+from specdec.testing.table_lm import TableLM
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
 from tests.support.arms import DRAFT, GAMMA, PROMPT, PROPOSERS, TARGET, TREE, V, decoder, requests

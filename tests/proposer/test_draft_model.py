@@ -18,9 +18,9 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.table import TableLM
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.none import NoProposer
+from specdec.testing.table_lm import TableLM
 from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic
 from specdec.verification.rejection import Rejection

@@ -17,7 +17,6 @@ from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.heads.base import Heads
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.table import TableLM
 from specdec.lm.vocabularies import fitted, known
 from specdec.proposer.chained import Chained, ChainedHeads
 from specdec.proposer.draft_model import DraftModel
@@ -25,6 +24,7 @@ from specdec.proposer.heads import HeadsProposer
 from specdec.proposer.medusa import Medusa, MedusaHeads
 from specdec.proposer.none import NoProposer
 from specdec.proposer.recorded import Recorded
+from specdec.testing.table_lm import TableLM
 from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic
 from specdec.tree.filtered import Filtered

@@ -12,8 +12,8 @@ from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
-from specdec.lm.table import TableLM
 from specdec.proof.enumeration import BranchingStream
+from specdec.testing.table_lm import TableLM
 from specdec.tree.filtered import Filtered
 from specdec.tree.fixed import Candidates
 from specdec.tree.sampled import SampledTree

@@ -1,6 +1,7 @@
 """A toy language model whose distribution is known exactly: for tests, yours included."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -94,3 +95,16 @@ class TableLM:
         """Keep a row's first `prefix` cells and, of those behind, only the ones listed."""
         cells = self._cells[row]
         self._cells[row] = cells[:prefix] + [cells[prefix + node] for node in nodes]
+
+
+def random_table(seed: int = 0, vocab_size: int = 13, max_length: int = 1 << 20) -> TableLM:
+    """Return a model whose next token depends on the last three, with logits that a seed fixes."""
+
+    @cache
+    def logits(last: tuple[int, ...]) -> Tensor:
+        number = seed
+        for token in last:
+            number = number * vocab_size + token + 1
+        return 2 * torch.randn(vocab_size, generator=torch.Generator().manual_seed(number))
+
+    return TableLM(lambda token_ids: logits(token_ids[-3:]), vocab_size, max_length)

@@ -308,7 +308,7 @@ def test_a_token_that_the_draft_lacks_is_no_reason_to_fail() -> None:
 def test_a_bad_temperature_is_named(temperature: Any) -> None:
     with pytest.raises(UserError) as caught:
         DraftModel(table_lm(Q, V), Chain(GAMMA), temperature)
-    assert str(caught.value) == f"proposer.temperature={temperature!r}: expected a number >= 0"
+    assert str(caught.value) == f"temperature={temperature!r}: expected a number >= 0"
 
 
 def test_the_temperature_shapes_trees_of_the_likeliest() -> None:

@@ -277,7 +277,7 @@ def test_answers_that_begin_too_late_are_left_out_of_training(
 )
 def test_a_wrong_option_is_named(options: dict[str, Any]) -> None:
     (name,) = options
-    with pytest.raises(UserError, match=rf"^distill\.{name}="):
+    with pytest.raises(UserError, match=rf"^{name}="):
         Distill(**options)
 
 

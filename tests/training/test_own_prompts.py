@@ -121,7 +121,7 @@ def test_mistakes_are_told_under_their_own_names(tmp_path: Path) -> None:
     for prompts, limit, said in (
         (str(empty), None, "evaluation.prompts="),
         ("no.jsonl", None, "evaluation.prompts='no.jsonl'"),
-        ("zoo:prompts", 0, "evaluation.prompts_limit=0"),
+        ("zoo:prompts", 0, "prompts_limit=0"),
     ):
         with pytest.raises(UserError, match=said):
             HeldOut(Chain(2), Sampling(0.0), prompts=prompts, prompts_limit=limit).prepare()

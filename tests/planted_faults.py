@@ -111,7 +111,7 @@ FAULTS = (
           "replay/test_redraft.py"),
     Fault("replay/expected_steps.py", "* tested * (part.limits >= d)", "* (part.limits >= d)",
           "replay/test_every_column.py"),
-    Fault("replay/expected_steps.py", "sizes = sizes - _at_depth(told.left_out, depths)", "",
+    Fault("replay/expected_steps.py", "sizes = sizes - _at_depth(of_step.left_out, depths)", "",
           "replay/test_every_column.py"),
     Fault("replay/submitted.py", "if known.ends and len(path) > 1", "if False",
           "replay/test_every_column.py"),

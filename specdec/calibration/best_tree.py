@@ -3,7 +3,7 @@
 Over all positions of a text the most frequent rank paths are the best tree (`PathCounts`). But
 decoding looks only where its steps begin, and where they begin depends on the tree. So each
 position is weighted with the probability r(s) that a step begins there, the tree that is the best
-under these weights has block starts of its own, and so on; replay says which of them is the best.
+under these weights has step starts of its own, and so on; replay says which of them is the best.
 """
 
 from collections.abc import Callable, Sequence
@@ -89,7 +89,7 @@ class BestTree:
 def best_tree(parts: Sequence[Ranked], num_nodes: int, max_rank: int) -> BestTree:
     """Return the best of the trees that a search comes by: at least that of uniform weights.
 
-    Each round takes the most frequent paths under the mean of the block starts of all trees so far:
+    Each round takes the most frequent paths under the mean of the step starts of all trees so far:
     under those of the last one alone, two trees may take turns, each good where the other one fails
     (fictitious play, Brown 1951). What counts in the end is what replay makes of each.
     """

@@ -125,7 +125,7 @@ def expected_block_efficiency(counts: Sequence[float], num_positions: float) -> 
     """Return tau of the trees of the first 1, 2, ... paths, by how often each path holds.
 
     It is the mean over the positions as they are weighed: unweighed, over all positions of the
-    text, and not over the block starts of decoding, which crowd behind hard tokens.
+    text, and not over the step starts of decoding, which crowd behind hard tokens.
     """
     return [1 + total / num_positions for total in accumulate(counts)]
 

@@ -18,19 +18,19 @@ class Unfit(UserError):
 
 
 class RowError(UserError):
-    """A row of a file or a dataset that is not what it should be: `where: told`.
+    """A row of a file or a dataset that is not what it should be: `where: complaint`.
 
-    `reason` is what such rows are counted by, if it is not `told` up to a bracket or semicolon.
+    `reason` is what such rows are counted by, if it is not `complaint` up to a bracket or `;`.
     """
 
-    def __init__(self, where: str, told: str, reason: str = ""):
-        super().__init__(where, told, reason)  # all of them, so that it can be pickled
+    def __init__(self, where: str, complaint: str, reason: str = ""):
+        super().__init__(where, complaint, reason)  # all of them, so that it can be pickled
         self.where = where
-        self.told = told
-        self.reason = reason or told.split(" (")[0].split("; ")[0]
+        self.complaint = complaint
+        self.reason = reason or complaint.split(" (")[0].split("; ")[0]
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.told}"
+        return f"{self.where}: {self.complaint}"
 
 
 def first_line(error: BaseException) -> str:

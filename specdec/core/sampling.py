@@ -1,4 +1,4 @@
-"""From logits to the law a token is drawn from; greedy decoding is the limit T -> 0 of it."""
+"""From logits to the distribution of the next token; greedy decoding is the limit T -> 0 of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -60,8 +60,8 @@ class Sampling:
         require_int("top_k", self.top_k, 0)
         require_share("top_p", self.top_p)
         require_number("min_p", self.min_p, 0.0, 1.0)
-        told = self.from_checkpoint
-        require(isinstance(told, bool), "from_checkpoint", told, "true or false")
+        is_bool = isinstance(self.from_checkpoint, bool)
+        require(is_bool, "from_checkpoint", self.from_checkpoint, "true or false")
         _require_processors(self.processors)
         for name in HEEDED:
             # Plain lists, whatever a configuration made of them.
@@ -74,7 +74,7 @@ class Sampling:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether every law has one token, so that a prompt has one text."""
+        """Whether every distribution has one token, so that a prompt has one text."""
         return self.temperature == 0 or self.top_k == 1
 
     def of_prompt(self, prompt_ids: Sequence[int], budget: int) -> tuple[Processor, ...]:
@@ -130,8 +130,8 @@ def _listed(value: Any) -> Any:
 def _described(processor: object) -> str:
     named: Any = processor if hasattr(processor, "__qualname__") else type(processor)
     held = sorted(getattr(processor, "__dict__", {}).items())
-    told = ", ".join(f"{name}={value!r}" for name, value in held)
-    return f"{named.__module__}.{named.__qualname__}({told})"
+    arguments = ", ".join(f"{name}={value!r}" for name, value in held)
+    return f"{named.__module__}.{named.__qualname__}({arguments})"
 
 
 def _keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -143,7 +143,7 @@ def _keep_top_k(logits: Tensor, k: int) -> Tensor:
 def _keep_top_p(probs: Tensor, p: float) -> Tensor:
     """Keep the smallest set of likeliest tokens whose mass reaches p (Holtzman et al. 2020).
 
-    Of equally likely tokens those of smaller ids stay, so that the law depends on nothing else.
+    Of equally likely tokens those of smaller ids stay, so that the result depends on nothing else.
     """
     ordered = ascending(probs)
     num_dropped = (ordered.cumsum(dim=-1) <= 1 - p).sum(dim=-1, keepdim=True)
@@ -163,7 +163,7 @@ def _keep_min_p(probs: Tensor, min_p: float) -> Tensor:
 
 
 def draw(probs: Tensor, uniforms: Tensor | float) -> Tensor:  # [..., V], [..., n] -> [..., n] int64
-    """Draw n tokens from each law: invert its cumulative sum at `uniforms` in [0, 1), in float64.
+    """Draw n tokens from each distribution: invert its sums at `uniforms` in [0, 1), in float64.
 
     With 24-bit sums a token in the tail of a large vocabulary would never be drawn. The weights
     need not sum to one. A token of weight zero is never returned; V is, where a weight is NaN.

@@ -36,7 +36,7 @@ def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-class Asked:
+class EndRequest:
     """Note that the process was asked to end, so that a step can be finished and saved before.
 
     Used as a context manager. Who asks a second time does not wait.
@@ -46,7 +46,7 @@ class Asked:
         self.by: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "Asked":
+    def __enter__(self) -> "EndRequest":
         for number in ENDING if _is_main_thread() else ():
             self._before[number] = signal.signal(number, self._note)
         return self

@@ -21,7 +21,7 @@ from specdec.decoding.claims import claims_of
 from specdec.decoding.pairing import is_lossless, require_judges
 from specdec.decoding.request import Flight, Request, require_decodable, require_samples, rounded
 from specdec.decoding.stopping import Stopping, default_stopping, text_of
-from specdec.decoding.turns import Asked, beforehand, decode_turns, listed, request_of
+from specdec.decoding.turns import Decodable, beforehand, decode_turns, listed, request_of
 from specdec.lm.batch import TreeBatch
 from specdec.lm.generation import heeded
 from specdec.lm.vocabularies import require_model, require_one_family
@@ -92,7 +92,7 @@ class SpeculativeDecoder:
         require_samples(1 + max((each.sample for each in requests), default=0), self.sampling)
         require_decodable(requests, verifier.max_length, verifier.vocab_size, tokenizer)
 
-    def decode(self, asked: Asked | Sequence[Asked]) -> list[Trace]:
+    def decode(self, items: Decodable | Sequence[Decodable]) -> list[Trace]:
         """Decode requests, prompts or bare texts; return their traces in the same order.
 
         Prompts are rendered by the verifier's tokenizer, with its chat template if it has one; a
@@ -101,7 +101,7 @@ class SpeculativeDecoder:
         Raises:
             UserError: it is nothing of these, or cannot be decoded; see `check`.
         """
-        requests, prompts = listed(asked)
+        requests, prompts = listed(items)
         if prompts:
             requests = beforehand(prompts, self._request)
             self.check(requests)
@@ -130,7 +130,7 @@ class SpeculativeDecoder:
             clock.lap("propose")
             forward = self._look_at(contexts, proposals)
             clock.lap("verify")
-            verifier_probs = self._laws(contexts, proposals, forward.logits)  # [B, M, V]
+            verifier_probs = self._verifier_probs(contexts, proposals, forward.logits)  # [B, M, V]
             verdicts = [
                 _verified(self.rule, proposal, probs, context.verify_stream)
                 for proposal, probs, context in zip(
@@ -211,7 +211,7 @@ class SpeculativeDecoder:
         batch = TreeBatch.of(trees, starts, self.verifier.device)
         return self.verifier.forward(rows, *batch, layers=self.proposer.layers)
 
-    def _laws(
+    def _verifier_probs(
         self, contexts: Sequence[Context], proposals: Sequence[Proposal], logits: Tensor
     ) -> Tensor:  # [B, M, V] -> [B, M, V]
         """Return p after each node, whose own path is what processors look at."""

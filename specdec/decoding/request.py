@@ -75,13 +75,13 @@ def require_samples(number: int, sampling: Sampling) -> None:
     """Refuse several samples of a prompt where there is but one text.
 
     Raises:
-        UserError: the law of every token has one token.
+        UserError: the distribution of every token has one token.
     """
     if number > 1 and sampling.is_greedy:
-        told = "temperature=0" if sampling.temperature == 0 else "top_k=1"
+        option = "temperature=0" if sampling.temperature == 0 else "top_k=1"
         raise UserError(
-            f"prompts.num_samples={number}: at sampling.{told} all samples of a prompt are the same"
-            " text; expected 1, or sampling.temperature=0.7"
+            f"prompts.num_samples={number}: at sampling.{option} all samples of a prompt are the"
+            " same text; expected 1, or sampling.temperature=0.7"
         )
 
 

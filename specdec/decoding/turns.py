@@ -12,7 +12,7 @@ from specdec.decoding.request import Request
 from specdec.prompts import AUTO, Message, Prompt, Rendered, Rendering, answer_of, render_turn
 
 # What can be decoded; bare text is continued as it stands.
-Asked = Request | Prompt | str
+Decodable = Request | Prompt | str
 CONTEXT = "context"  # why a text ended: there was no more room
 REFUSED = "refused"  # by the chat template, which did not take the answers before
 EXPECTED = "text, prompts as load_prompts returns them, or sd.Request(name, verifier.encode(text))"
@@ -36,20 +36,22 @@ def decode_turns(
         fitting: list[Request] = []
         ended: list[Trace] = []
         for prompt in (prompt for prompt in prompts if prompt.num_turns > turn):
-            asked = None if prompt.key in refused else _asked(prompt, answers, request)
-            if asked is None:
+            next_request = (
+                None if prompt.key in refused else _next_request(prompt, answers, request)
+            )
+            if next_request is None:
                 refused.add(prompt.key)
                 ended.append(_unanswered(prompt, turn, 0, REFUSED))
-            elif turn == 0 or len(asked.token_ids) < room:
-                fitting.append(asked)
+            elif turn == 0 or len(next_request.token_ids) < room:
+                fitting.append(next_request)
             else:
-                ended.append(_unanswered(prompt, turn, len(asked.token_ids), CONTEXT))
+                ended.append(_unanswered(prompt, turn, len(next_request.token_ids), CONTEXT))
         for trace in chain(stream(fitting) if fitting else (), ended):
             answers[trace.prompt_key].append(answer_of(trace, tokenizer))
             yield trace
 
 
-def _asked(
+def _next_request(
     prompt: Prompt,
     answers: Mapping[PromptKey, Sequence[str]],
     request: Callable[[Prompt, Sequence[str]], Request],
@@ -130,13 +132,13 @@ def request_of(
     )
 
 
-def listed(asked: Asked | Sequence[Asked]) -> tuple[list[Request], list[Prompt]]:
+def listed(items: Decodable | Sequence[Decodable]) -> tuple[list[Request], list[Prompt]]:
     """Return requests, or else prompts: of bare texts those of one raw turn, named by number.
 
     Raises:
         UserError: it is neither of both.
     """
-    items = [asked] if isinstance(asked, Request | Prompt | str) else asked
+    items = [items] if isinstance(items, Request | Prompt | str) else items
     if not isinstance(items, Sequence):
         raise UserError(f"{items!r}: cannot be decoded; expected {EXPECTED}")
     requests = [item for item in items if isinstance(item, Request)]
@@ -148,7 +150,7 @@ def listed(asked: Asked | Sequence[Asked]) -> tuple[list[Request], list[Prompt]]
     return requests, prompts
 
 
-def _named(item: Asked, number: int) -> Request | Prompt:
+def _named(item: Decodable, number: int) -> Request | Prompt:
     if not isinstance(item, str):
         return item
     return Prompt(str(number), "", ((Message("user", item),),), raw=True)

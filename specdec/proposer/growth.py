@@ -66,13 +66,14 @@ def grow(
     growth = Growth([one.max_depth for one in contexts])
     level: Level | None = None
     for number in range(1, depth + 1):
-        laws = sampling.warp(paths.processed(logits))  # [B, F, V]
+        draft_probs = sampling.warp(paths.processed(logits))  # [B, F, V]
         confident = None
         if policy.min_confidence > 0:
             confident = _confidence(logits) >= policy.min_confidence  # [B, F]
-            laws = laws.masked_fill(~confident[..., None], 0.0)  # nothing there is worth a place
-        level = policy.expand(level, number, laws, streams)
-        growth.add(level, laws if sampled else None, confident)
+            # Nothing there is worth a place.
+            draft_probs = draft_probs.masked_fill(~confident[..., None], 0.0)
+        level = policy.expand(level, number, draft_probs, streams)
+        growth.add(level, draft_probs if sampled else None, confident)
         if number == depth or (policy.may_stop and not growth.goes_on()):
             break
         frontier = growth.frontier
@@ -90,17 +91,19 @@ class Growth:
     def __init__(self, max_depths: Sequence[int]):
         self._max_depths = max_depths  # of each request
         self._levels: list[Level] = []
-        self._laws: list[Tensor] = []  # per level [B, F, V]
+        self._draft_probs: list[Tensor] = []  # per level [B, F, V]
         self._confident: list[Tensor | None] = []  # per level [B, F]; None: all of them
 
-    def add(self, level: Level, laws: Tensor | None, confident: Tensor | None) -> None:
+    def add(self, level: Level, draft_probs: Tensor | None, confident: Tensor | None) -> None:
         """Hang a level below the last one's frontier, whose laws [B, F, V] it was chosen from.
 
         `confident` [B, F] marks the nodes that may have children; None: all of them.
         """
         self._levels.append(level)
-        if laws is not None:
-            self._laws.append(laws if level.draft_probs is None else level.draft_probs)
+        if draft_probs is not None:
+            self._draft_probs.append(
+                draft_probs if level.draft_probs is None else level.draft_probs
+            )
         self._confident.append(confident)
 
     @property
@@ -119,13 +122,19 @@ class Growth:
 
     def proposals(self, policy: TreePolicy, contexts: Sequence[Context]) -> list[Proposal]:
         """Assemble the trees on the host."""
-        laws = torch.cat(self._laws, dim=1).unbind() if self._laws else [None] * len(contexts)
+        draft_probs = (
+            torch.cat(self._draft_probs, dim=1).unbind()
+            if self._draft_probs
+            else [None] * len(contexts)
+        )
         shapes = self._static_shapes()
         if shapes is not None:
-            return self._static_proposals(policy.draw, shapes, contexts, laws)
+            return self._static_proposals(policy.draw, shapes, contexts, draft_probs)
         return [
-            _proposal(policy.draw, context, facts, rows)
-            for context, facts, rows in zip(contexts, self._facts(policy), laws, strict=True)
+            _proposal(policy.draw, context, on_host, rows)
+            for context, on_host, rows in zip(
+                contexts, self._on_host(policy), draft_probs, strict=True
+            )
         ]
 
     def _static_shapes(self) -> tuple[LevelShape, ...] | None:
@@ -144,20 +153,20 @@ class Growth:
         draw: Draw,
         shapes: tuple[LevelShape, ...],
         contexts: Sequence[Context],
-        laws: Sequence[Tensor | None],
+        draft_probs: Sequence[Tensor | None],
     ) -> list[Proposal]:
         """Number the nodes on the host; only their tokens come from the device."""
         parents, rows = _numbered(shapes)
         token_ids = torch.cat([level.token_ids for level in self._levels], dim=1).tolist()
         proposals: list[Proposal] = []
-        for context, ids, law in zip(contexts, token_ids, laws, strict=True):
+        for context, ids, probs in zip(contexts, token_ids, draft_probs, strict=True):
             tree = CandidateTree((context.token_ids[-1], *ids), parents)
             calls = min(len(shapes), context.max_depth)
-            law = law if law is None or rows is None else law[list(rows)]
-            proposals.append(Proposal(tree, draw, law, calls))
+            probs = probs if probs is None or rows is None else probs[list(rows)]
+            proposals.append(Proposal(tree, draw, probs, calls))
         return proposals
 
-    def _facts(self, policy: TreePolicy) -> list["_Facts"]:
+    def _on_host(self, policy: TreePolicy) -> list["_OnHost"]:
         """Number the nodes on the device, and fetch everything at once."""
         states = self._states()
         there = policy.kept(self._levels, torch.cat([state.there for state in states], dim=1))
@@ -167,11 +176,11 @@ class Growth:
             torch.cat([state.parents for state in states], dim=1),
             there.long() * torch.where(shown, SHOWN, WITHHELD),
             torch.stack([state.wanted for state in states]).sum(dim=0)[:, None],
-            torch.cat([state.asked for state in states], dim=1),
+            torch.cat([state.expanded for state in states], dim=1),
         ]
         ends = [0, *accumulate(part.shape[1] for part in parts)]
         packed = torch.cat(parts, dim=1).tolist()
-        return [_Facts(*(row[a:b] for a, b in pairwise(ends))) for row in packed]
+        return [_OnHost(*(row[a:b] for a, b in pairwise(ends))) for row in packed]
 
     def _states(self) -> list["_State"]:
         """Follow what is there, and what may go on, from the root downwards."""
@@ -200,7 +209,7 @@ class Growth:
 class _State(NamedTuple):
     """One level of B requests: C candidates below F nodes that were asked about."""
 
-    asked: Tensor  # [B, F]: numbers of those nodes
+    expanded: Tensor  # [B, F]: numbers of those nodes
     wanted: Tensor  # [B] bool: whether any of them may have children
     parents: Tensor  # [B, C]: numbers of nodes
     there: Tensor  # [B, C] bool: a candidate, as everything above it is
@@ -208,50 +217,52 @@ class _State(NamedTuple):
     open: Tensor  # [B, F'] bool: of the next frontier, what may have children
 
 
-class _Facts(NamedTuple):
+class _OnHost(NamedTuple):
     """What one request's tree is made from; entry i is about node i + 1 of the whole growth."""
 
     token_ids: list[int]
     parents: list[int]
     states: list[int]  # LEFT_OUT, WITHHELD or SHOWN
     num_calls: list[int]  # one number: what it would have cost alone
-    asked: list[int]  # the nodes after which the laws are
+    expanded: list[int]  # the nodes after which the laws are
 
 
 @lru_cache(maxsize=256)  # every step of a run asks for the same few
 def _numbered(shapes: tuple[LevelShape, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
     """Return the parent of each node [N+1], and which law stands after it, as `_rows_of` does."""
-    parents, asked, above = [-1], list[int](), [0]
+    parents, expanded, above = [-1], list[int](), [0]
     for places, frontier in shapes:
         first = len(parents)
-        asked += above
+        expanded += above
         parents += [above[place] for place in places]
         above = [first + place for place in frontier]
-    return tuple(parents), _rows_of(asked, range(len(parents)))
+    return tuple(parents), _rows_of(expanded, range(len(parents)))
 
 
-def _proposal(draw: Draw, context: Context, facts: _Facts, laws: Tensor | None) -> Proposal:
-    nodes = [0, *(node for node, state in enumerate(facts.states, start=1) if state == SHOWN)]
+def _proposal(
+    draw: Draw, context: Context, on_host: _OnHost, draft_probs: Tensor | None
+) -> Proposal:
+    nodes = [0, *(node for node, state in enumerate(on_host.states, start=1) if state == SHOWN)]
     place = {node: number for number, node in enumerate(nodes)}
     tree = CandidateTree(
-        (context.token_ids[-1], *(facts.token_ids[node - 1] for node in nodes[1:])),
-        (-1, *(place[facts.parents[node - 1]] for node in nodes[1:])),
+        (context.token_ids[-1], *(on_host.token_ids[node - 1] for node in nodes[1:])),
+        (-1, *(place[on_host.parents[node - 1]] for node in nodes[1:])),
     )
-    calls = facts.num_calls[0]
-    if laws is None:
+    calls = on_host.num_calls[0]
+    if draft_probs is None:
         return Proposal(tree, draw, None, calls)
-    rows = _rows_of(facts.asked, nodes)
-    laws = laws if rows is None else laws[list(rows)]
-    return Proposal(tree, draw, laws, calls, WITHHELD in facts.states)
+    rows = _rows_of(on_host.expanded, nodes)
+    draft_probs = draft_probs if rows is None else draft_probs[list(rows)]
+    return Proposal(tree, draw, draft_probs, calls, WITHHELD in on_host.states)
 
 
-def _rows_of(asked: Sequence[int], nodes: Sequence[int]) -> tuple[int, ...] | None:  # [M]
+def _rows_of(expanded: Sequence[int], nodes: Sequence[int]) -> tuple[int, ...] | None:  # [M]
     """Return which law stands after each node, up to the last that has one; None: all, in order."""
-    row_of = {node: row for row, node in enumerate(asked)}
+    row_of = {node: row for row, node in enumerate(expanded)}
     num_rows = 1 + max(number for number, node in enumerate(nodes) if node in row_of)
     # A node in between without a law has no children either: nobody looks at what stands there.
     rows = tuple(row_of.get(node, 0) for node in nodes[:num_rows])
-    return None if rows == tuple(range(len(asked))) else rows
+    return None if rows == tuple(range(len(expanded))) else rows
 
 
 def _confidence(logits: Tensor) -> Tensor:  # [B, F, V] -> [B, F]

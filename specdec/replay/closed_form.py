@@ -32,7 +32,7 @@ Rows = Callable[[Text, int], Tensor | None]
 
 def replay(
     texts: Sequence[Text],
-    laws: Laws,
+    distributions: Laws,
     arms: Mapping[str, ClosedArm],
     sampling: Sampling,
     verifier: CausalLM | None,
@@ -47,17 +47,17 @@ def replay(
     recording has, and let the `verifier` read texts of which there are none. Nothing is submitted
     below an end token or a stop string of `stopping`; a text that another one ended says so itself.
     """
-    told = stopping or Stopping(end_ids=end_ids_of(verifier))
-    sampling = heeded(sampling, verifier, told.end_ids)
+    stopping = stopping or Stopping(end_ids=end_ids_of(verifier))
+    sampling = heeded(sampling, verifier, stopping.end_ids)
     found: dict[str, list[Replayed]] = {name: [] for name in arms}
     limit = max(1, CELLS_AT_ONCE // vocab_size)
-    stops = Stops.of(texts, told, vocab_size)
+    stops = Stops.of(texts, stopping, vocab_size)
     for number, batch in enumerate(batches(texts, limit)):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
         with torch.inference_mode():
             scores = score(
                 batch,
-                laws,
+                distributions,
                 list(arms.values()),
                 sampling,
                 verifier,
@@ -68,16 +68,18 @@ def replay(
             )
         for name, arm in arms.items():
             survival = survival_of(arm, scores)
-            first = from_first(batch, laws, survival)
-            reads_path = laws.reads_path or bool(sampling.processors)
+            first = from_first(batch, distributions, survival)
+            reads_path = distributions.reads_path or bool(sampling.processors)
             known = _known_of(arm, scores, batch, sampling, survival, stops, reads_path)
             found[name].append(Replayed.of(batch, survival, first, submitted(arm.tree, known)))
     return found
 
 
-def from_first(texts: Sequence[Text], laws: Laws, survival: Tensor) -> Tensor | None:  # [B, T]
+def from_first(
+    texts: Sequence[Text], distributions: Laws, survival: Tensor
+) -> Tensor | None:  # [B, T]
     """Return the depth of the candidates: none before the laws begin."""
-    firsts = [laws.first_start(text) for text in texts]
+    firsts = [distributions.first_start(text) for text in texts]
     if not any(firsts):
         return None
     place = torch.arange(survival.shape[1], device=survival.device)
@@ -87,7 +89,7 @@ def from_first(texts: Sequence[Text], laws: Laws, survival: Tensor) -> Tensor | 
 
 def score(
     texts: Sequence[Text],
-    laws: Laws,
+    distributions: Laws,
     arms: Sequence[ClosedArm],
     sampling: Sampling,
     verifier: CausalLM | None,
@@ -97,16 +99,16 @@ def score(
     stops: Stops | None = None,
 ) -> Scores:
     """Answer all questions of all arms along a batch of texts."""
-    wanted = questions.questions(arms, laws.num_depths, stops is not None and stops.some)
+    wanted = questions.questions(arms, distributions.num_depths, stops is not None and stops.some)
     p = None
     if any(question.needs_p for several in wanted.values() for question in several):
         p = _known(texts, rows, vocab_size)
         if p is None and verifier is not None:
             logits = logits_along(verifier, texts, vocab_size)
             p = sampling.warp(processed(texts, sampling, logits))
-    scores = Scores(laws.num_depths)
+    scores = Scores(distributions.num_depths)
     stops_early = any(arm.tree.min_confidence > 0 for arm in arms)
-    for depth, logits in enumerate(laws.along(texts, vocab_size), start=1):
+    for depth, logits in enumerate(distributions.along(texts, vocab_size), start=1):
         if depth not in wanted:
             break
         if stops_early:
@@ -123,10 +125,10 @@ def _known(texts: Sequence[Text], rows: Rows | None, vocab_size: int) -> Tensor 
         return None
     found: list[Tensor] = []
     for text in texts:
-        law = rows(text, vocab_size)
-        if law is None:
+        probs = rows(text, vocab_size)
+        if probs is None:
             return None
-        found.append(law)
+        found.append(probs)
     return pad_sequence(found, batch_first=True)
 
 

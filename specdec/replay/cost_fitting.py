@@ -68,7 +68,7 @@ class Timed:
     steps: Sequence[Step]
 
 
-def fitted(timed: Sequence[Timed], facts: Mapping[str, object]) -> Costs:
+def fitted(timed: Sequence[Timed], circumstances: Mapping[str, object]) -> Costs:
     """Fit all curves.
 
     Raises:
@@ -84,7 +84,7 @@ def fitted(timed: Sequence[Timed], facts: Mapping[str, object]) -> Costs:
             groups.setdefault(each.draft.known_by, []).append(each)
             names.setdefault(each.draft.known_by, each.draft.name)
     drafts = {key: _draft(names[key], group, chain, tree) for key, group in groups.items()}
-    return Costs(facts, chain, tree, drafts)
+    return Costs(circumstances, chain, tree, drafts)
 
 
 def curve(pairs: Sequence[tuple[int, float]]) -> Curve:
@@ -138,16 +138,16 @@ class Design:
     @classmethod
     def of(cls, timed: Sequence[Timed]) -> "Design | None":
         """Count starts and levels; None where nothing was drafted often enough."""
-        told = [(each, full) for each in timed if len(full := _whole(each)) >= MIN_STEPS]
-        if not told:
+        measured = [(each, full) for each in timed if len(full := _whole(each)) >= MIN_STEPS]
+        if not measured:
             return None
-        levels = list(dict.fromkeys((each.choice, n) for each, _ in told for n in each.parents))
-        counts = np.zeros((len(told), 1 + len(levels)))
+        levels = list(dict.fromkeys((each.choice, n) for each, _ in measured for n in each.parents))
+        counts = np.zeros((len(measured), 1 + len(levels)))
         counts[:, 0] = 1
-        for row, (each, _) in zip(counts, told, strict=True):
+        for row, (each, _) in zip(counts, measured, strict=True):
             for number in each.parents:
                 row[1 + levels.index((each.choice, number))] += 1
-        return cls([full for _, full in told], levels, counts)
+        return cls([full for _, full in measured], levels, counts)
 
 
 def is_chain(step: Step) -> bool:

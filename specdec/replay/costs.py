@@ -117,7 +117,7 @@ class Costs:
     A forward of n tokens is timed apart for chains and for trees, which want a mask.
     """
 
-    facts: Mapping[str, Any]  # the verifier's fingerprint, machine, batch, sampling, ...
+    circumstances: Mapping[str, Any]  # the verifier's fingerprint, machine, batch, sampling, ...
     chain: Curve  # seconds of a verifier forward over the tokens that it reads
     tree: Curve
     drafts: Mapping[str, DraftCosts]  # by what the proposer is known by
@@ -194,7 +194,7 @@ def read_costs(path: Path) -> Costs:
         if row["version"] != VERSION:
             raise ValueError(f"version {row['version']}, and this reads version {VERSION}")
         costs = Costs(
-            row["facts"],
+            row["circumstances"],
             _curve(row["chain"]),
             _curve(row["tree"]),
             {name: _draft(each) for name, each in row["drafts"].items()},
@@ -257,7 +257,7 @@ def costs_of_file(where: str, fingerprint: Mapping[str, str]) -> Costs:
         UserError: the file is no such file, or about another configuration or another dtype.
     """
     costs = read_costs(Path(where))
-    theirs = costs.facts["verifier"]
+    theirs = costs.circumstances["verifier"]
     unlike = [name for name in ("config", "dtype") if theirs.get(name) != fingerprint[name]]
     if unlike:
         raise UserError(

@@ -90,9 +90,9 @@ class HeadLaws:
 
     def along(self, texts: Sequence[Text], vocab_size: int) -> Iterator[Tensor]:
         """Let the verifier read the texts, unless it has, and each head its states."""
-        asked, (num_rows, length) = self._asked(texts), _shape(texts)
+        targets, (num_rows, length) = self._head_targets(texts), _shape(texts)
         hidden = self._hidden(texts, length=max(map(_length, texts)) + self.heads.num_heads)
-        states = forced_states(self.heads, self.verifier, hidden, asked)
+        states = forced_states(self.heads, self.verifier, hidden, targets)
         for head, state in enumerate(states):
             logits = self.heads.logits(head, state, self.verifier.unembed)
             yield fitted(logits, vocab_size).view(num_rows, length, -1)
@@ -105,7 +105,7 @@ class HeadLaws:
             states[row, : len(state)] = state
         return states.to(next(self.heads.parameters()).dtype)
 
-    def _asked(self, texts: Sequence[Text]) -> HeadTargets:
+    def _head_targets(self, texts: Sequence[Text]) -> HeadTargets:
         """Ask at every place, also behind the end of short texts: what comes of that is not used.
 
         The root of a step that begins at s is the token before it, and the heads read the state

@@ -1,6 +1,6 @@
 """Where the steps of decoding begin on a given text, and what they add up to.
 
-Given the text the block starts are a Markov chain on its positions: from s the next one is
+Given the text the step starts are a Markov chain on its positions: from s the next one is
 s + A + 1 with P(A = a | text, s). So a dynamic programme over positions gives the probability r(s)
 that a step begins at s, and with it the exact expectation, given the text, of whatever the steps
 add up to: of real decoding, as far as its texts have the verifier's law.
@@ -52,7 +52,7 @@ class Replayed:
         depths = torch.arange(depth + 1, device=survival.device)
         survival = survival * (depths <= limits[..., None])
         submitted = submitted or Submitted.unknown(depth)
-        starts = block_starts(texts, survival)
+        starts = step_starts(texts, survival)
         return cls(texts, survival, limits, deepest, submitted, starts)
 
     @property
@@ -76,7 +76,7 @@ def budget_limits(texts: Sequence[Text], depth: int, device: torch.device) -> Te
     return (budgets - place - 1).clamp(min=0, max=depth)
 
 
-def block_starts(texts: Sequence[Text], survival: Tensor) -> Tensor:  # [B, T, D + 1] -> [B, T]
+def step_starts(texts: Sequence[Text], survival: Tensor) -> Tensor:  # [B, T, D + 1] -> [B, T]
     """Return r(s), the probability that a step begins at s: r(0) = 1."""
     lengths = torch.tensor([len(text.output_ids) for text in texts], device=survival.device)
     return starts_along(survival, lengths)
@@ -104,9 +104,12 @@ def tally(
     known = set[str].intersection(*({*columns} for columns in several)) if several else set[str]()
     rows: dict[str, dict[str, float | str]] = {}
     for part, columns in zip(parts, several, strict=True):
-        told = {name: column.tolist() for name, column in columns.items() if name in known}
+        by_text = {name: column.tolist() for name, column in columns.items() if name in known}
         for place, text in enumerate(part.texts):
-            counts = {**_of_text(text, plain), **{name: each[place] for name, each in told.items()}}
+            counts = {
+                **_of_text(text, plain),
+                **{name: each[place] for name, each in by_text.items()},
+            }
             row = rows.setdefault(text.prompt_id, {"category": text.category})
             for name, value in counts.items():
                 before = row.get(name, 0.0)
@@ -144,14 +147,14 @@ def _counts(
 
 def _drafted(part: Replayed, num_nodes: Sequence[int]) -> dict[str, Tensor]:  # each [B]
     """Count the candidates, and the steps that have no chain of them."""
-    starts, depths, told = part.starts, part.drafted, part.submitted
+    starts, depths, of_step = part.starts, part.drafted, part.submitted
     columns: dict[str, Tensor] = {}
-    if told.left_out is not None:
+    if of_step.left_out is not None:
         sizes = torch.tensor(num_nodes, dtype=torch.float64, device=starts.device)[depths]
-        sizes = sizes - _at_depth(told.left_out, depths)
+        sizes = sizes - _at_depth(of_step.left_out, depths)
         columns["num_drafted"] = (starts * sizes).sum(dim=1)
-    if told.branched is not None:
-        columns["num_branched"] = (starts * _at_depth(told.branched, depths)).sum(dim=1)
+    if of_step.branched is not None:
+        columns["num_branched"] = (starts * _at_depth(of_step.branched, depths)).sum(dim=1)
     return columns
 
 
@@ -180,7 +183,7 @@ def _seconds(
     starts: Tensor, depths: Tensor, seconds: Sequence[Seconds]
 ) -> dict[str, Tensor]:  # each [B]
     """Add up what the steps of each text take."""
-    told = torch.tensor(seconds, dtype=torch.float64, device=starts.device)  # [D + 1, 3]
-    sums = (starts[..., None] * told[depths]).sum(dim=1)  # [B, 3]
+    by_depth = torch.tensor(seconds, dtype=torch.float64, device=starts.device)  # [D + 1, 3]
+    sums = (starts[..., None] * by_depth[depths]).sum(dim=1)  # [B, 3]
     names = [f"{name}_seconds" for name in Seconds._fields]
     return {**dict(zip(names, sums.unbind(dim=1), strict=True)), "decode_seconds": sums.sum(dim=1)}

@@ -24,10 +24,10 @@ class Stops:
     def of(cls, texts: Sequence[Text], stopping: Stopping, vocab_size: int) -> "Stops | None":
         """Return them if all that ended these texts is told; None: something else did."""
         reasons = {text.finish_reason for text in texts}
-        told = (stopping.end_ids or "eos" not in reasons) and (
+        are_known = (stopping.end_ids or "eos" not in reasons) and (
             stopping.stop_strings or "stop" not in reasons
         )
-        return cls(stopping, vocab_size) if told else None
+        return cls(stopping, vocab_size) if are_known else None
 
     @property
     def some(self) -> bool:
@@ -66,10 +66,10 @@ class Stops:
         end_ids = torch.tensor(self._end_ids, dtype=torch.int64)
         found = [torch.isin(path[..., -1].cpu(), end_ids) for path in paths]
         if self._stopping.stop_strings:
-            told: list[list[list[list[int]]]] = [path.tolist() for path in paths]
+            token_ids: list[list[list[list[int]]]] = [path.tolist() for path in paths]
             for row, text in enumerate(texts):
                 for place in range(len(text.output_ids)):
-                    here = [path[row][place] for path in told]
+                    here = [path[row][place] for path in token_ids]
                     stops = self._completed(text.output_ids[:place], here)
                     for each, is_stop in zip(found, stops, strict=True):
                         each[row, place] |= is_stop

@@ -59,7 +59,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ReportedArm:
     """Runs that differ in nothing but their seed, pooled: a prompt stays one unit."""
 
     label: str
@@ -90,7 +90,7 @@ class Setting:
 
     label: str
     options: Mapping[str, Any]
-    arms: Sequence[Arm]
+    arms: Sequence[ReportedArm]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Collection:
     forced: bool = False  # compared in spite of `apart`
 
     @property
-    def arms(self) -> list[Arm]:
+    def arms(self) -> list[ReportedArm]:
         """All arms of all settings."""
         return [arm for setting in self.settings for arm in setting.arms]
 
@@ -122,8 +122,10 @@ class Collection:
     @property
     def recordings(self) -> dict[tuple[str, str], int]:
         """What was replayed in place of decoding, and what seconds come from, by how many runs."""
-        told = [run.circumstances for run in self.runs]
-        return Counter((str(c[RECORDING]), str(c[COSTS] or "")) for c in told if c[RECORDING])
+        circumstances = [run.circumstances for run in self.runs]
+        return Counter(
+            (str(c[RECORDING]), str(c[COSTS] or "")) for c in circumstances if c[RECORDING]
+        )
 
 
 def collect(folder: Path, force: bool = False) -> Collection:
@@ -139,10 +141,10 @@ def collect(folder: Path, force: bool = False) -> Collection:
     states = {path: state_of(path) for path in folders if _is_run(path)}
     if not folder.is_dir() or not states:
         raise UserError(f"run={str(folder)!r}: no run directory in that folder")
-    told = [
+    complete = [
         path for path, state in states.items() if state == COMPLETE or is_cut_short(path, state)
     ]
-    runs = [read_run(path) for path in told]
+    runs = [read_run(path) for path in complete]
     if not runs:
         listed = ", ".join(f"{path.name}: {state}" for path, state in list(states.items())[:3])
         raise UserError(f"run={str(folder)!r}: none of {len(states)} runs is complete ({listed})")
@@ -156,7 +158,7 @@ def collect(folder: Path, force: bool = False) -> Collection:
     return Collection(
         folder,
         _settings(runs, shown, set(apart) if force else set()),
-        {str(path.relative_to(folder)): s for path, s in states.items() if path not in told},
+        {str(path.relative_to(folder)): s for path, s in states.items() if path not in complete},
         doubled,
         apart,
         force and bool(apart),
@@ -178,15 +180,15 @@ def read_run(path: Path) -> Run:
     try:
         config = OmegaConf.load(path / "config.yaml")
         assert isinstance(config, DictConfig)
-        facts = json.loads((path / "provenance.json").read_text(encoding="utf-8"))
+        provenance = json.loads((path / "provenance.json").read_text(encoding="utf-8"))
         summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-        circumstances = {called: facts.get(name) for name, called in CIRCUMSTANCES.items()}
+        circumstances = {called: provenance.get(name) for name, called in CIRCUMSTANCES.items()}
         for name in ("prompts.path", "verifier.path"):
-            circumstances[f"{CONTENT}{name}"] = facts["files"].get(name)
-        known = known_by(config, facts["files"], facts.get("code", {}))
+            circumstances[f"{CONTENT}{name}"] = provenance["files"].get(name)
+        known = known_by(config, provenance["files"], provenance.get("code", {}))
         for name in (RECORDING, COSTS):
-            known[name] = facts["files"].get(FILES_OF[name], circumstances[name])
-        trained = facts.get("training_tokens")
+            known[name] = provenance["files"].get(FILES_OF[name], circumstances[name])
+        trained = provenance.get("training_tokens")
         outcome = trained, summary["lossless"], summary.get("peak_memory_bytes")
     except DAMAGE as error:
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
@@ -194,7 +196,7 @@ def read_run(path: Path) -> Run:
     used, plain = options(config), proposes_nothing(config)
     cut_short = is_cut_short(path, state_of(path))
     tally = read_tally(path)
-    return Run(path, used, known, plain, circumstances, tally, facts, *outcome, cut_short)
+    return Run(path, used, known, plain, circumstances, tally, provenance, *outcome, cut_short)
 
 
 def respelled(runs: Sequence[Run]) -> list[Run]:
@@ -210,13 +212,13 @@ def respelled(runs: Sequence[Run]) -> list[Run]:
     varying = {n for n in _varying(unnamed) if not named & {n.split(".")[0], n.rpartition(".")[0]}}
     found: list[Run] = []
     for run, more in zip(runs, unnamed, strict=True):
-        told = {**run.options, **{n: v for n, v in more.items() if n in varying}}
-        used = {name: _called(run, name, value, names) for name, value in told.items()}
-        told = {
+        options = {**run.options, **{n: v for n, v in more.items() if n in varying}}
+        used = {name: _called(run, name, value, names) for name, value in options.items()}
+        circumstances = {
             name: _called(run, name, value, names) if name in run.known else value
             for name, value in run.circumstances.items()
         }
-        found.append(replace(run, options=used, circumstances=told))
+        found.append(replace(run, options=used, circumstances=circumstances))
     return found
 
 
@@ -278,9 +280,9 @@ def _settings(
     found: list[Setting] = []
     for group in _grouped(runs, shared):
         used = _rest(group[0].options)
-        told = {**group[0].circumstances, **used}
-        names = [name for name in shown if name in told and name not in ignored]
-        label = ", ".join(part(name, told[name]) for name in names)
+        options = {**group[0].circumstances, **used}
+        names = [name for name in shown if name in options and name not in ignored]
+        label = ", ".join(part(name, options[name]) for name in names)
         found.append(Setting(label or "all", used, _arms(group, shown, ignored, tokens)))
     return found
 
@@ -290,20 +292,20 @@ def _arms(
     shown: Mapping[str, Sequence[Any]],
     ignored: set[str],
     tokens: set[int],  # that any arm of any setting was trained on
-) -> list[Arm]:
+) -> list[ReportedArm]:
     # Plug-ins first, as one would say it: draft_model, chain, gamma=4.
     names = [n for n in PLUG_INS if n in shown or n == "proposer"]
     names += [n for n in shown if is_side(n) and n not in PLUG_INS] + sorted(ignored)
     names = [each for name in names for each in ((STEPS, TOKENS) if name == STEPS else (name,))]
     groups = _by_arm(runs)
     used = [_with_tokens(_without_seed(group[0]), group) for group in groups]
-    told = [{**group[0].circumstances, **each} for group, each in zip(groups, used, strict=True)]
-    labels = distinct_labels(with_short_counts(told, tokens), names)
-    found: list[Arm] = []
+    options = [{**group[0].circumstances, **each} for group, each in zip(groups, used, strict=True)]
+    labels = distinct_labels(with_short_counts(options, tokens), names)
+    found: list[ReportedArm] = []
     for group, each, label in zip(groups, used, labels, strict=True):
         seeds = {run.options[SEED]: run for run in group}
         tally = pooled([run.tally for run in group])
-        found.append(Arm(label, each, seeds, tally))
+        found.append(ReportedArm(label, each, seeds, tally))
     return found
 
 

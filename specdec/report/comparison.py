@@ -20,7 +20,7 @@ from specdec.metrics import (
     speedup_contrast,
     summarize,
 )
-from specdec.report.collect import Arm, Setting
+from specdec.report.collect import ReportedArm, Setting
 
 # What is told of speed, and not at all where timings are not comparable.
 OF_SPEED = ("speedup", "step_cost", "cost_ratio")
@@ -32,7 +32,7 @@ Pairing = Callable[[str, str], tuple[Tally, Tally] | None]
 class Compared:
     """An arm, its metrics, and how it stands to the best (or to the reference) of its setting."""
 
-    arm: Arm
+    arm: ReportedArm
     summary: Mapping[str, Any]  # as `summary.json`, over all seeds, and its `standings`
     by_category: Mapping[str, Mapping[str, Estimate]]  # category: metric: number
 
@@ -127,7 +127,7 @@ def _tested(contrasts: Mapping[str, Contrast]) -> dict[str, dict[str, Any]]:
     }
 
 
-def paired(arm: Arm, other: Arm) -> tuple[Tally, Tally] | None:
+def paired(arm: ReportedArm, other: ReportedArm) -> tuple[Tally, Tally] | None:
     """Return the sums of both over what they have in common; None if that is nothing."""
     seeds = sorted(arm.runs.keys() & other.runs.keys())
     tallies = [_over(each, seeds) for each in (arm, other)]
@@ -145,13 +145,13 @@ def paired(arm: Arm, other: Arm) -> tuple[Tally, Tally] | None:
     return first, second
 
 
-def _over(arm: Arm, seeds: Sequence[int]) -> Tally:
+def _over(arm: ReportedArm, seeds: Sequence[int]) -> Tally:
     if len(seeds) == len(arm.runs):
         return arm.tally
     return pooled([arm.runs[seed].tally for seed in seeds])
 
 
-def _summary(arm: Arm) -> dict[str, Any]:
+def _summary(arm: ReportedArm) -> dict[str, Any]:
     summary: dict[str, Any] = {"arm": arm.label, "lossless": arm.lossless, **summarize(arm.tally)}
     summary["num_seeds"] = len(arm.runs)
     memory = [run.peak_memory_bytes for run in arm.runs.values()]
@@ -163,13 +163,13 @@ def _summary(arm: Arm) -> dict[str, Any]:
     return summary
 
 
-def _flaw(arm: Arm) -> str | None:
+def _flaw(arm: ReportedArm) -> str | None:
     """Say why nothing is told of an arm's speed: of all of its runs together, or of one of them."""
     found = [incomparable(tally) for tally in (arm.tally, *(r.tally for r in arm.runs.values()))]
     return next((reason for reason in found if reason is not None), None)
 
 
-def _by_category(arm: Arm) -> dict[str, dict[str, Estimate]]:
+def _by_category(arm: ReportedArm) -> dict[str, dict[str, Estimate]]:
     reason = _flaw(arm)
     found: dict[str, dict[str, Estimate]] = {}
     for category in sorted(set(arm.tally.categories)):

@@ -75,11 +75,11 @@ def distinct_labels(arms: Sequence[Mapping[str, Any]], names: Sequence[str]) -> 
     for some, with_steps in ((brief, False), (names, False), (names, True)):
         found = [
             ", ".join(
-                part(n, told[n])
+                part(n, options[n])
                 for n in some
-                if n in told and (n != STEPS or with_steps or TOKENS not in told)
+                if n in options and (n != STEPS or with_steps or TOKENS not in options)
             )
-            for told in arms
+            for options in arms
         ]
         if len(set(found)) == len(arms):
             break

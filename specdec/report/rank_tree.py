@@ -9,7 +9,7 @@ from rich.tree import Tree
 
 RAW = " Logits processors, if decoding has some, are not applied: a recording knows them."
 CAVEAT = (
-    "Expected over all positions of the text, not over the block starts of decoding, which crowd "
+    "Expected over all positions of the text, not over the step starts of decoding, which crowd "
     "behind hard tokens; exact for a temperature where the verifier wrote the text at it." + RAW
 )
 RECORDED_CAVEAT = (

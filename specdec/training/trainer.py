@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from specdec.core.errors import require, require_int, require_number
-from specdec.core.signals import Asked
+from specdec.core.signals import EndRequest
 from specdec.results.progress import Progress
 from specdec.results.tracking import log_with
 from specdec.training.objective import Objective
@@ -172,7 +172,7 @@ class Trainer:
             describe(objective, shows_sample)
             folder.start()
         accelerator.wait_for_everyone()
-        with Asked() as asked:
+        with EndRequest() as end_request:
             run = TrainingRun(self, objective, folder, accelerator)
             speaks = accelerator.is_main_process
             steps = (run.max_steps, "train", "step", run.step)
@@ -180,7 +180,7 @@ class Trainer:
                 teller = Teller(progress, run.max_steps, speaks)
                 self._introduce(run, folder, teller)
                 try:
-                    self._train(run, teller, asked)
+                    self._train(run, teller, end_request)
                 except KeyboardInterrupt:
                     teller.say(_interrupted(run))
                     raise
@@ -194,7 +194,7 @@ class Trainer:
         for note in folder.notes:
             teller.say(note)
 
-    def _train(self, run: TrainingRun, teller: Teller, asked: Asked) -> None:
+    def _train(self, run: TrainingRun, teller: Teller, end_request: EndRequest) -> None:
         """Take the steps that are left.
 
         Raises:
@@ -207,13 +207,13 @@ class Trainer:
             run.evaluate(teller)
         while run.step < run.max_steps:
             late = self.max_hours is not None and time.monotonic() - since >= 3600 * self.max_hours
-            ends = run.advance(ends=asked.by is not None or late)
+            ends = run.advance(ends=end_request.by is not None or late)
             teller.stepped()
             if self._due(run, self.logging_steps):
                 run.log_loss(teller)
             if ends:  # an evaluation may take longer than there is time; it is made up for
                 run.save_checkpoint()
-                raise asked.ending()
+                raise end_request.ending()
             if self._due(run, self.eval_steps):
                 run.evaluate(teller)
             if self._due(run, self.save_steps):

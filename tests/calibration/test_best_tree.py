@@ -73,7 +73,7 @@ def closed_sets(size: int) -> list[tuple[Path, ...]]:
 
 
 def test_expected_efficiency_is_what_replay_says(texts: list[Text], parts: list[Ranked]) -> None:
-    """The mean over positions, weighed with its own block starts, is the mean over steps."""
+    """The mean over positions, weighed with its own step starts, is the mean over steps."""
     ours = best_tree(parts, NUM_NODES, max_rank=2)
     held = [ours.counts.count(path) for path in ours.nodes]
     told = expected_block_efficiency(held, ours.counts.num_positions)[-1]

@@ -169,7 +169,7 @@ def arms(verifier: HFCausalLM, draft: HFCausalLM, name: str) -> tuple[Proposer, 
 def test_the_engine_accepts_what_the_ranks_say(
     verifier: HFCausalLM, draft: HFCausalLM, name: str, temperature: float
 ) -> None:
-    """At every block start of a decoded text: a tree's acceptance can be read off the ranks."""
+    """At every step start of a decoded text: a tree's acceptance can be read off the ranks."""
     proposer, ranker = arms(verifier, draft, name)
     sampling = Sampling(temperature)
     decoder = SpeculativeDecoder(verifier, proposer, Rejection(), sampling, Stopping(60))

@@ -48,7 +48,7 @@ def test_what_is_printed(cli: CommandLine, tiny: Tiny) -> None:
     assert sum("rank " in line for line in found["printed"].splitlines()) == 5
     share = 100 * found["joint"]["counts"][0] / found["num_positions"]
     assert f"rank {found['joint']['paths'][0][0]}  {share:.2f} %" in found["printed"]
-    assert "not over the block starts" in " ".join(found["printed"].split())
+    assert "not over the step starts" in " ".join(found["printed"].split())
 
 
 def test_fewer_samples_and_other_batches(cli: CommandLine, tiny: Tiny) -> None:

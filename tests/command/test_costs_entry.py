@@ -67,7 +67,7 @@ def test_every_part_is_measured(measured: Ended) -> None:
     draft = next(each for each in found["drafts"].values() if "draft_model" in each["name"])
     assert draft["level"]["drawn"]["sizes"] == draft["level"]["likeliest"]["sizes"] == [1, 2]
     assert min(found["chain"]["seconds"]) > 0
-    assert found["facts"]["batch"] == 1
+    assert found["circumstances"]["batch"] == 1
     assert "predict speed with costs=costs.json" in measured.out
 
 

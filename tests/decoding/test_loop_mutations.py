@@ -69,7 +69,7 @@ MUTATIONS = [
     Mutation(
         "bonus-row-not-warped",
         rewritten(
-            "specdec.decoding.decoder.SpeculativeDecoder._laws",
+            "specdec.decoding.decoder.SpeculativeDecoder._verifier_probs",
             "self.sampling.warp(logits)",
             "torch.cat([self.sampling.warp(logits[:, :-1]), logits[:, -1:].softmax(-1)], dim=1)",
         ),
@@ -80,7 +80,7 @@ MUTATIONS = [
     Mutation(
         "verifier-not-warped",
         rewritten(
-            "specdec.decoding.decoder.SpeculativeDecoder._laws",
+            "specdec.decoding.decoder.SpeculativeDecoder._verifier_probs",
             "self.sampling.warp(logits)",
             "logits.softmax(-1)",
         ),
@@ -92,7 +92,7 @@ MUTATIONS = [
         "q-of-another-temperature-recorded",
         rewritten(
             "specdec.proposer.draft_model.grow",
-            "laws if sampled else None",
+            "draft_probs if sampled else None",
             "logits.softmax(-1) if sampled else None",
         ),
         _sampled,
@@ -107,7 +107,7 @@ MUTATIONS = [
     ),
     Mutation(
         "withheld-token-forgotten",
-        rewritten("specdec.proposer.growth._proposal", "WITHHELD in facts.states", "False"),
+        rewritten("specdec.proposer.growth._proposal", "WITHHELD in on_host.states", "False"),
         _filtered,
         0.172,
     ),
@@ -121,8 +121,8 @@ MUTATIONS = [
         "rows-of-q-shifted-in-a-fixed-tree",
         rewritten(
             "specdec.proposer.growth.Growth._static_proposals",
-            "Proposal(tree, draw, law, calls)",
-            "Proposal(tree, draw, law.roll(1, 0), calls)",
+            "Proposal(tree, draw, probs, calls)",
+            "Proposal(tree, draw, probs.roll(1, 0), calls)",
         ),
         _on_grid,
         0.2362,
@@ -132,8 +132,8 @@ MUTATIONS = [
         "rows-of-q-shifted",
         rewritten(
             "specdec.proposer.growth._proposal",
-            "Proposal(tree, draw, laws, calls,",
-            "Proposal(tree, draw, laws.roll(1, 0), calls,",
+            "Proposal(tree, draw, draft_probs, calls,",
+            "Proposal(tree, draw, draft_probs.roll(1, 0), calls,",
         ),
         _sampled,
         0.2808,

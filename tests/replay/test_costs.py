@@ -237,7 +237,7 @@ def test_a_proposer_that_was_not_measured_is_named() -> None:
         (None, "cannot be read"),
         ("{", "not what specdec-costs writes"),
         (json.dumps({"version": 7}), "version 7"),
-        (json.dumps({"version": 2}), "no 'facts'"),
+        (json.dumps({"version": 2}), "no 'circumstances'"),
     ],
 )
 def test_damaged_costs_are_refused(tmp_path: Path, content: str | None, reason: str) -> None:

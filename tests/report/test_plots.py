@@ -14,7 +14,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.image import imread
 
 from specdec.metrics import DEFINITIONS, Tally
-from specdec.report.collect import Arm, Collection
+from specdec.report.collect import Collection, ReportedArm
 from specdec.report.comparison import Compared
 from specdec.report.plots import Plot, figures, limits, save, svg
 from specdec.report.plots.canvas import INK, RIGHT, WIDTH, look_of
@@ -294,7 +294,7 @@ def test_lossy_arms_are_held_against_their_distance(tmp_path: Path) -> None:
 
 
 def test_arms_that_are_dominated_are_not_on_the_front() -> None:
-    arm = Arm("any", {}, {}, Tally.from_rows([]))
+    arm = ReportedArm("any", {}, {}, Tally.from_rows([]))
 
     def spot(x: float, y: float) -> Spot:
         return Spot(arm, {"value": x}, {"value": y})

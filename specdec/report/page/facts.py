@@ -11,8 +11,8 @@ LONGEST_VALUE = 100
 MAX_VALUES = 6
 
 
-def head(collection: Collection, facts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    days = sorted(str(each["started"])[:10] for each in facts if each.get("started"))
+def head(collection: Collection, provenances: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    days = sorted(str(each["started"])[:10] for each in provenances if each.get("started"))
     arms = collection.arms
     prompts = {name for arm in arms for name in arm.tally.prompt_ids}
     verifiers = list(dict.fromkeys(name for arm in arms if (name := _verifier(arm.options))))
@@ -38,9 +38,9 @@ def _many(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
-def summarized(facts: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+def summarized(provenances: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return the different values of every fact, and of how many runs if there are several."""
-    flat = [_flat(each) for each in facts]
+    flat = [_flat(each) for each in provenances]
     found: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for each in flat for name in each):
         counts = Counter(each[name] for each in flat if name in each)
@@ -53,10 +53,10 @@ def summarized(facts: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     return found
 
 
-def _flat(facts: Mapping[str, Any]) -> dict[str, str]:
+def _flat(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Name what is within: `versions.torch`; a command line is one string."""
     found: dict[str, str] = {}
-    for name, value in facts.items():
+    for name, value in provenance.items():
         if name == "argv" and isinstance(value, list):
             found["command"] = " ".join(str(each) for each in value)
         elif isinstance(value, dict):

@@ -130,16 +130,16 @@ def _rule(each: Compared) -> Cell:
     name = each.arm.options.get("verification", "none")
     if each.arm.lossless:
         return Cell(name, notes=("lossless",), sort=0.0)
-    told = {
+    cells = {
         short: _cell(each.summary.get(key), each.summary["num_prompts"], digits=3)
         for short, key in (("TV", "total_variation"), ("KL", "kl"))
     }
     notes = [
         f"{short} {cell.text}" + (f" ({cell.interval})" if cell.interval else "")
-        for short, cell in told.items()
+        for short, cell in cells.items()
         if cell.text != NOTHING
     ]
-    return Cell(name, notes=("lossy", *notes), sort=told["TV"].sort)
+    return Cell(name, notes=("lossy", *notes), sort=cells["TV"].sort)
 
 
 def _memory(each: Compared) -> Cell:

@@ -57,14 +57,14 @@ def page(
     script = _ours("script.js")
     overviews = [overview(setting, compared) for setting, compared in results]
     by_category = [grid for setting, compared in results for grid in categories(setting, compared)]
-    facts = [run.provenance for arm in collection.arms for run in arm.runs.values()]
+    provenances = [run.provenance for arm in collection.arms for run in arm.runs.values()]
     drawn = {name: Markup(svg(plot.figure)) for name, plot in plots.items()}
     return environment.get_template("report.html.j2").render(
         style=Markup(_ours("style.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         title=collection.folder.resolve().name,
-        head=head(collection, facts),
+        head=head(collection, provenances),
         incomplete=collection.incomplete,
         cut_short=listed([run.path.name for run in collection.cut_short]),
         tie=TIE,
@@ -85,7 +85,7 @@ def page(
         num_texts=len(texts),
         glossary=glossary(overviews, plots.values(), bool(texts)),
         definitions={**DEFINITIONS, **MORE},
-        provenance=summarized(facts),
+        provenance=summarized(provenances),
         shared=shared(collection),
         runs=runs(collection),
         kinds=KINDS,

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 
 from specdec.metrics import DEFINITIONS
 from specdec.metrics.speed import TOO_CHEAP
-from specdec.report.collect import Arm, Setting
+from specdec.report.collect import ReportedArm, Setting
 from specdec.report.comparison import Compared
 from specdec.report.plots import limits
 from specdec.report.plots.canvas import BAR, INK, Plot, legend, panel
@@ -87,7 +87,7 @@ def _is_sound(each: Compared) -> bool:
     return timed and each.summary["speedup"].get("reason") != TOO_CHEAP
 
 
-def _bar(arm: Arm, setting: Setting) -> Bar:
+def _bar(arm: ReportedArm, setting: Setting) -> Bar:
     num_steps = arm.tally.total("num_steps")
     parts = {
         kind: 1000 * arm.tally.total(f"{kind}_seconds") / num_steps for kind in PARTS_OF_A_STEP

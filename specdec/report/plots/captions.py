@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from specdec.report.collect import Arm
+from specdec.report.collect import ReportedArm
 from specdec.report.labels import part
 from specdec.report.plots import limits
 from specdec.results.options import PLUG_INS
@@ -30,7 +30,7 @@ def packed(groups: Sequence[Sequence[T]], size: int) -> list[list[T]]:
     return parts
 
 
-def full_label(arm: Arm, setting: str, num_settings: int) -> str:
+def full_label(arm: ReportedArm, setting: str, num_settings: int) -> str:
     return f"{arm.label} | {setting}" if num_settings > 1 else arm.label
 
 
@@ -98,8 +98,10 @@ def varying_options(tables: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(found, key=lambda name: PLUG_INS.index(name) if name in PLUG_INS else 99)
 
 
-def label_of(told: Mapping[str, Any], names: Sequence[str]) -> str:
-    return ", ".join(part(name, _cut(told[name])) for name in names if told.get(name) is not None)
+def label_of(options: Mapping[str, Any], names: Sequence[str]) -> str:
+    return ", ".join(
+        part(name, _cut(options[name])) for name in names if options.get(name) is not None
+    )
 
 
 def distinct(labels: Sequence[str]) -> list[str]:

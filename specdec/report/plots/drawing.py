@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from specdec.report.collect import Arm
+from specdec.report.collect import ReportedArm
 from specdec.report.labels import rounded_apart
 from specdec.report.plots import limits
 from specdec.report.plots.canvas import (
@@ -42,7 +42,7 @@ class Point:
     x: float
     row: Numbers
     setting: str
-    arm: Arm
+    arm: ReportedArm
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ def drawn(frame: Frame, lines: Sequence[Line], nowhere: Sequence[str]) -> Iterat
     ]
     for number, some in enumerate(parts[: limits.MAX_PARTS], start=1):
         last = number == min(len(parts), limits.MAX_PARTS)
-        title, told = _titled(frame, some, groups, number, min(len(parts), limits.MAX_PARTS))
+        title, titled = _titled(frame, some, groups, number, min(len(parts), limits.MAX_PARTS))
         name = part_name(frame.name, number)
-        figure, axes = figure_with_legend(name, [line.label for line in told], PANEL, joined=True)
-        for index, line in enumerate(told):
+        figure, axes = figure_with_legend(name, [line.label for line in titled], PANEL, joined=True)
+        for index, line in enumerate(titled):
             _draw_line(
-                axes, line, index, index - (len(told) - 1) / 2 if frame.kind != MEASURED else 0.0
+                axes, line, index, index - (len(titled) - 1) / 2 if frame.kind != MEASURED else 0.0
             )
         if frame.reference is not None:
             axes.axhline(frame.reference, color=INK, linestyle=":", linewidth=1.0)

@@ -80,11 +80,11 @@ def _drawn(figure: Figure) -> bytes:
 
 def _written(figure: Figure) -> str:
     buffer = io.StringIO()
-    told: dict[Any, Any] = {
+    parameters: dict[Any, Any] = {
         "svg.fonttype": "none",  # text stays text
         "svg.hashsalt": str(figure.get_label()),
     }
     nobody = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with matplotlib.rc_context({**STYLE, **told}):
+    with matplotlib.rc_context({**STYLE, **parameters}):
         figure.savefig(buffer, format="svg", transparent=True, metadata=nobody)
     return buffer.getvalue()

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from specdec.metrics import DEFINITIONS
-from specdec.report.collect import Arm
+from specdec.report.collect import ReportedArm
 from specdec.report.comparison import Compared
 from specdec.report.plots import limits
 from specdec.report.plots.canvas import (
@@ -39,7 +39,7 @@ from specdec.results.options import PLUG_INS
 class Spot:
     """An arm between two axes."""
 
-    arm: Arm
+    arm: ReportedArm
     x: Numbers
     y: Numbers
 
@@ -107,8 +107,8 @@ def _scatter(name: str, spots: Sequence[Spot], lossy: bool) -> tuple[Figure, lis
         front = undominated(spots)
         x, y = [spot.x["value"] for spot in front], [spot.y["value"] for spot in front]
         axes.plot(x, y, color=INK, linestyle=":", linewidth=1.0, zorder=1)
-        told = "Joined by dots, those than which none is both faster and closer:"
-        notes.append(listed(told, [spot.arm.label for spot in front]))
+        heading = "Joined by dots, those than which none is both faster and closer:"
+        notes.append(listed(heading, [spot.arm.label for spot in front]))
     axes.set_xlabel("speedup (ratio to proposer=none)")
     axes.set_ylabel("total variation (0 to 1)" if lossy else "tau (tokens per verifier call)")
     make_room(figure, axes)

@@ -123,19 +123,19 @@ def _lines(
                 nowhere.append(without_number(label, row))
                 continue
             circumstances = next(iter(each.arm.runs.values())).circumstances
-            told = {n: v for n, v in each.arm.telling.items() if others(n)} | dict(circumstances)
-            found.append((told, Point(x, row or {}, setting.label, each.arm)))
-    names = varying_options([told for told, _ in found])
+            options = {n: v for n, v in each.arm.telling.items() if others(n)} | dict(circumstances)
+            found.append((options, Point(x, row or {}, setting.label, each.arm)))
+    names = varying_options([options for options, _ in found])
     brief = [name for name in names if not name.endswith(".path")]
     points: dict[str, list[Point]] = {}
     tables: dict[str, Mapping[str, Any]] = {}
-    for told, point in found:
-        points.setdefault(key_of(told), []).append(point)
-        tables[key_of(told)] = told
+    for options, point in found:
+        points.setdefault(key_of(options), []).append(point)
+        tables[key_of(options)] = options
     short = with_short_counts(list(tables.values()))
-    labels = [label_of(told, brief) for told in short]
+    labels = [label_of(options, brief) for options in short]
     if len(set(labels)) < len(labels):
-        labels = [label_of(told, names) for told in short]
+        labels = [label_of(options, names) for options in short]
     lines = zip(distinct(labels), points.values(), strict=True)
     return [Line(label, sorted(some, key=lambda p: p.x)) for label, some in lines], nowhere
 

@@ -1,0 +1,67 @@
+"""One word for one thing: retired names do not come back (the glossary: CONTRIBUTING.md)."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Each said several things; what to write in its place is in the glossary.
+RETIRED = {"told", "asked", "facts", "law", "laws", "target_probs"}
+# Folders that hold no such name any more; the others are to follow.
+DONE = (
+    *("core", "tree", "verification", "proposer", "heads", "metrics", "decoding", "report"),
+    "replay",
+)
+# What is left to rename in them: the draft's distributions along a text, in three packages.
+LEFT = {"Laws", "DraftLaws", "HeadLaws"}
+GLOSSARY = re.compile(r"^\| (?P<word>[^|]+) \| [^|]+ \| (?P<code>[^|]+) \|$", re.MULTILINE)
+
+
+def names_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield what a file gives names to: variables, parameters, fields, functions and classes."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id if isinstance(node, ast.Name) else node.attr
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.lineno, node.name
+
+
+def is_retired(name: str) -> bool:
+    """Whether a name is a retired word, or has one as its last part."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().strip("_")
+    return any(words == word or words.endswith(f"_{word}") for word in RETIRED)
+
+
+@pytest.mark.parametrize("folder", DONE)
+def test_retired_words_name_nothing(folder: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in sorted((ROOT / "specdec" / folder).rglob("*.py"))
+        for line, name in names_of(path)
+        if is_retired(name) and name not in LEFT
+    ]
+    assert not found, "see the glossary in CONTRIBUTING.md: " + ", ".join(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "retired"),
+    [("told", True), ("_head_laws", True), ("Asked", True), ("HeadLaws", True), ("lawn", False)],
+)
+def test_words_are_found_in_names(name: str, retired: bool) -> None:
+    assert is_retired(name) is retired
+
+
+def test_names_of_the_glossary_exist() -> None:
+    """Every name in its last column is one of the code's."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = list(GLOSSARY.finditer(text.partition("## Glossary")[2]))
+    assert len(rows) > 10
+    sources = "\n".join(path.read_text() for path in (ROOT / "specdec").rglob("*.py"))
+    for row in rows[1:]:  # behind the heading
+        for name in re.findall(r"`([^`]+)`", row["code"]):
+            assert re.search(rf"\b{re.escape(name)}\b", sources), f"{row['word']}: {name}"

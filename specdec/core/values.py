@@ -33,6 +33,15 @@ class Draw(Enum):
     FILTERED = "filtered"
 
 
+class Source(Enum):
+    """What a proposer's candidates come from, as its class declares it in `source`."""
+
+    NOTHING = "nothing"  # it proposes nothing: autoregressive decoding
+    TEXT = "text"  # copied from a text; of its tree it heeds the length alone
+    MODEL = "model"  # the probabilities of a language model of its own
+    HEADS = "heads"  # heads on the hidden states of the verifier, which they are given
+
+
 @dataclass(frozen=True)
 class Context:
     """What a proposer and a rule may know about a request at the start of a step.

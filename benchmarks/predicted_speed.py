@@ -16,13 +16,13 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
+from specdec.lab.build import build
 
 from specdec.command.compare import interleave
 from specdec.command.compose import compose_decode
 from specdec.command.replay_grid import arm_config
 from specdec.core.trace import PlainSteps, Trace
 from specdec.lab.arm import Arm, build_arm, turn_size
-from specdec.lab.build import build
 from specdec.lab.prompt_options import build_prompts
 from specdec.lab.rendered_runs import texts_of
 from specdec.lab.replay.engines import replay_all

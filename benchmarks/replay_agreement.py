@@ -17,11 +17,11 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
+from specdec.lab.build import build
 
 from specdec.command.decode import decode_into
 from specdec.command.replay_grid import arm_config
 from specdec.core.errors import Unfit
-from specdec.lab.build import build
 from specdec.lab.rendered_runs import texts_of
 from specdec.lab.replay.engines import replay_all
 from specdec.metrics import Tally, block_efficiency, efficiency_contrast, holm

@@ -27,6 +27,7 @@ from tempfile import TemporaryDirectory
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
+from specdec.lab.build import build
 
 from specdec.command.compose import compose_decode
 from specdec.command.decode import decode_into
@@ -34,7 +35,6 @@ from specdec.command.record import record
 from specdec.command.replay_grid import plan
 from specdec.core.jsonl import write_jsonl
 from specdec.lab.arm import build_arm
-from specdec.lab.build import build
 from specdec.lab.prompt_options import build_prompts
 from specdec.lab.replay.engines import replay_all
 from specdec.lm.hf import HFCausalLM

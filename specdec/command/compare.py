@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,32 +11,31 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
+from specdec.command.arm_names import names, split
 from specdec.command.compose import compose
 from specdec.command.entry import Entry
 from specdec.command.mistakes import require_known
+from specdec.command.options import arm_spec
 from specdec.core.errors import UserError, require, require_int
 from specdec.core.trace import Trace
-from specdec.lab import arm as arms
-from specdec.lab.arm import Arm, looked_at
-from specdec.lab.build import build
+from specdec.lab.announcement import announce
+from specdec.lab.arm import Arm, build_arm
+from specdec.lab.arm_results import hand_to_tracker, provenance_of, token_views
+from specdec.lab.checks import check_arm
 from specdec.lab.identity import identity_of
-from specdec.lab.inputs import require_inputs
-from specdec.lab.paired_results import paired_tallies, paired_traces, summarize_paired
-from specdec.lab.prompt_options import build_prompts
-from specdec.lab.replay import forecast as beforehand
-from specdec.lab.shortfall import Shortfall, counted
+from specdec.lab.interleaving import Competition, compete
+from specdec.lab.replay.forecast import foresee
+from specdec.lab.shortfall import counted
+from specdec.lab.spec import ArmSpec
 from specdec.prompts import Prompt
 from specdec.report.table import Row, print_table
 from specdec.report.write import write_report
-from specdec.results.progress import Progress
 from specdec.results.run_dir import RunDir
 
-BASELINE = "proposer=none"
 SHARED = (  # the same in all arms
     *("verifier", "prompts", "sampling", "dtype", "device"),
     *("max_new_tokens", "min_new_tokens", "stop_strings", "ignore_eos"),
 )
-LONGEST_NAME = 80
 
 
 def task(config: DictConfig) -> None:
@@ -46,89 +43,103 @@ def task(config: DictConfig) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("compare times arms against each other, in one process; decode takes more")
     folder = Path(HydraConfig.get().runtime.output_dir)
-    configs = arm_configs(config.arms)
-    reference = reference_arm(config.reference, list(configs))
-    check_options(config, configs)
-    size = arms.turn_size(config.batch) if config.turn is None else config.turn
-    prompts = build_prompts(config)
-    verifier = build(config.verifier)
+    specs = {name: arm_spec(each) for name, each in arm_configs(config.arms).items()}
+    reference = reference_arm(config.reference, list(specs))
+    check_options(config, specs)
+    shared = next(iter(specs.values()))
+    prompts: Sequence[Prompt] = shared.prompts.load()
+    verifier = shared.verifier.build()
     if config.recording is not None:
-        beforehand.foresee(configs, config, verifier)
+        foresee(specs, Path(config.recording), config.costs, verifier)
         if config.dry_run:
             return
-    competing = [arms.build_arm(each, verifier, name) for name, each in configs.items()]
-    prompts = competing[0].choose(prompts)
-    for arm in competing:
-        arm.skipped = competing[0].skipped
-    arms.announce(competing, prompts)
-    compete(competing, prompts, folder, size, reference)
+    arms = [build_arm(spec, verifier, name) for name, spec in specs.items()]
+    prompts = arms[0].choose(prompts)
+    for arm in arms:
+        arm.skipped = arms[0].skipped
+    announce(list(specs.values()), arms[0], prompts)
+    size = max(arm.turn_size for arm in arms) if config.turn is None else config.turn
+    _compete(specs, arms, prompts, folder, size, reference)
 
 
-def compete(
-    competing: Sequence[Arm],
+def check_options(config: DictConfig, specs: Mapping[str, ArmSpec]) -> None:
+    """Refuse what is wrong before a model is loaded."""
+    for spec in specs.values():
+        check_arm(spec)
+    recording, costs = config.recording, config.costs
+    good = recording is None or isinstance(recording, str)
+    require(good, "recording", recording, "a folder that specdec-record wrote")
+    require(costs is None or isinstance(costs, str), "costs", costs, "a file of specdec-costs")
+    if costs is not None and recording is None:
+        raise UserError(
+            f"costs={costs!r}: expected recording=DIR, too: what steps are to be costed"
+        )
+    require(isinstance(config.dry_run, bool), "dry_run", config.dry_run, "true or false")
+    if config.dry_run and recording is None:
+        raise UserError("dry_run=true: expected recording=DIR, by which arms are judged")
+    if config.turn is not None:
+        require_int("turn", config.turn, 1)
+
+
+def _compete(
+    specs: Mapping[str, ArmSpec],
+    arms: Sequence[Arm],
     prompts: Sequence[Prompt],
     folder: Path,
     size: int,
     reference: str | None,
 ) -> None:
     """Let the arms decode in turns, and write and print what came of it, also if interrupted."""
-    traces: dict[str, list[Trace]] = {arm.name: [] for arm in competing}
     summaries: dict[str, dict[str, Any]] = {}
-    cut_short: KeyboardInterrupt | UserError | None = None
     with ExitStack() as stack:
         # What is pushed first is done last: the report tells what runs have come to in the end.
         stack.callback(write_page, folder, reference, summaries)
-        run_dirs = {arm.name: entered(stack, arm, folder) for arm in competing}
-        for arm in competing:
-            facts = {**arm.provenance(), "compared": list(run_dirs)}
-            run_dirs[arm.name].begin(facts, {})
-        try:
-            for arm, trace in interleave(competing, prompts, size):
-                traces[arm.name].append(trace)
-                run_dirs[arm.name].append(trace)
-        except (KeyboardInterrupt, UserError) as error:
-            cut_short = error
-        paired = paired_traces(traces)
-        tallies, clock = paired_tallies(competing, paired)
-        summaries |= summarize_paired(competing, paired, tallies, reference)
-        short = {arm.name: Shortfall.of(arm, prompts, paired[arm.name]) for arm in competing}
-        for name, summary in summaries.items():
-            summary |= short[name].counts()
-        for arm in competing if summaries else ():
-            run_dirs[arm.name].keep_clock(clock)
-            run_dirs[arm.name].show_tokens(arm.token_views(prompts, traces[arm.name]))
-            run_dirs[arm.name].summarize(summaries[arm.name], tallies[arm.name])
-            arm.track(run_dirs[arm.name].path, summaries[arm.name], tallies[arm.name])
-        done = min(summary["num_prompts"] for summary in summaries.values()) if summaries else 0
+        run_dirs = {name: entered(stack, folder / name, spec) for name, spec in specs.items()}
+        for arm in arms:
+            found = provenance_of(specs[arm.name], arm.verifier)
+            run_dirs[arm.name].begin({**found, "compared": list(run_dirs)}, {})
+
+        def keep(arm: Arm, trace: Trace) -> None:
+            run_dirs[arm.name].append(trace)
+
+        came_of_it = compete(arms, prompts, size, reference, keep)
+        summaries |= came_of_it.summaries
         if summaries:
-            rows = [Row(arm.name, arm.rule, summaries[arm.name]) for arm in competing]
-            temperature = competing[0].config.sampling.temperature
-            print_table(rows, f"{done} prompts, temperature {temperature:g}")
-            print("".join(f"{line}\n" for line in counted(short)), end="")
+            _write(came_of_it, specs, prompts, run_dirs)
+            _show(came_of_it)
         for name, run_dir in run_dirs.items():
             print(f"run directory of {name}: {run_dir.path}")
-        if cut_short is not None:
-            number = len({prompt.prompt_id for prompt in prompts})
-            print(f"interrupted after {done} of {number} prompts; the results above are valid")
-            raise cut_short
+        if came_of_it.cut_short is not None:
+            done = f"{came_of_it.num_done} of {came_of_it.num_prompts} prompts"
+            print(f"interrupted after {done}; the results above are valid")
+            raise came_of_it.cut_short
 
 
-def check_options(config: DictConfig, configs: Mapping[str, DictConfig]) -> None:
-    """Refuse what is wrong before a model is loaded."""
-    for each in configs.values():
-        arms.check_options(each)
-        require_inputs(each)
-    beforehand.check_options(config)
-    if config.turn is not None:
-        require_int("turn", config.turn, 1)
+def _write(
+    came_of_it: Competition,
+    specs: Mapping[str, ArmSpec],
+    prompts: Sequence[Prompt],
+    run_dirs: Mapping[str, RunDir],
+) -> None:
+    for arm in came_of_it.arms:
+        run_dir, name = run_dirs[arm.name], arm.name
+        summary, tally = came_of_it.summaries[name], came_of_it.tallies[name]
+        run_dir.keep_clock(came_of_it.clock)
+        run_dir.show_tokens(token_views(arm, prompts, came_of_it.traces[name]))
+        run_dir.summarize(summary, tally)
+        hand_to_tracker(specs[name], run_dir.path, summary, tally)
 
 
-def entered(stack: ExitStack, arm: Arm, folder: Path) -> RunDir:
+def _show(came_of_it: Competition) -> None:
+    rows = [Row(arm.name, arm.rule, came_of_it.summaries[arm.name]) for arm in came_of_it.arms]
+    temperature = came_of_it.arms[0].decoder.sampling.temperature
+    print_table(rows, f"{came_of_it.num_done} prompts, temperature {temperature:g}")
+    print("".join(f"{line}\n" for line in counted(came_of_it.shortfalls)), end="")
+
+
+def entered(stack: ExitStack, path: Path, spec: ArmSpec) -> RunDir:
     """Take hold of an arm's run directory; arms are measured together or not at all."""
-    path = folder / arm.name
-    run_dir = stack.enter_context(
-        RunDir(path, arm.config, identity_of(arm.config), arm.config.resume)
-    )
+    run_dir = stack.enter_context(RunDir(path, spec.options, identity_of(spec), spec.resume))
     if run_dir.taken is not None:
         raise UserError(
             f"{path}: {run_dir.taken}; expected another folder, output=DIR, or resume=false"
@@ -167,43 +178,6 @@ def arm_configs(arms: ListConfig) -> dict[str, DictConfig]:
     return configs
 
 
-def names(arms: Sequence[str]) -> list[str]:
-    """Name each arm by its overrides, leaving out those that all arms but the baseline share.
-
-    Nothing is left out where an arm would be left without a name. Arms of one name are numbered.
-    """
-    overrides = [[text for text in split(arm) if not unnamed(text)] for arm in arms]
-    drafting = [each for each in overrides if BASELINE not in each]
-    shared = set(drafting[0]).intersection(*drafting) if drafting else set[str]()
-    if any(set(each) <= shared for each in overrides):
-        shared = set()
-    short = [path_safe([text for text in each if text not in shared]) for each in overrides]
-    before = [short[:number].count(name) for number, name in enumerate(short)]
-    return [
-        f"{name}+{count + 1}" if count else name for name, count in zip(short, before, strict=True)
-    ]
-
-
-def split(arm: str) -> list[str]:
-    """Cut an arm into its overrides, as a shell would."""
-    try:
-        return shlex.split(arm)
-    except ValueError as error:
-        raise UserError(f"arms: {arm!r}: {str(error).lower()}") from None
-
-
-def unnamed(override: str) -> bool:
-    """Whether an override says nothing that an arm is known by."""
-    return override.startswith(("judges=", "verification.allow_lossy="))
-
-
-def path_safe(overrides: Sequence[str]) -> str:
-    """Join overrides to a name that is fit for a folder: [2,1] becomes 2-1; what is long is cut."""
-    short = [re.sub(r"^(proposer|tree|verification)=", "", text) for text in overrides]
-    plain = [re.sub(r"[][\s]", "", text.replace(",", "-")) for text in short]
-    return re.sub(r"[^\w.,=+-]", "_", ",".join(plain))[:LONGEST_NAME] or "default"
-
-
 def reference_arm(reference: object, names: Sequence[str]) -> str | None:
     """Return the name of the arm that is called `reference`, or has that number."""
     if reference is None or (isinstance(reference, str) and reference in names):
@@ -213,27 +187,6 @@ def reference_arm(reference: object, names: Sequence[str]) -> str | None:
         return names[reference]
     expected = f"a number from 0 to {numbers[-1]}, or one of {', '.join(names)}"
     raise UserError(f"reference={reference!r}: expected {expected}")
-
-
-def interleave(
-    competing: Sequence[Arm], prompts: Sequence[Prompt], size: int
-) -> Iterator[tuple[Arm, Trace]]:
-    """Let all arms decode the same few prompts, then the next few; another arm begins each time.
-
-    So a machine that slows down or speeds up does so for every arm.
-    """
-    shown = looked_at(competing[0].config, prompts)
-    for arm in competing:
-        arm.warm_up(prompts[0])
-    turns = sum(prompt.num_turns for prompt in prompts)
-    with Progress(turns * len(competing), "decode", "text") as bar:
-        for number, start in enumerate(range(0, len(prompts), size)):
-            first = number % len(competing)
-            for arm in [*competing[first:], *competing[:first]]:
-                bar.on(arm.name)
-                for trace in arm.decode(prompts[start : start + size], shown):
-                    bar.update()
-                    yield arm, trace
 
 
 def write_page(folder: Path, reference: str | None, summaries: Mapping[str, Any]) -> None:

@@ -10,20 +10,20 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from specdec.command.compare import interleave
 from specdec.command.compose import compose_decode
 from specdec.command.entry import Entry
+from specdec.command.options import arm_spec, plain, proposer_part
 from specdec.command.replay_grid import arm_config
 from specdec.core.errors import Unfit, UserError, require, require_int
 from specdec.core.jsonl import require_writable
 from specdec.core.trace import Trace
-from specdec.lab import arm as arms
-from specdec.lab.arm import Arm, build_arm, turn_size
-from specdec.lab.build import build
+from specdec.lab.arm import Arm, build_arm
+from specdec.lab.checks import check_arm
 from specdec.lab.compatibility import require_parts_fit
 from specdec.lab.identity import draft_of
-from specdec.lab.inputs import require_inputs, require_models
-from specdec.lab.prompt_options import build_prompts
+from specdec.lab.inputs import require_models
+from specdec.lab.interleaving import interleave
+from specdec.lab.spec import ArmSpec, ProposerPart
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.prompts import Prompt
@@ -48,24 +48,24 @@ class Shape:
 
 def task(config: DictConfig) -> None:
     """Run everything in turns, fit the curves, write and print them."""
-    check_options(config)
+    shared = check_options(config)
     output = Path(config.output)
     require_writable(output)
-    shapes, composed = planned(config)
-    prompts: Sequence[Prompt] = build_prompts(config)
-    verifier = build(config.verifier)
-    running = competitors(config, composed, verifier)
+    shapes, specs = planned(config)
+    prompts: Sequence[Prompt] = shared.prompts.load()
+    verifier = shared.verifier.build()
+    running = competitors(config, specs, verifier)
     prompts = next(iter(running.values())).choose(prompts)
     print(f"{len(running)} kinds of steps on {len(prompts)} prompts, {config.rounds} times")
     timed = believed(running, shapes, prompts, config.rounds)
-    costs = fitted(timed, facts_of(config, verifier, timed))
+    costs = fitted(timed, circumstances_of(shared, verifier, timed))
     costs.write(output)
     show(costs)
     print(f"written: {output}; predict speed with costs={output}")
 
 
-def check_options(config: DictConfig) -> None:
-    """Refuse what is wrong before a model is loaded."""
+def check_options(config: DictConfig) -> ArmSpec:
+    """Refuse what is wrong before a model is loaded; returns what all that is timed shares."""
     if OmegaConf.is_missing(config, "output"):
         raise UserError("output: missing; expected output=costs.json")
     good = isinstance(config.output, str) and bool(config.output)
@@ -80,14 +80,15 @@ def check_options(config: DictConfig) -> None:
         for number in config[name]:
             require_int(name, number, 1)
     require_int("rounds", config.rounds, 1)
-    arms.check_options(config)
-    require_inputs(config)
+    shared = arm_spec(config)
+    check_arm(shared)
+    return shared
 
 
-def planned(config: DictConfig) -> tuple[dict[str, Shape], dict[str, DictConfig]]:
+def planned(config: DictConfig) -> tuple[dict[str, Shape], dict[str, ArmSpec]]:
     """Compose each proposer in a few shapes, by name; what cannot be is left out and named."""
-    composed = {"none": _composed(["proposer=none"], {}, config)}
-    shapes = {"none": Shape(draft_of(composed["none"]), (), "")}
+    specs = {"none": _composed(["proposer=none"], {}, config)}
+    shapes = {"none": Shape(draft_of(specs["none"].proposer), (), "")}
     unfit: dict[str, None] = {}
     for proposer in config.proposers:
         for plug_ins, tree, parents, choice in shapes_of(str(proposer), config):
@@ -99,34 +100,34 @@ def planned(config: DictConfig) -> tuple[dict[str, Shape], dict[str, DictConfig]
                 unfit[f"left out of {proposer}: {reason}"] = None
                 continue
             name = f"{' '.join(plug_ins)} {dict(tree)}"
-            composed[name] = found
-            shapes[name] = Shape(draft_of(found), parents, choice)
+            specs[name] = found
+            shapes[name] = Shape(draft_of(found.proposer), parents, choice)
     for reason in unfit:
         print(reason)
-    return shapes, composed
+    return shapes, specs
 
 
-def _composed(overrides: Sequence[str], tree: Mapping[str, Any], config: DictConfig) -> DictConfig:
-    """Compose one configuration of `decode` with what this command was told for all of them."""
-    found = arm_config(overrides, tree, config)
-    told = {text.split("=")[0].lstrip("+") for text in overrides}
+def _composed(overrides: Sequence[str], tree: Mapping[str, Any], config: DictConfig) -> ArmSpec:
+    """Compose the options of one arm, with what this command says for all of them."""
+    found = arm_config(overrides, tree, plain(config))
+    own = {text.split("=")[0].lstrip("+") for text in overrides}
     for name, value in config.draft.items():  # unless a proposer says so itself
-        if f"draft.{name}" not in told:
+        if f"draft.{name}" not in own:
             found.draft[name] = value
     found.batch, found.keep_candidates = config.batch, 0
-    return found
+    return arm_spec(found)
 
 
 def competitors(
-    config: DictConfig, composed: Mapping[str, DictConfig], verifier: HFCausalLM
+    config: DictConfig, specs: Mapping[str, ArmSpec], verifier: HFCausalLM
 ) -> dict[str, Arm]:
     """Build everything that is timed: each shape, and fillers of each size."""
-    running = {"none": build_arm(composed["none"], verifier, "none")}
+    running = {"none": build_arm(specs["none"], verifier, "none")}
     for arm in fillers(config, running["none"]):
         running[arm.name] = arm
-    for name, each in composed.items():
+    for name, spec in specs.items():
         if name not in running:
-            running[name] = build_arm(each, verifier, name)
+            running[name] = build_arm(spec, verifier, name)
     return running
 
 
@@ -151,11 +152,12 @@ def shapes_of(
     """
     name, *options = proposer.split()
     chosen = [f"proposer={name}", *options]
-    if "tree" not in _proposer(chosen, config):
+    part = _proposer(chosen, config)
+    if not part.grows_trees:
         for gamma in (1, DEEPEST):
             yield chosen, {"tree.gamma": gamma}, (), DRAWN
         return
-    depth = depth_of(chosen, config)
+    depth = depth_of(part)
     for gamma in sorted({1, depth}):
         yield chosen, {"tree.gamma": gamma}, (1,) * gamma, DRAWN
         yield [*chosen, "tree=sparse"], {"tree.paths": [[0] * gamma]}, (1,) * gamma, LIKELIEST
@@ -167,14 +169,13 @@ def shapes_of(
         yield [*chosen, "tree=sparse"], paths, parents, LIKELIEST
 
 
-def _proposer(chosen: Sequence[str], config: DictConfig) -> DictConfig:
-    return compose_decode([*map(str, config.options), *chosen]).proposer
+def _proposer(chosen: Sequence[str], config: DictConfig) -> ProposerPart:
+    return proposer_part(compose_decode([*map(str, config.options), *chosen]))
 
 
-def depth_of(chosen: Sequence[str], config: DictConfig) -> int:
+def depth_of(proposer: ProposerPart) -> int:
     """Return how deep a proposer drafts, up to four levels."""
-    proposer = _proposer(chosen, config)
-    if "verifier" not in proposer:
+    if not proposer.has_heads:
         return DEEPEST
     return min(DEEPEST, heads_config(proposer.path).get("num_heads", DEEPEST))
 
@@ -186,14 +187,14 @@ def measured(
     arms = list(running.values())
     traces: dict[str, list[Trace]] = {name: [] for name in running}
     for _ in range(rounds):
-        for arm, trace in interleave(arms, prompts, turn_size(arms[0].config.batch)):
+        for arm, trace in interleave(arms, prompts, arms[0].turn_size):
             traces[arm.name].append(trace)
     return traces
 
 
 def believed(
     running: dict[str, Arm], shapes: dict[str, Shape], prompts: Sequence[Prompt], rounds: int
-) -> list[Any]:
+) -> list[Timed]:
     """Time everything, and once more if what came of it cannot be true.
 
     Raises:
@@ -212,7 +213,7 @@ def believed(
 
 def timings(
     running: dict[str, Arm], shapes: dict[str, Shape], traces: dict[str, list[Trace]]
-) -> list[Any]:
+) -> list[Timed]:
     """Say of each arm's steps what they were to tell."""
     found: list[Timed] = []
     for name in running:
@@ -225,16 +226,18 @@ def timings(
     return found
 
 
-def facts_of(config: DictConfig, verifier: HFCausalLM, timed: Sequence[Any]) -> dict[str, Any]:
+def circumstances_of(
+    shared: ArmSpec, verifier: HFCausalLM, timed: Sequence[Timed]
+) -> dict[str, Any]:
     """Say under which circumstances all of it was measured."""
     return {
         "verifier": fingerprint(verifier),
-        "batch": config.batch,
-        "sampling": OmegaConf.to_container(config.sampling),
-        "prompts": config.prompts.path,
-        "max_new_tokens": config.max_new_tokens,
+        "batch": shared.batch,
+        "sampling": shared.sampling.options,
+        "prompts": shared.prompts.path,
+        "max_new_tokens": shared.max_new_tokens,
         "num_steps": sum(len(each.steps) for each in timed),
-        **provenance(verifier.device, config.dtype, verifier.attention),
+        **provenance(verifier.device, shared.dtype, verifier.attention),
     }
 
 

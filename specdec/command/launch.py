@@ -17,7 +17,6 @@ from specdec.command.chosen_experiment import INSTEAD, require_command, require_
 from specdec.command.compose import with_choices
 from specdec.command.entry import Entry
 from specdec.command.mistakes import is_mistake, mistake_of, require_known
-from specdec.command.unheeded import require_heeded
 from specdec.core.errors import UserError
 from specdec.core.signals import Terminated, terminable
 from specdec.version import version_line
@@ -105,7 +104,7 @@ def _launch(command: str) -> int:
     def job(config: DictConfig) -> object:
         try:
             require_usable(HydraConfig.get(), HydraConfig.get().overrides.task)
-            require_heeded(command, config, _told())
+            _require_heeded(command, config)
             require_own(config, HydraConfig.get().runtime.choices.get("experiment"), command)
             return _entry(command).task(with_choices(config, HydraConfig.get().runtime.choices))
         except Exception as error:
@@ -138,6 +137,11 @@ def _entry(command: str) -> Entry:
 def _swept(command: str, asked: Namespace) -> int | None:
     """Run a command line that stands for several jobs; None if it stands for one."""
     return import_module("specdec.command.sweep").run(command, asked, _entry(command))
+
+
+def _require_heeded(command: str, config: DictConfig) -> None:
+    """Refuse options that would do nothing."""
+    import_module("specdec.command.unheeded").require_heeded(command, config, _told())
 
 
 def _told() -> list[str]:

@@ -38,7 +38,7 @@ KEY = r"[+~]{0,2}[\w./@:-]+"
 def is_mistake(error: BaseException) -> bool:
     """Whether a user can mend it."""
     if isinstance(error, InstantiationException):
-        return False  # a constructor failed; `app.build` makes a UserError of what can be mended
+        return False  # a constructor failed; `Part.build` makes a UserError of what can be mended
     if isinstance(error, UserError | HydraException | OmegaConfBaseException):
         return True
     if isinstance(error, OSError):
@@ -166,7 +166,7 @@ def _is_read(config: DictConfig, name: str) -> bool:
     node: Any = OmegaConf.select(config, node_name) if node_name else config
     if not isinstance(node, DictConfig):
         return False
-    return last in node or "_target_" in node  # `app.build` says what a plug-in does not take
+    return last in node or "_target_" in node  # `Part.build` says what a plug-in does not take
 
 
 def _hint(wrong: str, names: Sequence[str]) -> str:

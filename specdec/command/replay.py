@@ -5,23 +5,25 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from specdec.command.entry import Entry
-from specdec.command.replay_grid import plan, rule_of
+from specdec.command.replay_grid import noisy_again, plan
 from specdec.command.report import report
 from specdec.core.errors import UserError, require, require_int
 from specdec.core.jsonl import require_writable
 from specdec.lab.arm import sampling_of
-from specdec.lab.build import build
 from specdec.lab.identity import content_of, identity_of, materials_of
-from specdec.lab.rendered_runs import read_config
+from specdec.lab.rendered_runs import read_spec
 from specdec.lab.replay.agreement import checked
+from specdec.lab.replay.arms import rule_of
 from specdec.lab.replay.engines import replay_all
 from specdec.lab.replay.ranking import choices, show
+from specdec.lab.spec import ArmSpec
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, summarize
@@ -36,8 +38,8 @@ def task(config: DictConfig) -> None:
     check_options(config)
     began = time.perf_counter()
     recording = read_recording(Path(config.recording))
-    recorded = recorded_config(Path(config.recording), config)
-    planned = plan(config, recorded)
+    recorded = recorded_spec(Path(config.recording), config.device)
+    planned = plan(config, recorded.options)
     folder = Path(HydraConfig.get().runtime.output_dir)
     require_writable(folder / "report.html")
     print(
@@ -45,21 +47,22 @@ def task(config: DictConfig) -> None:
     )
     for reason, number in planned.unfit.items():
         print(f"left out, {number}: {reason}")
-    verifier = build(recorded.verifier)
+    verifier = recorded.verifier.build()
     require_made_for(recording, fingerprint(verifier), sampling_of(recorded, verifier))
     costs = costs_of(config.costs, fingerprint(verifier))
     tallies = replay_all(
         planned.arms, recording.texts, verifier, config.batch, config.seed, recording.rows, costs
     )
     for name, tally in tallies.items():
-        write_run(folder / name, planned.arms[name], tally, config, verifier)
+        write_run(folder / name, planned.arms[name].spec, tally, config, verifier)
     seconds = time.perf_counter() - began
     report(folder, config.reference)
     if costs is not None:
         show(choices(planned.arms, tallies))
     print(f"replayed in {seconds:.1f} s, models and all")
     if config.check:
-        sys.exit(checked(planned.arms, tallies, folder / "checked"))
+        noisy = partial(noisy_again, planned.configs)
+        sys.exit(checked(planned.arms, tallies, folder / "checked", noisy))
 
 
 def check_options(config: DictConfig) -> None:
@@ -84,26 +87,24 @@ def costs_of(path: str | None, fingerprint: Mapping[str, str]) -> Costs | None:
     return None if path is None else costs_of_file(path, fingerprint)
 
 
-def recorded_config(folder: Path, config: DictConfig) -> DictConfig:
-    """Return how the texts were decoded, on the device that was asked for here."""
-    found = read_config(folder, "run.yaml")
-    if config.device is not None:
-        found.device = found.verifier.device = config.device
-    return found
+def recorded_spec(folder: Path, device: str | None) -> ArmSpec:
+    """Return how the texts were decoded, on the device that is wanted here, if one is."""
+    names = ("device", "verifier.device") if device is not None else ()
+    return read_spec(folder, "run.yaml", dict.fromkeys(names, device))
 
 
 def write_run(
-    path: Path, arm: DictConfig, tally: Tally, config: DictConfig, verifier: HFCausalLM
+    path: Path, spec: ArmSpec, tally: Tally, config: DictConfig, verifier: HFCausalLM
 ) -> None:
     """Write what would be a run directory, had it been decoded; its provenance says that."""
-    facts = provenance(verifier.device, arm.dtype, verifier.attention)
-    known = materials_of(arm)
+    found = provenance(verifier.device, spec.dtype, verifier.attention)
+    known = materials_of(spec)
     sources = {"replayed": config.recording, "costs": config.costs}
     files = {name: content_of(path) for name, path in sources.items() if path is not None}
-    facts |= {**sources, **known, "files": {**files, **known["files"]}}
-    called = {"arm": path.name, "rule": rule_of(arm), "lossless": True, "peak_memory_bytes": None}
-    with RunDir(path, arm, identity_of(arm), resume=False) as run_dir:
-        run_dir.begin(facts, {})
+    found |= {**sources, **known, "files": {**files, **known["files"]}}
+    called = {"arm": path.name, "rule": rule_of(spec), "lossless": True, "peak_memory_bytes": None}
+    with RunDir(path, spec.options, identity_of(spec), resume=False) as run_dir:
+        run_dir.begin(found, {})
         run_dir.summarize({**called, **summarize(tally)}, tally)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -10,15 +12,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from specdec.command.compose import compose_decode
+from specdec.command.options import arm_spec, declared
 from specdec.core.errors import Unfit, UserError
-from specdec.core.plug_ins import is_ours, plug_in_name
-from specdec.lab.build import build
-from specdec.lab.compatibility import draw_of, require_parts_fit
+from specdec.core.values import CandidateSource
+from specdec.lab.compatibility import require_parts_fit
 from specdec.lab.identity import name_of
 from specdec.lab.inputs import require_models
-from specdec.replay.arm import ClosedArm
-from specdec.replay.redraft import require_jumps
-from specdec.tree.fixed import FixedTree
+from specdec.lab.replay.arms import ReplayArm
+from specdec.lab.spec import ArmSpec
 
 # What is told by the recording: whoever wants another writes another one.
 RECORDED = ("verifier", "prompts", "sampling")
@@ -36,32 +37,37 @@ KEYS = (*PLUG_INS, *GRID.values())
 class Planned:
     """The configurations to replay, by the name of their folder, and why others are not."""
 
-    arms: Mapping[str, DictConfig]
+    configs: Mapping[str, DictConfig]
+    arms: Mapping[str, ReplayArm]
     unfit: Mapping[str, int]
 
 
-def plan(config: DictConfig, recorded: DictConfig) -> Planned:
+def plan(config: DictConfig, recorded: Mapping[str, Any]) -> Planned:
     """Compose every configuration that is asked for; those that cannot be are left out."""
-    arms: dict[str, DictConfig] = {}
+    configs: dict[str, DictConfig] = {}
+    arms: dict[str, ReplayArm] = {}
     unfit: dict[str, int] = {}
     shared = [str(option) for option in config.options]
     told = [*combinations(config.grid, shared), *((str(arm).split(), {}) for arm in config.arms)]
     if config.costs is not None:  # speed is compared with decoding without drafts
         told.append((["proposer=none"], {}))
     for overrides, numbers in told:
-        arm = arm_config([*shared, *overrides], numbers, recorded)
+        composed = arm_config([*shared, *overrides], numbers, recorded)
         try:
-            require_parts_fit(arm)
-            require_models(arm)
-            require_replayable(arm)
+            spec = arm_spec(composed)
+            require_parts_fit(spec)
+            require_models(spec)
+            arm = ReplayArm.of(spec)
         except Unfit as reason:
             unfit[str(reason)] = unfit.get(str(reason), 0) + 1
         else:
             swept = [text.split("=")[0] for text in overrides]
-            arms.setdefault(name_of(arm, [*KEYS, *swept]), arm)
+            name = name_of(spec, [*KEYS, *swept])
+            configs.setdefault(name, composed)
+            arms.setdefault(name, arm)
     if not arms:
         raise UserError(f"nothing to replay: {'; '.join(unfit) or 'grid and arms are empty'}")
-    return Planned(arms, unfit)
+    return Planned(configs, arms, unfit)
 
 
 def combinations(
@@ -71,18 +77,22 @@ def combinations(
     for values in product(*(grid[name] for name in PLUG_INS)):
         chosen = [f"{name}={value}" for name, value in zip(PLUG_INS, values, strict=True)]
         composed = compose_decode([*shared, *chosen])
-        known = {n: o for n, o in GRID.items() if _has(composed, o) and values[0] != "none"}
+        known = {name: GRID[name] for name in _numbers(composed)}
         for numbers in product(*(grid[name] for name in known)):
             yield chosen, dict(zip(known.values(), numbers, strict=True))
 
 
-def _has(config: DictConfig, option: str) -> bool:
-    node, _, name = option.rpartition(".")
-    return name in list(config[node])
+def _numbers(config: DictConfig) -> Iterator[str]:
+    """Yield the lists of the grid that a configuration has options for."""
+    source = declared(config.proposer)
+    if source is not CandidateSource.NOTHING:
+        yield from (name for name in ("gamma", "num_nodes") if name in list(config.tree))
+    if source in (CandidateSource.MODEL, CandidateSource.HEADS):
+        yield "temperature"
 
 
 def arm_config(
-    overrides: Sequence[str], numbers: Mapping[str, Any], recorded: DictConfig
+    overrides: Sequence[str], numbers: Mapping[str, Any], recorded: Mapping[str, Any]
 ) -> DictConfig:
     """Compose one configuration of `decode`, with everything that the recording decides."""
     for text in overrides:
@@ -92,38 +102,15 @@ def arm_config(
     found = compose_decode(overrides)
     for option, number in numbers.items():
         OmegaConf.update(found, option, number)
-    for name in RECORDED:
-        found[name] = OmegaConf.to_container(recorded[name], resolve=True)
-    for name in (*RECORDED_VALUES, "device"):
+    for name in (*RECORDED, *RECORDED_VALUES, "device"):
         found[name] = recorded[name]
     return found
 
 
-def require_replayable(arm: DictConfig) -> None:
-    """Refuse what no text decides.
-
-    Raises:
-        Unfit: neither a closed form is known, nor does the text decide what is accepted.
-    """
-    if arm.verification.allow_lossy:
-        raise Unfit("verification.allow_lossy=true: texts of lossy rules are others; decode them")
-    if closed_arm(arm) is None:
-        require_jumps(build(arm.verification.rule), draw_of(arm.proposer, build(arm.tree)))
-
-
-def rule_of(arm: DictConfig) -> str:
-    """Return the name of an arm's rule if it is one of ours; of others the class."""
-    return plug_in_name(arm.verification.rule._target_)
-
-
-def closed_arm(arm: DictConfig) -> Any:
-    """Return the arm as a closed form, or None where there is none for it."""
-    proposer, tree = arm.proposer, build(arm.tree)
-    # What somebody else's proposer makes of a model is not known.
-    has_laws = is_ours(proposer._target_) and ("verifier" in proposer or "model" in proposer)
-    if not has_laws or not isinstance(tree, FixedTree):
-        return None
-    try:
-        return ClosedArm(tree, build(arm.verification.rule), proposer.temperature)
-    except Unfit:
-        return None
+def noisy_again(configs: Mapping[str, DictConfig], name: str, number: int) -> ArmSpec:
+    """Return an arm as one of `number` jobs, with other noise than that of the recorded texts."""
+    found = deepcopy(configs[name])
+    found.seed = found.seed + 1
+    found.resume = True
+    found.sweep.missing, found.sweep.started = number, time.time()
+    return arm_spec(found)

@@ -27,13 +27,13 @@ from specdec.command.compose import compose, with_choices
 from specdec.command.entry import Entry, Sweepable, Task
 from specdec.command.launch import require_usable
 from specdec.command.mistakes import mistake_of
-from specdec.core.duration import in_words
+from specdec.command.options import plain
 from specdec.core.errors import Unfit, UserError, require
 from specdec.core.signals import terminable
+from specdec.lab.sweep_job import SweepJob
 from specdec.results.processes import Processes
 from specdec.results.provenance import of_other_code
 from specdec.results.run_dir import state_of
-from specdec.results.session import read_status
 
 FAILED = 1  # exit status
 
@@ -251,7 +251,7 @@ def surviving(task: Task) -> Task:
                 names = getattr(error, "__notes__", [])
                 if names:
                     folder = Path(HydraConfig.get().sweep.dir) / names[0]
-                    print(f"{progress(config, folder)}  {folder.name}: failed")
+                    print(f"{sweep_job(config).progress(folder)}  {folder.name}: failed")
                 return _noted(error)
         return ""
 
@@ -270,7 +270,7 @@ def _noted(error: Exception) -> str:
 
 def run_folder(config: DictConfig, sweepable: Sweepable) -> Path:
     """Return where a run's results go: in a sweep, to a folder of the run's own."""
-    if not in_sweep(config):
+    if not sweep_job(config).is_one_of_many:
         return Path(HydraConfig.get().runtime.output_dir)
     name = sweepable.name(config, config.sweep.over)
     return _place(Path(HydraConfig.get().sweep.dir), name)
@@ -282,21 +282,9 @@ def _place(folder: Path, name: str) -> Path:
     return next(folder.glob(f"*-{digits}"), folder / name)
 
 
-def in_sweep(config: DictConfig) -> bool:
-    """Whether this run is one of many."""
-    return config.sweep.started > 0
-
-
-def progress(config: DictConfig, folder: Path) -> str:
-    """Say how many runs of a sweep are done since it began, and how long the rest will take."""
-    sweep = config.sweep
-    statuses = [file for file in folder.parent.glob("*/status.json")]
-    recent = [file.parent for file in statuses if file.stat().st_mtime >= sweep.started]
-    told = [read_status(path) or {} for path in recent]
-    done = sum(status.get("state") in ("complete", "failed") for status in told)
-    left = max(0, sweep.missing - done)
-    seconds = (time.time() - sweep.started) / max(1, done) * left
-    return f"[{done}/{sweep.missing}]" + (f" {in_words(seconds)} left" if left else "")
+def sweep_job(config: DictConfig) -> SweepJob:
+    """Read what sweep a configuration is of."""
+    return SweepJob.of(plain(config.sweep))
 
 
 def finish(planned: Plan, sweepable: Sweepable, reasons: Mapping[str, str]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,17 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from specdec.command.compose import compose_decode
-from specdec.command.decode import decode_into
 from specdec.command.mistakes import LISTS, OF_HYDRA, explained, require_known
+from specdec.command.options import arm_spec, training_spec
 from specdec.core.errors import Unfit, UserError, require, require_share
-from specdec.core.plug_ins import plug_in_name
-from specdec.lab.arm import check_options
-from specdec.lab.build import build
-from specdec.lab.compatibility import name_of_node
+from specdec.core.values import CandidateSource
+from specdec.lab.checks import check_options
+from specdec.lab.decoding import decode_into
 from specdec.lab.identity import name_of
 from specdec.lab.inputs import require_model, require_prompts
 from specdec.lab.option_names import named_options
-from specdec.lab.training_run import chosen, require_data, train_in_sweep
+from specdec.lab.training_run import train_in_sweep
+from specdec.lab.training_spec import TrainingSpec
 from specdec.lm.load import require_loadable
 from specdec.proposer.tree_fit import require_levels
 from specdec.training.data.text import require_readable
@@ -30,7 +30,8 @@ from specdec.training.joint import require_tuning
 from specdec.training.tracked_name import IN_SWEEP as TRAINED
 
 NOT_YET = os.path.join(os.devnull, TRAINED)  # where nothing is, for heads to come
-PROPOSES = {"medusa": "proposer.path", "chained": "proposer.path", "draft_model": "draft.path"}
+# The option that says where the proposer finds what was trained.
+PLACES = {CandidateSource.HEADS: "proposer.path", CandidateSource.MODEL: "draft.path"}
 # What `decode` cannot say: what decodes is what was trained; decoding has an option from training;
 # or it is for the sweep as a whole.
 TRAINS = {"proposer", "proposer.path", "proposer.revision", "draft", "draft.path", "draft.revision"}
@@ -56,43 +57,47 @@ def check(config: DictConfig) -> None:
     """Refuse what cannot be trained or decoded with, before any model is loaded."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a sweep gives each training one process; see hydra/launcher for several")
-    sources = require_data(config)
-    _check_training(config)
+    spec = training_spec(config)
+    sources = spec.require_data()
+    _check_training(spec)
     # A draft will have the verifier's vocabulary; what heads there will be was checked above.
-    drafts = _kind(config) == "draft_model"
-    decodes = decoding(config, config.verifier.path if drafts else NOT_YET)
+    drafts = spec.source is CandidateSource.MODEL
+    decodes = decoding(config, spec.verifier.path if drafts else NOT_YET)
     for name in ("path", "revision"):
-        decodes.verifier[name] = config.verifier[name]
-    check_options(decodes)
-    require_model(config.verifier)
+        decodes.verifier[name] = spec.verifier.get(name)
+    arm = arm_spec(decodes)
+    check_options(arm)
+    require_model(spec.verifier)
     for source in sources:
         require_readable(source)
-    init = config.train.get("init_path")
+    init = spec.train.get("init_path")
     if init is not None:
-        own = {name: config.train[name] for name in ("revision", "trust_remote_code")}
-        require_loadable(init, vocabulary_of=config.verifier, field="train.init_path", **own)
+        own = {name: spec.train.get(name) for name in ("revision", "trust_remote_code")}
+        verifier = spec.verifier.options
+        require_loadable(init, vocabulary_of=verifier, field="train.init_path", **own)
     try:
-        require_prompts(decodes)
+        require_prompts(arm.prompts, arm.verifier)
     except UserError as error:  # training has no prompts
         raise UserError(f"decode: {error}") from None
 
 
-def _check_training(config: DictConfig) -> None:
+def _check_training(spec: TrainingSpec) -> None:
     """Build what is cheap to build."""
-    kind = _kind(config)
-    for node in ("trainer", "distill", "loss"):
-        build(config[node])
-    build(config.evaluation).prepare()
-    with named_options(config.train):
-        require_share("share", config.train.share)
-    if chosen(config) is config.tuning:
-        if kind == "draft_model":
-            raise Unfit("joint=true: draft_model has no heads; expected train=medusa or chained")
-        plain: Any = OmegaConf.to_container(config.tuning, resolve=True)
-        with named_options(config.tuning):
-            require_tuning(plain)
-    if "num_heads" in config.train:
-        require_levels(build(config.tree), config.train.num_heads, " (train.num_heads)")
+    _place(spec)
+    for part in (spec.trainer, spec.distill, spec.loss):
+        part.build()
+    spec.evaluation.build().prepare()
+    with named_options(spec.train.names):
+        require_share("share", spec.train.get("share"))
+    if spec.objective is spec.tuning:
+        if spec.source is not CandidateSource.HEADS:
+            raise Unfit(
+                f"joint=true: {spec.train.name} has no heads; expected train=medusa or chained"
+            )
+        with named_options(spec.tuning.names):
+            require_tuning(spec.tuning.options)
+    if spec.source is CandidateSource.HEADS:
+        require_levels(spec.tree.build(), spec.train.options["num_heads"], " (train.num_heads)")
 
 
 def name(config: DictConfig, keys: Sequence[str]) -> str:
@@ -100,27 +105,26 @@ def name(config: DictConfig, keys: Sequence[str]) -> str:
     found = decoding(config, TRAINED)
     own = {"train": "proposer", "trainer.max_steps": "training.max_steps"}
     own |= {key: f"training.{key}" for key in found.training}
-    return name_of(found, [own.get(key, key) for key in keys])
+    return name_of(arm_spec(found), [own.get(key, key) for key in keys])
 
 
 def decoding(config: DictConfig, trained: str) -> DictConfig:
     """Return the configuration of `decode` with what a training leaves in the folder `trained`."""
-    kind = _kind(config)
-    found = _composed(config, kind)
-    OmegaConf.update(found, PROPOSES[kind], trained)
+    spec = training_spec(config)
+    place = _place(spec)
+    found = _composed(config, spec.train.name)
+    OmegaConf.update(found, place, trained)
     tuned = f"{trained}/verifier"  # which lies here, and so has no revisions
-    found.verifier.path = tuned if config.joint else config.verifier.path
-    found.verifier.revision = None if config.joint else config.verifier.revision
-    found.verifier.trust_remote_code = config.verifier.trust_remote_code
-    found.verifier.dtype = config.verifier.dtype
-    if config.verifier.attention is not None:  # else `decode` may say
-        found.verifier.attention = config.verifier.attention
-    for key in ("tree", "sampling", "sweep"):
-        found[key] = OmegaConf.to_container(config[key], resolve=True)
-    for key in ("dtype", "seed", "tracker", "resume"):
-        found[key] = config[key]
-    found.choices = {**(found.choices or {}), "tree": name_of_node(config, "tree")}
-    found.training = {"output": trained, **_options(config, kind)}
+    found.verifier.path = tuned if spec.joint else spec.verifier.path
+    found.verifier.revision = None if spec.joint else spec.verifier.revision
+    found.verifier.trust_remote_code = spec.verifier.get("trust_remote_code")
+    found.verifier.dtype = spec.verifier.get("dtype")
+    if spec.verifier.get("attention") is not None:  # else `decode` may say
+        found.verifier.attention = spec.verifier.get("attention")
+    for key in ("tree", "sampling", "sweep", "dtype", "seed", "tracker", "resume"):
+        found[key] = spec.options[key]
+    found.choices = {**(found.choices or {}), "tree": spec.tree.name}
+    found.training = {"output": trained, **_options(spec)}
     return found
 
 
@@ -167,43 +171,46 @@ def _require_of_decoding(text: str) -> None:
         raise UserError(f"decode: {text}: expected one value; give several lists, decode=[..],[..]")
 
 
-def _kind(config: DictConfig) -> str:
-    kind = plug_in_name(config.train._target_)
-    if kind not in PROPOSES:
-        raise UserError(f"train={kind}: proposes nothing; a sweep trains {', '.join(PROPOSES)}")
-    return kind
+def _place(spec: TrainingSpec) -> str:
+    """Return the option that says where the proposer finds what was trained.
+
+    Raises:
+        UserError: nothing proposes with it.
+    """
+    place = None if spec.source is None else PLACES.get(spec.source)
+    if place is None:
+        expected = "medusa, chained, draft_model"
+        raise UserError(f"train={spec.train.name}: proposes nothing; a sweep trains {expected}")
+    return place
 
 
-def _options(config: DictConfig, kind: str) -> dict[str, Any]:
+def _options(spec: TrainingSpec) -> dict[str, Any]:
     """Return what decides on the weights, by option."""
-    found = {"max_steps": config.trainer.max_steps, "joint": config.joint}
-    found |= {"loss": name_of_node(config, "loss")}
-    found |= {f"{node}._target_": config[node]._target_ for node in ("train", "loss")}
+    found = {"max_steps": spec.trainer.get("max_steps"), "joint": spec.joint}
+    found |= {"loss": spec.loss.name}
+    found |= {"train._target_": spec.train.target, "loss._target_": spec.loss.target}
     nodes = ["train", "loss", "data", "trainer"]
-    nodes += ["distill"] if config.distill.path is not None else []
-    nodes += ["tuning"] if config.joint else []
+    nodes += ["distill"] if spec.distill.get("path") is not None else []
+    nodes += ["tuning"] if spec.joint else []
     for node in nodes:
-        found |= _heeded(config, node)
-    if config.joint:
-        for name in ("path", "revision"):
-            found[f"verifier.{name}"] = config.verifier[name]
+        found |= _heeded(spec.options, node)
+    if spec.joint:
+        found |= {f"verifier.{name}": spec.verifier.get(name) for name in ("path", "revision")}
     return found
 
 
-def _heeded(config: DictConfig, node: str) -> dict[str, Any]:
-    plain: Any = OmegaConf.to_container(config[node], resolve=True)
+def _heeded(options: Mapping[str, Any], node: str) -> dict[str, Any]:
     left_out = {"_target_", *NEUTRAL[node]}
-    if node in SEEDED and plain.get("seed") == config.seed:
+    if node in SEEDED and options[node].get("seed") == options["seed"]:
         left_out.add("seed")
-    return {f"{node}.{key}": value for key, value in plain.items() if key not in left_out}
+    return {f"{node}.{key}": value for key, value in options[node].items() if key not in left_out}
 
 
 def train_and_decode(config: DictConfig, folder: Path) -> float | None:
     """Train into a run directory, go on where that was interrupted, and decode into it."""
     trained = folder / TRAINED
-    decoded = decoding(config, str(trained))
 
     def prepare() -> None:
-        train_in_sweep(config, trained, sweep=folder.parent.name)
+        train_in_sweep(training_spec(config), trained, sweep=folder.parent.name)
 
-    return decode_into(decoded, folder, prepare)
+    return decode_into(arm_spec(decoding(config, str(trained))), folder, prepare)

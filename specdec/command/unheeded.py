@@ -10,7 +10,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from specdec.command.options import declared
 from specdec.core.errors import UserError
+from specdec.core.values import CandidateSource
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,11 @@ def _of(*options: str) -> frozenset[str]:
 
 def _is_alone(config: DictConfig) -> bool:
     """Whether a language model is trained, without a verifier."""
-    return "states" not in config.train
+    return declared(config.train) is CandidateSource.NOTHING
 
 
 def _by_heads(config: DictConfig) -> bool:
-    return "verifier" in config.proposer
+    return declared(config.proposer) is CandidateSource.HEADS
 
 
 DECODING = _of(

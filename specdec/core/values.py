@@ -33,7 +33,7 @@ class Draw(Enum):
     FILTERED = "filtered"
 
 
-class Source(Enum):
+class CandidateSource(Enum):
     """What a proposer's candidates come from, as its class declares it in `source`."""
 
     NOTHING = "nothing"  # it proposes nothing: autoregressive decoding

@@ -8,11 +8,10 @@ from typing import Any
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.file_download import repo_folder_name
-from omegaconf import DictConfig
 
-from specdec.command.compose import composed
 from specdec.core.digest import digest
-from specdec.core.plug_ins import code_digest, plug_in_name
+from specdec.core.plug_ins import code_digest
+from specdec.lab.spec import ArmSpec, ProposerPart
 from specdec.replay.costs import ProposerKey
 from specdec.results.options import (
     PLUG_INS,
@@ -116,52 +115,48 @@ def commit_of(name: str, kind: str, revision: object = None) -> str | None:
         return asked if (there / "snapshots" / asked).is_dir() else None
 
 
-def code_of(config: DictConfig) -> dict[str, str]:
+def code_of(spec: ArmSpec) -> dict[str, str]:
     """Return digests of the plug-ins that a run uses and that are not of `specdec`, by node."""
-    found = targets(config)
-    for name in config.judges if "verification" in found else ():
-        found[f"judges.{name}"] = composed("verification", name).rule[TARGET]
+    found = targets(spec.options)
+    if "verification" in found:
+        found |= {f"judges.{name}": part.target for name, part in spec.judges.items()}
     known = {node: code_digest(target) for node, target in found.items()}
     return {node: each for node, each in known.items() if each is not None}
 
 
-def training_tokens_of(config: DictConfig) -> int | None:
+def training_tokens_of(proposer: ProposerPart) -> int | None:
     """Return on how many tokens the heads or the draft of a run were trained, if that is known."""
-    model = config.proposer.get("model")
-    path = config.proposer.get("path") if model is None else model.path
-    place = place_of(path) if isinstance(path, str) else None
+    place = None if proposer.path is None else place_of(proposer.path)
     return None if place is None else training_tokens(place)
 
 
-def draft_of(config: DictConfig) -> ProposerKey:
+def draft_of(proposer: ProposerPart) -> ProposerKey:
     """Tell what candidates come from, whatever tree they make: `draft_model zoo:draft float32`."""
-    proposer = config.proposer
-    node = proposer.model if "model" in proposer else proposer
-    path = node.get("path")
-    name = (config.get("choices") or {}).get("proposer") or plug_in_name(proposer[TARGET])
-    told = [each for each in (name, path, node.get("dtype")) if each is not None]
-    revision = node.get("revision")
+    part = proposer.draft_model or proposer
+    path = part.get("path")
+    words = [each for each in (proposer.name, path, part.get("dtype")) if each is not None]
+    revision = part.get("revision")
     content = content_of(path, "model", revision) if isinstance(path, str) else None
-    facts = {
-        TARGET: proposer[TARGET],
-        "code": code_digest(proposer[TARGET]),
+    known = {
+        TARGET: proposer.target,
+        "code": code_digest(proposer.target),
         "content": [path, revision] if content is None else content,
-        "trust_remote_code": node.get("trust_remote_code", False),
-        "dtype": node.get("dtype"),
+        "trust_remote_code": part.get("trust_remote_code", False),
+        "dtype": part.get("dtype"),
     }
-    return ProposerKey(" ".join(map(str, told)), identity(facts))
+    return ProposerKey(" ".join(map(str, words)), identity(known))
 
 
-def materials_of(config: DictConfig) -> dict[str, dict[str, str]]:
+def materials_of(spec: ArmSpec) -> dict[str, dict[str, str]]:
     """Return what of a run's identity is none of its options: digests of files and of code."""
-    return {"files": files_of(options(config)), "code": code_of(config)}
+    return {"files": files_of(options(spec.options)), "code": code_of(spec)}
 
 
-def identity_of(config: DictConfig) -> str:
+def identity_of(spec: ArmSpec) -> str:
     """Return what two runs share if and only if they would decode the same."""
-    return identity(known_by(config, **materials_of(config)))
+    return identity(known_by(spec.options, **materials_of(spec)))
 
 
-def name_of(config: DictConfig, keys: Sequence[str]) -> str:
+def name_of(spec: ArmSpec, keys: Sequence[str]) -> str:
     """Name a run of a sweep by the options that are swept, and by its identity."""
-    return run_name(options(config), keys, identity_of(config))
+    return run_name(options(spec.options), keys, identity_of(spec))

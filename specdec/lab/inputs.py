@@ -9,15 +9,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
 
 from specdec.core.digest import Signature, signature
 from specdec.core.errors import Unfit
 from specdec.decoding.request import Request, require_decodable
-from specdec.lab.build import build
+from specdec.lab.part import TARGET
 from specdec.lab.prompt_options import PromptOptions, chosen
+from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.load import context_length, require_loadable, vocabulary_size, width
 from specdec.prompts import Prompt, render_turn
@@ -26,55 +24,48 @@ from specdec.proposer.tree_fit import heads_config
 Files = tuple[Signature, ...]
 
 
-def require_inputs(config: DictConfig) -> None:
+def require_inputs(spec: ArmSpec) -> None:
     """Refuse models that cannot be loaded, and prompts that the verifier cannot read.
 
     Raises:
         UserError: with the option and its value; heads of a verifier of another size are Unfit.
     """
-    require_models(config)
-    require_prompts(config)
+    require_models(spec)
+    require_prompts(spec.prompts, spec.verifier)
 
 
-def require_models(config: DictConfig) -> None:
+def require_models(spec: ArmSpec) -> None:
     """Refuse a verifier, and what a proposer loads, as far as that shows without their weights."""
-    require_model(config.verifier)
-    proposer = config.proposer
-    models = [node for node in proposer.values() if is_model(node)]
-    for node in models:
-        require_model(node)
-    if "verifier" in proposer:
-        Checkpoint(proposer.path, proposer.get("revision"), field="proposer.path")
+    require_model(spec.verifier)
+    proposer = spec.proposer
+    for model in proposer.models:
+        require_model(model)
+    if proposer.has_heads:
+        Checkpoint(proposer.get("path"), proposer.get("revision"), field="proposer.path")
         if not proposer.get("force", False):
-            require_heads_of(proposer.path, Checkpoint.of(config.verifier))
-    elif not models:
-        path = proposer.get("path")
-        _require_made(_Node(OmegaConf.to_yaml(proposer, resolve=True), _files(path), proposer))
+            require_heads_of(proposer.get("path"), spec.verifier.checkpoint)
+    elif not proposer.models:
+        content = json.dumps(proposer.options, sort_keys=True, default=str)
+        _require_made(_Node(content, _files(proposer.get("path")), proposer))
 
 
 @dataclass(frozen=True)
 class _Node:
-    """A node of the configuration; equal ones are built once, as long as their file is the same."""
+    """A proposer's options; equal ones are built once, as long as their file is the same."""
 
     text: str
     there: Files
-    node: DictConfig = field(compare=False)
+    proposer: ProposerPart = field(compare=False)
 
 
 @lru_cache(maxsize=256)
-def _require_made(proposer: _Node) -> None:
-    build(proposer.node)
+def _require_made(node: _Node) -> None:
+    node.proposer.build()
 
 
-def require_model(node: DictConfig) -> None:
-    """Refuse a node that `specdec.lm.load.load` could not load."""
-    plain: Any = OmegaConf.to_container(node, resolve=True)
-    require_loadable(**{name: value for name, value in plain.items() if name != "_target_"})
-
-
-def is_model(value: object) -> bool:
-    """Whether a node of the configuration is a language model."""
-    return isinstance(value, DictConfig) and value.get("_target_") == "specdec.lm.load.load"
+def require_model(model: ModelPart) -> None:
+    """Refuse a model that `specdec.lm.load.load` could not load."""
+    require_loadable(**{name: value for name, value in model.options.items() if name != TARGET})
 
 
 def require_heads_of(path: object, verifier: Checkpoint) -> None:
@@ -87,19 +78,19 @@ def require_heads_of(path: object, verifier: Checkpoint) -> None:
         )
 
 
-def require_prompts(config: DictConfig) -> None:
+def require_prompts(prompts: PromptOptions, verifier: ModelPart) -> None:
     """Refuse prompts that cannot be read, rendered or decoded, not even after empty answers."""
-    told, verifier = PromptOptions.of(config), Checkpoint.of(config.verifier)
-    context = context_length(verifier, config.verifier.get("max_length"))
-    there = _files(told.path)
-    _require_prompts(json.dumps(asdict(told)), there, verifier, verifier.files, context)
+    reader = verifier.checkpoint
+    context = context_length(reader, verifier.get("max_length"))
+    there = _files(prompts.path)
+    _require_prompts(json.dumps(asdict(prompts)), there, reader, reader.files, context)
 
 
 @lru_cache(maxsize=256)
 def _require_prompts(
-    told: str, there: Files, verifier: Checkpoint, model_there: Files, context: int
+    options: str, there: Files, verifier: Checkpoint, model_there: Files, context: int
 ) -> None:
-    prompts = PromptOptions(**json.loads(told))
+    prompts = PromptOptions(**json.loads(options))
     tokenizer, vocab_size = verifier.tokenizer, vocabulary_size(verifier)
 
     def request(prompt: Prompt, answers: Sequence[str]) -> Request:

@@ -1,33 +1,46 @@
 """Which option of the command line a parameter of a constructor is.
 
 A constructor complains of its own parameters, `num_layers=0: expected ...`, wherever it is used.
-The configuration knows the rest: the node it is built from, or the option that this points to.
+Who built it knows the rest: the option that it is mounted at, and the option that this points to.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from hydra.errors import InstantiationException
-from omegaconf import DictConfig, Node
-
 from specdec.core.errors import UserError
 
-POINTS_TO = re.compile(r"\$\{([\w.]+)\}")
+# What an option is taken from, another option or a node: "proposer.tree" from "tree".
+Points = Mapping[str, str]
+
+
+def option_of(name: str, points: Points) -> str:
+    """Return the option that an option is taken from, however often one points to another."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        there = points.get(".".join(parts[:count]))
+        if there is not None:
+            return option_of(".".join([there, *parts[count:]]), points)
+    return name
 
 
 @contextmanager
-def named_options(node: DictConfig) -> Iterator[None]:
-    """Within it complaints of what is built from a node bear the names of options."""
+def named_options(*names: Mapping[str, str]) -> Iterator[None]:
+    """Within it complaints of parameters bear the names of options.
+
+    Args:
+        names: the options of the parameters of each part that may complain, as `Part.names` says.
+    """
     try:
         yield
     except UserError as error:
-        raise with_options(error, node) from None
+        for each in names:
+            error = renamed(error, each)
+        raise error from None
 
 
-def with_options(error: UserError, node: DictConfig) -> UserError:
+def renamed(error: UserError, names: Mapping[str, str]) -> UserError:
     """Return the same error with the names of options in place of those of parameters."""
-    names = option_names(node)
     if not names:
         return error
     either = "|".join(map(re.escape, names))
@@ -38,52 +51,6 @@ def with_options(error: UserError, node: DictConfig) -> UserError:
         name = found[1] or found[2]
         return found[0] if name is None else names[name]
 
-    told = (pattern.sub(option, part) if isinstance(part, str) else part for part in error.args)
-    error.args = tuple(told)
+    said = (pattern.sub(option, part) if isinstance(part, str) else part for part in error.args)
+    error.args = tuple(said)
     return error
-
-
-def failing(node: DictConfig, error: InstantiationException) -> DictConfig:
-    """Return the part of a node whose constructor has failed, or the node itself."""
-    keys = re.findall(r"^full_key: ([\w.]+)$", str(error), re.MULTILINE)
-    own = node._get_full_key(None)
-    if not keys or keys[-1] == own:
-        return node
-    return _part(node, keys[-1].removeprefix(f"{own}." if own else "")) or node
-
-
-def option_names(node: DictConfig) -> Mapping[str, str]:
-    """Return the option of each parameter of a node."""
-    places = {str(name): _place(node, str(name)) for name in node if name != "_target_"}
-    return {name: str(home._get_full_key(last)) for name, (home, last) in places.items()}
-
-
-def points_elsewhere(node: DictConfig) -> bool:
-    """Whether a parameter is another node."""
-    places = [_place(node, str(name)) for name in node]
-    return any(
-        home is not node and isinstance(home._get_node(last), DictConfig) for home, last in places
-    )
-
-
-def _part(node: DictConfig, path: str) -> DictConfig | None:
-    for name in path.split("."):
-        home, last = _place(node, name)
-        found = home._get_node(last)
-        if not isinstance(found, DictConfig):
-            return None
-        node = found
-    return node
-
-
-def _place(node: DictConfig, name: str) -> tuple[DictConfig, str]:
-    """Return where a value stands: follow `${data.max_length}`, but nothing that is computed."""
-    found = node._get_node(name)
-    told = found._value() if isinstance(found, Node) else None
-    points = POINTS_TO.fullmatch(told) if isinstance(told, str) else None
-    root = node._get_root()
-    if points is None or not isinstance(root, DictConfig):
-        return node, name
-    home, _, last = points[1].rpartition(".")
-    there = _part(root, home) if home else root
-    return (node, name) if there is None or last not in there else _place(there, last)

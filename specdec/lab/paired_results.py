@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specdec.core.trace import PlainSteps, TextKey, Trace
-from specdec.lab.arm import Arm, summary_of
+from specdec.lab.arm import Arm
+from specdec.lab.arm_results import summary_of
 from specdec.metrics import Tally
 from specdec.report.comparison import standings
 
@@ -33,7 +34,7 @@ def summarize_paired(
     for name, summary in summaries.items():
         summary |= stand[name]
         if baseline is not None:
-            greedy = competing[0].config.sampling.temperature == 0
+            greedy = competing[0].is_greedy
             summary["same_text"] = same_text(paired[name], paired[baseline]) if greedy else None
     return summaries
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from specdec.core.trace import PlainSteps, TextKey, Trace
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
-from specdec.lab.arm import Arm, before
+from specdec.lab.arm import Arm, answers_of
 from specdec.metrics import MIN_PROMPTS
 from specdec.prompts import Prompt
 from specdec.proposer.none import NoProposer
@@ -73,12 +73,12 @@ class PlainClock:
         many requests are in flight as in a whole run without candidates.
         """
         earlier = [traces[*prompt.key, number] for number in range(turn)]
-        answers = before(earlier, self._arm.verifier).get(prompt.key, [])
-        asked = self._arm.request(prompt, answers)
+        answers = answers_of(earlier, self._arm.verifier).get(prompt.key, [])
+        request = self._arm.request(prompt, answers)
         text = traces[*prompt.key, turn].output_ids
         number = min(len(text), max(MIN_STEPS, round(TEXT_SHARE * len(text))))
         written = text[: (len(text) - number) // 2]
-        return replace(asked, token_ids=[*asked.token_ids, *written], max_new_tokens=number)
+        return replace(request, token_ids=[*request.token_ids, *written], max_new_tokens=number)
 
     def _run(self, requests: Sequence[Request]) -> list[Trace]:
         if not requests:

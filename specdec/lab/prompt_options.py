@@ -4,13 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from specdec.core.errors import UserError, require, require_int
 from specdec.decoding.request import Request
-from specdec.decoding.turns import beforehand, rendered
-from specdec.lm.hf import HFCausalLM
-from specdec.prompts import Prompt, Rendered, Rendering, Roles, load_prompts
+from specdec.decoding.turns import beforehand
+from specdec.prompts import Prompt, Rendering, Roles, load_prompts
 
 
 @dataclass(frozen=True)
@@ -43,12 +40,6 @@ class PromptOptions:
         require_int("prompts.num_samples", self.num_samples, 1)
         Rendering(self.chat_template, self.template_options, self.max_prompt_tokens)
         Roles(self.roles)
-
-    @classmethod
-    def of(cls, config: DictConfig) -> "PromptOptions":
-        """Read them from a whole configuration."""
-        plain: Any = OmegaConf.to_container(config.prompts, resolve=True)
-        return cls(**plain)
 
     @property
     def rendering(self) -> Rendering:
@@ -87,7 +78,7 @@ class Chosen:
 
 def chosen(
     prompts: Sequence[Prompt],
-    told: PromptOptions,
+    options: PromptOptions,
     request: Callable[[Prompt, Sequence[str]], Request],
     max_length: int,
 ) -> Chosen:
@@ -97,9 +88,9 @@ def chosen(
         UserError: none is left.
     """
     requests = beforehand(prompts, request)
-    room = told.room(max_length)
+    room = options.room(max_length)
     skipped = {each.prompt_id for each in requests if len(each.token_ids) >= room}
-    if not told.skip_too_long or not skipped:
+    if not options.skip_too_long or not skipped:
         return Chosen(prompts, requests, ())
     kept = [prompt for prompt in prompts if prompt.prompt_id not in skipped]
     if not kept:
@@ -110,15 +101,3 @@ def chosen(
     return Chosen(
         kept, left, [p.prompt_id for p in prompts if p.prompt_id in skipped and p.sample == 0]
     )
-
-
-def build_prompts(config: DictConfig) -> list[Prompt]:
-    """Read the prompts of a configuration, also those that will be left out."""
-    return PromptOptions.of(config).load()
-
-
-def render(
-    prompt: Prompt, answers: Sequence[str], verifier: HFCausalLM, config: DictConfig
-) -> Rendered:
-    """Render the turn that comes after `answers` as the verifier reads it."""
-    return rendered(prompt, answers, verifier, PromptOptions.of(config).rendering)

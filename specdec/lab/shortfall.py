@@ -4,9 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from specdec.core.trace import Trace, request_id
-from specdec.decoding.turns import REFUSED
-from specdec.lab.arm import Arm, before
-from specdec.lab.prompt_options import PromptOptions, render
+from specdec.decoding.turns import REFUSED, rendered
+from specdec.lab.arm import Arm, answers_of
 from specdec.prompts import Prompt
 
 SHOWN = 5  # names in a line
@@ -53,13 +52,13 @@ class Shortfall:
 
 def _truncated(arm: Arm, prompts: Sequence[Prompt], traces: Sequence[Trace]) -> Iterator[str]:
     """Name the texts whose prompt was cut; only what is as long as allowed is rendered again."""
-    longest = PromptOptions.of(arm.config).rendering.max_tokens
+    longest = arm.prompts.rendering.max_tokens
     by_key = {prompt.key: prompt for prompt in prompts}
-    answers = before(traces, arm.verifier)
+    answers = answers_of(traces, arm.verifier)
     for trace in traces:
         if trace.num_prompt_tokens == longest:
             prompt, given = by_key[trace.prompt_key], answers[trace.prompt_key][: trace.turn]
-            if render(prompt, given, arm.verifier, arm.config).num_cut:
+            if rendered(prompt, given, arm.verifier, arm.prompts.rendering).num_cut:
                 yield _name(trace)
 
 
@@ -69,9 +68,9 @@ def _name(trace: Trace) -> str:
 
 def counted(shortfalls: Mapping[str, Shortfall]) -> Iterator[str]:
     """Say of several arms what there is to be said, once where they have it in common."""
-    told: dict[str, list[str]] = {}
+    alike: dict[str, list[str]] = {}
     for name, shortfall in shortfalls.items():
         for line in shortfall.lines():
-            told.setdefault(line, []).append(name)
-    for line, names in told.items():
+            alike.setdefault(line, []).append(name)
+    for line, names in alike.items():
         yield line if len(names) == len(shortfalls) else f"{', '.join(names)}: {line}"

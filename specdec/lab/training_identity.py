@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from specdec.core.plug_ins import code_digest, plug_in_name
+from specdec.core.values import CandidateSource
 from specdec.lab.identity import content_of, place_of, revision_of
+from specdec.lab.spec import with_options
+from specdec.lab.training_spec import TrainingSpec
 from specdec.results.options import TARGET, is_known, normal
 from specdec.results.provenance import provenance
+from specdec.results.saved_options import to_yaml
 from specdec.training.record import Record
 from specdec.training.trainer import FREE
 
@@ -38,42 +41,46 @@ NO_FILES |= {f"data.{name}" for name in ("split", "held_out_split", "config", "r
 NO_FILES_BELOW = ("data.roles.", "data.template_options.")
 
 
-def record_of(config: DictConfig) -> Record:
-    """Return what the training of a configuration is, and what it runs under."""
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    told = dict(_told(plain))
-    files = _files(told)
-    code = {name: digest for name, target in _targets(plain) if (digest := code_digest(target))}
-    known = {name: normal(v) for name, v in told.items() if not is_known(name, told, files)}
-    known |= dict(_targets(plain))
+def record_of(spec: TrainingSpec) -> Record:
+    """Return what a training is, and what it runs under."""
+    said = dict(_said(spec))
+    files = _files(said)
+    targets = dict(_targets(spec))
+    code = {name: found for name, each in targets.items() if (found := code_digest(each))}
+    known = {name: normal(v) for name, v in said.items() if not is_known(name, said, files)}
+    known |= targets
     known |= {name: {"content": content} for name, content in files.items()}
-    known |= {f"{name}.code": digest for name, digest in code.items()}
-    facts = provenance(_device(), str(config.verifier.dtype), str(config.verifier.attention))
-    facts |= {"cwd": os.getcwd(), "files": files, "code": code}
-    return Record(known, told, OmegaConf.to_yaml(_anywhere(plain)), facts)
+    known |= {f"{name}.code": found for name, found in code.items()}
+    circumstances = provenance(_device(), str(spec.verifier.get("dtype")), _attention(spec))
+    circumstances |= {"cwd": os.getcwd(), "files": files, "code": code}
+    return Record(known, said, to_yaml(_anywhere(spec.options)), circumstances)
 
 
-def _nodes(plain: Mapping[str, Any]) -> list[str]:
+def _attention(spec: TrainingSpec) -> str:
+    return str(spec.verifier.get("attention"))
+
+
+def _nodes(spec: TrainingSpec) -> list[str]:
     """Return the nodes that a training heeds; a language model from scratch needs no verifier."""
-    if "states" not in plain["train"]:
+    if spec.source is CandidateSource.NOTHING:
         return ["train", "trainer"]
     nodes = ["train", "loss", "trainer", "data", "verifier", "evaluation", "tree", "sampling"]
-    nodes += ["distill"] if plain["distill"]["path"] is not None else []
-    return nodes + (["tuning"] if plain["joint"] else [])
+    nodes += ["distill"] if spec.options["distill"]["path"] is not None else []
+    return nodes + (["tuning"] if spec.joint else [])
 
 
-def _told(plain: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _said(spec: TrainingSpec) -> Iterator[tuple[str, Any]]:
     yield "num_processes", int(os.environ.get("WORLD_SIZE", "1"))
-    yield "joint", plain["joint"]
-    for name in ("path", "held_out_path", *plain["reading"]):
-        unused = name == "held_out_share" and not _shares(plain["data"])
-        if name in plain["data"] and name not in LEFT_OUT["data"] and not unused:
-            yield from _flat(f"data.{name}", plain["data"][name])
-    for node in _nodes(plain):
+    yield "joint", spec.joint
+    options = spec.options
+    for name in ("path", "held_out_path", *options["reading"]):
+        unused = name == "held_out_share" and not _shares(spec.data)
+        if name in spec.data and name not in LEFT_OUT["data"] and not unused:
+            yield from _flat(f"data.{name}", spec.data[name])
+    for node in _nodes(spec):
         if node in NAMED:
-            yield node, plug_in_name(plain[node][TARGET])
-        for name, value in _flat(node, plain[node]):
+            yield node, plug_in_name(options[node][TARGET])
+        for name, value in _flat(node, options[node]):
             left_out = LEFT_OUT.get(node, ())
             if not name.endswith(TARGET) and name.split(".")[1] not in left_out:
                 yield name, value
@@ -84,10 +91,10 @@ def _shares(data: Mapping[str, Any]) -> bool:
     return data["held_out_path"] is None and data["held_out_split"] in (None, data["split"])
 
 
-def _targets(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for node in _nodes(plain):
+def _targets(spec: TrainingSpec) -> Iterator[tuple[str, str]]:
+    for node in _nodes(spec):
         if node in NAMED:
-            yield node, plain[node][TARGET]
+            yield node, spec.options[node][TARGET]
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -98,11 +105,11 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _files(told: Mapping[str, Any]) -> dict[str, str]:
+def _files(said: Mapping[str, Any]) -> dict[str, str]:
     """Return a digest of every file and folder that options name; of a Hub's, its commit."""
-    texts = {n: v for n, v in told.items() if isinstance(v, str) and _may_be_file(n)}
+    texts = {n: v for n, v in said.items() if isinstance(v, str) and _may_be_file(n)}
     found = {
-        name: content_of(value, ON_HUB.get(name), told.get(revision_of(name)))
+        name: content_of(value, ON_HUB.get(name), said.get(revision_of(name)))
         for name, value in texts.items()
     }
     return {name: content for name, content in found.items() if content is not None}
@@ -112,15 +119,15 @@ def _may_be_file(name: str) -> bool:
     return name not in (*NO_FILES, *NAMED) and not name.startswith(NO_FILES_BELOW)
 
 
-def _anywhere(plain: dict[str, Any]) -> DictConfig:
-    """Return the configuration with files that are found from any folder."""
-    found = OmegaConf.create(plain)
+def _anywhere(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return options with files that are found from any folder."""
+    places: dict[str, str] = {}
     for node in ("verifier", "data", "train", "tree", "distill", "evaluation"):
-        for name, value in _flat(node, plain[node]):
+        for name, value in _flat(node, options[node]):
             is_file = isinstance(value, str) and not value.startswith("zoo:") and _may_be_file(name)
             if is_file and not name.endswith(TARGET) and place_of(value) is not None:
-                OmegaConf.update(found, name, str(Path(value).resolve()))
-    return found
+                places[name] = str(Path(value).resolve())
+    return with_options(options, places)
 
 
 def _device() -> torch.device:

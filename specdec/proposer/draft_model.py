@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.protocols import CausalLM, TreePolicy
-from specdec.core.values import Context, Draw, Layer, Proposal, Source, Verdict
+from specdec.core.values import CandidateSource, Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
 from specdec.lm.vocabularies import fitted, known, readable, require_model
 from specdec.proposer.frontier_cells import FrontierCells
@@ -25,7 +25,7 @@ class DraftModel:
         UserError: the tree names a rank beyond the vocabulary.
     """
 
-    source = Source.MODEL
+    source = CandidateSource.MODEL
     layers: Sequence[Layer] = ()
 
     def __init__(self, model: CausalLM, tree: TreePolicy, temperature: float | None = None):

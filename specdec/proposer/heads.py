@@ -12,7 +12,7 @@ from torch import Tensor
 
 from specdec.core.errors import UserError, require
 from specdec.core.protocols import TreePolicy
-from specdec.core.values import Context, Draw, Layer, Proposal, Source, Verdict
+from specdec.core.values import CandidateSource, Context, Draw, Layer, Proposal, Verdict
 from specdec.core.vouching import require_as_trained
 from specdec.heads.base import Heads
 from specdec.lm.checkpoint import Checkpoint
@@ -39,7 +39,7 @@ class HeadsProposer:
         UserError: the tree is deeper than there are heads, or names a rank beyond the vocabulary.
     """
 
-    source = Source.HEADS
+    source = CandidateSource.HEADS
     layers: Sequence[Layer] = ("final",)
     kind: ClassVar[type[Heads]]  # what a folder of heads is loaded as
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from specdec.core.errors import require, require_int
 from specdec.core.tree import CandidateTree
-from specdec.core.values import Context, Draw, Layer, Proposal, Source, Verdict
+from specdec.core.values import CandidateSource, Context, Draw, Layer, Proposal, Verdict
 
 
 class NGram:
@@ -14,7 +14,7 @@ class NGram:
     decoding). Candidates are point masses, so the text stays lossless at any temperature.
     """
 
-    source = Source.TEXT
+    source = CandidateSource.TEXT
     draw = Draw.DETERMINISTIC
     layers: Sequence[Layer] = ()
 

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from specdec.core.tree import CandidateTree
-from specdec.core.values import Context, Layer, Proposal, Source, Verdict
+from specdec.core.values import CandidateSource, Context, Layer, Proposal, Verdict
 
 
 class NoProposer:
     """Every tree is its root, so every step emits the one token that the verifier draws."""
 
-    source = Source.NOTHING
+    source = CandidateSource.NOTHING
     draw = None
     max_depth = 0
     layers: Sequence[Layer] = ()

@@ -10,7 +10,7 @@ from specdec.core.errors import Unfit, UserError, require, require_int, require_
 from specdec.core.jsonl import read_jsonl
 from specdec.core.trace import request_id
 from specdec.core.tree import CandidateTree
-from specdec.core.values import Context, Draw, Layer, Proposal, Source, Verdict
+from specdec.core.values import CandidateSource, Context, Draw, Layer, Proposal, Verdict
 
 
 class Recorded:
@@ -23,7 +23,7 @@ class Recorded:
     noise of that seed, which must not judge them again; `from_run` refuses it.
     """
 
-    source = Source.TEXT
+    source = CandidateSource.TEXT
     draw = Draw.DETERMINISTIC
     layers: Sequence[Layer] = ()
 

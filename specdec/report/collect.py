@@ -7,9 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
-
 from specdec.core.digest import digest_of
 from specdec.core.errors import UserError
 from specdec.metrics import Tally, pooled
@@ -26,6 +23,7 @@ from specdec.report.labels import (
 )
 from specdec.results.options import PLUG_INS, SIDE, TARGET, known_by, options, proposes_nothing
 from specdec.results.run_dir import RunDir, read_tally, state_of
+from specdec.results.saved_options import read_options
 from specdec.results.session import COMPLETE, read_status
 
 SEED = "seed"
@@ -37,7 +35,7 @@ CIRCUMSTANCES |= {name: called for called, name in FILES_OF.items()}
 # May be swept, as sampling may.
 ORDINARY = {"batch", "max_new_tokens", "stop_strings", "ignore_eos"}
 # What reading a file raises that is not what it should be.
-DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, YAMLError)
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 T = TypeVar("T")
 
 
@@ -177,15 +175,14 @@ def read_run(path: Path) -> Run:
     Raises:
         UserError: one of its files is damaged.
     """
+    saved = read_options(path)
     try:
-        config = OmegaConf.load(path / "config.yaml")
-        assert isinstance(config, DictConfig)
         provenance = json.loads((path / "provenance.json").read_text(encoding="utf-8"))
         summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
         circumstances = {called: provenance.get(name) for name, called in CIRCUMSTANCES.items()}
         for name in ("prompts.path", "verifier.path"):
             circumstances[f"{CONTENT}{name}"] = provenance["files"].get(name)
-        known = known_by(config, provenance["files"], provenance.get("code", {}))
+        known = known_by(saved, provenance["files"], provenance.get("code", {}))
         for name in (RECORDING, COSTS):
             known[name] = provenance["files"].get(FILES_OF[name], circumstances[name])
         trained = provenance.get("training_tokens")
@@ -193,7 +190,7 @@ def read_run(path: Path) -> Run:
     except DAMAGE as error:
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise UserError(f"{path}: damaged ({reason})") from None
-    used, plain = options(config), proposes_nothing(config)
+    used, plain = options(saved), proposes_nothing(saved)
     cut_short = is_cut_short(path, state_of(path))
     tally = read_tally(path)
     return Run(path, used, known, plain, circumstances, tally, provenance, *outcome, cut_short)

@@ -12,8 +12,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from specdec.core.escapes import unescaped
 from specdec.core.plug_ins import is_ours, plug_in_name
 
@@ -51,12 +49,14 @@ NO_PROPOSER = "none"  # whose texts are the same under any rule
 LONGEST_NAME = 80
 
 
-def options(config: DictConfig) -> dict[str, Any]:
-    """Return what a run of `decode` or an arm of `compare` uses, resolved, by option.
+def options(plain: Options) -> dict[str, Any]:
+    """Return what a run of `decode` or an arm of `compare` uses, by option.
 
     Plug-ins bear the names by which they were chosen.
+
+    Args:
+        plain: all of its options, a mapping for each node, as `config.yaml` holds them.
     """
-    plain = _plain(config)
     choices = plain.get("choices") or {}
     found = _heeded(plain)
     targets = {group: found[f"{group}.{TARGET}"] for group in _groups(found)}
@@ -68,20 +68,21 @@ def options(config: DictConfig) -> dict[str, Any]:
     return dict(sorted({**used, **names}.items()))
 
 
-def targets(config: DictConfig) -> dict[str, str]:
+def targets(plain: Options) -> dict[str, str]:
     """Return the `_target_` of everything that a run builds, by the node that has it."""
-    found = _heeded(_plain(config)).items()
+    found = _heeded(plain).items()
     return {name.removesuffix(f".{TARGET}"): str(v) for name, v in found if name.endswith(TARGET)}
 
 
-def known_by(config: DictConfig, files: Options, code: Options) -> dict[str, Any]:
+def known_by(plain: Options, files: Options, code: Options) -> dict[str, Any]:
     """Return what two runs share if and only if they would decode the same.
 
     Args:
+        plain: all options; see `options`.
         files: digests of the files that options name, by option; see `files_of`.
         code: digests of the plug-ins that are not of `specdec`, by node.
     """
-    heeded = _heeded(_plain(config))
+    heeded = _heeded(plain)
     found = {
         name: _by_content(name, value, files)
         for name, value in heeded.items()
@@ -90,15 +91,9 @@ def known_by(config: DictConfig, files: Options, code: Options) -> dict[str, Any
     return {**found, **{f"{name}.code": digest for name, digest in code.items()}}
 
 
-def proposes_nothing(config: DictConfig) -> bool:
+def proposes_nothing(plain: Options) -> bool:
     """Whether a run is autoregressive decoding, which speed is compared with."""
-    return plug_in_name(str(config.proposer[TARGET])) == NO_PROPOSER
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(plain, dict)
-    return plain
+    return plug_in_name(str(plain["proposer"][TARGET])) == NO_PROPOSER
 
 
 def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from specdec.core.errors import UserError
 from specdec.core.jsonl import (
     append_row,
@@ -24,6 +22,7 @@ from specdec.core.jsonl import (
 from specdec.core.trace import PlainSteps, PromptKey, Trace
 from specdec.core.vouching import read_note
 from specdec.metrics import Tally
+from specdec.results.saved_options import to_yaml
 from specdec.results.session import COMPLETE, Session, read_status
 
 # What a complete run consists of, and `status.json` vouches for.
@@ -95,13 +94,13 @@ class RunDir(Session):
     def __init__(
         self,
         path: Path,
-        config: DictConfig,
+        options: Mapping[str, Any],
         identity: str,
         resume: bool = True,
         one_of_many: bool = False,
     ):
         super().__init__(path, identity, one_of_many)
-        self._config = config
+        self._options = options
         self._resume = resume
 
     def __enter__(self) -> "RunDir":
@@ -128,7 +127,7 @@ class RunDir(Session):
         beforehand: a run must never be called complete while something is made that it rests on.
         """
         self._say_started()
-        write_text(self.path / "config.yaml", OmegaConf.to_yaml(self._config, resolve=True))
+        write_text(self.path / "config.yaml", to_yaml(self._options))
         stale = ["summary.json", "tally.jsonl", "tokens.jsonl"]
         if not self._resume:
             stale += ["provenance.json"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from specdec.core.errors import Unfit, require, require_int, require_share
+from specdec.core.values import CandidateSource
 from specdec.lm.fingerprint import card_name
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
@@ -36,6 +37,7 @@ class DraftModel:
         UserError: an option is out of range, or the loss is one of steps.
     """
 
+    source = CandidateSource.MODEL
     module: nn.Module  # `DraftLosses`, once prepared
 
     def __init__(

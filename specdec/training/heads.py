@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from specdec.core.errors import UserError, require, require_number, require_share
+from specdec.core.values import CandidateSource
 from specdec.heads.base import Heads
 from specdec.lm.fingerprint import described
 from specdec.lm.hf import HFCausalLM
@@ -53,6 +54,8 @@ class HeadTraining:
         options = [each for each in of_module if each.name not in OF_VERIFIER]
         shown = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in options]
         cls.__signature__ = Signature([*shared, *shown])
+
+    source = CandidateSource.HEADS
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from specdec.core.errors import require, require_int
+from specdec.core.values import CandidateSource
 from specdec.lm.checkpoint import Checkpoint, on_card
 from specdec.results.progress import Progress
 from specdec.training.data.blocks import Blocks
@@ -44,6 +45,7 @@ class LanguageModeling:
         UserError: an option is out of its range, or there are options of two models to begin with.
     """
 
+    source = CandidateSource.NOTHING
     tokenizer: PreTrainedTokenizerBase  # both there once prepared
     module: nn.Module
 

@@ -98,12 +98,12 @@ def test_the_configuration_is_resolved_and_complete(comparison: Comparison, tiny
 def test_a_saved_configuration_runs_again(comparison: Comparison, tiny: Tiny) -> None:
     """Whoever has a run directory and the models can repeat the run without the command line."""
     arm = import_module("specdec.lab.arm")
-    app = import_module("specdec.lab.build")
     run_dir = comparison.folder / NAMES[2]
     config = OmegaConf.load(run_dir / "config.yaml")
-    repeated = arm.build_arm(config, app.build(config.verifier))
-    prompts = import_module("specdec.lab.prompt_options").build_prompts(config)
-    traces = {trace.prompt_id: trace.output_ids for trace in repeated.decode(prompts)}
+    spec = import_module("specdec.command.options").arm_spec(config)
+    repeated = arm.build_arm(spec, spec.verifier.build())
+    decoded = repeated.decode(spec.prompts.load())
+    traces = {trace.prompt_id: trace.output_ids for trace in decoded}
     assert traces == outputs(run_dir)
 
 
@@ -333,11 +333,11 @@ def test_a_turn_that_outgrows_the_context_ends_at_once(cli: CommandLine, tiny: T
     assert cli("record", "run=run", "output=recording").status == 0
     sampled = [*options, "output=sampled", "sampling.temperature=1"]
     assert "for want of room in the context: grows#1, grows#2" in cli("decode", *sampled).out
-    check = import_module("specdec.command.check")
+    runs = import_module("specdec.lab.rendered_runs")
     verifier = import_module("specdec.lm.load").load(str(tiny.verifier))
-    config = OmegaConf.load("sampled/config.yaml")
-    texts = check.decoded_texts(read_traces(Path("sampled")), config, verifier)
-    assert [text.name for text in texts] == ["fine", "grows"]
+    spec = runs.read_spec(Path("sampled"))
+    texts = runs.texts_of(read_traces(Path("sampled")), spec.prompts, verifier, 32)
+    assert [text.key for text in texts] == [("fine", 0, 0), ("grows", 0, 0)]
     arms = 'arms=["proposer=none","proposer=ngram"]'
     ended = cli("compare", *tiny.options("both", "prompts.path=turns.jsonl", arms, "batch=2"))
     assert ended.status == 0, ended.err

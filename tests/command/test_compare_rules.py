@@ -83,7 +83,7 @@ def test_arms_are_called_by_what_they_do_not_share(compared: Compared) -> None:
     ids=["two", "one", "length", "rule", "nameless", "paths"],
 )
 def test_what_all_arms_share_is_left_out_of_their_names(arms: list[str], names: list[str]) -> None:
-    assert import_module("specdec.command.compare").names(arms) == names
+    assert import_module("specdec.command.arm_names").names(arms) == names
 
 
 def test_the_reference_is_what_block_efficiency_is_compared_with(compared: Compared) -> None:
@@ -152,11 +152,10 @@ def root_overlap(compared: Compared, arm: str) -> float:
 def test_a_saved_configuration_with_judges_runs_again(compared: Compared) -> None:
     """Outside of Hydra, too: the judges come from their YAML files."""
     arm = import_module("specdec.lab.arm")
-    app = import_module("specdec.lab.build")
-    prompting = import_module("specdec.lab.prompt_options")
     config = OmegaConf.load(compared.folder / "draft_model" / "config.yaml")
-    repeated = arm.build_arm(config, app.build(config.verifier))
-    traces = list(repeated.decode(prompting.build_prompts(config)))
+    spec = import_module("specdec.command.options").arm_spec(config)
+    repeated = arm.build_arm(spec, spec.verifier.build())
+    traces = list(repeated.decode(spec.prompts.load()))
     saved = compared.traces("draft_model")
     assert [[s.judged for s in t.steps] for t in traces] == [
         [s.judged for s in t.steps] for t in saved
@@ -164,13 +163,13 @@ def test_a_saved_configuration_with_judges_runs_again(compared: Compared) -> Non
 
 
 def test_arms_of_one_name_are_numbered_and_long_names_cut() -> None:
-    compare = import_module("specdec.command.compare")
+    arm_names = import_module("specdec.command.arm_names")
     flat, deep = "proposer=medusa tree.paths=[[0],[1]]", "proposer=medusa tree.paths=[[0,1]]"
-    assert compare.names([flat, deep]) == ["tree.paths=0-1", "tree.paths=0-1+2"]
+    assert arm_names.names([flat, deep]) == ["tree.paths=0-1", "tree.paths=0-1+2"]
     judged = ["proposer=draft_model judges=[block]", "proposer=draft_model judges=[match]"]
-    assert compare.names(judged) == ["draft_model", "draft_model+2"]
+    assert arm_names.names(judged) == ["draft_model", "draft_model+2"]
     many = f"proposer=medusa tree.paths={[[0] * length for length in range(1, 70)]}"
-    (name,) = compare.names([many])
+    (name,) = arm_names.names([many])
     assert len(name) == 80
     assert name.startswith("medusa,tree.paths=0-")
 

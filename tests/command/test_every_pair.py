@@ -81,7 +81,7 @@ def composed(tiny: Tiny, proposer: str, tree: Sequence[str], rule: str) -> DictC
 def refusal(config: DictConfig) -> str | None:
     """Return why the options are refused, if they are."""
     try:
-        import_module("specdec.lab.arm").check_options(config)
+        import_module("specdec.lab.checks").check_options(arm_spec(config))
     except UserError as error:
         return str(error)
     return None
@@ -89,15 +89,19 @@ def refusal(config: DictConfig) -> str | None:
 
 def decoded(config: DictConfig, verifier: Any) -> int:
     """Decode a few tokens; returns how many draft tokens were submitted."""
-    arm = import_module("specdec.lab.arm")
-    prompts = import_module("specdec.lab.prompt_options").build_prompts(config)
-    traces = list(arm.build_arm(config, verifier).decode(prompts))
+    spec = arm_spec(config)
+    arm = import_module("specdec.lab.arm").build_arm(spec, verifier)
+    traces = list(arm.decode(spec.prompts.load()))
     assert sum(len(trace.output_ids) for trace in traces) > 0
     return sum(step.drafted for trace in traces for step in trace.steps)
 
 
 def defined_for(config: DictConfig) -> frozenset[Draw]:
-    return import_module("specdec.lab.build").build(config.verification.rule).defined_for
+    return arm_spec(config).rule.build().defined_for
+
+
+def arm_spec(config: DictConfig) -> Any:
+    return import_module("specdec.command.options").arm_spec(config)
 
 
 def test_the_grid_holds_every_tree() -> None:

@@ -185,21 +185,28 @@ def test_runs_of_other_code_of_ours_are_kept_and_said(
     assert "resume=false" not in sweep(cli, tiny, "proposer=ngram")
 
 
-def test_costs_are_matched_by_what_was_measured_not_by_its_name(tiny: "Tiny") -> None:
+def test_costs_are_matched_by_what_was_measured_not_by_its_name(
+    tiny: "Tiny", monkeypatch: pytest.MonkeyPatch
+) -> None:
     from specdec.command.compose import compose_decode
+    from specdec.command.options import proposer_part
     from specdec.lab.identity import draft_of
 
     shutil.copytree(tiny.draft, "copy")
     paths = [tiny.draft, "copy", f"{Path.cwd()}/./copy", tiny.padded]
-    configs = [compose_decode(["proposer=draft_model", f"draft.path={path}"]) for path in paths]
-    known = [draft_of(config).known_by for config in configs]
+    told = [["proposer=draft_model", f"draft.path={path}"] for path in paths]
+    known = [draft_of(proposer_part(compose_decode(each))).known_by for each in told]
     assert known[0] == known[1] == known[2] != known[3]
     foreign = [
         "proposer=draft_model",
         f"draft.path={tiny.draft}",
-        "proposer._target_=lab.draft.Mine",
+        "proposer._target_=my_draft.Mine",
     ]
-    assert draft_of(compose_decode(foreign)).known_by != known[0]
+    monkeypatch.syspath_prepend(".")
+    Path("my_draft.py").write_text(
+        "from specdec.proposer.draft_model import DraftModel\nclass Mine(DraftModel): pass\n"
+    )
+    assert draft_of(proposer_part(compose_decode(foreign))).known_by != known[0]
 
 
 def test_names_on_the_hub_are_known_by_their_commit(

@@ -1,16 +1,19 @@
 """Two runs are one run if they use the same options, and their names say what they use."""
 
+from typing import Any
+
 import hydra
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MissingMandatoryValue
 
+from specdec.command.options import plain
 from specdec.core.plug_ins import plug_in_name
 from specdec.results.options import identity, known_by, options, proposes_nothing, run_name, targets
 
 
-def compose(*overrides: str) -> DictConfig:
+def compose(*overrides: str) -> dict[str, Any]:
     with hydra.initialize_config_module("specdec.configs", version_base="1.3"):
-        return hydra.compose("decode", list(overrides))
+        return plain(hydra.compose("decode", list(overrides)))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +145,5 @@ def test_names_are_those_that_were_chosen() -> None:
 
 
 def test_a_missing_value_is_no_option() -> None:
-    config = compose()
-    OmegaConf.update(config, "prompts.path", "???")
-    with pytest.raises(Exception, match="Missing"):
-        options(config)
+    with pytest.raises(MissingMandatoryValue):
+        compose("prompts.path='???'")

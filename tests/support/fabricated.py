@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from specdec.core.trace import PlainSteps, Trace
 from specdec.metrics import Tally, summarize
 from specdec.results.options import identity, known_by
@@ -60,9 +58,8 @@ def write_run(
     plain_step: float | None = 1.01,
 ) -> Path:
     """Write a complete run directory; beside its texts plain steps took `plain_step` seconds."""
-    node = OmegaConf.create(config)
     told = {**MACHINE, "files": FILES, **(facts or {})}
-    with RunDir(path, node, identity(known_by(node, told["files"], {}))) as run_dir:
+    with RunDir(path, config, identity(known_by(config, told["files"], {}))) as run_dir:
         run_dir.begin(told, {})
         for trace in traces:
             run_dir.append(trace)

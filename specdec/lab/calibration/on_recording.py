@@ -7,15 +7,14 @@ from dataclasses import asdict
 from pathlib import Path as File
 from typing import Any
 
-from omegaconf import DictConfig
-
 from specdec.calibration.best_tree import BestTree, Budget, Ranked, best_tree, budgets, ranked
 from specdec.calibration.path_counts import calibration, expected_block_efficiency
 from specdec.core.errors import UserError
 from specdec.lab.arm import sampling_of
-from specdec.lab.build import build
+from specdec.lab.calibration.along_text import load_heads
+from specdec.lab.calibration.spec import DRAFT_DEPTH, CalibrationSpec
 from specdec.lab.identity import draft_of
-from specdec.lab.rendered_runs import read_config
+from specdec.lab.rendered_runs import read_spec
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.recording.folder import read_recording, require_made_for
@@ -27,51 +26,53 @@ from specdec.tree.sparse import Sparse
 MOST_NODES = 64  # that may be worth their price
 
 
-def on_recording(config: DictConfig, depth: int | None) -> tuple[dict[str, Any], HFCausalLM]:
-    """Return what a calibration file holds of a recording, and the model that read it."""
-    recording = read_recording(File(config.recording))
-    verifier = build(config.verifier)
-    require_made_for(recording, fingerprint(verifier), None)
-    if "verifier" in config.proposer:
-        laws = HeadLaws(build(config.proposer, verifier=verifier).heads, verifier)
-        depth = depth or laws.num_depths
+def on_recording(spec: CalibrationSpec, folder: File) -> tuple[dict[str, Any], HFCausalLM, int]:
+    """Measure on a recording.
+
+    Returns:
+        What a calibration file holds, the model that read the recording, and how many nodes the
+        best tree has: as many as are fastest, unless the number was given.
+    """
+    recording = read_recording(folder)
+    verifier = spec.verifier.build()
+    reader = fingerprint(verifier)
+    require_made_for(recording, reader, None)
+    if spec.draft is None:
+        laws = HeadLaws(load_heads(spec, verifier), verifier)
+        depth = spec.depth or laws.num_depths
     else:
-        laws = DraftLaws(build(config.draft))
-    assert depth is not None
-    recorded = read_config(File(config.recording), "run.yaml")
-    sampling = sampling_of(recorded, verifier)
+        laws, depth = DraftLaws(spec.draft.build()), spec.depth or DRAFT_DEPTH
+    sampling = sampling_of(read_spec(folder, "run.yaml"), verifier)
     parts = ranked(recording.texts, laws, depth, verifier.vocab_size, sampling)
-    num_nodes, priced = config.num_nodes, []
-    if config.costs is not None:
-        priced = priced_sizes(parts, config, fingerprint(verifier))
-        # As many as are fastest, unless the number was told.
-        num_nodes = num_nodes or max(1, max(priced, key=lambda each: each.throughput).num_nodes)
-    best = best_tree(parts, num_nodes, config.max_rank)
+    priced = [] if spec.costs is None else priced_sizes(parts, spec, spec.costs, reader)
+    num_nodes = spec.num_nodes
+    if num_nodes is None:
+        num_nodes = max(1, max(priced, key=lambda each: each.throughput).num_nodes)
+    best = best_tree(parts, num_nodes, spec.max_rank)
     if not best.nodes:
         raise UserError(
-            f"max_rank={config.max_rank}: no token of {config.recording!r} has so low a rank"
+            f"max_rank={spec.max_rank}: no token of {spec.recording!r} has so low a rank"
         )
-    found = contents(best, config.max_nodes)
+    found = contents(best, spec.max_nodes)
     found["budgets"] = [{**asdict(each), "throughput": each.throughput} for each in priced]
-    config.num_nodes = num_nodes
-    return found, verifier
+    return found, verifier, num_nodes
 
 
 def priced_sizes(
-    parts: Sequence[Ranked], config: DictConfig, fingerprint: Mapping[str, str]
+    parts: Sequence[Ranked], spec: CalibrationSpec, file: str, reader: Mapping[str, str]
 ) -> list[Budget]:
     """Say of trees of up to 64 nodes what they bring, and what they cost on the measured machine.
 
     Raises:
         UserError: nobody measured what this proposer costs.
     """
-    costs, draft = costs_of_file(config.costs, fingerprint), draft_of(config)
-    costs.require(draft, config.costs)
+    costs, draft = costs_of_file(file, reader), draft_of(spec.proposer)
+    costs.require(draft, file)
 
     def seconds_of(nodes: Sequence[Path]) -> float:
         return sum(costs.of_largest(draft, Sparse(nodes) if nodes else None))
 
-    largest = best_tree(parts, min(config.max_nodes, MOST_NODES), config.max_rank)
+    largest = best_tree(parts, min(spec.max_nodes, MOST_NODES), spec.max_rank)
     return budgets(parts, largest.nodes, seconds_of)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from specdec.calibration.positional_acceptance import PositionalMeter, draft_pieces, head_pieces
-from specdec.core.errors import UserError, require, require_int
+from specdec.core.errors import UserError
 from specdec.heads.base import Heads
-from specdec.lab.build import build
+from specdec.lab.calibration.spec import CalibrationSpec
 from specdec.lm.hf import HFCausalLM
 from specdec.report.rank_tree import (
     POSITIONAL_CAVEAT,
@@ -27,23 +26,8 @@ from specdec.tree.sequoia_search import PositionalTrees
 SIZES_SHOWN = 64  # nodes of the largest tree in the table
 
 
-def check_positional(config: DictConfig) -> None:
-    """Refuse what is wrong before a model is loaded."""
-    asked = config.positional
-    require(isinstance(asked, bool), "positional", asked, "true or false")
-    require_int("max_children", config.max_children, 1)
-    sampling = build(config.sampling)
-    own = config.proposer.get("temperature")
-    name, value = ("sampling", sampling.temperature) if own is None else ("proposer", own)
-    if asked and value == 0:
-        raise UserError(
-            f"{name}.temperature={value}: the draft would be certain of one token and draw no"
-            f" second child; expected {name}.temperature > 0 for positional=true"
-        )
-
-
 def build_meter(
-    config: DictConfig, verifier: HFCausalLM, draft: HFCausalLM | Heads, depth: int
+    spec: CalibrationSpec, verifier: HFCausalLM, draft: HFCausalLM | Heads, depth: int
 ) -> PositionalMeter:
     """Say what is to be compared with what; `depth` is how many heads are."""
     verifier.require_states("verifier.path")
@@ -55,47 +39,45 @@ def build_meter(
     return PositionalMeter(
         pieces,
         depth,
-        build(config.sampling),
-        config.proposer.temperature,
-        config.max_children,
-        config.seed,
+        spec.sampling.build(),
+        spec.proposer.get("temperature"),
+        spec.max_children,
+        spec.seed,
     )
 
 
 def measure_positional(
-    config: DictConfig, meter: PositionalMeter, samples: Samples, num_samples: int
+    spec: CalibrationSpec, meter: PositionalMeter, samples: Samples, num_samples: int
 ) -> dict[str, Any]:
     """Return what a calibration file holds of it: the means, of what, and how they were taken."""
 
     total = meter.nothing()
     with Progress(num_samples, "children", "sample") as bar:
-        for piece in meter.along(samples, num_samples, config.batch):
+        for piece in meter.along(samples, num_samples, spec.batch):
             total += piece
-            bar.update(min(config.batch, bar.left))
+            bar.update(min(spec.batch, bar.left))
     if not total.num_positions:
-        raise UserError(
-            f"data.path={config.data.path!r}: no token counts, so that none is compared"
-        )
+        raise UserError(f"data.path={spec.data_path!r}: no token counts, so that none is compared")
     return {
         "acceptance": total.acceptance(),
-        "all_depths": "model" in config.proposer,
+        "all_depths": spec.draft is not None,
         "num_positions": total.num_positions,
-        "sampling": OmegaConf.to_container(config.sampling, resolve=True),
+        "sampling": spec.sampling.options,
         "proposer_temperature": meter.temperature,
     }
 
 
-def show_positional(found: dict[str, Any], config: DictConfig) -> None:
+def show_positional(found: dict[str, Any], num_nodes: int) -> None:
     """Print the acceptance, the tree of `num_nodes`, and what trees of other sizes would reach."""
     acceptance, all_depths = found["acceptance"], found["all_depths"]
-    largest = max(SIZES_SHOWN, config.num_nodes)
+    largest = max(SIZES_SHOWN, num_nodes)
     trees = PositionalTrees(acceptance * largest if all_depths else acceptance, largest)
     nodes = {size: trees.nodes(size) for size in range(1, largest + 1)}
     sizes = [size for size, tree in nodes.items() if len(tree) == size]  # until more bring nothing
     Console().print(acceptance_table(acceptance, all_depths))
     if not sizes:
         return
-    num_nodes = min(config.num_nodes, sizes[-1])
+    num_nodes = min(num_nodes, sizes[-1])
     shares = _reached(nodes[num_nodes], acceptance, all_depths)
     reached = {"sequoia": [1 + trees.expected_accepted(size) for size in sizes]}
     depths = [max(map(len, nodes[size])) for size in sizes]

@@ -6,16 +6,13 @@ accepts less has a proposer whose state is broken: a cache that lacks a token, a
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from copy import deepcopy
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from specdec.command.decode import decode_into
-from specdec.command.replay_grid import rule_of
 from specdec.core.plug_ins import plug_in_name
+from specdec.lab.decoding import decode_into
+from specdec.lab.replay.arms import ReplayArm, rule_of
+from specdec.lab.spec import ArmSpec
 from specdec.metrics import MIN_PROMPTS, Tally, block_efficiency, efficiency_contrast, holm
 from specdec.results.options import proposes_nothing
 from specdec.results.run_dir import read_tally
@@ -24,13 +21,25 @@ DISAGREES = 1  # exit status
 FALSE_ALARM = 1e-3  # of all families together
 
 
-def checked(arms: Mapping[str, DictConfig], tallies: Mapping[str, Tally], folder: Path) -> int:
-    """Decode, print both numbers of each family, and return the exit status."""
+def checked(
+    arms: Mapping[str, ReplayArm],
+    tallies: Mapping[str, Tally],
+    folder: Path,
+    noisy: Callable[[str, int], ArmSpec],
+) -> int:
+    """Decode, print both numbers of each family, and return the exit status.
+
+    Args:
+        arms: that were replayed, by name.
+        tallies: what each came to.
+        folder: what is decoded goes there.
+        noisy: names an arm and how many are decoded, and returns it with other noise than that of
+            the recorded texts.
+    """
     chosen = families(arms)
     decoded: dict[str, Tally] = {}
     for name in chosen.values():
-        arm = noisy_again(arms[name], len(chosen))
-        decode_into(arm, folder / name)
+        decode_into(noisy(name, len(chosen)), folder / name)
         decoded[name] = read_tally(folder / name)
     found = {n: efficiency_contrast(decoded[n], tallies[n]).p_value for n in decoded}
     known = [name for name in found if found[name] is not None]
@@ -43,23 +52,14 @@ def checked(arms: Mapping[str, DictConfig], tallies: Mapping[str, Tally], folder
     return DISAGREES if wrong else 0
 
 
-def families(arms: Mapping[str, DictConfig]) -> dict[str, str]:
+def families(arms: Mapping[str, ReplayArm]) -> dict[str, str]:
     """Name one arm of each family, the last: proposers of one kind with one tree and one rule."""
     found: dict[str, str] = {}
     for name, arm in arms.items():
-        proposer = plug_in_name(arm.proposer._target_)
-        if not proposes_nothing(arm):
-            tree = plug_in_name(arm.tree._target_) if "tree" in arm.proposer else "chain"
-            found[f"{proposer}, {tree}, {rule_of(arm)}"] = name
-    return found
-
-
-def noisy_again(arm: DictConfig, number: int) -> DictConfig:
-    """Return an arm of a sweep, with other noise than that of the recorded texts."""
-    found = deepcopy(arm)
-    found.seed = arm.seed + 1
-    found.resume = True
-    found.sweep.missing, found.sweep.started = number, time.time()
+        spec = arm.spec
+        if not proposes_nothing(spec.options):
+            tree = plug_in_name(spec.tree.target) if spec.proposer.grows_trees else "chain"
+            found[f"{plug_in_name(spec.proposer.target)}, {tree}, {rule_of(spec)}"] = name
     return found
 
 

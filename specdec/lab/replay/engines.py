@@ -1,18 +1,17 @@
-"""Replay configurations of `decode` on texts: which engine serves an arm, and what they share."""
+"""Replay arms on texts: which engine serves an arm, and what arms share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from omegaconf import DictConfig
-
-from specdec.command.replay_grid import closed_arm
+from specdec.core.errors import Unfit
 from specdec.lab.arm import sampling_of, stopping_of
-from specdec.lab.build import build
 from specdec.lab.identity import draft_of
+from specdec.lab.replay.arms import ReplayArm
+from specdec.lab.spec import ArmSpec
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally
+from specdec.proposer.heads import HeadsProposer
 from specdec.recording.hidden_states import States
 from specdec.recording.texts import Text
 from specdec.replay.arm import ClosedArm
@@ -25,7 +24,7 @@ from specdec.results.progress import Progress
 
 
 def replay_all(
-    arms: Mapping[str, DictConfig],
+    arms: Mapping[str, ReplayArm],
     texts: Sequence[Text],
     verifier: HFCausalLM,
     batch: int = 64,
@@ -43,33 +42,35 @@ def replay_all(
     for line in unpriced(arms, costs):
         print(line)
     states = States(verifier, batch)
-    groups: dict[str, dict[str, DictConfig]] = {}
+    groups: dict[str, dict[str, ReplayArm]] = {}
     tallies: dict[str, Tally] = {}
     with Progress(len(arms), "replay", "arm") as bar:
         for name, arm in arms.items():
-            if closed_arm(arm) is None:
-                tallies[name] = jumped(arm, texts, verifier, states, batch, seed, costs)
+            if arm.closed is None:
+                tallies[name] = jumped(arm.spec, texts, verifier, states, batch, seed, costs)
                 bar.update()
             else:
-                groups.setdefault(draft_of(arm).known_by, {})[name] = arm
+                groups.setdefault(draft_of(arm.spec.proposer).known_by, {})[name] = arm
         for group in groups.values():
             tallies |= in_closed_form(group, texts, verifier, states, seed, rows, costs)
             bar.update(len(group))
     return {name: tallies[name] for name in arms}
 
 
-def unpriced(arms: Mapping[str, DictConfig], costs: Costs | None) -> list[str]:
+def unpriced(arms: Mapping[str, ReplayArm], costs: Costs | None) -> list[str]:
     """Say of which proposers no speed will be predicted, because nobody measured them."""
-    keys = {draft_of(arm).known_by: draft_of(arm) for arm in arms.values() if costs is not None}
+    if costs is None:
+        return []
+    drafts = [draft_of(arm.spec.proposer) for arm in arms.values()]
     return [
         f"no speed is predicted for {key.name}: costs say {costs.nothing_about(key)}"
-        for key in keys.values()
-        if costs is not None and not costs.knows(key)
+        for key in {draft.known_by: draft for draft in drafts}.values()
+        if not costs.knows(key)
     ]
 
 
 def in_closed_form(
-    arms: Mapping[str, DictConfig],
+    arms: Mapping[str, ReplayArm],
     texts: Sequence[Text],
     verifier: HFCausalLM,
     states: States,
@@ -78,8 +79,8 @@ def in_closed_form(
     costs: Costs | None,
 ) -> dict[str, Tally]:
     """Replay arms that draw from the same laws."""
-    first = next(iter(arms.values()))
-    closed = {name: closed_arm(arm) for name, arm in arms.items()}
+    first = next(iter(arms.values())).spec
+    closed = {name: arm.closed for name, arm in arms.items() if arm.closed is not None}
     found = replay(
         texts,
         laws_of(first, verifier, states),
@@ -95,30 +96,40 @@ def in_closed_form(
         name: tally(
             parts,
             closed[name].num_drafted,
-            seconds_of(arms[name], closed[name], costs),
+            seconds_of(arms[name].spec, closed[name], costs),
             None if costs is None else costs.plain,
         )
         for name, parts in found.items()
     }
 
 
-def seconds_of(arm: DictConfig, closed: ClosedArm, costs: Costs | None) -> Sequence[Seconds] | None:
+def seconds_of(spec: ArmSpec, closed: ClosedArm, costs: Costs | None) -> Sequence[Seconds] | None:
     """Predict steps of an arm down to each depth, if what they cost is known."""
-    if costs is None or not costs.knows(draft_of(arm)) or closed.may_lack(build(arm.sampling)):
+    draft = draft_of(spec.proposer)
+    if costs is None or not costs.knows(draft) or closed.may_lack(spec.sampling.build()):
         return None
-    return costs.of_tree(draft_of(arm), closed.tree)
+    return costs.of_tree(draft, closed.tree)
 
 
-def laws_of(arm: DictConfig, verifier: HFCausalLM, states: States | None = None) -> Any:
-    """Load what an arm's candidates are drawn from."""
-    if "model" in arm.proposer:
-        return DraftLaws(build(arm.draft))
-    proposer = build(arm.proposer, verifier=verifier)
+def laws_of(
+    spec: ArmSpec, verifier: HFCausalLM, states: States | None = None
+) -> DraftLaws | HeadLaws:
+    """Load what an arm's candidates are drawn from.
+
+    Raises:
+        Unfit: neither a model nor heads draft.
+    """
+    draft = spec.proposer.draft_model
+    if draft is not None:
+        return DraftLaws(draft.build())
+    proposer = spec.proposer.build_for(verifier)
+    if not isinstance(proposer, HeadsProposer):
+        raise Unfit(f"proposer={spec.proposer.name}: neither a draft model nor heads")
     return HeadLaws(proposer.heads, verifier, states)
 
 
 def jumped(
-    arm: DictConfig,
+    spec: ArmSpec,
     texts: Sequence[Text],
     verifier: HFCausalLM,
     states: States,
@@ -127,13 +138,12 @@ def jumped(
     costs: Costs | None,
 ) -> Tally:
     """Replay an arm by decoding on the texts."""
-    given = {"verifier": verifier} if "verifier" in arm.proposer else {}
-    proposer = build(arm.proposer, **given)
-    sampling, stopping = sampling_of(arm, verifier), stopping_of(arm, verifier)
+    proposer, draft = spec.proposer.build_for(verifier), draft_of(spec.proposer)
+    sampling, stopping = sampling_of(spec, verifier), stopping_of(spec, verifier)
     traces = jump(texts, proposer, verifier, sampling, stopping, batch, seed, states)
-    if costs is not None and costs.knows(draft_of(arm)):
-        policy = build(arm.tree) if "tree" in arm.proposer else None
-        traces, clock = with_seconds(traces, costs, draft_of(arm), policy)
+    if costs is not None and costs.knows(draft):
+        policy = spec.tree.build() if spec.proposer.grows_trees else None
+        traces, clock = with_seconds(traces, costs, draft, policy)
         return known(Tally.of(traces, clock), ("prefill_seconds", "overlap", "bound"))
     return known(Tally.of(traces), ("seconds", "overlap", "bound"))
 

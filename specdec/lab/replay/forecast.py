@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from specdec.command.replay_grid import require_replayable
-from specdec.core.errors import Unfit, UserError, require
+from specdec.core.errors import Unfit
 from specdec.lab.arm import sampling_of
+from specdec.lab.replay.arms import ReplayArm
 from specdec.lab.replay.engines import replay_all
 from specdec.lab.replay.ranking import choices
+from specdec.lab.spec import ArmSpec
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Estimate, Tally, block_efficiency
@@ -22,53 +21,43 @@ from specdec.replay.costs import Costs, costs_of_file
 MARGIN = 0.1
 
 
-def check_options(config: DictConfig) -> None:
-    """Refuse what is wrong before a model is loaded."""
-    recording, costs = config.recording, config.costs
-    good = recording is None or isinstance(recording, str)
-    require(good, "recording", recording, "a folder that specdec-record wrote")
-    require(costs is None or isinstance(costs, str), "costs", costs, "a file of specdec-costs")
-    if costs is not None and recording is None:
-        raise UserError(
-            f"costs={costs!r}: expected recording=DIR, too: what steps are to be costed"
-        )
-    require(isinstance(config.dry_run, bool), "dry_run", config.dry_run, "true or false")
-    if config.dry_run and recording is None:
-        raise UserError("dry_run=true: expected recording=DIR, by which arms are judged")
+def foresee(
+    specs: Mapping[str, ArmSpec], folder: Path, costs_file: str | None, verifier: HFCausalLM
+) -> None:
+    """Print what arms are expected to reach, and which are worth decoding.
 
-
-def foresee(configs: Mapping[str, DictConfig], config: DictConfig, verifier: HFCausalLM) -> None:
-    """Print what the arms are expected to reach, and which are worth decoding.
+    Args:
+        specs: the arms, which share their sampling, by name.
+        folder: of a recording.
+        costs_file: of `specdec-costs`; None: no speed is predicted.
+        verifier: of the arms.
 
     Raises:
         UserError: the recording or the costs are not of this verifier and sampling, or damaged.
     """
-    recording, told = read_recording(Path(config.recording)), fingerprint(verifier)
-    require_made_for(recording, told, sampling_of(config, verifier))
-    costs = None if config.costs is None else costs_of_file(config.costs, told)
-    able, unknown = replayable(configs)
+    recording, reader = read_recording(folder), fingerprint(verifier)
+    shared = next(iter(specs.values()))
+    require_made_for(recording, reader, sampling_of(shared, verifier))
+    costs = None if costs_file is None else costs_of_file(costs_file, reader)
+    able, unknown = replayable(specs)
     tallies = replay_all(able, recording.texts, verifier, rows=recording.rows, costs=costs)
     show(able, tallies, unknown, costs)
 
 
-def replayable(
-    configs: Mapping[str, DictConfig],
-) -> tuple[dict[str, DictConfig], dict[str, str]]:
-    """Tell the arms that can be replayed from the others, with the reason."""
-    able: dict[str, DictConfig] = {}
+def replayable(specs: Mapping[str, ArmSpec]) -> tuple[dict[str, ReplayArm], dict[str, str]]:
+    """Part the arms that can be replayed from the others, with the reason."""
+    able: dict[str, ReplayArm] = {}
     unknown: dict[str, str] = {}
-    for name, arm in configs.items():
+    for name, spec in specs.items():
         try:
-            require_replayable(arm)
+            able[name] = ReplayArm.of(spec)
         except Unfit as reason:
             unknown[name] = str(reason)
-        else:
-            able[name] = arm
     return able, unknown
 
 
 def show(
-    arms: Mapping[str, DictConfig],
+    arms: Mapping[str, ReplayArm],
     tallies: Mapping[str, Tally],
     unknown: Mapping[str, str],
     costs: Costs | None,
@@ -90,7 +79,7 @@ def show(
     print(f"worth decoding: {', '.join([*worth, *unknown]) or 'none'}")
 
 
-def speeds_of(arms: Mapping[str, DictConfig], tallies: Mapping[str, Tally]) -> dict[str, Estimate]:
+def speeds_of(arms: Mapping[str, ReplayArm], tallies: Mapping[str, Tally]) -> dict[str, Estimate]:
     """Predict the speedups of those arms of whose steps the costs are known."""
     return {choice.name: choice.speedup for choice in choices(arms, tallies)}
 

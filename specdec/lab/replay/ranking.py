@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from specdec.core.plug_ins import plug_in_name
+from specdec.lab.replay.arms import ReplayArm
 from specdec.metrics import Estimate, Tally, block_efficiency, speedup, step_cost
 
 
@@ -25,13 +25,13 @@ class Choice:
     speedup: Estimate  # over proposer=none
 
 
-def choices(arms: Mapping[str, DictConfig], tallies: Mapping[str, Tally]) -> list[Choice]:
+def choices(arms: Mapping[str, ReplayArm], tallies: Mapping[str, Tally]) -> list[Choice]:
     """Return the configurations whose seconds are predicted, and can be true, the fastest first."""
     found: list[Choice] = []
     for name, tally in tallies.items():
         tau, cost = block_efficiency(tally).value, step_cost(tally).value
         if cost and tau:
-            proposer = plug_in_name(arms[name].proposer._target_)
+            proposer = plug_in_name(arms[name].spec.proposer.target)
             found.append(Choice(name, proposer, tau, cost, speedup(tally)))
     return sorted(found, key=lambda choice: -(choice.speedup.value or 0))
 

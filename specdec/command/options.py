@@ -1,0 +1,120 @@
+"""The door between Hydra and the rest: a configuration becomes plain options, and these a spec."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError
+
+from specdec.command.compose import composed
+from specdec.core.errors import UserError, require
+from specdec.core.protocols import TreePolicy
+from specdec.core.values import CandidateSource
+from specdec.lab.compatibility import require_plain_chain
+from specdec.lab.part import TARGET, Part
+from specdec.lab.spec import ArmSpec, ProposerPart, source_of
+from specdec.lab.training_spec import TrainingSpec
+from specdec.training.data.text import FILES
+
+POINTS_TO = re.compile(r"\$\{([\w.]+)\}")
+NODES = {
+    "verifier": "verifier.path=MODEL",
+    "draft": "draft.path=MODEL",
+    "prompts": "prompts.path=FILE",
+    "sampling": "sampling.temperature=0.7",
+    "proposer": "one that --help names, proposer=ngram",
+    "tree": "one that --help names, tree=chain",
+    "verification": "one that --help names, verification=block",
+    "verification.rule": "one that --help names, verification=block",
+}
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Return a configuration as plain values, resolved.
+
+    Raises:
+        MissingMandatoryValue: an option that must be given was not.
+    """
+    found: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return found
+
+
+def points(config: DictConfig) -> dict[str, str]:
+    """Return which options are taken from others, `gamma: ${tree.gamma}`; not what is computed."""
+    found: dict[str, str] = {}
+    waiting: list[tuple[str, Any]] = [("", OmegaConf.to_container(config, resolve=False))]
+    while waiting:
+        at, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{at}.{name}".lstrip("."), each) for name, each in value.items()]
+        there = POINTS_TO.fullmatch(value) if isinstance(value, str) else None
+        if there is not None:
+            found[at] = there[1]
+    return found
+
+
+def arm_spec(config: DictConfig) -> ArmSpec:
+    """Read the options of `decode`, or of an arm of `compare`.
+
+    Raises:
+        UserError: one of them is not what it should be.
+    """
+    require_nodes(config)
+    try:
+        options = plain(config)
+    except InterpolationKeyError:  # ${tree.gamma}, of a tree that has none
+        _require_plain_chain(config)
+        raise
+    return ArmSpec.of(options, _judges(options["judges"]), points(config))
+
+
+def training_spec(config: DictConfig) -> TrainingSpec:
+    """Read the options of `train`.
+
+    Raises:
+        UserError: nothing says what to train on.
+    """
+    if OmegaConf.is_missing(config.data, "path"):
+        raise UserError(f"data.path: missing; expected data.path=FILE, {FILES}, or a data set")
+    return TrainingSpec.of(plain(config), points(config))
+
+
+def _require_plain_chain(config: DictConfig) -> None:
+    """Refuse a tree of which a proposer cannot take what it wants."""
+    if declared(config.proposer) is CandidateSource.TEXT:
+        choices = config.choices or {}
+        tree = Part[TreePolicy]("tree", plain(config.tree), choices.get("tree"))
+        proposer = Part[Any]("proposer", {TARGET: config.proposer[TARGET]}, choices.get("proposer"))
+        require_plain_chain(tree.build(), proposer.name, tree.name)
+
+
+def declared(node: DictConfig) -> CandidateSource | None:
+    """Return the `source` that the class of a node declares, whatever else the node says."""
+    key = node._get_full_key(None)
+    return source_of(Part[Any](key, {TARGET: node.get(TARGET)}))
+
+
+def proposer_part(config: DictConfig) -> ProposerPart:
+    """Read the proposer alone, of any configuration that has one."""
+    found: Any = OmegaConf.to_container(config, resolve=True)
+    choices = found.get("choices") or {}
+    tree = Part[TreePolicy]("tree", found["tree"], choices.get("tree"))
+    called = choices.get("proposer")
+    return ProposerPart("proposer", found["proposer"], called, points(config), tree=tree)
+
+
+def require_nodes(config: DictConfig) -> None:
+    """Refuse `prompts=my.jsonl`, where `prompts.path=my.jsonl` is meant."""
+    for name, example in NODES.items():
+        node = OmegaConf.select(config, name)
+        if not isinstance(node, DictConfig):
+            raise UserError(f"{name}={node}: expected {example}")
+
+
+def _judges(judges: object) -> Mapping[str, Mapping[str, Any]]:
+    """Return the rules that are named by `judges`, each as its own YAML file has it."""
+    names = isinstance(judges, list) and all(str(name).isidentifier() for name in judges)
+    require(names, "judges", judges, "a list of rules, [block,traversal]")
+    listed = judges if isinstance(judges, list) else []
+    return {str(name): plain(composed("verification", str(name)).rule) for name in listed}

@@ -1,0 +1,167 @@
+"""Decode one arm into a run directory: what an interrupted session left is kept, and goes on."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from specdec.core.errors import Unwritable
+from specdec.core.trace import Trace
+from specdec.lab.announcement import announce
+from specdec.lab.arm import Arm, build_arm
+from specdec.lab.arm_results import hand_to_tracker, provenance_of, summary_of, token_views
+from specdec.lab.identity import identity_of
+from specdec.lab.plain_clock import PlainClock
+from specdec.lab.shortfall import Shortfall
+from specdec.lab.spec import ArmSpec
+from specdec.metrics import Tally
+from specdec.prompts import Prompt
+from specdec.report.table import Row, one_line, print_table
+from specdec.results.peak_memory import PeakMemory
+from specdec.results.processes import Processes
+from specdec.results.progress import Progress
+from specdec.results.provenance import of_other_code
+from specdec.results.run_dir import RunDir, TraceFile, read_clock, read_traces, trace_file
+
+
+def decode_into(
+    spec: ArmSpec, folder: Path, prepare: Callable[[], None] | None = None
+) -> float | None:
+    """Decode into a run directory unless that was done; returns block efficiency.
+
+    What a run needs beforehand is made by `prepare`, while its folder is locked and called started.
+
+    Raises:
+        UserError: the folder holds a run of other options, or a prompt cannot be decoded.
+    """
+    processes = Processes(spec.device)
+    folder, identity = processes.agreed((folder, identity_of(spec)))
+    file = trace_file(folder, processes.rank, identity)
+    if not processes.is_main:
+        if processes.agreed(None) is None:
+            _decode(spec, file, processes)
+        return None
+    in_sweep = spec.sweep.is_one_of_many
+    summary = None
+    with RunDir(folder, spec.options, identity, spec.resume, in_sweep) as run_dir:
+        if processes.agreed(run_dir.taken) is None:
+            if prepare is not None:
+                run_dir.start()
+                prepare()
+            summary = _decode(spec, file, processes, run_dir)
+        elif not in_sweep:
+            _say_taken(run_dir)
+    if summary is None:
+        return None
+    if in_sweep:
+        tau = one_line(summary["block_efficiency"])
+        print(f"{spec.sweep.progress(folder)}  {folder.name}: tau {tau}")
+    return summary["block_efficiency"]["value"]
+
+
+def _say_taken(run_dir: RunDir) -> None:
+    print(f"{run_dir.path}: {run_dir.taken}; resume=false decodes it again")
+    other_code = of_other_code([run_dir.path])
+    if other_code is not None:
+        print(other_code)
+
+
+def _decode(
+    spec: ArmSpec, file: TraceFile, processes: Processes, run_dir: RunDir | None = None
+) -> dict[str, Any] | None:
+    """Decode this process's share of what an earlier session has not; return the summary of all.
+
+    Only the main process has a `run_dir`, and a summary.
+
+    Raises:
+        UserError: another process failed.
+    """
+    with processes.together():
+        prompts: Sequence[Prompt] = spec.prompts.load()
+        arm = build_arm(spec, spec.verifier.build())
+        prompts = arm.choose(prompts)
+    if not spec.sweep.is_one_of_many:
+        announce([spec], arm, prompts)
+    num_turns = {prompt.key: prompt.num_turns for prompt in prompts}
+    kept: Sequence[Trace] = ()
+    if run_dir is not None:
+        kept = run_dir.begin(provenance_of(spec, arm.verifier), num_turns)
+    done = processes.agreed({trace.prompt_key for trace in kept})
+    share = processes.share([prompt for prompt in prompts if prompt.key not in done])
+    memory = PeakMemory(arm.verifier.device)
+    try:
+        with processes.together():
+            _decode_share(arm, prompts, share, file)
+    except BaseException as error:
+        if run_dir is not None:
+            with suppress(Unwritable, BrokenPipeError):  # which may be what ended it
+                _conclude_early(spec, arm, prompts, run_dir, memory.num_bytes, error)
+        raise
+    if run_dir is None:
+        return None
+    return _conclude(spec, arm, prompts, run_dir.unite(num_turns), run_dir, memory.num_bytes)
+
+
+def _decode_share(
+    arm: Arm, prompts: Sequence[Prompt], share: Sequence[Prompt], file: TraceFile
+) -> None:
+    """Decode some of the prompts, each of them to a line of a file as soon as it is there.
+
+    Between them plain steps are timed, to the file's clock.
+    """
+    if not share:
+        return
+    clock = PlainClock(arm)
+    clock.warm_up(prompts[0])
+    arm.warm_up(prompts[0])
+    turns = sum(prompt.num_turns for prompt in share)
+    with Progress(turns, arm.name, "text") as bar:
+        for start in range(0, len(share), arm.turn_size):
+            some = share[start : start + arm.turn_size]
+            traces: list[Trace] = []
+            for trace in arm.decode(some, arm.looked_at(prompts)):
+                file.append(trace)
+                traces.append(trace)
+                bar.update()
+            for plain in clock.beside(some, traces):
+                file.clock.append(plain)
+
+
+def _conclude_early(
+    spec: ArmSpec,
+    arm: Arm,
+    prompts: Sequence[Prompt],
+    run_dir: RunDir,
+    peak_memory_bytes: int,
+    error: BaseException,
+) -> None:
+    """Write and show what there is when decoding ends too soon."""
+    traces = read_traces(run_dir.path)
+    if isinstance(error, KeyboardInterrupt):
+        number = f"{len(traces)} of {sum(prompt.num_turns for prompt in prompts)} texts"
+        print(f"interrupted after {number}; the same command goes on")
+    if traces:
+        _conclude(spec, arm, prompts, traces, run_dir, peak_memory_bytes)
+
+
+def _conclude(
+    spec: ArmSpec,
+    arm: Arm,
+    prompts: Sequence[Prompt],
+    traces: Sequence[Trace],
+    run_dir: RunDir,
+    peak_memory_bytes: int,
+) -> dict[str, Any]:
+    """Write and show what the traces come to."""
+    tally = Tally.of(traces, read_clock(run_dir.path))
+    shortfall = Shortfall.of(arm, prompts, traces)
+    summary = {**summary_of(arm, tally), **shortfall.counts()}
+    summary["peak_memory_bytes"] = peak_memory_bytes
+    run_dir.show_tokens(token_views(arm, prompts, traces))
+    run_dir.summarize(summary, tally)
+    hand_to_tracker(spec, run_dir.path, summary, tally)
+    if not spec.sweep.is_one_of_many:
+        print_table([Row(arm.name, arm.rule, summary)], f"{tally.num_prompts} prompts")
+        print("".join(f"{line}\n" for line in shortfall.lines()), end="")
+        print(f"run directory: {run_dir.path}")
+    return summary

@@ -1,0 +1,262 @@
+"""What an arm is, read once from its options: typed, frozen, and nothing of it loaded yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+from specdec.core.protocols import Proposer, TreePolicy, VerificationRule
+from specdec.core.sampling import Sampling
+from specdec.core.values import CandidateSource, Draw
+from specdec.lab.option_names import Points
+from specdec.lab.part import TARGET, Part
+from specdec.lab.prompt_options import PromptOptions
+from specdec.lab.sweep_job import SweepJob
+from specdec.lm.checkpoint import Checkpoint
+from specdec.lm.hf import HFCausalLM
+
+LOADER = "specdec.lm.load.load"
+Options = Mapping[str, Any]
+
+
+def source_of(part: Part[Any]) -> CandidateSource | None:
+    """Return the `source` that the class of a proposer, or of a training, declares, if it does."""
+    found = getattr(part.kind, "source", None)
+    return found if isinstance(found, CandidateSource) else None
+
+
+@dataclass(frozen=True)
+class ModelPart(Part[HFCausalLM]):
+    """A language model: `path` and what `specdec.lm.load.load` takes beside it."""
+
+    @property
+    def path(self) -> Any:
+        """A folder, a Hub id, or `zoo:NAME`; whatever was given, until it is looked at."""
+        return self.options["path"]
+
+    @property
+    def revision(self) -> Any:
+        """Which state of it."""
+        return self.get("revision")
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where it lies.
+
+        Raises:
+            UserError: one of the options that say so is wrong.
+        """
+        return Checkpoint.of(self.options, f"{self.at}.path")
+
+
+@dataclass(frozen=True)
+class ProposerPart(Part[Proposer]):
+    """A proposer; its class says what its candidates come from, whatever its arguments are called.
+
+    A class from elsewhere that declares no `source` is taken for nothing in particular: it has the
+    models and the tree that its arguments are, under any name.
+    """
+
+    tree: Part[TreePolicy] = field(kw_only=True)  # of its arm
+
+    @property
+    def source(self) -> CandidateSource | None:
+        """What its class declares; None: nothing."""
+        return source_of(self)
+
+    @property
+    def models(self) -> list[ModelPart]:
+        """Those of its arguments that are language models."""
+        found = [(name, v) for name, v in self.options.items() if isinstance(v, Mapping)]
+        return [
+            ModelPart(f"{self.at}.{n}", v, points=self.points)
+            for n, v in found
+            if v.get(TARGET) == LOADER
+        ]
+
+    @property
+    def draft_model(self) -> ModelPart | None:
+        """The model whose probabilities its candidates are drawn with; None: it has none."""
+        return next(iter(self.models), None) if self.source is CandidateSource.MODEL else None
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether it is given the verifier, on whose hidden states it drafts."""
+        return self.source is CandidateSource.HEADS
+
+    @property
+    def grows_trees(self) -> bool:
+        """Whether the tree of its arm is one of its arguments."""
+        if self.source is not None:
+            return self.source in (CandidateSource.MODEL, CandidateSource.HEADS)
+        return any(value == self.tree.options for value in self.options.values())
+
+    @property
+    def path(self) -> str | None:
+        """The folder of its heads or of its draft model; None: it has neither."""
+        model = self.draft_model
+        path = model.path if model is not None else self.get("path") if self.has_heads else None
+        return path if isinstance(path, str) else None
+
+    def draw(self, tree: TreePolicy) -> Draw | None:
+        """Return how candidates will be chosen: by the tree, or as the proposer's class says.
+
+        None where nothing is proposed, or only the proposer itself can say, once it is built.
+        """
+        if self.grows_trees:
+            return tree.draw
+        found = getattr(self.kind, "draw", None)
+        return found if isinstance(found, Draw) else None
+
+    def build_for(self, verifier: HFCausalLM) -> Proposer:
+        """Make it; heads get the very model that they sit on, not another copy of it.
+
+        Raises:
+            UserError: as of `build`.
+        """
+        return self.build(**({"verifier": verifier} if self.has_heads else {}))
+
+
+@dataclass(frozen=True)
+class ArmSpec:
+    """One proposer, one tree and one rule with all that decides what they decode.
+
+    `options` are all options as their run directory keeps them; everything else is read from
+    these, and not checked before `specdec.lab.checks.check_arm` does.
+    """
+
+    options: Options
+    verifier: ModelPart
+    draft: ModelPart
+    proposer: ProposerPart
+    tree: Part[TreePolicy]
+    rule: Part[VerificationRule]
+    judges: Mapping[str, Part[VerificationRule]]
+    sampling: Part[Sampling]
+    prompts: PromptOptions
+    sweep: SweepJob
+
+    @classmethod
+    def of(
+        cls,
+        options: Options,
+        judges: Mapping[str, Options] | None = None,
+        points: Points | None = None,
+    ) -> ArmSpec:
+        """Read the resolved options of `decode` or of an arm of `compare`.
+
+        Args:
+            options: a mapping for each node, as `config.yaml` holds them.
+            judges: the rules that are shown the same candidates, each with its `_target_`.
+            points: which options are taken from which others; None: each is its own.
+
+        Raises:
+            UserError: an option of `prompts` is not what it should be.
+        """
+        choices = options.get("choices") or {}
+        points = points or {}
+        tree = Part[TreePolicy]("tree", options["tree"], choices.get("tree"), points)
+        proposer, rule = options["proposer"], options["verification"]["rule"]
+        called = choices.get("proposer")
+        return cls(
+            options,
+            verifier=ModelPart("verifier", options["verifier"], points=points),
+            draft=ModelPart("draft", options["draft"], points=points),
+            proposer=ProposerPart("proposer", proposer, called, points, tree=tree),
+            tree=tree,
+            rule=Part("verification.rule", rule, choices.get("verification"), points),
+            judges={n: Part(f"judges.{n}", node, n) for n, node in (judges or {}).items()},
+            sampling=Part("sampling", options["sampling"], points=points),
+            prompts=PromptOptions(**options["prompts"]),
+            sweep=SweepJob.of(options.get("sweep")),
+        )
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether nothing is random."""
+        return self.sampling.options["temperature"] == 0
+
+    @property
+    def allow_lossy(self) -> bool:
+        """Whether a rule may be used that changes the distribution."""
+        return self.options["verification"]["allow_lossy"]
+
+    @property
+    def batch(self) -> int:
+        """Requests in flight."""
+        return self.options["batch"]
+
+    @property
+    def seed(self) -> int:
+        """Of all that is drawn."""
+        return self.options["seed"]
+
+    @property
+    def device(self) -> str:
+        """Where it decodes."""
+        return self.options["device"]
+
+    @property
+    def dtype(self) -> str:
+        """Of the models, unless one of them has its own."""
+        return self.options["dtype"]
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens of a text at most."""
+        return self.options["max_new_tokens"]
+
+    @property
+    def stop_strings(self) -> Any:
+        """What ends a text, escapes unresolved; None: what the checkpoint says."""
+        return self.options["stop_strings"]
+
+    @property
+    def ignore_eos(self) -> bool:
+        """Whether end tokens are tokens like any other."""
+        return self.options["ignore_eos"]
+
+    @property
+    def log_probs(self) -> bool:
+        """Whether traces say how likely each token was."""
+        return self.options["log_probs"]
+
+    @property
+    def keep_candidates(self) -> int:
+        """Of how many prompts the candidates are kept, to be looked at."""
+        return self.options["keep_candidates"]
+
+    @property
+    def resume(self) -> bool:
+        """Whether an interrupted run goes on, and a complete one stays."""
+        return self.options["resume"]
+
+    @property
+    def tracker(self) -> str:
+        """Where results go beside the run directory."""
+        return self.options["tracker"]
+
+
+def with_options(options: Options, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with other values for some, which are named with dots."""
+    found = deepcopy(dict(options))
+    for name, value in changed.items():
+        *nodes, last = name.split(".")
+        node: Any = found
+        for each in nodes:
+            node = node[each]
+        node[last] = value
+    return found
+
+
+def pick(options: Options, names: Sequence[str]) -> dict[str, Any]:
+    """Return some options, named with dots; None where there is no such option."""
+    found: dict[str, Any] = {}
+    for name in names:
+        node: Any = options
+        for each in name.split("."):
+            node = node.get(each) if isinstance(node, Mapping) else None
+        found[name] = node
+    return found

@@ -1,0 +1,101 @@
+"""What a training is, read once from its options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from specdec.core.errors import require
+from specdec.core.protocols import TreePolicy
+from specdec.core.values import CandidateSource
+from specdec.lab.option_names import Points
+from specdec.lab.part import Part
+from specdec.lab.spec import ModelPart, source_of
+from specdec.training.data.distill import Distill
+from specdec.training.data.reading import Reading, Source
+from specdec.training.data.text import require_there
+from specdec.training.expected_acceptance import HeldOut
+from specdec.training.objective import Loss, Objective
+from specdec.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """Heads, a draft model or a language model, and how it is trained.
+
+    `options` are all options as `config.yaml` keeps them; everything else is read from these.
+    """
+
+    options: Mapping[str, Any]
+    train: Part[Objective]  # what is trained, alone
+    tuning: Part[Objective]  # or with its verifier, if `joint`
+    trainer: Part[Trainer]
+    reading: Part[Reading]
+    loss: Part[Loss]
+    distill: Part[Distill]
+    evaluation: Part[HeldOut]
+    tree: Part[TreePolicy]
+    verifier: ModelPart
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], points: Points | None = None) -> TrainingSpec:
+        """Read the resolved options of `train`; `points` says which are taken from which others."""
+        choices, points = options.get("choices") or {}, points or {}
+
+        def part(name: str) -> Part[Any]:
+            return Part(name, options[name], choices.get(name), points)
+
+        names = ("train", "tuning", "trainer", "reading", "loss", "distill", "evaluation", "tree")
+        parts = {name: part(name) for name in names}
+        return cls(
+            options, verifier=ModelPart("verifier", options["verifier"], points=points), **parts
+        )
+
+    @property
+    def source(self) -> CandidateSource | None:
+        """What a proposer makes of what is trained: heads, a model; nothing of a language model."""
+        return source_of(self.train)
+
+    @property
+    def joint(self) -> bool:
+        """Whether the verifier is trained, too."""
+        return self.options["joint"]
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """What it is trained on, and how that is read."""
+        return self.options["data"]
+
+    @property
+    def objective(self) -> Part[Objective]:
+        """Heads or a model alone, or heads with their verifier.
+
+        Raises:
+            UserError: an option does not fit with `joint`.
+        """
+        require(isinstance(self.joint, bool), "joint", self.joint, "true or false")
+        if not self.joint:
+            return self.train
+        cache_path = self.data["cache_path"]
+        expected = "null with joint=true, since the states of a verifier that is tuned do not last"
+        require(cache_path is None, "data.cache_path", cache_path, expected)
+        return self.tuning
+
+    def require_data(self) -> tuple[Source, Source]:
+        """Refuse a training without text; what the files hold is seen when they are read.
+
+        Returns:
+            What is trained on, and what is held out.
+
+        Raises:
+            UserError: there is no such file or data set.
+        """
+        path, held_out = self.data["path"], self.data["held_out_path"]
+        require(isinstance(path, str), "data.path", path, "a file's name")
+        named = held_out is None or isinstance(held_out, str)
+        require(named, "data.held_out_path", held_out, "a file's name, or null")
+        sources = self.reading.build().sources(path, held_out)
+        for source in sources:
+            require_there(source)
+        return sources

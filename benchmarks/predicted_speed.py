@@ -11,6 +11,7 @@ are then replayed with the measured costs. Speedups are over plain decoding, on 
 import math
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,15 +19,17 @@ from rich.console import Console
 from rich.table import Table
 from specdec.lab.build import build
 
-from specdec.command.compare import interleave
 from specdec.command.compose import compose_decode
+from specdec.command.options import arm_spec, plain
 from specdec.command.replay_grid import arm_config
 from specdec.core.trace import PlainSteps, Trace
-from specdec.lab.arm import Arm, build_arm, turn_size
-from specdec.lab.prompt_options import build_prompts
+from specdec.lab.arm import Arm, build_arm
+from specdec.lab.interleaving import interleave
 from specdec.lab.rendered_runs import texts_of
+from specdec.lab.replay.arms import ReplayArm
 from specdec.lab.replay.engines import replay_all
 from specdec.metrics import Tally, block_efficiency, speedup
+from specdec.prompts import Prompt
 from specdec.recording.scoring import score
 from specdec.replay.costs import read_costs
 
@@ -63,7 +66,7 @@ def main() -> None:
     """Decode, replay, and print both speedups of each configuration."""
     options = OmegaConf.merge(OmegaConf.create(DEFAULTS), OmegaConf.from_cli(sys.argv[1:]))
     assert isinstance(options, DictConfig)
-    plain = compose_decode(
+    shared = compose_decode(
         [
             f"sampling.temperature={options.temperature}",
             f"prompts.path={options.path}",
@@ -72,27 +75,28 @@ def main() -> None:
             PLAIN,
         ]
     )
-    plain.batch, plain.keep_candidates = options.batch, 0
-    configs = {name: arm_config(name.split(), {}, plain) for name in ARMS}
+    configs = {name: arm_config(name.split(), {}, plain(shared)) for name in ARMS}
     for config in configs.values():
         config.batch, config.keep_candidates = options.batch, 0
-    verifier = build(plain.verifier)
-    arms = [build_arm(config, verifier, name) for name, config in configs.items()]
-    traces = decoded(arms, plain)
+    specs = {name: arm_spec(config) for name, config in configs.items()}
+    first = specs[PLAIN]
+    verifier = first.verifier.build()
+    arms = [build_arm(spec, verifier, name) for name, spec in specs.items()]
+    traces = decoded(arms, first.prompts.load())
     clock = [PlainSteps.of(trace) for trace in traces[PLAIN]]
     measured = {name: Tally.of(each, clock) for name, each in traces.items()}
-    told = texts_of(traces[PLAIN], plain, verifier)
-    texts = [each.text for each in score(told, verifier, build(plain.sampling), top_k=0)]
+    unscored = texts_of(traces[PLAIN], first.prompts, verifier, first.max_new_tokens)
+    texts = [each.text for each in score(unscored, verifier, first.sampling.build(), top_k=0)]
     costs = read_costs(Path(options.costs))
-    predicted = replay_all(configs, texts, verifier, costs=costs)
+    able = {name: ReplayArm.of(spec) for name, spec in specs.items()}
+    predicted = replay_all(able, texts, verifier, costs=costs)
     show(measured, predicted)
 
 
-def decoded(arms: list[Arm], plain: DictConfig) -> dict[str, list[Trace]]:
+def decoded(arms: list[Arm], prompts: Sequence[Prompt]) -> dict[str, list[Trace]]:
     """Decode all prompts with all arms, in turns."""
-    prompts = build_prompts(plain)
     traces: dict[str, list[Trace]] = {arm.name: [] for arm in arms}
-    for arm, trace in interleave(arms, prompts, turn_size(plain.batch)):
+    for arm, trace in interleave(arms, prompts, arms[0].turn_size):
         traces[arm.name].append(trace)
     return traces
 

@@ -19,11 +19,15 @@ from rich.console import Console
 from rich.table import Table
 from specdec.lab.build import build
 
-from specdec.command.decode import decode_into
+from specdec.command.compose import compose_decode
+from specdec.command.options import arm_spec, plain
 from specdec.command.replay_grid import arm_config
 from specdec.core.errors import Unfit
+from specdec.lab.decoding import decode_into
 from specdec.lab.rendered_runs import texts_of
+from specdec.lab.replay.arms import ReplayArm
 from specdec.lab.replay.engines import replay_all
+from specdec.lab.spec import ArmSpec
 from specdec.metrics import Tally, block_efficiency, efficiency_contrast, holm
 from specdec.metrics.tally import pooled
 from specdec.recording.scoring import score
@@ -72,14 +76,12 @@ class Arm:
 
     def config(self, options: DictConfig, seed: int) -> DictConfig:
         """Compose the configuration of `decode`."""
-        told = plain_config(options, self.sampling, seed)
-        return arm_config(self.overrides.split(), {}, told)
+        shared = plain_config(options, self.sampling, seed)
+        return arm_config(self.overrides.split(), {}, plain(shared))
 
 
 def plain_config(options: DictConfig, sampling: str, seed: int) -> DictConfig:
     """Compose plain decoding of the verifier, from which arms take what they share."""
-    from specdec.command.compose import compose_decode
-
     return compose_decode(
         [
             *(f"sampling.{name}={value}" for name, value in SAMPLINGS[sampling].items()),
@@ -92,13 +94,18 @@ def plain_config(options: DictConfig, sampling: str, seed: int) -> DictConfig:
     )
 
 
-def decoded(config: DictConfig, folder: Path, options: DictConfig, number: int) -> list[Text]:
-    """Decode unless that was done, and return the texts, scored."""
+def job(config: DictConfig, options: DictConfig, number: int) -> ArmSpec:
+    """Read a configuration as one of `number` jobs."""
     config.batch = options.batch
     config.sweep.missing, config.sweep.started = number, time.time()
-    decode_into(config, folder)
-    verifier, sampling = build(config.verifier), build(config.sampling)
-    texts = texts_of(read_traces(folder), config, verifier)
+    return arm_spec(config)
+
+
+def decoded(spec: ArmSpec, folder: Path) -> list[Text]:
+    """Decode unless that was done, and return the texts, scored."""
+    decode_into(spec, folder)
+    verifier, sampling = spec.verifier.build(), spec.sampling.build()
+    texts = texts_of(read_traces(folder), spec.prompts, verifier, spec.max_new_tokens)
     return [each.text for each in score(texts, verifier, sampling, top_k=0)]
 
 
@@ -122,25 +129,27 @@ def main() -> None:
 
 def run_once(arm: Arm, options: DictConfig, seed: int, number: int) -> None:
     """Decode one arm with one seed, and replay it on what it wrote."""
-    config = arm.config(options, seed)
     folder = Path(options.folder) / arm.sampling / str(seed + 1) / arm.overrides
     try:
-        texts = decoded(config, folder, options, number)
+        spec = job(arm.config(options, seed), options, number)
+        texts = decoded(spec, folder)
     except Unfit as reason:
         print(f"left out: {arm.overrides}: {reason}")
         return
     arm.decoded.append(read_tally(folder))
-    replayed = replay_all({"arm": config}, texts, build(config.verifier), options.batch, seed)
+    able = {"arm": ReplayArm.of(spec)}
+    replayed = replay_all(able, texts, spec.verifier.build(), options.batch, seed)
     arm.replayed.append(replayed["arm"])
 
 
 def replay_plain(arms: Sequence[Arm], options: DictConfig, seed: int) -> dict[str, Tally]:
     """Replay all arms of one sampling on texts that were decoded without a draft, other noise."""
-    plain = plain_config(options, arms[0].sampling, 1000 + seed)
+    spec = job(plain_config(options, arms[0].sampling, 1000 + seed), options, 1)
     folder = Path(options.folder) / arms[0].sampling / str(seed + 1) / PLAIN
-    texts = decoded(plain, folder, options, 1)
+    texts = decoded(spec, folder)
     configs = {arm.overrides: arm.config(options, seed) for arm in arms if arm.decoded}
-    return replay_all(configs, texts, build(plain.verifier), options.batch, seed)
+    able = {name: ReplayArm.of(arm_spec(config)) for name, config in configs.items()}
+    return replay_all(able, texts, spec.verifier.build(), options.batch, seed)
 
 
 def rows(
@@ -161,9 +170,9 @@ def show(arms: Sequence[Arm], on_plain: dict[tuple[str, str], list[Tally]], seed
         table.add_column(name)
     outside = {"own texts": 0, "plain texts": 0}
     p_values: dict[str, list[float]] = {name: [] for name in outside}
-    for arm, engine, own, plain in found:
+    for arm, engine, own, others in found:
         cells = [arm.sampling, arm.overrides, f"{block_efficiency(engine).value:.3f}"]
-        for name, tally in zip(outside, (own, plain), strict=True):
+        for name, tally in zip(outside, (own, others), strict=True):
             contrast = efficiency_contrast(tally, engine)
             ratio = contrast.ratio()
             assert ratio.value is not None

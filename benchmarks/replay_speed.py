@@ -30,14 +30,15 @@ from rich.table import Table
 from specdec.lab.build import build
 
 from specdec.command.compose import compose_decode
-from specdec.command.decode import decode_into
-from specdec.command.record import record
+from specdec.command.options import plain
 from specdec.command.replay_grid import plan
 from specdec.core.jsonl import write_jsonl
 from specdec.lab.arm import build_arm
-from specdec.lab.prompt_options import build_prompts
+from specdec.lab.decoding import decode_into
+from specdec.lab.record import record
+from specdec.lab.replay.arms import ReplayArm
 from specdec.lab.replay.engines import replay_all
-from specdec.lm.hf import HFCausalLM
+from specdec.lab.spec import ArmSpec, with_options
 from specdec.metrics import summarize
 from specdec.prompts import load_prompts
 from specdec.recording.folder import Recording, read_recording
@@ -95,7 +96,7 @@ FAMILIES: Mapping[str, Mapping[str, Sequence[object]]] = {
 GRID = {"proposer": [], "tree": ["chain"], "verification": ["rejection"], "gamma": [4]}
 GRID |= {"num_nodes": [16], "temperature": [None]}
 GROWTH = (1, 2, 5, 10, 20, 50, 100)
-Arms = Mapping[str, DictConfig]
+Arms = Mapping[str, ReplayArm]
 
 
 class Seconds:
@@ -122,10 +123,10 @@ class Bench:
     def __init__(self, options: DictConfig, folder: Path):
         self.options, self.folder = options, folder
         self.seconds = Seconds()
-        self.config = self._plain()
+        self.spec = self._plain()
         self.families: dict[str, Arms] = {}
 
-    def _plain(self) -> DictConfig:
+    def _plain(self) -> ArmSpec:
         """Compose plain decoding, of as many prompts as are wanted."""
         options, prompts = self.options, load_prompts(self.options.path)
         # Prompts that come again are other requests, with noise of their own.
@@ -136,7 +137,7 @@ class Bench:
         ]
         write_jsonl(self.folder / "prompts.jsonl", rows)
         names = ("temperature", "top_p")
-        return compose_decode(
+        composed = compose_decode(
             [
                 *(f"sampling.{name}={options[name]}" for name in names),
                 f"prompts.path={self.folder / 'prompts.jsonl'}",
@@ -145,16 +146,17 @@ class Bench:
                 "proposer=none",
             ]
         )
+        return ArmSpec.of(plain(composed))
 
     def plan(self) -> None:
         """Compose the configurations of all families."""
         options = OmegaConf.load(str(files("specdec.configs") / "replay.yaml"))
-        assert isinstance(options, DictConfig)  # no list
+        assert isinstance(options, DictConfig)
         with self.seconds.of("planning"):
             for name, told in FAMILIES.items():
                 grid = {key: told.get(key, value) for key, value in GRID.items()}
                 options.merge_with({"grid": grid, "arms": told.get("arms", [])})
-                self.families[name] = plan(options, self.config).arms
+                self.families[name] = plan(options, self.spec.options).arms
 
     @property
     def arms(self) -> Arms:
@@ -167,35 +169,35 @@ class Bench:
         """Decode all prompts without a draft, and score the texts."""
         run, recording = self.folder / f"run{repeat}", self.folder / f"recording{repeat}"
         with self.seconds.of("decoding what is recorded"):
-            decode_into(self.config, run)
+            decode_into(self.spec, run)
         with self.seconds.of("scoring"):
-            record(run, recording, OmegaConf.create({"top_k": 64}))
+            record(run, recording, top_k=64)
         with self.seconds.of("reading the recording"):
             return read_recording(recording)
 
     def replay(self, name: str, arms: Arms, recording: Recording) -> None:
         """Replay some configurations."""
-        verifier: HFCausalLM = build(self.config.verifier)
+        verifier = self.spec.verifier.build()
         with self.seconds.of(name):
             tallies = replay_all(arms, recording.texts, verifier, rows=recording.rows)
         with self.seconds.of(f"summary {name}"):
             for tally in tallies.values():
                 summarize(tally)
 
-    def sample(self) -> dict[str, dict[str, DictConfig]]:
+    def sample(self) -> dict[str, dict[str, ReplayArm]]:
         """Choose configurations to decode: one of each family, two of large ones."""
-        found: dict[str, dict[str, DictConfig]] = {}
+        found: dict[str, dict[str, ReplayArm]] = {}
         for family, arms in self.families.items():
             number = 2 if len(arms) > 10 else 1
             places = [len(arms) * (2 * each + 1) // (2 * number) for each in range(number)]
             found[family] = {list(arms)[place]: arms[list(arms)[place]] for place in places}
         return found
 
-    def decode(self, name: str, config: DictConfig) -> int:
+    def decode(self, name: str, replayed: ReplayArm) -> int:
         """Decode one configuration on some prompts; return how many tokens came out."""
-        config.batch = self.options.batch
-        prompts = build_prompts(config)[: self.options.decoded]
-        arm = build_arm(config, build(config.verifier))
+        spec = ArmSpec.of(with_options(replayed.spec.options, {"batch": self.options.batch}))
+        prompts = spec.prompts.load()[: self.options.decoded]
+        arm = build_arm(spec, spec.verifier.build())
         arm.warm_up(prompts[0])
         with self.seconds.of(f"decode {name}"):
             return sum(len(trace.output_ids) for trace in arm.decode(prompts))
@@ -221,8 +223,8 @@ def measure(bench: Bench) -> None:
         recording = bench.record(repeat)
         for family, some in sample.items():
             bench.replay(family, bench.families[family], recording)
-            for name, config in some.items():
-                num_tokens = bench.decode(name, config)
+            for name, arm in some.items():
+                num_tokens = bench.decode(name, arm)
                 per_token[name].append(bench.seconds[f"decode {name}"] / num_tokens)
         bench.replay("all", arms, recording)
         for number in sizes(arms):
@@ -237,10 +239,10 @@ def measure(bench: Bench) -> None:
 
 def warm_up(bench: Bench, sample: Mapping[str, Arms]) -> None:
     """Load the models, and let first calls pay for what later ones reuse."""
-    prompts = build_prompts(bench.config)
+    prompts = bench.spec.prompts.load()
     for some in sample.values():
-        for config in some.values():
-            build_arm(config, build(config.verifier)).warm_up(prompts[0])
+        for arm in some.values():
+            build_arm(arm.spec, arm.spec.verifier.build()).warm_up(prompts[0])
 
 
 def sizes(arms: Arms) -> list[int]:

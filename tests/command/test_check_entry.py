@@ -180,7 +180,7 @@ def test_damaged_runs_are_named(cli: CommandLine, tiny: Tiny) -> None:
     config.write_text("a: [1")
     assert_one_line(cli("check", "run=folder/run"), ["config.yaml", "damaged"])
     config.write_text("a: 1")
-    assert_one_line(cli("check", "run=folder/run"), ["config.yaml", "not the configuration"])
+    assert_one_line(cli("check", "run=folder/run"), ["config.yaml", "not the options of a run"])
     config.write_text(whole)
     Path("folder/run/traces.jsonl").write_text('{"prompt_id": "x", "output_ids": []}')
     assert_one_line(cli("check", "run=folder/run"), ["traces.jsonl:1", "not a trace"])

@@ -22,7 +22,7 @@ SMALL = ("proposers=[ngram,draft_model]", "tokens=[1,2,3,4]", "widths=[2]", "max
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Believe whatever is measured: the machine that tests run on has other work."""
-    monkeypatch.setattr("specdec.replay.doubts.doubts", lambda timed: [])
+    monkeypatch.setattr("specdec.command.costs.doubts", lambda timed: [])
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
@@ -30,7 +30,7 @@ def test_what_cannot_be_is_measured_again_and_then_refused(
     tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch, rounds: int
 ) -> None:
     said = iter([["verifier, chain: 2 tokens take less time than 1"]] * rounds + [[]])
-    monkeypatch.setattr("specdec.replay.doubts.doubts", lambda timed: next(said))
+    monkeypatch.setattr("specdec.command.costs.doubts", lambda timed: next(said))
     models = (f"verifier.path={tiny.verifier}", f"prompts.path={tiny.prompts}")
     small = ("proposers=[]", "tokens=[1,2,3]", "max_new_tokens=12", "output=costs.json")
     ended = cli("costs", *models, *small)

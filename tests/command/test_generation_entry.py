@@ -91,4 +91,4 @@ def test_processors_of_ones_own_are_configured_and_known(
     assert facts["code"].keys() == {"sampling.processors.0"}
     ended = cli("decode", *tiny.options("run", "sampling.processors=[{_target_: mylab.Nobody}]"))
     assert (ended.status, ended.err.count("\n")) == (2, 1)
-    assert "sampling.processors0._target_='mylab.Nobody': cannot be imported" in ended.err
+    assert "sampling.processors[0]._target_='mylab.Nobody': cannot be imported" in ended.err

@@ -155,7 +155,7 @@ PLUG_INS = [
         "proposer",
         "fine.Mine",
         NGRAM,
-        ["fine.Mine", "cannot be imported", "No module named 'fine.Mine'"],
+        ["fine.Mine", "cannot be imported", "no attribute 'Mine'"],
     ),
     ("proposer", "half.Mine", NGRAM, ["half.Mine", "SyntaxError"]),
     ("proposer", "fails.Mine", NGRAM, ["fails.Mine", "RuntimeError: at import and more"]),

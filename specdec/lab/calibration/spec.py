@@ -80,7 +80,7 @@ class CalibrationSpec:
         """
         self._check_text()
         known = self.proposer.has_heads or self.draft is not None
-        expected = "heads or a draft model, medusa, chained or draft_model"
+        expected = "one of medusa, chained, draft_model, or of your own with heads or a draft model"
         require(known, "proposer", self.proposer.name, expected)
         for name, value, least in (
             ("max_rank", self.max_rank, 0),

@@ -17,7 +17,6 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
-from specdec.lab.build import build
 
 from specdec.command.compose import compose_decode
 from specdec.command.options import arm_spec, plain

@@ -373,7 +373,7 @@ def test_a_prompt_that_was_not_recorded_is_named(cli: CommandLine, tiny: Tiny) -
     ended = cli("decode", *tiny.options("again", *options))
     assert ended.status == 2
     assert "Traceback" not in ended.err
-    assert "proposer.path" in ended.err
+    assert "nothing recorded for prompt text" in ended.err
     assert "text" in ended.err
     assert not Path("again/status.json").exists() or state(Path("again")) == "failed"
 

@@ -269,7 +269,7 @@ def test_a_tree_deeper_than_the_heads_is_left_out(tiny: Tiny, cli: CommandLine) 
         (["max_steps=0,1"], "max_steps=0"),
         (["data.path=???", "seed=0,1"], "data.path: missing"),
         (["trainer.warmup_steps=1.5", "seed=0,1"], "trainer.warmup_steps=1.5"),
-        (["train.share=0"], "train.share=0: expected a number > 0"),
+        (["train.share=0"], "train.share=0: expected a number in (0, 1]"),
         (["data.path=none.txt"], "data.path='none.txt': no such file"),
         (["joint=maybe"], "joint='maybe'"),
         (["joint=true", "data.cache_path=states"], "data.cache_path='states'"),

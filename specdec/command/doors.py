@@ -5,6 +5,8 @@ from pathlib import Path
 
 from specdec.command.launch import run
 
+TAKE_A_FOLDER = ("--config-dir", "-cd", "--config-path", "-cp")  # flags, whose next word is theirs
+
 
 def calibrate() -> None:
     """Measure which tree to grow."""
@@ -43,7 +45,11 @@ def replay() -> None:
 
 def report() -> None:
     """Report a folder of runs, which may be named without `run=`."""
-    sys.argv[1:] = [f"run={_quoted(text)}" if _is_folder(text) else text for text in sys.argv[1:]]
+    pairs = zip(sys.argv, sys.argv[1:], strict=False)
+    sys.argv[1:] = [
+        f"run={_quoted(text)}" if before not in TAKE_A_FOLDER and _is_folder(text) else text
+        for before, text in pairs
+    ]
     run("report")
 
 

@@ -3,10 +3,8 @@
 import specdec as sd
 verifier, draft = sd.load("zoo:verifier"), sd.load("zoo:draft")
 proposer = sd.DraftModel(draft, sd.Chain(gamma=4))
-decoder = sd.SpeculativeDecoder(verifier, proposer, sd.Rejection(), sd.Sampling(0.7),
-                                sd.Stopping.of(verifier, max_new_tokens=64))
-trace = decoder.decode([sd.Request("prompt", verifier.encode("import os"))])[0]
-print(trace.output_text, sd.summarize(sd.Tally.of([trace]))["block_efficiency"])
+traces = sd.generate(verifier, proposer, ["import os"], sampling=sd.Sampling(0.7))
+print(traces[0].output_text, sd.summarize(sd.Tally.of(traces))["block_efficiency"])
 """
 
 from importlib import import_module
@@ -21,6 +19,9 @@ if TYPE_CHECKING:
     from specdec.decoding.decoder import SpeculativeDecoder as SpeculativeDecoder
     from specdec.decoding.request import Request as Request
     from specdec.decoding.stopping import Stopping as Stopping
+    from specdec.lab.interleaving import Comparison as Comparison
+    from specdec.lab.notebook import compare as compare
+    from specdec.lab.notebook import generate as generate
     from specdec.lm.hf import HFCausalLM as HFCausalLM
     from specdec.lm.load import load as load
     from specdec.metrics import Tally as Tally
@@ -60,6 +61,9 @@ _HOMES = {
     "SpeculativeDecoder": "specdec.decoding.decoder",
     "Request": "specdec.decoding.request",
     "Stopping": "specdec.decoding.stopping",
+    "Comparison": "specdec.lab.interleaving",
+    "compare": "specdec.lab.notebook",
+    "generate": "specdec.lab.notebook",
     "HFCausalLM": "specdec.lm.hf",
     "load": "specdec.lm.load",
     "Tally": "specdec.metrics",

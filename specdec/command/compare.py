@@ -23,7 +23,7 @@ from specdec.lab.arm import Arm, build_arm
 from specdec.lab.arm_results import hand_to_tracker, provenance_of, token_views
 from specdec.lab.checks import check_arm
 from specdec.lab.identity import identity_of
-from specdec.lab.interleaving import Competition, compete
+from specdec.lab.interleaving import Comparison, compete
 from specdec.lab.replay.forecast import foresee
 from specdec.lab.shortfall import counted
 from specdec.lab.spec import ArmSpec
@@ -116,7 +116,7 @@ def _compete(
 
 
 def _write(
-    came_of_it: Competition,
+    came_of_it: Comparison,
     specs: Mapping[str, ArmSpec],
     prompts: Sequence[Prompt],
     run_dirs: Mapping[str, RunDir],
@@ -130,7 +130,7 @@ def _write(
         hand_to_tracker(specs[name], run_dir.path, summary, tally)
 
 
-def _show(came_of_it: Competition) -> None:
+def _show(came_of_it: Comparison) -> None:
     rows = [Row(arm.name, arm.rule, came_of_it.summaries[arm.name]) for arm in came_of_it.arms]
     temperature = came_of_it.arms[0].decoder.sampling.temperature
     print_table(rows, f"{came_of_it.num_done} prompts, temperature {temperature:g}")

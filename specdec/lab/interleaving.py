@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from specdec.core.errors import UserError
 from specdec.core.trace import PlainSteps, Trace
 from specdec.lab.arm import Arm
@@ -11,11 +13,12 @@ from specdec.lab.paired_results import paired_tallies, paired_traces, summarize_
 from specdec.lab.shortfall import Shortfall
 from specdec.metrics import Tally
 from specdec.prompts import Prompt
+from specdec.results.flat import flat
 from specdec.results.progress import Progress
 
 
 @dataclass(frozen=True)
-class Competition:
+class Comparison:
     """What arms came to; each mapping is by the name of an arm."""
 
     arms: Sequence[Arm]
@@ -26,6 +29,11 @@ class Competition:
     summaries: Mapping[str, dict[str, Any]]  # none, if no text is common
     shortfalls: Mapping[str, Shortfall]
     cut_short: KeyboardInterrupt | UserError | None  # what ended it too soon
+
+    def table(self) -> pd.DataFrame:
+        """Return a row for each arm: its metrics, each with `_low`, `_high` and `_n` behind it."""
+        rows = [{"arm": name, **flat(each)} for name, each in self.summaries.items()]
+        return pd.DataFrame(rows).set_index("arm") if rows else pd.DataFrame()
 
     @property
     def num_done(self) -> int:
@@ -39,7 +47,7 @@ def compete(
     size: int,
     reference: str | None = None,
     keep: Callable[[Arm, Trace], None] = lambda arm, trace: None,
-) -> Competition:
+) -> Comparison:
     """Let the arms decode in turns; what is there when that is interrupted counts, too.
 
     Args:
@@ -64,7 +72,7 @@ def compete(
     for name, summary in summaries.items():
         summary |= short[name].counts()
     number = len({prompt.prompt_id for prompt in prompts})
-    return Competition(arms, number, traces, tallies, clock, summaries, short, cut_short)
+    return Comparison(arms, number, traces, tallies, clock, summaries, short, cut_short)
 
 
 def interleave(

@@ -44,7 +44,7 @@ def generate(
         proposer: what guesses the next tokens; `sd.NoProposer()` is autoregressive decoding.
         prompts: texts, prompts of `sd.load_prompts`, or requests of token ids.
         rule: decides which candidates survive; None: rejection sampling.
-        sampling: the distribution that tokens are drawn from; None: greedy.
+        sampling: the distribution that tokens are drawn from; None: the model's own, temperature 1.
         max_new_tokens: of each text, at most.
         stop_strings: each ends a text; None: what the checkpoint says.
         ignore_eos: whether end tokens are tokens like any other.
@@ -104,7 +104,7 @@ def compare(
             own.
         prompts: texts, or prompts of `sd.load_prompts`.
         rule: of those without a rule of their own; None: rejection sampling.
-        sampling: the distribution that tokens are drawn from; None: greedy.
+        sampling: the distribution that tokens are drawn from; None: the model's own, temperature 1.
         max_new_tokens: of each text, at most.
         stop_strings: each ends a text; None: what the checkpoint says.
         ignore_eos: whether end tokens are tokens like any other.

@@ -198,7 +198,7 @@ def test_a_text_without_a_path_is_named(cli: CommandLine, tiny: Tiny) -> None:
 def write_heads_config(kind: str = "medusa") -> None:
     Path("heads").mkdir()
     found: dict[str, object] = {"num_heads": 4, "vocab_size": 300, "hidden_size": 32}
-    found |= {"link": "token"} if kind == "chained" else {}
+    found |= {"kind": {"medusa": "MedusaHeads", "chained": "ChainedHeads"}[kind]}
     Path("heads/config.json").write_text(json.dumps(found))
 
 

@@ -37,7 +37,8 @@ def test_a_comparison_has_the_numbers_of_the_command(
     assert cli("compare", *tiny.options("run", arms)).status == 0
     saved = pd.read_csv("run/summary.csv").set_index("arm")
     proposers = {"none": sd.NoProposer(), "ngram": sd.NGram(2)}
-    found = sd.compare(verifier, proposers, sd.load_prompts(tiny.prompts), max_new_tokens=12)
+    greedy = {"sampling": sd.Sampling(0), "max_new_tokens": 12}
+    found = sd.compare(verifier, proposers, sd.load_prompts(tiny.prompts), **greedy)
     table = found.table()
     assert list(table.index) == ["none", "ngram"]
     assert sorted(table["block_efficiency"]) == sorted(saved["block_efficiency"])

@@ -13,7 +13,7 @@ RETIRED = {"told", "asked", "facts", "law", "laws", "target_probs"}
 # Folders that hold no such name any more; the others are to follow.
 DONE = (
     *("core", "tree", "verification", "proposer", "heads", "metrics", "decoding", "report"),
-    "replay",
+    *("replay", "lab", "results"),
 )
 # What is left to rename in them: the draft's distributions along a text, in three packages.
 LEFT = {"Laws", "DraftLaws", "HeadLaws"}

@@ -108,11 +108,11 @@ def commit_of(name: str, kind: str, revision: object = None) -> str | None:
     try:
         return HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=10).sha
     except Exception:  # no such name, no permission, no network in any of its ways
-        there, asked = Path(constants.HF_HUB_CACHE) / folder, revision or "main"
-        ref = there / "refs" / asked
+        there, wanted = Path(constants.HF_HUB_CACHE) / folder, revision or "main"
+        ref = there / "refs" / wanted
         if ref.is_file():
             return ref.read_text(encoding="utf-8").strip()
-        return asked if (there / "snapshots" / asked).is_dir() else None
+        return wanted if (there / "snapshots" / wanted).is_dir() else None
 
 
 def code_of(spec: ArmSpec) -> dict[str, str]:

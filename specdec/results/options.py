@@ -122,13 +122,13 @@ def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {name: normal(value) for name, value in sorted(found.items())}
 
 
-def _training(told: Mapping[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
+def _training(training: Mapping[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
     """Return how a run's own heads were trained, which tells more than the folder they are in."""
-    if told is None:
+    if training is None:
         return {}
-    for name in [name for name, value in found.items() if _is_below(value, told["output"])]:
+    for name in [name for name, value in found.items() if _is_below(value, training["output"])]:
         del found[name]
-    return {f"training.{name}": value for name, value in told.items() if name != "output"}
+    return {f"training.{name}": value for name, value in training.items() if name != "output"}
 
 
 def _is_below(value: object, folder: str) -> bool:
@@ -189,16 +189,16 @@ def _by_content(name: str, value: Any, files: Options) -> Any:
     return value
 
 
-def is_known(name: str, told: Options, files: Options) -> bool:
+def is_known(name: str, every: Options, files: Options) -> bool:
     """Whether an option is a revision of what is known by content: its commit, however it is named.
 
     Args:
-        name: of the option, one of `told`.
-        told: all options.
+        name: of the option, one of `every`.
+        every: all options.
         files: digests of the files that options name; of a Hub's, its commit.
     """
     node, _, last = name.rpartition(".")
-    paths = [each for each, value in told.items() if value is not None and _is_path(each, node)]
+    paths = [each for each, value in every.items() if value is not None and _is_path(each, node)]
     return last == "revision" and bool(paths) and files.keys() >= {*paths}
 
 

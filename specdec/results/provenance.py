@@ -54,24 +54,24 @@ def of_other_code(runs: Iterable[Path]) -> str | None:
     states: Counter[str] = Counter()
     for run in runs:
         try:
-            facts = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
+            known = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if facts.get("source") != source_digest():
-            states[code_state(facts)] += 1
+        if known.get("source") != source_digest():
+            states[code_state(known)] += 1
     if not states:
         return None
     listed = "; ".join(f"{number} by {state}" for state, number in states.items())
     return f"decoded by other code than this: {listed}; resume=false decodes anew"
 
 
-def code_state(facts: Mapping[str, Any]) -> str:
+def code_state(known: Mapping[str, Any]) -> str:
     """Say which code a run's provenance names: `0.1.0 at 1a2b3c4, changed, source 5d6e7f`."""
-    git = facts.get("git") or {}
-    version = (facts.get("versions") or {}).get("specdec-lab") or "unknown version"
+    git = known.get("git") or {}
+    version = (known.get("versions") or {}).get("specdec-lab") or "unknown version"
     commit = f" at {git['commit'][:7]}" if git.get("commit") else ""
     changed = ", changed" if git.get("dirty") else ""
-    return f"{version}{commit}{changed}, source {str(facts.get('source'))[:6]}"
+    return f"{version}{commit}{changed}, source {str(known.get('source'))[:6]}"
 
 
 def _versions() -> dict[str, str | None]:

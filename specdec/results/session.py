@@ -74,8 +74,8 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         try:
-            told = self._has_started or (error is not None and self._one_of_many)
-            if told and self.taken is None:
+            counts = self._has_started or (error is not None and self._one_of_many)
+            if counts and self.taken is None:
                 self._note_end(error)
         finally:
             self._lock.release()

@@ -88,7 +88,7 @@ def _for_wandb(
     output: Path, job_type: str, name: str, group: str | None, tags: Sequence[str]
 ) -> dict[str, Any]:
     """Return what wandb is told, but for what its own variables say."""
-    told: dict[str, tuple[str, Any]] = {
+    ours: dict[str, tuple[str, Any]] = {
         "name": ("WANDB_NAME", name),
         "id": ("WANDB_RUN_ID", run_id(output)),
         "resume": ("WANDB_RESUME", "allow"),
@@ -97,14 +97,14 @@ def _for_wandb(
         "group": ("WANDB_RUN_GROUP", group),
         "tags": ("WANDB_TAGS", list(tags)),
     }
-    found = {option: value for option, (variable, value) in told.items()
+    found = {option: value for option, (variable, value) in ours.items()
              if not os.environ.get(variable)}  # fmt: skip
     patience = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": PATIENCE}
     return {**found, "settings": {"silent": True, **patience}}
 
 
 def _begin_wandb(
-    begin: Callable[[Mapping[str, Any]], None], told: Mapping[str, Any], output: Path
+    begin: Callable[[Mapping[str, Any]], None], ours: Mapping[str, Any], output: Path
 ) -> None:
     """Begin online where there is an account, and offline where there is none or that fails."""
     place = os.environ.get("WANDB_DIR") or output
@@ -112,17 +112,17 @@ def _begin_wandb(
     mode = os.environ.get("WANDB_MODE")
     if mode is None and not _has_wandb_key():
         print(f"wandb: no account here; {upload}")
-        begin({**told, "mode": "offline"})
+        begin({**ours, "mode": "offline"})
         return
     try:
-        begin(told)
+        begin(ours)
     except Exception as error:  # of somebody else's service
         if mode not in (None, "online"):
             raise
         wandb: Any = import_module("wandb")
         wandb.teardown()  # whose service would hold on to the id
         print(f"wandb: cannot log online ({_in_one_line(error)}); logs offline, {upload}")
-        begin({**told, "mode": "offline"})
+        begin({**ours, "mode": "offline"})
 
 
 def track(
@@ -172,8 +172,8 @@ def keep_on(log: Callable[[], None], tracker: str, output: Path) -> bool:
 
 
 def _of(tracker: str, error: Exception) -> str:
-    told = str(error) if isinstance(error, UserError) else _in_one_line(error)
-    return told if told.startswith("tracker=") else f"tracker={tracker}: {told}"
+    reason = str(error) if isinstance(error, UserError) else _in_one_line(error)
+    return reason if reason.startswith("tracker=") else f"tracker={tracker}: {reason}"
 
 
 def _in_one_line(error: Exception) -> str:

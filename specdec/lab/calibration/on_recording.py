@@ -38,12 +38,12 @@ def on_recording(spec: CalibrationSpec, folder: File) -> tuple[dict[str, Any], H
     reader = fingerprint(verifier)
     require_made_for(recording, reader, None)
     if spec.draft is None:
-        laws = HeadLaws(load_heads(spec, verifier), verifier)
-        depth = spec.depth or laws.num_depths
+        drafts = HeadLaws(load_heads(spec, verifier), verifier)
+        depth = spec.depth or drafts.num_depths
     else:
-        laws, depth = DraftLaws(spec.draft.build()), spec.depth or DRAFT_DEPTH
+        drafts, depth = DraftLaws(spec.draft.build()), spec.depth or DRAFT_DEPTH
     sampling = sampling_of(read_spec(folder, "run.yaml"), verifier)
-    parts = ranked(recording.texts, laws, depth, verifier.vocab_size, sampling)
+    parts = ranked(recording.texts, drafts, depth, verifier.vocab_size, sampling)
     priced = [] if spec.costs is None else priced_sizes(parts, spec, spec.costs, reader)
     num_nodes = spec.num_nodes
     if num_nodes is None:

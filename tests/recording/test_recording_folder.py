@@ -593,7 +593,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "no 'shards'": lambda manifest: manifest.pop("shards"),
     "no 'version'": lambda manifest: manifest.pop("version"),
     "the totals": lambda manifest: manifest.update(num_texts=1),
-    "sampling.top_p": lambda manifest: manifest["sampling"].update(top_p=2),
+    "top_p=2": lambda manifest: manifest["sampling"].update(top_p=2),
     "a shard of": lambda manifest: manifest["shards"][0].update(num_bytes="many"),
     "dictionary": lambda manifest: manifest.update(verifier="zoo"),
 }

@@ -457,9 +457,12 @@ def disturb(events: int, seed: int, only: Sequence[str], kinds: Sequence[str]) -
     """Import everything, disturb so many times, and return what was done, by kind."""
     # No model is loaded here: torch's pool of threads does not outlive a fork.
     for name in (
-        "experiments.arm",
-        "experiments.report",
-        "experiments.train",
+        "command.compare",
+        "command.record",
+        "command.replay",
+        "command.report",
+        "command.train",
+        "lab.arm",
         "report.write",
         "training.medusa",
     ):

@@ -168,7 +168,7 @@ def test_plug_ins_from_outside_work_as_described(
         Path(name).write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(str(empty_folder))
     for block in blocks(EXTENDING, "python"):
-        exec(block, {"__name__": "mylab"})
+        exec(block, {"__name__": "mylab.notebook"})
     type_in(cli, EXTENDING)
     runs = {path.parent.name for path in Path("outputs/repeat_vs_gamma").rglob("status.json")}
     assert any(run.startswith("repeat,gamma=2") for run in runs)

@@ -20,7 +20,7 @@ from specdec.metrics import (
     speedup_contrast,
     summarize,
 )
-from specdec.report.collect import ReportedArm, Setting
+from specdec.report.collection import ReportedArm, Setting
 
 # What is told of speed, and not at all where timings are not comparable.
 OF_SPEED = ("speedup", "step_cost", "cost_ratio")

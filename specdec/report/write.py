@@ -7,7 +7,8 @@ from typing import Any
 
 from specdec.core.errors import UserError
 from specdec.core.jsonl import read_jsonl, write_text
-from specdec.report.collect import Collection, Setting, collect
+from specdec.report.collect import collect
+from specdec.report.collection import Collection, Setting
 from specdec.report.comparison import compared
 from specdec.report.exports import Results, write_tables
 from specdec.report.labels import readable

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from specdec.core.errors import UserError
-from specdec.report.collect import Collection, collect
+from specdec.report.collect import collect
+from specdec.report.collection import Collection
 from tests.support.fabricated import easy_traces, make_config, write_run, write_status
 from tests.support.swept import write_replayed, write_trained
 

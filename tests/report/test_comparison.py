@@ -8,7 +8,8 @@ import pytest
 from specdec.core.trace import Step
 from specdec.metrics import Tally, efficiency_contrast, holm, speedup
 from specdec.metrics.speed import NO_CLOCK, TOO_CHEAP
-from specdec.report.collect import Setting, collect
+from specdec.report.collect import collect
+from specdec.report.collection import Setting
 from specdec.report.comparison import Compared, compared
 from tests.support.fabricated import easy_traces, make_config, plain_steps, write_run
 

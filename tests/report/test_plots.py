@@ -14,7 +14,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.image import imread
 
 from specdec.metrics import DEFINITIONS, Tally
-from specdec.report.collect import Collection, ReportedArm
+from specdec.report.collection import Collection, ReportedArm
 from specdec.report.comparison import Compared
 from specdec.report.plots import Plot, figures, limits, save, svg
 from specdec.report.plots.canvas import INK, RIGHT, WIDTH, look_of

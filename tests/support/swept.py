@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from specdec.core.trace import Step, Trace
-from specdec.report.collect import Collection, Setting, collect
+from specdec.report.collect import collect
+from specdec.report.collection import Collection, Setting
 from specdec.report.comparison import Compared, compared
 from tests.support.fabricated import easy_traces, make_config, write_run
 from tests.support.metric_traces import make_step, make_trace

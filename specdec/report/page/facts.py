@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from specdec.report.collect import Collection
+from specdec.report.collection import Collection
 
 LONGEST_VALUE = 100
 MAX_VALUES = 6

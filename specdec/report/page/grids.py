@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from specdec.metrics import MIN_PROMPTS
-from specdec.report.collect import Setting
+from specdec.report.collection import Setting
 from specdec.report.comparison import Compared
 from specdec.report.table import reasons, too_few, unknown
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from specdec.metrics import DEFINITIONS, MIN_PROMPTS
-from specdec.report.collect import Collection, Setting
+from specdec.report.collection import Collection, Setting
 from specdec.report.comparison import Compared
 from specdec.report.labels import readable
 from specdec.report.page.facts import head, listed, runs, shared, summarized

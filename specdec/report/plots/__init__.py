@@ -2,7 +2,7 @@
 
 import matplotlib
 
-from specdec.report.collect import Collection
+from specdec.report.collection import Collection
 from specdec.report.plots.bars import step_seconds
 from specdec.report.plots.canvas import STYLE, Plot
 from specdec.report.plots.files import save, svg

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 
 from specdec.metrics import DEFINITIONS
 from specdec.metrics.speed import TOO_CHEAP
-from specdec.report.collect import ReportedArm, Setting
+from specdec.report.collection import ReportedArm, Setting
 from specdec.report.comparison import Compared
 from specdec.report.plots import limits
 from specdec.report.plots.canvas import BAR, INK, Plot, legend, panel

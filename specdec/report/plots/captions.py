@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from specdec.report.collect import ReportedArm
+from specdec.report.collection import ReportedArm
 from specdec.report.labels import part
 from specdec.report.plots import limits
 from specdec.results.options import PLUG_INS

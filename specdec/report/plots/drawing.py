@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from specdec.report.collect import ReportedArm
+from specdec.report.collection import ReportedArm
 from specdec.report.labels import rounded_apart
 from specdec.report.plots import limits
 from specdec.report.plots.canvas import (

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from specdec.metrics import DEFINITIONS
-from specdec.report.collect import ReportedArm
+from specdec.report.collection import ReportedArm
 from specdec.report.comparison import Compared
 from specdec.report.plots import limits
 from specdec.report.plots.canvas import (

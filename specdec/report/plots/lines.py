@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from specdec.metrics import DEFINITIONS
-from specdec.report.collect import Collection, Setting
+from specdec.report.collection import Collection, Setting
 from specdec.report.comparison import Compared
 from specdec.report.labels import TOKENS, with_short_counts
 from specdec.report.plots.canvas import Plot

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "zoo": {"core"},
     "results": {"core", "metrics"},
     "report": {"core", "metrics", "results"},
-    "recording": {"core", "lm", "metrics"},
+    "recording": {"core", "lm", "decoding", "metrics"},
     "calibration": {
         *("core", "lm", "heads", "tree", "verification", "recording", "replay", "training"),
     },

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from specdec.core.errors import UserError
 from specdec.core.jsonl import write_text
-from specdec.lab.arm import sampling_of
+from specdec.lab.arm import sampling_of, stopping_of
 from specdec.lab.rendered_runs import read_spec, require_unchanged, texts_of
 from specdec.lm.fingerprint import fingerprint
 from specdec.recording.folder import RecordingWriter, drop_damaged
@@ -34,12 +34,12 @@ def record(run: Path, folder: Path, top_k: int) -> None:
     spec = read_spec(run)
     require_unchanged(run, spec)
     verifier = spec.verifier.build()
-    sampling = sampling_of(spec, verifier)
+    sampling, stopping = sampling_of(spec, verifier), stopping_of(spec, verifier)
     texts = texts_of(read_traces(run), spec.prompts, verifier, spec.max_new_tokens)
     for reason in drop_damaged(folder):
         print(f"{reason.removesuffix('; record anew')}; recorded again")
     known = fingerprint(verifier)
-    writer = RecordingWriter(folder, known, sampling, spec.max_new_tokens, top_k, source=str(run))
+    writer = RecordingWriter(folder, known, sampling, stopping, top_k, source=str(run))
     missing = [text for text in texts if text.key not in writer.done]
     with Progress(len(missing), "score", "text") as bar:
         for scored in score(missing, verifier, sampling, top_k):

@@ -33,19 +33,19 @@ class DraftModel:
         require_model(model, "draft model")
         require_ranks(tree, model.vocab_size)
         self.model = model
-        self._tree = tree
-        self._temperature = temperature
+        self.tree = tree
+        self.temperature = temperature
         self._vocab_size = model.vocab_size
 
     @property
     def draw(self) -> Draw:
         """Chosen by the tree."""
-        return self._tree.draw
+        return self.tree.draw
 
     @property
     def max_depth(self) -> int:
         """Chosen by the tree."""
-        return self._tree.max_depth
+        return self.tree.max_depth
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
         """Empty the cache; q will be `vocab_size` wide, like p."""
@@ -67,7 +67,7 @@ class DraftModel:
 
     def _grow(self, contexts: Sequence[Context]) -> list[Proposal]:
         cells = FrontierCells([len(context.token_ids) for context in contexts], self.model.device)
-        proposals = grow(self._tree, contexts, self._read(contexts, cells), self._temperature)
+        proposals = grow(self.tree, contexts, self._read(contexts, cells), self.temperature)
         if not cells.is_chain:
             # Its cells are in no order that a path could be kept from; accepted tokens are read
             # again with those that follow, in the forward that starts the next step anyway.

@@ -63,8 +63,8 @@ class HeadsProposer:
         )
         self.heads = heads
         self.verifier = verifier
-        self._tree = tree
-        self._temperature = temperature
+        self.tree = tree
+        self.temperature = temperature
         self._vocab_size = heads.vocab_size
         self._prefix = None if heads.prefix is None else CachedLayer(heads.prefix)
 
@@ -96,12 +96,12 @@ class HeadsProposer:
     @property
     def draw(self) -> Draw:
         """Chosen by the tree."""
-        return self._tree.draw
+        return self.tree.draw
 
     @property
     def max_depth(self) -> int:
         """Chosen by the tree."""
-        return self._tree.max_depth
+        return self.tree.max_depth
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
         """Empty the prefix layer's cache, if there is one; q will be `vocab_size` wide, like p."""
@@ -120,7 +120,7 @@ class HeadsProposer:
         return propose_where(_has_state, contexts, self._grow)
 
     def _grow(self, contexts: Sequence[Context]) -> list[Proposal]:
-        return grow(self._tree, contexts, self._read(contexts), self._temperature)
+        return grow(self.tree, contexts, self._read(contexts), self.temperature)
 
     def _read(self, contexts: Sequence[Context]) -> LogitSource:
         """Compute one head's laws after each of the F nodes of the level above it."""

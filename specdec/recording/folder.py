@@ -25,14 +25,16 @@ from specdec.core.jsonl import make_folder, unsealed, write_bytes
 from specdec.core.sampling import Sampling
 from specdec.core.trace import TextKey
 from specdec.core.vouching import write_note
+from specdec.decoding.stopping import Stopping, TextModel
 from specdec.lm.fingerprint import differences
 from specdec.recording.scoring import Scored
 from specdec.recording.texts import Text
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 SHARD_TOKENS = 1 << 16  # what a kill may cost; 34 MB with 64 log-probabilities a token
 FACTS = ("prompt_id", "category", "turn", "sample", "finish_reason", "budget")  # of a text
+SETTINGS = ("max_new_tokens", "end_ids", "stop_strings", "top_k", "source")  # of all texts
 OF_TOKENS = ("output_ids", "log_p", "top_ids", "top_log_p", "logsumexp")
 PLUG_INS = "processors"  # of a sampling: only described
 TENSORS = ("prompt_ids", "prompt_offsets", "output_offsets", *OF_TOKENS)
@@ -57,6 +59,8 @@ class _Manifest:
     verifier: Mapping[str, str]
     sampling: Mapping[str, Any]
     max_new_tokens: int
+    end_ids: tuple[int, ...]
+    stop_strings: tuple[str, ...]
     top_k: int
     source: str
     shards: tuple[_Shard, ...] = ()
@@ -82,6 +86,8 @@ class _Manifest:
         known["sampling"] = dict(known["sampling"])
         Sampling(**{name: value for name, value in known["sampling"].items() if name != PLUG_INS})
         known["shards"] = tuple(_Shard(**each) for each in known["shards"])
+        known |= {name: tuple(known[name]) for name in ("end_ids", "stop_strings")}
+        Stopping(known["max_new_tokens"], frozenset(known["end_ids"]))
         found = cls(**known)
         if (found.num_texts, found.num_tokens) != (row["num_texts"], row["num_tokens"]):
             raise ValueError("the totals are not those of the shards")
@@ -129,12 +135,11 @@ class RecordingWriter:
         folder: Path,
         verifier_fingerprint: Mapping[str, str],
         sampling: Sampling,
-        max_new_tokens: int,
+        stopping: Stopping,
         top_k: int,
         source: str,
         shard_tokens: int = SHARD_TOKENS,
     ):
-        require_int("max_new_tokens", max_new_tokens, 1)
         require_int("top_k", top_k, 0)
         require_int("shard_tokens", shard_tokens, 1)
         self.folder = folder
@@ -143,7 +148,13 @@ class RecordingWriter:
         self._waiting: list[Scored] = []
         self._num_waiting = 0  # tokens
         self._manifest = _Manifest(
-            dict(verifier_fingerprint), sampling.to_row(), max_new_tokens, top_k, source
+            dict(verifier_fingerprint),
+            sampling.to_row(),
+            stopping.max_new_tokens,
+            tuple(sorted(stopping.end_ids)),
+            stopping.stop_strings,
+            top_k,
+            source,
         )
         if (folder / MANIFEST).exists():
             self._go_on(_read_manifest(folder))
@@ -271,8 +282,7 @@ def _differences(theirs: _Manifest, ours: _Manifest) -> list[str]:
 
 def _plain(manifest: _Manifest) -> dict[str, object]:
     sampling = {f"sampling.{name}": value for name, value in manifest.sampling.items()}
-    others = {name: getattr(manifest, name) for name in ("max_new_tokens", "top_k", "source")}
-    return {**sampling, **others}
+    return {**sampling, **{name: getattr(manifest, name) for name in SETTINGS}}
 
 
 def _packed(scored: Sequence[Scored]) -> bytes:
@@ -313,6 +323,8 @@ class Recording:
     verifier: Mapping[str, str]  # as `specdec.lm.fingerprint` has it
     sampling: Mapping[str, Any]  # as `Sampling.to_row` has it, with what the checkpoint asked for
     max_new_tokens: int
+    end_ids: frozenset[int]  # the tokens that end a text
+    stop_strings: tuple[str, ...]
     top_k: int  # K: log-probabilities that are kept of each token
     source: str
     scored: Sequence[Scored]
@@ -331,6 +343,11 @@ class Recording:
     def has_rows(self) -> bool:
         """Whether the laws of all texts can be rebuilt, so that no rule needs the verifier."""
         return all(each.has_rows for each in self.scored)
+
+    def stopping_of(self, verifier: TextModel) -> Stopping:
+        """Return what ended the texts."""
+        reading = verifier.decode, verifier.show
+        return Stopping(self.max_new_tokens, self.end_ids, self.stop_strings, *reading)
 
     def top(self, text: Text) -> Scored:
         """Return what was found of one of the texts."""
@@ -360,6 +377,8 @@ def read_recording(folder: Path) -> Recording:
         verifier=manifest.verifier,
         sampling=manifest.sampling,
         max_new_tokens=manifest.max_new_tokens,
+        end_ids=frozenset(manifest.end_ids),
+        stop_strings=manifest.stop_strings,
         top_k=manifest.top_k,
         source=manifest.source,
         scored=[scored for shard in shards for scored in shard],

@@ -94,7 +94,7 @@ class Checked(Chained):
                 )
             else:
                 ranks = range(len(children))
-                if isinstance(self._tree, Sparse):
+                if isinstance(self.tree, Sparse):
                     ranks = sorted({path[len(above)] for path in self.paths_after(tree, node)})
                 best = logits.topk(9).indices[list(ranks)].tolist()
                 assert [tree.token_ids[child] for child in children] == best

@@ -253,7 +253,7 @@ class Checked(DraftModel):
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
         super().open(num_rows, capacity, vocab_size)
         assert isinstance(self.model, HFCausalLM)
-        self.fresh = DraftModel(HFCausalLM(self.model.model), self._tree, self._temperature)
+        self.fresh = DraftModel(HFCausalLM(self.model.model), self.tree, self.temperature)
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
         streams = [deepcopy(one.draft_stream) for one in contexts]

@@ -19,6 +19,7 @@ from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
 from specdec.core.vouching import write_note
+from specdec.decoding.stopping import Stopping
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
@@ -51,7 +52,7 @@ SETTINGS: dict[str, Any] = {
         **{"weights": "w1", "weights_in_bfloat16": "b1", "weights_in_float16": "h1"},
     },
     "sampling": WARPED,
-    "max_new_tokens": 16,
+    "stopping": Stopping(16, frozenset({5})),
     "top_k": K,
     "source": "drawn here",
 }
@@ -328,7 +329,9 @@ def test_what_is_read_is_what_was_written(folder: Path) -> None:
     assert_same(found.scored, scored())
     assert found.texts == [each.text for each in scored()]
     made = {"verifier_fingerprint": found.verifier}
-    made |= {name: getattr(found, name) for name in SETTINGS if name != "verifier_fingerprint"}
+    ends = Stopping(found.max_new_tokens, found.end_ids, found.stop_strings)
+    made |= {"sampling": found.sampling, "stopping": ends, "top_k": found.top_k}
+    made |= {"source": found.source}
     assert made == {**SETTINGS, "sampling": WARPED.to_row()}
     assert found.num_tokens == sum(len(each.text.output_ids) for each in scored())
     assert found.top(found.texts[3]) is found.scored[3]
@@ -437,7 +440,8 @@ OTHERS: dict[str, Mapping[str, Any]] = {
     "sampling.top_p=0.9, not 1.0, sampling.min_p=0.0, not 0.1": {
         "sampling": Sampling(0.7, min_p=0.1)
     },
-    "max_new_tokens=16, not 32": {"max_new_tokens": 32},
+    "max_new_tokens=16, not 32": {"stopping": Stopping(32, frozenset({5}))},
+    "end_ids=(5,), not (4, 5)": {"stopping": Stopping(16, frozenset({5, 4}))},
     "top_k=4, not 5": {"top_k": 5},
     "source=drawn here, not elsewhere": {"source": "elsewhere"},
 }
@@ -612,8 +616,8 @@ def test_a_manifest_of_something_else_is_named(content: str, folder: Path) -> No
 
 
 def test_another_version_is_named(folder: Path) -> None:
-    error = with_manifest(folder, lambda manifest: manifest.update(version=2, shards="new"))
-    assert_named(error, folder, "version 2, and this reads version 1")
+    error = with_manifest(folder, lambda manifest: manifest.update(version=3, shards="new"))
+    assert_named(error, folder, "version 3, and this reads version 2")
 
 
 def test_a_folder_without_a_recording_is_named(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from specdec.metrics.columns import AT_RISK, REACHED
 from specdec.metrics.estimate import Estimate, ratio_estimates
-from specdec.metrics.tally import AT_RISK, REACHED, Tally
+from specdec.metrics.tally import Tally
 
 
 def block_efficiency(tally: Tally) -> Estimate:

@@ -5,7 +5,8 @@ crash). What follows the end of a text is not in our traces, and no tool's way o
 be had from them.
 """
 
-from specdec.metrics.tally import AT_RISK, LARGEST, REACHED, Tally
+from specdec.metrics.columns import AT_RISK, LARGEST, REACHED
+from specdec.metrics.tally import Tally
 
 
 def vllm(tally: Tally) -> dict[str, float]:

@@ -4,8 +4,9 @@ Where `acceptance` counts what happened, these average over what the rule's nois
 step by step, from probabilities that the rule knew anyway.
 """
 
+from specdec.metrics.columns import GAINED, JUDGED, KNOWN
 from specdec.metrics.estimate import Estimate
-from specdec.metrics.tally import GAINED, JUDGED, KNOWN, Tally
+from specdec.metrics.tally import Tally
 
 
 def expected_accepted(tally: Tally) -> Estimate:

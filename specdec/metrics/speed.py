@@ -10,9 +10,10 @@ pages, plots and predictions ask.
 
 import numpy as np
 
+from specdec.metrics.columns import CLOCK, CLOCKED
 from specdec.metrics.estimate import Estimate, Resampled, ratio_estimates
 from specdec.metrics.significance import Contrast
-from specdec.metrics.tally import CLOCK, CLOCKED, Tally
+from specdec.metrics.tally import Tally
 
 NO_CLOCK = "timings not comparable: no plain step (proposer=none) was timed beside this run's steps"
 TOO_CHEAP = (

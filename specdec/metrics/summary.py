@@ -6,8 +6,9 @@ from typing import Any
 
 from specdec.core.trace import Trace
 from specdec.metrics import acceptance, expected, speed
+from specdec.metrics.columns import FINISHED
 from specdec.metrics.estimate import Estimate
-from specdec.metrics.tally import FINISHED, Tally
+from specdec.metrics.tally import Tally
 
 # One sentence for every key of `summarize`, and for the metrics that need a second arm.
 DEFINITIONS: Mapping[str, str] = MappingProxyType(

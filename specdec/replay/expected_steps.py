@@ -15,7 +15,7 @@ from torch import Tensor
 from specdec.core.step_starts import starts_along
 from specdec.core.trace import PlainSteps
 from specdec.metrics import Tally
-from specdec.metrics.tally import CLOCKED, OWN, clock_columns
+from specdec.metrics.columns import CLOCKED, OWN, clock_columns
 from specdec.recording.texts import Text
 from specdec.replay.costs import Seconds
 from specdec.replay.submitted import Submitted

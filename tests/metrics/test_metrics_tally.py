@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from specdec.metrics import Tally, pooled, summarize
-from specdec.metrics.tally import AT_RISK, REACHED
+from specdec.metrics.columns import AT_RISK, REACHED
 from tests.support.metric_traces import example, make_step, make_trace, random_traces
 
 JUDGED = [make_step(1, 2, judged={"block": 1.5}), make_step(2, 2, judged={"block": 0.25})]

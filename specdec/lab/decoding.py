@@ -16,7 +16,8 @@ from specdec.lab.shortfall import Shortfall
 from specdec.lab.spec import ArmSpec
 from specdec.metrics import Tally
 from specdec.prompts import Prompt
-from specdec.report.table import Row, one_line, print_table
+from specdec.report.cells import one_line
+from specdec.report.table import Row, print_table
 from specdec.results.peak_memory import PeakMemory
 from specdec.results.processes import Processes
 from specdec.results.progress import Progress

@@ -9,9 +9,10 @@ from pandas.api.types import is_object_dtype
 
 from specdec.core.jsonl import replacing_file, write_text
 from specdec.metrics import DEFINITIONS
+from specdec.report.cells import NOTHING, in_words, one_line
 from specdec.report.collection import Setting
 from specdec.report.comparison import Compared
-from specdec.report.table import INTERVALS, NOTHING, TIE, in_words, one_line, reasons, too_few
+from specdec.report.table import INTERVALS, TIE, reasons, too_few
 from specdec.results.flat import flat
 
 Results = Sequence[tuple[Setting, Sequence[Compared]]]

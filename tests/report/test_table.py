@@ -5,19 +5,8 @@ from typing import Any
 import pytest
 
 from specdec.metrics import DEFINITIONS, Tally, summarize
-from specdec.report.table import (
-    SHOWN,
-    TIE,
-    Row,
-    agreement,
-    broken,
-    by_depth,
-    estimate,
-    losslessness,
-    print_table,
-    print_tables,
-    too_few,
-)
+from specdec.report.cells import agreement, by_depth, estimate, losslessness
+from specdec.report.table import SHOWN, TIE, Row, broken, print_table, print_tables, too_few
 
 UNDEFINED = {"value": None, "low": None, "high": None, "n": 0}
 ONE_PROMPT = {"value": 1.25, "low": None, "high": None, "n": 1}

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from specdec.metrics import MIN_PROMPTS
+from specdec.report.cells import unknown
 from specdec.report.collection import Setting
 from specdec.report.comparison import Compared
-from specdec.report.table import reasons, too_few, unknown
+from specdec.report.table import reasons, too_few
 
 Numbers = Mapping[str, Any]  # an estimate: value, low, high, n
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from specdec.proposer.growth import Frontier
+from specdec.proposer.levels import Frontier
 
 
 class FrontierCells:

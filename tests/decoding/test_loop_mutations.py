@@ -107,7 +107,7 @@ MUTATIONS = [
     ),
     Mutation(
         "withheld-token-forgotten",
-        rewritten("specdec.proposer.growth._proposal", "WITHHELD in on_host.states", "False"),
+        rewritten("specdec.proposer.levels._proposal", "WITHHELD in on_host.states", "False"),
         _filtered,
         0.172,
     ),
@@ -120,7 +120,7 @@ MUTATIONS = [
     Mutation(
         "rows-of-q-shifted-in-a-fixed-tree",
         rewritten(
-            "specdec.proposer.growth.Growth._static_proposals",
+            "specdec.proposer.levels.Levels._static_proposals",
             "Proposal(tree, draw, probs, calls)",
             "Proposal(tree, draw, probs.roll(1, 0), calls)",
         ),
@@ -131,7 +131,7 @@ MUTATIONS = [
     Mutation(
         "rows-of-q-shifted",
         rewritten(
-            "specdec.proposer.growth._proposal",
+            "specdec.proposer.levels._proposal",
             "Proposal(tree, draw, draft_probs, calls,",
             "Proposal(tree, draw, draft_probs.roll(1, 0), calls,",
         ),

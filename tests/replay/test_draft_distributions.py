@@ -14,8 +14,8 @@ from specdec.heads.base import Heads
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.proposer.chained import Chained, ChainedHeads
-from specdec.proposer.growth import Frontier
 from specdec.proposer.heads import HeadsProposer
+from specdec.proposer.levels import Frontier
 from specdec.proposer.medusa import Medusa, MedusaHeads
 from specdec.recording.texts import Text
 from specdec.replay.draft_distributions import DraftLaws, HeadLaws

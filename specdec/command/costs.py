@@ -4,46 +4,31 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from specdec.command.compose import compose_decode
+from specdec.command.cost_shapes import Shape, planned
 from specdec.command.entry import Entry
-from specdec.command.options import arm_spec, plain, proposer_part
-from specdec.command.replay_grid import arm_config
-from specdec.core.errors import Unfit, UserError, require, require_int
+from specdec.command.options import arm_spec
+from specdec.core.errors import UserError, require, require_int
 from specdec.core.jsonl import require_writable
 from specdec.core.trace import Trace
 from specdec.lab.arm import Arm, build_arm
 from specdec.lab.checks import check_arm
-from specdec.lab.compatibility import require_parts_fit
-from specdec.lab.identity import draft_of
-from specdec.lab.inputs import require_models
 from specdec.lab.interleaving import interleave
-from specdec.lab.spec import ArmSpec, ProposerPart
+from specdec.lab.spec import ArmSpec
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.prompts import Prompt
-from specdec.proposer.tree_fit import heads_config
 from specdec.replay.cost_fitting import Filler, Timed, fitted
-from specdec.replay.costs import DRAWN, LIKELIEST, Costs, Curve, ProposerKey
+from specdec.replay.costs import Costs, Curve
 from specdec.replay.doubts import doubts
 from specdec.results.provenance import provenance
 
-DEEPEST = 4  # levels: as many as there usually are heads
 FILLER = "filler"
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A tree whose seconds are to be known."""
-
-    draft: ProposerKey
-    parents: tuple[int, ...]  # per level
-    choice: str
 
 
 def task(config: DictConfig) -> None:
@@ -85,39 +70,6 @@ def check_options(config: DictConfig) -> ArmSpec:
     return shared
 
 
-def planned(config: DictConfig) -> tuple[dict[str, Shape], dict[str, ArmSpec]]:
-    """Compose each proposer in a few shapes, by name; what cannot be is left out and named."""
-    specs = {"none": _composed(["proposer=none"], {}, config)}
-    shapes = {"none": Shape(draft_of(specs["none"].proposer), (), "")}
-    unfit: dict[str, None] = {}
-    for proposer in config.proposers:
-        for plug_ins, tree, parents, choice in shapes_of(str(proposer), config):
-            found = _composed([*config.options, *plug_ins], tree, config)
-            try:
-                require_parts_fit(found)
-                require_models(found)
-            except Unfit as reason:
-                unfit[f"left out of {proposer}: {reason}"] = None
-                continue
-            name = f"{' '.join(plug_ins)} {dict(tree)}"
-            specs[name] = found
-            shapes[name] = Shape(draft_of(found.proposer), parents, choice)
-    for reason in unfit:
-        print(reason)
-    return shapes, specs
-
-
-def _composed(overrides: Sequence[str], tree: Mapping[str, Any], config: DictConfig) -> ArmSpec:
-    """Compose the options of one arm, with what this command says for all of them."""
-    found = arm_config(overrides, tree, plain(config))
-    own = {text.split("=")[0].lstrip("+") for text in overrides}
-    for name, value in config.draft.items():  # unless a proposer says so itself
-        if f"draft.{name}" not in own:
-            found.draft[name] = value
-    found.batch, found.keep_candidates = config.batch, 0
-    return arm_spec(found)
-
-
 def competitors(
     config: DictConfig, specs: Mapping[str, ArmSpec], verifier: HFCausalLM
 ) -> dict[str, Arm]:
@@ -141,43 +93,6 @@ def fillers(config: DictConfig, plain: Arm) -> Iterator[Arm]:
                 decoder.proposer = Filler(tokens - 1, branches)
                 name = f"{FILLER} {'tree' if branches else 'chain'} {tokens}"
                 yield replace(plain, name=name, decoder=decoder)
-
-
-def shapes_of(
-    proposer: str, config: DictConfig
-) -> Iterator[tuple[list[str], dict[str, Any], tuple[int, ...], str]]:
-    """Yield chains and trees of known levels: two chains tell a level from the start of a step.
-
-    Each as plug-ins, options of the tree, parents per level and how children are chosen.
-    """
-    name, *options = proposer.split()
-    chosen = [f"proposer={name}", *options]
-    part = _proposer(chosen, config)
-    if not part.grows_trees:
-        for gamma in (1, DEEPEST):
-            yield chosen, {"tree.gamma": gamma}, (), DRAWN
-        return
-    depth = depth_of(part)
-    for gamma in sorted({1, depth}):
-        yield chosen, {"tree.gamma": gamma}, (1,) * gamma, DRAWN
-        yield [*chosen, "tree=sparse"], {"tree.paths": [[0] * gamma]}, (1,) * gamma, LIKELIEST
-    for width in config.widths if depth > 1 else ():
-        below = [1] * (min(depth, 3) - 1)
-        parents = (1, *(width for _ in below))
-        yield [*chosen, "tree=sampled"], {"tree.widths": [width, *below]}, parents, DRAWN
-        paths = {"tree.paths": [[rank, *[0] * len(below)] for rank in range(width)]}
-        yield [*chosen, "tree=sparse"], paths, parents, LIKELIEST
-
-
-def _proposer(chosen: Sequence[str], config: DictConfig) -> ProposerPart:
-    return proposer_part(compose_decode([*map(str, config.options), *chosen]))
-
-
-def depth_of(proposer: ProposerPart) -> int:
-    """Return how deep a proposer drafts, up to four levels."""
-    if not proposer.has_heads:
-        return DEEPEST
-    return min(DEEPEST, heads_config(proposer.path).get("num_heads", DEEPEST))
 
 
 def measured(

@@ -128,10 +128,10 @@ def main() -> int:
             seconds[way] += sum(line[f"{way}_seconds"] for line in found)
     console = Console()
     console.print(table)
-    told = ", ".join(f"{way} {count} of {options.seeds}" for way, count in right.items())
-    console.print(f"chosen as by {options.prompts} prompts: {told}")
-    told = ", ".join(f"{way} {total / num:.2f}" for way, total in seconds.items())
-    console.print(f"seconds of processors an evaluation: {told}")
+    counts = ", ".join(f"{way} {count} of {options.seeds}" for way, count in right.items())
+    console.print(f"chosen as by {options.prompts} prompts: {counts}")
+    times = ", ".join(f"{way} {total / num:.2f}" for way, total in seconds.items())
+    console.print(f"seconds of processors an evaluation: {times}")
     return 0
 
 

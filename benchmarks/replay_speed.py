@@ -152,9 +152,9 @@ class Bench:
         options = OmegaConf.load(str(files("specdec.configs") / "replay.yaml"))
         assert isinstance(options, DictConfig)
         with self.seconds.of("planning"):
-            for name, told in FAMILIES.items():
-                grid = {key: told.get(key, value) for key, value in GRID.items()}
-                options.merge_with({"grid": grid, "arms": told.get("arms", [])})
+            for name, family in FAMILIES.items():
+                grid = {key: family.get(key, value) for key, value in GRID.items()}
+                options.merge_with({"grid": grid, "arms": family.get("arms", [])})
                 self.families[name] = plan(options, self.spec.options).arms
 
     @property

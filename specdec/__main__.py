@@ -34,18 +34,18 @@ COMMANDS = list(dict.fromkeys(command for command, _ in USES.values()))
 
 def main() -> None:
     """Console script `specdec`."""
-    told = sys.argv[1:]
-    if not told or told[0] in ("--help", "-h", "help"):
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
         print(overview())
-    elif told[0] == "--version":
+    elif arguments[0] == "--version":
         print(version_line())
-    elif told[0] in COMMANDS:
-        sys.argv = [f"specdec-{told[0]}", *told[1:]]
-        getattr(import_module("specdec.command.doors"), told[0])()
+    elif arguments[0] in COMMANDS:
+        sys.argv = [f"specdec-{arguments[0]}", *arguments[1:]]
+        getattr(import_module("specdec.command.doors"), arguments[0])()
     else:
-        near = difflib.get_close_matches(told[0].removeprefix("specdec-"), COMMANDS, n=1)
+        near = difflib.get_close_matches(arguments[0].removeprefix("specdec-"), COMMANDS, n=1)
         hint = f"did you mean specdec {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-        print(f"error: {told[0]}: no such command; {hint}", file=sys.stderr)
+        print(f"error: {arguments[0]}: no such command; {hint}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
 
 

@@ -78,7 +78,8 @@ FAULTS = (
           "command/test_num_samples.py"),
     Fault("core/trace.py", "if sample == 0 else", "if sample >= 0 else",
           "decoding/test_independent_samples.py"),
-    Fault("lm/fingerprint.py", "{**facts, **_own_code(lm)}", "facts", "lm/test_remote_code.py"),
+    Fault("lm/fingerprint.py", "{**settings, **_own_code(lm)}", "settings",
+          "lm/test_remote_code.py"),
     Fault("lm/check.py", "if error > MOST_SPREADS * own_spread(model):", "if error > 1e9:",
           "lm/test_check.py"),
     # When a text ends.

@@ -18,7 +18,7 @@ from specdec.core.ordering import BEHIND_ALL, ranks_of
 from specdec.core.sampling import Sampling
 from specdec.recording.texts import Text, batches, output_ids, processed
 from specdec.replay.closed_form import CELLS_AT_ONCE
-from specdec.replay.draft_distributions import Laws
+from specdec.replay.draft_distributions import DraftDistributions
 from specdec.replay.expected_steps import Replayed, depth_limits
 from specdec.replay.survival import ahead, of_tree
 from specdec.tree.fixed import Path
@@ -44,7 +44,11 @@ class Ranked:
 
 @torch.inference_mode()
 def ranked(
-    texts: Sequence[Text], laws: Laws, depth: int, vocab_size: int, sampling: Sampling
+    texts: Sequence[Text],
+    distributions: DraftDistributions,
+    depth: int,
+    vocab_size: int,
+    sampling: Sampling,
 ) -> list[Ranked]:
     """Rank the tokens of texts in the laws that candidates would be taken from.
 
@@ -54,25 +58,27 @@ def ranked(
     for batch in batches(texts, max(1, CELLS_AT_ONCE // vocab_size)):
         tokens = output_ids(batch, torch.device("cpu"))
         columns: list[Tensor] = []
-        for number, logits in enumerate(laws.along(batch, vocab_size), start=1):
+        for number, logits in enumerate(distributions.along(batch, vocab_size), start=1):
             here = ahead(tokens, number).to(logits.device).flatten()
             logits = processed(batch, sampling, logits, number)
             ranks = ranks_of(logits.float().flatten(0, 1), here).cpu()
             columns.append(ranks.view(tokens.shape))
             if number == depth:
                 break
-        if laws.num_depths is None:  # the law is that of the token, at whatever depth
+        if distributions.num_depths is None:  # the law is that of the token, at whatever depth
             columns = [ahead(columns[0], d) for d in range(1, depth + 1)]
-        found.append(Ranked(batch, _within(torch.stack(columns, dim=-1), batch, laws)))
+        found.append(Ranked(batch, _within(torch.stack(columns, dim=-1), batch, distributions)))
     return found
 
 
-def _within(ranks: Tensor, texts: Sequence[Text], laws: Laws) -> Tensor:  # [B, T, D]
+def _within(
+    ranks: Tensor, texts: Sequence[Text], distributions: DraftDistributions
+) -> Tensor:  # [B, T, D]
     """Let no path hold deeper than candidates go, nor before there are any."""
     limits = depth_limits(texts, ranks.shape[2], ranks.device)
     ranks[torch.arange(ranks.shape[2]) >= limits[..., None]] = BEHIND_ALL
     for row, text in enumerate(texts):
-        ranks[row, : laws.first_start(text)] = BEHIND_ALL
+        ranks[row, : distributions.first_start(text)] = BEHIND_ALL
     return ranks
 
 

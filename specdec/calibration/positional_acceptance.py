@@ -30,17 +30,17 @@ from specdec.verification.rejection import positional_acceptance
 
 
 @dataclass(frozen=True)
-class Piece:
+class ScoredPositions:
     """Some positions of a batch, and both models' logits about the token behind each."""
 
     depth: int  # from 0: a row of the result; a draft model has one for all depths
     positions: Tensor  # [n], of the flattened batch [B * T]
-    target_logits: Tensor  # [n, V]
+    verifier_logits: Tensor  # [n, V]
     draft_logits: Tensor  # [n, V]
 
 
 # The pieces of a batch, with bounded numbers of logits.
-PieceSource = Callable[[Batch], Iterator[Piece]]
+PieceSource = Callable[[Batch], Iterator[ScoredPositions]]
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class PositionalMeter:
         assert len(set(counts)) == 1
         return Positional(sums, counts[0])
 
-    def _accepted(self, piece: Piece, batch: Batch) -> Tensor:  # [n, K], K at most V
-        p = self.sampling.warp(piece.target_logits)
+    def _accepted(self, piece: ScoredPositions, batch: Batch) -> Tensor:  # [n, K], K at most V
+        p = self.sampling.warp(piece.verifier_logits)
         q = self.sampling.at(self.temperature).warp(piece.draft_logits)
         length = batch.token_ids.shape[1]
         places = batch.places or range(len(batch.token_ids))
@@ -122,14 +122,16 @@ def draft_pieces(draft: HFCausalLM, verifier: HFCausalLM) -> PieceSource:
     return partial(_draft_pieces, draft, verifier)
 
 
-def _draft_pieces(draft: HFCausalLM, verifier: HFCausalLM, batch: Batch) -> Iterator[Piece]:
+def _draft_pieces(
+    draft: HFCausalLM, verifier: HFCausalLM, batch: Batch
+) -> Iterator[ScoredPositions]:
     batch = batch.to(verifier.device)
     positions = nn.functional.pad(batch.counted[:, 1:], (0, 1)).flatten().nonzero()[:, 0]
-    told = last_hidden(verifier, batch.token_ids).flatten(0, 1)
+    verifier_hidden = last_hidden(verifier, batch.token_ids).flatten(0, 1)
     states = last_hidden(draft, known(batch.token_ids, draft.vocab_size)).flatten(0, 1)
     for some in positions.split(_positions_at_once(verifier, draft)):
         logits = fitted(draft.unembed(states[some]), verifier.vocab_size)
-        yield Piece(0, some, verifier.unembed(told[some]), logits)
+        yield ScoredPositions(0, some, verifier.unembed(verifier_hidden[some]), logits)
 
 
 def head_pieces(heads: Heads, verifier: HFCausalLM, depth: int) -> PieceSource:
@@ -137,19 +139,21 @@ def head_pieces(heads: Heads, verifier: HFCausalLM, depth: int) -> PieceSource:
     return partial(_head_pieces, heads, verifier, depth)
 
 
-def _head_pieces(heads: Heads, verifier: HFCausalLM, depth: int, batch: Batch) -> Iterator[Piece]:
+def _head_pieces(
+    heads: Heads, verifier: HFCausalLM, depth: int, batch: Batch
+) -> Iterator[ScoredPositions]:
     batch = batch.to(verifier.device)
-    asked = HeadTargets.of(batch.token_ids, batch.counted, heads.num_heads).with_all(depth)
+    targets = HeadTargets.of(batch.token_ids, batch.counted, heads.num_heads).with_all(depth)
     hidden = last_hidden(verifier, batch.token_ids)
-    told = hidden.flatten(0, 1)
-    states = forced_states(heads, verifier, hidden.to(next(heads.parameters()).dtype), asked)
+    verifier_hidden = hidden.flatten(0, 1)
+    states = forced_states(heads, verifier, hidden.to(next(heads.parameters()).dtype), targets)
     size = _positions_at_once(verifier)
     for head in range(depth):
-        for at, state in zip(asked.positions.split(size), states[head].split(size), strict=True):
+        for at, state in zip(targets.positions.split(size), states[head].split(size), strict=True):
             # Head i speaks at t about token t + 2 + i, and the verifier at t + 1 + i.
-            target_logits = verifier.unembed(told[at + 1 + head])
+            verifier_logits = verifier.unembed(verifier_hidden[at + 1 + head])
             logits = heads.logits(head, state, verifier.unembed)
-            yield Piece(head, at, target_logits, fitted(logits, verifier.vocab_size))
+            yield ScoredPositions(head, at, verifier_logits, fitted(logits, verifier.vocab_size))
 
 
 def _positions_at_once(*models: HFCausalLM) -> int:

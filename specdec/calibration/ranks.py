@@ -28,13 +28,13 @@ Ranker = Callable[[Batch], Tensor]
 def head_ranks(heads: Heads, verifier: HFCausalLM, depth: int, batch: Batch) -> Tensor:  # [S, D]
     """Rank the tokens for the first `depth` heads, which read the true tokens, if any."""
     batch = batch.to(verifier.device)
-    asked = HeadTargets.of(batch.token_ids, batch.counted, heads.num_heads).with_all(depth)
+    targets = HeadTargets.of(batch.token_ids, batch.counted, heads.num_heads).with_all(depth)
     hidden = last_hidden(verifier, batch.token_ids).to(next(heads.parameters()).dtype)
-    states = forced_states(heads, verifier, hidden, asked)
+    states = forced_states(heads, verifier, hidden, targets)
     columns = [
         _in_pieces(
             states[head],
-            asked.following_ids[:, head + 1],
+            targets.following_ids[:, head + 1],
             lambda state, head=head: fitted(
                 heads.logits(head, state, verifier.unembed), verifier.vocab_size
             ),
@@ -50,10 +50,10 @@ def draft_ranks(model: HFCausalLM, vocab_size: int, depth: int, batch: Batch) ->
     """Rank the tokens for a draft model, whose laws are cut to the verifier's `vocab_size`."""
     model.require_states("draft.path")
     batch = batch.to(model.device)
-    asked = HeadTargets.of(batch.token_ids, batch.counted, depth).with_all(depth)
+    targets = HeadTargets.of(batch.token_ids, batch.counted, depth).with_all(depth)
     hidden = last_hidden(model, known(batch.token_ids, model.vocab_size)).flatten(0, 1)
     # Neighbours look at the same tokens: each one's rank is computed once, after the token before.
-    ahead = asked.positions[:, None] + torch.arange(1, depth + 1, device=model.device)
+    ahead = targets.positions[:, None] + torch.arange(1, depth + 1, device=model.device)
     before, place = ahead.unique(return_inverse=True)
     ranks = _in_pieces(
         hidden[before],

@@ -30,16 +30,16 @@ INSTEAD = {
 }
 
 
-def require_command(command: str, asked: Namespace) -> None:
+def require_command(command: str, arguments: Namespace) -> None:
     """Refuse an experiment of another command, and to try several values where none sweeps.
 
     Raises:
         UserError: with what to run, or to write, instead.
     """
-    sweeps = ["-m"] if asked.multirun else []
-    sweeps += [text for text in asked.overrides if _says_multirun(text)]
-    for name in experiments(asked.overrides):
-        found = _read(name, asked.config_dir)
+    sweeps = ["-m"] if arguments.multirun else []
+    sweeps += [text for text in arguments.overrides if _says_multirun(text)]
+    for name in experiments(arguments.overrides):
+        found = _read(name, arguments.config_dir)
         require_own(found, name, command)
         if _mode(found) == MULTIRUN:
             sweeps.append(f"experiment={name}")
@@ -51,8 +51,8 @@ def require_own(found: Any, name: object, command: str) -> None:
     """Refuse what another command is for; `found` is an experiment, or what was composed of it."""
     other = found.get("command")
     if other not in (None, command):
-        told = f"experiment={name}"
-        raise UserError(f"{told}: is for specdec-{other}; run specdec-{other} {told}")
+        option = f"experiment={name}"
+        raise UserError(f"{option}: is for specdec-{other}; run specdec-{other} {option}")
 
 
 def experiments(overrides: Sequence[str]) -> Iterator[str]:

@@ -113,14 +113,14 @@ def _launch(command: str) -> int:
             mistakes.append(error)
             return None
 
-    asked = get_args_parser().parse_args(sys.argv[1:])
-    if not shows(asked):
-        require_command(command, asked)
+    arguments = get_args_parser().parse_args(sys.argv[1:])
+    if not shows(arguments):
+        require_command(command, arguments)
     decorate = hydra.main(
         version_base="1.3", config_path="pkg://specdec.configs", config_name=command
     )
-    if command not in INSTEAD and not shows(asked):
-        status = _swept(command, asked)
+    if command not in INSTEAD and not shows(arguments):
+        status = _swept(command, arguments)
         if status is not None:
             return status
     decorate(job)()
@@ -134,25 +134,26 @@ def _entry(command: str) -> Entry:
     return import_module(f"specdec.command.{command}").ENTRY
 
 
-def _swept(command: str, asked: Namespace) -> int | None:
+def _swept(command: str, arguments: Namespace) -> int | None:
     """Run a command line that stands for several jobs; None if it stands for one."""
-    return import_module("specdec.command.sweep").run(command, asked, _entry(command))
+    return import_module("specdec.command.sweep").run(command, arguments, _entry(command))
 
 
 def _require_heeded(command: str, config: DictConfig) -> None:
     """Refuse options that would do nothing."""
-    import_module("specdec.command.unheeded").require_heeded(command, config, _told())
+    import_module("specdec.command.unheeded").require_heeded(command, config, _overrides())
 
 
-def _told() -> list[str]:
+def _overrides() -> list[str]:
     """Return the overrides of this command line, within a job, Hydra's own among them."""
-    told = HydraConfig.get().overrides
-    return [*told.task, *(text for text in told.hydra if text.startswith("hydra.sweep"))]
+    overrides = HydraConfig.get().overrides
+    return [*overrides.task, *(text for text in overrides.hydra if text.startswith("hydra.sweep"))]
 
 
-def shows(asked: Namespace) -> bool:
+def shows(arguments: Namespace) -> bool:
     """Whether a command line asks to be shown something, and for nothing to be done."""
-    return any((asked.help, asked.hydra_help, asked.cfg, asked.info, asked.shell_completion))
+    shown = (arguments.help, arguments.hydra_help, arguments.cfg, arguments.info)
+    return any((*shown, arguments.shell_completion))
 
 
 def require_usable(own: Any, overrides: Sequence[str]) -> None:
@@ -177,9 +178,9 @@ def _prepare_arguments(config_name: str) -> None:
     _refuse_no_folder(config_name, arguments)
     _refuse_unknown_flags(arguments)
     sys.argv[1:] = _flags_last(arguments)
-    asked, _ = get_args_parser().parse_known_args(sys.argv[1:])
-    if asked.config_dir is not None and not os.path.isdir(asked.config_dir):
-        raise UserError(f"--config-dir={asked.config_dir}: no such folder")
+    parsed, _ = get_args_parser().parse_known_args(sys.argv[1:])
+    if parsed.config_dir is not None and not os.path.isdir(parsed.config_dir):
+        raise UserError(f"--config-dir={parsed.config_dir}: no such folder")
 
 
 def _refuse_unreadable(arguments: Sequence[str]) -> None:

@@ -48,10 +48,10 @@ def plan(config: DictConfig, recorded: Mapping[str, Any]) -> Planned:
     arms: dict[str, ReplayArm] = {}
     unfit: dict[str, int] = {}
     shared = [str(option) for option in config.options]
-    told = [*combinations(config.grid, shared), *((str(arm).split(), {}) for arm in config.arms)]
+    choices = [*combinations(config.grid, shared), *((str(arm).split(), {}) for arm in config.arms)]
     if config.costs is not None:  # speed is compared with decoding without drafts
-        told.append((["proposer=none"], {}))
-    for overrides, numbers in told:
+        choices.append((["proposer=none"], {}))
+    for overrides, numbers in choices:
         composed = arm_config([*shared, *overrides], numbers, recorded)
         try:
             spec = arm_spec(composed)

@@ -155,11 +155,11 @@ def _of_decode(text: str, error: Exception, *overrides: str) -> UserError:
 def _require_of_decoding(text: str) -> None:
     """Refuse what is no override or said elsewhere, and several values for one option."""
     try:
-        told = OverridesParser.create().parse_override(text)
+        override = OverridesParser.create().parse_override(text)
     except HydraException as error:
         reason = f"{_of_decode(text, error)}; expected options in quotes, {LISTS['decode']}"
         raise UserError(reason) from None
-    key = told.get_key_element().lstrip("+~")
+    key = override.get_key_element().lstrip("+~")
     node = key.replace("/", ".").split(".")[0]
     if key in TRAINS:
         raise UserError(f"decode: {text}: decodes with what was trained; expected other options")
@@ -167,7 +167,7 @@ def _require_of_decoding(text: str) -> None:
         raise UserError(f"decode: {text}: decoding has this from training; expected {text} alone")
     if node in OF_SWEEP:
         raise UserError(f"decode: {text}: is for the sweep as a whole; expected {text} alone")
-    if told.is_sweep_override():
+    if override.is_sweep_override():
         raise UserError(f"decode: {text}: expected one value; give several lists, decode=[..],[..]")
 
 

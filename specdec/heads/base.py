@@ -66,7 +66,7 @@ class Heads(
         )
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Write the README that a folder of heads has; `facts` are lines about the training."""
+        """Write the README that a folder of heads has; with lines about the training."""
         config = dict(self._hub_mixin_config) if isinstance(self._hub_mixin_config, dict) else {}
         kind = str(config.pop("kind"))
         config.pop("verifier", None)
@@ -77,7 +77,7 @@ class Heads(
             proposer=proposer_of(kind),
             verifier=verifier,
             options=config,
-            facts=kwargs.get("facts", {}),
+            training=kwargs.get("training", {}),
         )
         if is_on_hub(verifier["path"]):  # the Hub takes no folder of this machine for a name
             data: Any = card.data  # whose fields depend on the kind of card

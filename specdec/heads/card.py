@@ -19,10 +19,10 @@ that they were trained on has these digests, and another one is refused.
 | option | value |
 |---|---|
 {% for name, value in options.items() %}| {{ name }} | {{ value }} |
-{% endfor %}{% if facts %}
+{% endfor %}{% if training %}
 | training | |
 |---|---|
-{% for name, value in facts.items() %}| {{ name }} | {{ value }} |
+{% for name, value in training.items() %}| {{ name }} | {{ value }} |
 {% endfor %}{% endif %}
 ## Use
 

@@ -145,8 +145,8 @@ class Checkpoint:
         folder = Path(self.path)
         if folder.is_dir() and not (folder / "config.json").is_file():
             within = sorted(file.parent.name for file in folder.glob("*/config.json"))
-            told = f"; there is one in {', '.join(within[:3])}" if within else ""
-            return f"no config.json in that folder{told}; expected {EXPECTED}"
+            hint = f"; there is one in {', '.join(within[:3])}" if within else ""
+            return f"no config.json in that folder{hint}; expected {EXPECTED}"
         return f"not loaded{self.at}; expected {EXPECTED} ({first_line(error)})"
 
     def _refuse_heads(self) -> None:
@@ -156,7 +156,9 @@ class Checkpoint:
         except UserError as error:
             raise UserError(f"{self.called}: {error}") from None
         if there is not None and there.heads is not None:
-            raise UserError(f"{self.called}: no model; {there.told} proposer.path={self.path}")
+            raise UserError(
+                f"{self.called}: no model; {there.description} proposer.path={self.path}"
+            )
 
 
 # What is remembered of a path is of the files that lay there then.

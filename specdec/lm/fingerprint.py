@@ -34,7 +34,7 @@ def fingerprint(lm: HFCausalLM) -> dict[str, str]:
     `weights` are the exact values, `weights_in_bfloat16` and `weights_in_float16` the rounded ones.
     """
     config = lm.model.config.to_dict()
-    facts = {name: config[name] for name in config if name not in INCIDENTAL}
+    settings = {name: config[name] for name in config if name not in INCIDENTAL}
     dtype = str(lm.model.dtype).removeprefix("torch.")
     exact = _weights_digest(lm, None)
     uniform = all(p.dtype == lm.model.dtype for p in lm.model.parameters())
@@ -45,8 +45,8 @@ def fingerprint(lm: HFCausalLM) -> dict[str, str]:
     return {
         "path": name_of(str(lm.model.config._name_or_path)),
         "dtype": dtype,
-        "config": _digest({**facts, **_own_code(lm)}),
-        "tokenizer": _digest(_tokenizer_facts(lm)),
+        "config": _digest({**settings, **_own_code(lm)}),
+        "tokenizer": _digest(_tokenizer_parts(lm)),
         "weights": exact,
         **{f"weights_in_{name}": digest for name, digest in rounded.items()},
     }
@@ -72,8 +72,8 @@ def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]
     weights = "weights"
     if len(types) > 1:
         weights += "_in_float16" if "float16" in types else "_in_bfloat16"
-    asked = {"config": "config", "tokenizer": "tokenizer", "weights": weights}
-    return [name for name, key in asked.items() if ours[key] != theirs.get(key)]
+    keys = {"config": "config", "tokenizer": "tokenizer", "weights": weights}
+    return [name for name, key in keys.items() if ours[key] != theirs.get(key)]
 
 
 def require_trained_on(
@@ -105,7 +105,7 @@ def _own_code(lm: HFCausalLM) -> dict[str, str]:
     return {file.name: digest(file) for file in own}
 
 
-def _tokenizer_facts(lm: HFCausalLM) -> dict[str, Any]:
+def _tokenizer_parts(lm: HFCausalLM) -> dict[str, Any]:
     """Return what makes tokens of a text: vocabulary, merges, and what comes before."""
     tokenizer = lm.tokenizer
     assert tokenizer is not None

@@ -17,7 +17,7 @@ FOREIGN = ("medusa", "eagle", "hydra", "speculators")  # how options of other fr
 class Content:
     """What lies beside a `config.json`, and what can be done with it."""
 
-    told: str
+    description: str
     heads: str | None = None  # the class of heads
 
 

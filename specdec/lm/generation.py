@@ -64,26 +64,26 @@ def heeded(sampling: Sampling, verifier: object, end_ids: frozenset[int] = froze
         UserError: the checkpoint asks for what cannot be applied to single texts, a setting is none
             that transformers accepts, or a processor is no function of the tokens before.
     """
-    asked: Any = getattr(getattr(verifier, "model", None), "generation_config", None)
-    if asked is not None and sampling.from_checkpoint:
-        _refuse(asked, sampling)
+    config: Any = getattr(getattr(verifier, "model", None), "generation_config", None)
+    if config is not None and sampling.from_checkpoint:
+        _refuse(config, sampling)
         missing = [name for name in HEEDED if getattr(sampling, name) is None]
-        sampling = replace(sampling, **{name: getattr(asked, name, None) for name in missing})
+        sampling = replace(sampling, **{name: getattr(config, name, None) for name in missing})
     # From here on every setting is told.
     sampling = replace(sampling, from_checkpoint=False)
     own = sampling.processors
     if any(isinstance(each, Settings) for each in own):
         return sampling
-    told = {name: value for name in HEEDED if _asks(name, value := getattr(sampling, name))}
-    if not told and not own:
+    values = {name: value for name in HEEDED if _asks(name, value := getattr(sampling, name))}
+    if not values and not own:
         return sampling
     device = getattr(verifier, "device", torch.device("cpu"))
-    settings = Settings(told, tuple(sorted(end_ids)), device)
+    settings = Settings(values, tuple(sorted(end_ids)), device)
     vocab_size = int(getattr(verifier, "vocab_size", 2))
     settings.require_usable(vocab_size)
     for each in own:
         _require_function(each, vocab_size, device)
-    return replace(sampling, processors=(*([settings] if told else []), *own))
+    return replace(sampling, processors=(*([settings] if values else []), *own))
 
 
 def end_ids_of(verifier: object) -> frozenset[int]:
@@ -99,26 +99,27 @@ def notes(sampling: Sampling, verifier: object) -> list[str]:
     found: list[str] = []
     for each in sampling.processors:
         if isinstance(each, Settings):
-            found.append(f"logits are processed: {_listed(each.told)}")
-    asked = recommended(verifier) if sampling.temperature > 0 else {}
-    ours = {name: getattr(sampling, name) for name in asked}
-    if ours != asked:
+            found.append(f"logits are processed: {_listed(each.values)}")
+    theirs = recommended(verifier) if sampling.temperature > 0 else {}
+    ours = {name: getattr(sampling, name) for name in theirs}
+    if ours != theirs:
         found.append(
-            f"generation_config.json recommends {_listed(asked)}; this samples with {_listed(ours)}"
+            f"generation_config.json recommends {_listed(theirs)};"
+            f" this samples with {_listed(ours)}"
         )
     return found
 
 
-def _listed(told: Mapping[str, object]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in told.items())
+def _listed(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def recommended(verifier: object) -> dict[str, object]:
     """Return the temperature and filters that a checkpoint recommends for sampled text."""
-    asked: Any = getattr(getattr(verifier, "model", None), "generation_config", None)
-    if asked is None or not asked.do_sample:
+    config: Any = getattr(getattr(verifier, "model", None), "generation_config", None)
+    if config is None or not config.do_sample:
         return {}
-    found = {name: getattr(asked, name, None) for name in RECOMMENDED}
+    found = {name: getattr(config, name, None) for name in RECOMMENDED}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -126,7 +127,7 @@ def recommended(verifier: object) -> dict[str, object]:
 class Settings:
     """Settings by their names in transformers, all of which ask for something."""
 
-    told: Mapping[str, Any]
+    values: Mapping[str, Any]
     end_ids: tuple[int, ...]
     device: torch.device
 
@@ -134,11 +135,11 @@ class Settings:
         """Make transformers' processors for a prompt, in the order of `generate()`."""
         ends, length = list(self.end_ids), len(prompt_ids)
         prompt = torch.tensor([list(prompt_ids)], dtype=torch.int64, device=self.device)
-        begins = length + (length == 1 and "forced_bos_token_id" in self.told)
+        begins = length + (length == 1 and "forced_bos_token_id" in self.values)
         on = {"device": str(self.device)}
         make: Mapping[str, Callable[[Any], Processor]] = {
             # Transformers takes 2.0 and not 2; here numbers are values.
-            "sequence_bias": lambda told: stock.SequenceBiasLogitsProcessor(_floats(told)),
+            "sequence_bias": lambda biases: stock.SequenceBiasLogitsProcessor(_floats(biases)),
             # Of transformers' own only the row of the prompt itself would be processed.
             "encoder_repetition_penalty": lambda penalty: (
                 lambda ids, scores: stock.EncoderRepetitionPenaltyLogitsProcessor(
@@ -162,8 +163,8 @@ class Settings:
                 length + budget, token, **on
             ),
             "remove_invalid_values": lambda _: stock.InfNanRemoveLogitsProcessor(),
-            "exponential_decay_length_penalty": lambda told: stock.ExponentialDecayLengthPenalty(
-                tuple(told), ends, length
+            "exponential_decay_length_penalty": lambda penalty: stock.ExponentialDecayLengthPenalty(
+                tuple(penalty), ends, length
             ),
             "suppress_tokens": lambda ids: stock.SuppressTokensLogitsProcessor(ids, **on),
             "begin_suppress_tokens": lambda ids: stock.SuppressTokensAtBeginLogitsProcessor(
@@ -171,8 +172,8 @@ class Settings:
             ),
         }
         of_ends = ("min_length", "min_new_tokens", "exponential_decay_length_penalty")
-        names = [name for name in HEEDED if name in self.told]
-        return [make[name](self.told[name]) for name in names if ends or name not in of_ends]
+        names = [name for name in HEEDED if name in self.values]
+        return [make[name](self.values[name]) for name in names if ends or name not in of_ends]
 
     def require_usable(self, vocab_size: int) -> None:
         """Refuse settings that transformers refuses, each by its name.
@@ -182,8 +183,8 @@ class Settings:
         """
         scores = torch.zeros(1, vocab_size, device=self.device)
         input_ids = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
-        for name, value in self.told.items():
-            one = replace(self, told={name: value})
+        for name, value in self.values.items():
+            one = replace(self, values={name: value})
             try:
                 processed(one.for_prompt([0, 0], 1), input_ids, scores)
             except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -201,12 +202,12 @@ def _asks(name: str, value: object) -> bool:
     return value is not None and value not in NEUTRAL.get(name, ())
 
 
-def _refuse(asked: Any, sampling: Sampling) -> None:
+def _refuse(config: Any, sampling: Sampling) -> None:
     """Refuse what cannot be applied along the paths of a tree."""
-    sampled = sampling.temperature > 0 and asked.do_sample
+    sampled = sampling.temperature > 0 and config.do_sample
     refused = {**REFUSED, **(REFUSED_IF_SAMPLED if sampled else {})}
     for name, neutral in refused.items():
-        value = getattr(asked, name, None)
+        value = getattr(config, name, None)
         if value is not None and value not in neutral:
             raise UserError(
                 f"generation_config.json: {name}={value} cannot be applied here; expected"

@@ -227,8 +227,8 @@ def _with_all_weights(
     if missing:
         raise UserError(f"{checkpoint.called}: weights are missing: {_some(missing)}")
     unlike = sorted(
-        f"{name} is {list(there)}, not {list(told)}"
-        for name, there, told in info["mismatched_keys"]
+        f"{name} is {list(there)}, not {list(expected)}"
+        for name, there, expected in info["mismatched_keys"]
     )
     if unlike:
         what = "weights have other sizes than config.json says"

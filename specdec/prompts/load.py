@@ -219,8 +219,8 @@ def _given(row: Row, name: str) -> list[Any]:
     """Read a list of objects."""
     found = _parsed(row.fields[name])
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        told = f"{name}={_short(row.fields[name])}: expected a list of objects"
-        raise RowError(row.where, told, f"`{name}` that are no list of objects")
+        reason = f"{name}={_short(row.fields[name])}: expected a list of objects"
+        raise RowError(row.where, reason, f"`{name}` that are no list of objects")
     return found
 
 
@@ -228,8 +228,8 @@ def _own_options(row: Row) -> dict[str, Any]:
     value = row.fields.get(OWN_OPTIONS)
     found = {} if value is None else _parsed(value)
     if not isinstance(found, dict):
-        told = f"{OWN_OPTIONS}={_short(value)}: expected options by name"
-        raise RowError(row.where, told, f"`{OWN_OPTIONS}` that are no options")
+        reason = f"{OWN_OPTIONS}={_short(value)}: expected options by name"
+        raise RowError(row.where, reason, f"`{OWN_OPTIONS}` that are no options")
     return {str(name): each for name, each in found.items()}
 
 

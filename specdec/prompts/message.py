@@ -64,8 +64,8 @@ class Message:
         """
         texts = [_text_of(part) for part in self.content]
         if None in texts:
-            told = "parts that are no text, and a chat template that does not know parts"
-            raise RowError(where, told)
+            reason = "parts that are no text, and a chat template that does not know parts"
+            raise RowError(where, reason)
         content = "".join(text for text in texts if text is not None)
         return Message(self.role, content, {**self.row, "content": content})
 
@@ -138,8 +138,8 @@ def _calls(where: str, value: object) -> Sequence[Mapping[str, Any]]:
         found = None
     calls: list[Any] = found if isinstance(found, list) else [found]
     if not calls or not all(isinstance(call, dict) and "name" in call for call in calls):
-        told = f"function_call={value!r}: expected JSON with name and arguments"
-        raise RowError(where, told, "a function_call that is no JSON")
+        reason = f"function_call={value!r}: expected JSON with name and arguments"
+        raise RowError(where, reason, "a function_call that is no JSON")
     return calls
 
 

@@ -49,11 +49,11 @@ def require_options(options: object, field: str) -> None:
     Raises:
         UserError: `field` is how the message names them.
     """
-    told = {} if options is None else options
-    is_mapping = isinstance(told, Mapping) and all(isinstance(name, str) for name in told)
-    require(is_mapping, field, told, "options by name, {enable_thinking: false}")
-    assert isinstance(told, Mapping)
-    for name in told:
+    given = {} if options is None else options
+    is_mapping = isinstance(given, Mapping) and all(isinstance(name, str) for name in given)
+    require(is_mapping, field, given, "options by name, {enable_thinking: false}")
+    assert isinstance(given, Mapping)
+    for name in given:
         if name in _our_arguments():
             raise UserError(f"{field}: {name!r} is not the template's to know; expected others")
 
@@ -85,8 +85,8 @@ def messages_for_turn(
     if turn >= prompt.num_turns:
         raise IndexError(f"prompt {prompt.prompt_id!r} has {prompt.num_turns} turns, all answered")
     messages: list[Message] = []
-    for asked, answer in zip(prompt.turns, answers, strict=False):
-        messages += [*asked, answered(answer, by_channel)]
+    for question, answer in zip(prompt.turns, answers, strict=False):
+        messages += [*question, answered(answer, by_channel)]
     return (*messages, *prompt.turns[turn])
 
 
@@ -152,8 +152,8 @@ def _by_template(
     if not tokenizer.chat_template:
         raise UserError(f"{FIELD}='chat': the tokenizer has no chat template; expected auto or raw")
     refusals: list[RowError] = []
-    told = [messages_for_turn(prompt, answers, by_channel) for by_channel in (False, True)]
-    for messages in told[:1] if told[0] == told[1] else told:
+    talks = [messages_for_turn(prompt, answers, by_channel) for by_channel in (False, True)]
+    for messages in talks[:1] if talks[0] == talks[1] else talks:
         talk = Conversation(messages, prompt.given)
         try:
             return by_template(talk, tokenizer, options, True, prompt.name)
@@ -179,15 +179,17 @@ def by_template(
             `where` is how the message begins.
     """
     for name in talk.given.keys() & _our_arguments() - set(GIVEN):
-        told = f"{OWN_OPTIONS}: {name!r} is not the template's to know; expected others"
-        raise RowError(where, told)
+        reason = f"{OWN_OPTIONS}: {name!r} is not the template's to know; expected others"
+        raise RowError(where, reason)
     given: dict[str, Any] = {**options, **talk.given, "add_generation_prompt": invite}
     text = _applied(tokenizer, [dict(message.row) for message in talk.messages], given, where)
     spelt = [message for message in talk.messages if _is_spelt(message, text)]
     if not spelt:
         return text
-    told = [message.as_text(where) if message in spelt else message for message in talk.messages]
-    return _applied(tokenizer, [dict(message.row) for message in told], given, where)
+    messages = [
+        message.as_text(where) if message in spelt else message for message in talk.messages
+    ]
+    return _applied(tokenizer, [dict(message.row) for message in messages], given, where)
 
 
 def _is_spelt(message: Message, text: str) -> bool:
@@ -208,5 +210,5 @@ def _applied(
     try:
         return str(tokenizer.apply_chat_template(rows, **given, tokenize=False))
     except Exception as error:  # a template is a program, and may fail in any way
-        told = f"the chat template refuses it ({first_line(error)})"
-        raise RowError(where, told, told) from None
+        reason = f"the chat template refuses it ({first_line(error)})"
+        raise RowError(where, reason, reason) from None

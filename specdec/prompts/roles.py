@@ -44,9 +44,9 @@ class Roles:
         Raises:
             RowError: ShareGPT's `from` names nobody known; `where` is how the message begins.
         """
-        told = dict(self.more or {}).get(role)
-        if told is not None:
-            return str(told)
+        own = dict(self.more or {}).get(role)
+        if own is not None:
+            return str(own)
         if not by_sharegpt:
             return SPEAKERS.get(role.lower(), role)
         if role.lower() not in SHAREGPT:

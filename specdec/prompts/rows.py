@@ -50,8 +50,8 @@ class Part:
 
     def __str__(self) -> str:
         """Name the part in complaints: `main, test`."""
-        told = (self.config, self.split, self.revision)
-        return ", ".join(name for name in told if name is not None)
+        named = (self.config, self.split, self.revision)
+        return ", ".join(name for name in named if name is not None)
 
     def beside(self, name: str) -> str:
         """Name an option of the same node."""
@@ -166,8 +166,8 @@ def dataset_digest(path: str, part: Part) -> str:
     """
     dataset = _dataset(path, part)
     tables = [Path(table["filename"]) for table in getattr(dataset, "cache_files", ())]
-    told = [digest(table) for table in tables] or [repr(dict(row)) for row in dataset]
-    return digest_of("\n".join([str(part), *told]).encode("utf-8", "surrogateescape"))
+    digests = [digest(table) for table in tables] or [repr(dict(row)) for row in dataset]
+    return digest_of("\n".join([str(part), *digests]).encode("utf-8", "surrogateescape"))
 
 
 def _dataset(path: str, part: Part) -> Any:
@@ -188,8 +188,10 @@ def _dataset(path: str, part: Part) -> Any:
     try:
         return load_dataset(path, name=part.config, split=part.split, revision=part.revision)
     except Exception as error:  # its own errors and those of every format, file system and network
-        told = "" if part.config is None else f"configuration {part.config!r}, "
-        reason = f"cannot be loaded as a dataset, {told}split {part.split!r} ({_cause(error)})"
+        configuration = "" if part.config is None else f"configuration {part.config!r}, "
+        reason = (
+            f"cannot be loaded as a dataset, {configuration}split {part.split!r} ({_cause(error)})"
+        )
         raise UserError(f"{part.option}={path!r}: {reason}; neither is it {FILES}") from None
 
 

@@ -14,9 +14,9 @@ from specdec.proof.enumeration import outcomes
 
 ROOT_TOKEN = 0  # the last committed token; the toy laws begin behind it
 Tokens = tuple[int, ...]
-Law = Callable[[Tokens], Tensor]  # the tokens so far -> probabilities of the next one, [V]
+Conditional = Callable[[Tokens], Tensor]  # the tokens so far -> probabilities of the next one, [V]
 Parents = tuple[int, ...]  # the shape of a tree: `CandidateTree.parents`
-Drafter = Callable[[Parents, Law, Stream], Proposal]
+Drafter = Callable[[Parents, Conditional, Stream], Proposal]
 
 
 def chain(gamma: int) -> Parents:
@@ -24,25 +24,25 @@ def chain(gamma: int) -> Parents:
     return tuple(range(-1, gamma))
 
 
-def single(parents: Parents, q: Law, stream: Stream) -> Proposal:
+def single(parents: Parents, q: Conditional, stream: Stream) -> Proposal:
     """Draw the one child of each node from q; keep the rows of nodes with children."""
     assert parents == chain(len(parents) - 1)
     return replace(independent(parents, q, stream), draw=Draw.SINGLE)
 
 
-def independent(parents: Parents, q: Law, stream: Stream) -> Proposal:
+def independent(parents: Parents, q: Conditional, stream: Stream) -> Proposal:
     """Draw every child from q, whatever its siblings are; keep the rows of nodes with children."""
     tree = _grown(parents, lambda text, above: stream.choose(q(text)))
     return Proposal(tree, Draw.IID, draft_rows(tree, q, 1 + max(parents)))
 
 
-def without_replacement(parents: Parents, q: Law, stream: Stream) -> Proposal:
+def without_replacement(parents: Parents, q: Conditional, stream: Stream) -> Proposal:
     """Draw each child from q without its elder siblings; none where q has no more tokens."""
     tree = _grown(parents, lambda text, above: _drawn(_without(q(text), above), stream))
     return Proposal(tree, Draw.WITHOUT_REPLACEMENT, draft_rows(tree, q))
 
 
-def top_plus_one(parents: Parents, q: Law, stream: Stream) -> Proposal:
+def top_plus_one(parents: Parents, q: Conditional, stream: Stream) -> Proposal:
     """Take the likeliest tokens for all children but the last, and draw that from the others."""
 
     def token(text: Tokens, above: Tokens, is_last: bool) -> int | None:
@@ -55,7 +55,7 @@ def top_plus_one(parents: Parents, q: Law, stream: Stream) -> Proposal:
     return Proposal(tree, Draw.TOP_PLUS_ONE, draft_rows(tree, q))
 
 
-def top_plus_one_at_any_rate(parents: Parents, q: Law, stream: Stream) -> Proposal:
+def top_plus_one_at_any_rate(parents: Parents, q: Conditional, stream: Stream) -> Proposal:
     """Take the likeliest tokens even where q gives them nothing, as somebody's tree may."""
 
     def token(text: Tokens, above: Tokens, is_last: bool) -> int | None:
@@ -70,7 +70,7 @@ def top_plus_one_at_any_rate(parents: Parents, q: Law, stream: Stream) -> Propos
 PASSES = 0.3  # the probability that a draft token needs in order to be submitted
 
 
-def filtered(parents: Parents, q: Law, stream: Stream) -> Proposal:
+def filtered(parents: Parents, q: Conditional, stream: Stream) -> Proposal:
     """Draw a chain from q, and end it before the first token that is less likely than PASSES."""
 
     def passing(text: Tokens) -> Tensor:
@@ -88,17 +88,17 @@ def filtered(parents: Parents, q: Law, stream: Stream) -> Proposal:
     return Proposal(tree, Draw.FILTERED, rows, withheld=withheld)
 
 
-def ranked(parents: Parents, q: Law, stream: Stream) -> Proposal:
+def ranked(parents: Parents, q: Conditional, stream: Stream) -> Proposal:
     """Take the likeliest tokens for children, without noise."""
     return Proposal(_grown(parents, lambda text, above: _ranking(q, text)[len(above)]))
 
 
-def unlikely(parents: Parents, q: Law, stream: Stream) -> Proposal:
+def unlikely(parents: Parents, q: Conditional, stream: Stream) -> Proposal:
     """Take the least likely tokens for children: candidates may be as bad as they like."""
     return Proposal(_grown(parents, lambda text, above: _ranking(q, text)[-1 - len(above)]))
 
 
-def repeated(parents: Parents, q: Law, stream: Stream) -> Proposal:
+def repeated(parents: Parents, q: Conditional, stream: Stream) -> Proposal:
     """Give all children of a node the same token."""
     return Proposal(_grown(parents, lambda text, above: _ranking(q, text)[0]))
 
@@ -124,7 +124,7 @@ def _without(row: Tensor, tokens: Tokens) -> Tensor:
     return left
 
 
-def _ranking(q: Law, text: Tokens) -> list[int]:
+def _ranking(q: Conditional, text: Tokens) -> list[int]:
     return q(text).argsort(descending=True, stable=True).tolist()
 
 
@@ -161,7 +161,7 @@ def text_at(tree: CandidateTree, node: int) -> Tokens:
     return tuple(tree.token_ids[node] for node in tree.path_to(node))
 
 
-def draft_rows(tree: CandidateTree, q: Law, num_rows: int | None = None) -> Tensor:
+def draft_rows(tree: CandidateTree, q: Conditional, num_rows: int | None = None) -> Tensor:
     """Return q after each of the first nodes; an empty matrix if there are none."""
     num_rows = len(tree.parents) if num_rows is None else num_rows
     rows = [q(text_at(tree, node)) for node in range(num_rows)]
@@ -183,7 +183,7 @@ class _Held:
 
 
 @torch.inference_mode()
-def drafts(drafter: Drafter, parents: Parents, q: Law) -> list[Drafted]:
+def drafts(drafter: Drafter, parents: Parents, q: Conditional) -> list[Drafted]:
     """Return everything that can be drafted."""
     held = outcomes(lambda stream: _Held(drafter(parents, q, stream)))
     return [Drafted(each.proposal, mass) for each, mass in held.items()]

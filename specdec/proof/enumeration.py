@@ -63,10 +63,10 @@ class BranchingStream:
 
 def outcomes(play: Callable[[BranchingStream], OutcomeT]) -> dict[OutcomeT, float]:
     """Return the exact probability of everything that `play` can return."""
-    law: dict[OutcomeT, float] = {}
+    probabilities: dict[OutcomeT, float] = {}
     for outcome, probability in plays(play):
-        law[outcome] = law.get(outcome, 0.0) + probability
-    return law
+        probabilities[outcome] = probabilities.get(outcome, 0.0) + probability
+    return probabilities
 
 
 def plays(

@@ -11,7 +11,7 @@ from specdec.core.protocols import VerificationRule
 from specdec.core.tree import ROOT
 from specdec.core.values import Proposal, Verdict
 from specdec.proof.cases import Case, drafted
-from specdec.proof.drafting import Law, Tokens, draft_rows
+from specdec.proof.drafting import Conditional, Tokens, draft_rows
 from specdec.proof.enumeration import BranchingStream, plays
 
 LEAST = 1e-8  # what is rarer is not played
@@ -34,12 +34,12 @@ def enumerated(rule: VerificationRule, case: Case) -> Enumerated:
     accepted = expected = 0.0
     is_said, num_decisions = True, 0
     for proposal, mass in drafted(case):
-        for (verdict, asked), share in plays(partial(_decided, rule, proposal, case), LEAST):
+        for (verdict, count), share in plays(partial(_decided, rule, proposal, case), LEAST):
             block = _emitted(proposal, verdict)
             weight = mass * share
             blocks[block] = blocks.get(block, 0.0) + weight
             accepted += weight * len(verdict.path)
-            num_decisions += asked
+            num_decisions += count
             if verdict.expected_accepted is None:
                 is_said = False
             else:
@@ -75,12 +75,12 @@ def _emitted(proposal: Proposal, verdict: Verdict) -> Tokens:
     return (*(tree.token_ids[node] for node in verdict.path), int(verdict.next_token))
 
 
-def off_by(blocks: Mapping[Tokens, float], p: Law, length: int) -> float:
+def off_by(blocks: Mapping[Tokens, float], p: Conditional, length: int) -> float:
     """Return the total variation between p's text and what was emitted, completed with p."""
     return 0.5 * sum(abs(mass) for mass in _difference(blocks, p, length).values())
 
 
-def _difference(blocks: Mapping[Tokens, float], p: Law, length: int) -> dict[Tokens, float]:
+def _difference(blocks: Mapping[Tokens, float], p: Conditional, length: int) -> dict[Tokens, float]:
     """Return P(emitted and completed) - P(p's text), for every text of `length` tokens."""
     # Both are completed with the same p: level by level, with p's text as one more, negative block.
     here: dict[Tokens, float] = {(): -1.0}
@@ -98,6 +98,6 @@ def _difference(blocks: Mapping[Tokens, float], p: Law, length: int) -> dict[Tok
 
 
 @cache
-def _row(p: Law, text: Tokens) -> list[float]:
+def _row(p: Conditional, text: Tokens) -> list[float]:
     row: list[float] = p(text).double().tolist()
     return [value / sum(row) for value in row]

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from specdec.proof.drafting import Law, Tokens
+from specdec.proof.drafting import Conditional, Tokens
 
 
 @dataclass(frozen=True)
@@ -16,22 +16,22 @@ class Table:
     """A verifier's and a draft's law; float32, as in decoding."""
 
     name: str
-    p: Law
-    q: Law
+    p: Conditional
+    q: Conditional
 
     def __str__(self) -> str:
         return self.name
 
 
-def _law(row: Callable[[Tokens], list[float]]) -> Law:
+def _conditional(row: Callable[[Tokens], list[float]]) -> Conditional:
     """Normalise the row after each text."""
 
     @cache
-    def law(text: Tokens) -> Tensor:
+    def conditional(text: Tokens) -> Tensor:
         weights = torch.tensor(row(text), dtype=torch.float64)
         return (weights / weights.sum()).float()
 
-    return law
+    return conditional
 
 
 def _varied(seed: int, vocab_size: int = 3) -> Callable[[Tokens], list[float]]:
@@ -68,17 +68,17 @@ def _narrowing(seed: int, depth: int) -> Callable[[Tokens], list[float]]:
     return row
 
 
-def _fixed(*weights: float) -> Law:
-    return _law(lambda text: list(weights))
+def _fixed(*weights: float) -> Conditional:
+    return _conditional(lambda text: list(weights))
 
 
-SOFT, OTHER = _law(_varied(1)), _law(_varied(2))
+SOFT, OTHER = _conditional(_varied(1)), _conditional(_varied(2))
 MIXED = Table("mixed", SOFT, OTHER)
-LIKE = Table("like", SOFT, _law(lambda text: [4 * p + 1 for p in SOFT(text).tolist()]))
-SPARSE = Table("q lacks tokens", SOFT, _law(_lacking(3)))
-NARROW = Table("q lacks tokens, below of one", SOFT, _law(_narrowing(5, 1)))
-BOTH_SPARSE = Table("p and q lack tokens", _law(_lacking(6)), _law(_lacking(7)))
-WIDE = Table("four tokens", _law(_varied(8, 4)), _law(_varied(9, 4)))
+LIKE = Table("like", SOFT, _conditional(lambda text: [4 * p + 1 for p in SOFT(text).tolist()]))
+SPARSE = Table("q lacks tokens", SOFT, _conditional(_lacking(3)))
+NARROW = Table("q lacks tokens, below of one", SOFT, _conditional(_narrowing(5, 1)))
+BOTH_SPARSE = Table("p and q lack tokens", _conditional(_lacking(6)), _conditional(_lacking(7)))
+WIDE = Table("four tokens", _conditional(_varied(8, 4)), _conditional(_varied(9, 4)))
 # Of one token, where every draw costs little: the corners.
 CORNERS = (
     MIXED,

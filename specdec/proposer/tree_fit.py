@@ -58,7 +58,7 @@ def require_kind(kind: str, path: object) -> None:
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     if there is not None and there.heads != kind:
-        raise UserError(f"{where}: no {kind}; {there.told}")
+        raise UserError(f"{where}: no {kind}; {there.description}")
     if there is None and Path(str(path)).is_dir():
         raise UserError(f"{where}: no {kind}; there is no config.json in that folder")
 

@@ -80,7 +80,7 @@ def _batch(
 
 
 def transformed(
-    laws: Tensor,  # [n, V]
+    probs: Tensor,  # [n, V]
     token_ids: Sequence[int],  # [n]
     uniforms: Sequence[float],  # [n], in [0, 1)
     order: Tensor,  # [n, V]
@@ -89,12 +89,12 @@ def transformed(
 
     Sums are in float64, and divided by their total: a law of float32 sums to 1 only nearly.
     """
-    laws = laws.double()
-    tokens = torch.tensor(token_ids, device=laws.device)[:, None]
-    numbers = torch.tensor(uniforms, dtype=torch.float64, device=laws.device)
-    own, here = laws.gather(1, tokens), order.gather(1, tokens)
-    stands_before = torch.arange(laws.shape[1], device=laws.device) < tokens
+    probs = probs.double()
+    tokens = torch.tensor(token_ids, device=probs.device)[:, None]
+    numbers = torch.tensor(uniforms, dtype=torch.float64, device=probs.device)
+    own, here = probs.gather(1, tokens), order.gather(1, tokens)
+    stands_before = torch.arange(probs.shape[1], device=probs.device) < tokens
     stands_before = (order > here) | ((order == here) & stands_before)
     own = own.squeeze(1)
-    placed = ((laws * stands_before).sum(dim=1) + own * numbers) / laws.sum(dim=1)
+    placed = ((probs * stands_before).sum(dim=1) + own * numbers) / probs.sum(dim=1)
     return placed.where(own > 0, 1.0)

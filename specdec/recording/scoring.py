@@ -47,12 +47,12 @@ class Scored(NamedTuple):
         """
         if not self.has_rows:
             return None
-        laws = torch.zeros(len(self.top_ids), vocab_size)
+        probs = torch.zeros(len(self.top_ids), vocab_size)
         # Added, because token 0 stands also where there is none: with nothing.
-        laws.scatter_add_(1, self.top_ids.long(), self.top_log_p.exp())
+        probs.scatter_add_(1, self.top_ids.long(), self.top_log_p.exp())
         own_ids = torch.tensor(self.text.output_ids, dtype=torch.int64)[:, None]
         own = torch.tensor(self.text.log_p, dtype=torch.float32).exp().clamp(min=SMALLEST)
-        return laws.scatter_(1, own_ids, own[:, None])
+        return probs.scatter_(1, own_ids, own[:, None])
 
 
 def score(
@@ -103,11 +103,11 @@ class _Findings(NamedTuple):
         cls, logits: Tensor, token_ids: Sequence[int], sampling: Sampling, top_k: int
     ) -> "_Findings":
         """Look n tokens up in what was said before each of them, [n, V]."""
-        laws = sampling.warp(logits)
-        vocab_size = laws.shape[1]
-        tokens = torch.tensor(token_ids, dtype=torch.int64, device=laws.device)
-        own = laws.gather(1, tokens[:, None])[:, 0]
-        top = laws.topk(min(top_k, vocab_size), dim=1)
+        probs = sampling.warp(logits)
+        vocab_size = probs.shape[1]
+        tokens = torch.tensor(token_ids, dtype=torch.int64, device=probs.device)
+        own = probs.gather(1, tokens[:, None])[:, 0]
+        top = probs.topk(min(top_k, vocab_size), dim=1)
         missing = (0, top_k - top.values.shape[1])
         top_p = torch.nn.functional.pad(top.values, missing)
         top_ids = torch.nn.functional.pad(top.indices, missing).masked_fill(top_p == 0, 0)
@@ -115,7 +115,7 @@ class _Findings(NamedTuple):
             own.log().float().clamp(min=LEAST_LOG_P),
             top_ids.int(),
             top_p.log().float(),
-            logits.to(laws.dtype).logsumexp(dim=1).float(),
+            logits.to(probs.dtype).logsumexp(dim=1).float(),
             ~(own > 0),  # NaN is no probability either
         )
         return cls(*(each.cpu() for each in found))

@@ -14,7 +14,7 @@ from specdec.lm.generation import end_ids_of, heeded
 from specdec.recording.texts import Text, batches, logits_along, processed
 from specdec.replay import questions
 from specdec.replay.arm import LIMITED, ClosedArm
-from specdec.replay.draft_distributions import Laws
+from specdec.replay.draft_distributions import DraftDistributions
 from specdec.replay.expected_steps import Replayed
 from specdec.replay.places import Places
 from specdec.replay.scores import Scores
@@ -32,7 +32,7 @@ Rows = Callable[[Text, int], Tensor | None]
 
 def replay(
     texts: Sequence[Text],
-    distributions: Laws,
+    distributions: DraftDistributions,
     arms: Mapping[str, ClosedArm],
     sampling: Sampling,
     verifier: CausalLM | None,
@@ -76,7 +76,7 @@ def replay(
 
 
 def from_first(
-    texts: Sequence[Text], distributions: Laws, survival: Tensor
+    texts: Sequence[Text], distributions: DraftDistributions, survival: Tensor
 ) -> Tensor | None:  # [B, T]
     """Return the depth of the candidates: none before the laws begin."""
     firsts = [distributions.first_start(text) for text in texts]
@@ -89,7 +89,7 @@ def from_first(
 
 def score(
     texts: Sequence[Text],
-    distributions: Laws,
+    distributions: DraftDistributions,
     arms: Sequence[ClosedArm],
     sampling: Sampling,
     verifier: CausalLM | None,

@@ -18,7 +18,7 @@ from specdec.recording.hidden_states import FINAL, States
 from specdec.recording.texts import Text, logits_along
 
 
-class Laws(Protocol):
+class DraftDistributions(Protocol):
     """Where candidates are drawn from."""
 
     @property
@@ -44,7 +44,7 @@ class Laws(Protocol):
 
 
 @dataclass(frozen=True)
-class DraftLaws:
+class ModelDistributions:
     """A small language model: one forward serves every depth, temperature and length of draft."""
 
     model: CausalLM
@@ -71,7 +71,7 @@ class DraftLaws:
 
 
 @dataclass(frozen=True)
-class HeadLaws:
+class HeadDistributions:
     """Heads, asked from every place of a text at once."""
 
     heads: Heads

@@ -24,9 +24,9 @@ def check_loss(loss: Loss) -> None:
     if not isinstance(getattr(loss, "uses_verifier", None), bool):
         raise UserError(f"{name}.uses_verifier: expected True or False")
     noise = torch.Generator().manual_seed(0)
-    logits, told = torch.randn(2, NUM, SIZE, generator=noise, dtype=torch.float64)
+    logits, verifier_logits = torch.randn(2, NUM, SIZE, generator=noise, dtype=torch.float64)
     target_ids = torch.randint(SIZE, (NUM,), generator=noise)
-    log_p = told.log_softmax(dim=-1) if loss.uses_verifier else None
+    log_p = verifier_logits.log_softmax(dim=-1) if loss.uses_verifier else None
     scores = loss(logits, target_ids, log_p)
     if scores.shape != (NUM,) or not bool(scores.isfinite().all()):
         raise UserError(f"{name}: expected {NUM} finite scores [n], of logits [n, V]; not {scores}")

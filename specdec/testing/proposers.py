@@ -48,16 +48,16 @@ def check_proposer(
     for temperature in (0.0, 1.0):
         sampling = Sampling(temperature, from_checkpoint=False)
         watched = _Watched(make())
-        asked = requests(verifier.vocab_size)
-        told = (verifier, sampling, max_new_tokens)
-        texts = _decoded(watched, asked, *told, batch=BATCH)
+        tried = requests(verifier.vocab_size)
+        settings = (verifier, sampling, max_new_tokens)
+        texts = _decoded(watched, tried, *settings, batch=BATCH)
         alone = dict(watched.seen)
-        for batch, order in ((1, asked), (BATCH, asked[::-1])):
+        for batch, order in ((1, tried), (BATCH, tried[::-1])):
             watched.seen = {}
-            again = _decoded(watched, order, *told, batch=batch)
+            again = _decoded(watched, order, *settings, batch=batch)
             _require_same(watched, texts, again, alone, batch)
         if temperature == 0:
-            _require_own_text(watched, texts, _decoded(NoProposer(), asked, *told, batch=1))
+            _require_own_text(watched, texts, _decoded(NoProposer(), tried, *settings, batch=1))
 
 
 def requests(vocab_size: int) -> list[Request]:
@@ -119,7 +119,7 @@ class _Watched:
 
 def _decoded(
     proposer: Proposer,
-    asked: Sequence[Request],
+    tried: Sequence[Request],
     verifier: CausalLM,
     sampling: Sampling,
     max_new_tokens: int,
@@ -127,7 +127,7 @@ def _decoded(
 ) -> dict[str, Trace]:
     stopping = Stopping(max_new_tokens)
     decoder = SpeculativeDecoder(verifier, proposer, Match(), sampling, stopping, batch=batch)
-    return {trace.prompt_id: trace for trace in decoder.decode(asked)}
+    return {trace.prompt_id: trace for trace in decoder.decode(tried)}
 
 
 def _require_same(

@@ -46,6 +46,8 @@ class _Grown(DraftModel):
             for depth, most in enumerate(self._grown.parents):
                 found = sum(proposal.tree.depths[node] == depth for node in inner)
                 if found > most:
-                    told = f"{found} nodes with children at depth {depth}, and `parents` has {most}"
-                    raise UserError(f"{self._name}: {told}")
+                    reason = (
+                        f"{found} nodes with children at depth {depth}, and `parents` has {most}"
+                    )
+                    raise UserError(f"{self._name}: {reason}")
         return proposals

@@ -56,8 +56,8 @@ class Acceptance:
         self._prompt_tokens = prompt_tokens
         self._max_new_tokens = max_new_tokens
         self._seed = seed
-        told = (prompts_limit, sampling, max_new_tokens, seed)
-        self._own = None if prompts is None else OwnPrompts(prompts, *told)
+        options = (prompts_limit, sampling, max_new_tokens, seed)
+        self._own = None if prompts is None else OwnPrompts(prompts, *options)
 
     def prepare(self) -> None:
         """Read the prompts, if some are named.

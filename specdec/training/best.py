@@ -12,7 +12,7 @@ class Best:
     """Which evaluation is the best, and whether its weights are still there.
 
     The scores are those of the log, which a checkpoint holds. The folder says by itself of which
-    step it is, and vouches for its weights (see `write_facts`).
+    step it is, and vouches for its weights (see `write_trained`).
     """
 
     def __init__(self, folder: Path, score: Callable[[Row], float], log: MetricsLog):

@@ -53,11 +53,11 @@ class DraftLosses(nn.Module):
         run, factor = random_run(len(positions), share, positions.device)
         positions = positions[run]
         targets = ahead[positions]
-        told = hidden.flatten(0, 1).detach()
+        flat_hidden = hidden.flatten(0, 1).detach()
 
         def score(piece: slice, chunk: Sequence[Tensor]) -> Tensor:
             logits = logits_of(self.model, chunk[0])[:, : self.width].float()
-            log_p = self._log_p(told[positions[piece]]) if loss.uses_verifier else None
+            log_p = self._log_p(flat_hidden[positions[piece]]) if loss.uses_verifier else None
             return factor * loss(logits, targets[piece], log_p).sum()
 
         states = [self._states(token_ids).flatten(0, 1)[positions]]
@@ -71,6 +71,6 @@ class DraftLosses(nn.Module):
         return self.model.base_model(input_ids=read, use_cache=False).last_hidden_state
 
     @torch.no_grad()
-    def _log_p(self, told: Tensor) -> Tensor:  # [n, H] -> [n, V]
+    def _log_p(self, hidden: Tensor) -> Tensor:  # [n, H] -> [n, V]
         """Return the verifier's law at temperature 1."""
-        return self._verifier.unembed(told)[:, : self.width].float().log_softmax(dim=-1)
+        return self._verifier.unembed(hidden)[:, : self.width].float().log_softmax(dim=-1)

@@ -62,8 +62,8 @@ class DraftModel:
         require_int("seed", seed, 0)
         named = init_path is None or isinstance(init_path, str)
         require(named, "init_path", init_path, "a folder, a Hub id or null")
-        told = init_path is not None or revision is None
-        require(told, "revision", revision, "init_path=MODEL, too")
+        is_read = init_path is not None or revision is None
+        require(is_read, "revision", revision, "init_path=MODEL, too")
         self._shape = Shape(hidden_size, intermediate_size, num_hidden_layers, num_attention_heads)
         self._states = states
         self._loss = loss
@@ -158,15 +158,15 @@ class DraftModel:
         """A draft is there to have its tokens accepted."""
         return evaluation["eval_block_efficiency"]
 
-    def save(self, module: nn.Module, folder: Path, facts: Mapping[str, str]) -> None:
+    def save(self, module: nn.Module, folder: Path, card: Mapping[str, str]) -> None:
         """Write a folder that `draft.path` names."""
         assert isinstance(module, DraftLosses)
         tokenizer = self._states.verifier.tokenizer
         assert tokenizer is not None
         what = f"A draft model for {card_name(self._states.verifier)}"
         start = {} if self._start is None else {"started from": self._start}
-        told = {"data": self._states.data, **start, **facts}
-        save_rounded(module.model, tokenizer, folder, what, told)
+        lines = {"data": self._states.data, **start, **card}
+        save_rounded(module.model, tokenizer, folder, what, lines)
 
 
 def _fresh(shape: Shape, verifier: HFCausalLM, seed: int) -> PreTrainedModel:

@@ -26,7 +26,11 @@ from specdec.metrics.estimate import FloatArray
 from specdec.recording.hidden_states import FINAL, States
 from specdec.recording.texts import Text, batches, processed
 from specdec.replay.closed_form import CELLS_AT_ONCE, from_first
-from specdec.replay.draft_distributions import DraftLaws, HeadLaws, Laws
+from specdec.replay.draft_distributions import (
+    DraftDistributions,
+    HeadDistributions,
+    ModelDistributions,
+)
 from specdec.replay.expected_steps import Replayed
 from specdec.replay.survival import ahead, of_tree
 from specdec.training.acceptance import Acceptance, by_category
@@ -65,14 +69,16 @@ class HeldOut(Acceptance):
         held = self.texts(verifier, held_out)
         texts = list(_texts(held.batch, longest))
         states = _states(verifier, held.batch, texts)
-        laws: Laws = HeadLaws(draft, verifier, states) if of_heads else DraftLaws(draft)
+        distributions: DraftDistributions = (
+            HeadDistributions(draft, verifier, states) if of_heads else ModelDistributions(draft)
+        )
         sampling = heeded(self.sampling, verifier, end_ids_of(verifier))
         emitted, calls = np.zeros((2, len(held.prompt_ids)))
         # As decoding runs them: in the models' own types.
         with torch.no_grad(), torch.autocast(verifier.device.type, enabled=False):
             for batch in batches(texts, max(1, CELLS_AT_ONCE // verifier.vocab_size)):
                 read = _logits(verifier, states, batch)
-                steps = _replayed(batch, laws, tree, sampling, read).calls.tolist()
+                steps = _replayed(batch, distributions, tree, sampling, read).calls.tolist()
                 for text, num in zip(batch, steps, strict=True):
                     emitted[int(text.prompt_id)] += len(text.output_ids)
                     calls[int(text.prompt_id)] += num
@@ -121,23 +127,27 @@ def _logits(verifier: HFCausalLM, states: States, texts: Sequence[Text]) -> Tens
 
 
 def _replayed(
-    texts: Sequence[Text], laws: Laws, tree: FixedTree, sampling: Sampling, read: Tensor
+    texts: Sequence[Text],
+    distributions: DraftDistributions,
+    tree: FixedTree,
+    sampling: Sampling,
+    read: Tensor,
 ) -> Replayed:
     """Replay texts with the verifier's laws, `read` [B, T, V], in place of their tokens."""
     size = read.shape[-1]
     p = sampling.warp(processed(texts, sampling, read))
     found: list[Tensor] = []
-    for depth, said in enumerate(laws.along(texts, size), start=1):
+    for depth, said in enumerate(distributions.along(texts, size), start=1):
         behind = min(depth - 1, p.shape[1])  # places at the end, before which no candidate stands
         logits = processed(texts, sampling, said, depth)
         nodes = _Nodes(p[:, behind:], logits[:, : p.shape[1] - behind])
         found.append(pad(nodes.shares(tree, sampling), (0, 0, 0, behind)))
         if depth == tree.max_depth:
             break
-    if laws.num_depths is None:  # the law is that of the token, at whatever depth
+    if distributions.num_depths is None:  # the law is that of the token, at whatever depth
         found = [ahead(found[0], depth) for depth in range(1, tree.max_depth + 1)]
     survival = of_tree(tree.nodes, found)
-    return Replayed.of(texts, survival, from_first(texts, laws, survival))
+    return Replayed.of(texts, survival, from_first(texts, distributions, survival))
 
 
 @dataclass(frozen=True)

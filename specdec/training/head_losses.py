@@ -43,13 +43,17 @@ class HeadLosses(nn.Module):
         # Neighbours, because the verifier's distribution after t serves the heads of K positions.
         ahead = ahead.at(run)
         states = forced_states(self.heads, verifier, hidden, ahead)
-        told = hidden.flatten(0, 1).detach()
+        flat_hidden = hidden.flatten(0, 1).detach()
 
         def scores(piece: slice, chunk: Sequence[Tensor]) -> Tensor:  # [n, K]
             targets = ahead.following_ids[piece, 1:]
-            laws = self._laws(verifier, told, ahead.positions[piece], len(chunk))
+            verifier_log_p = self._verifier_log_p(
+                verifier, flat_hidden, ahead.positions[piece], len(chunk)
+            )
             found = [
-                self.loss(self._logits(verifier, head, state), targets[:, head], next(laws))
+                self.loss(
+                    self._logits(verifier, head, state), targets[:, head], next(verifier_log_p)
+                )
                 for head, state in enumerate(chunk)
             ]
             return torch.stack(found, dim=1)
@@ -80,8 +84,8 @@ class HeadLosses(nn.Module):
         return self.heads.logits(head, state, verifier.unembed).float()
 
     @torch.no_grad()
-    def _laws(
-        self, verifier: HFCausalLM, told: Tensor, positions: Tensor, num_heads: int
+    def _verifier_log_p(
+        self, verifier: HFCausalLM, flat_hidden: Tensor, positions: Tensor, num_heads: int
     ) -> Iterator[Tensor | None]:
         """Yield for each head the verifier's log-probabilities [n, V] of the same token.
 
@@ -93,8 +97,8 @@ class HeadLosses(nn.Module):
             return
         ahead = positions[:, None] + torch.arange(1, num_heads + 1, device=positions.device)
         # Behind the end no head is wanted; any law will do.
-        needed, place = ahead.clamp(max=len(told) - 1).unique(return_inverse=True)
-        log_p = verifier.unembed(told[needed]).float().log_softmax(dim=-1)
+        needed, place = ahead.clamp(max=len(flat_hidden) - 1).unique(return_inverse=True)
+        log_p = verifier.unembed(flat_hidden[needed]).float().log_softmax(dim=-1)
         for head in range(num_heads):
             yield log_p[place[:, head]]
 

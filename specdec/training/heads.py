@@ -164,13 +164,13 @@ class HeadTraining:
         """Heads are there to have their tokens accepted."""
         return evaluation["eval_block_efficiency"]
 
-    def save(self, module: nn.Module, folder: Path, facts: Mapping[str, str]) -> None:
+    def save(self, module: nn.Module, folder: Path, card: Mapping[str, str]) -> None:
         """Write a folder that the proposer of the same name decodes with: bf16 safetensors."""
         assert isinstance(module, HeadLosses)
         # A copy, because training may go on in fp32 after a save.
         rounded = copy.deepcopy(module.heads).to(torch.bfloat16)
-        told = {"data": self.states.data, **facts}
-        rounded.save_pretrained(folder, model_card_kwargs={"facts": told})
+        lines = {"data": self.states.data, **card}
+        rounded.save_pretrained(folder, model_card_kwargs={"training": lines})
 
 
 def _accuracies(module: HeadLosses, states: VerifierStates) -> dict[str, float]:

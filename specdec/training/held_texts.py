@@ -75,11 +75,11 @@ class OwnPrompts:
         return known
 
     def _answered(self, verifier: HFCausalLM) -> HeldTexts:
-        asked: dict[tuple[str, int], Request] = {}
+        requests: dict[tuple[str, int], Request] = {}
 
         def request(prompt: Prompt, answers: Sequence[str]) -> Request:
             found = request_of(prompt, answers, verifier)
-            asked[found.prompt_id, found.turn] = found
+            requests[found.prompt_id, found.turn] = found
             return found
 
         decoder = writer(verifier, self._sampling, self._max_new_tokens, AT_ONCE, self._seed)
@@ -92,7 +92,7 @@ class OwnPrompts:
             for trace in decode_turns(*turns):
                 bar.update()
                 if trace.output_ids:
-                    owners.append(asked[trace.prompt_id, trace.turn])
+                    owners.append(requests[trace.prompt_id, trace.turn])
                     rows.append(_row(owners[-1].token_ids, trace.output_ids))
         if not rows:
             raise UserError(f"evaluation.prompts={self._path!r}: the verifier answers none of them")

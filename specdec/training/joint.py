@@ -168,14 +168,14 @@ class Joint:
         """What the heads are worth with the tuned verifier."""
         return self._training.score(evaluation)
 
-    def save(self, module: nn.Module, folder: Path, facts: Mapping[str, str]) -> None:
+    def save(self, module: nn.Module, folder: Path, card: Mapping[str, str]) -> None:
         """Write the heads into `folder` and their new verifier into `folder/verifier`."""
         assert isinstance(module, JointLosses)
         heads = module.head_losses
         known = self.tuned.save(folder / "verifier")
         heads.heads.belong_to({**known, "path": "verifier"})  # wherever the folder goes
-        told = {"verifier tuned from": card_name(self._original.verifier)}
-        self._training.save(heads, folder, {**told, **facts})
+        lines = {"verifier tuned from": card_name(self._original.verifier)}
+        self._training.save(heads, folder, {**lines, **card})
 
 
 def require_tuning(options: Mapping[str, Any]) -> None:
@@ -250,18 +250,20 @@ class JointLosses(nn.Module):
         counted: Tensor,  # [B, T]
     ) -> Tensor:
         """Sum a loss of the tuned verifier's own law; its logits exist a chunk at a time."""
-        asked = counted[:, 1:]
-        targets = token_ids[:, 1:][asked]
-        told = None if original is None else original[:, :-1][asked]
+        wanted = counted[:, 1:]
+        targets = token_ids[:, 1:][wanted]
+        original_states = None if original is None else original[:, :-1][wanted]
 
         def score(piece: slice, chunk: Sequence[Tensor]) -> Tensor:
             log_p = None
-            if told is not None:
+            if original_states is not None:
                 with torch.no_grad():
-                    log_p = self._original.unembed(told[piece]).float().log_softmax(dim=-1)
+                    log_p = (
+                        self._original.unembed(original_states[piece]).float().log_softmax(dim=-1)
+                    )
             logits = self._tuned.lm.unembed(chunk[0]).float()
             return loss(logits, targets[piece], log_p).sum()
 
         trained = trained_above(self._tuned.lm.model)
         size = max(1, LOGITS_AT_ONCE // self._tuned.lm.vocab_size)
-        return chunked_sum(score, [hidden[:, :-1][asked]], trained, size)
+        return chunked_sum(score, [hidden[:, :-1][wanted]], trained, size)

@@ -179,11 +179,11 @@ class LanguageModeling:
         """The lower the held-out loss, the better."""
         return -evaluation["eval_loss"]
 
-    def save(self, module: nn.Module, folder: Path, facts: Mapping[str, str]) -> None:
+    def save(self, module: nn.Module, folder: Path, card: Mapping[str, str]) -> None:
         """Write a Hugging Face folder: bf16 safetensors, config and tokenizer."""
         assert isinstance(module, PreTrainedModel)
-        told = {} if self._start is None else _origin(self._start)
-        save_rounded(module, self.tokenizer, folder, "A language model", {**told, **facts})
+        lines = {} if self._start is None else _origin(self._start)
+        save_rounded(module, self.tokenizer, folder, "A language model", {**lines, **card})
 
 
 def _checkpoint(

@@ -16,14 +16,14 @@ def save_rounded(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     what: str,
-    facts: Mapping[str, str],
+    card: Mapping[str, str],
 ) -> None:
-    """Write a Hugging Face folder: bf16 safetensors, config, tokenizer, and a card of `facts`."""
+    """Write a Hugging Face folder: bf16 safetensors, config, tokenizer, and a card."""
     # A copy, because training may go on in fp32 after a save.
     rounded = copy.deepcopy(model)
     nn.Module.to(rounded, torch.bfloat16)  # typed, unlike the method of transformers
     tokenizer.save_pretrained(folder)
     rounded.save_pretrained(folder)
-    rows = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
+    rows = "".join(f"| {name} | {value} |\n" for name, value in card.items())
     head = "---\nlibrary_name: transformers\ntags: [speculative-decoding]\n---\n\n"
     write_text(folder / "README.md", f"{head}# {what}\n\n| training | |\n|---|---|\n{rows}")

@@ -120,7 +120,7 @@ class Objective(Protocol):
         """Return what an evaluation is worth: `save_best` keeps the largest."""
         ...
 
-    def save(self, module: nn.Module, folder: Path, facts: Mapping[str, str]) -> None:
+    def save(self, module: nn.Module, folder: Path, card: Mapping[str, str]) -> None:
         """Write what a user loads afterwards, with a card that has these lines about it."""
         ...
 

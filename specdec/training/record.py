@@ -24,12 +24,12 @@ class Record:
     """A training's options by their names on the command line, and what it runs under.
 
     `known` is what two trainings share if and only if they are one: files by their content, code by
-    its digest. `told` is how the same options were said. Neither holds how long it is trained, how
-    often something is written, nor where.
+    its digest. `options` are the same as they were written. Neither holds how long it is trained,
+    how often something is written, nor where.
     """
 
     known: Mapping[str, Any]
-    told: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     config: str = ""  # YAML, as `config.yaml` has it
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -38,9 +38,11 @@ class Record:
         """Twelve hex digits."""
         return identity(self.known)
 
-    def facts(self) -> dict[str, str]:
+    def card(self) -> dict[str, str]:
         """Return what a card says: the options that matter most, and the versions."""
-        found = {name.split(".")[-1]: str(self.told[name]) for name in ON_CARD if name in self.told}
+        found = {
+            name.split(".")[-1]: str(self.options[name]) for name in ON_CARD if name in self.options
+        }
         versions = self.provenance.get("versions") or {}
         listed = [f"{name} {version}" for name, version in versions.items() if version]
         return {**found, **({"versions": ", ".join(listed)} if listed else {})}
@@ -51,7 +53,7 @@ class Record:
         Raises:
             Unwritable: it cannot be written.
         """
-        write_note(folder / NAME, {"known": self.known, "told": self.told})
+        write_note(folder / NAME, {"known": self.known, "told": self.options})
 
     def require_same(self, folder: Path, named: str, instead: str) -> None:
         """Refuse what another training has left in `folder`.
@@ -78,9 +80,11 @@ class Record:
             )
 
     def _difference(self, name: str, found: Mapping[str, Any]) -> str:
-        ours, theirs = self.told.get(name), found["told"].get(name)
+        ours, theirs = self.options.get(name), found["told"].get(name)
         if name not in self.known or name not in found["known"]:
-            ours, theirs = (side.get(name, "not an option") for side in (self.told, found["told"]))
+            ours, theirs = (
+                side.get(name, "not an option") for side in (self.options, found["told"])
+            )
         elif Path(str(ours)).name == Path(str(theirs)).name:  # a file that was changed, or code
             return f"{name} ({'its content' if ours is not None else 'code'} is another now)"
         return f"{name}={ours} (was {theirs})"

@@ -9,7 +9,7 @@ from specdec.results.progress import Progress
 from specdec.training.objective import Objective
 
 
-class Teller:
+class ProgressReport:
     """Speak for the main process: a bar on a terminal, and a line per logged step elsewhere.
 
     `progress` counts the steps, of which `last` are to be taken.

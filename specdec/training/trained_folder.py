@@ -10,7 +10,7 @@ from pathlib import Path
 from specdec.core.vouching import TRAINED, changed, decisive, read_note, vouch, write_note
 
 
-def write_facts(folder: Path, steps: int, tokens: int) -> None:
+def write_trained(folder: Path, steps: int, tokens: int) -> None:
     """Note the optimizer's steps and the tokens that were read as targets, and vouch for both."""
     files = vouch(folder, decisive(folder))
     write_note(folder / TRAINED, {"steps": steps, "tokens": tokens, "files": files})
@@ -18,15 +18,15 @@ def write_facts(folder: Path, steps: int, tokens: int) -> None:
 
 def training_tokens(folder: Path) -> int | None:
     """Return how many tokens were read to train a folder's weights, if it says so and is whole."""
-    return _fact(folder, "tokens")
+    return _number(folder, "tokens")
 
 
 def training_steps(folder: Path) -> int | None:
     """Return for how many optimizer steps a folder was trained, if it says so and is whole."""
-    return _fact(folder, "steps")
+    return _number(folder, "steps")
 
 
-def _fact(folder: Path, name: str) -> int | None:
+def _number(folder: Path, name: str) -> int | None:
     note = read_note(folder / TRAINED) or {}
     if changed(folder, note.get("files") or {}):
         return None

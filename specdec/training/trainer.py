@@ -16,7 +16,7 @@ from specdec.training.objective import Objective
 from specdec.training.processes import require_processes
 from specdec.training.record import Record
 from specdec.training.schedule import require_schedule
-from specdec.training.telling import Teller, describe, header
+from specdec.training.telling import ProgressReport, describe, header
 from specdec.training.training_dir import TrainingDir
 from specdec.training.training_run import TrainingRun
 
@@ -40,10 +40,10 @@ class Trainer:
     name before it is whole; `TrainingDir` says what else is there. With `resume` the same training
     goes on where it was; another one is refused.
 
-    It ends after `max_steps` steps or `num_train_epochs` passes over the data, if told; `max_hours`
-    ends a session, not the training. The warm-up takes `warmup_steps` steps, or else the share
-    `warmup_ratio` of all. `eval_on_start` evaluates what has learnt nothing yet. `group` is what a
-    tracker calls the sweep that this is part of.
+    It ends after `max_steps` steps or `num_train_epochs` passes over the data, if given;
+    `max_hours` ends a session, not the training. The warm-up takes `warmup_steps` steps, or else
+    the share `warmup_ratio` of all. `eval_on_start` evaluates what has learnt nothing yet. `group`
+    is what a tracker calls the sweep that this is part of.
 
     Raises:
         UserError: an option is out of its range.
@@ -142,14 +142,14 @@ class Trainer:
     def fit(self, objective: Objective, output: Path) -> dict[str, float]:
         """Train into `output`, or go on there, and return the last evaluation.
 
-        What the training is, is told by the trainer's own options; see `Record`.
+        The trainer's own options identify the training; see `Record`.
 
         Raises:
             UserError: the folder holds another training, the checkpoint to resume from does not
                 exist, or the loss stopped being a number (the last checkpoint is kept).
         """
-        told = {f"trainer.{name}": v for name, v in self.options.items() if name not in FREE}
-        with TrainingDir(output, Record(told, told), None, self.resume) as folder:
+        options = {f"trainer.{name}": v for name, v in self.options.items() if name not in FREE}
+        with TrainingDir(output, Record(options, options), None, self.resume) as folder:
             return self.fit_in(folder, objective)
 
     def fit_in(
@@ -177,24 +177,24 @@ class Trainer:
             speaks = accelerator.is_main_process
             steps = (run.max_steps, "train", "step", run.step)
             with Progress(*steps, has_lines=False, has_bar=speaks) as progress:
-                teller = Teller(progress, run.max_steps, speaks)
-                self._introduce(run, folder, teller)
+                report = ProgressReport(progress, run.max_steps, speaks)
+                self._introduce(run, folder, report)
                 try:
-                    self._train(run, teller, end_request)
+                    self._train(run, report, end_request)
                 except KeyboardInterrupt:
-                    teller.say(_interrupted(run))
+                    report.say(_interrupted(run))
                     raise
-                return run.finish(teller)
+                return run.finish(report)
 
-    def _introduce(self, run: TrainingRun, folder: TrainingDir, teller: Teller) -> None:
+    def _introduce(self, run: TrainingRun, folder: TrainingDir, report: ProgressReport) -> None:
         samples = self.samples_per_step(run.accelerator.num_processes)
-        teller.say(header(run.objective, run.max_steps, samples))
+        report.say(header(run.objective, run.max_steps, samples))
         if run.step:
-            teller.say(f"{folder.path}: going on from step {run.step}")
+            report.say(f"{folder.path}: going on from step {run.step}")
         for note in folder.notes:
-            teller.say(note)
+            report.say(note)
 
-    def _train(self, run: TrainingRun, teller: Teller, end_request: EndRequest) -> None:
+    def _train(self, run: TrainingRun, report: ProgressReport, end_request: EndRequest) -> None:
         """Take the steps that are left.
 
         Raises:
@@ -204,18 +204,18 @@ class Trainer:
         since = time.monotonic()
         is_due = self._due(run, self.eval_steps) if run.step else self.eval_on_start
         if is_due and not run.is_evaluated:
-            run.evaluate(teller)
+            run.evaluate(report)
         while run.step < run.max_steps:
             late = self.max_hours is not None and time.monotonic() - since >= 3600 * self.max_hours
             ends = run.advance(ends=end_request.by is not None or late)
-            teller.stepped()
+            report.stepped()
             if self._due(run, self.logging_steps):
-                run.log_loss(teller)
+                run.log_loss(report)
             if ends:  # an evaluation may take longer than there is time; it is made up for
                 run.save_checkpoint()
                 raise end_request.ending()
             if self._due(run, self.eval_steps):
-                run.evaluate(teller)
+                run.evaluate(report)
             if self._due(run, self.save_steps):
                 run.save_checkpoint()
 

@@ -21,9 +21,9 @@ from specdec.training.checkpoints import Checkpoints, replacing
 from specdec.training.metrics_log import MetricsLog
 from specdec.training.objective import Batch, Objective
 from specdec.training.schedule import Schedule
-from specdec.training.telling import Teller
+from specdec.training.telling import ProgressReport
 from specdec.training.tracked_name import tracked_name
-from specdec.training.trained_folder import write_facts
+from specdec.training.trained_folder import write_trained
 from specdec.training.training_dir import BEST, CHECKPOINTS, LOG, TrainingDir
 
 if TYPE_CHECKING:
@@ -80,9 +80,11 @@ class TrainingRun:
     def _starts_tracking(self) -> bool:
         """Begin with the tracker; returns whether that was of any use."""
         trainer = {f"trainer.{name}": value for name, value in self.options.options.items()}
-        told = {**trainer, **self._record.told, "trainer.max_steps": self.max_steps}
-        name, group = tracked_name(self._record.told, self.output), self.options.group
-        start = partial(start_trackers, self.accelerator, self.output, told, "train", name, group)
+        options = {**trainer, **self._record.options, "trainer.max_steps": self.max_steps}
+        name, group = tracked_name(self._record.options, self.output), self.options.group
+        start = partial(
+            start_trackers, self.accelerator, self.output, options, "train", name, group
+        )
         return keep_on(start, str(self.options.log_with), self.output)
 
     def _resumed(self, folder: TrainingDir) -> int:
@@ -106,15 +108,15 @@ class TrainingRun:
             say(f"{self._best.folder}: of step {there}, which is trained again")
             self._best.forget_before(step + 1)
             return step
-        told = f"{self._best.folder}: not as it was saved at step {best}"
+        reason = f"{self._best.folder}: not as it was saved at step {best}"
         if best < step and may_go_back and self._checkpoints.reaches_back_to(best):
-            say(f"{told}; going back to a checkpoint that leads there")
+            say(f"{reason}; going back to a checkpoint that leads there")
             step = self._checkpoints.resume(self.accelerator, None, at_most=best)
         if best < step:
-            say(f"{told}; the best after step {step} takes its place")
+            say(f"{reason}; the best after step {step} takes its place")
             self._best.forget_before(step + 1)
         elif best in self._log.evaluations:
-            say(f"{told}; saved again")
+            say(f"{reason}; saved again")
             self.step = step
             self.accelerator.wait_for_everyone()  # until all have seen that it is not there
             self._save(self._best.folder, self._log.evaluations[best])
@@ -170,7 +172,7 @@ class TrainingRun:
         assert isinstance(total, Tensor)
         return total[0].clamp(min=1), bool(total[1])
 
-    def log_loss(self, teller: Teller) -> None:
+    def log_loss(self, report: ProgressReport) -> None:
         """Log the mean loss per counted token of the steps since the last time."""
         loss = self._mean_loss()
         speed = self._num_tokens / (time.perf_counter() - self._since)
@@ -180,7 +182,7 @@ class TrainingRun:
             tokens=self._trained_on.tokens,
             tokens_per_second=speed,
         )
-        teller.logged(self.step, loss, self._rate, speed)
+        report.logged(self.step, loss, self._rate, speed)
         self._restart_clock()
         self._losses.clear()
 
@@ -203,7 +205,7 @@ class TrainingRun:
             raise UserError(f"step {self.step}: the {name} is {value}; lower learning_rate")
 
     @torch.no_grad()
-    def evaluate(self, teller: Teller) -> None:
+    def evaluate(self, report: ProgressReport) -> None:
         """Measure on held-out data, log it, and keep what is the best so far."""
         self.module.eval()
         with self.accelerator.autocast():
@@ -213,7 +215,7 @@ class TrainingRun:
         if self.options.save_best and self._best.is_beaten_by(evaluation):
             self._save(self._best.folder, evaluation)
         self._write(**evaluation)
-        teller.evaluated(self.step, evaluation)
+        report.evaluated(self.step, evaluation)
         self._restart_clock()
 
     @property
@@ -227,14 +229,14 @@ class TrainingRun:
             return
         with replacing(folder) as temporary:
             module = self.accelerator.unwrap_model(self.module)
-            self.objective.save(module, temporary, self._facts(evaluation))
-            write_facts(temporary, self.step, self._trained_on.tokens)
+            self.objective.save(module, temporary, self._card(evaluation))
+            write_trained(temporary, self.step, self._trained_on.tokens)
 
-    def _facts(self, evaluation: Mapping[str, float]) -> dict[str, str]:
+    def _card(self, evaluation: Mapping[str, float]) -> dict[str, str]:
         """Return what a card says of the training."""
         measured = {name: f"{value:.4f}" for name, value in evaluation.items()}
         done = {"steps": f"{self.step}", "tokens": f"{self._trained_on.tokens}"}
-        return {**done, **self._record.facts(), **measured}
+        return {**done, **self._record.card(), **measured}
 
     def save_checkpoint(self) -> None:
         """Save what a resumed run needs; weights that are no numbers never replace good ones."""
@@ -245,10 +247,10 @@ class TrainingRun:
         self._checkpoints.save(self.accelerator, self.step)
         self.saved_step = self.step
 
-    def finish(self, teller: Teller) -> dict[str, float]:
+    def finish(self, report: ProgressReport) -> dict[str, float]:
         """Save what the user loads, and return the last evaluation."""
         if not self._log.evaluations:  # resumed from a run that was complete
-            self.evaluate(teller)
+            self.evaluate(report)
         last = list(self._log.evaluations.values())[-1]
         self._save(self.output, last)
         if self._is_tracked or self.accelerator.num_processes > 1:
@@ -286,7 +288,7 @@ class Losses:
 
 
 class TrainedOn:
-    """The tokens that were read as targets so far (see `facts`)."""
+    """The tokens that were read as targets so far (see `training_tokens`)."""
 
     def __init__(self) -> None:
         self._count: Tensor | int = 0

@@ -15,7 +15,7 @@ from specdec.metrics import block_efficiency
 from specdec.recording.texts import Text
 from specdec.replay.arm import ClosedArm
 from specdec.replay.closed_form import replay
-from specdec.replay.draft_distributions import DraftLaws
+from specdec.replay.draft_distributions import ModelDistributions
 from specdec.replay.expected_steps import tally
 from specdec.replay.survival import ahead
 from specdec.tree.fixed import Path
@@ -44,8 +44,8 @@ def parts(texts: list[Text]) -> list[Ranked]:
     return ranked(texts, laws(), DEPTH, vocab_size=3, sampling=Sampling())
 
 
-def laws() -> DraftLaws:
-    return DraftLaws(table_lm(lambda tokens: law(Q)(tokens[1:])))
+def laws() -> ModelDistributions:
+    return ModelDistributions(table_lm(lambda tokens: law(Q)(tokens[1:])))
 
 
 def tau(texts: list[Text], nodes: list[Path], sampling: Sampling | None = None) -> float:
@@ -94,7 +94,7 @@ def test_trees_are_chosen_behind_the_processors_of_decoding(texts: list[Text]) -
     assert reached > tau(texts, raw.nodes, sampling) + 0.01
 
 
-class LawsByDepth(DraftLaws):
+class LawsByDepth(ModelDistributions):
     """The same laws, told depth by depth, as heads tell theirs."""
 
     def along(self, texts: Sequence[Text], vocab_size: int) -> Iterator[Tensor]:
@@ -161,7 +161,7 @@ def test_a_node_pays_as_long_as_its_gain_is_above_its_price(
     assert max(dear, key=lambda each: each.throughput).num_nodes == 0
 
 
-class LateLaws(DraftLaws):
+class LateLaws(ModelDistributions):
     """Laws that begin behind the first place, as those of heads behind a prompt of one token."""
 
     def first_start(self, text: Text) -> int:

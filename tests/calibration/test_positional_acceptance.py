@@ -10,9 +10,9 @@ from torch import Tensor
 
 from specdec.calibration import positional_acceptance as positional
 from specdec.calibration.positional_acceptance import (
-    Piece,
     PieceSource,
     PositionalMeter,
+    ScoredPositions,
     draft_pieces,
     drawn_acceptance,
     head_pieces,
@@ -106,13 +106,13 @@ def verifier() -> HFCausalLM:
     return HFCausalLM(tiny_model("llama"))
 
 
-def collected(pieces: Iterator[Piece], batch: Batch) -> Found:
+def collected(pieces: Iterator[ScoredPositions], batch: Batch) -> Found:
     length = batch.token_ids.shape[1]
     return {
         (at // length, at % length, piece.depth): (target, draft)
         for piece in pieces
         for at, target, draft in zip(
-            piece.positions.tolist(), piece.target_logits, piece.draft_logits, strict=True
+            piece.positions.tolist(), piece.verifier_logits, piece.draft_logits, strict=True
         )
     }
 
@@ -185,7 +185,7 @@ def test_heads_of_another_verifier_are_compared_on_its_tokens(
 ) -> None:
     heads = MedusaHeads(verifier.state_size, VOCAB_SIZE + more, K)
     for piece in head_pieces(heads, verifier, K)(texts()):
-        assert piece.draft_logits.shape == piece.target_logits.shape
+        assert piece.draft_logits.shape == piece.verifier_logits.shape
         q = piece.draft_logits.softmax(dim=-1)
         assert bool((q[:, VOCAB_SIZE + more :] == 0).all())
 
@@ -220,7 +220,7 @@ def test_the_law_is_the_one_that_decoding_samples_with(meter: PositionalMeter) -
         own = replace(meter, temperature=temperature, max_children=1)
         total = 0.0
         for piece in own.pieces(batch):
-            p = own.sampling.warp(piece.target_logits)
+            p = own.sampling.warp(piece.verifier_logits)
             q = Sampling(temperature or 0.8, top_k=9).warp(piece.draft_logits)
             total += float(p.minimum(q).sum())
         assert float(own.of(batch).sums[0, 0]) == pytest.approx(total, rel=1e-5)

@@ -92,7 +92,7 @@ def test_bad_options_are_named(options: dict[str, Any]) -> None:
 def test_the_card_says_whose_heads_they_are_and_how_to_use_them(tmp_path: Path) -> None:
     known = {"path": "some/model", "dtype": "float32", "config": "c0ffee"}
     heads = MedusaHeads(H, V, K, verifier=known)
-    heads.save_pretrained(tmp_path, model_card_kwargs={"facts": {"eval_head0_top1": "0.5"}})
+    heads.save_pretrained(tmp_path, model_card_kwargs={"training": {"eval_head0_top1": "0.5"}})
     card = (tmp_path / "README.md").read_text()
     assert "# MedusaHeads for `some/model`" in card
     assert "specdec-decode verifier.path=some/model proposer=medusa" in card

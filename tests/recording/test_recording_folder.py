@@ -36,7 +36,7 @@ from specdec.recording.scoring import LEAST_LOG_P, Scored, score
 from specdec.recording.texts import Text
 from specdec.replay.arm import ClosedArm
 from specdec.replay.closed_form import replay
-from specdec.replay.draft_distributions import DraftLaws
+from specdec.replay.draft_distributions import ModelDistributions
 from specdec.tree.sampled import SampledTree
 from tests.support.families import VOCAB_SIZE, plain_logits, random_ids, tiny_model
 from tests.support.rule_cases import rules_by_name
@@ -305,7 +305,7 @@ def test_rules_that_need_whole_rows_need_no_verifier_where_they_were_kept(
     texts = [text for text in found.texts if text.output_ids]
     tree = SampledTree([(0,), (1,), (0, 0), (0, 1)], draw)
     arms = {"arm": ClosedArm(tree, rules_by_name()[rule], temperature=1.0)}
-    laws = DraftLaws(table_lm(full_context(9, 0.7, vocab_size=6), 6))
+    laws = ModelDistributions(table_lm(full_context(9, 0.7, vocab_size=6), 6))
     lm = table_lm(LAW, 6)
     asked, known, unknown = (
         torch.cat(

@@ -26,7 +26,7 @@ from specdec.proof.drafting import (
 from specdec.recording.texts import Text
 from specdec.replay.arm import ClosedArm, closed_form_of, is_decided_by_text
 from specdec.replay.closed_form import score, survival_of
-from specdec.replay.draft_distributions import DraftLaws
+from specdec.replay.draft_distributions import ModelDistributions
 from specdec.tree.chain import Chain
 from specdec.tree.filtered import Filtered
 from specdec.tree.fixed import FixedTree, Path
@@ -113,7 +113,7 @@ def behind_root(law: Law) -> Law:
 
 
 def survival(arm: ClosedArm, texts: Sequence[Text], p: Law, q: Law) -> torch.Tensor:  # [B, D + 1]
-    laws, verifier = DraftLaws(table_lm(behind_root(q))), table_lm(behind_root(p))
+    laws, verifier = ModelDistributions(table_lm(behind_root(q))), table_lm(behind_root(p))
     scores = score(texts, laws, [arm], Sampling(), verifier, vocab_size=3)
     return survival_of(arm, scores)[:, 0]
 
@@ -162,7 +162,7 @@ def test_third_children_without_replacement_are_right_on_average(
     exact = joint(law, p, 2, 1)
     alive = list(product(range(4), repeat=2))
     arm = ClosedArm(tree_of(Draw.WITHOUT_REPLACEMENT, THREE), RULES[rule])
-    laws, verifier = DraftLaws(table_lm(behind_root(q), 4)), table_lm(behind_root(p), 4)
+    laws, verifier = ModelDistributions(table_lm(behind_root(q), 4)), table_lm(behind_root(p), 4)
     texts = [text(x, p) for x in alive]
     generator = torch.Generator().manual_seed(5)
     scores = score(texts, laws, [arm], Sampling(), verifier, 4, generator)

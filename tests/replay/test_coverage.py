@@ -20,7 +20,7 @@ from specdec.proof.drafting import DRAFTERS, Parents, chain, drafts
 from specdec.recording.texts import Text
 from specdec.replay.arm import ClosedArm
 from specdec.replay.closed_form import replay
-from specdec.replay.draft_distributions import DraftLaws
+from specdec.replay.draft_distributions import ModelDistributions
 from specdec.replay.expected_steps import Replayed, tally
 from tests.replay.test_closed_forms import BINARY, RULES, TWO, UNEVEN, behind_root, tree_of
 from tests.support.harness import Block, block_law, depth_of
@@ -106,7 +106,7 @@ def replayed(seed: int) -> dict[Case, list[Replayed]]:
     names = {f"{number}": case for number, case in enumerate(CASES)}
     found = replay(
         texts_of(seed),
-        DraftLaws(table_lm(behind_root(law(Q)))),
+        ModelDistributions(table_lm(behind_root(law(Q)))),
         {name: arms[case] for name, case in names.items()},
         Sampling(),
         table_lm(behind_root(law(P))),

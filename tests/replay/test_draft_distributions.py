@@ -18,7 +18,7 @@ from specdec.proposer.heads import HeadsProposer
 from specdec.proposer.levels import Frontier
 from specdec.proposer.medusa import Medusa, MedusaHeads
 from specdec.recording.texts import Text
-from specdec.replay.draft_distributions import DraftLaws, HeadLaws
+from specdec.replay.draft_distributions import HeadDistributions, ModelDistributions
 from specdec.tree.chain import Chain
 from tests.support.running import Tiny
 
@@ -63,9 +63,9 @@ def test_heads_say_what_they_say_in_decoding(tiny: Tiny, kind: str) -> None:
     shaken(heads)
     heads.eval()
     with torch.inference_mode():
-        laws = list(HeadLaws(heads, verifier).along(TEXTS, verifier.vocab_size))
+        laws = list(HeadDistributions(heads, verifier).along(TEXTS, verifier.vocab_size))
         for row, text in enumerate(TEXTS):
-            first = HeadLaws(heads, verifier).first_start(text)
+            first = HeadDistributions(heads, verifier).first_start(text)
             for start in range(first, len(text.output_ids)):
                 said = drafted(proposer, verifier, text, start)
                 for depth, logits in enumerate(said):
@@ -94,15 +94,15 @@ def drafted(
 
 def test_prompts_of_one_token_begin_without_candidates(tiny: Tiny) -> None:
     verifier = load(str(tiny.verifier))
-    laws = HeadLaws(medusa(verifier)[0], verifier)
+    laws = HeadDistributions(medusa(verifier)[0], verifier)
     assert [laws.first_start(text) for text in TEXTS] == [0, 1, 0]
-    assert DraftLaws(verifier).first_start(TEXTS[1]) == 0
+    assert ModelDistributions(verifier).first_start(TEXTS[1]) == 0
 
 
 def test_a_draft_model_is_read_once_for_all_depths(tiny: Tiny) -> None:
     draft = load(str(tiny.draft))
     with torch.inference_mode():
-        (logits,) = DraftLaws(draft).along(TEXTS, draft.vocab_size)
+        (logits,) = ModelDistributions(draft).along(TEXTS, draft.vocab_size)
         assert logits.shape == (3, 6, draft.vocab_size)
         for row, text in enumerate(TEXTS):
             tokens = torch.tensor([[*text.prompt_ids, *text.output_ids]])
@@ -115,4 +115,4 @@ def test_texts_beyond_the_drafts_context_are_refused(tiny: Tiny) -> None:
     draft = load(str(tiny.draft))
     long = Text("a", "", 0, (1,) * 200, (2,) * 100, (), "length", 100)
     with pytest.raises(UserError, match="texts of 300 tokens, of which the draft model reads 256"):
-        list(DraftLaws(draft).along([long], draft.vocab_size))
+        list(ModelDistributions(draft).along([long], draft.vocab_size))

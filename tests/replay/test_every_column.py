@@ -28,7 +28,7 @@ from specdec.proposer.draft_model import DraftModel
 from specdec.recording.texts import Text
 from specdec.replay.arm import ClosedArm
 from specdec.replay.closed_form import replay
-from specdec.replay.draft_distributions import DraftLaws
+from specdec.replay.draft_distributions import ModelDistributions
 from specdec.replay.expected_steps import tally
 from specdec.replay.redraft import jump
 from specdec.tree.fixed import FixedTree
@@ -327,7 +327,7 @@ def text_of(tokens: Tokens, reason: str, case: Case) -> Text:
 
 def replayed(case: Case, texts: list[Text], stopping: Stopping) -> Tally:
     arm = ClosedArm(case.tree(), RULES[case.rule.split()[0]], case.temperature)
-    laws = DraftLaws(table_lm(case.draft, case.vocab_size))
+    laws = ModelDistributions(table_lm(case.draft, case.vocab_size))
     found = replay(texts, laws, {"": arm}, case.sampling, table_lm(TARGET), 3, stopping=stopping)
     return tally(found[""], arm.num_drafted)
 

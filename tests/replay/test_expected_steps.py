@@ -10,7 +10,7 @@ from specdec.core.values import Draw
 from specdec.recording.texts import Text
 from specdec.replay.arm import ClosedArm
 from specdec.replay.closed_form import replay
-from specdec.replay.draft_distributions import DraftLaws
+from specdec.replay.draft_distributions import ModelDistributions
 from specdec.verification.rejection import Rejection
 from tests.support.toy import (
     ChoosingChain,
@@ -43,7 +43,8 @@ def text_of(tokens: Tokens, reason: str, budget: int) -> Text:
 def test_starts_are_a_distribution_over_the_ways_through_a_text() -> None:
     texts = [text_of((1, 2, 0, 0), "length", 4), text_of((2, 0), "eos", 9)]
     (part,) = replay(
-        texts, DraftLaws(table_lm(draft)), {"arm": ClosedArm(ChoosingChain(2), Rejection())},
+        texts, ModelDistributions(table_lm(draft)),
+        {"arm": ClosedArm(ChoosingChain(2), Rejection())},
         Sampling(), None, vocab_size=3,
     )["arm"]  # fmt: skip
     assert torch.equal(part.starts[:, 0], torch.ones(2, dtype=torch.float64))

@@ -27,7 +27,7 @@ from specdec.recording.hidden_states import States
 from specdec.recording.texts import Text
 from specdec.replay.arm import ClosedArm
 from specdec.replay.closed_form import replay
-from specdec.replay.draft_distributions import DraftLaws, HeadLaws
+from specdec.replay.draft_distributions import HeadDistributions, ModelDistributions
 from specdec.replay.expected_steps import tally
 from specdec.replay.redraft import jump, require_jumps
 from specdec.tree.chain import Chain
@@ -124,7 +124,7 @@ def test_trees_of_heads_that_read_no_tokens_are_known_whole(threshold: float, st
     arm = ClosedArm(tree, Rejection())
     closed = replay(
         [replace(text, log_p=(0.0,) * len(text.output_ids)) for text in texts],
-        HeadLaws(heads, verifier),
+        HeadDistributions(heads, verifier),
         {"": arm},
         Sampling(0.7),
         verifier,
@@ -186,7 +186,12 @@ def test_candidates_that_match_owe_nothing_to_the_noise_that_wrote_the_text() ->
 
     told = [replace(text, log_p=(0.0,) * 12) for text in texts]  # p of the text is not asked for
     closed = replay(
-        told, DraftLaws(table_lm(DRAFT)), {"": ClosedArm(Chain(3), Match())}, Sampling(), None, 3
+        told,
+        ModelDistributions(table_lm(DRAFT)),
+        {"": ClosedArm(Chain(3), Match())},
+        Sampling(),
+        None,
+        3,
     )
     mean = tally(closed[""]).total("num_steps")
     spread = stdev(num_steps(seed) for seed in range(4, 12))

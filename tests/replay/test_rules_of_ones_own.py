@@ -16,7 +16,7 @@ from specdec.metrics import Tally
 from specdec.recording.texts import Text
 from specdec.replay.arm import ClosedArm
 from specdec.replay.closed_form import replay
-from specdec.replay.draft_distributions import DraftLaws
+from specdec.replay.draft_distributions import ModelDistributions
 from specdec.replay.expected_steps import tally
 from specdec.replay.redraft import require_jumps
 from specdec.tree.chain import Chain
@@ -93,7 +93,7 @@ def replayed(rule: VerificationRule, tree: FixedTree, stopping: Stopping) -> Tal
         for row, ids in enumerate(tokens)
     ]
     arm = ClosedArm(tree, rule)
-    laws, verifier = DraftLaws(table_lm(DRAFT)), table_lm(VERIFIER)
+    laws, verifier = ModelDistributions(table_lm(DRAFT)), table_lm(VERIFIER)
     found = replay(texts, laws, {"": arm}, Sampling(), verifier, 3, stopping=stopping)
     return tally(found[""], arm.num_drafted)
 

@@ -212,7 +212,9 @@ def test_what_was_learnt_by_heart_is_accepted(
     monkeypatch.setattr(states, "_prepared", replace(states._data, held_out=text))
     # The greedy choices alone are what is learnt: a head may be unsure where the verifier is.
     monkeypatch.setattr(
-        head_losses.HeadLosses, "_laws", certain if loss.uses_verifier else HeadLosses._laws
+        head_losses.HeadLosses,
+        "_verifier_log_p",
+        certain if loss.uses_verifier else HeadLosses._verifier_log_p,
     )
     one = objective(states, kind, loss, decay=1.0)
     if isinstance(loss, TotalVariation):  # whose gradient vanishes far from the goal

@@ -14,7 +14,7 @@ from specdec.core.errors import UserError
 from specdec.training.data import token_store, tokenised
 from specdec.training.data.reading import Reading
 from specdec.training.data.samples import Samples
-from specdec.training.data.token_store import FACTS, STARTS, TOKENS, TokenStore, TokenWriter
+from specdec.training.data.token_store import HEADER, STARTS, TOKENS, TokenStore, TokenWriter
 from specdec.training.data.tokenised import Builder
 from specdec.training.lm import train_tokenizer
 
@@ -61,11 +61,11 @@ def test_they_are_made_once_and_anew_for_all_that_decides_on_them(
     home = path.parent / "tokens"
     samples(path, tokenizer)
     (only,) = stores(home)
-    made = (only / FACTS).stat().st_mtime_ns
+    made = (only / HEADER).stat().st_mtime_ns
     samples(path, tokenizer)
     samples(path, tokenizer, strict=True)
     assert stores(home) == [only]
-    assert (only / FACTS).stat().st_mtime_ns == made
+    assert (only / HEADER).stat().st_mtime_ns == made
     samples(path, tokenizer, 32)
     samples(path, tokenizer, template_options={"mood": "low"})
     samples(path, tokenizer, roles={"human": "user"})
@@ -78,7 +78,7 @@ def test_they_are_made_once_and_anew_for_all_that_decides_on_them(
     assert len(stores(home)) == 7
 
 
-@pytest.mark.parametrize("name", [TOKENS, STARTS, FACTS])
+@pytest.mark.parametrize("name", [TOKENS, STARTS, HEADER])
 @pytest.mark.parametrize("harm", ["cut", "other", "gone", "longer"])
 def test_what_is_not_as_it_was_written_is_made_again(
     path: Path, tokenizer: Any, name: str, harm: str, capsys: pytest.CaptureFixture[str]
@@ -102,8 +102,8 @@ def test_what_is_not_as_it_was_written_is_made_again(
 def test_numbers_that_were_changed_are_not_believed(path: Path, tokenizer: Any, name: str) -> None:
     samples(path, tokenizer)
     (store,) = stores(path.parent / "tokens")
-    facts = json.loads((store / FACTS).read_text())
-    (store / FACTS).write_text(json.dumps({**facts, name: facts[name] - 1}))
+    header = json.loads((store / HEADER).read_text())
+    (store / HEADER).write_text(json.dumps({**header, name: header[name] - 1}))
     assert TokenStore.open(store) is None
 
 

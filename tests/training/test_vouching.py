@@ -15,7 +15,7 @@ from specdec.lm.load import load
 from specdec.proposer.heads import load_heads
 from specdec.proposer.medusa import MedusaHeads
 from specdec.training.lm import LanguageModeling
-from specdec.training.trained_folder import training_tokens, write_facts
+from specdec.training.trained_folder import training_tokens, write_trained
 from specdec.training.trainer import Trainer
 from tests.support.building import Build
 from tests.support.running import Tiny
@@ -176,7 +176,7 @@ def test_weights_that_a_training_did_not_leave_are_refused(
     for folder, num_heads in (("mine", 1), ("other", 2)):
         heads = MedusaHeads(verifier.state_size, verifier.vocab_size, num_heads)
         heads.save_pretrained(tmp_path / folder)
-        write_facts(tmp_path / folder, steps=num_heads, tokens=10 * num_heads)
+        write_trained(tmp_path / folder, steps=num_heads, tokens=10 * num_heads)
     mine = tmp_path / "mine"
     there = Checkpoint(str(mine), field="proposer.path")
     assert load_heads(MedusaHeads, there).num_heads == 1

@@ -19,7 +19,7 @@ from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.recording.folder import read_recording, require_made_for
 from specdec.replay.costs import costs_of_file
-from specdec.replay.draft_distributions import DraftLaws, HeadLaws
+from specdec.replay.draft_distributions import HeadDistributions, ModelDistributions
 from specdec.tree.fixed import Path
 from specdec.tree.sparse import Sparse
 
@@ -38,10 +38,10 @@ def on_recording(spec: CalibrationSpec, folder: File) -> tuple[dict[str, Any], H
     reader = fingerprint(verifier)
     require_made_for(recording, reader, None)
     if spec.draft is None:
-        drafts = HeadLaws(load_heads(spec, verifier), verifier)
+        drafts = HeadDistributions(load_heads(spec, verifier), verifier)
         depth = spec.depth or drafts.num_depths
     else:
-        drafts, depth = DraftLaws(spec.draft.build()), spec.depth or DRAFT_DEPTH
+        drafts, depth = ModelDistributions(spec.draft.build()), spec.depth or DRAFT_DEPTH
     sampling = sampling_of(read_spec(folder, "run.yaml"), verifier)
     parts = ranked(recording.texts, drafts, depth, verifier.vocab_size, sampling)
     priced = [] if spec.costs is None else priced_sizes(parts, spec, spec.costs, reader)

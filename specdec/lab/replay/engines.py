@@ -17,7 +17,7 @@ from specdec.recording.texts import Text
 from specdec.replay.arm import ClosedArm
 from specdec.replay.closed_form import Rows, replay
 from specdec.replay.costs import Costs, Seconds, with_seconds
-from specdec.replay.draft_distributions import DraftLaws, HeadLaws
+from specdec.replay.draft_distributions import HeadDistributions, ModelDistributions
 from specdec.replay.expected_steps import tally
 from specdec.replay.redraft import jump
 from specdec.results.progress import Progress
@@ -113,7 +113,7 @@ def seconds_of(spec: ArmSpec, closed: ClosedArm, costs: Costs | None) -> Sequenc
 
 def laws_of(
     spec: ArmSpec, verifier: HFCausalLM, states: States | None = None
-) -> DraftLaws | HeadLaws:
+) -> ModelDistributions | HeadDistributions:
     """Load what an arm's candidates are drawn from.
 
     Raises:
@@ -121,11 +121,11 @@ def laws_of(
     """
     draft = spec.proposer.draft_model
     if draft is not None:
-        return DraftLaws(draft.build())
+        return ModelDistributions(draft.build())
     proposer = spec.proposer.build_for(verifier)
     if not isinstance(proposer, HeadsProposer):
         raise Unfit(f"proposer={spec.proposer.name}: neither a draft model nor heads")
-    return HeadLaws(proposer.heads, verifier, states)
+    return HeadDistributions(proposer.heads, verifier, states)
 
 
 def jumped(

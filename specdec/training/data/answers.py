@@ -20,13 +20,13 @@ NO_THOUGHT = "no thought, where the invitation opens one"
 class Answer:
     """What a template writes before an answer, as decoding asks for it, and what is then said."""
 
-    asked: str
+    prompt: str
     said: str
     note: str = ""  # what is otherwise than one might think
 
 
 @dataclass(frozen=True)
-class Teller:
+class AnswerSplitter:
     """Turns conversations into token ids [T] and marks [T]: whether it is an answer's.
 
     An answer is rendered as the last one, behind the very prompt that decoding would render. Where
@@ -52,19 +52,19 @@ class Teller:
         notes: list[str] = []
         for answer in answers_of(talk, self.tokenizer, self.options, where):
             try:
-                asked, said = self.tokens(answer, where)
+                prompt_ids, answer_ids = self.tokens(answer, where)
             except RowError as error:
                 errors.append(error)
                 continue
-            if len(asked) >= self.length:
+            if len(prompt_ids) >= self.length:
                 errors.append(RowError(where, behind(self.length)))
                 break
-            if not asked or not said:
+            if not prompt_ids or not answer_ids:
                 errors.append(RowError(where, "an answer of no tokens, or to none"))
                 continue
             assert isinstance(answer, Answer)
             notes += [answer.note] if answer.note else []
-            self._add(found, asked, said)
+            self._add(found, prompt_ids, answer_ids)
         if not found:
             raise errors[0] if errors else RowError(where, "no answer to train on")
         for error in errors:
@@ -82,21 +82,24 @@ class Teller:
         """
         if isinstance(answer, RowError):
             raise answer
-        asked = tokens_alone(answer.asked, self.tokenizer, where)
-        whole = tokens_alone(answer.asked + answer.said, self.tokenizer, where)
-        if whole[: len(asked)] == asked:
-            return asked, whole[len(asked) :]
-        return asked, tokens_alone(answer.said, self.tokenizer, where)  # no token is of both
+        prompt_ids = tokens_alone(answer.prompt, self.tokenizer, where)
+        whole = tokens_alone(answer.prompt + answer.said, self.tokenizer, where)
+        if whole[: len(prompt_ids)] == prompt_ids:
+            return prompt_ids, whole[len(prompt_ids) :]
+        return prompt_ids, tokens_alone(answer.said, self.tokenizer, where)  # no token is of both
 
     def _add(
-        self, found: list[tuple[list[int], list[bool]]], asked: list[int], said: list[int]
+        self,
+        found: list[tuple[list[int], list[bool]]],
+        prompt_ids: list[int],
+        answer_ids: list[int],
     ) -> None:
         before, counted = found.pop() if found else ([], [])
-        if asked[: len(before)] != before:
+        if prompt_ids[: len(before)] != before:
             found.append((before, counted))
             before, counted = [], []
-        marks = [False] * (len(asked) - len(before)) + [True] * len(said)
-        found.append((asked + said, counted + marks))
+        marks = [False] * (len(prompt_ids) - len(before)) + [True] * len(answer_ids)
+        found.append((prompt_ids + answer_ids, counted + marks))
 
 
 def tokens_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -154,7 +157,7 @@ def prompts_of_answers(
     for turn, message in enumerate(talk.messages):
         if message.answers:
             try:
-                _require_asked(talk, turn, where)
+                _require_question(talk, turn, where)
                 yield turn, by_template(first(talk, turn), tokenizer, options, True, where)
             except RowError as error:
                 yield turn, error
@@ -165,13 +168,13 @@ def first(talk: Conversation, number: int) -> Conversation:
     return replace(talk, messages=talk.messages[:number])
 
 
-def _require_asked(talk: Conversation, turn: int, where: str) -> None:
+def _require_question(talk: Conversation, turn: int, where: str) -> None:
     if all(message.answers for message in talk.messages[:turn]):
         raise RowError(where, "an answer before anything is asked")
 
 
 def _require_answer(talk: Conversation, turn: int, where: str) -> None:
-    _require_asked(talk, turn, where)
+    _require_question(talk, turn, where)
     message = talk.messages[turn]
     if not has_content(message.content) and not any(message.row.get(name) for name in UNSAID):
         raise RowError(where, "an empty answer")
@@ -184,17 +187,17 @@ def _answer(
     options: Mapping[str, Any],
     where: str,
 ) -> Answer:
-    def told(messages: Sequence[Message], invite: bool, **given: Any) -> str:
+    def rendered(messages: Sequence[Message], invite: bool, **given: Any) -> str:
         shown = replace(talk, messages=tuple(messages), given={**talk.given, **given})
         return by_template(shown, tokenizer, options, invite, where)
 
     before, message = talk.messages[:turn], talk.messages[turn]
-    asked, answered = told(before, True), told([*before, message], False)
+    prompt, answered = rendered(before, True), rendered([*before, message], False)
 
     def writes(message: Message, **given: Any) -> bool:
         """Whether it makes a difference what the message and what is given do not have."""
         try:
-            return told([*before, message], False, **given) != answered
+            return rendered([*before, message], False, **given) != answered
         except RowError:
             return True
 
@@ -206,20 +209,20 @@ def _answer(
     if talk.given.get("tools") and not writes(message, tools=None):
         unwritten.append("tools")
     note = f"`{unwritten[0]}` that the chat template does not write" if unwritten else ""
-    if answered.startswith(asked):
-        return Answer(asked, answered[len(asked) :], note)
+    if answered.startswith(prompt):
+        return Answer(prompt, answered[len(prompt) :], note)
     # The invitation writes more than what stands before an answer: it opens a thought.
     marked = Message(message.role, MARK, {**message.row, "content": MARK})
-    around, _, ending = told([*before, marked], False).partition(MARK)
-    header = _shared(asked, around, answered)
-    if len(header) < len(told(before, False)) or not answered[len(header) :]:
-        told_otherwise = "the chat template writes a question otherwise once it is answered"
-        raise RowError(where, told_otherwise)
-    opened = asked[len(header) :]
+    around, _, ending = rendered([*before, marked], False).partition(MARK)
+    header = _shared(prompt, around, answered)
+    if len(header) < len(rendered(before, False)) or not answered[len(header) :]:
+        reason = "the chat template writes a question otherwise once it is answered"
+        raise RowError(where, reason)
+    opened = prompt[len(header) :]
     own = message.content.lstrip() if isinstance(message.content, str) else ""
     if opened.strip() and own.startswith(opened.strip()):
         rest = own.removeprefix(opened.strip()).removeprefix(opened[len(opened.rstrip()) :])
-        return Answer(asked, rest + ending, note)
+        return Answer(prompt, rest + ending, note)
     return Answer(header, answered[len(header) :], NO_THOUGHT)
 
 

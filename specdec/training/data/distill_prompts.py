@@ -68,16 +68,16 @@ class Asking:
             return
         assert isinstance(document, Conversation)
         if not self.tokenizer.chat_template:
-            told = "the tokenizer has no chat template; expected plain `text`"
-            raise UserError(f"{source}: {told}")
+            reason = "the tokenizer has no chat template; expected plain `text`"
+            raise UserError(f"{source}: {reason}")
         errors: list[RowError] = []
         number = 0
-        for turn, asked in prompts_of_answers(document, self.tokenizer, self.options, where):
-            if isinstance(asked, RowError):
-                errors.append(asked)
+        for turn, prompt in prompts_of_answers(document, self.tokenizer, self.options, where):
+            if isinstance(prompt, RowError):
+                errors.append(prompt)
             else:
                 number += 1
-                token_ids = tokens_alone(asked, self.tokenizer, where)
+                token_ids = tokens_alone(prompt, self.tokenizer, where)
                 yield Request(f"{row} message {turn + 1}", token_ids, where=where)
         if not number:
             raise errors[0] if errors else RowError(where, "no answer to train on")

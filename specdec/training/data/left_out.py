@@ -14,7 +14,7 @@ Counts = dict[str, dict[str, Any]]  # by reason: how many, and where the first o
 
 @dataclass
 class LeftOut:
-    """Rows of which nothing is trained on; answers of the others that are not, or not as told.
+    """Rows of which nothing is trained on; answers of the others that are not, or not all of them.
 
     `notes` are of answers that are trained on all the same.
     """
@@ -55,10 +55,10 @@ class LeftOut:
         """Say what there is to be said, a line each."""
         if self.rows:
             number = self.num_rows_left_out
-            yield f"{number} of {self.num_rows} rows left out: {_told(self.rows)}"
+            yield f"{number} of {self.num_rows} rows left out: {_listed(self.rows)}"
         if self.answers:
             number = _number(self.answers)
-            yield f"{number} answer{_s(number)} left out: {_told(self.answers)}"
+            yield f"{number} answer{_s(number)} left out: {_listed(self.answers)}"
         if self.num_cut:
             yield f"{self.num_cut} of {self.num_samples} samples cut to data.max_length"
         for note, count in self.notes.items():
@@ -78,18 +78,18 @@ class LeftOut:
         if self.num_rows == self.num_rows_left_out == 1:
             raise UserError(f"{source}: {self.first}")
         if 2 * self.num_rows_left_out > self.num_rows or not self.num_samples:
-            told = f"{self.num_rows_left_out} of {self.num_rows} rows cannot be trained on"
-            reasons = f": {_told(self.rows)}" if len(self.rows) > 1 else ""
-            raise UserError(f"{source}: {told}{reasons}; the first: {self.first}")
+            amount = f"{self.num_rows_left_out} of {self.num_rows} rows cannot be trained on"
+            reasons = f": {_listed(self.rows)}" if len(self.rows) > 1 else ""
+            raise UserError(f"{source}: {amount}{reasons}; the first: {self.first}")
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return dict(vars(self))
 
     @classmethod
-    def of_json(cls, told: Mapping[str, Any]) -> "LeftOut":
-        """Return what `to_json` told."""
-        return cls(**told)
+    def of_json(cls, counts: Mapping[str, Any]) -> "LeftOut":
+        """Return what `to_json` wrote."""
+        return cls(**counts)
 
 
 def _count(counts: Counts, reason: str, where: str) -> None:
@@ -101,13 +101,13 @@ def _number(counts: Counts) -> int:
     return sum(each["number"] for each in counts.values())
 
 
-def _told(counts: Counts) -> str:
+def _listed(counts: Counts) -> str:
     found = sorted(counts.items(), key=lambda item: -item[1]["number"])
     if len(found) == 1:
         return f"{found[0][0]} ({found[0][1]['first']})"
-    told = [f"{each['number']}: {reason} ({each['first']})" for reason, each in found]
+    listed = [f"{each['number']}: {reason} ({each['first']})" for reason, each in found]
     rest = sum(each["number"] for _, each in found[REASONS_SHOWN:])
-    return "; ".join(told[:REASONS_SHOWN] + ([f"{rest}: other reasons"] if rest else []))
+    return "; ".join(listed[:REASONS_SHOWN] + ([f"{rest}: other reasons"] if rest else []))
 
 
 def _s(number: int) -> str:

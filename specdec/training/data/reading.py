@@ -44,7 +44,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Reading:
-    """What is told beside the names of files and data sets.
+    """How data are read, beside the names of files and data sets.
 
     Args:
         split: which split of a data set; files have none.

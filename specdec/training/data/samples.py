@@ -18,10 +18,10 @@ class Samples:
     """Batches of a data file or data set, or of a share of it, in an order that a seed fixes.
 
     Plain text is cut into blocks that count whole. Of a conversation only what the assistant says
-    counts; see `Teller`. Of text that the verifier wrote (`distill`) the prompt does not count.
-    Samples are cut at `max_length` tokens; rows of which nothing can be trained on are left out and
-    counted. `vocab_size` is how many tokens the model's embeddings hold: often more than the
-    tokenizer, and such padding may be drawn.
+    counts; see `AnswerSplitter`. Of text that the verifier wrote (`distill`) the prompt does not
+    count. Samples are cut at `max_length` tokens; rows of which nothing can be trained on are left
+    out and counted. `vocab_size` is how many tokens the model's embeddings hold: often more than
+    the tokenizer, and such padding may be drawn.
     """
 
     def __init__(self, data: Tokenised, tokenizer: PreTrainedTokenizerBase, name: str, seed: int):
@@ -47,9 +47,9 @@ class Samples:
         Raises:
             UserError: there is no such data, or most of it is of no use (with `data.strict`, any).
         """
-        told = reading or Reading()
-        source = told.source(source, "data.path") if isinstance(source, str) else source
-        found = tokenised(source, told, tokenizer, max_length, vocab_size or len(tokenizer))
+        reading = reading or Reading()
+        source = reading.source(source, "data.path") if isinstance(source, str) else source
+        found = tokenised(source, reading, tokenizer, max_length, vocab_size or len(tokenizer))
         return cls(found, tokenizer, source.name, seed)
 
     def __len__(self) -> int:
@@ -64,7 +64,7 @@ class Samples:
     @property
     def num_counted(self) -> int:
         """How many tokens of one epoch are read as targets; nothing says the first of a sample."""
-        return int(self._store.facts["num_counted"])
+        return int(self._store.header["num_counted"])
 
     def take(self, first: int, count: int) -> Batch:
         """Return the samples numbered first ... first + count - 1, counted over all epochs."""

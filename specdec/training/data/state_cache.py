@@ -20,7 +20,7 @@ class StateCache:
     """The verifier's last hidden states of every sample of a data file, in one memory-mapped file.
 
     A sample's states are written when they are first asked for; `sums` has their checksum, or 0,
-    and what is not as it says is computed again, which is told once. The folder belongs to one
+    and what is not as it says is computed again, with one warning. The folder belongs to one
     verifier and one data file, which `manifest.json` names; they are part of each checksum, so that
     states of others are never taken for these. Each sample is checked when it is first read, at a
     second or less a GB. Several processes may write the same states at once.
@@ -40,7 +40,7 @@ class StateCache:
         self._folder = Path(folder)
         self._starts = [0, *itertools.accumulate(lengths)]
         self._salt = zlib.crc32(json.dumps(identity).encode())
-        self._has_told = False
+        self._has_warned = False
         is_new = not (self._folder / "manifest.json").exists()
         self._prepare(identity)
         num_tokens = self._starts[-1]
@@ -64,7 +64,7 @@ class StateCache:
         theirs = read_note(path)
         if theirs is None:
             if path.exists():
-                self._tell(f"{path.name} is not as it was written")
+                self._warn(f"{path.name} is not as it was written")
             write_note(path, identity)
             return
         differing = differences(theirs, identity)
@@ -74,11 +74,11 @@ class StateCache:
                 f" ({', '.join(differing)} differ); choose another folder, or delete it"
             )
 
-    def _tell(self, what: str) -> None:
+    def _warn(self, what: str) -> None:
         """Say once why states are computed that were there already."""
-        if not self._has_told:
+        if not self._has_warned:
             print(f"{self._folder}: {what}; such states are computed again", flush=True)
-        self._has_told = True
+        self._has_warned = True
 
     def _reserve(self, name: str, num_bytes: int, is_new: bool) -> None:
         """Take the room on the disk now: a full disk could not be told from a crash later."""
@@ -88,7 +88,7 @@ class StateCache:
             return
         if not is_new:
             there = "is missing" if size is None else f"has {size} bytes of {num_bytes}"
-            self._tell(f"{name} {there}")
+            self._warn(f"{name} {there}")
         with writing(self._folder), path.open("ab") as file:
             try:
                 os.posix_fallocate(file.fileno(), 0, num_bytes)
@@ -112,7 +112,7 @@ class StateCache:
             if self._sums[place] == self._checksum(place):
                 self._checked.add(place)
             elif self._sums[place]:
-                self._tell(f"states of sample {place} are not as they were written")
+                self._warn(f"states of sample {place} are not as they were written")
         return place in self._checked
 
     def read(self, place: int) -> Tensor:  # [T, H]

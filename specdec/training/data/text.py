@@ -204,12 +204,12 @@ def _written(row: Row) -> Written:
     except ValueError as error:
         raise RowError(row.where, f"not as it was written ({error})") from None
     token_ids: Any = row.fields["token_ids"]
-    asked: Any = row.fields.get("num_prompt_tokens")
+    num_prompt: Any = row.fields.get("num_prompt_tokens")
     good = isinstance(token_ids, list) and all(type(token) is int for token in token_ids)
-    if not good or type(asked) is not int or not 0 < asked < len(token_ids):
+    if not good or type(num_prompt) is not int or not 0 < num_prompt < len(token_ids):
         expected = "expected `token_ids` (integers) and a smaller `num_prompt_tokens`"
         raise RowError(row.where, expected)
-    return Written(tuple(token_ids), asked)
+    return Written(tuple(token_ids), num_prompt)
 
 
 def as_text(found: Found) -> Found:
@@ -222,8 +222,8 @@ def as_text(found: Found) -> Found:
     try:
         lines = [f"{m.role}: {m.text(found.where)}" for m in document.messages]
     except UserError as error:
-        told = str(error).removeprefix(f"{found.where}: ")
-        return Found(found.where, RowError(found.where, told))
+        reason = str(error).removeprefix(f"{found.where}: ")
+        return Found(found.where, RowError(found.where, reason))
     return Found(found.where, Text("\n".join(lines)))
 
 

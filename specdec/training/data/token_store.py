@@ -17,7 +17,7 @@ from torch import Tensor
 from specdec.core.jsonl import make_folder, writing
 from specdec.core.vouching import changed, read_note, vouch, write_note
 
-TOKENS, STARTS, FACTS = "tokens.bin", "starts.bin", "facts.json"
+TOKENS, STARTS, HEADER = "tokens.bin", "starts.bin", "facts.json"
 HELD = 1 << 16  # tokens that wait to be written
 
 
@@ -27,12 +27,12 @@ class TokenStore:
     An id that does not count stands in the file as its complement, `~id`: one number tells both.
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any]):
+    def __init__(self, folder: Path, header: Mapping[str, Any]):
         self._tokens = folder / TOKENS
-        self.facts = facts
-        starts = _mapped(folder / STARTS, np.int64, 0, facts["num_samples"] + 1)
+        self.header = header
+        starts = _mapped(folder / STARTS, np.int64, 0, header["num_samples"] + 1)
         self._starts = torch.from_numpy(starts)
-        self.num_tokens: int = facts["num_tokens"]
+        self.num_tokens: int = header["num_tokens"]
 
     @classmethod
     def open(cls, folder: Path) -> "TokenStore | None":
@@ -40,11 +40,11 @@ class TokenStore:
 
         All bytes are read the first time: about a second a GB.
         """
-        facts = read_note(folder / FACTS) or {}
-        listed = facts.get("files")
-        if facts.get("of") != folder.name or not isinstance(listed, dict):
+        header = read_note(folder / HEADER) or {}
+        listed = header.get("files")
+        if header.get("of") != folder.name or not isinstance(listed, dict):
             return None
-        return None if changed(folder, listed) else cls(folder, facts)
+        return None if changed(folder, listed) else cls(folder, header)
 
     @property
     def num_samples(self) -> int:
@@ -59,7 +59,7 @@ class TokenStore:
     @property
     def digest(self) -> str:
         """Tell these samples from others."""
-        return " ".join(self.facts["files"].values())
+        return " ".join(self.header["files"].values())
 
     def sample(self, place: int) -> tuple[Tensor, Tensor]:
         """Return the token ids [T] int64 of a sample, and which of them count [T] bool."""
@@ -104,7 +104,7 @@ class TokenWriter:
         self._starts = [0]
         self._held: list[np.ndarray] = []
         self._num_held = 0
-        self.facts: dict[str, Any] = {}
+        self.header: dict[str, Any] = {}
 
     def __enter__(self) -> "TokenWriter":
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -173,7 +173,7 @@ class TokenWriter:
             "num_tokens": self.num_tokens,
             "num_counted": self.num_counted,
         }
-        write_note(self._folder / FACTS, {**self.facts, **counts})
+        write_note(self._folder / HEADER, {**self.header, **counts})
 
 
 def _mapped(path: Path, kind: Any, start: int, number: int) -> np.ndarray:

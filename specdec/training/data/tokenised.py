@@ -18,7 +18,7 @@ from specdec.core.errors import RowError, Unwritable, UserError
 from specdec.core.jsonl import make_folder, writing
 from specdec.prompts import Conversation
 from specdec.results.progress import Progress
-from specdec.training.data.answers import Teller, behind, end_of, tokens_alone, tokens_of
+from specdec.training.data.answers import AnswerSplitter, behind, end_of, tokens_alone, tokens_of
 from specdec.training.data.left_out import LeftOut
 from specdec.training.data.reading import Reading, Source
 from specdec.training.data.text import Found, Text, Written, as_text, data_digest, documents
@@ -46,7 +46,7 @@ def tokenised(
     vocab_size: int,
     plain: bool = False,
 ) -> Tokenised:
-    """Return the samples of a source: plain text in blocks of `length` tokens, else see `Teller`.
+    """Return the samples of a source: plain text in blocks of `length`, else by `AnswerSplitter`.
 
     They are stored under the digest of all that decides on them, in `data.tokens_path` or the
     user's cache; one process makes them, and others wait for it. With `plain` messages are text,
@@ -72,7 +72,7 @@ def tokenised(
             store = builder.build(folder)
     finally:
         lock.release()
-    left_out = LeftOut.of_json(store.facts[LEFT_OUT])
+    left_out = LeftOut.of_json(store.header[LEFT_OUT])
     left_out.check(source, reading.strict)
     return Tokenised(store, left_out)
 
@@ -100,7 +100,7 @@ def _key(
     plain: bool,
 ) -> str:
     """Tell apart what would become other tokens."""
-    told = {
+    parts = {
         "format": FORMAT,
         "data": data_digest(source),
         "path": source.path,  # which complaints name
@@ -115,7 +115,7 @@ def _key(
         "plain": plain,
         "versions": [transformers.__version__, tokenizers.__version__],
     }
-    return digest_of(json.dumps(told, sort_keys=True, default=str).encode())
+    return digest_of(json.dumps(parts, sort_keys=True, default=str).encode())
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -125,8 +125,8 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     if backend is None:
         known |= {"vocab": tokenizer.get_vocab(), "told": str(tokenizer.init_kwargs)}
     else:
-        told = json.loads(backend.to_str())
-        known |= {n: v for n, v in told.items() if n not in ("truncation", "padding")}
+        written = json.loads(backend.to_str())
+        known |= {n: v for n, v in written.items() if n not in ("truncation", "padding")}
     return digest_of(json.dumps(known, sort_keys=True, default=str).encode())
 
 
@@ -161,7 +161,7 @@ class Builder:
                 writer.cut(self.length, LEAST)
             self.left_out.num_samples = writer.num_samples
             self.left_out.check(self.source, self.reading.strict)
-            writer.facts = {LEFT_OUT: self.left_out.to_json()}
+            writer.header = {LEFT_OUT: self.left_out.to_json()}
         store = TokenStore.open(folder)
         assert store is not None, f"{folder}: not as it was written"
         return store
@@ -175,12 +175,12 @@ class Builder:
                 raise document
             self._kind = self._kind or type(document)
             if not isinstance(document, self._kind):
-                told = f"{NAMES[type(document)]} among {NAMES[self._kind]}; expected one of both"
-                raise RowError(found.where, told)
+                reason = f"{NAMES[type(document)]} among {NAMES[self._kind]}; expected one of both"
+                raise RowError(found.where, reason)
             if isinstance(document, Text):
                 self._hold(document, found.where, writer)
             elif isinstance(document, Conversation):
-                for token_ids, counted in self._teller.samples(
+                for token_ids, counted in self._splitter.samples(
                     document, found.where, self.left_out
                 ):
                     writer.add(token_ids, counted)
@@ -190,20 +190,20 @@ class Builder:
             self.left_out.add_row(error)
 
     @property
-    def _teller(self) -> Teller:
+    def _splitter(self) -> AnswerSplitter:
         if not self.tokenizer.chat_template:
-            told = "the tokenizer has no chat template; expected plain `text`"
-            raise UserError(f"{self.source}: {told}")
-        return Teller(self.tokenizer, self.length, self.reading.options)
+            reason = "the tokenizer has no chat template; expected plain `text`"
+            raise UserError(f"{self.source}: {reason}")
+        return AnswerSplitter(self.tokenizer, self.length, self.reading.options)
 
     def _written(self, document: Written, where: str) -> tuple[list[int], list[bool]]:
-        token_ids, asked = list(document.token_ids), document.num_prompt_tokens
+        token_ids, num_prompt = list(document.token_ids), document.num_prompt_tokens
         if not all(0 <= token < self.vocab_size for token in token_ids):
             raise RowError(where, "token ids of another tokenizer")
-        if asked >= self.length:
+        if num_prompt >= self.length:
             raise RowError(where, behind(self.length))
         self.left_out.num_cut += len(token_ids) > self.length
-        counted = [index >= asked for index in range(len(token_ids))]
+        counted = [index >= num_prompt for index in range(len(token_ids))]
         return token_ids[: self.length], counted[: self.length]
 
     def _hold(self, text: Text, where: str, writer: TokenWriter) -> None:

@@ -88,12 +88,14 @@ class VerifierStates:
         held_out = self._read(rest, self._reading, seed=0)
         # Their places are in another file than that of the cache.
         measured = replace(held_out.first(self._eval_samples), places=())
-        told = self._reading
+        reading = self._reading
         if self._distill.is_on:
-            answers = self._distill.data_path(self.verifier, learnt, told)
-            told = Reading(strict=told.strict, tokens_path=told.tokens_path)  # a file of ours
-            learnt = told.source(answers, learnt.option)
-        samples = self._read(learnt, told, self.seed)
+            answers = self._distill.data_path(self.verifier, learnt, reading)
+            reading = Reading(
+                strict=reading.strict, tokens_path=reading.tokens_path
+            )  # a file of ours
+            learnt = reading.source(answers, learnt.option)
+        samples = self._read(learnt, reading, self.seed)
         notes = [*held_out.notes(), *_shared(samples, measured, rest.name)]
         cache = None if self._cache_path is None else self._open_cache(self._cache_path, samples)
         return _Data(samples, Path(learnt.path).name, measured, rest.share, cache, notes)
@@ -135,10 +137,10 @@ class VerifierStates:
         left_out = self._samples.left_out
         rows = f"{left_out.num_rows_left_out} of {left_out.num_rows} rows left out"
         share = self._data.share
-        told = [self._data.name, f"{self.num_samples} samples"]
-        told += [rows] if left_out.rows else []
-        told += [] if share is None else [f"{share.share:g} of the rows held out"]
-        return ", ".join(told)
+        parts = [self._data.name, f"{self.num_samples} samples"]
+        parts += [rows] if left_out.rows else []
+        parts += [] if share is None else [f"{share.share:g} of the rows held out"]
+        return ", ".join(parts)
 
     @property
     def num_samples(self) -> int:
@@ -222,9 +224,9 @@ class VerifierStates:
 def _shared(samples: Samples, held_out: Batch, name: str) -> list[str]:
     """Say what is measured on what was trained on; `name` is the option of the held-out data."""
     num, of = samples.num_shared(held_out), len(held_out.token_ids)
-    told = f"{num} of {of} held-out samples share {RUN} tokens in a row, or all they have"
+    sharing = f"{num} of {of} held-out samples share {RUN} tokens in a row, or all they have"
     better = "acceptance looks better than it is"
-    return [f"{name}: {told}, with what is trained on: {better}"] if num else []
+    return [f"{name}: {sharing}, with what is trained on: {better}"] if num else []
 
 
 def is_frozen(lm: HFCausalLM) -> bool:

@@ -48,11 +48,11 @@ class ExpectedAccepted:
     def __call__(self, logits: Tensor, target_ids: Tensor, log_p: Tensor | None) -> Tensor:
         """Score each token by -log w: [n, V], [n], [n, V] -> [n] nats."""
         temperature = self._temperature or 1.0
-        surprise = -_log_law(logits, target_ids, temperature)
+        surprise = -_log_prob(logits, target_ids, temperature)
         if not self.uses_verifier:
             return surprise
         assert log_p is not None
-        return (surprise + _log_law(log_p, target_ids, temperature)).clamp(min=0)
+        return (surprise + _log_prob(log_p, target_ids, temperature)).clamp(min=0)
 
     @torch.no_grad()
     def weights(self, positions: Tensor, wanted: Tensor, scores: Callable[[], Tensor]) -> Tensor:
@@ -77,7 +77,7 @@ def _survival(scores: Tensor, wanted: Tensor) -> Tensor:  # [n, K] each -> [n, K
     return (-scores.cumsum(dim=1)).exp() * wanted.cumprod(dim=1)
 
 
-def _log_law(logits: Tensor, token_ids: Tensor, temperature: float) -> Tensor:  # [n, V], [n]
+def _log_prob(logits: Tensor, token_ids: Tensor, temperature: float) -> Tensor:  # [n, V], [n]
     """Return the log-probabilities [n] of the tokens at a temperature."""
     scaled = logits / temperature
     return scaled.gather(1, token_ids[:, None])[:, 0] - scaled.logsumexp(dim=-1)

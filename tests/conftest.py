@@ -148,13 +148,13 @@ def fresh_accelerator() -> Iterator[None]:
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Let the decoder's clock go on by `pace` seconds a look: three looks a step, one before."""
-    told = SimpleNamespace(pace=1.0, now=0.0, looks=0)
+    clock = SimpleNamespace(pace=1.0, now=0.0, looks=0)
 
     def perf_counter() -> float:
-        told.looks += 1
-        told.now += told.pace
-        return told.now
+        clock.looks += 1
+        clock.now += clock.pace
+        return clock.now
 
     decoder = import_module("specdec.decoding.decoder")
     monkeypatch.setattr(decoder, "time", SimpleNamespace(perf_counter=perf_counter))
-    return told
+    return clock

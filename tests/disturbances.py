@@ -96,7 +96,7 @@ class Scenario:
         """Give the command, with a fault or a signal after some seconds."""
         log = self.folder.with_suffix(".log")
         began = time.monotonic()
-        pid = start(self.entry_point, self.told, log, fault)
+        pid = start(self.entry_point, self.arguments, log, fault)
         if kill is not None:
             number, after = kill
             while time.monotonic() - began < after and not os.waitid(
@@ -109,7 +109,7 @@ class Scenario:
         return Ended(status, said, time.monotonic() - began)
 
     @property
-    def told(self) -> list[str]:
+    def arguments(self) -> list[str]:
         """The options, with the folder."""
         return [text.replace("{}", str(self.folder)) for text in self.options]
 
@@ -306,7 +306,7 @@ class Disturbance:
         if rng.random() < 0.5:
             scenario.afresh()  # else it goes on from what is there, which is complete
         kind = rng.choice(self._kinds)
-        told = kind
+        done = kind
         if kind in FAULTS:
             ended = scenario.run(fault=FAULTS[kind](rng))
         elif kind in SIGNALS:
@@ -316,17 +316,17 @@ class Disturbance:
             ended = self._beside_another(scenario)
         else:
             ended = self._interrupted(scenario)
-        self._check(scenario, told, ended)
+        self._check(scenario, done, ended)
         if kind == "damage" and rng.random() < 0.2:
-            told += f", {swap(rng, scenario.folder)}"
-            self._check(scenario, told, None)
+            done += f", {swap(rng, scenario.folder)}"
+            self._check(scenario, done, None)
         elif kind == "damage" and scenario.files():
             for file in rng.sample(
                 scenario.files(), min(len(scenario.files()), rng.choice((1, 3)))
             ):
-                told += f", {file.name} {damage(rng, file)}"
-            self._check(scenario, told, None)
-        self._again(scenario, told)
+                done += f", {file.name} {damage(rng, file)}"
+            self._check(scenario, done, None)
+        self._again(scenario, done)
         self.counts[f"{scenario.name}, {kind}"] += 1
 
     def _interrupted(self, scenario: Scenario) -> Ended:
@@ -338,7 +338,7 @@ class Disturbance:
     def _beside_another(self, scenario: Scenario) -> Ended:
         """Give the command while another process works on the same; one of them may refuse."""
         log = scenario.folder.with_suffix(".other.log")
-        other = start(scenario.entry_point, scenario.told, log, None)
+        other = start(scenario.entry_point, scenario.arguments, log, None)
         time.sleep(self._rng.uniform(0, 0.3) * scenario.seconds)
         ended = scenario.run()
         status = os.waitstatus_to_exitcode(os.waitpid(other, 0)[1])
@@ -347,9 +347,9 @@ class Disturbance:
         assert 0 in (status, ended.status), f"{scenario.name}: two writers\n{said}\n{ended.said}"
         return ended
 
-    def _check(self, scenario: Scenario, told: str, ended: Ended | None) -> None:
+    def _check(self, scenario: Scenario, done: str, ended: Ended | None) -> None:
         """Nothing false is called complete, and nothing was said that only we understand."""
-        where = f"{scenario.name}: {told}"
+        where = f"{scenario.name}: {done}"
         if ended is not None:
             assert "Traceback" not in ended.said, f"{where}: a traceback\n{ended.said}"
             assert ended.status != BROKE, where
@@ -357,16 +357,16 @@ class Disturbance:
                 assert scenario.outcome(scenario.folder) == scenario.expected, (
                     f"{where}: it ended well, and is not what it must be\n{ended.said}"
                 )
-        if told.startswith("damage,") and scenario.name == "report":
+        if done.startswith("damage,") and scenario.name == "report":
             return  # nothing vouches for it but the command that makes it again
         for name, value in scenario.outcome(scenario.folder).items():
             assert value == scenario.expected[name], f"{where}: {name} is called complete"
 
-    def _again(self, scenario: Scenario, told: str) -> None:
+    def _again(self, scenario: Scenario, done: str) -> None:
         """The same command ends well, keeps what was whole, and comes to what it must."""
-        where = f"{scenario.name}: {told}"
+        where = f"{scenario.name}: {done}"
         times, texts = change_times(scenario.folder), whole_texts(scenario.folder)
-        if "provenance.json" in told:
+        if "provenance.json" in done:
             texts = {}  # nothing says any more under which circumstances these were decoded
         ended = scenario.run()
         for _ in range(3):  # it may name what cannot be mended, and that is taken away
@@ -488,8 +488,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=NAMES, choices=NAMES)
     parser.add_argument("--kinds", nargs="*", default=KINDS, choices=sorted(set(KINDS)))
-    asked = parser.parse_args()
-    counts = disturb(asked.events, asked.seed, asked.only, asked.kinds)
+    arguments = parser.parse_args()
+    counts = disturb(arguments.events, arguments.seed, arguments.only, arguments.kinds)
     for kind, number in sorted(counts.items()):
         print(f"{number:4}  {kind}")
     print(f"{sum(counts.values())} events: nothing false called complete, nothing whole lost")

@@ -112,8 +112,8 @@ class Lab:
         importlib.invalidate_caches()
         GlobalHydra.instance().clear()
         out, err = StringIO(), StringIO()
-        told = [f"output={self.root / 'sweep'}", "--config-dir", str(self.root / "conf")]
-        before, sys.argv = sys.argv, ["decode", "-m", *told, *overrides, *more]
+        options = [f"output={self.root / 'sweep'}", "--config-dir", str(self.root / "conf")]
+        before, sys.argv = sys.argv, ["decode", "-m", *options, *overrides, *more]
         status: object = 0
         try:
             with redirect_stdout(out), redirect_stderr(err):
@@ -156,9 +156,9 @@ def prepare(root: Path, rng: random.Random) -> tuple[Lab, list[Kind]]:
     (root / "prompts.jsonl").write_text("\n".join(rows) + "\n")
     paths = [[0], [0, 0], [1], [0, 1]]
     held = {"paths": paths, "counts": [4, 3, 2, 1], "expected_block_efficiency": 2.0}
-    told = {"joint": held, "product": {**held, "paths": paths[::-1][2:] + paths[2:]}}
-    told["product"] = {**held, "paths": [[0], [1], [0, 0], [0, 1]]}
-    (root / "tree.json").write_text(json.dumps({**told, "num_positions": 10}))
+    tree = {"joint": held, "product": {**held, "paths": paths[::-1][2:] + paths[2:]}}
+    tree["product"] = {**held, "paths": [[0], [1], [0, 0], [0, 1]]}
+    (root / "tree.json").write_text(json.dumps({**tree, "num_positions": 10}))
     write_plug_ins(root)
     sys.path.insert(0, str(root))
     sys.dont_write_bytecode = True  # which would be looked up by times of whole seconds
@@ -214,19 +214,19 @@ def change(lab: Lab, kind: Kind) -> str:
     what = lab.rng.choice(["byte", "byte", "tensor", "option", "line" if kind.code else "byte"])
     if what == "option":
         option = lab.rng.choice((*OPTIONS, *OWN_OPTIONS[kind.name]))
-        told = f"option {option}"
+        done = f"option {option}"
         same = lab.is_there([*kind.overrides(), option])
     else:
         file = lab.rng.choice(_files(kind, what))
         edit = {"byte": _flipped, "tensor": _retuned, "line": _edited}[what]
         with disturbed(file, lambda content: edit(content, lab.rng)):
-            told = f"{what} of {file.relative_to(lab.root)}"
+            done = f"{what} of {file.relative_to(lab.root)}"
             same = lab.is_there(kind.overrides())
     if same:
-        lab.wrong.append(f"{kind.name}: {told} changed, and it is the old run")
+        lab.wrong.append(f"{kind.name}: {done} changed, and it is the old run")
     if lab.rng.random() < 0.1 and not lab.is_there(kind.overrides()):
-        lab.wrong.append(f"{kind.name}: {told} was undone, and the run is not found again")
-    return told
+        lab.wrong.append(f"{kind.name}: {done} was undone, and the run is not found again")
+    return done
 
 
 def _files(kind: Kind, what: str) -> list[Path]:
@@ -273,10 +273,10 @@ def respell(lab: Lab, kind: Kind, number: int) -> str:
         lambda: _linked(lab, kind, number),
         lambda: _aside(lab, kind),
     ]
-    told, same = ways[number % len(ways)]()
+    done, same = ways[number % len(ways)]()
     if not same:
-        lab.wrong.append(f"{kind.name}: {told}, and it is another run")
-    return told
+        lab.wrong.append(f"{kind.name}: {done}, and it is another run")
+    return done
 
 
 def _said(
@@ -340,14 +340,14 @@ def fuzz(root: Path, changes: int, respellings: int, seed: int, talk: bool = Fal
     """Return what was wrong: changes that made no other run, respellings that made one."""
     lab, kinds = prepare(root, random.Random(seed))
     for number in range(changes):
-        told = change(lab, kinds[number % len(kinds)])
+        done = change(lab, kinds[number % len(kinds)])
         if talk:
-            print(f"change {number + 1}: {kinds[number % len(kinds)].name}, {told}")
+            print(f"change {number + 1}: {kinds[number % len(kinds)].name}, {done}")
     for number in range(respellings):
         kind = lab.rng.choice(kinds)
-        told = respell(lab, kind, number)
+        done = respell(lab, kind, number)
         if talk:
-            print(f"respelling {number + 1}: {kind.name}, {told}")
+            print(f"respelling {number + 1}: {kind.name}, {done}")
     sys.path.remove(str(root))
     return lab.wrong
 
@@ -360,13 +360,13 @@ def main() -> None:
     parser.add_argument("--changes", type=int, default=200)
     parser.add_argument("--respellings", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder).resolve()
-        wrong = fuzz(root, asked.changes, asked.respellings, asked.seed, talk=True)
+        wrong = fuzz(root, arguments.changes, arguments.respellings, arguments.seed, talk=True)
     print("\n".join(wrong))
-    print(f"{asked.changes} changes, {asked.respellings} respellings: {len(wrong)} wrong")
+    print(f"{arguments.changes} changes, {arguments.respellings} respellings: {len(wrong)} wrong")
     sys.exit(1 if wrong else 0)
 
 

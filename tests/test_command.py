@@ -12,7 +12,7 @@ from specdec.__main__ import COMMANDS, USES, main
 from tests.test_configs import ENTRY_POINTS, require_composed
 
 
-def told(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+def status_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Run the command in this process; returns its exit status."""
     monkeypatch.setattr(sys, "argv", ["specdec", *arguments])
     try:
@@ -26,7 +26,7 @@ def told(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_it_lists_every_command_with_an_example(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert told(monkeypatch, *arguments) == 0
+    assert status_of(monkeypatch, *arguments) == 0
     shown = capsys.readouterr().out
     assert set(COMMANDS) == set(ENTRY_POINTS)
     for name in ENTRY_POINTS:
@@ -41,7 +41,7 @@ def test_its_examples_can_be_typed(command: str, options: str) -> None:
 def test_it_runs_a_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert told(monkeypatch, "report", "no_such_folder") == 2
+    assert status_of(monkeypatch, "report", "no_such_folder") == 2
     assert capsys.readouterr().err.startswith("error: run='no_such_folder': ")
 
 
@@ -53,7 +53,7 @@ def test_it_runs_a_command(
 def test_an_unknown_command_is_one_line(
     typed: str, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert told(monkeypatch, typed, "proposer=none") == 2
+    assert status_of(monkeypatch, typed, "proposer=none") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {typed}: no such command; {hint}")
 
@@ -71,7 +71,7 @@ def test_every_command_says_our_version(
     getattr(import_module("specdec.command.doors"), name)()
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"specdec-lab {sd.__version__} (torch {metadata.version('torch')}, ")
-    assert told(monkeypatch, name, "--version") == told(monkeypatch, "--version") == 0
+    assert status_of(monkeypatch, name, "--version") == status_of(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.splitlines() == [line, line]
 
 

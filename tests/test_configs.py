@@ -279,9 +279,9 @@ def test_an_experiment_runs_shortened(cli: CommandLine, tiny: Tiny, stem: str) -
     entry_point = entry_point_of(stem)
     if entry_point == "train":
         data = [f"data.path={tiny.text}", f"data.held_out_path={tiny.text}"]
-        told = [f"verifier.path={tiny.verifier}", "debug=fast", "data.max_length=16"]
+        overrides = [f"verifier.path={tiny.verifier}", "debug=fast", "data.max_length=16"]
         decoded = f"decode=['prompts.path={tiny.prompts}','max_new_tokens=4']"
-        options = [*data, *told, decoded, "output=run", "sweep.most=3"]
+        options = [*data, *overrides, decoded, "output=run", "sweep.most=3"]
     else:
         short = ["max_new_tokens=2", "prompts.limit=1"]
         if entry_point == "decode":
@@ -307,10 +307,10 @@ def examples(entry_point: str) -> list[list[str]]:
     return [shlex.split(command) for command in commands]
 
 
-def require_composed(entry_point: str, told: Sequence[str]) -> DictConfig:
+def require_composed(entry_point: str, arguments: Sequence[str]) -> DictConfig:
     """Compose a command line, and every arm in it; returns the configuration."""
-    overrides = [text for text in told if "=" in text]  # others are flags, or folders
-    if "-m" in told:  # the first combination stands for all
+    overrides = [text for text in arguments if "=" in text]  # others are flags, or folders
+    if "-m" in arguments:  # the first combination stands for all
         overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", text) for text in overrides]
     try:
         config = composed(entry_point, overrides)

@@ -54,18 +54,18 @@ def test_every_line_of_a_shell_block_is_a_known_command(page: Path) -> None:
 
 @pytest.mark.whole
 @pytest.mark.parametrize(
-    "told",
-    [told for page in PAGES for told in commands(page) if "--config-dir" not in told],
-    ids=lambda told: " ".join(told)[:90],
+    "command",
+    [command for page in PAGES for command in commands(page) if "--config-dir" not in command],
+    ids=lambda command: " ".join(command)[:90],
 )
-def test_every_command_can_be_typed(told: list[str]) -> None:
-    entry_point, *overrides = told
+def test_every_command_can_be_typed(command: list[str]) -> None:
+    entry_point, *overrides = command
     require_composed(entry_point, overrides)
 
 
 def test_the_commands_are_found() -> None:
-    found = [told for page in PAGES for told in commands(page)]
-    assert {told[0] for told in found} == set(ENTRY_POINTS)
+    found = [command for page in PAGES for command in commands(page)]
+    assert {command[0] for command in found} == set(ENTRY_POINTS)
     assert len(found) > 50
 
 

@@ -26,8 +26,8 @@ def decoder(verifier: Any, **options: Any) -> Any:
 def test_bare_text_is_continued_as_it_stands(verifier: Any) -> None:
     (alone,) = decoder(verifier).decode("def add(")
     ids = verifier.encode("def add(")
-    (asked,) = decoder(verifier).decode([sd.Request("0", ids)])
-    assert alone.output_ids == asked.output_ids
+    (decoded,) = decoder(verifier).decode([sd.Request("0", ids)])
+    assert alone.output_ids == decoded.output_ids
     assert alone.prompt_id == "0"
     both = decoder(verifier).decode(["def add(", "print("])
     assert [trace.prompt_id for trace in both] == ["0", "1"]

@@ -18,7 +18,7 @@ from tests.support.toy import (
     full_context,
     mixture,
     table_lm,
-    text_law,
+    text_distribution,
     total_variation,
     warped,
 )
@@ -42,7 +42,7 @@ def one_loop() -> ModuleType:
 
 
 @pytest.fixture
-def law(
+def distribution(
     one_loop: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., dict[Tokens, float]]:
     """Return the exact distribution of what the example emits, all of its noise enumerated."""
@@ -85,10 +85,10 @@ def test_at_temperature_0_it_emits_the_decoders_tokens(one_loop: ModuleType) -> 
 
 @pytest.mark.parametrize("sampling", [sd.Sampling(1.0), sd.Sampling(0.7, top_k=2)], ids=str)
 def test_its_text_has_exactly_the_verifiers_distribution(
-    law: Callable[..., dict[Tokens, float]], sampling: sd.Sampling
+    distribution: Callable[..., dict[Tokens, float]], sampling: sd.Sampling
 ) -> None:
-    expected = text_law(warped(VERIFIER, sampling), LENGTH, ENDS, PROMPT)
-    assert total_variation(law(sampling, table_lm(VERIFIER)), expected) < 1e-12
+    expected = text_distribution(warped(VERIFIER, sampling), LENGTH, ENDS, PROMPT)
+    assert total_variation(distribution(sampling, table_lm(VERIFIER)), expected) < 1e-12
 
 
 class _KeepsRejected(TableLM):
@@ -98,12 +98,14 @@ class _KeepsRejected(TableLM):
         pass
 
 
-def test_a_loop_that_forgets_nothing_is_found(law: Callable[..., dict[Tokens, float]]) -> None:
+def test_a_loop_that_forgets_nothing_is_found(
+    distribution: Callable[..., dict[Tokens, float]],
+) -> None:
     """What the test above would say of a cache that is not rewound."""
 
     def logits_after(tokens: Tokens) -> Tensor:
         return torch.log(VERIFIER(tokens))
 
     stale = _KeepsRejected(logits_after, vocab_size=3)
-    expected = text_law(VERIFIER, LENGTH, ENDS, PROMPT)
-    assert total_variation(law(sd.Sampling(1.0), stale), expected) > 1e-3
+    expected = text_distribution(VERIFIER, LENGTH, ENDS, PROMPT)
+    assert total_variation(distribution(sd.Sampling(1.0), stale), expected) > 1e-3

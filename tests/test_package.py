@@ -145,8 +145,8 @@ def test_plug_ins_of_ones_own_work_with_the_wheel(installed: Path, tmp_path: Pat
     proofs = [text for text in own if "from specdec.testing import" in text]
     assert len(proofs) == len(MOST_FILES)
     python("-c", "\n".join(proofs), cwd=tmp_path, path=installed)
-    for told in commands(EXTENDING):
-        python("-m", "specdec", *told, cwd=tmp_path, path=installed)
+    for arguments in commands(EXTENDING):
+        python("-m", "specdec", *arguments, cwd=tmp_path, path=installed)
     assert list((tmp_path / "linear_heads").glob("*.safetensors"))
     options = ("--config-dir", "conf", "proposer=linear", "proposer.path=linear_heads")
     small = ("tree.gamma=2", "prompts.limit=1", "max_new_tokens=4", "output=decoded")

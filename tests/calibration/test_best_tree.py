@@ -21,7 +21,7 @@ from specdec.replay.survival import ahead
 from specdec.tree.fixed import Path
 from specdec.tree.sparse import Sparse
 from specdec.verification.rejection import Rejection
-from tests.replay.test_coverage import LENGTH, Q, law, texts_of
+from tests.replay.test_coverage import LENGTH, Q, distribution, texts_of
 from tests.support.toy import table_lm
 
 DEPTH, NUM_NODES = 3, 4
@@ -41,16 +41,18 @@ def renamed(texts: list[Text], seed: int) -> list[Text]:
 
 @pytest.fixture(scope="module")
 def parts(texts: list[Text]) -> list[Ranked]:
-    return ranked(texts, laws(), DEPTH, vocab_size=3, sampling=Sampling())
+    return ranked(texts, distributions(), DEPTH, vocab_size=3, sampling=Sampling())
 
 
-def laws() -> ModelDistributions:
-    return ModelDistributions(table_lm(lambda tokens: law(Q)(tokens[1:])))
+def distributions() -> ModelDistributions:
+    return ModelDistributions(table_lm(lambda tokens: distribution(Q)(tokens[1:])))
 
 
 def tau(texts: list[Text], nodes: list[Path], sampling: Sampling | None = None) -> float:
     sampling = sampling or Sampling()
-    found = replay(texts, laws(), {"arm": ClosedArm(Sparse(nodes), Rejection())}, sampling, None, 3)
+    found = replay(
+        texts, distributions(), {"arm": ClosedArm(Sparse(nodes), Rejection())}, sampling, None, 3
+    )
     return block_efficiency(tally(found["arm"])).value or 0.0
 
 
@@ -76,8 +78,8 @@ def test_expected_efficiency_is_what_replay_says(texts: list[Text], parts: list[
     """The mean over positions, weighed with its own step starts, is the mean over steps."""
     ours = best_tree(parts, NUM_NODES, max_rank=2)
     held = [ours.counts.count(path) for path in ours.nodes]
-    told = expected_block_efficiency(held, ours.counts.num_positions)[-1]
-    assert told == pytest.approx(tau(texts, ours.nodes), abs=1e-9)
+    expected = expected_block_efficiency(held, ours.counts.num_positions)[-1]
+    assert expected == pytest.approx(tau(texts, ours.nodes), abs=1e-9)
 
 
 def never_twice(input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -87,14 +89,14 @@ def never_twice(input_ids: Tensor, scores: Tensor) -> Tensor:
 
 def test_trees_are_chosen_behind_the_processors_of_decoding(texts: list[Text]) -> None:
     sampling = Sampling(processors=[never_twice])
-    ours = best_tree(ranked(texts, laws(), DEPTH, 3, sampling), NUM_NODES, max_rank=2)
-    raw = best_tree(ranked(texts, laws(), DEPTH, 3, Sampling()), NUM_NODES, max_rank=2)
+    ours = best_tree(ranked(texts, distributions(), DEPTH, 3, sampling), NUM_NODES, max_rank=2)
+    raw = best_tree(ranked(texts, distributions(), DEPTH, 3, Sampling()), NUM_NODES, max_rank=2)
     reached = tau(texts, ours.nodes, sampling)
     assert ours.block_efficiency == pytest.approx(reached, abs=1e-9)
     assert reached > tau(texts, raw.nodes, sampling) + 0.01
 
 
-class LawsByDepth(ModelDistributions):
+class DistributionsByDepth(ModelDistributions):
     """The same laws, told depth by depth, as heads tell theirs."""
 
     def along(self, texts: Sequence[Text], vocab_size: int) -> Iterator[Tensor]:
@@ -104,8 +106,8 @@ class LawsByDepth(ModelDistributions):
 
 def test_at_each_depth_processors_see_the_text_above_it(texts: list[Text]) -> None:
     sampling = Sampling(processors=[never_twice])
-    by_depth = LawsByDepth(laws().model, DEPTH)
-    several = [ranked(texts, each, DEPTH, 3, sampling) for each in (by_depth, laws())]
+    by_depth = DistributionsByDepth(distributions().model, DEPTH)
+    several = [ranked(texts, each, DEPTH, 3, sampling) for each in (by_depth, distributions())]
     for found, usual in zip(*several, strict=True):
         assert torch.equal(found.ranks, usual.ranks)
 
@@ -161,7 +163,7 @@ def test_a_node_pays_as_long_as_its_gain_is_above_its_price(
     assert max(dear, key=lambda each: each.throughput).num_nodes == 0
 
 
-class LateLaws(ModelDistributions):
+class LateDistributions(ModelDistributions):
     """Laws that begin behind the first place, as those of heads behind a prompt of one token."""
 
     def first_start(self, text: Text) -> int:
@@ -169,8 +171,8 @@ class LateLaws(ModelDistributions):
 
 
 def test_no_path_holds_where_there_are_no_candidates_yet(texts: list[Text]) -> None:
-    late = LateLaws(table_lm(lambda tokens: law(Q)(tokens[1:])))
-    several = [ranked(texts, each, 2, 3, Sampling()) for each in (late, laws())]
+    late = LateDistributions(table_lm(lambda tokens: distribution(Q)(tokens[1:])))
+    several = [ranked(texts, each, 2, 3, Sampling()) for each in (late, distributions())]
     for found, usual in zip(*several, strict=True):
         assert (found.ranks[:, 0] == BEHIND_ALL).all()
         assert (usual.ranks[:, 0] < 3).all()

@@ -66,7 +66,7 @@ def test_the_mean_is_the_probability_that_the_child_is_the_accepted_one(
 ) -> None:
     """Over all draws, by enumeration, against the rule's own decisions, by enumeration."""
     p, q = (torch.tensor(row, dtype=torch.float64) for row in NODES[name])
-    law = outcomes(lambda stream: accepted_child(p, q, num_children, stream))
+    distribution = outcomes(lambda stream: accepted_child(p, q, num_children, stream))
 
     def measured(stream: BranchingStream) -> tuple[float, ...]:
         uniforms: list[Any] = [EnumeratedStream(stream, CELLS)]
@@ -75,7 +75,9 @@ def test_the_mean_is_the_probability_that_the_child_is_the_accepted_one(
     means = [0.0] * num_children
     for values, probability in outcomes(measured).items():
         means = [mean + probability * each for mean, each in zip(means, values, strict=True)]
-    assert means == pytest.approx([law.get(c, 0.0) for c in range(num_children)], abs=1e-12)
+    assert means == pytest.approx(
+        [distribution.get(c, 0.0) for c in range(num_children)], abs=1e-12
+    )
 
 
 def test_the_first_child_is_measured_without_noise() -> None:
@@ -117,7 +119,7 @@ def collected(pieces: Iterator[ScoredPositions], batch: Batch) -> Found:
     }
 
 
-def assert_same_laws(found: Found, expected: Found) -> None:
+def assert_same_distributions(found: Found, expected: Found) -> None:
     assert found.keys() == expected.keys()
     for key, pair in expected.items():
         for ours, theirs in zip(found[key], pair, strict=True):
@@ -146,9 +148,9 @@ def test_a_draft_is_compared_wherever_a_token_counts(
                 q = cut(plain_logits(draft.model, read)[-1], VOCAB_SIZE)
                 expected[row, t, 0] = (plain_logits(verifier.model, before)[-1], q)
     assert len(expected) > 15
-    assert_same_laws(collected(draft_pieces(draft, verifier)(batch), batch), expected)
+    assert_same_distributions(collected(draft_pieces(draft, verifier)(batch), batch), expected)
     monkeypatch.setattr(positional, "LOGITS_AT_ONCE", 4 * VOCAB_SIZE)
-    assert_same_laws(collected(draft_pieces(draft, verifier)(batch), batch), expected)
+    assert_same_distributions(collected(draft_pieces(draft, verifier)(batch), batch), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -174,9 +176,9 @@ def test_heads_are_compared_at_their_own_depths(
                 expected[row, t, head] = (p, heads.logits(head, state, verifier.unembed))
     assert len(expected) > 5 * depth
     pieces = head_pieces(heads, verifier, depth)
-    assert_same_laws(collected(pieces(batch), batch), expected)
+    assert_same_distributions(collected(pieces(batch), batch), expected)
     monkeypatch.setattr(positional, "LOGITS_AT_ONCE", 4 * VOCAB_SIZE)
-    assert_same_laws(collected(pieces(batch), batch), expected)
+    assert_same_distributions(collected(pieces(batch), batch), expected)
 
 
 @pytest.mark.parametrize("more", [-3, 3])
@@ -213,7 +215,7 @@ def test_rows_may_be_read_together_or_alone(meter: PositionalMeter) -> None:
 
 
 @torch.inference_mode()
-def test_the_law_is_the_one_that_decoding_samples_with(meter: PositionalMeter) -> None:
+def test_the_distribution_is_the_one_that_decoding_samples_with(meter: PositionalMeter) -> None:
     """Temperature, filters, and a temperature of the draft's own."""
     batch = texts()
     for temperature in (None, 2.0):  # both are other laws than those at temperature 1

@@ -40,7 +40,7 @@ def draft() -> HFCausalLM:
     return noisy()
 
 
-def by_hand(batch: Batch, depth: int, law: Callable[[Tensor, int, int], Tensor]) -> Tensor:
+def by_hand(batch: Batch, depth: int, distribution: Callable[[Tensor, int, int], Tensor]) -> Tensor:
     """One position after another; `law` sees nothing but the true tokens before each token."""
     rows: list[list[int]] = []
     for token_ids, counted in zip(batch.token_ids, batch.counted, strict=True):
@@ -48,7 +48,7 @@ def by_hand(batch: Batch, depth: int, law: Callable[[Tensor, int, int], Tensor])
             targets = range(t + 2, t + 2 + depth)
             if targets[-1] < len(token_ids) and all(counted[target] for target in targets):
                 orders = [
-                    law(token_ids[:target], t, head).argsort(descending=True, stable=True)
+                    distribution(token_ids[:target], t, head).argsort(descending=True, stable=True)
                     for head, target in enumerate(targets)
                 ]
                 found = zip(orders, targets, strict=True)
@@ -64,7 +64,7 @@ def test_ranks_of_heads(
 ) -> None:
     heads = heads_of(kind, verifier)
 
-    def law(before: Tensor, t: int, head: int) -> Tensor:
+    def distribution(before: Tensor, t: int, head: int) -> Tensor:
         hidden = verifier.model.base_model(before[None, : t + 1]).last_hidden_state
         read = (hidden if heads.prefix is None else heads.prefix(hidden))[0, -1]
         state = read
@@ -73,7 +73,7 @@ def test_ranks_of_heads(
             state = heads.step(number, read, known, state)
         return heads.logits(head, state, verifier.unembed)
 
-    expected = by_hand(texts(), depth, law)
+    expected = by_hand(texts(), depth, distribution)
     assert len(expected) > 5
     assert torch.equal(head_ranks(heads, verifier, depth, texts()), expected)
     monkeypatch.setattr(replay, "LOGITS_AT_ONCE", 4 * VOCAB_SIZE)
@@ -89,10 +89,10 @@ def test_ranks_of_a_draft_model(
     batch = texts()
     batch = Batch(batch.token_ids.clamp(max=vocab_size - 1), batch.counted)
 
-    def law(before: Tensor, t: int, head: int) -> Tensor:
+    def distribution(before: Tensor, t: int, head: int) -> Tensor:
         return draft.model(before[None]).logits[0, -1, :vocab_size]
 
-    expected = by_hand(batch, 4, law)
+    expected = by_hand(batch, 4, distribution)
     assert len(expected) > 5
     assert torch.equal(draft_ranks(draft, vocab_size, 4, batch), expected)
     monkeypatch.setattr(replay, "LOGITS_AT_ONCE", 4 * VOCAB_SIZE)

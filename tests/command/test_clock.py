@@ -83,11 +83,11 @@ def test_the_clock_touches_no_token_and_no_second_of_the_arm(
     monkeypatch: pytest.MonkeyPatch,
     options: tuple[str, ...],
 ) -> None:
-    told = (write_prompts(7), "sampling.temperature=1", *options)
-    decoded(cli, tiny, "with", *told)
+    overrides = (write_prompts(7), "sampling.temperature=1", *options)
+    decoded(cli, tiny, "with", *overrides)
     clock = import_module("specdec.lab.plain_clock")
     monkeypatch.setattr(clock.PlainClock, "beside", lambda self, prompts, traces: [])
-    decoded(cli, tiny, "without", *told)
+    decoded(cli, tiny, "without", *overrides)
     assert read_clock(Path("with"))
     assert not Path("without/clock.jsonl").exists()
     assert read_traces(Path("with")) == read_traces(Path("without"))
@@ -103,10 +103,10 @@ def test_plain_steps_are_timed_in_the_middle_of_each_text(
 ) -> None:
     """Behind the prompt and half of what is not timed, so that contexts are as long on average."""
     decoder = import_module("specdec.decoding.decoder").SpeculativeDecoder
-    decode, asked = decoder.decode, dict[str, int]()
+    decode, prompt_lengths = decoder.decode, dict[str, int]()
 
     def noting(self: Any, requests: Any) -> list[Trace]:
-        asked.update({each.prompt_id: len(each.token_ids) for each in requests})
+        prompt_lengths.update({each.prompt_id: len(each.token_ids) for each in requests})
         return decode(self, requests)
 
     monkeypatch.setattr(decoder, "decode", noting)
@@ -116,7 +116,7 @@ def test_plain_steps_are_timed_in_the_middle_of_each_text(
         number = clock[trace.prompt_id].num_steps
         assert number == min(4, len(trace.output_ids))
         before = (len(trace.output_ids) - number) // 2
-        assert asked[trace.prompt_id] == trace.num_prompt_tokens + before
+        assert prompt_lengths[trace.prompt_id] == trace.num_prompt_tokens + before
 
 
 def test_the_clock_takes_a_tenth_of_a_job_at_most(
@@ -151,10 +151,10 @@ def test_an_interrupted_run_goes_on_with_its_clock(
 ) -> None:
     """Killed in the second turn of a prompt, and with a torn line: that prompt is timed anew."""
     options = (write_prompts(8, turns=2), "proposer=ngram")
-    told, whole = tiny.options("run", *options), decoded(cli, tiny, "whole", *options)
+    overrides, whole = tiny.options("run", *options), decoded(cli, tiny, "whole", *options)
     with pytest.MonkeyPatch.context() as patch:
         interrupt_after(patch, 7)
-        assert cli("decode", *told).status == 130
+        assert cli("decode", *overrides).status == 130
     assert {plain.prompt_id for plain in read_clock(Path("run"))} == {"p0", "p1", "p2"}
     identity = json.loads(Path("run/status.json").read_text(encoding="utf-8"))["identity"]
     # What a session that died after its prompts were written would have left of the fourth.
@@ -162,7 +162,7 @@ def test_an_interrupted_run_goes_on_with_its_clock(
     TraceFile(Path("run/clock.jsonl"), identity).append(stale)
     with Path("run/clock.jsonl").open("a") as file:
         file.write('{"prompt_id": "p9", "tu')
-    assert cli("decode", *told).status == 0
+    assert cli("decode", *overrides).status == 0
     clock = read_clock(Path("run"))
     assert sorted((plain.prompt_id, plain.turn) for plain in clock) == [
         (f"p{number}", turn) for number in range(8) for turn in (0, 1)

@@ -148,15 +148,15 @@ def test_comparing_numbers_follow_from_the_traces_of_two_arms(
 
 
 def test_provenance_says_where_the_numbers_come_from(comparison: Comparison) -> None:
-    facts = read_json(comparison.folder / "ngram" / "provenance.json")
-    assert facts["argv"][0].endswith("compare")
-    assert ARMS in facts["argv"]
-    assert facts["dtype"] == "float32"
-    assert facts["attention"] == "sdpa"
-    assert "cpu" in facts["device"]
-    assert {"python", "torch", "transformers", "specdec-lab"} <= facts["versions"].keys()
-    assert all(facts["versions"].values()), "a version is unknown"
-    assert facts["git"] is None or len(facts["git"]["commit"]) == 40
+    provenance = read_json(comparison.folder / "ngram" / "provenance.json")
+    assert provenance["argv"][0].endswith("compare")
+    assert ARMS in provenance["argv"]
+    assert provenance["dtype"] == "float32"
+    assert provenance["attention"] == "sdpa"
+    assert "cpu" in provenance["device"]
+    assert {"python", "torch", "transformers", "specdec-lab"} <= provenance["versions"].keys()
+    assert all(provenance["versions"].values()), "a version is unknown"
+    assert provenance["git"] is None or len(provenance["git"]["commit"]) == 40
 
 
 # --- What is measured ---
@@ -296,7 +296,7 @@ def test_the_seed_decides_about_samples(cli: CommandLine, tiny: Tiny) -> None:
 
 def test_later_turns_are_asked_after_the_models_own_answers(cli: CommandLine, tiny: Tiny) -> None:
     turns = {"chat": ["first", "second"], "short": ["print("]}
-    rows = [{"question_id": name, "turns": asked} for name, asked in turns.items()]
+    rows = [{"question_id": name, "turns": asked_turns} for name, asked_turns in turns.items()]
     Path("turns.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     ended = cli("compare", *tiny.options("run", TWO_ARMS, "batch=2", "prompts.path=turns.jsonl"))
     assert ended.status == 0, ended.err

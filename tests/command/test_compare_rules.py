@@ -108,9 +108,11 @@ def test_a_reference_by_number_or_the_best(
     arms = 'arms=["proposer=none","proposer=ngram"]'
     ended = cli("compare", *tiny.options("run", arms, f"reference={reference}"))
     assert ended.status == 0, ended.err
-    told = {n: json.loads(Path(f"run/{n}/summary.json").read_text()) for n in ("none", "ngram")}
-    best = max(told, key=lambda name: told[name]["block_efficiency"]["value"])
-    references = {each.get("reference") for each in told.values()}
+    summaries = {
+        n: json.loads(Path(f"run/{n}/summary.json").read_text()) for n in ("none", "ngram")
+    }
+    best = max(summaries, key=lambda name: summaries[name]["block_efficiency"]["value"])
+    references = {each.get("reference") for each in summaries.values()}
     assert references == {None, found or best}
 
 

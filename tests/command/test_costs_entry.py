@@ -75,10 +75,10 @@ def test_replay_predicts_speed(
     measured: Ended, recorded: Ended, tiny: Tiny, cli: CommandLine
 ) -> None:
     assert (measured.status, recorded.status) == (0, 0)
-    told = ("recording=recording", "costs=costs.json", f"options=['draft.path={tiny.draft}']")
+    overrides = ("recording=recording", "costs=costs.json", f"options=['draft.path={tiny.draft}']")
     grid = ("grid.proposer=[ngram,draft_model]", "grid.gamma=[1,3]", "output=replayed")
     trees = "grid.tree=[chain,sparse,dynamic]", "grid.num_nodes=[4]"
-    ended = cli("replay", *told, *grid, *trees)
+    ended = cli("replay", *overrides, *grid, *trees)
     assert ended.status == 0, ended.err
     table: Any = pd.read_csv("replayed/summary.csv").set_index("arm")
     assert len(table) == 1 + 2 + 2 + 2  # plain decoding comes by itself
@@ -100,8 +100,8 @@ def test_compare_says_beforehand_what_is_worth_it(
 ) -> None:
     assert (measured.status, recorded.status) == (0, 0)
     arms = 'arms=["proposer=none","proposer=draft_model","proposer=draft_model tree=sampled"]'
-    told = ("recording=recording", "costs=costs.json", "dry_run=true", arms)
-    ended = cli("compare", *tiny.options("compared", *told))
+    overrides = ("recording=recording", "costs=costs.json", "dry_run=true", arms)
+    ended = cli("compare", *tiny.options("compared", *overrides))
     assert ended.status == 0, ended.err
     assert "worth decoding: " in ended.out
     assert "predicted speedup" in ended.out
@@ -114,8 +114,8 @@ def test_what_was_not_measured_may_be_worth_decoding(
     models = (f"verifier.path={tiny.verifier}", f"prompts.path={tiny.prompts}")
     assert cli("costs", *models, "output=costs.json", *SMALL, "proposers=[ngram]").status == 0
     arms = 'arms=["proposer=none","proposer=ngram","proposer=draft_model"]'
-    told = ("recording=recording", "costs=costs.json", "dry_run=true", arms)
-    ended = cli("compare", *tiny.options("compared", *told))
+    overrides = ("recording=recording", "costs=costs.json", "dry_run=true", arms)
+    ended = cli("compare", *tiny.options("compared", *overrides))
     assert ended.status == 0, ended.err
     last = ended.out.strip().splitlines()[-1]
     assert last.startswith("worth decoding: ")
@@ -127,8 +127,14 @@ def test_costs_choose_the_size_of_a_tree(
 ) -> None:
     assert (measured.status, recorded.status) == (0, 0)
     models = (f"verifier.path={tiny.verifier}", f"draft.path={tiny.draft}")
-    told = ("recording=recording", "costs=costs.json", "num_nodes=null", "depth=2", "max_nodes=6")
-    ended = cli("calibrate", *models, *told, "output=tree.json")
+    overrides = (
+        "recording=recording",
+        "costs=costs.json",
+        "num_nodes=null",
+        "depth=2",
+        "max_nodes=6",
+    )
+    ended = cli("calibrate", *models, *overrides, "output=tree.json")
     assert ended.status == 0, ended.err
     budgets = json.loads(Path("tree.json").read_text())["budgets"]
     fastest = max(budgets, key=lambda each: each["throughput"])["num_nodes"]

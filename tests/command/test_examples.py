@@ -35,11 +35,15 @@ class _Reached(BaseException):
 
 
 OF_HELP = [
-    [entry_point, *told] for entry_point in ENTRY_POINTS for _, _, *told in examples(entry_point)
+    [entry_point, *arguments]
+    for entry_point in ENTRY_POINTS
+    for _, _, *arguments in examples(entry_point)
 ]
 # Those with plug-ins of one's own are run, by test_docs.py.
-OF_PAGES = [told for page in PAGES for told in commands(page) if "--config-dir" not in told]
-ALL = [list(told) for told in dict.fromkeys(map(tuple, [*OF_HELP, *OF_PAGES]))]
+OF_PAGES = [
+    arguments for page in PAGES for arguments in commands(page) if "--config-dir" not in arguments
+]
+ALL = [list(arguments) for arguments in dict.fromkeys(map(tuple, [*OF_HELP, *OF_PAGES]))]
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +79,9 @@ def workplace(cli: CommandLine, tiny: Tiny, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-def stand_ins(told: Sequence[str]) -> list[str]:
+def stand_ins(arguments: Sequence[str]) -> list[str]:
     """Put what is here in place of what the example names."""
-    found = list(told)
+    found = list(arguments)
     for name, here in STANDS_FOR.items():
         found = [text.replace(name, here) for text in found]
     return found
@@ -90,7 +94,7 @@ def remove(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("fresh_accelerator")
-@pytest.mark.parametrize("command", ALL, ids=lambda told: " ".join(told)[:90])
+@pytest.mark.parametrize("command", ALL, ids=lambda arguments: " ".join(arguments)[:90])
 def test_an_example_is_configured_up_to_its_model(
     cli: CommandLine,
     workplace: Path,
@@ -106,23 +110,23 @@ def test_an_example_is_configured_up_to_its_model(
 
     monkeypatch.setattr("specdec.lm.load._proven", reached)
     monkeypatch.setattr("specdec.training.lm.LanguageModeling.prepare", reached)
-    entry_point, *told = stand_ins(command)
+    entry_point, *arguments = stand_ins(command)
     if entry_point in ("record", "train"):  # into a new folder, as whoever copies the line
-        for text in told:
+        for text in arguments:
             remove(Path(text.partition("output=")[2] or "nothing"))
-    sweeps = "-m" in told or any(text.startswith("experiment=") for text in told)
+    sweeps = "-m" in arguments or any(text.startswith("experiment=") for text in arguments)
     if sweeps and entry_point in ("decode", "train"):
-        told += ["--dry-run", "sweep.most=3"]
+        arguments += ["--dry-run", "sweep.most=3"]
     try:
-        ended = cli(entry_point, *told)
+        ended = cli(entry_point, *arguments)
     except _Reached:
         return
     assert ended.status == 0 or TOO_FEW.get(entry_point, "\0") in ended.err, ended.err
     told_why = entry_point in TOO_FEW and ended.status != 0
-    assert told_why or entry_point in ("check", "report") or "--dry-run" in told, "no model"
+    assert told_why or entry_point in ("check", "report") or "--dry-run" in arguments, "no model"
 
 
 def test_the_examples_are_found() -> None:
-    assert {told[0] for told in OF_HELP} == set(ENTRY_POINTS)
+    assert {arguments[0] for arguments in OF_HELP} == set(ENTRY_POINTS)
     assert len(OF_PAGES) > 50
     assert CONFIGS.is_dir()

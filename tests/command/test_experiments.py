@@ -45,13 +45,15 @@ def test_every_command_sweeps_or_says_what_to_do_instead() -> None:
 
 
 @pytest.mark.parametrize("command", INSTEAD)
-@pytest.mark.parametrize("told", [["-m", "seed=0,1"], ["hydra.mode=MULTIRUN"], ["--multirun"]])
-def test_no_command_ends_in_a_multirun(cli: CommandLine, command: str, told: list[str]) -> None:
-    ended = cli(command, *told)
+@pytest.mark.parametrize("overrides", [["-m", "seed=0,1"], ["hydra.mode=MULTIRUN"], ["--multirun"]])
+def test_no_command_ends_in_a_multirun(
+    cli: CommandLine, command: str, overrides: list[str]
+) -> None:
+    ended = cli(command, *overrides)
     (line,) = ended.err.splitlines()
     assert ended.status == 2
-    told_first = "-m" if told[0].startswith("-") else told[0]
-    assert line == f"error: {told_first}: specdec-{command} does not sweep: {INSTEAD[command]}"
+    first_override = "-m" if overrides[0].startswith("-") else overrides[0]
+    assert line == f"error: {first_override}: specdec-{command} does not sweep: {INSTEAD[command]}"
     assert not list(Path().iterdir()), "Hydra's own multirun has begun"
 
 
@@ -85,24 +87,24 @@ def test_experiments_of_ones_own_are_swept_together(
     """Each with what it sweeps by itself, in one folder, and a run that both have once."""
     experiment("gammas", swept("proposer: 'none,ngram', tree.gamma: '1,2'", declared))
     experiment("seeds", swept("proposer: 'none,ngram', seed: '0,1'", declared))
-    told = [text for text in tiny.options("") if not text.startswith("output=")]
-    told += ["experiment=gammas,seeds", "prompts.limit=1", "max_new_tokens=4"]
-    told += ["--config-dir", "mine"]
-    ended = cli("decode", *told)
+    overrides = [text for text in tiny.options("") if not text.startswith("output=")]
+    overrides += ["experiment=gammas,seeds", "prompts.limit=1", "max_new_tokens=4"]
+    overrides += ["--config-dir", "mine"]
+    ended = cli("decode", *overrides)
     assert ended.status == 0, ended.err
     assert "6 runs from 8 combinations" in ended.out
     (folder,) = Path("outputs").rglob("report.html")
     assert folder.parent.name == "gammas+seeds"
-    again = cli("decode", *told, "--dry-run")
+    again = cli("decode", *overrides, "--dry-run")
     assert "6 complete, 0 to run" in again.out
-    named = cli("decode", *told, "output=here", "--dry-run")
+    named = cli("decode", *overrides, "output=here", "--dry-run")
     assert "6 to run; results in here" in named.out
 
 
 def test_what_an_experiment_of_ones_own_declares_is_heeded(cli: CommandLine) -> None:
     experiment("theirs", "command: compare\narms: ['proposer=none']\n")
-    for told in (["experiment=theirs"], ["-m", "experiment=theirs", "seed=0,1"]):
-        ended = cli("decode", *told, "--config-dir", "mine")
+    for overrides in (["experiment=theirs"], ["-m", "experiment=theirs", "seed=0,1"]):
+        ended = cli("decode", *overrides, "--config-dir", "mine")
         assert ended.status == 2
         assert "experiment=theirs: is for specdec-compare" in ended.err
 
@@ -124,11 +126,11 @@ def test_one_that_sweeps_without_saying_for_whom_is_no_multirun_either(cli: Comm
 
 
 @pytest.mark.parametrize(
-    ("told", "names"),
+    ("overrides", "names"),
     [("experiment=a", ["a"]), ("experiment=a,b", ["a", "b"]), ("experiment=null", ["None"]),
      ("seed=1", []), ("experiment=[", [])],
 )  # fmt: skip
 def test_the_names_of_experiments_are_read_off_the_command_line(
-    told: str, names: list[str]
+    overrides: str, names: list[str]
 ) -> None:
-    assert list(experiments([told])) == names
+    assert list(experiments([overrides])) == names

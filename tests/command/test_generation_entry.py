@@ -12,7 +12,7 @@ from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
-TOLD = (
+OVERRIDES = (
     *(
         "sampling.temperature=1",
         "sampling.repetition_penalty=1.5",
@@ -22,10 +22,12 @@ TOLD = (
 )
 
 
-def test_check_record_and_replay_know_the_processed_law(cli: CommandLine, tiny: Tiny) -> None:
+def test_check_record_and_replay_know_the_processed_distribution(
+    cli: CommandLine, tiny: Tiny
+) -> None:
     """A draft that is the verifier is right all the time where both laws are processed alike."""
     same = f"draft.path={tiny.verifier}"
-    ended = cli("decode", *tiny.options("run", *TOLD, same))
+    ended = cli("decode", *tiny.options("run", *OVERRIDES, same))
     assert ended.status == 0, ended.err
     assert "repetition_penalty=1.5, no_repeat_ngram_size=3, min_new_tokens=8" in ended.out
     summary = json.loads(Path("run/summary.json").read_text())
@@ -45,8 +47,13 @@ def test_check_record_and_replay_know_the_processed_law(cli: CommandLine, tiny: 
 
 def test_texts_that_were_processed_are_checked_as_such(cli: CommandLine, tiny: Tiny) -> None:
     Path("many.jsonl").write_text("\n".join(json.dumps({"prompt": f"x{n}"}) for n in range(40)))
-    told = (*TOLD, "sampling.sequence_bias=[[[5],15]]", "prompts.path=many.jsonl", "batch=8")
-    assert cli("decode", *tiny.options("run", *told)).status == 0
+    overrides = (
+        *OVERRIDES,
+        "sampling.sequence_bias=[[[5],15]]",
+        "prompts.path=many.jsonl",
+        "batch=8",
+    )
+    assert cli("decode", *tiny.options("run", *overrides)).status == 0
     ended = cli("check", "run=run")
     assert ended.status == 0, ended.err + ended.out
     config = OmegaConf.load("run/config.yaml")
@@ -87,8 +94,8 @@ def test_processors_of_ones_own_are_configured_and_known(
             assert token not in json.loads(line)["output_ids"]
     known = [json.loads(Path(f"run{t}/status.json").read_text())["identity"] for t in (3, 5)]
     assert known[0] != known[1]
-    facts = json.loads(Path("run3/provenance.json").read_text())
-    assert facts["code"].keys() == {"sampling.processors.0"}
+    provenance = json.loads(Path("run3/provenance.json").read_text())
+    assert provenance["code"].keys() == {"sampling.processors.0"}
     ended = cli("decode", *tiny.options("run", "sampling.processors=[{_target_: mylab.Nobody}]"))
     assert (ended.status, ended.err.count("\n")) == (2, 1)
     assert "sampling.processors[0]._target_='mylab.Nobody': cannot be imported" in ended.err

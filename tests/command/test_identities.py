@@ -109,13 +109,13 @@ def test_two_plug_ins_of_one_module_are_two_arms_named_as_they_were_chosen(
 def test_an_edited_plug_in_is_another_run_and_another_arm(
     tiny: "Tiny", cli: "CommandLine", lab: Path
 ) -> None:
-    asked = ("proposer=first", "--config-dir", str(lab / "conf"))
-    sweep(cli, tiny, *asked)
-    assert "1 complete, 0 to run" in sweep(cli, tiny, *asked)
+    overrides = ("proposer=first", "--config-dir", str(lab / "conf"))
+    sweep(cli, tiny, *overrides)
+    assert "1 complete, 0 to run" in sweep(cli, tiny, *overrides)
     file = lab / "outlab/ngram.py"
     file.write_text(file.read_text().replace("token = 5", "token = 6"))
     forget()
-    assert "0 complete, 1 to run" in sweep(cli, tiny, *asked)
+    assert "0 complete, 1 to run" in sweep(cli, tiny, *overrides)
     assert len(names()) == 2
     first, second = arms()
     assert first == "first"
@@ -142,10 +142,10 @@ def test_other_weights_under_the_same_path_are_another_arm(
     tiny: "Tiny", cli: "CommandLine"
 ) -> None:
     shutil.copytree(tiny.draft, "draft")
-    asked = ("draft.path=draft", "proposer=draft_model")
-    sweep(cli, tiny, *asked)
+    overrides = ("draft.path=draft", "proposer=draft_model")
+    sweep(cli, tiny, *overrides)
     shutil.copy(tiny.verifier / "model.safetensors", "draft")
-    assert "0 complete, 1 to run" in sweep(cli, tiny, *asked)
+    assert "0 complete, 1 to run" in sweep(cli, tiny, *overrides)
     first, second = arms()
     assert first != second
     rows = [
@@ -160,11 +160,11 @@ def test_a_prompt_in_the_middle_of_a_large_file_counts(tiny: "Tiny", cli: "Comma
     rows = [json.dumps({"id": n, "prompt": f"{n} {filler}"}) for n in range(6000)]
     rows[0] = json.dumps({"id": 0, "prompt": "import os"})
     Path("large.jsonl").write_text("\n".join(rows) + "\n")
-    asked = ("prompts.path=large.jsonl", "prompts.limit=1", "proposer=none")
-    sweep(cli, tiny, *asked)
+    overrides = ("prompts.path=large.jsonl", "prompts.limit=1", "proposer=none")
+    sweep(cli, tiny, *overrides)
     rows[3000] = rows[3000].replace("x", "y")
     Path("large.jsonl").write_text("\n".join(rows) + "\n")
-    assert "0 complete, 1 to run" in sweep(cli, tiny, *asked)
+    assert "0 complete, 1 to run" in sweep(cli, tiny, *overrides)
 
 
 def test_runs_of_other_code_of_ours_are_kept_and_said(
@@ -194,8 +194,8 @@ def test_costs_are_matched_by_what_was_measured_not_by_its_name(
 
     shutil.copytree(tiny.draft, "copy")
     paths = [tiny.draft, "copy", f"{Path.cwd()}/./copy", tiny.padded]
-    told = [["proposer=draft_model", f"draft.path={path}"] for path in paths]
-    known = [draft_of(proposer_part(compose_decode(each))).known_by for each in told]
+    arms = [["proposer=draft_model", f"draft.path={path}"] for path in paths]
+    known = [draft_of(proposer_part(compose_decode(each))).known_by for each in arms]
     assert known[0] == known[1] == known[2] != known[3]
     foreign = [
         "proposer=draft_model",

@@ -19,7 +19,7 @@ def texts(run: str) -> dict[TextKey, tuple[int, ...]]:
     return {trace.key: trace.output_ids for trace in read_traces(Path(run))}
 
 
-def asked(tiny: Tiny, run: str, *more: str) -> list[str]:
+def options_of(tiny: Tiny, run: str, *more: str) -> list[str]:
     """Two prompts, one of them of two turns."""
     rows = [{"id": "chat", "turns": ["first", "second"]}, {"id": "short", "prompt": "print("}]
     Path("turns.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -28,7 +28,7 @@ def asked(tiny: Tiny, run: str, *more: str) -> list[str]:
 
 def test_each_prompt_is_decoded_so_many_times(tiny: Tiny, cli: CommandLine) -> None:
     """Other batches, interruptions and one sample alone: the texts are the same."""
-    options = asked(tiny, "run", "proposer=ngram", "prompts.num_samples=3")
+    options = options_of(tiny, "run", "proposer=ngram", "prompts.num_samples=3")
     ended = cli("decode", *options)
     assert ended.status == 0, ended.err
     assert "2 prompts, 3 samples of each" in ended.out
@@ -44,7 +44,7 @@ def test_each_prompt_is_decoded_so_many_times(tiny: Tiny, cli: CommandLine) -> N
     shown = [json.loads(line) for line in Path("run/tokens.jsonl").read_text().splitlines()]
     assert {(row["prompt_id"], row["sample"]) for row in shown} <= {("chat", 0), ("short", 0)}
 
-    assert cli("decode", *asked(tiny, "alone", "proposer=ngram", "batch=4")).status == 0
+    assert cli("decode", *options_of(tiny, "alone", "proposer=ngram", "batch=4")).status == 0
     assert texts("alone").items() <= found.items()
 
     # One turn of one sample is lost: it is decoded again, and nothing else.
@@ -72,7 +72,7 @@ def _key(line: str) -> TextKey:
 
 
 def test_samples_are_recorded_replayed_and_compared(tiny: Tiny, cli: CommandLine) -> None:
-    options = asked(tiny, "run", "prompts.num_samples=3")
+    options = options_of(tiny, "run", "prompts.num_samples=3")
     assert cli("decode", *options).status == 0
     assert cli("record", "run=run", "output=recording").status == 0
     recorded = read_recording(Path("recording"))
@@ -85,7 +85,7 @@ def test_samples_are_recorded_replayed_and_compared(tiny: Tiny, cli: CommandLine
     assert (tally.num_prompts, tally.total("num_turns")) == (2, 9)
 
     arms = 'arms=["proposer=none","proposer=ngram verification=match"]'
-    ended = cli("compare", *asked(tiny, "both", "prompts.num_samples=2", arms))
+    ended = cli("compare", *options_of(tiny, "both", "prompts.num_samples=2", arms))
     assert ended.status == 0, ended.err
     runs = [texts(str(file.parent)) for file in Path("both").glob("*/traces.jsonl")]
     assert runs[0] == runs[1], "match emits what the verifier draws, sample by sample"
@@ -96,7 +96,7 @@ def test_samples_are_recorded_replayed_and_compared(tiny: Tiny, cli: CommandLine
 def test_samples_that_would_all_be_the_same_are_refused(
     greedy: str, tiny: Tiny, cli: CommandLine
 ) -> None:
-    ended = cli("decode", *asked(tiny, "run", "prompts.num_samples=2", greedy))
+    ended = cli("decode", *options_of(tiny, "run", "prompts.num_samples=2", greedy))
     assert ended.status != 0
     assert "prompts.num_samples=2" in ended.err
     assert greedy in ended.err

@@ -69,9 +69,9 @@ MODELS: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
-def refused(cli: CommandLine, told: list[str], *words: str) -> None:
+def refused(cli: CommandLine, overrides: list[str], *words: str) -> None:
     """Expect one line with all words, status 2, and no folder of a run."""
-    ended = cli("decode", "-m", *told, "output=sweep")
+    ended = cli("decode", "-m", *overrides, "output=sweep")
     assert ended.status == 2, ended.out
     line = ended.err.splitlines()[-1]
     assert line.startswith("error: ")
@@ -90,7 +90,7 @@ def test_a_model_that_is_none(cli: CommandLine, tiny: Tiny, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("overrides", "words"),
     [
         (["verifier.path=zoo:verifier,no/such"], ["verifier.path='no/such': not loaded"]),
         (["verifier.path=zoo:verifier,zoo:x"], ["verifier.path='zoo:x': not in the zoo"]),
@@ -110,9 +110,9 @@ def test_a_model_that_is_none(cli: CommandLine, tiny: Tiny, name: str) -> None:
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )
 def test_a_wrong_value_among_right_ones(
-    cli: CommandLine, told: list[str], words: list[str]
+    cli: CommandLine, overrides: list[str], words: list[str]
 ) -> None:
-    refused(cli, ["proposer=none", "prompts.limit=1", *told], *words)
+    refused(cli, ["proposer=none", "prompts.limit=1", *overrides], *words)
 
 
 def test_prompts_that_cannot_be_decoded(cli: CommandLine, tiny: Tiny) -> None:
@@ -174,7 +174,7 @@ def test_what_was_mended_is_looked_at_again(cli: CommandLine, tiny: Tiny) -> Non
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "overrides"),
     [
         ("decode", ["proposer=none"]),
         ("compare", ["arms=['proposer=none']"]),
@@ -183,20 +183,20 @@ def test_what_was_mended_is_looked_at_again(cli: CommandLine, tiny: Tiny) -> Non
     ],
 )
 def test_single_runs_are_refused_alike(
-    cli: CommandLine, tiny: Tiny, command: str, told: list[str]
+    cli: CommandLine, tiny: Tiny, command: str, overrides: list[str]
 ) -> None:
-    ended = cli(command, f"verifier.path={tiny.verifier}", "prompts.path=typo.jsonl", *told)
+    ended = cli(command, f"verifier.path={tiny.verifier}", "prompts.path=typo.jsonl", *overrides)
     assert ended.status == 2
     assert ended.err.startswith("error: prompts.path='typo.jsonl': no such file")
     spoilt(tiny, "mine", without("*.safetensors"))
-    ended = cli(command, "verifier.path=mine", f"prompts.path={tiny.prompts}", *told)
+    ended = cli(command, "verifier.path=mine", f"prompts.path={tiny.prompts}", *overrides)
     assert ended.err.startswith("error: verifier.path='mine': no weights in that folder")
 
 
 def test_a_draft_that_costs_is_told_of_is_used(cli: CommandLine, tiny: Tiny) -> None:
     own = [f"verifier.path={tiny.verifier}", f"prompts.path={tiny.prompts}", "output=costs.json"]
-    for told in ([f"draft.path={tiny.stranger}"], [f"options=['draft.path={tiny.stranger}']"]):
-        ended = cli("costs", *own, *told, "proposers=[draft_model]")
+    for overrides in ([f"draft.path={tiny.stranger}"], [f"options=['draft.path={tiny.stranger}']"]):
+        ended = cli("costs", *own, *overrides, "proposers=[draft_model]")
         assert ended.status == 2
         assert f"draft.path='{tiny.stranger}'" in ended.err
 
@@ -205,7 +205,7 @@ TRAINED = ["train=medusa", "train.num_heads=2", "tree.gamma=2", "max_steps=1,2"]
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("overrides", "words"),
     [
         (["verifier.path=zoo:verifier,gone"], ["verifier.path='gone': not loaded"]),
         (["data.path=zoo:train,gone.txt"], ["data.path='gone.txt': no such file"]),
@@ -220,12 +220,14 @@ TRAINED = ["train=medusa", "train.num_heads=2", "tree.gamma=2", "max_steps=1,2"]
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )
 def test_trainings_are_looked_at_beforehand(
-    cli: CommandLine, told: list[str], words: list[str]
+    cli: CommandLine, overrides: list[str], words: list[str]
 ) -> None:
     Path("bad.jsonl").write_text('{"nothing": 1}\n')
     data = ["data.path=zoo:train", "data.held_out_path=zoo:held_out"]
-    common = [text for text in TRAINED if not (text.startswith("train") and "draft" in told[0])]
-    ended = cli("train", "-m", *common, *data, *told, "output=sweep")
+    common = [
+        text for text in TRAINED if not (text.startswith("train") and "draft" in overrides[0])
+    ]
+    ended = cli("train", "-m", *common, *data, *overrides, "output=sweep")
     assert ended.status == 2, ended.out
     for word in words:
         assert word in ended.err.splitlines()[-1]

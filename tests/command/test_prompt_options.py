@@ -41,31 +41,31 @@ def summary(run: str) -> dict[str, Any]:
 
 def test_prompts_that_are_too_long_are_left_out(cli: CommandLine, tiny: Tiny) -> None:
     rows = {"id": "long", "prompt": LONG}, {"id": "a", "prompt": "def"}
-    asked = write_prompts(*rows, {"id": "later", "turns": ["def", LONG]})
-    ended = cli("decode", *tiny.options("run", asked))
+    prompts = write_prompts(*rows, {"id": "later", "turns": ["def", LONG]})
+    ended = cli("decode", *tiny.options("run", prompts))
     assert ended.status == 2
     assert "asked.jsonl:1: prompt long: " in ended.err
     arms = 'arms=["proposer=none","proposer=ngram"]'
     for command, more, run in (("decode", "", "run"), ("compare", arms, "run2/ngram")):
         folder = run.split("/")[0]
-        options = tiny.options(folder, asked, "prompts.skip_too_long=true", *filter(None, [more]))
+        options = tiny.options(folder, prompts, "prompts.skip_too_long=true", *filter(None, [more]))
         ended = cli(command, *options)
         assert ended.status == 0, ended.err
         assert "2 prompts too long and left out: long, later" in ended.out
         assert (summary(run)["num_prompts"], summary(run)["num_skipped"]) == (1, 2)
-    ended = cli("decode", *tiny.options("run", asked, "prompts.skip_too_long=true"))
+    ended = cli("decode", *tiny.options("run", prompts, "prompts.skip_too_long=true"))
     assert "complete" in ended.out
 
 
-def test_what_is_too_long_may_be_told(cli: CommandLine, tiny: Tiny) -> None:
+def test_what_is_too_long_may_be_skipped(cli: CommandLine, tiny: Tiny) -> None:
     """Without `skip_too_long` the end of what is longer is continued."""
     tokenizer = AutoTokenizer.from_pretrained(tiny.verifier)
     token_ids = tokenizer(LONG)["input_ids"]
     tail = tokenizer.decode(token_ids[-20:])
     assert tokenizer(tail)["input_ids"] == token_ids[-20:]
-    asked = write_prompts({"id": "long", "prompt": LONG}, {"id": "tail", "prompt": tail})
+    prompts = write_prompts({"id": "long", "prompt": LONG}, {"id": "tail", "prompt": tail})
     cut = "prompts.max_prompt_tokens=20"
-    ended = cli("decode", *tiny.options("cut", asked, cut))
+    ended = cli("decode", *tiny.options("cut", prompts, cut))
     assert ended.status == 0, ended.err
     assert "1 turn cut to the last tokens: long" in ended.out
     assert summary("cut")["num_truncated"] == 1
@@ -73,26 +73,26 @@ def test_what_is_too_long_may_be_told(cli: CommandLine, tiny: Tiny) -> None:
     assert long.num_prompt_tokens == short.num_prompt_tokens == 20
     assert long.output_ids == short.output_ids
     assert cli("record", "run=cut", "output=recording").status == 0
-    ended = cli("decode", *tiny.options("left", asked, cut, "prompts.skip_too_long=true"))
+    ended = cli("decode", *tiny.options("left", prompts, cut, "prompts.skip_too_long=true"))
     assert [trace.prompt_id for trace in read_traces(Path("left"))] == ["tail"]
     short_cut = ("prompts.max_prompt_tokens=5", "prompts.skip_too_long=true")
-    ended = cli("decode", *tiny.options("none", asked, *short_cut))
+    ended = cli("decode", *tiny.options("none", prompts, *short_cut))
     assert ended.status == 2
     assert "all 2 prompts have 6 tokens or more" in ended.err
 
 
 def test_options_reach_the_template(cli: CommandLine, tiny: Tiny) -> None:
-    asked = write_prompts({"id": "a", "messages": [{"role": "user", "content": "def"}]})
+    prompts = write_prompts({"id": "a", "messages": [{"role": "user", "content": "def"}]})
     chat = with_tokenizer(tiny, "chat", chat_template=CHAT)
-    ended = cli("decode", *tiny.options("run", chat, asked, "keep_candidates=0"))
+    ended = cli("decode", *tiny.options("run", chat, prompts, "keep_candidates=0"))
     assert "  | [user]def[plain]" in ended.out.splitlines()
     moody = ["prompts.template_options={mood: low}", "keep_candidates=0"]
     Path("low").write_text("a file by chance")
-    ended = cli("decode", *tiny.options("moody", chat, asked, *moody))
+    ended = cli("decode", *tiny.options("moody", chat, prompts, *moody))
     assert "  | [user]def[low]" in ended.out.splitlines()
     provenance = json.loads(Path("moody/provenance.json").read_text())
     assert not [name for name in provenance["files"] if "template_options" in name]
-    ended = cli("decode", *tiny.options("run", chat, asked, *moody))
+    ended = cli("decode", *tiny.options("run", chat, prompts, *moody))
     assert "holds a run of other options" in ended.err
 
 
@@ -137,7 +137,7 @@ def test_tokens_beyond_the_embedding_are_found_before(cli: CommandLine, tiny: Ti
     assert not Path("run/traces.jsonl").exists()
 
 
-def test_an_end_that_only_the_tokenizer_knows_is_told(cli: CommandLine, tiny: Tiny) -> None:
+def test_an_end_that_only_the_tokenizer_knows_is_noted(cli: CommandLine, tiny: Tiny) -> None:
     ended = cli("decode", *tiny.options("run"))
     assert "note: texts go on behind" not in ended.out
     other = with_tokenizer(tiny, "other", eos_token="add")
@@ -157,10 +157,10 @@ def test_a_turn_that_the_template_refuses_ends_that_conversation_only(
     """Known only in the middle of the run, by what the model answered."""
     chat = with_tokenizer(tiny, "chat", chat_template=TOUCHY)
     turns = ["def", "more", "and more"]
-    asked = write_prompts(
+    prompts = write_prompts(
         {"id": "touchy", "turns": ["touchy", *turns[1:]]}, {"id": "calm", "turns": turns}
     )
-    options = tiny.options("run", chat, asked, "batch=2")
+    options = tiny.options("run", chat, prompts, "batch=2")
     ended = cli("decode", *options)
     assert ended.status == 0, ended.err
     line = "2 turns not asked, since the chat template refuses the answers before: touchy#1"
@@ -180,8 +180,10 @@ def test_options_of_a_row_go_before_those_of_the_run(cli: CommandLine, tiny: Tin
     message = {"messages": [{"role": "user", "content": "def"}]}
     own = {"id": "own", **message, "chat_template_kwargs": {"mood": "own"}}
     chat = with_tokenizer(tiny, "chat", chat_template=CHAT)
-    asked = write_prompts(own)
-    ended = cli("decode", *tiny.options("run", chat, asked, "prompts.template_options={mood: low}"))
+    prompts = write_prompts(own)
+    ended = cli(
+        "decode", *tiny.options("run", chat, prompts, "prompts.template_options={mood: low}")
+    )
     assert "  | [user]def[own]" in ended.out.splitlines()
     written = write_prompts({**own, "chat_template_kwargs": '{"mood": "json"}'})
     assert "  | [user]def[json]" in cli("decode", *tiny.options("json", chat, written)).out

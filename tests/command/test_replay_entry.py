@@ -73,8 +73,8 @@ def test_what_is_certain_is_counted_as_decoding_counts_it(tiny: Tiny, cli: Comma
 
 
 def test_a_lossless_run_is_a_recording_too(tiny: Tiny, cli: CommandLine) -> None:
-    told = ("proposer=draft_model", "sampling.temperature=1")
-    assert cli("decode", *tiny.options("run", *told)).status == 0
+    overrides = ("proposer=draft_model", "sampling.temperature=1")
+    assert cli("decode", *tiny.options("run", *overrides)).status == 0
     ended = cli("record", "run=run", "output=recording", "top_k=4")
     assert ended.status == 0, ended.err
     ended = replay(cli, tiny, "grid.gamma=[2]", "grid.proposer=[draft_model]")
@@ -102,8 +102,8 @@ def test_replayed_runs_are_not_compared_with_decoded_ones(
 ) -> None:
     assert recording.status == 0, recording.err
     assert replay(cli, tiny, "grid.gamma=[1]", "grid.proposer=[ngram]").status == 0
-    told = ("proposer=ngram", "tree.gamma=1", "sampling.temperature=1")
-    assert cli("decode", *tiny.options("replayed/decoded", *told)).status == 0
+    overrides = ("proposer=ngram", "tree.gamma=1", "sampling.temperature=1")
+    assert cli("decode", *tiny.options("replayed/decoded", *overrides)).status == 0
     ended = cli("report", "replayed")
     assert ended.status == 0, ended.err
     assert table()["setting"].nunique() == 2
@@ -164,11 +164,11 @@ def test_a_proposer_with_a_broken_state_is_found(
 
     rows = [{"id": f"{n}", "prompt": f"def add(first, second): {n}"} for n in range(12)]
     Path("many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    told = ("sampling.temperature=0", "max_new_tokens=30", "prompts.path=many.jsonl")
-    assert record(cli, tiny, *told).status == 0
+    overrides = ("sampling.temperature=0", "max_new_tokens=30", "prompts.path=many.jsonl")
+    assert record(cli, tiny, *overrides).status == 0
     monkeypatch.setattr(DraftModel, "_readable", lambda self, token_ids: [5] * len(token_ids))
-    told = ("grid.proposer=[draft_model]", "grid.gamma=[3]", "check=true")
-    ended = replay(cli, tiny, *told)
+    overrides = ("grid.proposer=[draft_model]", "grid.gamma=[3]", "check=true")
+    ended = replay(cli, tiny, *overrides)
     assert ended.status == 1
     assert "the engine does not accept what replay expects" in ended.out
 
@@ -177,12 +177,12 @@ def test_the_best_tree_of_a_recording_is_worth_what_it_says(
     recording: Ended, tiny: Tiny, cli: CommandLine
 ) -> None:
     assert recording.status == 0, recording.err
-    told = ("recording=recording", "num_nodes=5", "depth=3", "output=tree.json", "max_rank=20")
+    overrides = ("recording=recording", "num_nodes=5", "depth=3", "output=tree.json", "max_rank=20")
     models = (f"verifier.path={tiny.verifier}", f"draft.path={tiny.draft}")
-    ended = cli("calibrate", *models, *told)
+    ended = cli("calibrate", *models, *overrides)
     assert ended.status == 0, ended.err
     assert "expected steps; the best 5 nodes" in ended.out
-    told = json.loads(Path("tree.json").read_text())["joint"]["expected_block_efficiency"][4]
+    expected = json.loads(Path("tree.json").read_text())["joint"]["expected_block_efficiency"][4]
     arm = "proposer=draft_model tree=calibrated tree.path=tree.json tree.num_nodes=5"
     assert replay(cli, tiny, "grid.proposer=[]", f"arms=['{arm}']").status == 0
-    assert float(table()["block_efficiency"][0]) == pytest.approx(told, abs=1e-6)
+    assert float(table()["block_efficiency"][0]) == pytest.approx(expected, abs=1e-6)

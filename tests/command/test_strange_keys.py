@@ -87,5 +87,5 @@ def test_what_needs_heads_or_a_model_says_so(cli: CommandLine, tiny: Tiny) -> No
     data = (f"verifier.path={tiny.verifier}", f"data.path={tiny.text}")
     ended = cli("calibrate", "proposer=parrot", *data, "output=tree.json", *MINE)
     assert_one_line(ended, ["proposer='parrot'", "heads or a draft model"])
-    told = (*data, "max_steps=1,2", "decode=['proposer=parrot']", "output=trained", "-m")
-    assert_one_line(cli("train", *told, *MINE), ["decodes with what was trained"])
+    overrides = (*data, "max_steps=1,2", "decode=['proposer=parrot']", "output=trained", "-m")
+    assert_one_line(cli("train", *overrides, *MINE), ["decodes with what was trained"])

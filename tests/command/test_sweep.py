@@ -154,8 +154,8 @@ def test_an_experiment_sweeps_without_a_flag(tiny: Tiny, cli: CommandLine) -> No
         "# @package _global_\noutput: outputs/short\nhydra:\n  mode: MULTIRUN\n"
         "  sweeper:\n    params:\n      tree.gamma: 1,3\n"
     )
-    told = [text for text in tiny.options("") if not text.startswith("output=")]
-    options = [*told, "proposer=ngram", "--config-dir", "mine"]
+    without_output = [text for text in tiny.options("") if not text.startswith("output=")]
+    options = [*without_output, "proposer=ngram", "--config-dir", "mine"]
     ended = cli("decode", *options, "experiment=short")
     assert ended.status == 0, ended.err
     assert len(runs("outputs/short")) == 2
@@ -315,11 +315,11 @@ def test_launchers_come_to_the_same_table(
 ) -> None:
     alone, folder = tmp_path / "alone", tmp_path / launcher
     assert cli("decode", *sweep_options(tiny, alone, *grid)).status == 0
-    told = {
+    overrides = {
         "joblib": ["hydra.launcher.n_jobs=2"],
         "submitit_local": ["hydra.launcher.timeout_min=10", "hydra.launcher.cpus_per_task=1"],
     }[launcher]
-    options = sweep_options(tiny, folder, *grid, f"hydra/launcher={launcher}", *told)
+    options = sweep_options(tiny, folder, *grid, f"hydra/launcher={launcher}", *overrides)
     command = [sys.executable, "-m", "specdec", "decode", *options]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert ended.returncode == 0, ended.stderr
@@ -334,7 +334,7 @@ exit 1
 
 
 @pytest.mark.thorough
-def test_slurm_is_asked_for_what_the_launcher_was_told(
+def test_slurm_gets_the_options_of_the_launcher(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a cluster: a stand-in for sbatch keeps the script, and refuses it."""
@@ -344,7 +344,7 @@ def test_slurm_is_asked_for_what_the_launcher_was_told(
         (commands / name).write_text(SBATCH.format(folder=tmp_path))
         (commands / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(commands), prepend=":")
-    told = [
+    overrides = [
         "partition=gpus",
         "gpus_per_node=1",
         "timeout_min=90",
@@ -353,7 +353,7 @@ def test_slurm_is_asked_for_what_the_launcher_was_told(
     ]
     options = [
         *sweep_options(tiny, tmp_path / "sweep", "proposer=ngram", "tree.gamma=1,2,3"),
-        *("hydra/launcher=submitit_slurm", *(f"hydra.launcher.{text}" for text in told)),
+        *("hydra/launcher=submitit_slurm", *(f"hydra.launcher.{text}" for text in overrides)),
     ]
     command = [sys.executable, "-m", "specdec", "decode", *options]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

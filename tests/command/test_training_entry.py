@@ -50,17 +50,17 @@ def test_the_folder_says_what_was_trained(cli: CommandLine, inputs: list[str]) -
     assert ended.status == 0, ended.err
     status = json.loads(Path("out/status.json").read_text())
     assert (status["kind"], status["state"]) == ("training", "complete")
-    facts = json.loads(Path("out/provenance.json").read_text())
-    assert {"versions", "source", "device", "argv", "cwd", "files"} <= facts.keys()
-    assert set(facts["files"]) == {"verifier.path", "data.path", "data.held_out_path"}
+    provenance = json.loads(Path("out/provenance.json").read_text())
+    assert {"versions", "source", "device", "argv", "cwd", "files"} <= provenance.keys()
+    assert set(provenance["files"]) == {"verifier.path", "data.path", "data.held_out_path"}
     config = OmegaConf.load("out/config.yaml")
     assert Path(config.data.path).is_absolute()
     known = json.loads(Path("out/identity.json").read_text())["told"]
     assert known["trainer.learning_rate"] == config.trainer.learning_rate
     assert known["loss"] == "cross_entropy"
     card = Path("out/README.md").read_text()
-    facts = ("steps | 2", "learning_rate | 0.001", "seed | 0", "per_device_train_batch_size | 2")
-    for fact in facts:
+    lines = ("steps | 2", "learning_rate | 0.001", "seed | 0", "per_device_train_batch_size | 2")
+    for fact in lines:
         assert f"| {fact} |" in card
     again = train(cli, inputs)
     assert (again.status, again.out) == (0, "out: complete; resume=false trains anew\n")
@@ -111,11 +111,11 @@ def test_other_spellings_are_the_same_training(cli: CommandLine, inputs: list[st
     assert train(cli, inputs).status == 0
     shutil.copy("text.txt", "copy.txt")
     here = str(Path.cwd())
-    told = [
+    overrides = [
         *(f"verifier.path={here}/verifier", "data.path=copy.txt", "trainer.learning_rate=1e-3"),
         *("trainer.logging_steps=2", "trainer.weight_decay=0.10"),
     ]
-    ended = train(cli, inputs, *told)
+    ended = train(cli, inputs, *overrides)
     assert (ended.status, ended.out) == (0, "out: complete; resume=false trains anew\n")
 
 
@@ -160,10 +160,10 @@ def compare(node: Any, signature: inspect.Signature) -> None:
     plain = OmegaConf.to_container(node, resolve=False)
     assert isinstance(plain, dict)
     for name, parameter in signature.parameters.items():
-        told = plain.get(name)
-        if parameter.default is parameter.empty or (isinstance(told, str) and "${" in told):
+        default = plain.get(name)
+        if parameter.default is parameter.empty or (isinstance(default, str) and "${" in default):
             continue
-        assert told == parameter.default, f"{plain['_target_']}: {name}"
+        assert default == parameter.default, f"{plain['_target_']}: {name}"
 
 
 def test_heads_are_trained_by_default_and_rates_fit_what_is_trained(tiny: Tiny) -> None:
@@ -171,7 +171,7 @@ def test_heads_are_trained_by_default_and_rates_fit_what_is_trained(tiny: Tiny) 
     from specdec.training.medusa import MedusaTraining
     from specdec.training.trainer import Trainer
 
-    def told(*options: str) -> tuple[float, float]:
+    def rates(*options: str) -> tuple[float, float]:
         with initialize_config_module("specdec.configs", version_base="1.3"):
             trainer = compose("train", options).trainer
         return trainer.learning_rate, trainer.warmup_ratio
@@ -180,11 +180,11 @@ def test_heads_are_trained_by_default_and_rates_fit_what_is_trained(tiny: Tiny) 
         config = compose("train", [])
     assert config.train._target_ == f"{MedusaTraining.__module__}.{MedusaTraining.__qualname__}"
     plain = Trainer()
-    assert told() == told("train=chained") == (plain.learning_rate, plain.warmup_ratio)
-    fresh = told("train=draft_model")
-    assert fresh == told("train=lm")
-    assert fresh[0] > told()[0]
-    moved = told("train=draft_model", "train.init_path=zoo:draft")
-    assert moved == told("train=lm", f"train.init_path={tiny.draft}")
-    assert moved[0] < told()[0]
-    assert told("trainer.learning_rate=0.5", "train=lm")[0] == 0.5
+    assert rates() == rates("train=chained") == (plain.learning_rate, plain.warmup_ratio)
+    fresh = rates("train=draft_model")
+    assert fresh == rates("train=lm")
+    assert fresh[0] > rates()[0]
+    moved = rates("train=draft_model", "train.init_path=zoo:draft")
+    assert moved == rates("train=lm", f"train.init_path={tiny.draft}")
+    assert moved[0] < rates()[0]
+    assert rates("trainer.learning_rate=0.5", "train=lm")[0] == 0.5

@@ -104,7 +104,7 @@ def test_a_run_that_is_trained_again_is_not_complete(
     from specdec.training.medusa import MedusaTraining
 
     run = run_of("max_steps=2,seed=0")
-    told = options(tiny, "max_steps=2", "seed=0")
+    overrides = options(tiny, "max_steps=2", "seed=0")
     seen = []
 
     def killed(*_: object) -> None:
@@ -113,24 +113,24 @@ def test_a_run_that_is_trained_again_is_not_complete(
 
     with monkeypatch.context() as patch:
         patch.setattr(MedusaTraining, "loss", killed)
-        assert cli("train", *told, "resume=false").status == 1
+        assert cli("train", *overrides, "resume=false").status == 1
     ((status, results),) = seen
     assert (status["state"], results) == ("started", [])
     (run / "status.json").write_text(json.dumps(status))  # as SIGKILL leaves it
-    assert "\ninterrupted " in cli("train", *told, "--dry-run").out
-    assert "0 complete, 1 to run" in cli("train", *told).out
+    assert "\ninterrupted " in cli("train", *overrides, "--dry-run").out
+    assert "0 complete, 1 to run" in cli("train", *overrides).out
 
 
 @pytest.mark.thorough
 def test_seeds_share_the_answers(tiny: Tiny, cli: CommandLine) -> None:
     """And the first one, who writes them, bears the name that was planned."""
     distill = ("distill.path=answers.jsonl", "distill.max_new_tokens=8", "distill.prompt_tokens=8")
-    told = options(tiny, "seed=0,1", "max_steps=1", *distill)
-    planned = listed(cli("train", *told, "--dry-run"))
-    ended = cli("train", *told)
+    overrides = options(tiny, "seed=0,1", "max_steps=1", *distill)
+    planned = listed(cli("train", *overrides, "--dry-run"))
+    ended = cli("train", *overrides)
     assert ended.status == 0, ended.err
     assert {file.parent.name for file in Path("sweep").glob("*/status.json")} == set(planned)
-    assert listed(cli("train", *told, "--dry-run")) == planned
+    assert listed(cli("train", *overrides, "--dry-run")) == planned
     assert list(table()["seeds"]) == ["0,1"]
 
 
@@ -153,16 +153,16 @@ def listed(ended: Ended) -> list[str]:
     ],
 )
 def test_what_matters_is_told_apart(tiny: Tiny, cli: CommandLine, swept: str) -> None:
-    told = swept.replace("PROMPTS", f"'prompts.path={tiny.prompts}'")
-    found = listed(cli("train", *options(tiny, told, "--dry-run")))
+    overrides = swept.replace("PROMPTS", f"'prompts.path={tiny.prompts}'")
+    found = listed(cli("train", *options(tiny, overrides, "--dry-run")))
     assert len(set(found)) == 2
     if swept.startswith("trainer.max_steps"):
         assert [name.split("-")[0] for name in found] == ["max_steps=1", "max_steps=2"]
 
 
 def test_the_verifier_decodes_as_it_was_trained_with(tiny: Tiny, cli: CommandLine) -> None:
-    told = ("max_steps=1", "verifier.dtype=bfloat16", "verifier.attention=eager")
-    ended = cli("train", *options(tiny, *told))
+    overrides = ("max_steps=1", "verifier.dtype=bfloat16", "verifier.attention=eager")
+    ended = cli("train", *options(tiny, *overrides))
     assert ended.status == 0, ended.err
     assert ended.out.startswith("sweep: 1 run from 1 combination, 0 complete")
     verifier = OmegaConf.load(run_of("default") / "config.yaml").verifier
@@ -238,8 +238,8 @@ def test_what_was_swept_tells_the_arms_apart(tiny: Tiny, cli: CommandLine) -> No
 @pytest.mark.thorough
 def test_drafts_and_tuned_verifiers_are_decoded_with(tiny: Tiny, cli: CommandLine) -> None:
     draft = ("train.hidden_size=12", "train.intermediate_size=16", "train.num_attention_heads=1")
-    told = [text for text in options(tiny, "max_steps=2") if "train.num_heads" not in text]
-    ended = cli("train", *told, "train=draft_model", *draft, "seed=0,1")
+    overrides = [text for text in options(tiny, "max_steps=2") if "train.num_heads" not in text]
+    ended = cli("train", *overrides, "train=draft_model", *draft, "seed=0,1")
     assert ended.status == 0, ended.err
     assert set(table()["proposer"]) == {"draft_model"}
     joint = ("joint=true", "tuning.method=full", "tuning.heads_warmup_steps=1", "max_steps=2,3")
@@ -259,7 +259,7 @@ def test_a_tree_deeper_than_the_heads_is_left_out(tiny: Tiny, cli: CommandLine) 
 
 
 @pytest.mark.parametrize(
-    ("told", "reason"),
+    ("overrides", "reason"),
     [
         (["train=lm,medusa", "~train.num_heads"], "train=lm: proposes nothing"),
         (["decode=['sampling.temperature=1']", "seed=0,1"], "decode: sampling.temperature=1: "),
@@ -296,11 +296,11 @@ def test_a_tree_deeper_than_the_heads_is_left_out(tiny: Tiny, cli: CommandLine) 
     ],
 )
 def test_mistakes_end_a_sweep_before_it_begins(
-    tiny: Tiny, cli: CommandLine, told: list[str], reason: str
+    tiny: Tiny, cli: CommandLine, overrides: list[str], reason: str
 ) -> None:
-    removed = [text.removeprefix("~") for text in told if text.startswith("~")]
+    removed = [text.removeprefix("~") for text in overrides if text.startswith("~")]
     kept = [text for text in options(tiny) if text.split("=")[0] not in removed]
-    ended = cli("train", *kept, *[text for text in told if not text.startswith("~")])
+    ended = cli("train", *kept, *[text for text in overrides if not text.startswith("~")])
     assert ended.status == 2, ended.err
     assert reason in ended.err
     assert ended.err.count("\n") == 1

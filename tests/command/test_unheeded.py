@@ -13,7 +13,7 @@ TRAINING = ["data.path=zoo:train", "data.held_out_path=zoo:held_out", "output=tr
 
 
 @pytest.mark.parametrize(
-    ("command", "told", "meant"),
+    ("command", "overrides", "meant"),
     [
         ("decode", ["hydra.sweep.dir=here"], "output=DIR"),
         ("compare", ["hydra.run.dir=here"], "output=DIR"),
@@ -39,12 +39,12 @@ TRAINING = ["data.path=zoo:train", "data.held_out_path=zoo:held_out", "output=tr
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )
 def test_what_nothing_heeds_is_refused(
-    cli: CommandLine, command: str, told: list[str], meant: str
+    cli: CommandLine, command: str, overrides: list[str], meant: str
 ) -> None:
-    ended = cli(command, *told)
+    ended = cli(command, *overrides)
     (line,) = ended.err.splitlines()
     assert ended.status == 2
-    assert line.startswith(f"error: {told[-1]}: ")
+    assert line.startswith(f"error: {overrides[-1]}: ")
     assert meant in line
     assert not Path("trained").exists()
 

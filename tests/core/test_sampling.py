@@ -104,12 +104,12 @@ def test_ties_are_cut_by_top_p_as_transformers_cuts_them() -> None:
 def test_of_equally_likely_tokens_the_first_stay_whatever_stands_beside_them() -> None:
     """The law of a context may not depend on the shape of the batch that it is computed in."""
     row = torch.tensor([2.0, 1.0, 1.0, 3.0, 1.0, 1.0, 1.0, 0.0])
-    law = Sampling(top_p=0.75).warp(row)
-    assert law.nonzero().flatten().tolist() == [0, 1, 2, 3]
+    distribution = Sampling(top_p=0.75).warp(row)
+    assert distribution.nonzero().flatten().tolist() == [0, 1, 2, 3]
     generator = torch.Generator().manual_seed(0)
     batch = torch.randn(3, 5, 8, generator=generator)
     batch[1, 2] = row
-    assert Sampling(top_p=0.75).warp(batch)[1, 2].tolist() == law.tolist()
+    assert Sampling(top_p=0.75).warp(batch)[1, 2].tolist() == distribution.tolist()
 
 
 @pytest.mark.parametrize(("top_p", "kept"), [(0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3), (0.76, 4)])
@@ -120,7 +120,7 @@ def test_top_p_stops_as_soon_as_its_mass_is_reached(top_p: float, kept: int) -> 
     assert int((by_transformers(Sampling(top_p=top_p), logits) > 0).sum()) == kept
 
 
-def test_every_law_adds_up_to_one_and_keeps_the_likeliest_token() -> None:
+def test_every_distribution_adds_up_to_one_and_keeps_the_likeliest_token() -> None:
     logits = random_logits(seed=2)
     for sampling in [*GRID, Sampling(0)]:
         probs = sampling.warp(logits)

@@ -17,7 +17,7 @@ from specdec.proposer.ngram import NGram
 from specdec.proposer.none import NoProposer
 from tests.support.arms import decoder, requests
 
-LAW = torch.tensor([0.4, 0.3, 0.2, 0.1])
+DISTRIBUTION = torch.tensor([0.4, 0.3, 0.2, 0.1])
 PEAKED = torch.tensor([0.997, 0.001, 0.001, 0.001])
 
 
@@ -58,36 +58,36 @@ def held(proposals: Sequence[Proposal], draw: Draw = Draw.SINGLE) -> None:
         claims.check([context()], [proposal])
 
 
-def draws(law: Tensor, number: int, siblings: int = 1, seed: int = 0) -> list[list[int]]:
+def draws(distribution: Tensor, number: int, siblings: int = 1, seed: int = 0) -> list[list[int]]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.multinomial(law, number * siblings, True, generator=generator).view(
+    return torch.multinomial(distribution, number * siblings, True, generator=generator).view(
         number, siblings
     ).tolist()  # fmt: skip
 
 
-@pytest.mark.parametrize("law", [LAW, PEAKED, torch.tensor([1.0, 0.0, 0.0, 0.0])])
+@pytest.mark.parametrize("distribution", [DISTRIBUTION, PEAKED, torch.tensor([1.0, 0.0, 0.0, 0.0])])
 @pytest.mark.parametrize(("draw", "siblings"), [(Draw.SINGLE, 1), (Draw.IID, 2)])
-def test_honest_draws_are_believed(law: Tensor, draw: Draw, siblings: int) -> None:
+def test_honest_draws_are_believed(distribution: Tensor, draw: Draw, siblings: int) -> None:
     for seed in range(5):
-        found = draws(law, 2000, siblings, seed)
-        held([children(tokens, law[None], draw) for tokens in found], draw)
+        found = draws(distribution, 2000, siblings, seed)
+        held([children(tokens, distribution[None], draw) for tokens in found], draw)
 
 
 def test_an_argmax_passed_off_as_a_draw_is_found() -> None:
     with pytest.raises(UserError, match=r"Own: .*not drawn from its draft_probs: too many likely"):
-        held([children([0], LAW[None], Draw.SINGLE)] * 2000)
+        held([children([0], DISTRIBUTION[None], Draw.SINGLE)] * 2000)
 
 
 def test_siblings_without_their_repetitions_are_found() -> None:
-    pairs = [list(dict.fromkeys(pair)) for pair in draws(LAW, 2000, 2)]
+    pairs = [list(dict.fromkeys(pair)) for pair in draws(DISTRIBUTION, 2000, 2)]
     with pytest.raises(UserError, match="too few equal siblings"):
-        held([children(pair, LAW[None], Draw.IID) for pair in pairs], Draw.IID)
+        held([children(pair, DISTRIBUTION[None], Draw.IID) for pair in pairs], Draw.IID)
 
 
-def test_a_law_of_another_temperature_is_found() -> None:
-    colder = LAW**3 / (LAW**3).sum()
+def test_a_distribution_of_another_temperature_is_found() -> None:
+    colder = DISTRIBUTION**3 / (DISTRIBUTION**3).sum()
     with pytest.raises(UserError, match="too many likely tokens"):
-        held([children(tokens, LAW[None], Draw.SINGLE) for tokens in draws(colder, 3000)])
+        held([children(tokens, DISTRIBUTION[None], Draw.SINGLE) for tokens in draws(colder, 3000)])
 
 
 @pytest.mark.parametrize(
@@ -95,14 +95,18 @@ def test_a_law_of_another_temperature_is_found() -> None:
     [
         (children([0], None, Draw.DETERMINISTIC), Draw.SINGLE, "deterministic, and it says single"),
         (
-            children([1, 1], LAW[None], Draw.WITHOUT_REPLACEMENT),
+            children([1, 1], DISTRIBUTION[None], Draw.WITHOUT_REPLACEMENT),
             Draw.WITHOUT_REPLACEMENT,
             "two are equal",
         ),
-        (children([0], 2 * LAW[None], Draw.SINGLE), Draw.SINGLE, "no law: they sum to 2"),
+        (children([0], 2 * DISTRIBUTION[None], Draw.SINGLE), Draw.SINGLE, "no law: they sum to 2"),
         (children([0], torch.full((1, 4), float("nan")), Draw.SINGLE), Draw.SINGLE, "no law"),
         (children([1], torch.eye(4)[:1], Draw.SINGLE), Draw.SINGLE, "draft_probs exclude"),
-        (children([0], LAW[None], Draw.SINGLE, root=2), Draw.SINGLE, "not the last committed"),
+        (
+            children([0], DISTRIBUTION[None], Draw.SINGLE, root=2),
+            Draw.SINGLE,
+            "not the last committed",
+        ),
         (children([0], torch.zeros(0, 4), Draw.SINGLE), Draw.SINGLE, "no draft_probs for the chil"),
     ],
 )
@@ -116,7 +120,7 @@ def test_every_request_gets_a_proposal() -> None:
         Claims(Own()).check([context()], [])
 
 
-def test_ours_are_not_asked() -> None:
+def test_ours_are_not_checked() -> None:
     assert claims_of(NoProposer()) is None
     assert claims_of(Own()) is not None
 
@@ -128,12 +132,12 @@ class Misnamed(NGram):
 
 
 def test_what_may_be_lossy_decodes_and_is_not_called_lossless() -> None:
-    asked = requests(4, [1, 2, 1, 2])
+    batch = requests(4, [1, 2, 1, 2])
     with pytest.raises(UserError, match="Misnamed: candidates that are deterministic"):
-        decoder(Misnamed(gamma=2), sampling=Sampling(1.0), stopping=Stopping(6)).decode(asked)
+        decoder(Misnamed(gamma=2), sampling=Sampling(1.0), stopping=Stopping(6)).decode(batch)
     allowed = decoder(
         Misnamed(gamma=2), sampling=Sampling(1.0), stopping=Stopping(6), allow_lossy=True
     )
     assert allowed.lossless
-    allowed.decode(asked)
+    allowed.decode(batch)
     assert not allowed.lossless

@@ -50,7 +50,7 @@ class Plain:
         return self.texts[1][9]
 
 
-ASKED: dict[str, Asking] = {
+SETTINGS: dict[str, Asking] = {
     "sequence_bias": lambda plain: {
         "sequence_bias": [[[plain.common[0]], -3.0], [list(plain.texts[0][2:4]), -9.0]]
     },
@@ -80,7 +80,7 @@ ASKED: dict[str, Asking] = {
         "stop_strings": ["return"],
     },
 }  # fmt: skip
-assert set(HEEDED) < set(ASKED)
+assert set(HEEDED) < set(SETTINGS)
 
 
 def generated(folder: Path, prompts: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
@@ -129,14 +129,14 @@ def proposers(
     }
 
 
-@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_text_is_that_of_generate_whatever_proposes(
     name: str, plain: Plain, draft: sd.HFCausalLM, tmp_path: Path
 ) -> None:
     folder = tmp_path / "verifier"
     shutil.copytree(ZOO / "verifier", folder)
     path = folder / "generation_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | ASKED[name](plain)))
+    path.write_text(json.dumps(json.loads(path.read_text()) | SETTINGS[name](plain)))
     expected = generated(folder, plain.prompts)
     assert expected != plain.texts, "it changes nothing, so it tests nothing"
     verifier = sd.load(str(folder))

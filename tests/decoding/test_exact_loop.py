@@ -42,13 +42,13 @@ from tests.support.toy import (
     ChoosingTree,
     EnumeratedStream,
     RankedTree,
-    TextLaw,
+    TextDistribution,
     Tokens,
     full_context,
     gridded,
     mixture,
     table_lm,
-    text_law,
+    text_distribution,
     total_variation,
 )
 
@@ -136,12 +136,12 @@ def enumerate_streams(monkeypatch: pytest.MonkeyPatch) -> Callable[[BranchingStr
     return patch
 
 
-def loop_law(
+def loop_distribution(
     proposer: Proposer,
     stopping: Stopping,
     enumerate_streams: Callable[[BranchingStream], None],
     **parts: Any,
-) -> TextLaw:
+) -> TextDistribution:
     """Return the exact law of what the decoder emits for one request."""
     speculative = decoder(proposer, TARGET, stopping=stopping, **parts)
 
@@ -158,11 +158,13 @@ def loop_law(
     ids=["endless", "ends"],
 )
 @pytest.mark.parametrize("arm", [*ARMS, pytest.param(FULL, marks=pytest.mark.thorough)], ids=str)
-def test_the_loop_has_exactly_the_verifiers_law(
+def test_the_loop_has_exactly_the_verifiers_distribution(
     arm: Arm, ends: frozenset[int], enumerate_streams: Callable[[BranchingStream], None]
 ) -> None:
-    found = loop_law(arm.make(), Stopping(arm.length, ends), enumerate_streams, rule=arm.rule)
-    expected = text_law(TARGET, arm.length, ends, PROMPT)
+    found = loop_distribution(
+        arm.make(), Stopping(arm.length, ends), enumerate_streams, rule=arm.rule
+    )
+    expected = text_distribution(TARGET, arm.length, ends, PROMPT)
     bias = total_variation(found, expected)
     assert bias < EXACT, f"TV {bias:.3e}: with {arm} the text does not have the verifier's law"
 
@@ -192,10 +194,10 @@ def test_processors_see_the_path_of_each_node(
     arm: Arm, ends: frozenset[int], enumerate_streams: Callable[[BranchingStream], None]
 ) -> None:
     """So the text has exactly the processed law, whatever the tree and the rule."""
-    told = {"sampling": Sampling(processors=[less_of_the_last]), "rule": arm.rule}
-    found = loop_law(arm.make(), Stopping(arm.length, ends), enumerate_streams, **told)
-    expected = text_law(processed_target, arm.length, ends, PROMPT)
-    assert total_variation(expected, text_law(TARGET, arm.length, ends, PROMPT)) > 0.05
+    options = {"sampling": Sampling(processors=[less_of_the_last]), "rule": arm.rule}
+    found = loop_distribution(arm.make(), Stopping(arm.length, ends), enumerate_streams, **options)
+    expected = text_distribution(processed_target, arm.length, ends, PROMPT)
+    assert total_variation(expected, text_distribution(TARGET, arm.length, ends, PROMPT)) > 0.05
     bias = total_variation(found, expected)
     assert bias < EXACT, f"TV {bias:.3e}: with {arm} the text does not have the processed law"
 
@@ -215,7 +217,7 @@ def test_two_requests_in_one_batch_are_independent(
         return first.output_ids, second.output_ids
 
     found = outcomes(play)
-    first, second = (text_law(TARGET, 2, prompt=prompt) for prompt in prompts.values())
+    first, second = (text_distribution(TARGET, 2, prompt=prompt) for prompt in prompts.values())
     for a, mass_a in first.items():
         for b, mass_b in second.items():
             assert found.get((a, b), 0.0) == pytest.approx(mass_a * mass_b, abs=EXACT), (
@@ -255,7 +257,7 @@ def test_a_neighbour_with_more_budget_changes_nothing(
         )
         return speculative.decode([Request("a", PROMPT), neighbour])[0].output_ids
 
-    bias = total_variation(outcomes(play), text_law(TARGET, 2, prompt=PROMPT))
+    bias = total_variation(outcomes(play), text_distribution(TARGET, 2, prompt=PROMPT))
     assert bias < EXACT, f"TV {bias:.3e}: what a neighbour may still emit changes the text"
 
 
@@ -300,6 +302,6 @@ def test_a_wrong_loop_is_found(
     wrong: dict[str, Any], enumerate_streams: Callable[[BranchingStream], None]
 ) -> None:
     proposer = DraftModel(table_lm(DRAFT), ChoosingChain(2))
-    found = loop_law(proposer, Stopping(3), enumerate_streams, **wrong)
-    bias = total_variation(found, text_law(TARGET, 3, prompt=PROMPT))
+    found = loop_distribution(proposer, Stopping(3), enumerate_streams, **wrong)
+    bias = total_variation(found, text_distribution(TARGET, 3, prompt=PROMPT))
     assert bias > 1e-3, f"TV {bias:.1e}: the enumeration of the loop is blind to this bug"

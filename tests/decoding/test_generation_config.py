@@ -31,7 +31,7 @@ MAX_NEW_TOKENS = 20
 END = 44  # which comes early in two of the texts
 PROMPTS = [random_ids(num, seed=num) for num in (1, 4, 9, 15)]  # ragged, one of a single token
 # What changes the greedy texts of the model below; each alone, and some together.
-ASKED: dict[str, dict[str, Any]] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "repetition_penalty": {"repetition_penalty": 1.3},
     "encoder_repetition_penalty": {"encoder_repetition_penalty": 1.8},
     "no_repeat_ngram_size": {"no_repeat_ngram_size": 2},
@@ -51,7 +51,7 @@ ASKED: dict[str, dict[str, Any]] = {
         "suppress_tokens": [5], "begin_suppress_tokens": [9], "forced_eos_token_id": END,
     },
 }  # fmt: skip
-assert {name for asked in ASKED.values() for name in asked} == set(HEEDED)
+assert {name for settings in SETTINGS.values() for name in settings} == set(HEEDED)
 
 
 @pytest.fixture(scope="module")
@@ -72,45 +72,45 @@ PROPOSERS: dict[str, Callable[[HFCausalLM], Proposer]] = {
 }
 
 
-def generated(model: Any, asked: dict[str, Any]) -> list[tuple[int, ...]]:
+def generated(model: Any, settings: dict[str, Any]) -> list[tuple[int, ...]]:
     """Let transformers write each text."""
     texts: list[tuple[int, ...]] = []
     for prompt in PROMPTS:
         input_ids = torch.tensor([list(prompt)])
         options: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "eos_token_id": [END]}
         output = model.generate(
-            input_ids, do_sample=False, pad_token_id=0, **options, **asked,
+            input_ids, do_sample=False, pad_token_id=0, **options, **settings,
             attention_mask=torch.ones_like(input_ids),
         )  # fmt: skip
         texts.append(tuple(output[0, len(prompt) :].tolist()))
     return texts
 
 
-def decoded(verifier: HFCausalLM, proposer: Proposer, **told: Any) -> list[tuple[int, ...]]:
+def decoded(verifier: HFCausalLM, proposer: Proposer, **settings: Any) -> list[tuple[int, ...]]:
     stopping = Stopping(MAX_NEW_TOKENS, frozenset({END}))
-    sampling = Sampling(0, **told)
+    sampling = Sampling(0, **settings)
     decoder = SpeculativeDecoder(verifier, proposer, Rejection(), sampling, stopping, batch=3)
     requests = [Request(str(number), prompt) for number, prompt in enumerate(PROMPTS)]
     return [trace.output_ids for trace in decoder.decode(requests)]
 
 
-@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_greedy_text_is_that_of_generate(
     model: PreTrainedModel, draft: HFCausalLM, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    asked = ASKED[name]
-    expected = generated(model, asked)
+    settings = SETTINGS[name]
+    expected = generated(model, settings)
     if name not in ("remove_invalid_values", "min_length"):
         assert expected != generated(model, {}), "it changes nothing, so it tests nothing"
     verifier = HFCausalLM(model)
     for make in PROPOSERS.values():
-        assert decoded(verifier, make(draft), **asked) == expected, "as options"
-    for field, value in asked.items():
+        assert decoded(verifier, make(draft), **settings) == expected, "as options"
+    for field, value in settings.items():
         monkeypatch.setattr(model.generation_config, field, value)
     for make in PROPOSERS.values():
         assert decoded(verifier, make(draft)) == expected, "as the checkpoint's"
     assert decoded(verifier, NoProposer(), from_checkpoint=False) == generated(
-        model, dict.fromkeys(asked)
+        model, dict.fromkeys(settings)
     )
 
 
@@ -123,12 +123,12 @@ def test_drafts_use_the_processors_too(model: PreTrainedModel) -> None:
         (Sampled([2, 1], "without_replacement"), 1),
         (Dynamic(6, 3), 0),
     ):
-        asked = {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2}
+        settings = {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2}
         decoder = SpeculativeDecoder(
             verifier,
             DraftModel(draft, tree),
             Rejection(),
-            Sampling(temperature, **asked),
+            Sampling(temperature, **settings),
             Stopping(MAX_NEW_TOKENS),
             batch=2,
         )
@@ -267,7 +267,7 @@ def test_log_probabilities_are_the_models_own(model: PreTrainedModel, draft: HFC
         ):
             said = [each for step in trace.steps for each in step.log_probs]
             text = torch.tensor([[*prompt, *trace.output_ids]])
-            laws = model(text).logits[0].log_softmax(dim=-1)
+            distributions = model(text).logits[0].log_softmax(dim=-1)
             places = range(len(prompt) - 1, text.shape[1] - 1)
-            assert said == pytest.approx(laws[places, trace.output_ids].tolist(), abs=1e-4)
+            assert said == pytest.approx(distributions[places, trace.output_ids].tolist(), abs=1e-4)
             assert Trace.from_row(trace.to_row()) == trace

@@ -18,8 +18,8 @@ from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.none import NoProposer
 from specdec.tree.chain import Chain
 from tests.support.arms import PROMPT, PROPOSERS, TARGET, V, decoder
-from tests.support.joint_law import FALSE_ALARM, fit
-from tests.support.toy import TextLaw, table_lm, text_law
+from tests.support.joint_distribution import FALSE_ALARM, fit
+from tests.support.toy import TextDistribution, table_lm, text_distribution
 
 NAMES = [name for name in PROPOSERS if name != "recorded"]  # which knows texts by name
 
@@ -34,27 +34,29 @@ def samples(number: int, prompt_id: str = "p") -> list[Request]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_differ_are_reproducible_and_begin_with_the_prompts_own(name: str) -> None:
-    asked = [*samples(6), *samples(6, "q")]
+    several = [*samples(6), *samples(6, "q")]
 
     def found(batch: int, of: list[Request]) -> dict[TextKey, tuple[tuple[int, ...], int]]:
         traces = decoder(PROPOSERS[name](), stopping=Stopping(9), batch=batch).decode(of)
         return {trace.key: (trace.output_ids, len(trace.steps)) for trace in traces}
 
-    alone = found(1, asked)
+    alone = found(1, several)
     assert len({text for text, _ in alone.values()}) > 10
-    assert found(5, asked[::-1]) == alone
+    assert found(5, several[::-1]) == alone
     assert found(1, samples(3)).items() <= alone.items(), "more samples change the others"
     assert found(1, [Request("p", PROMPT)]) == {("p", 0, 0): alone["p", 0, 0]}
 
 
-def test_pairs_of_samples_have_the_product_of_their_laws() -> None:
+def test_pairs_of_samples_have_the_product_of_their_distributions() -> None:
     """Decoded with a draft and side by side: nothing of one sample's noise is in another."""
-    law = text_law(TARGET, 2, prompt=PROMPT)
+    distribution = text_distribution(TARGET, 2, prompt=PROMPT)
     draft = DraftModel(table_lm(TARGET, V), Chain(2), temperature=0.5)
     traces = decoder(draft, stopping=Stopping(2), batch=8).decode(samples(3000))
     texts = [trace.output_ids for trace in traces]
     pairs = [first + second for first, second in zip(texts[::2], texts[1::2], strict=True)]
-    both: TextLaw = {a + b: law[a] * law[b] for a in law for b in law}
+    both: TextDistribution = {
+        a + b: distribution[a] * distribution[b] for a in distribution for b in distribution
+    }
     assert fit(pairs, both).p_value > FALSE_ALARM
     assert fit([text + text for text in texts[::2]], both).p_value < FALSE_ALARM
 
@@ -63,9 +65,9 @@ def test_every_turn_follows_the_answers_of_its_own_sample() -> None:
     prompt = Prompt("p", "", ((Message("user", "a"),),) * 3)
     given: dict[tuple[int, int], list[str]] = {}
 
-    def request(asked: Prompt, answers: Sequence[str]) -> Request:
-        given[asked.sample, len(answers)] = list(answers)
-        return Request("p", PROMPT, turn=len(answers), sample=asked.sample)
+    def request(prompt: Prompt, answers: Sequence[str]) -> Request:
+        given[prompt.sample, len(answers)] = list(answers)
+        return Request("p", PROMPT, turn=len(answers), sample=prompt.sample)
 
     speculative = decoder(NoProposer(), stopping=Stopping(9))
     tokenizer = SimpleNamespace(all_special_ids=[], decode=spelt)
@@ -86,10 +88,10 @@ def test_a_trace_says_which_sample_it_is_and_rows_without_one_are_of_the_first()
 
 
 def test_the_unit_of_intervals_is_the_prompt_however_many_samples_it_has() -> None:
-    asked = [each for name in "abcdefgh" for each in samples(5, name)]
+    several = [each for name in "abcdefgh" for each in samples(5, name)]
     draft = PROPOSERS["draft_model"]()
-    traces = decoder(draft, stopping=Stopping(9)).decode(asked)
-    clock = [PlainSteps.of(t) for t in decoder(NoProposer(), stopping=Stopping(9)).decode(asked)]
+    traces = decoder(draft, stopping=Stopping(9)).decode(several)
+    clock = [PlainSteps.of(t) for t in decoder(NoProposer(), stopping=Stopping(9)).decode(several)]
     tally = Tally.of(traces, clock)
     assert tally.num_prompts == 8
     assert tally.column("num_turns").tolist() == [5.0] * 8

@@ -27,7 +27,7 @@ from specdec.testing.table_lm import TableLM
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
 from tests.support.arms import DRAFT, GAMMA, PROMPT, PROPOSERS, TARGET, TREE, V, decoder, requests
-from tests.support.toy import Law, RankedTree, Tokens, full_context, memoryless, table_lm
+from tests.support.toy import Conditional, RankedTree, Tokens, full_context, memoryless, table_lm
 
 GREEDY = Sampling(temperature=0.0)
 ENDS = frozenset({2})
@@ -44,8 +44,8 @@ def spell(token_ids: Sequence[int]) -> str:
 class CountingLM(TableLM):
     """A table that writes down what it was asked for."""
 
-    def __init__(self, law: Law = TARGET, max_length: int = 1 << 20):
-        super().__init__(lambda tokens: law(tokens).log(), V, max_length)
+    def __init__(self, distribution: Conditional = TARGET, max_length: int = 1 << 20):
+        super().__init__(lambda tokens: distribution(tokens).log(), V, max_length)
         self.num_prefill_cells = 0
         self.num_cells = 0
         self.num_rows_per_call: list[int] = []
@@ -140,7 +140,7 @@ def decode(name: str, num: int = 1, **arm: Any) -> list[Trace]:
     return decoder(PROPOSERS[name](), **arm).decode(requests(num))
 
 
-def facts(trace: Trace) -> tuple[object, ...]:
+def outcome(trace: Trace) -> tuple[object, ...]:
     """Everything about a trace but its seconds."""
     steps = [replace(s, propose_seconds=0, verify_seconds=0, other_seconds=0) for s in trace.steps]
     return (trace.prompt_id, trace.output_ids, trace.finish_reason, trace.output_text, steps)
@@ -172,17 +172,17 @@ def test_no_cell_is_computed_twice(name: str) -> None:
     assert computed == expected, f"{computed} cells computed where {expected} were needed"
 
 
-@pytest.mark.parametrize("law", [TARGET, DRAFT], ids=["all-accepted", "some-rejected"])
-def test_a_draft_model_reads_no_token_twice(law: Law) -> None:
+@pytest.mark.parametrize("distribution", [TARGET, DRAFT], ids=["all-accepted", "some-rejected"])
+def test_a_draft_model_reads_no_token_twice(distribution: Conditional) -> None:
     """A chain of g tokens costs g cells: the last committed token, and g - 1 of its own.
 
     One more is needed where the chain before was accepted in full: its last token was never read.
     """
-    draft = CountingLM(law)
+    draft = CountingLM(distribution)
     (trace,) = decoder(DraftModel(draft, Chain(GAMMA)), stopping=Stopping(40)).decode(requests(1))
     drafting = [step for step in trace.steps if step.drafted]
     in_full = [step.accepted == step.drafted for step in drafting]
-    assert all(in_full) == (law is TARGET)
+    assert all(in_full) == (distribution is TARGET)
     assert draft.num_prefill_cells == len(PROMPT) - 1
     expected = sum(step.drafted for step in drafting) + sum(in_full[:-1])
     assert draft.num_cells == expected, f"{draft.num_cells} cells where {expected} were needed"
@@ -227,9 +227,11 @@ def test_a_draft_model_that_is_the_verifier_is_always_right(gamma: int, batch: i
 
     This is how a draft cache goes wrong in practice: the text stays lossless, acceptance does not.
     """
-    law = full_context(21, 1.0, V)
-    proposer = DraftModel(table_lm(law), Chain(gamma))
-    traces = decoder(proposer, law, stopping=Stopping(15, ENDS), batch=batch).decode(requests(25))
+    distribution = full_context(21, 1.0, V)
+    proposer = DraftModel(table_lm(distribution), Chain(gamma))
+    traces = decoder(proposer, distribution, stopping=Stopping(15, ENDS), batch=batch).decode(
+        requests(25)
+    )
     for step in all_steps(traces):
         assert step.accepted == step.depth, "a draft token was rejected although p = q"
         assert all(value == pytest.approx(1.0) for value in step.overlap)
@@ -238,8 +240,12 @@ def test_a_draft_model_that_is_the_verifier_is_always_right(gamma: int, batch: i
 @pytest.mark.parametrize(("accuracy", "share"), [(1.0, 1.0), (0.0, 0.0)])
 def test_a_recording_is_read_from_where_the_text_stands(accuracy: float, share: float) -> None:
     """At temperature 0 the recorded text is the text: all of it is accepted, or none of it."""
-    law = full_context(61, 1.0, V)
-    arm: dict[str, Any] = {"law": law, "sampling": GREEDY, "stopping": Stopping(11)}
+    distribution = full_context(61, 1.0, V)
+    arm: dict[str, Any] = {
+        "distribution": distribution,
+        "sampling": GREEDY,
+        "stopping": Stopping(11),
+    }
     plain = decoder(NoProposer(), **arm).decode(requests(6))
     texts: dict[str, Sequence[int]] = {trace.prompt_id: trace.output_ids for trace in plain}
     again = decoder(Recorded(texts, GAMMA, accuracy), batch=3, **arm).decode(requests(6))
@@ -251,7 +257,10 @@ def test_a_recording_is_read_from_where_the_text_stands(accuracy: float, share: 
 def test_ngrams_repeat_what_followed_last_time() -> None:
     """A text that goes round in a circle is known from its second round on."""
     follows = torch.eye(V, dtype=torch.float64).roll(1, dims=1)  # 0 1 2 0 1 2 ...
-    arm: dict[str, Any] = {"law": lambda tokens: follows[tokens[-1]], "stopping": Stopping(13)}
+    arm: dict[str, Any] = {
+        "distribution": lambda tokens: follows[tokens[-1]],
+        "stopping": Stopping(13),
+    }
     (trace,) = decoder(NGram(GAMMA), **arm).decode([Request("0", (0, 1, 2, 0))])
     assert trace.output_ids == (1, 2, 0) * 4 + (1,)
     assert [step.accepted for step in trace.steps] == [2, 2, 2, 2, 0]
@@ -260,9 +269,13 @@ def test_ngrams_repeat_what_followed_last_time() -> None:
 @every_batch
 @every_proposer
 def test_greedy_texts_are_the_same_for_all_proposers(name: str, batch: int) -> None:
-    law = full_context(31, 1.0, V)
+    distribution = full_context(31, 1.0, V)
     prompts = [Request(str(n), [n % V, (n // V) % V, 1]) for n in range(9)]
-    arm: dict[str, Any] = {"law": law, "sampling": GREEDY, "stopping": Stopping(12, ENDS)}
+    arm: dict[str, Any] = {
+        "distribution": distribution,
+        "sampling": GREEDY,
+        "stopping": Stopping(12, ENDS),
+    }
     expected = decoder(NoProposer(), **arm).decode(prompts)
     found = decoder(PROPOSERS[name](), batch=batch, **arm).decode(prompts)
     assert [t.output_ids for t in found] == [t.output_ids for t in expected]
@@ -381,13 +394,13 @@ def test_a_stop_string_cuts_at_the_token_that_completes_it(
     name: str, batch: int, strings: tuple[str, ...]
 ) -> None:
     """Greedy texts are known from the plain loop, so the place of the cut is known too."""
-    law = full_context(41, 1.0, V)
+    distribution = full_context(41, 1.0, V)
     prompts = [Request(str(n), [n % V, n // V]) for n in range(9)]
     endless, stopping = Stopping(14, decode=spell), Stopping(14, frozenset(), strings, spell)
-    plain = decoder(NoProposer(), law, sampling=GREEDY, stopping=endless).decode(prompts)
-    found = decoder(PROPOSERS[name](), law, sampling=GREEDY, stopping=stopping, batch=batch).decode(
-        prompts
-    )
+    plain = decoder(NoProposer(), distribution, sampling=GREEDY, stopping=endless).decode(prompts)
+    found = decoder(
+        PROPOSERS[name](), distribution, sampling=GREEDY, stopping=stopping, batch=batch
+    ).decode(prompts)
     for whole, trace in zip(plain, found, strict=True):
         expected = cut_at(whole.output_text, strings)
         assert trace.output_text == expected, f"{whole.output_text} cut for {strings}"
@@ -432,7 +445,7 @@ def test_a_batch_gives_the_traces_of_single_runs(name: str, batch: int, sampling
     together = decoder(PROPOSERS[name](), batch=batch, **arm).decode(mixed_requests())
     alone = [decoder(PROPOSERS[name](), **arm).decode([request])[0] for request in mixed_requests()]
     for one, other in zip(together, alone, strict=True):
-        assert facts(one) == facts(other), (
+        assert outcome(one) == outcome(other), (
             f"request {one.prompt_id} decodes differently in a batch of {batch} than alone"
         )
 
@@ -442,10 +455,10 @@ def test_a_batch_gives_the_traces_of_single_runs(name: str, batch: int, sampling
 def test_the_seed_and_nothing_else_decides(name: str, batch: int) -> None:
     stopping = Stopping(9)
     same = decoder(PROPOSERS[name](), stopping=stopping, batch=batch, seed=1)
-    first, again = ([facts(t) for t in same.decode(requests(12))] for _ in range(2))
+    first, again = ([outcome(t) for t in same.decode(requests(12))] for _ in range(2))
     assert first == again, "the same decoder gave two results: something is left from the first run"
     fresh = decode(name, 12, stopping=stopping, batch=batch, seed=1)
-    assert [facts(t) for t in fresh] == first
+    assert [outcome(t) for t in fresh] == first
     other = decode(name, 12, stopping=stopping, batch=batch, seed=2)
     # 12 texts of 9 tokens: equal by chance with a probability below 1e-20.
     assert [t.output_ids for t in other] != [t.output_ids for t in fresh]
@@ -464,9 +477,9 @@ def test_the_order_and_the_neighbours_do_not_matter(name: str) -> None:
     stopping = Stopping(9, ENDS)
     several = mixed_requests()
     speculative = decoder(PROPOSERS[name](), stopping=stopping, batch=3)
-    forwards = {t.prompt_id: facts(t) for t in speculative.decode(several)}
-    backwards = {t.prompt_id: facts(t) for t in speculative.decode(several[::-1])}
-    fewer = {t.prompt_id: facts(t) for t in speculative.decode(several[2:7])}
+    forwards = {t.prompt_id: outcome(t) for t in speculative.decode(several)}
+    backwards = {t.prompt_id: outcome(t) for t in speculative.decode(several[::-1])}
+    fewer = {t.prompt_id: outcome(t) for t in speculative.decode(several[2:7])}
     assert forwards == backwards
     assert fewer.items() <= forwards.items()
 
@@ -494,7 +507,7 @@ def test_traces_come_in_the_order_of_the_requests_and_stream_as_they_finish() ->
     decoded = speculative.decode(several)
     assert [trace.prompt_id for trace in decoded] == [request.prompt_id for request in several]
     streamed = list(speculative.stream(several))
-    assert sorted(map(repr, map(facts, streamed))) == sorted(map(repr, map(facts, decoded)))
+    assert sorted(map(repr, map(outcome, streamed))) == sorted(map(repr, map(outcome, decoded)))
     assert [t.prompt_id for t in streamed] != [t.prompt_id for t in decoded]
     assert speculative.decode([]) == []
 
@@ -571,14 +584,14 @@ def test_trees_are_read_along_their_branches() -> None:
         ) -> Forward:
             return super().forward(rows, token_ids, None, None, layers)
 
-    law = full_context(51, 1.0, V)
+    distribution = full_context(51, 1.0, V)
 
     def logits(tokens: Tokens) -> Tensor:
-        return law(tokens).log()
+        return distribution(tokens).log()
 
     arm: dict[str, Any] = {"sampling": GREEDY, "stopping": Stopping(30)}
     seeing, blind = (
-        decoder(RankedTree(TREE, law), verifier=model(logits, V), **arm)
+        decoder(RankedTree(TREE, distribution), verifier=model(logits, V), **arm)
         .decode(requests(1))[0]
         .output_ids
         for model in (TableLM, Blind)
@@ -587,12 +600,12 @@ def test_trees_are_read_along_their_branches() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
-def test_laws_that_are_not_numbers_are_refused(temperature: float) -> None:
+def test_distributions_that_are_not_numbers_are_refused(temperature: float) -> None:
     """An fp16 model that overflows on some prompt only, long after it was proven to work."""
-    law = memoryless(0.2, 0.3, 0.5)
-    broken = cache(lambda tokens: law(tokens) * (float("nan") if len(tokens) > 4 else 1.0))
+    distribution = memoryless(0.2, 0.3, 0.5)
+    broken = cache(lambda tokens: distribution(tokens) * (float("nan") if len(tokens) > 4 else 1.0))
     verifier = table_lm(broken)
-    drafts = [DraftModel(table_lm(each), Chain(2)) for each in (broken, law)]
+    drafts = [DraftModel(table_lm(each), Chain(2)) for each in (broken, distribution)]
     for proposer in (NoProposer(), *drafts):
         decoder = SpeculativeDecoder(
             verifier, proposer, Rejection(), Sampling(temperature), Stopping(9)

@@ -18,10 +18,17 @@ from specdec.tree.chain import Chain
 from specdec.tree.filtered import Filtered
 from specdec.tree.fixed import Candidates
 from tests.decoding import test_exact_loop as exact_loop
-from tests.decoding.test_exact_loop import CELLS, DRAFT, TARGET, loop_law
+from tests.decoding.test_exact_loop import CELLS, DRAFT, TARGET, loop_distribution
 from tests.support.arms import PROMPT
 from tests.support.mutating import Plant, replaced, rewritten
-from tests.support.toy import ChoosingChain, gridded, table_lm, text_law, total_variation, warped
+from tests.support.toy import (
+    ChoosingChain,
+    gridded,
+    table_lm,
+    text_distribution,
+    total_variation,
+    warped,
+)
 
 enumerate_streams = exact_loop.enumerate_streams  # the fixture
 COLD = Sampling(temperature=0.5)
@@ -149,10 +156,10 @@ def test_a_bug_of_drafting_or_of_the_loop_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The law of the text is right, then the bug is planted and it is not any more."""
-    expected = text_law(warped(TARGET, mutation.sampling), mutation.length, prompt=PROMPT)
+    expected = text_distribution(warped(TARGET, mutation.sampling), mutation.length, prompt=PROMPT)
 
     def bias() -> float:
-        found = loop_law(
+        found = loop_distribution(
             mutation.make(),
             Stopping(mutation.length),
             enumerate_streams,

@@ -3,7 +3,7 @@
 The pairs follow from the rules' own `lossless_for`, so a new rule is tested by having a YAML file;
 a new draw needs a tree in TREES. The streams are the decoder's own, and the negative controls show
 what misused ones do to rules that look ahead (block verification) or draw from several candidates.
-False alarms and power are those of joint_law.py.
+False alarms and power are those of joint_distribution.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,9 +32,9 @@ from specdec.verification.block import Block
 from specdec.verification.rejection import Rejection
 from specdec.verification.traversal import Traversal
 from tests.support.arms import DRAFT, PROMPT, TARGET, V, decoder, requests
-from tests.support.joint_law import assert_fits, assert_found, detectable, steps_per_text
+from tests.support.joint_distribution import assert_fits, assert_found, detectable, steps_per_text
 from tests.support.noise import rekeyed
-from tests.support.toy import memoryless, table_lm, text_law, warped
+from tests.support.toy import memoryless, table_lm, text_distribution, warped
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "verification"
 NUM_TEXTS = 1200
@@ -109,19 +109,19 @@ def test_every_claim_is_among_the_pairs() -> None:
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_texts_have_the_verifiers_joint_law(pair: Pair) -> None:
+def test_texts_have_the_verifiers_joint_distribution(pair: Pair) -> None:
     """Whole texts of two steps and more: a wrong residual, cache or stream would shift them."""
     traces = decoded(pair, Sampling(), NUM_TEXTS)
     _require_drafts(traces, pair)
-    assert_fits(traces, text_law(TARGET, LENGTH, prompt=PROMPT), str(pair))
+    assert_fits(traces, text_distribution(TARGET, LENGTH, prompt=PROMPT), str(pair))
 
 
 @pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair.tree in NARROWED], ids=str)
-def test_texts_have_a_warped_joint_law(pair: Pair) -> None:
+def test_texts_have_a_warped_joint_distribution(pair: Pair) -> None:
     """With fewer tokens left than siblings asked for, which is where trees have gaps."""
     traces = decoded(pair, NARROW, NUM_NARROW_TEXTS)
     _require_drafts(traces, pair)
-    assert_fits(traces, text_law(warped(TARGET, NARROW), LENGTH, prompt=PROMPT), str(pair))
+    assert_fits(traces, text_distribution(warped(TARGET, NARROW), LENGTH, prompt=PROMPT), str(pair))
 
 
 def _require_drafts(traces: Sequence[Trace], pair: Pair) -> None:
@@ -155,8 +155,10 @@ def test_noise_used_again_in_the_next_step_is_found(
     rekeyed(monkeypatch, lambda flight, purpose: (flight.request.request_id, purpose))
     proposer = DraftModel(table_lm(DRAFT, V), TREES[pair.tree]())
     wrong = decoder(proposer, rule=pair.rule, stopping=Stopping(LENGTH), batch=BATCH)
-    law = text_law(TARGET, LENGTH, prompt=PROMPT)
-    assert_found(wrong.decode(requests(NUM_WRONG_TEXTS)), law, f"{pair}: noise used in every step")
+    distribution = text_distribution(TARGET, LENGTH, prompt=PROMPT)
+    assert_found(
+        wrong.decode(requests(NUM_WRONG_TEXTS)), distribution, f"{pair}: noise used in every step"
+    )
 
 
 class _ByPosition(RandomStream):
@@ -201,13 +203,23 @@ def test_noise_keyed_by_position_is_found_with_a_rule_that_looks_ahead(
         return replace(found, verify_stream=stream)
 
     monkeypatch.setattr(Flight, "context", context)
-    law, draft = memoryless(0.5, 0.5), memoryless(0.05, 0.95)
+    distribution, draft = memoryless(0.5, 0.5), memoryless(0.05, 0.95)
     proposer = DraftModel(table_lm(draft, 2), Chain(DEPTH))
     keyed = decoder(
-        proposer, verifier=table_lm(law, 2), rule=rule, stopping=Stopping(LENGTH), batch=BATCH
+        proposer,
+        verifier=table_lm(distribution, 2),
+        rule=rule,
+        stopping=Stopping(LENGTH),
+        batch=BATCH,
     )
     traces = keyed.decode(requests(NUM_TEXTS, prompt=(0,)))
     if isinstance(rule, Block):
-        assert_found(traces, text_law(law, LENGTH), "block verification with noise by position")
+        assert_found(
+            traces,
+            text_distribution(distribution, LENGTH),
+            "block verification with noise by position",
+        )
     else:
-        assert_fits(traces, text_law(law, LENGTH), "rejection with noise by position")
+        assert_fits(
+            traces, text_distribution(distribution, LENGTH), "rejection with noise by position"
+        )

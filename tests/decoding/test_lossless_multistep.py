@@ -5,7 +5,8 @@ noise of its own. Here that noise comes from `RandomStream`, keyed by (seed, req
 purpose): marginals of single tokens would miss most misuse of it, so the JOINT law of whole texts
 is tested, each of them several steps long.
 
-False alarms and power are those of joint_law.py; test_the_power_is_as_stated holds the numbers.
+False alarms and power are those of joint_distribution.py; test_the_power_is_as_stated holds the
+numbers.
 The negative controls at the end must be found. All pairs of a rule and a tree are in
 test_lossless_combinations.py.
 """
@@ -30,9 +31,22 @@ from specdec.proposer.recorded import Recorded
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
 from tests.support.arms import DRAFT, GAMMA, PROMPT, PROPOSERS, TARGET, V, decoder, requests
-from tests.support.joint_law import assert_fits, assert_found, detectable, fit, steps_per_text
+from tests.support.joint_distribution import (
+    assert_fits,
+    assert_found,
+    detectable,
+    fit,
+    steps_per_text,
+)
 from tests.support.noise import rekeyed
-from tests.support.toy import NO_END, TextLaw, memoryless, table_lm, text_law, warped
+from tests.support.toy import (
+    NO_END,
+    TextDistribution,
+    memoryless,
+    table_lm,
+    text_distribution,
+    warped,
+)
 
 NUM_TEXTS = 2000
 NUM_WRONG_TEXTS = 1000  # enough for each of the negative controls
@@ -51,12 +65,12 @@ SAMPLINGS = {
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("name", ARMS)
-def test_texts_have_the_verifiers_joint_law(name: str, sampling: str) -> None:
+def test_texts_have_the_verifiers_joint_distribution(name: str, sampling: str) -> None:
     _check(name, sampling, batch=7, num_texts=NUM_TEXTS)
 
 
 @pytest.mark.parametrize("name", ARMS)
-def test_texts_decoded_one_by_one_have_the_joint_law_too(name: str) -> None:
+def test_texts_decoded_one_by_one_have_the_joint_distribution_too(name: str) -> None:
     _check(name, "T=1", batch=1, num_texts=NUM_TEXTS // 2)
 
 
@@ -66,19 +80,21 @@ def _check(name: str, sampling: str, batch: int, num_texts: int) -> None:
         PROPOSERS[name](), sampling=warp, stopping=Stopping(LENGTH), batch=batch, seed=1
     )
     traces = speculative.decode(requests(num_texts))
-    law = text_law(warped(TARGET, warp), LENGTH, prompt=PROMPT)
+    distribution = text_distribution(warped(TARGET, warp), LENGTH, prompt=PROMPT)
     assert steps_per_text(traces) >= 2, "one step per text would not show reused noise"
-    assert_fits(traces, law, f"{name} at {sampling}, batch={batch}")
+    assert_fits(traces, distribution, f"{name} at {sampling}, batch={batch}")
 
 
-def test_texts_that_end_have_the_joint_law() -> None:
+def test_texts_that_end_have_the_joint_distribution() -> None:
     """Token 2 ends a text, wherever in a chain it was drafted."""
     ends = frozenset({2})
     speculative = decoder(
         PROPOSERS["draft_model"](), stopping=Stopping(LENGTH, ends), batch=7, seed=2
     )
-    law = text_law(TARGET, LENGTH, ends, PROMPT)
-    assert_fits(speculative.decode(requests(NUM_TEXTS)), law, "draft_model with an end token")
+    distribution = text_distribution(TARGET, LENGTH, ends, PROMPT)
+    assert_fits(
+        speculative.decode(requests(NUM_TEXTS)), distribution, "draft_model with an end token"
+    )
 
 
 def test_the_power_is_as_stated() -> None:
@@ -92,12 +108,12 @@ def test_the_power_is_as_stated() -> None:
 
 def test_the_test_itself_keeps_its_false_alarm_rate() -> None:
     """Texts drawn from the law itself: p-values must not crowd at the low end."""
-    law = text_law(TARGET, LENGTH, prompt=PROMPT)
-    texts, masses = list(law), list(law.values())
+    distribution = text_distribution(TARGET, LENGTH, prompt=PROMPT)
+    texts, masses = list(distribution), list(distribution.values())
     p_values: list[float] = []
     for seed in range(200):
         drawn = RandomStream(seed, "texts")._random.choices(texts, masses, k=NUM_TEXTS)
-        p_values.append(fit(drawn, law).p_value)
+        p_values.append(fit(drawn, distribution).p_value)
     assert min(p_values) > 1e-4
     assert 0.35 < sum(p_values) / len(p_values) < 0.65
 
@@ -139,7 +155,7 @@ def _decode_wrongly(**wrong: Any) -> list[Trace]:
 
 
 def _assert_found(traces: Sequence[Trace], bug: str) -> None:
-    assert_found(traces, text_law(TARGET, LENGTH, prompt=PROMPT), bug)
+    assert_found(traces, text_distribution(TARGET, LENGTH, prompt=PROMPT), bug)
 
 
 def test_a_correction_from_p_is_found() -> None:
@@ -160,7 +176,7 @@ def test_q_recorded_at_another_temperature_is_found() -> None:
 def test_rekeyed_streams_are_as_good_as_the_decoders_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """The patch of the next two tests is harmless in itself."""
     rekeyed(monkeypatch, lambda f, purpose: (f.request.request_id, len(f.steps), purpose, "new"))
-    assert_fits(_decode_wrongly(), text_law(TARGET, LENGTH, prompt=PROMPT), "new keys")
+    assert_fits(_decode_wrongly(), text_distribution(TARGET, LENGTH, prompt=PROMPT), "new keys")
 
 
 @pytest.mark.parametrize("name", ["draft_model", "recorded", "none"])
@@ -181,30 +197,30 @@ def test_noise_shared_by_draft_and_verifier_is_found(monkeypatch: pytest.MonkeyP
 # --- a recording made with the same noise -------------------------------------------------------
 
 
-def _replayed(seed: int) -> tuple[list[Trace], TextLaw]:
+def _replayed(seed: int) -> tuple[list[Trace], TextDistribution]:
     """Decode with proposer=none at seed 1, then with proposer=recorded over its traces."""
-    law = memoryless(0.5, 0.3, 0.2)
+    distribution = memoryless(0.5, 0.3, 0.2)
     stopping = Stopping(LENGTH)
-    recorded = decoder(NoProposer(), law, stopping=stopping, batch=7, seed=1)
+    recorded = decoder(NoProposer(), distribution, stopping=stopping, batch=7, seed=1)
     names = requests(NUM_WRONG_TEXTS)
     texts: dict[str, Sequence[int]] = {t.prompt_id: t.output_ids for t in recorded.decode(names)}
-    again = decoder(Recorded(texts, GAMMA), law, stopping=stopping, batch=7, seed=seed)
-    return again.decode(names), text_law(law, LENGTH)
+    again = decoder(Recorded(texts, GAMMA), distribution, stopping=stopping, batch=7, seed=seed)
+    return again.decode(names), text_distribution(distribution, LENGTH)
 
 
 def test_a_recording_of_the_verifier_can_be_replayed_with_another_seed() -> None:
-    traces, law = _replayed(seed=0)
-    assert_fits(traces, law, "a replayed recording")
+    traces, distribution = _replayed(seed=0)
+    assert_fits(traces, distribution, "a replayed recording")
 
 
 def test_a_recording_judged_by_its_own_noise_is_found() -> None:
     """Its token at step k was drawn from the very stream that judges later drafts."""
-    traces, law = _replayed(seed=1)
-    assert_found(traces, law, "a recording replayed with its own seed")
+    traces, distribution = _replayed(seed=1)
+    assert_found(traces, distribution, "a recording replayed with its own seed")
 
 
 def test_cells_are_pooled_and_impossible_texts_counted() -> None:
-    law = {(0,): 0.999, (1,): 0.001}
-    assert fit([(0,)] * 999 + [(1,)], law).degrees == 0
-    assert fit([(2,)] * 10, law).impossible == 10
-    assert text_law(memoryless(0.5, 0.5, 0.0), 1, NO_END) == {(0,): 0.5, (1,): 0.5}
+    distribution = {(0,): 0.999, (1,): 0.001}
+    assert fit([(0,)] * 999 + [(1,)], distribution).degrees == 0
+    assert fit([(2,)] * 10, distribution).impossible == 10
+    assert text_distribution(memoryless(0.5, 0.5, 0.0), 1, NO_END) == {(0,): 0.5, (1,): 0.5}

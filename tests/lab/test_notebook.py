@@ -22,8 +22,8 @@ def test_texts_are_those_of_the_decoder(verifier: Any) -> None:
     decoder = sd.SpeculativeDecoder(
         verifier, sd.NGram(2), sd.Rejection(), sd.Sampling(1.0), stopping, seed=3
     )
-    told = {"sampling": sd.Sampling(1.0), "max_new_tokens": 6, "seed": 3}
-    found = sd.generate(verifier, sd.NGram(2), ["def add(", "print("], **told)
+    options = {"sampling": sd.Sampling(1.0), "max_new_tokens": 6, "seed": 3}
+    found = sd.generate(verifier, sd.NGram(2), ["def add(", "print("], **options)
     assert [t.output_ids for t in found] == [
         t.output_ids for t in decoder.decode(["def add(", "print("])
     ]

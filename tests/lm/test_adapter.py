@@ -77,8 +77,8 @@ def test_other_kinds_of_adapters_are_named(tiny: Tiny, adapter: Path, tmp_path: 
     for file in adapter.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = tmp_path / "adapter_config.json"
-    told = json.loads(config.read_text(encoding="utf-8"))
-    config.write_text(json.dumps({**told, "peft_type": "PREFIX_TUNING"}), encoding="utf-8")
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**settings, "peft_type": "PREFIX_TUNING"}), encoding="utf-8")
     assert refusal(tiny, str(tmp_path)).endswith(
         "holds PREFIX_TUNING; expected LORA, which can be merged"
     )

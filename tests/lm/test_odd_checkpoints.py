@@ -25,7 +25,7 @@ TEXT = "def add(first, second):\n    return first"
 WEIGHTS = "model.safetensors"
 
 
-def told(folder: Path, file: str = "config.json", **values: Any) -> None:
+def rewrite(folder: Path, file: str = "config.json", **values: Any) -> None:
     """Change some of what a file says; None takes it out."""
     place = folder / file
     found = json.loads(place.read_text(encoding="utf-8")) | values
@@ -34,11 +34,11 @@ def told(folder: Path, file: str = "config.json", **values: Any) -> None:
 
 
 def of_generation(**values: Any) -> Callable[[Path], None]:
-    return lambda folder: told(folder, "generation_config.json", **values)
+    return lambda folder: rewrite(folder, "generation_config.json", **values)
 
 
 def of_model(**values: Any) -> Callable[[Path], None]:
-    return lambda folder: told(folder, **values)
+    return lambda folder: rewrite(folder, **values)
 
 
 def in_bin(folder: Path) -> None:
@@ -66,7 +66,7 @@ def without(*names: str) -> Callable[[Path], None]:
 
 def ends_in_config_alone(folder: Path) -> None:
     without("generation_config.json")(folder)
-    told(folder, eos_token_id=[3, 9])
+    rewrite(folder, eos_token_id=[3, 9])
 
 
 def with_numbers(value: float) -> Callable[[Path], None]:

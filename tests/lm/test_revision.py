@@ -75,9 +75,9 @@ def test_a_run_is_known_by_the_commit(hub: str, tiny: Tiny, cli: CommandLine) ->
     drafted = [*options, "proposer=draft_model", "draft.revision=v2"]
     ended = cli("decode", *drafted, "verifier.revision=main")
     assert ended.status == 0, ended.err
-    facts = facts_of("run")
-    assert facts["files"]["verifier.path"] == COMMITS["main"]
-    assert facts["files"]["draft.path"] == COMMITS["v2"]
+    provenance = facts_of("run")
+    assert provenance["files"]["verifier.path"] == COMMITS["main"]
+    assert provenance["files"]["draft.path"] == COMMITS["v2"]
     greedy = [trace.output_ids for trace in read_traces(Path("run"))]
     ended = cli("decode", *drafted, "verifier.revision=v2")
     assert "holds a run of other options" in ended.err
@@ -97,7 +97,7 @@ def test_a_run_is_known_by_the_commit(hub: str, tiny: Tiny, cli: CommandLine) ->
     assert "verifier.path='somebody/model': has changed since the run" in ended.err
 
 
-def told(ended: Ended) -> str:
+def complaint(ended: Ended) -> str:
     return ended.err.removeprefix("error: ")
 
 
@@ -123,13 +123,15 @@ def test_heads_have_revisions(hub: str, tiny: Tiny, cli: CommandLine) -> None:
     assert ended.status == 0, ended.err
     assert facts_of("run")["files"]["proposer.path"] == COMMITS["v2"]
     ended = cli("decode", *options, "output=main")
-    assert told(ended).startswith("proposer.path='somebody/heads': no MedusaHeads (")
+    assert complaint(ended).startswith("proposer.path='somebody/heads': no MedusaHeads (")
     ended = cli("decode", *options, "proposer.revision=v3", "output=third")
-    assert told(ended).startswith(
+    assert complaint(ended).startswith(
         "proposer.path='somebody/heads': no MedusaHeads at proposer.revision='v3' ("
     )
     ended = cli("decode", "proposer=medusa", "proposer.revision=v2", prompts, "output=fourth")
-    assert told(ended).startswith("proposer.revision='v2': proposer.path='zoo:medusa' lies here")
+    assert complaint(ended).startswith(
+        "proposer.revision='v2': proposer.path='zoo:medusa' lies here"
+    )
     assert ended.err.count("\n") == 1
 
 
@@ -170,7 +172,7 @@ def test_a_tokenizer_has_revisions(hub: str, tiny: Tiny, cli: CommandLine) -> No
     data += ["train.block_length=16", "train.num_hidden_layers=1", "train.hidden_size=48"]
     shared = [*data, f"train.tokenizer_path={hub}"]
     ended = cli("train", "train=lm", *shared, "train.revision=v3", "output=model")
-    assert told(ended).startswith(
+    assert complaint(ended).startswith(
         f"train.tokenizer_path={hub!r}: not loaded at train.revision='v3'"
     )
     ended = cli("train", "train=lm", *shared, "train.revision=v2", "output=model")
@@ -178,13 +180,13 @@ def test_a_tokenizer_has_revisions(hub: str, tiny: Tiny, cli: CommandLine) -> No
     card = Path("model/README.md").read_text(encoding="utf-8")
     assert f"| tokenizer of | `{hub}` at {COMMITS['v2']} |" in card
     ended = cli("train", "train=lm", *shared, f"train.init_path={hub}", "output=both")
-    assert told(ended).startswith(f"train.tokenizer_path={hub!r}: expected null")
+    assert complaint(ended).startswith(f"train.tokenizer_path={hub!r}: expected null")
     ended = cli("train", "train=lm", *shared, "train.revision=3", "output=number")
-    assert told(ended).startswith(
+    assert complaint(ended).startswith(
         "train.revision=3: expected a branch, a tag or a commit, in quotes"
     )
     ended = cli("train", "train=lm", *data, "train.revision=v2", "output=none")
-    assert told(ended).startswith("train.revision='v2': expected train.init_path=MODEL or")
+    assert complaint(ended).startswith("train.revision='v2': expected train.init_path=MODEL or")
 
 
 @pytest.fixture(autouse=True)

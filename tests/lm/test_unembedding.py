@@ -94,7 +94,7 @@ def test_fresh_heads_start_where_the_model_is(
 
 @pytest.mark.parametrize("family", SCALED)
 @pytest.mark.parametrize("own", [True, False])
-def test_teachers_are_the_model_s_own_laws(family: str, own: bool) -> None:
+def test_teachers_are_the_model_s_own_distributions(family: str, own: bool) -> None:
     """And so are heads that share its vocabulary head: fresh ones say what it says."""
     model = tiny_model(family, **SCALED[family])
     lm = HFCausalLM(model)

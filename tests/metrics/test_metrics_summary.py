@@ -49,11 +49,11 @@ def test_every_key_is_defined():
 
 def test_what_a_plug_in_does_not_say_is_no_number():
     """Not every step knows of its draft's forwards: their number is unknown, and not smaller."""
-    told = make_step(1, 2)
-    summary = summarize(Tally.of([make_trace("a", told, replace(told, draft_calls=None))]))
+    step = make_step(1, 2)
+    summary = summarize(Tally.of([make_trace("a", step, replace(step, draft_calls=None))]))
     assert summary["draft_calls"] is None
     assert summary["expected_accepted"] == {"value": None, "low": None, "high": None, "n": 0}
-    assert summarize(Tally.of([make_trace("a", told)]))["draft_calls"] == 2
+    assert summarize(Tally.of([make_trace("a", step)]))["draft_calls"] == 2
 
 
 @pytest.mark.parametrize("missing", ["num_drafted", "prefill_seconds", "decode_seconds", "overlap"])

@@ -96,12 +96,12 @@ def to_answer(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def by_template(
-    tokenizer: PreTrainedTokenizerFast, told: dict[str, Any], more: dict[str, Any]
+    tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], more: dict[str, Any]
 ) -> tuple[list[int] | None, str]:
     """Return what transformers makes of a row, or else why the template does not take it."""
-    asked = to_answer(told["messages"])
+    messages = to_answer(row["messages"])
     try:
-        read: Any = tokenizer.apply_chat_template(asked, add_generation_prompt=True, **more)
+        read: Any = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **more)
     except Exception as error:
         return None, str(error).splitlines()[0]
     return read["input_ids"], ""
@@ -118,10 +118,12 @@ def test_prompts_are_what_the_template_makes_of_the_row(tmp_path: Path) -> None:
     num_equal = dict.fromkeys(TEMPLATES, 0)
     for name, template in TEMPLATES.items():
         tokenizer = tokenizer_of_bytes(template)
-        for number, (prompt, told) in enumerate(zip(prompts, rows, strict=True)):
-            given = {key: told[key] for key in ("tools", "documents") if key in told}
+        for number, (prompt, conversation) in enumerate(zip(prompts, rows, strict=True)):
+            given = {
+                key: conversation[key] for key in ("tools", "documents") if key in conversation
+            }
             how = Rendering(options=options[number % 2])
-            expected, reason = by_template(tokenizer, told, options[number % 2] | given)
+            expected, reason = by_template(tokenizer, conversation, options[number % 2] | given)
             if expected is None:
                 with pytest.raises(UserError) as refused:
                     render_turn(prompt, [], tokenizer, how)
@@ -129,7 +131,7 @@ def test_prompts_are_what_the_template_makes_of_the_row(tmp_path: Path) -> None:
                 assert reason in str(refused.value)
                 continue
             found = render_turn(prompt, [], tokenizer, how)
-            assert list(found.token_ids) == expected, f"{name}: {told}"
+            assert list(found.token_ids) == expected, f"{name}: {conversation}"
             num_equal[name] += 1
     assert min(num_equal.values()) > NUMBER / 8, num_equal
     assert num_equal["thinking"] == NUMBER
@@ -144,10 +146,10 @@ def test_the_turns_after_answers_are_told_like_a_written_conversation(name: str)
         "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>yes"
     )
     for answer in ("yes", "<think>\nhm\n</think>\n\nyes", final):
-        told = {"role": "assistant", "content": answer}
+        answered = {"role": "assistant", "content": answer}
         if name == "channels" and answer == final:
-            told = {"role": "assistant", "content": "yes", "thinking": "hm"}
-        rows = [{"role": "user", "content": "hi"}, told, {"role": "user", "content": "more"}]
+            answered = {"role": "assistant", "content": "yes", "thinking": "hm"}
+        rows = [{"role": "user", "content": "hi"}, answered, {"role": "user", "content": "more"}]
         expected: Any = tokenizer.apply_chat_template(rows, add_generation_prompt=True)
         rendered = render_turn(Prompt("t", "", turns), [answer], tokenizer)
         assert list(rendered.token_ids) == expected["input_ids"]

@@ -45,11 +45,11 @@ def test_messages_end_with_the_last_one_of_the_user(tmp_path: Path, form: str) -
     history = [("system", "Be brief."), ("user", "a"), ("assistant", "b"), ("user", "c")]
     messages = [{"role": role, "content": content} for role, content in history]
     answer = {"role": "assistant", "content": "the reference"}
-    asked, answered = load_prompts(
+    question, answered = load_prompts(
         write_rows(tmp_path, {form: messages}, {form: [*messages, answer]})
     )
-    assert asked.turns == answered.turns == (tuple(Message(*message) for message in history),)
-    assert not asked.raw
+    assert question.turns == answered.turns == (tuple(Message(*message) for message in history),)
+    assert not question.raw
 
 
 def test_sharegpt_roles_are_translated(tmp_path: Path) -> None:
@@ -262,10 +262,10 @@ def test_a_dataset_that_cannot_be_had(
 
 def test_a_dataset_is_asked_for_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """By stand-ins: nothing is downloaded."""
-    asked: dict[str, object] = {}
+    loaded: dict[str, object] = {}
 
     def load_dataset(path: str, **part: str | None) -> list[dict[str, object]]:
-        asked.update(part, path=path)
+        loaded.update(part, path=path)
         call = {"id": "1", "function": {"name": "f", "arguments": {"a": 1, "b": None}}}
         messages = [
             {"role": "user", "content": "x", "tool_calls": None},
@@ -278,7 +278,7 @@ def test_a_dataset_is_asked_for_its_part(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(module, "load_dataset", load_dataset, raising=False)
     monkeypatch.setitem(sys.modules, "datasets", module)
     (prompt,) = load_prompts("owner/name", split="test", config="main", revision="v1")
-    assert asked == {"path": "owner/name", "name": "main", "split": "test", "revision": "v1"}
+    assert loaded == {"path": "owner/name", "name": "main", "split": "test", "revision": "v1"}
     assert prompt.where == "owner/name (main, test, v1), row 1"
     # A table fills up what rows do not have; templates ask whether it is there.
     user, calling, tool = (message.row for message in prompt.turns[0])
@@ -328,13 +328,13 @@ def test_sharegpt_with_a_system_tools_and_calls(tmp_path: Path) -> None:
 
 def test_the_last_word_of_a_tool_is_answered(tmp_path: Path) -> None:
     calling = {"role": "assistant", "content": "", "tool_calls": [{"function": CALL}]}
-    told = {"role": "tool", "tool_call_id": "1", "name": "get", "content": ""}
-    messages = [{"role": "user", "content": "Rain?"}, calling, told]
+    result = {"role": "tool", "tool_call_id": "1", "name": "get", "content": ""}
+    messages = [{"role": "user", "content": "Rain?"}, calling, result]
     answer = {"role": "assistant", "content": "no"}
-    asked, answered = load_prompts(
+    question, answered = load_prompts(
         write_rows(tmp_path, {"messages": messages}, {"messages": [*messages, answer]})
     )
-    assert [m.row for m in asked.turns[0]] == [m.row for m in answered.turns[0]] == messages
+    assert [m.row for m in question.turns[0]] == [m.row for m in answered.turns[0]] == messages
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def random_heads(model: Any, kind: str) -> ChainedHeads:
     return heads
 
 
-def law(heads: ChainedHeads, model: Any, text: list[int], head: int) -> Tensor:
+def distribution(heads: ChainedHeads, model: Any, text: list[int], head: int) -> Tensor:
     """The logits [V] of head `head` for the token after `text`, everything computed afresh."""
     t = len(text) - head - 2
     hidden = model.base_model(torch.tensor([text[: t + 1]])).last_hidden_state
@@ -86,7 +86,7 @@ class Checked(Chained):
                 above, walker = [tree.token_ids[walker], *above], tree.parents[walker]
             text = [*one.token_ids, *above]
             assert isinstance(self.heads, ChainedHeads)
-            logits = law(self.heads, self.verifier.model, text, len(above))
+            logits = distribution(self.heads, self.verifier.model, text, len(above))
             if proposal.draft_probs is not None:
                 expected = one.sampling.warp(logits)
                 torch.testing.assert_close(
@@ -122,7 +122,9 @@ CIRCUMSTANCES = [
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("family", "batch", "shape"), CIRCUMSTANCES)
-def test_every_node_has_the_law_of_its_path(kind: str, family: str, batch: int, shape: str) -> None:
+def test_every_node_has_the_distribution_of_its_path(
+    kind: str, family: str, batch: int, shape: str
+) -> None:
     """Through prefill, accepted paths and ragged batches; and greedy text is unchanged."""
     model = tiny_model(family)
     lm = HFCausalLM(model)

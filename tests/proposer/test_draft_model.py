@@ -24,9 +24,9 @@ from specdec.testing.table_lm import TableLM
 from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic
 from specdec.verification.rejection import Rejection
-from tests.support.asking import asked, context, draft_ids
+from tests.support.asking import context, draft_ids, proposals_of
 from tests.support.families import noisy_copy, random_ids, tiny_model
-from tests.support.toy import Law, full_context, mixture, table_lm
+from tests.support.toy import Conditional, full_context, mixture, table_lm
 
 V = 5
 GAMMA = 3
@@ -37,25 +37,38 @@ REQUESTS = [Request(f"p{n}", [n % V] * (1 + n % 4)) for n in range(8)]
 
 
 def drafting(
-    law: Law = Q, vocab_size: int = V, max_length: int = 1 << 20, temperature: float | None = None
+    distribution: Conditional = Q,
+    vocab_size: int = V,
+    max_length: int = 1 << 20,
+    temperature: float | None = None,
 ) -> tuple[DraftModel, TableLM]:
     """Make a proposer that drafts from a table, and the table itself."""
-    model = table_lm(law, vocab_size, max_length)
+    model = table_lm(distribution, vocab_size, max_length)
     return DraftModel(model, Chain(GAMMA), temperature), model
 
 
 def decoded(
-    proposer: Proposer, law: Law = P, sampling: Sampling | None = None, batch: int = 3
+    proposer: Proposer,
+    distribution: Conditional = P,
+    sampling: Sampling | None = None,
+    batch: int = 3,
 ) -> list[Trace]:
     decoder = SpeculativeDecoder(
-        table_lm(law, V), proposer, Rejection(), sampling or Sampling(), Stopping(20), batch
+        table_lm(distribution, V),
+        proposer,
+        Rejection(),
+        sampling or Sampling(),
+        Stopping(20),
+        batch,
     )
     return decoder.decode(REQUESTS)
 
 
-def chain_laws(law: Law, text: Sequence[int], drafted: Sequence[int]) -> Tensor:  # [N, V]
+def chain_distributions(
+    distribution: Conditional, text: Sequence[int], drafted: Sequence[int]
+) -> Tensor:  # [N, V]
     """What the draft says of the text, and after each of its draft tokens but the last."""
-    return torch.stack([law((*text, *drafted[:n])).log() for n in range(len(drafted))])
+    return torch.stack([distribution((*text, *drafted[:n])).log() for n in range(len(drafted))])
 
 
 # --- q is the law that the tokens were drawn from -----------------------------------------------
@@ -76,11 +89,13 @@ def test_q_is_exactly_what_was_drawn_from(sampling: Sampling, temperature: float
     proposer, _ = drafting(temperature=temperature)
     used = sampling if temperature is None else replace(sampling, temperature=temperature)
     for key in range(20):
-        (proposal,) = asked(proposer, context(TEXT, sampling=sampling, key=key), vocab_size=V)
+        (proposal,) = proposals_of(
+            proposer, context(TEXT, sampling=sampling, key=key), vocab_size=V
+        )
         q, drafted = proposal.draft_probs, draft_ids(proposal)
         assert q is not None
         assert (proposal.draw, len(drafted)) == (Draw.SINGLE, GAMMA)
-        expected = used.warp(chain_laws(Q, TEXT, drafted))
+        expected = used.warp(chain_distributions(Q, TEXT, drafted))
         torch.testing.assert_close(
             q, expected, msg=lambda text: f"q is not the draft's law: {text}"
         )
@@ -93,9 +108,9 @@ def test_q_is_exactly_what_was_drawn_from(sampling: Sampling, temperature: float
 def test_a_greedy_draft_says_so(sampling: Sampling) -> None:
     """At temperature 0, q is one-hot: a soft q beside arg max drafts would bias the text."""
     proposer, _ = drafting(temperature=0)
-    (proposal,) = asked(proposer, context(TEXT, sampling=sampling), vocab_size=V)
+    (proposal,) = proposals_of(proposer, context(TEXT, sampling=sampling), vocab_size=V)
     assert proposal.draft_probs is not None
-    best = [int(logits.argmax()) for logits in chain_laws(Q, TEXT, draft_ids(proposal))]
+    best = [int(logits.argmax()) for logits in chain_distributions(Q, TEXT, draft_ids(proposal))]
     assert draft_ids(proposal) == best
     assert torch.equal(proposal.draft_probs, torch.eye(V, dtype=torch.float64)[best])
 
@@ -103,9 +118,9 @@ def test_a_greedy_draft_says_so(sampling: Sampling) -> None:
 def test_noise_is_the_draft_stream_s() -> None:
     proposer, _ = drafting()
     one = context(TEXT, key="a")
-    asked(proposer, one, vocab_size=V)
+    proposals_of(proposer, one, vocab_size=V)
     assert one.verify_stream.uniform() == context(TEXT, key="a").verify_stream.uniform()
-    drafts = [asked(proposer, context(TEXT, key=n), vocab_size=V)[0].tree for n in range(20)]
+    drafts = [proposals_of(proposer, context(TEXT, key=n), vocab_size=V)[0].tree for n in range(20)]
     assert len(set(drafts)) > 5, "drafts are not sampled anew"
 
 
@@ -128,7 +143,7 @@ def test_drafts_go_on_from_the_committed_text_whatever_was_accepted() -> None:
     """Two rows, all numbers of accepted tokens; sometimes a row sits out a step."""
     proposer, model = drafting()
     rows = [context(TEXT, row=0), context([2], row=1)]
-    asked(proposer, *rows, vocab_size=V)
+    proposals_of(proposer, *rows, vocab_size=V)
     proposer.reset(rows)
     for step in range(24):
         present = rows if step % 5 else rows[step % 2 :][:1]
@@ -137,7 +152,7 @@ def test_drafts_go_on_from_the_committed_text_whatever_was_accepted() -> None:
         for one, proposal in zip(present, proposals, strict=True):
             drafted = draft_ids(proposal)
             assert proposal.draft_probs is not None
-            expected = Sampling().warp(chain_laws(Q, one.token_ids, drafted))
+            expected = Sampling().warp(chain_distributions(Q, one.token_ids, drafted))
             torch.testing.assert_close(
                 proposal.draft_probs,
                 expected,
@@ -153,12 +168,12 @@ def test_drafts_go_on_from_the_committed_text_whatever_was_accepted() -> None:
 
 def test_a_new_request_forgets_the_row_s_last_one() -> None:
     proposer, model = drafting()
-    asked(proposer, context(TEXT), vocab_size=V)
+    proposals_of(proposer, context(TEXT), vocab_size=V)
     following = context([1, 1])
     proposer.reset([following])
     assert model.length(0) == 1
     (proposal,) = proposer.propose([following])
-    expected = Sampling().warp(chain_laws(Q, (1, 1), draft_ids(proposal)))
+    expected = Sampling().warp(chain_distributions(Q, (1, 1), draft_ids(proposal)))
     assert proposal.draft_probs is not None
     torch.testing.assert_close(proposal.draft_probs, expected)
 
@@ -170,7 +185,7 @@ def test_a_new_request_forgets_the_row_s_last_one() -> None:
 def test_no_deeper_than_the_budget_is_worth(budget: int, num_drafted: int) -> None:
     """The verifier adds one token of its own; a draft call for nothing is time lost."""
     proposer, model = drafting()
-    (proposal,) = asked(proposer, context(TEXT, budget), vocab_size=V)
+    (proposal,) = proposals_of(proposer, context(TEXT, budget), vocab_size=V)
     assert proposal.tree.num_draft_tokens == num_drafted
     assert proposal.num_draft_calls == num_drafted == model.num_calls
 
@@ -178,9 +193,9 @@ def test_no_deeper_than_the_budget_is_worth(budget: int, num_drafted: int) -> No
 def test_rows_without_budget_do_not_hold_up_the_others() -> None:
     proposer, _ = drafting()
     rows = [context(TEXT, 1, row=0), context([2, 1], row=1), context([3], 1, row=2)]
-    proposals = asked(proposer, *rows, vocab_size=V)
+    proposals = proposals_of(proposer, *rows, vocab_size=V)
     assert [proposal.tree.num_draft_tokens for proposal in proposals] == [0, GAMMA, 0]
-    expected = Sampling().warp(chain_laws(Q, (2, 1), draft_ids(proposals[1])))
+    expected = Sampling().warp(chain_distributions(Q, (2, 1), draft_ids(proposals[1])))
     assert proposals[1].draft_probs is not None
     torch.testing.assert_close(proposals[1].draft_probs, expected)
 
@@ -238,7 +253,7 @@ def test_where_the_draft_s_context_ends_there_are_no_drafts_and_the_same_text(
 
 def test_a_prompt_beyond_the_draft_s_context_is_never_read() -> None:
     proposer, model = drafting(max_length=8)
-    (proposal,) = asked(proposer, context([1] * 30), vocab_size=V)
+    (proposal,) = proposals_of(proposer, context([1] * 30), vocab_size=V)
     assert draft_ids(proposal) == []
     assert (model.length(0), model.num_calls) == (0, 0)
 
@@ -246,9 +261,9 @@ def test_a_prompt_beyond_the_draft_s_context_is_never_read() -> None:
 def test_one_row_beyond_the_context_leaves_the_others_drafting() -> None:
     proposer, _ = drafting(max_length=8)
     rows = [context([1] * 30, row=0), context([2, 1], row=1), context([1] * 6, row=2)]
-    proposals = asked(proposer, *rows, vocab_size=V)
+    proposals = proposals_of(proposer, *rows, vocab_size=V)
     assert [proposal.tree.num_draft_tokens for proposal in proposals] == [0, GAMMA, 0]
-    expected = Sampling().warp(chain_laws(Q, (2, 1), draft_ids(proposals[1])))
+    expected = Sampling().warp(chain_distributions(Q, (2, 1), draft_ids(proposals[1])))
     assert proposals[1].draft_probs is not None
     torch.testing.assert_close(proposals[1].draft_probs, expected)
 
@@ -281,13 +296,15 @@ def test_a_real_draft_with_a_short_context(family: str) -> None:
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.5, top_k=2), Sampling(0)], ids=str)
 def test_q_is_as_wide_as_p(width: int, sampling: Sampling) -> None:
     """What the draft lacks has no mass; what the verifier lacks is cut before the softmax."""
-    law = full_context(seed=3, vocab_size=width)
-    proposer, _ = drafting(law, width)
+    distribution = full_context(seed=3, vocab_size=width)
+    proposer, _ = drafting(distribution, width)
     for key in range(10):
-        (proposal,) = asked(proposer, context([0, 2, 1], sampling=sampling, key=key), vocab_size=V)
+        (proposal,) = proposals_of(
+            proposer, context([0, 2, 1], sampling=sampling, key=key), vocab_size=V
+        )
         q, drafted = proposal.draft_probs, draft_ids(proposal)
         assert q is not None
-        logits = chain_laws(law, (0, 2, 1), drafted)[:, :V]
+        logits = chain_distributions(distribution, (0, 2, 1), drafted)[:, :V]
         narrow = sampling.warp(logits)
         torch.testing.assert_close(q[:, :width], narrow)
         assert torch.count_nonzero(q[:, width:]) == 0
@@ -300,7 +317,7 @@ def test_a_token_that_the_draft_lacks_is_no_reason_to_fail() -> None:
     model = tiny_model("llama")
     draft = HFCausalLM(noisy_copy(model))
     proposer = DraftModel(draft, Chain(GAMMA))
-    (proposal,) = asked(proposer, context([5, 6, draft.vocab_size + 1]), vocab_size=64)
+    (proposal,) = proposals_of(proposer, context([5, 6, draft.vocab_size + 1]), vocab_size=64)
     assert draft_ids(proposal) == [] or max(draft_ids(proposal)) < draft.vocab_size
 
 
@@ -316,6 +333,6 @@ def test_the_temperature_shapes_trees_of_the_likeliest() -> None:
     depths: dict[float, int] = {}
     for temperature in (0.02, 50.0):
         proposer = DraftModel(table_lm(Q, V), Dynamic(4, 4, 4), temperature)
-        (proposal,) = asked(proposer, context(TEXT), vocab_size=V)
+        (proposal,) = proposals_of(proposer, context(TEXT), vocab_size=V)
         depths[temperature] = max(proposal.tree.depths)
     assert depths == {0.02: 4, 50.0: 1}

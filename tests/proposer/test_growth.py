@@ -28,7 +28,7 @@ from specdec.tree.fixed import FixedTree
 from specdec.tree.sampled import Sampled, SampledTree
 from specdec.tree.sparse import Sparse
 from specdec.verification.rejection import Rejection
-from tests.support.asking import asked, context
+from tests.support.asking import context, proposals_of
 from tests.support.families import VOCAB_SIZE, noisy_copy, plain_logits, random_ids, tiny_model
 
 PATHS = [[0, 0, 1], [2, 0], [0, 3], [1]]
@@ -40,7 +40,9 @@ def test_every_node_has_its_rank_after_its_own_path(family: str) -> None:
     model = tiny_model(family)
     proposer = DraftModel(HFCausalLM(model), Sparse(PATHS))
     rows = [context(random_ids(num, seed=num), row=row) for row, num in enumerate((5, 9))]
-    for one, proposal in zip(rows, asked(proposer, *rows, vocab_size=VOCAB_SIZE), strict=True):
+    for one, proposal in zip(
+        rows, proposals_of(proposer, *rows, vocab_size=VOCAB_SIZE), strict=True
+    ):
         texts, ranks = [list(one.token_ids)], list[int]()
         tree = proposal.tree
         for token, parent in zip(tree.token_ids[1:], tree.parents[1:], strict=True):
@@ -61,7 +63,9 @@ def test_processors_see_the_path_of_each_node() -> None:
         for row, num in enumerate((5, 9))
     ]
     plain, changed = list[int](), list[int]()
-    for one, proposal in zip(rows, asked(proposer, *rows, vocab_size=VOCAB_SIZE), strict=True):
+    for one, proposal in zip(
+        rows, proposals_of(proposer, *rows, vocab_size=VOCAB_SIZE), strict=True
+    ):
         texts, tree = [list(one.token_ids)], proposal.tree
         for token, parent in zip(tree.token_ids[1:], tree.parents[1:], strict=True):
             logits = plain_logits(model, texts[parent])[-1:]
@@ -125,7 +129,7 @@ def drafted(family: str, shape: str, *rows: Context) -> tuple[list[Proposal], in
             return super().propose(contexts)
 
     proposer = Counted(lm, SHAPES[shape])
-    proposals = asked(proposer, *rows, vocab_size=VOCAB_SIZE)
+    proposals = proposals_of(proposer, *rows, vocab_size=VOCAB_SIZE)
     return proposals, lm.num_calls - before[0]
 
 
@@ -135,7 +139,7 @@ def asked_nodes(proposal: Proposal) -> list[int]:
     return [*nodes, proposal.tree.num_draft_tokens] if proposal.withheld else nodes
 
 
-def assert_same_laws(proposal: Proposal, expected: Proposal) -> None:
+def assert_same_distributions(proposal: Proposal, expected: Proposal) -> None:
     ours, theirs = proposal.draft_probs, expected.draft_probs
     assert (ours is None) == (theirs is None)
     if ours is not None and theirs is not None:
@@ -151,7 +155,9 @@ def path_to(tree: CandidateTree, node: int) -> list[int]:
     return tokens
 
 
-def law_after(family: str, one: Context, tree: CandidateTree, node: int) -> Tensor:  # [V] logits
+def distribution_after(
+    family: str, one: Context, tree: CandidateTree, node: int
+) -> Tensor:  # [V] logits
     return plain_logits(tiny(family), [*one.token_ids, *path_to(tree, node)])[-1]
 
 
@@ -165,20 +171,20 @@ def test_a_batch_of_unlike_shapes_is_like_requests_alone(family: str, shape: str
         assert proposal.tree == alone.tree, f"row {one.row}"
         assert proposal.withheld == alone.withheld
         assert proposal.num_draft_calls == alone.num_draft_calls == num_calls
-        assert_same_laws(proposal, alone)
+        assert_same_distributions(proposal, alone)
     shapes = {proposal.tree.parents for proposal in together}
     assert len(shapes) > 2, "all requests have the same tree: the test shows little"
 
 
 @each_family
 @each_shape
-def test_every_node_s_law_is_that_after_its_own_path(family: str, shape: str) -> None:
+def test_every_node_s_distribution_is_that_after_its_own_path(family: str, shape: str) -> None:
     """Rows of `draft_probs`, or the order of a node's candidates, against plain forwards."""
     num_checked = 0
     for one, proposal in zip(requests(), drafted(family, shape, *requests())[0], strict=True):
         tree = proposal.tree
         for node in asked_nodes(proposal):
-            logits = law_after(family, one, tree, node)
+            logits = distribution_after(family, one, tree, node)
             tokens = [tree.token_ids[child] for child in tree.children[node]]
             if proposal.draft_probs is None:
                 ranks = [logits.argsort(descending=True).tolist().index(t) for t in tokens]
@@ -187,11 +193,11 @@ def test_every_node_s_law_is_that_after_its_own_path(family: str, shape: str) ->
                 else:
                     assert ranks == sorted(ranks)
             else:
-                row, law = proposal.draft_probs[node], SAMPLING.warp(logits)
+                row, distribution = proposal.draft_probs[node], SAMPLING.warp(logits)
                 if proposal.draw is Draw.FILTERED:
                     assert all(row[token] > 0 for token in tokens)
-                    law = law * (row > 0)
-                torch.testing.assert_close(row, law, rtol=1e-3, atol=1e-5)
+                    distribution = distribution * (row > 0)
+                torch.testing.assert_close(row, distribution, rtol=1e-3, atol=1e-5)
             num_checked += 1
     assert num_checked > 8
 
@@ -210,7 +216,7 @@ def test_growth_stops_where_the_draft_is_not_sure_and_nowhere_else(family: str, 
             if tree.depths[node] >= deepest:
                 assert not children
                 continue
-            confidence = float(law_after(family, one, tree, node).softmax(dim=-1).max())
+            confidence = float(distribution_after(family, one, tree, node).softmax(dim=-1).max())
             assert abs(confidence - SURE) > 1e-4, "too near to tell"
             seen.add(confidence >= SURE)
             if confidence < SURE:
@@ -260,10 +266,10 @@ class Checked(DraftModel):
         proposals = super().propose(contexts)
         for one, stream, proposal in zip(contexts, streams, proposals, strict=True):
             same = replace(one, row=0, draft_stream=stream, token_ids=list(one.token_ids))
-            (expected,) = asked(self.fresh, same, vocab_size=VOCAB_SIZE)
+            (expected,) = proposals_of(self.fresh, same, vocab_size=VOCAB_SIZE)
             assert proposal.tree == expected.tree, f"after {len(one.token_ids)} tokens"
             assert proposal.withheld == expected.withheld
-            assert_same_laws(proposal, expected)
+            assert_same_distributions(proposal, expected)
             self.num_checked += 1
         return proposals
 

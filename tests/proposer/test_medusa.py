@@ -40,7 +40,9 @@ def random_heads(model: Any, seed: int = 0) -> MedusaHeads:
     return heads
 
 
-def laws_of(heads: MedusaHeads, hidden: torch.Tensor, unembed: Unembed) -> torch.Tensor:  # [K, V]
+def distributions_of(
+    heads: MedusaHeads, hidden: torch.Tensor, unembed: Unembed
+) -> torch.Tensor:  # [K, V]
     states = heads.states(hidden, torch.zeros(K, 0))
     return torch.stack([heads.logits(i, state, unembed) for i, state in enumerate(states)])
 
@@ -61,10 +63,13 @@ class Checked(Medusa):
         model: Any = self.verifier.model
         assert isinstance(self.heads, MedusaHeads)
         states = model.base_model(torch.tensor([list(one.token_ids[:-1])])).last_hidden_state
-        laws = laws_of(self.heads, states[0, -1], model.get_output_embeddings())
+        distributions = distributions_of(self.heads, states[0, -1], model.get_output_embeddings())
         paths = [path for path in PATHS if len(path) <= one.max_depth]
         for path in paths:
-            tokens = [int(law.topk(9).indices[rank]) for law, rank in zip(laws, path, strict=False)]
+            tokens = [
+                int(distribution.topk(9).indices[rank])
+                for distribution, rank in zip(distributions, path, strict=False)
+            ]
             node = 0
             for token in tokens:
                 children = [c for c in tree.children[node] if tree.token_ids[c] == token]
@@ -93,7 +98,7 @@ def test_heads_read_the_state_below_the_last_token(
         assert [t.output_ids for t in traces] == [t.output_ids for t in plain]
 
 
-def test_sampled_chains_carry_the_heads_laws() -> None:
+def test_sampled_chains_carry_the_heads_distributions() -> None:
     """With `tree=chain` the tokens are drawn, and q is each head's law as the text is sampled."""
     model = tiny_model("llama")
     lm = HFCausalLM(model)
@@ -108,9 +113,9 @@ def test_sampled_chains_carry_the_heads_laws() -> None:
                 if proposal.draft_probs is None:
                     assert one.max_depth == 0
                     continue
-                laws = laws_of(heads, one.features["final"][-1], lm.unembed)
-                laws = laws[: len(proposal.draft_probs)]
-                torch.testing.assert_close(proposal.draft_probs, sampling.warp(laws))
+                distributions = distributions_of(heads, one.features["final"][-1], lm.unembed)
+                distributions = distributions[: len(proposal.draft_probs)]
+                torch.testing.assert_close(proposal.draft_probs, sampling.warp(distributions))
                 path = tuple(range(1, 1 + proposal.tree.num_draft_tokens))
                 assert is_path(proposal.tree, path)
             seen.extend(proposals)
@@ -128,7 +133,7 @@ def below_node(tree: CandidateTree) -> list[list[int]]:
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("draw", ["iid", "without_replacement"])
-def test_sampled_trees_share_the_laws_of_their_levels(draw: str, batch: int) -> None:
+def test_sampled_trees_share_the_distributions_of_their_levels(draw: str, batch: int) -> None:
     """Each node's row is the law of the head at its depth, as the text is sampled."""
     model = tiny_model("llama")
     lm = HFCausalLM(model)
@@ -140,13 +145,15 @@ def test_sampled_trees_share_the_laws_of_their_levels(draw: str, batch: int) -> 
         def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
             proposals = super().propose(contexts)
             for one, proposal in zip(contexts, proposals, strict=True):
-                laws = sampling.warp(laws_of(heads, one.features["final"][-1], lm.unembed))
+                distributions = sampling.warp(
+                    distributions_of(heads, one.features["final"][-1], lm.unembed)
+                )
                 for node, tokens in enumerate(below_node(proposal.tree)):
                     if tokens:
                         assert proposal.draft_probs is not None
-                        law = laws[proposal.tree.depths[node]]
-                        torch.testing.assert_close(proposal.draft_probs[node], law)
-                        assert all(law[token] > 0 for token in tokens)
+                        distribution = distributions[proposal.tree.depths[node]]
+                        torch.testing.assert_close(proposal.draft_probs[node], distribution)
+                        assert all(distribution[token] > 0 for token in tokens)
                         assert draw == "iid" or len(set(tokens)) == len(tokens)
                 sizes.add(proposal.tree.num_draft_tokens)
             return proposals
@@ -172,15 +179,21 @@ def test_a_dynamic_tree_is_the_best_by_the_products_of_the_heads(batch: int) -> 
             for one, proposal in zip(contexts, proposals, strict=True):
                 if one.max_depth == 0:
                     continue
-                laws = laws_of(heads, one.features["final"][-1], lm.unembed).softmax(dim=-1)
+                distributions = distributions_of(
+                    heads, one.features["final"][-1], lm.unembed
+                ).softmax(dim=-1)
                 scores, level = list[float](), torch.ones(1)
-                for law in laws[: one.max_depth]:
-                    level = (level[:, None] * law).flatten().sort(descending=True).values[:200]
+                for distribution in distributions[: one.max_depth]:
+                    level = (
+                        (level[:, None] * distribution).flatten().sort(descending=True).values[:200]
+                    )
                     scores += level.tolist()
                 tree, found = proposal.tree, [1.0]
                 for node in range(1, len(tree.parents)):
-                    law = laws[tree.depths[node] - 1]
-                    found.append(found[tree.parents[node]] * float(law[tree.token_ids[node]]))
+                    distribution = distributions[tree.depths[node] - 1]
+                    found.append(
+                        found[tree.parents[node]] * float(distribution[tree.token_ids[node]])
+                    )
                 best = sorted(scores, reverse=True)[:9]
                 assert sorted(found[1:], reverse=True) == pytest.approx(best, rel=1e-4)
                 num_checked += 1

@@ -9,13 +9,13 @@ import pytest
 from specdec.core.errors import UserError
 from specdec.core.values import Draw
 from specdec.proposer.ngram import NGram
-from tests.support.asking import PLENTY, asked, context, draft_ids
+from tests.support.asking import PLENTY, context, draft_ids, proposals_of
 
 
 def found(text: str, budget: int = PLENTY, **options: int) -> str:
     """Return the candidate for a text of letters."""
     settings = {"gamma": 4, **options}
-    (proposal,) = asked(NGram(**settings), context([ord(c) for c in text], budget))
+    (proposal,) = proposals_of(NGram(**settings), context([ord(c) for c in text], budget))
     return "".join(map(chr, draft_ids(proposal)))
 
 
@@ -74,7 +74,7 @@ def test_shorter_and_longer_ngrams() -> None:
 
 
 def test_candidates_are_point_masses_without_calls() -> None:
-    (proposal,) = asked(NGram(2), context([1, 2, 1]))
+    (proposal,) = proposals_of(NGram(2), context([1, 2, 1]))
     assert proposal.draw is Draw.DETERMINISTIC
     assert proposal.draft_probs is None
     assert proposal.num_draft_calls == 0
@@ -110,7 +110,7 @@ def test_a_growing_text_is_indexed_as_if_it_were_searched(seed: int) -> None:
 def test_requests_do_not_read_each_others_texts() -> None:
     first, second = context([1, 2, 3, 1, 2], row=0), context([1, 2, 9, 5], row=1)
     ngram = NGram(3)
-    proposals = asked(ngram, first, second)
+    proposals = proposals_of(ngram, first, second)
     assert [draft_ids(proposal) for proposal in proposals] == [[3, 1, 2], []]
     assert isinstance(second.token_ids, list)
     second.token_ids.extend([1, 2])
@@ -119,12 +119,12 @@ def test_requests_do_not_read_each_others_texts() -> None:
 
 def test_a_new_request_forgets_the_row_s_last_one() -> None:
     ngram = NGram(3)
-    asked(ngram, context([1, 2, 3, 1, 2]))
+    proposals_of(ngram, context([1, 2, 3, 1, 2]))
     following = context([7, 1, 2])
     ngram.reset([following])
     assert draft_ids(ngram.propose([following])[0]) == []
-    asked(ngram, context([1, 2, 3, 1, 2]))
-    (proposal,) = asked(ngram, following)
+    proposals_of(ngram, context([1, 2, 3, 1, 2]))
+    (proposal,) = proposals_of(ngram, following)
     assert draft_ids(proposal) == [], "`open` must forget everything"
 
 

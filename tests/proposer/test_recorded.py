@@ -20,7 +20,7 @@ from specdec.decoding.stopping import Stopping
 from specdec.proposer.none import NoProposer
 from specdec.proposer.recorded import Recorded
 from specdec.verification.rejection import Rejection
-from tests.support.asking import asked, context, draft_ids
+from tests.support.asking import context, draft_ids, proposals_of
 from tests.support.toy import full_context, table_lm
 
 FALSE_ALARM = 1e-6  # of each statistical test here; the seeds are fixed, so none is flaky
@@ -48,20 +48,20 @@ def test_the_next_tokens_of_the_recording(
 ) -> None:
     """What was emitted may differ from the recording: its place is what counts."""
     one = context([1, 2, 3, *[99] * num_emitted], budget, num_prompt_tokens=3)
-    (proposal,) = asked(Recorded({ID: TEXT}, gamma=3), one)
+    (proposal,) = proposals_of(Recorded({ID: TEXT}, gamma=3), one)
     assert draft_ids(proposal) == candidate
     assert (proposal.draw, proposal.draft_probs) == (Draw.DETERMINISTIC, None)
 
 
 def test_each_request_has_its_own_recording() -> None:
     texts = {"request-0": [1, 2], "request-1": [3, 4]}
-    proposals = asked(Recorded(texts, 2), context([9], row=1), context([9], row=0))
+    proposals = proposals_of(Recorded(texts, 2), context([9], row=1), context([9], row=0))
     assert [draft_ids(proposal) for proposal in proposals] == [[3, 4], [1, 2]]
 
 
 def test_a_request_that_was_not_recorded_is_named() -> None:
     with pytest.raises(UserError, match="nothing recorded for prompt request-3"):
-        asked(Recorded({ID: TEXT}, 2), context([1], row=0), context([1], row=3))
+        proposals_of(Recorded({ID: TEXT}, 2), context([1], row=0), context([1], row=3))
 
 
 def test_accuracy_zero_is_never_right_and_wrong_tokens_are_uniform() -> None:
@@ -69,7 +69,7 @@ def test_accuracy_zero_is_never_right_and_wrong_tokens_are_uniform() -> None:
     wrong: Counter[int] = Counter()
     recorded = Recorded({ID: [4] * 5}, gamma=5, accuracy=0.0)
     for key in range(1500):
-        (proposal,) = asked(recorded, context([1], key=key), vocab_size=10)
+        (proposal,) = proposals_of(recorded, context([1], key=key), vocab_size=10)
         wrong.update(draft_ids(proposal))
     assert wrong.total() == 7500
     assert set(wrong) == set(range(10)) - {4}, "the right token, or one beyond the vocabulary"
@@ -79,13 +79,13 @@ def test_accuracy_zero_is_never_right_and_wrong_tokens_are_uniform() -> None:
 
 def test_errors_depend_on_the_draft_stream_alone() -> None:
     recorded = Recorded({ID: TEXT * 4}, gamma=20, accuracy=0.5)
-    (first,) = asked(recorded, context([1], key="a"))
-    (again,) = asked(recorded, context([1], key="a"))
-    (other,) = asked(recorded, context([1], key="b"))
+    (first,) = proposals_of(recorded, context([1], key="a"))
+    (again,) = proposals_of(recorded, context([1], key="a"))
+    (other,) = proposals_of(recorded, context([1], key="b"))
     assert first == again
     assert first != other
     one = context([1], key="a")
-    asked(recorded, one)
+    proposals_of(recorded, one)
     untouched = context([1], key="a").verify_stream.uniform()
     assert one.verify_stream.uniform() == untouched, "errors may not use the verifier's noise"
 
@@ -93,14 +93,20 @@ def test_errors_depend_on_the_draft_stream_alone() -> None:
 # --- accuracy is the acceptance rate ------------------------------------------------------------
 
 VOCAB = 20
-LAW = full_context(seed=5, vocab_size=VOCAB)
+DISTRIBUTION = full_context(seed=5, vocab_size=VOCAB)
 REQUESTS = [Request(f"p{n}", [n % VOCAB, n // VOCAB]) for n in range(30)]
 
 
 def decoded(proposer: Proposer, seed: int = 0) -> list[Trace]:
     """Decode greedily: the verifier's law is a table, so its text is a function of the prompt."""
     decoder = SpeculativeDecoder(
-        table_lm(LAW, VOCAB), proposer, Rejection(), Sampling(0), Stopping(60), batch=8, seed=seed
+        table_lm(DISTRIBUTION, VOCAB),
+        proposer,
+        Rejection(),
+        Sampling(0),
+        Stopping(60),
+        batch=8,
+        seed=seed,
     )
     return decoder.decode(REQUESTS)
 

@@ -33,9 +33,9 @@ from specdec.tree.sparse import Sparse
 from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 from specdec.verification.top_plus_one import TopPlusOne
-from tests.support.asking import asked, context
+from tests.support.asking import context, proposals_of
 from tests.support.families import random_ids, tiny_model
-from tests.support.toy import Law, full_context, mixture, table_lm
+from tests.support.toy import Conditional, full_context, mixture, table_lm
 
 V = 7  # the verifier's
 SURE = 0.45  # about every second law of a draft is surer
@@ -86,13 +86,13 @@ class Embedding(TableLM):
 
 
 @cache
-def law_of(size: int) -> Law:
+def distribution_of(size: int) -> Conditional:
     return full_context(seed=size, concentration=0.4, vocab_size=size)
 
 
 def drafting(tree: str, size: int) -> DraftModel:
-    law = law_of(size)
-    return DraftModel(Embedding(lambda tokens: law(tokens).log(), size), TREES[tree])
+    distribution = distribution_of(size)
+    return DraftModel(Embedding(lambda tokens: distribution(tokens).log(), size), TREES[tree])
 
 
 def batch_of(sampling: Sampling, key: int) -> list[Context]:
@@ -114,21 +114,21 @@ def path_to(proposal: Proposal, node: int) -> tuple[int, ...]:
 @each_tree
 @each_size
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
-def test_candidates_are_those_of_the_law_that_is_handed_on(
+def test_candidates_are_those_of_the_distribution_that_is_handed_on(
     tree: str, size: int, sampling: Sampling
 ) -> None:
     """Rows that stop, and children that are not there, change nothing at their neighbours."""
-    law, num_nodes = law_of(size), 0
+    distribution, num_nodes = distribution_of(size), 0
     for key in range(5):
         rows = batch_of(sampling, key)
-        proposals = asked(drafting(tree, size), *rows, vocab_size=V)
+        proposals = proposals_of(drafting(tree, size), *rows, vocab_size=V)
         for one, proposal in zip(rows, proposals, strict=True):
             text, q = tuple(one.token_ids), proposal.draft_probs
             num_nodes += proposal.tree.num_draft_tokens
             for node, parent in enumerate(proposal.tree.parents[1:], start=1):
                 token = proposal.tree.token_ids[node]
                 read = known(torch.tensor(text + path_to(proposal, parent)), size)
-                logits = fitted(law(tuple(read.tolist())).log()[:V], V)
+                logits = fitted(distribution(tuple(read.tolist())).log()[:V], V)
                 expected = sampling.warp(logits)
                 assert token < V
                 if q is None:
@@ -153,7 +153,7 @@ def greedy_texts(proposer: Proposer, size: int) -> list[Sequence[int]]:
 def padded(size: int, tokens: tuple[int, ...]) -> Tensor:
     """The draft's own law, so that many of its tokens are accepted."""
     read = tuple(token if token < size else 0 for token in tokens)
-    probs = law_of(size)(read)[:V]
+    probs = distribution_of(size)(read)[:V]
     return torch.nn.functional.pad(probs / probs.sum(), (0, V - len(probs)))
 
 
@@ -223,5 +223,5 @@ def test_heads_for_wider_states_are_refused() -> None:
 
 def test_a_recording_of_more_tokens_is_copied_as_far_as_they_are_known() -> None:
     one = Recorded({"request-0": [5, 3, V + 2, 1]}, gamma=4)
-    (proposal,) = asked(one, context([1, 2], num_prompt_tokens=2), vocab_size=V)
+    (proposal,) = proposals_of(one, context([1, 2], num_prompt_tokens=2), vocab_size=V)
     assert proposal.tree.token_ids == (2, 5, 3)

@@ -20,39 +20,46 @@ WARPED = Sampling(0.7, top_p=0.9)
 
 
 def reference(
-    law: Sequence[float], token: int, uniform: float, draft: Sequence[float] | None = None
+    distribution: Sequence[float], token: int, uniform: float, draft: Sequence[float] | None = None
 ) -> float:
     """Add up the law as far as the token: likeliest tokens first, or those of the largest q / p."""
-    if law[token] == 0:
+    if distribution[token] == 0:
         return 1.0
-    possible = [each for each in range(len(law)) if law[each] > 0]
-    first = {each: law[each] if draft is None else draft[each] / law[each] for each in possible}
+    possible = [each for each in range(len(distribution)) if distribution[each] > 0]
+    first = {
+        each: distribution[each] if draft is None else draft[each] / distribution[each]
+        for each in possible
+    }
     order = sorted(possible, key=lambda each: (-first[each], each))
-    before = sum(law[each] for each in order[: order.index(token)])
-    return (before + uniform * law[token]) / sum(law)
+    before = sum(distribution[each] for each in order[: order.index(token)])
+    return (before + uniform * distribution[token]) / sum(distribution)
 
 
 def test_tokens_are_placed_in_order_of_their_probability() -> None:
-    law = [0.2, 0.5, 0.2, 0.1, 0.0]
-    laws = torch.tensor([law] * 5)
+    distribution = [0.2, 0.5, 0.2, 0.1, 0.0]
+    distributions = torch.tensor([distribution] * 5)
     uniforms = [0.0, 0.25, 0.5, 0.75, 0.5]
-    found = transformed(laws, range(5), uniforms, order=laws).tolist()
+    found = transformed(distributions, range(5), uniforms, order=distributions).tolist()
     assert found == pytest.approx([0.5, 0.125, 0.8, 0.975, 1.0])
-    assert found[:4] == pytest.approx([reference(law, t, uniforms[t]) for t in range(4)])
+    assert found[:4] == pytest.approx([reference(distribution, t, uniforms[t]) for t in range(4)])
 
 
 def test_tokens_are_placed_in_any_order_that_is_given() -> None:
-    law, q = [0.2, 0.5, 0.2, 0.1, 0.0], [0.4, 0.1, 0.4, 0.05, 0.05]
-    laws, uniforms = torch.tensor([law] * 5), [0.0, 0.25, 0.5, 0.75, 0.5]
-    found = transformed(laws, range(5), uniforms, torch.tensor([q] * 5) / laws).tolist()
+    distribution, q = [0.2, 0.5, 0.2, 0.1, 0.0], [0.4, 0.1, 0.4, 0.05, 0.05]
+    distributions, uniforms = torch.tensor([distribution] * 5), [0.0, 0.25, 0.5, 0.75, 0.5]
+    found = transformed(
+        distributions, range(5), uniforms, torch.tensor([q] * 5) / distributions
+    ).tolist()
     # By q / p: 0 and 2 with 2, then 3 with 0.5, then 1 with 0.2.
     assert found == pytest.approx([0.0, 0.625, 0.3, 0.475, 1.0])
-    assert found == pytest.approx([reference(law, t, uniforms[t], q) for t in range(5)])
+    assert found == pytest.approx([reference(distribution, t, uniforms[t], q) for t in range(5)])
 
 
-def test_a_law_that_sums_to_one_only_nearly_is_divided_by_its_sum() -> None:
-    law = torch.tensor([[0.2, 0.5, 0.3]])
-    found = [transformed(scale * law, [0], [0.5], law).item() for scale in (1.0, 1.001)]
+def test_a_distribution_that_sums_to_one_only_nearly_is_divided_by_its_sum() -> None:
+    distribution = torch.tensor([[0.2, 0.5, 0.3]])
+    found = [
+        transformed(scale * distribution, [0], [0.5], distribution).item() for scale in (1.0, 1.001)
+    ]
     assert found == pytest.approx([0.9, 0.9], abs=1e-7)
 
 
@@ -95,10 +102,10 @@ def test_a_model_is_read_as_plain_text(
         with torch.inference_mode():
             logits = model(input_ids=whole).logits[0, len(text.prompt_ids) - 1 : -1]
         stream = RandomStream("transforms", 3, text.name)
-        laws = sampling.warp(logits).double().tolist()
+        distributions = sampling.warp(logits).double().tolist()
         expected = [
-            reference(law, token, stream.uniform())
-            for law, token in zip(laws, text.output_ids, strict=False)
+            reference(distribution, token, stream.uniform())
+            for distribution, token in zip(distributions, text.output_ids, strict=False)
         ]
         assert numbers.tolist() == [pytest.approx(expected, abs=1e-4)]
 
@@ -126,8 +133,8 @@ def test_a_draft_of_a_smaller_vocabulary_gives_the_order(sampling: Sampling) -> 
         stream = RandomStream("transforms", 3, text.name)
         rows = zip(sampling.warp(p).tolist(), sampling.warp(q).tolist(), strict=True)
         expected = [
-            reference(law, token, stream.uniform(), other)
-            for (law, other), token in zip(rows, text.output_ids, strict=True)
+            reference(distribution, token, stream.uniform(), other)
+            for (distribution, other), token in zip(rows, text.output_ids, strict=True)
         ]
         assert numbers[1].tolist() == pytest.approx(expected, abs=1e-4)
 
@@ -135,8 +142,8 @@ def test_a_draft_of_a_smaller_vocabulary_gives_the_order(sampling: Sampling) -> 
 @pytest.mark.parametrize("sampling", [Sampling(), WARPED], ids=["T=1", "warped"])
 def test_exact_draws_give_uniform_numbers(sampling: Sampling) -> None:
     """And draws of another temperature do not."""
-    law = markov(2, full_context(8, 0.5, 6))
-    verifier = table_lm(law, 6)
+    distribution = markov(2, full_context(8, 0.5, 6))
+    verifier = table_lm(distribution, 6)
 
     def numbers(drawn_with: Sampling) -> np.ndarray:
         texts = [Decoded(str(n), (0, 1), drawn(drawn_with, n)) for n in range(100)]
@@ -145,7 +152,7 @@ def test_exact_draws_give_uniform_numbers(sampling: Sampling) -> None:
     def drawn(drawn_with: Sampling, seed: int) -> list[int]:
         stream, text = RandomStream("text", seed), [0, 1]
         for _ in range(30):
-            text.append(stream.choose(warped(law, drawn_with)(tuple(text))))
+            text.append(stream.choose(warped(distribution, drawn_with)(tuple(text))))
         return text[2:]
 
     assert stats.kstest(numbers(sampling), "uniform").pvalue > 1e-3
@@ -154,13 +161,13 @@ def test_exact_draws_give_uniform_numbers(sampling: Sampling) -> None:
 
 def test_a_text_that_leans_to_its_draft_shows_in_the_draft_s_order() -> None:
     """One token in three from the draft, whose errors have nothing to do with what is likely."""
-    law, error = markov(2, full_context(8, 3.0, 6)), markov(2, full_context(9, 1.0, 6))
+    distribution, error = markov(2, full_context(8, 3.0, 6)), markov(2, full_context(9, 1.0, 6))
 
     def other(context: Tokens) -> Tensor:
-        q = law(context) * error(context)
+        q = distribution(context) * error(context)
         return q / q.sum()
 
-    verifier, draft = table_lm(law, 6), table_lm(other, 6)
+    verifier, draft = table_lm(distribution, 6), table_lm(other, 6)
 
     def numbers(lean: float) -> np.ndarray:  # [2, T]
         texts = [Decoded(str(n), (0, 1), drawn(lean, n)) for n in range(100)]
@@ -170,7 +177,7 @@ def test_a_text_that_leans_to_its_draft_shows_in_the_draft_s_order() -> None:
     def drawn(lean: float, seed: int) -> list[int]:
         stream, text = RandomStream("text", seed), [0, 1]
         for _ in range(30):
-            p, q = law(tuple(text)), other(tuple(text))
+            p, q = distribution(tuple(text)), other(tuple(text))
             text.append(stream.choose((1 - lean) * p + lean * q))
         return text[2:]
 

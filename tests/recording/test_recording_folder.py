@@ -41,9 +41,9 @@ from specdec.tree.sampled import SampledTree
 from tests.support.families import VOCAB_SIZE, plain_logits, random_ids, tiny_model
 from tests.support.rule_cases import rules_by_name
 from tests.support.running import Tiny
-from tests.support.toy import Law, full_context, memoryless, table_lm, warped
+from tests.support.toy import Conditional, full_context, memoryless, table_lm, warped
 
-LAW = full_context(3, 0.7, vocab_size=6)
+DISTRIBUTION = full_context(3, 0.7, vocab_size=6)
 K = 4
 WARPED = Sampling(0.7, top_p=0.9)
 SETTINGS: dict[str, Any] = {
@@ -63,21 +63,21 @@ def text(name: str, prompt_ids: Sequence[int], output_ids: Sequence[int], turn: 
     return Text(name, "toy", turn, tuple(prompt_ids), tuple(output_ids), (), "length", 16)
 
 
-def drawn(sampling: Sampling, num: int = 9, law: Law = LAW) -> list[Text]:
+def drawn(sampling: Sampling, num: int = 9, distribution: Conditional = DISTRIBUTION) -> list[Text]:
     """Draw texts of many lengths, one of them empty, some a second turn."""
     found: list[Text] = []
     for number in range(num):
         stream, tokens = RandomStream("text", number), [0, 1, 2][: 1 + number % 3]
         prompt = tuple(tokens)
         for _ in range((5 * number) % 12):
-            tokens.append(stream.choose(warped(law, sampling)(tuple(tokens))))
+            tokens.append(stream.choose(warped(distribution, sampling)(tuple(tokens))))
         name, turn = f"prompt {number // 2}", number % 2
         found.append(text(name, prompt, tokens[len(prompt) :], turn))
     return found
 
 
 def scored(sampling: Sampling = WARPED, top_k: int = K) -> list[Scored]:
-    return list(score(drawn(sampling), table_lm(LAW, 6), sampling, top_k))
+    return list(score(drawn(sampling), table_lm(DISTRIBUTION, 6), sampling, top_k))
 
 
 def write(folder: Path, texts: Sequence[Scored], shard_tokens: int = 12) -> RecordingWriter:
@@ -112,12 +112,12 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), WARPED, Sampling(top_k=2)], ids=str)
-def test_tokens_have_the_probability_of_the_law_that_they_were_drawn_from(
+def test_tokens_have_the_probability_of_the_distribution_that_they_were_drawn_from(
     sampling: Sampling,
 ) -> None:
     """And the K likeliest tokens theirs."""
     texts = {each.key: each for each in drawn(sampling)}
-    found = list(score(list(texts.values()), table_lm(LAW, 6), sampling, K, batch=2))
+    found = list(score(list(texts.values()), table_lm(DISTRIBUTION, 6), sampling, K, batch=2))
     assert sorted(each.text.key for each in found) == sorted(texts)
     for each in found:
         tokens, original = each.text.output_ids, texts[each.text.key]
@@ -125,12 +125,14 @@ def test_tokens_have_the_probability_of_the_law_that_they_were_drawn_from(
         assert each.top_ids.shape == each.top_log_p.shape == (len(tokens), K)
         for place, token in enumerate(tokens):
             before = original.prompt_ids + tokens[:place]
-            law = warped(LAW, sampling)(before)
-            assert each.text.log_p[place] == pytest.approx(float(law[token].log()), abs=1e-5)
-            likeliest = law.sort(descending=True).values[:K].log()
+            distribution = warped(DISTRIBUTION, sampling)(before)
+            assert each.text.log_p[place] == pytest.approx(
+                float(distribution[token].log()), abs=1e-5
+            )
+            likeliest = distribution.sort(descending=True).values[:K].log()
             assert each.top_log_p[place].tolist() == pytest.approx(likeliest.tolist(), abs=1e-5)
             there = likeliest > -math.inf
-            own = law.log()[each.top_ids[place].long()]
+            own = distribution.log()[each.top_ids[place].long()]
             assert own[there].tolist() == pytest.approx(likeliest[there].tolist())
             assert set(each.top_ids[place][~there].tolist()) <= {0}
             assert float(each.logsumexp[place]) == pytest.approx(0.0, abs=1e-5)
@@ -156,12 +158,14 @@ def test_a_model_is_read_as_plain_text(
         tokens = torch.tensor(each.text.output_ids)[:, None]
         whole = [*each.text.prompt_ids, *each.text.output_ids]
         logits = plain_logits(verifier.model, whole)[len(each.text.prompt_ids) - 1 : -1]
-        laws = sampling.warp(logits)
-        log_p = laws.gather(1, tokens)[:, 0].log()
+        distributions = sampling.warp(logits)
+        log_p = distributions.gather(1, tokens)[:, 0].log()
         assert each.text.log_p == pytest.approx(log_p.tolist(), abs=1e-4)
-        top_p = laws.topk(5).values
+        top_p = distributions.topk(5).values
         assert torch.allclose(each.top_log_p.exp(), top_p, atol=1e-5)
-        assert torch.allclose(laws.gather(1, each.top_ids.long())[top_p > 0], top_p[top_p > 0])
+        assert torch.allclose(
+            distributions.gather(1, each.top_ids.long())[top_p > 0], top_p[top_p > 0]
+        )
         assert each.logsumexp.tolist() == pytest.approx(logits.logsumexp(1).tolist(), abs=1e-4)
 
 
@@ -180,7 +184,7 @@ def sampled_from(verifier: HFCausalLM, sampling: Sampling) -> list[Text]:
 
 def test_greedy_texts_are_certain() -> None:
     greedy = Sampling(temperature=0)
-    for each in score(drawn(greedy), table_lm(LAW, 6), greedy, K):
+    for each in score(drawn(greedy), table_lm(DISTRIBUTION, 6), greedy, K):
         assert set(each.text.log_p) <= {0.0}
         assert each.top_ids[:, 0].tolist() == list(each.text.output_ids)
         assert each.top_log_p.tolist() == [[0.0] + [-math.inf] * (K - 1)] * len(each.top_ids)
@@ -189,13 +193,13 @@ def test_greedy_texts_are_certain() -> None:
         assert rows.equal(torch.eye(6)[list(each.text.output_ids)])
 
 
-def test_a_law_may_have_fewer_tokens_than_are_kept() -> None:
+def test_a_distribution_may_have_fewer_tokens_than_are_kept() -> None:
     (each,) = score([text("a", (0,), (1, 1))], table_lm(memoryless(0, 0.25, 0.75)), Sampling(), 5)
     assert each.top_ids.tolist() == [[2, 1, 0, 0, 0]] * 2
     assert each.top_log_p.exp().tolist() == [pytest.approx([0.75, 0.25, 0, 0, 0])] * 2
 
 
-def test_a_token_that_rounding_took_out_of_the_law_has_the_least_logarithm() -> None:
+def test_a_token_that_rounding_took_out_of_the_distribution_has_the_least_logarithm() -> None:
     """One in a hundred may be so; the largest float32 below that is 0."""
     verifier = table_lm(memoryless(0.0, 0.5, 0.5))
     (each,) = score([text("a", (1,), [0] + [1] * 99)], verifier, Sampling(), 2)
@@ -206,7 +210,7 @@ def test_a_token_that_rounding_took_out_of_the_law_has_the_least_logarithm() -> 
     assert torch.finfo(torch.float32).tiny <= float(rows[0, 0]) < 1e-37
 
 
-def test_texts_of_another_law_are_refused() -> None:
+def test_texts_of_another_distribution_are_refused() -> None:
     verifier = table_lm(memoryless(0.0, 0.5, 0.5))
     texts = [text("a", (1,), [0, 0] + [1] * 98), text("b", (1,), [1] * 99)]
     with pytest.raises(UserError, match="2 or more of 199 tokens are impossible at temperature=1"):
@@ -224,7 +228,7 @@ def test_texts_of_another_vocabulary_are_refused() -> None:
         list(score([text("a", (1,), [1] * 999 + [3])], verifier, Sampling(), 2))
 
 
-def test_texts_of_another_law_are_refused_before_all_are_read() -> None:
+def test_texts_of_another_distribution_are_refused_before_all_are_read() -> None:
     verifier = table_lm(memoryless(0.0, 0.5, 0.5))
     texts = [text(str(number), (1,), [0] * 10) for number in range(50)]
     with pytest.raises(UserError, match="do not have this verifier's law"):
@@ -236,7 +240,7 @@ def test_texts_of_another_law_are_refused_before_all_are_read() -> None:
 
 
 @pytest.mark.parametrize("sampling", [Sampling(top_k=3), Sampling(0.5, top_p=0.5)], ids=str)
-def test_laws_that_were_kept_whole_are_rebuilt(sampling: Sampling) -> None:
+def test_distributions_that_were_kept_whole_are_rebuilt(sampling: Sampling) -> None:
     verifier = HFCausalLM(tiny_model("llama"))
     texts = sampled_from(verifier, sampling)
     for each in score(texts, verifier, sampling, top_k=40):
@@ -253,22 +257,22 @@ def test_processors_see_the_whole_text_in_every_piece(monkeypatch: pytest.Monkey
         return scores.scatter(1, input_ids[:, -1:], -math.inf)
 
     texts, sampling = [text("a", (0,), (1, 2, 1, 0, 2, 1))], Sampling(processors=[never_twice])
-    (whole,) = score(texts, table_lm(LAW, 6), sampling, K)
+    (whole,) = score(texts, table_lm(DISTRIBUTION, 6), sampling, K)
     monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 2 * 6)
-    (pieces,) = score(texts, table_lm(LAW, 6), sampling, K)
+    (pieces,) = score(texts, table_lm(DISTRIBUTION, 6), sampling, K)
     assert pieces.text.log_p == pytest.approx(whole.text.log_p, abs=1e-6)
     assert min(whole.text.log_p) > -20, "a token came twice in a row: the test is blind"
 
 
 def test_places_without_a_token_take_nothing_from_the_first_one() -> None:
-    law = [0.75, 0.25, 0.0]
-    (each,) = score([text("a", (0,), (1,))], table_lm(memoryless(*law)), Sampling(), 5)
+    distribution = [0.75, 0.25, 0.0]
+    (each,) = score([text("a", (0,), (1,))], table_lm(memoryless(*distribution)), Sampling(), 5)
     rows = each.rows(3)
     assert rows is not None
-    assert rows.tolist() == [pytest.approx(law)]
+    assert rows.tolist() == [pytest.approx(distribution)]
 
 
-def test_laws_that_were_cut_are_not_rebuilt() -> None:
+def test_distributions_that_were_cut_are_not_rebuilt() -> None:
     """One token of a text is enough."""
     whole, cut = memoryless(0.5, 0.5, 0.0), memoryless(0.4, 0.3, 0.3)
     verifier = table_lm(lambda tokens: cut(tokens) if len(tokens) == 2 else whole(tokens))
@@ -305,20 +309,22 @@ def test_rules_that_need_whole_rows_need_no_verifier_where_they_were_kept(
     texts = [text for text in found.texts if text.output_ids]
     tree = SampledTree([(0,), (1,), (0, 0), (0, 1)], draw)
     arms = {"arm": ClosedArm(tree, rules_by_name()[rule], temperature=1.0)}
-    laws = ModelDistributions(table_lm(full_context(9, 0.7, vocab_size=6), 6))
-    lm = table_lm(LAW, 6)
-    asked, known, unknown = (
+    distributions = ModelDistributions(table_lm(full_context(9, 0.7, vocab_size=6), 6))
+    lm = table_lm(DISTRIBUTION, 6)
+    exact, known, unknown = (
         torch.cat(
             [
                 part.survival.flatten(0, 1)
-                for part in replay(texts, laws, arms, sampling, verifier, 6, rows=rows)["arm"]
+                for part in replay(texts, distributions, arms, sampling, verifier, 6, rows=rows)[
+                    "arm"
+                ]
             ]
         )
         for verifier, rows in ((lm, None), (None, found.rows), (lm, lambda text, size: None))
     )
-    assert 0.1 < float(asked[:, 1].mean()) < 0.95
-    assert torch.allclose(known, asked, atol=1e-5, rtol=0)
-    assert unknown.equal(asked)
+    assert 0.1 < float(exact[:, 1].mean()) < 0.95
+    assert torch.allclose(known, exact, atol=1e-5, rtol=0)
+    assert unknown.equal(exact)
 
 
 # --- Writing and reading ---
@@ -559,8 +565,8 @@ def replaced(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> Use
     """Write the shard otherwise, and list it as it is then."""
     tensors = load_file(folder / SHARD)
     change(tensors)
-    facts = json.dumps([{}] * (len(tensors["output_offsets"]) - 1))
-    save_file(tensors, folder / SHARD, {"texts": facts})
+    fields = json.dumps([{}] * (len(tensors["output_offsets"]) - 1))
+    save_file(tensors, folder / SHARD, {"texts": fields})
     content = (folder / SHARD).read_bytes()
 
     def list_it(manifest: dict[str, Any]) -> None:

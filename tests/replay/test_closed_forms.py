@@ -34,9 +34,17 @@ from specdec.tree.sampled import SampledTree
 from specdec.tree.sparse import Sparse
 from specdec.verification import match_form, rejection_form
 from specdec.verification.rejection import Rejection
-from tests.support.harness import Block, block_law, depth_of
+from tests.support.harness import Block, block_distribution, depth_of
 from tests.support.rule_cases import rules_by_name
-from tests.support.toy import Law, Tokens, complete, full_context, memoryless, mixture, table_lm
+from tests.support.toy import (
+    Conditional,
+    Tokens,
+    complete,
+    full_context,
+    memoryless,
+    mixture,
+    table_lm,
+)
 
 EXACT = 1e-12
 RULES = rules_by_name()
@@ -71,7 +79,7 @@ CASES = [
 ]
 
 
-def pair(seed: int) -> tuple[Law, Law]:
+def pair(seed: int) -> tuple[Conditional, Conditional]:
     p = full_context(seed, 0.7)
     return p, mixture(p, full_context(seed + 100, 0.7), 0.4)
 
@@ -102,26 +110,30 @@ def tree_of(draw: Draw, parents: Parents) -> FixedTree:
     return SampledTree(paths_of(parents), draw)
 
 
-def text(tokens: Tokens, p: Law) -> Text:
+def text(tokens: Tokens, p: Conditional) -> Text:
     """A text behind one token of prompt, long enough that no step is cut."""
     log_p = [float(p(tokens[:place])[token].log()) for place, token in enumerate(tokens)]
     return Text(repr(tokens), "", 0, (0,), tokens, tuple(log_p), "length", len(tokens) + 9)
 
 
-def behind_root(law: Law) -> Law:
-    return lambda tokens: law(tokens[1:])
+def behind_root(distribution: Conditional) -> Conditional:
+    return lambda tokens: distribution(tokens[1:])
 
 
-def survival(arm: ClosedArm, texts: Sequence[Text], p: Law, q: Law) -> torch.Tensor:  # [B, D + 1]
-    laws, verifier = ModelDistributions(table_lm(behind_root(q))), table_lm(behind_root(p))
-    scores = score(texts, laws, [arm], Sampling(), verifier, vocab_size=3)
+def survival(
+    arm: ClosedArm, texts: Sequence[Text], p: Conditional, q: Conditional
+) -> torch.Tensor:  # [B, D + 1]
+    distributions, verifier = ModelDistributions(table_lm(behind_root(q))), table_lm(behind_root(p))
+    scores = score(texts, distributions, [arm], Sampling(), verifier, vocab_size=3)
     return survival_of(arm, scores)[:, 0]
 
 
-def joint(law: dict[Block, float], p: Law, length: int, depth: int) -> dict[Tokens, float]:
+def joint(
+    distribution: dict[Block, float], p: Conditional, length: int, depth: int
+) -> dict[Tokens, float]:
     """Return P(the text is x and A >= depth), the rest of it completed with p."""
     reached: dict[Tokens, float] = {}
-    for block, mass in law.items():
+    for block, mass in distribution.items():
         if block.num_accepted >= depth:
             reached[block.token_ids] = reached.get(block.token_ids, 0.0) + mass
     return complete(reached, p, length)
@@ -131,19 +143,19 @@ def joint(law: dict[Block, float], p: Law, length: int, depth: int) -> dict[Toke
 @pytest.mark.parametrize(("rule", "draw", "parents"), CASES, ids=str)
 def test_survival_given_the_text(rule: str, draw: Draw, parents: Parents, pair: str) -> None:
     p, q = PAIRS[pair]
-    law = block_law(RULES[rule], drafts(DRAFTERS[draw], parents, q), p)
+    distribution = block_distribution(RULES[rule], drafts(DRAFTERS[draw], parents, q), p)
     length = depth_of(parents) + 1
     alive = [x for x in product(range(3), repeat=length) if mass_of(x, p) > 0]
     arm = ClosedArm(tree_of(draw, parents), RULES[rule])
     found = survival(arm, [text(x, p) for x in alive], p, q)
     for depth in range(length):
-        exact = joint(law, p, length, depth)
+        exact = joint(distribution, p, length, depth)
         for row, x in enumerate(alive):
             ours = mass_of(x, p) * float(found[row, depth])
             assert ours == pytest.approx(exact.get(x, 0.0), abs=EXACT), (x, depth)
 
 
-def mass_of(tokens: Tokens, p: Law) -> float:
+def mass_of(tokens: Tokens, p: Conditional) -> float:
     mass = 1.0
     for place, token in enumerate(tokens):
         mass *= float(p(tokens[:place])[token])
@@ -158,14 +170,17 @@ def test_third_children_without_replacement_are_right_on_average(
     monkeypatch.setattr(f"specdec.verification.{rule}_form.NUM_SEQUENCES", 40_000)
     p, q = full_context(3, 0.9, vocab_size=4), full_context(17, 0.9, vocab_size=4)
     drafter = DRAFTERS[Draw.WITHOUT_REPLACEMENT]
-    law = block_law(RULES[rule], drafts(drafter, THREE, q), p)
-    exact = joint(law, p, 2, 1)
+    distribution = block_distribution(RULES[rule], drafts(drafter, THREE, q), p)
+    exact = joint(distribution, p, 2, 1)
     alive = list(product(range(4), repeat=2))
     arm = ClosedArm(tree_of(Draw.WITHOUT_REPLACEMENT, THREE), RULES[rule])
-    laws, verifier = ModelDistributions(table_lm(behind_root(q), 4)), table_lm(behind_root(p), 4)
+    distributions, verifier = (
+        ModelDistributions(table_lm(behind_root(q), 4)),
+        table_lm(behind_root(p), 4),
+    )
     texts = [text(x, p) for x in alive]
     generator = torch.Generator().manual_seed(5)
-    scores = score(texts, laws, [arm], Sampling(), verifier, 4, generator)
+    scores = score(texts, distributions, [arm], Sampling(), verifier, 4, generator)
     found = survival_of(arm, scores)[:, 0, 1]
     for row, x in enumerate(alive):
         assert mass_of(x, p) * float(found[row]) == pytest.approx(exact.get(x, 0.0), abs=2e-3)
@@ -179,7 +194,7 @@ def nodes(p: Tensor, q: Tensor) -> TextNodes:
 
 def test_the_third_share_matters_in_that_test() -> None:
     p, q = full_context(3, 0.9, vocab_size=4), full_context(17, 0.9, vocab_size=4)
-    of_p, of_q = (torch.stack([law(())] * 4) for law in (p, q))
+    of_p, of_q = (torch.stack([distribution(())] * 4) for distribution in (p, q))
     found = rejection_form.without_replacement(nodes(of_p, of_q))
     assert float((of_p.diagonal() * found[:, 2]).sum()) > 0.02
 
@@ -219,16 +234,16 @@ def test_drafting_that_stops_where_the_draft_is_not_sure(rule: str, threshold: f
             assert found[row, depth] == pytest.approx(float(full[depth]) * (depth <= length))
 
 
-def test_another_draft_temperature_is_another_law() -> None:
+def test_another_draft_temperature_is_another_distribution() -> None:
     p, q = PAIRS["alike"]
 
     def cold(tokens: Tokens) -> Tensor:
         return (q(tokens) ** 2) / (q(tokens) ** 2).sum()
 
     texts = [text(x, p) for x in product(range(3), repeat=3)]
-    asked = survival(ClosedArm(Chain(2), Rejection(), temperature=0.5), texts, p, q)
-    told = survival(ClosedArm(Chain(2), Rejection()), texts, p, cold)
-    assert torch.allclose(asked, told, atol=EXACT, rtol=0)
+    colder = survival(ClosedArm(Chain(2), Rejection(), temperature=0.5), texts, p, q)
+    by_hand = survival(ClosedArm(Chain(2), Rejection()), texts, p, cold)
+    assert torch.allclose(colder, by_hand, atol=EXACT, rtol=0)
 
 
 @pytest.mark.parametrize(

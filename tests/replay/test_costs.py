@@ -31,7 +31,7 @@ from specdec.tree.filtered import Filtered
 from specdec.tree.sampled import Sampled
 from specdec.tree.sparse import Sparse
 
-FACTS = {"verifier": {"config": "c", "dtype": "float32", "path": "mine"}}
+FINGERPRINTS = {"verifier": {"config": "c", "dtype": "float32", "path": "mine"}}
 DRAFT = ProposerKey("draft_model mine", "0123")
 NONE = ProposerKey("none", "4567")
 
@@ -41,7 +41,7 @@ def costs() -> Costs:
     draft = DraftCosts(DRAFT.name, 10.0, levels, 0.9, Curve((1, 5), (0.1, 0.5)))
     plain = DraftCosts(NONE.name, 0.0, {}, 1.0, Curve((1,), (0.1,)))
     return Costs(
-        FACTS,
+        FINGERPRINTS,
         Curve((1, 2, 5), (100.0, 110.0, 140.0)),
         Curve((3, 5), (200.0, 240.0)),
         {DRAFT.known_by: draft, NONE.known_by: plain},
@@ -107,16 +107,16 @@ def test_traces_get_the_seconds_of_their_steps() -> None:
 
 def test_no_step_is_predicted_to_be_cheaper_than_one_of_one_token() -> None:
     """Costs that say so by their noise would be a speedup above tau."""
-    told = costs()
+    known = costs()
     warm, ngram = (
         DraftCosts("ngram", 0.0, {}, 0.7, Curve((2,), (0.01,))),
         ProposerKey("ngram", "89"),
     )
-    told = replace(told, drafts={**told.drafts, ngram.known_by: warm})
+    known = replace(known, drafts={**known.drafts, ngram.known_by: warm})
     for gamma in (1, 2, 3):
         shape = TreeShape.of(None, gamma, gamma)
-        assert sum(told.of_step(ngram, shape)) == pytest.approx(sum(told.plain))
-    step = told.of_step(ngram, TreeShape.of(None, 8, 8))
+        assert sum(known.of_step(ngram, shape)) == pytest.approx(sum(known.plain))
+    step = known.of_step(ngram, TreeShape.of(None, 8, 8))
     assert step.verify == pytest.approx(0.7 * 180), "what costs more is left as it is"
 
 
@@ -135,31 +135,31 @@ def test_no_step_is_predicted_to_be_cheaper_than_one_of_one_token() -> None:
 def test_costs_that_no_machine_has_are_refused(
     tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
-    told = costs()
+    known = costs()
     if change.keys() <= {"chain", "tree", "drafts"}:
-        told = replace(told, **change)
+        known = replace(known, **change)
     else:
-        wrong = replace(told.drafts[DRAFT.known_by], **change)
-        told = replace(told, drafts={**told.drafts, DRAFT.known_by: wrong})
-    told.write(tmp_path / "costs.json")
+        wrong = replace(known.drafts[DRAFT.known_by], **change)
+        known = replace(known, drafts={**known.drafts, DRAFT.known_by: wrong})
+    known.write(tmp_path / "costs.json")
     with pytest.raises(UserError, match=f"{reason}.*measure anew"):
         read_costs(tmp_path / "costs.json")
 
 
 def test_what_went_into_the_seconds_is_found_again() -> None:
     """Steps whose seconds are made by known costs; medians do not mind a stall now and then."""
-    told = costs()
+    known = costs()
     shapes = [(Chain(1), 1, 1), (Chain(4), 4, 4), (Sampled([4, 1], "without_replacement"), 8, 2)]
-    timed = [Timed(NONE, (), "", steps_of(told, NONE, None, 0, 0))]
+    timed = [Timed(NONE, (), "", steps_of(known, NONE, None, 0, 0))]
     for tokens in (1, 2, 5):
-        steps = steps_of(told, NONE, None, tokens - 1, tokens - 1)
+        steps = steps_of(known, NONE, None, tokens - 1, tokens - 1)
         timed.append(Timed(None, (), "", steps))
     for tokens in (3, 5, 9):
-        timed.append(Timed(None, (), "", steps_of(told, NONE, None, tokens - 1, 1)))
+        timed.append(Timed(None, (), "", steps_of(known, NONE, None, tokens - 1, 1)))
     for tree, drafted, depth in shapes:
-        steps = steps_of(told, DRAFT, tree, drafted, depth)
+        steps = steps_of(known, DRAFT, tree, drafted, depth)
         timed.append(Timed(DRAFT, tuple(tree.parents), DRAWN, steps))
-    found = fitted(timed, FACTS)
+    found = fitted(timed, FINGERPRINTS)
     assert found.chain.at(5) == pytest.approx(140)
     assert found.tree.at(5) == pytest.approx(240)
     draft = found.drafts[DRAFT.known_by]
@@ -168,24 +168,24 @@ def test_what_went_into_the_seconds_is_found_again() -> None:
     assert draft.verify == pytest.approx(0.9)
     for tree, drafted, depth in shapes:
         shape = TreeShape.of(tree, drafted, depth)
-        assert found.of_step(DRAFT, shape) == pytest.approx(told.of_step(DRAFT, shape))
+        assert found.of_step(DRAFT, shape) == pytest.approx(known.of_step(DRAFT, shape))
 
 
 def test_levels_that_nobody_timed_often_enough_are_not_free() -> None:
-    told = costs()
-    plain = [Timed(None, (), "", steps_of(told, NONE, None, n, d)) for n, d in ((0, 0), (4, 1))]
+    known = costs()
+    plain = [Timed(None, (), "", steps_of(known, NONE, None, n, d)) for n, d in ((0, 0), (4, 1))]
     narrow, wide = Chain(2), Sampled([4, 1], "without_replacement")
-    timed = [Timed(DRAFT, (1, 1), DRAWN, steps_of(told, DRAFT, narrow, 2, 2))]
-    timed.append(Timed(DRAFT, (1, 4), DRAWN, steps_of(told, DRAFT, wide, 8, 2)[:2]))
-    draft = fitted([*plain, *timed], FACTS).drafts[DRAFT.known_by]
+    timed = [Timed(DRAFT, (1, 1), DRAWN, steps_of(known, DRAFT, narrow, 2, 2))]
+    timed.append(Timed(DRAFT, (1, 4), DRAWN, steps_of(known, DRAFT, wide, 8, 2)[:2]))
+    draft = fitted([*plain, *timed], FINGERPRINTS).drafts[DRAFT.known_by]
     assert draft.level[DRAWN].sizes == (1,)
     assert draft.start + 2 * draft.level[DRAWN].at(4) == pytest.approx(12)
 
 
 def steps_of(
-    told: Costs, draft: ProposerKey, tree: Chain | Sampled | None, drafted: int, depth: int
+    known: Costs, draft: ProposerKey, tree: Chain | Sampled | None, drafted: int, depth: int
 ) -> list[Step]:
-    seconds = told.of_step(draft, TreeShape.of(tree, drafted, depth))
+    seconds = known.of_step(draft, TreeShape.of(tree, drafted, depth))
     usual = replace(
         step(drafted, depth),
         propose_seconds=seconds.propose,
@@ -205,7 +205,7 @@ def test_too_few_steps_are_refused() -> None:
         curve([(1, 1.0)] * (MIN_STEPS - 1))
 
 
-def test_a_filler_is_as_large_as_it_was_told() -> None:
+def test_a_filler_is_as_large_as_asked_for() -> None:
     assert Filler(4, branches=False).max_depth == 4
     assert Filler(4, branches=True).max_depth == 1
     assert Filler(0, branches=True).max_depth == 0
@@ -221,9 +221,9 @@ def test_costs_are_read_as_they_were_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "value"), [("config", "other"), ("dtype", "bfloat16")])
 def test_costs_of_another_verifier_are_refused(tmp_path: Path, name: str, value: str) -> None:
     costs().write(tmp_path / "costs.json")
-    told = {"config": "c", "dtype": "float32", name: value}
+    fingerprint = {"config": "c", "dtype": "float32", name: value}
     with pytest.raises(UserError, match=f"measured on another verifier, 'mine' \\({name} differ"):
-        costs_of_file(str(tmp_path / "costs.json"), told)
+        costs_of_file(str(tmp_path / "costs.json"), fingerprint)
 
 
 def test_a_proposer_that_was_not_measured_is_named() -> None:

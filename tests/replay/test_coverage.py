@@ -23,8 +23,8 @@ from specdec.replay.closed_form import replay
 from specdec.replay.draft_distributions import ModelDistributions
 from specdec.replay.expected_steps import Replayed, tally
 from tests.replay.test_closed_forms import BINARY, RULES, TWO, UNEVEN, behind_root, tree_of
-from tests.support.harness import Block, block_law, depth_of
-from tests.support.toy import Law, Tokens, table_lm
+from tests.support.harness import Block, block_distribution, depth_of
+from tests.support.toy import Conditional, Tokens, table_lm
 
 LENGTH, NUM_TEXTS, NUM_SEEDS = 24, 60, 20
 # Two states in which the draft is good, and one, which lasts, in which it is not.
@@ -51,7 +51,7 @@ CASES = [
 ]
 
 
-def law(rows: torch.Tensor, state: int = 0) -> Law:
+def distribution(rows: torch.Tensor, state: int = 0) -> Conditional:
     """Return what follows a state, and then each last token."""
     return lambda tokens: rows[tokens[-1] if tokens else state]
 
@@ -71,8 +71,8 @@ def blocks(case: Case, state: int, depth: int) -> dict[Block, float]:
     shape = cut(case.parents, depth)
     if len(shape) == 1:
         return {Block((token,), 0): float(P[state, token]) for token in range(3)}
-    drafted = drafts(DRAFTERS[case.draw], shape, law(Q, state))
-    return block_law(RULES[case.rule], drafted, law(P, state))
+    drafted = drafts(DRAFTERS[case.draw], shape, distribution(Q, state))
+    return block_distribution(RULES[case.rule], drafted, distribution(P, state))
 
 
 @cache
@@ -93,9 +93,9 @@ def texts_of(seed: int) -> list[Text]:
     for number in range(NUM_TEXTS):
         tokens: Tokens = ()
         for _ in range(LENGTH):
-            row = law(P)(tokens).numpy()
+            row = distribution(P)(tokens).numpy()
             tokens = (*tokens, int(generator.choice(3, p=row)))
-        log_p = [float(law(P)(tokens[:n])[token].log()) for n, token in enumerate(tokens)]
+        log_p = [float(distribution(P)(tokens[:n])[token].log()) for n, token in enumerate(tokens)]
         found.append(Text(f"{number}", "", 0, (0,), tokens, tuple(log_p), "length", LENGTH))
     return found
 
@@ -106,10 +106,10 @@ def replayed(seed: int) -> dict[Case, list[Replayed]]:
     names = {f"{number}": case for number, case in enumerate(CASES)}
     found = replay(
         texts_of(seed),
-        ModelDistributions(table_lm(behind_root(law(Q)))),
+        ModelDistributions(table_lm(behind_root(distribution(Q)))),
         {name: arms[case] for name, case in names.items()},
         Sampling(),
-        table_lm(behind_root(law(P))),
+        table_lm(behind_root(distribution(P))),
         vocab_size=3,
     )
     return {case: found[name] for name, case in names.items()}

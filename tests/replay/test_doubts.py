@@ -69,7 +69,7 @@ def test_honest_seconds_are_believed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "named"),
+    ("changed", "named"),
     [
         ({"chain": (2.0, 1.0, 1.2)}, "verifier, chain: 2 tokens take less time than 1"),
         ({"tree": (1.6, 0.9)}, "verifier, tree: 5 tokens take less time than 3"),
@@ -80,8 +80,8 @@ def test_honest_seconds_are_believed() -> None:
     ids=["chain", "tree", "factor", "start", "level"],
 )
 @pytest.mark.parametrize("seed", range(5))
-def test_seconds_that_cannot_be_are_named(told: dict[str, Any], named: str, seed: int) -> None:
-    found = doubts(measured(seed, **told))
+def test_seconds_that_cannot_be_are_named(changed: dict[str, Any], named: str, seed: int) -> None:
+    found = doubts(measured(seed, **changed))
     assert any(each.startswith(named) for each in found), found
 
 

@@ -63,13 +63,16 @@ def test_heads_say_what_they_say_in_decoding(tiny: Tiny, kind: str) -> None:
     shaken(heads)
     heads.eval()
     with torch.inference_mode():
-        laws = list(HeadDistributions(heads, verifier).along(TEXTS, verifier.vocab_size))
+        distributions = list(HeadDistributions(heads, verifier).along(TEXTS, verifier.vocab_size))
         for row, text in enumerate(TEXTS):
             first = HeadDistributions(heads, verifier).first_start(text)
             for start in range(first, len(text.output_ids)):
                 said = drafted(proposer, verifier, text, start)
                 for depth, logits in enumerate(said):
-                    assert torch.allclose(laws[depth][row, start], logits, atol=1e-4), (row, start)
+                    assert torch.allclose(distributions[depth][row, start], logits, atol=1e-4), (
+                        row,
+                        start,
+                    )
 
 
 def drafted(
@@ -94,8 +97,8 @@ def drafted(
 
 def test_prompts_of_one_token_begin_without_candidates(tiny: Tiny) -> None:
     verifier = load(str(tiny.verifier))
-    laws = HeadDistributions(medusa(verifier)[0], verifier)
-    assert [laws.first_start(text) for text in TEXTS] == [0, 1, 0]
+    distributions = HeadDistributions(medusa(verifier)[0], verifier)
+    assert [distributions.first_start(text) for text in TEXTS] == [0, 1, 0]
     assert ModelDistributions(verifier).first_start(TEXTS[1]) == 0
 
 

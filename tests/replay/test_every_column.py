@@ -44,8 +44,8 @@ from tests.support.toy import (
     ChoosingChain,
     ChoosingFiltered,
     ChoosingTree,
+    Conditional,
     EnumeratedStream,
-    Law,
     Tokens,
     full_context,
     mixture,
@@ -119,7 +119,7 @@ class Case:
     tree: Callable[[], FixedTree]
     unknown: tuple[str, ...] = ()
     ends: tuple[str, ...] = ()  # the same besides where some tokens end a text
-    draft: Law = narrow
+    draft: Conditional = narrow
     vocab_size: int = 3  # of the draft
     sampling: Sampling = SOFT
     temperature: float | None = None
@@ -304,10 +304,10 @@ def means(
     return {key: {n: v / masses[key] for n, v in row.items()} for key, row in sums.items()}
 
 
-def law_of(case: Case) -> Law:
+def distribution_of(case: Case) -> Conditional:
     """Return what texts are drawn from."""
 
-    def law(tokens: Tokens) -> Tensor:
+    def distribution(tokens: Tokens) -> Tensor:
         logits = processed(
             case.sampling.of_prompt(PROMPT, case.length),
             torch.tensor([list(tokens)]),
@@ -315,20 +315,22 @@ def law_of(case: Case) -> Law:
         )
         return case.sampling.warp(logits)[0]
 
-    return cache(law)
+    return cache(distribution)
 
 
 def text_of(tokens: Tokens, reason: str, case: Case) -> Text:
-    law = law_of(case)
-    rows = [law((*PROMPT, *tokens[:place])) for place in range(len(tokens))]
+    distribution = distribution_of(case)
+    rows = [distribution((*PROMPT, *tokens[:place])) for place in range(len(tokens))]
     log_p = tuple(float(row[token].log()) for row, token in zip(rows, tokens, strict=True))
     return Text(f"{tokens}", "", 0, PROMPT, tokens, log_p, reason, case.length)
 
 
 def replayed(case: Case, texts: list[Text], stopping: Stopping) -> Tally:
     arm = ClosedArm(case.tree(), RULES[case.rule.split()[0]], case.temperature)
-    laws = ModelDistributions(table_lm(case.draft, case.vocab_size))
-    found = replay(texts, laws, {"": arm}, case.sampling, table_lm(TARGET), 3, stopping=stopping)
+    distributions = ModelDistributions(table_lm(case.draft, case.vocab_size))
+    found = replay(
+        texts, distributions, {"": arm}, case.sampling, table_lm(TARGET), 3, stopping=stopping
+    )
     return tally(found[""], arm.num_drafted)
 
 
@@ -347,8 +349,11 @@ def test_what_is_told_is_the_mean_over_all_ways(
             found = float(column[place[f"{tokens}"]])
             assert found == pytest.approx(counters.get(name, 0.0), abs=EXACT), (tokens, name)
     unknown = case.unknown + (case.ends if stop != "endless" else ())
-    told = {name for name in seen if name.startswith(OF_STEPS)} - NO_MEAN - UNSEEN
-    assert told - ours.columns.keys() == seen & {*unknown}, (told - ours.columns.keys(), unknown)
+    filled = {name for name in seen if name.startswith(OF_STEPS)} - NO_MEAN - UNSEEN
+    assert filled - ours.columns.keys() == seen & {*unknown}, (
+        filled - ours.columns.keys(),
+        unknown,
+    )
 
 
 @pytest.mark.parametrize("stop", STOPS)

@@ -42,8 +42,8 @@ from tests.replay.test_every_column import (
     WHOLE,
     Case,
     chain,
+    distribution_of,
     filtered,
-    law_of,
     long,
     proposer_of,
     short,
@@ -112,12 +112,12 @@ class Watched:
         return verdict
 
 
-def draft_law_of(case: Case) -> Callable[[Tokens], Tensor]:
+def draft_distribution_of(case: Case) -> Callable[[Tokens], Tensor]:
     """Return what candidates are drawn from; what does not pass a filter has no mass."""
     drawn = case.tree()
     passing = getattr(drawn, "passing", (0.0, 0))
 
-    def law(tokens: Tokens) -> Tensor:
+    def distribution(tokens: Tokens) -> Tensor:
         said = torch.full((3,), float("-inf"), dtype=torch.float64)
         # A draft reads tokens that it does not have as its first.
         known = case.draft(tuple(t if t < case.vocab_size else 0 for t in tokens)).log()[:3]
@@ -127,7 +127,7 @@ def draft_law_of(case: Case) -> Callable[[Tokens], Tensor]:
         q = case.sampling.at(case.temperature).warp(logits)[0]
         return q * (q >= passing[0])
 
-    return cache(law)
+    return cache(distribution)
 
 
 @pytest.mark.parametrize("stop", STOPS)
@@ -139,12 +139,12 @@ def draft_law_of(case: Case) -> Callable[[Tokens], Tensor]:
     ],
     ids=names(CASES),
 )
-def test_steps_say_what_the_laws_say(
+def test_steps_say_what_the_distributions_say(
     case: Case, stop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_module, "_rounded", tuple)  # traces keep six digits
     monkeypatch.setattr(request_module, "rounded", lambda value: value)
-    p, q, means = law_of(case), draft_law_of(case), Means()
+    p, q, means = distribution_of(case), draft_distribution_of(case), Means()
     for trace, seen, mass in decoded(case, STOPS[stop](case.length), monkeypatch):
         start = 0
         for step, (proposal, verdict) in zip(trace.steps, seen, strict=True):
@@ -266,14 +266,16 @@ class Means:
             self._strays.setdefault(key, set()).add(tuple(round(each, 10) for each in stray))
 
     def check(self, p: Callable[[Tokens], Tensor]) -> None:
-        for text, (told, counted) in self._accepted.items():
-            assert told == pytest.approx(counted, abs=EXACT), f"E[A] after {text}"
+        for text, (reported, counted) in self._accepted.items():
+            assert reported == pytest.approx(counted, abs=EXACT), f"E[A] after {text}"
         for (before, path), row in self._emitted.items():
-            law, own = row / row.sum(), p((*before, *path))
-            variation = 0.5 * float((law - own).abs().sum())
-            kl = float((law * (law / own).log()).where(law > 0, 0.0).sum())
-            (told,) = self._strays[before, path]
-            assert told == pytest.approx((variation, kl), abs=EXACT), (before, path)
+            distribution, own = row / row.sum(), p((*before, *path))
+            variation = 0.5 * float((distribution - own).abs().sum())
+            kl = float(
+                (distribution * (distribution / own).log()).where(distribution > 0, 0.0).sum()
+            )
+            (recorded,) = self._strays[before, path]
+            assert recorded == pytest.approx((variation, kl), abs=EXACT), (before, path)
 
 
 def check_columns(trace: Trace) -> None:

@@ -184,9 +184,11 @@ def test_candidates_that_match_owe_nothing_to_the_noise_that_wrote_the_text() ->
         found = jump(texts, proposer, table_lm(TARGET), Sampling(), Stopping(), 40, seed)
         return sum(len(trace.steps) for trace in found)
 
-    told = [replace(text, log_p=(0.0,) * 12) for text in texts]  # p of the text is not asked for
+    without_log_p = [
+        replace(text, log_p=(0.0,) * 12) for text in texts
+    ]  # p of the text is not asked for
     closed = replay(
-        told,
+        without_log_p,
         ModelDistributions(table_lm(DRAFT)),
         {"": ClosedArm(Chain(3), Match())},
         Sampling(),

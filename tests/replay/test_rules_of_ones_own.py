@@ -93,8 +93,8 @@ def replayed(rule: VerificationRule, tree: FixedTree, stopping: Stopping) -> Tal
         for row, ids in enumerate(tokens)
     ]
     arm = ClosedArm(tree, rule)
-    laws, verifier = ModelDistributions(table_lm(DRAFT)), table_lm(VERIFIER)
-    found = replay(texts, laws, {"": arm}, Sampling(), verifier, 3, stopping=stopping)
+    distributions, verifier = ModelDistributions(table_lm(DRAFT)), table_lm(VERIFIER)
+    found = replay(texts, distributions, {"": arm}, Sampling(), verifier, 3, stopping=stopping)
     return tally(found[""], arm.num_drafted)
 
 

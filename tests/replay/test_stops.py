@@ -91,7 +91,7 @@ def test_end_tokens_alone_are_the_same_everywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "end_ids", "strings", "told"),
+    ("reason", "end_ids", "strings", "is_known"),
     [
         ("length", frozenset[int](), (), True),
         ("eos", frozenset[int](), (), False),
@@ -100,9 +100,9 @@ def test_end_tokens_alone_are_the_same_everywhere() -> None:
         ("stop", frozenset({1}), ("a",), True),
     ],
 )
-def test_what_ended_a_text_must_be_told(
-    reason: str, end_ids: frozenset[int], strings: tuple[str, ...], told: bool
+def test_what_ended_a_text_must_be_known(
+    reason: str, end_ids: frozenset[int], strings: tuple[str, ...], is_known: bool
 ) -> None:
     stopping = Stopping(9, end_ids, strings, show=of_bytes)
     text = Text("a", "", 0, (1,), (2,), (), reason, 9)
-    assert (Stops.of([text], stopping, 256) is not None) == told
+    assert (Stops.of([text], stopping, 256) is not None) == is_known

@@ -17,12 +17,12 @@ def labels(collection: Collection) -> dict[str, list[str]]:
 
 
 def write(
-    folder: Path, name: str, *args: Any, num_prompts: int = 6, facts: Any = None, **more: Any
+    folder: Path, name: str, *args: Any, num_prompts: int = 6, provenance: Any = None, **more: Any
 ) -> Path:
     depth = 0 if args[0] == "none" else 4
     seed = more.get("seed", 0)
     traces = easy_traces(num_prompts, seed, depth)
-    return write_run(folder / name, make_config(*args, **more), traces, facts)
+    return write_run(folder / name, make_config(*args, **more), traces, provenance)
 
 
 def test_seeds_are_pooled_and_arms_named_by_what_differs(tmp_path: Path) -> None:
@@ -65,10 +65,10 @@ def test_what_is_swept_for_its_own_sake_makes_settings(tmp_path: Path) -> None:
     ("name", "change"),
     [
         ("dtype", {"dtype": "bfloat16"}),
-        ("content of verifier.path", {"facts": {"files": {"verifier.path": "89ab"}}}),
-        ("hardware", {"facts": {"device": "another machine"}}),
-        ("threads", {"facts": {"num_threads": 7}}),
-        ("content of prompts.path", {"facts": {"files": {"prompts.path": "89ab"}}}),
+        ("content of verifier.path", {"provenance": {"files": {"verifier.path": "89ab"}}}),
+        ("hardware", {"provenance": {"device": "another machine"}}),
+        ("threads", {"provenance": {"num_threads": 7}}),
+        ("content of prompts.path", {"provenance": {"files": {"prompts.path": "89ab"}}}),
     ],
 )
 def test_what_cannot_be_compared_is_kept_apart_unless_forced(
@@ -133,7 +133,7 @@ def test_a_damaged_run_is_named(tmp_path: Path, file: str, text: str) -> None:
 def test_forced_arms_of_two_machines_have_two_names(tmp_path: Path) -> None:
     """Everything behind goes by these names."""
     for machine in ("small", "large"):
-        write(tmp_path, machine, "ngram", 4, facts={"device": machine})
+        write(tmp_path, machine, "ngram", 4, provenance={"device": machine})
     (setting,) = collect(tmp_path, force=True).settings
     assert sorted(arm.label for arm in setting.arms) == [
         "ngram, hardware=large",

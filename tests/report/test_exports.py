@@ -157,9 +157,9 @@ def test_too_few_prompts_are_said(tmp_path: Path, folder: Path) -> None:
 def test_replayed_runs_say_so_and_have_no_speed(tmp_path: Path) -> None:
     write_report(write_replayed(tmp_path))
     text = (tmp_path / "summary.md").read_text()
-    told = "expected values, computed from the recording recordings/mine without decoding"
-    assert text.startswith(f"> {told}\n")
+    note = "expected values, computed from the recording recordings/mine without decoding"
+    assert text.startswith(f"> {note}\n")
     assert "speedup" not in text.partition("* Intervals")[0]
     write_run(tmp_path / "decoded", make_config("ngram", 4), easy_traces(6, 0))
     write_report(tmp_path)
-    assert f"> 3 of 4 runs: {told}\n" in (tmp_path / "summary.md").read_text()
+    assert f"> 3 of 4 runs: {note}\n" in (tmp_path / "summary.md").read_text()

@@ -46,7 +46,7 @@ def test_an_option_is_said_in_few_words(name: str, value: object, text: str) -> 
 NAMES = ("proposer", "training.max_steps", "training.tokens", "proposer.path")
 
 
-def told(steps: int, tokens: int | None = None, path: str = "a") -> dict[str, object]:
+def trained(steps: int, tokens: int | None = None, path: str = "a") -> dict[str, object]:
     found = {"proposer": "medusa", "training.max_steps": steps, "proposer.path": path}
     return found if tokens is None else {**found, "training.tokens": tokens}
 
@@ -57,16 +57,16 @@ def labels(*arms: dict[str, object]) -> list[str]:
 
 def test_trainings_are_named_by_their_tokens() -> None:
     short = ["medusa, tokens=194 k", "medusa, tokens=291 k"]
-    assert labels(told(400, 194_131), told(600, 291_200)) == short
-    assert labels(told(400), told(600)) == ["medusa, max_steps=400", "medusa, max_steps=600"]
+    assert labels(trained(400, 194_131), trained(600, 291_200)) == short
+    assert labels(trained(400), trained(600)) == ["medusa, max_steps=400", "medusa, max_steps=600"]
 
 
 def test_what_tokens_do_not_tell_apart_has_a_longer_name() -> None:
-    assert labels(told(4, 60, "a"), told(4, 60, "b")) == [
+    assert labels(trained(4, 60, "a"), trained(4, 60, "b")) == [
         "medusa, tokens=60, path=a",
         "medusa, tokens=60, path=b",
     ]
-    assert labels(told(4, 60), told(8, 60)) == [
+    assert labels(trained(4, 60), trained(8, 60)) == [
         "medusa, max_steps=4, tokens=60, path=a",
         "medusa, max_steps=8, tokens=60, path=a",
     ]

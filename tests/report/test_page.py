@@ -231,7 +231,7 @@ def test_the_best_is_bold_and_ties_are_marked(folder: Path) -> None:
     collection, [(setting, arms), *_] = gathered(folder)
     in_order = sorted(arms, key=lambda each: -each.summary["block_efficiency"]["value"])
     best, fastest, tied, slow = (each.arm.label for each in in_order[:4])
-    told = [
+    marked_arms = [
         replace(each, summary={**each.summary, **marks})
         for each in arms
         for label in [each.arm.label]
@@ -244,7 +244,7 @@ def test_the_best_is_bold_and_ties_are_marked(folder: Path) -> None:
             }
         ]
     ]
-    grid = captioned(parse(page(collection, [(setting, told)], {}, [])), "All arms")
+    grid = captioned(parse(page(collection, [(setting, marked_arms)], {}, [])), "All arms")
     rows = {row.all("th")[0].text: row.all("td") for row in grid.all("tbody")[0].all("tr")}
     for column, most, like in ((1, best, tied), (6, fastest, slow)):
         marked = [name for name, cells in rows.items() if cells[column].all("abbr")]
@@ -263,8 +263,8 @@ def test_numbers_of_few_prompts_stand_alone(tmp_path: Path, num_prompts: int) ->
     cells = captioned(page_of_it, "All arms").all("td")
     marked = [cell for cell in cells if cell.all("abbr") or cell.attrs.get("class") == "best"]
     intervals = [small for cell in cells for small in cell.all("small", **{"class": "interval"})]
-    told = [small.text for small in intervals if small.text not in ("lossless",)]
-    assert (not marked, not told) == ((True, True) if num_prompts < 6 else (False, False))
+    notes = [small.text for small in intervals if small.text not in ("lossless",)]
+    assert (not marked, not notes) == ((True, True) if num_prompts < 6 else (False, False))
     by_category = captioned(page_of_it, "tau, all").all("td")
     assert not [cell for cell in by_category if cell.attrs.get("class") == "best"]
     assert not [cell for cell in by_category if cell.all("small")]
@@ -343,9 +343,9 @@ def test_judges_are_shown(tmp_path: Path, root: Node) -> None:
 
 def test_notes_say_what_is_missing_and_what_is_kept_apart(tmp_path: Path, root: Node) -> None:
     for number in (1, 2, 3):
-        facts = {"num_threads": number}
+        provenance = {"num_threads": number}
         path = tmp_path / f"run-{number}"
-        write_run(path, make_config("ngram", 2), easy_traces(4, 0, 2), facts)
+        write_run(path, make_config("ngram", 2), easy_traces(4, 0, 2), provenance)
     write_status(tmp_path / "run-3", state="failed")
     said = " ".join(rendered(tmp_path).split())
     assert "1 run is not complete" in said
@@ -364,8 +364,8 @@ def test_whatever_a_run_says_is_text(tmp_path: Path) -> None:
         config["verifier"]["path"] = EVIL
         for number, evil in enumerate((EVIL, "tame")):
             config["proposer"]["model"]["path"] = evil
-            facts = {"argv": ["decode", EVIL]}
-            write_run(tmp_path / f"{gamma}{number}", config, easy_traces(4, 0, gamma), facts)
+            provenance = {"argv": ["decode", EVIL]}
+            write_run(tmp_path / f"{gamma}{number}", config, easy_traces(4, 0, gamma), provenance)
     root = parse(rendered(tmp_path, [make_text(EVIL, EVIL)]))
     assert not root.all("img")
     scripts = root.all("script")
@@ -413,9 +413,9 @@ def test_without_texts_there_is_no_token_view(folder: Path, root: Node) -> None:
 def test_provenance_counts_what_differs(tmp_path: Path) -> None:
     for gamma, torch in ((1, "2.12"), (2, "2.13"), (3, "2.13")):
         day = f"2025-01-0{gamma}T00:00:00+0000"
-        facts = {"versions": {"torch": torch}, "started": day, "argv": ["decode.py", "a=1"]}
+        provenance = {"versions": {"torch": torch}, "started": day, "argv": ["decode.py", "a=1"]}
         write_run(
-            tmp_path / f"{gamma}", make_config("ngram", gamma), easy_traces(4, 0, gamma), facts
+            tmp_path / f"{gamma}", make_config("ngram", gamma), easy_traces(4, 0, gamma), provenance
         )
     root = parse(rendered(tmp_path))
     rows = {

@@ -242,12 +242,12 @@ def test_what_has_no_room_is_named(sweep: Drawn, monkeypatch: pytest.MonkeyPatch
     plots = figures(sweep[0], sweep[1])
     assert not [name for name in plots if name.endswith("-2")]
     captions = {name: plot.caption for name, plot in plots.items()}
-    told = "Not drawn, for want of room: "
-    assert told + "; ".join(labels[4:]) + "." in captions["speedup_by_sampling.temperature"]
+    left_out = "Not drawn, for want of room: "
+    assert left_out + "; ".join(labels[4:]) + "." in captions["speedup_by_sampling.temperature"]
     assert "Not drawn: temperature=1." in captions["block_efficiency_by_speed"]
-    assert re.search(told + r"[^;]+; [^;]+; and 5 more\.", captions["step_seconds"])
-    assert "| temperature=1" in captions["step_seconds"].partition(told)[2]
-    assert "| temperature=0" in captions["reached_depth"].partition(told)[2]
+    assert re.search(left_out + r"[^;]+; [^;]+; and 5 more\.", captions["step_seconds"])
+    assert "| temperature=1" in captions["step_seconds"].partition(left_out)[2]
+    assert "| temperature=0" in captions["reached_depth"].partition(left_out)[2]
 
 
 def test_an_arm_that_nothing_can_be_joined_with_is_named(tmp_path: Path) -> None:
@@ -272,9 +272,9 @@ def test_what_is_not_compared_is_no_axis_unless_forced(tmp_path: Path) -> None:
 
 def test_machines_are_not_joined(tmp_path: Path) -> None:
     for gamma in (1, 2):
-        facts = {"num_threads": gamma}
+        provenance = {"num_threads": gamma}
         config = make_config("ngram", gamma)
-        write_run(tmp_path / f"{gamma}", config, easy_traces(4, 0, gamma), facts)
+        write_run(tmp_path / f"{gamma}", config, easy_traces(4, 0, gamma), provenance)
     assert "block_efficiency_by_tree.gamma" not in draw(tmp_path)[2]
 
 
@@ -340,9 +340,9 @@ def test_labels_are_text_whatever_they_hold(tmp_path: Path) -> None:
             config["proposer"]["model"]["path"] = name
             write_run(tmp_path / f"{gamma}{len(name)}", config, easy_traces(4, 0, gamma))
     text = svg(draw(tmp_path)[2]["block_efficiency_by_tree.gamma"].figure)
-    told = " ".join("".join(each.itertext()) for each in ET.fromstring(text).iter())
-    assert "path=<b>$x_1$</b>" in told
-    assert "path=]]>&" in told
+    drawn = " ".join("".join(each.itertext()) for each in ET.fromstring(text).iter())
+    assert "path=<b>$x_1$</b>" in drawn
+    assert "path=]]>&" in drawn
 
 
 def test_drawing_twice_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def test_arms_and_prompts_are_chosen(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_dark_and_light_follow_the_system_until_told(browser: Browser, scheme: str) -> None:
+def test_dark_and_light_follow_the_system_until_chosen(browser: Browser, scheme: str) -> None:
     grounds = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 29)"}
     other = "dark" if scheme == "light" else "light"
     browser.open(scheme=scheme)

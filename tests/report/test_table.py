@@ -214,8 +214,10 @@ def test_too_few_prompts_are_counted(
     capsys: pytest.CaptureFixture[str], numbers: tuple[int, ...], note: str | None
 ) -> None:
     found = too_few([{"num_prompts": number} for number in numbers])
-    told = "too few to resolve differences (fewer than 6 have no intervals, no tests and no marks)"
-    assert found == (None if note is None else note + told)
+    reason = (
+        "too few to resolve differences (fewer than 6 have no intervals, no tests and no marks)"
+    )
+    assert found == (None if note is None else note + reason)
     rows = [Row("mine", "rejection", summary(num_prompts=number)) for number in numbers]
     if rows:
         assert ("too few" in printed(capsys, *rows)) == (note is not None)

@@ -51,11 +51,11 @@ def test_what_is_used_does(override: str) -> None:
 def test_options_bear_the_names_of_the_command_line() -> None:
     """So that whoever reads a report can ask for the same again."""
     used = options(compose("proposer=draft_model", "tree=sampled", "tree.widths=[2,1]"))
-    told = {name: value for name, value in used.items() if name not in ("device", "dtype")}
-    assert told["proposer"] == "draft_model"
-    assert told["tree"] == "sampled"
-    assert told["tree.widths"] == [2, 1]
-    assert told["verification"] == "rejection"
+    chosen = {name: value for name, value in used.items() if name not in ("device", "dtype")}
+    assert chosen["proposer"] == "draft_model"
+    assert chosen["tree"] == "sampled"
+    assert chosen["tree.widths"] == [2, 1]
+    assert chosen["verification"] == "rejection"
     again = [f"{name}={'null' if value is None else value}" for name, value in used.items()]
     again = [text.replace("'", "") for text in again if "zoo" not in text]
     assert options(compose(*again)) == used

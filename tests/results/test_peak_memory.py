@@ -21,7 +21,7 @@ def test_a_peak_is_measured_and_forgotten() -> None:
     assert PeakMemory(CPU).num_bytes < during - 150 * MIB
 
 
-def test_without_proc_the_peak_of_the_process_is_told(
+def test_without_proc_the_peak_of_the_process_is_measured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("specdec.results.peak_memory.STATUS", tmp_path / "missing")

@@ -15,7 +15,15 @@ from specdec.proposer.none import NoProposer
 from specdec.proposer.recorded import Recorded
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
-from tests.support.toy import Law, RankedTree, Tokens, full_context, markov, mixture, table_lm
+from tests.support.toy import (
+    Conditional,
+    RankedTree,
+    Tokens,
+    full_context,
+    markov,
+    mixture,
+    table_lm,
+)
 
 V = 3
 GAMMA = 2
@@ -53,7 +61,7 @@ def requests(num: int, prompt: Sequence[int] = PROMPT) -> list[Request]:
 
 def decoder(
     proposer: Proposer,
-    law: Law = TARGET,
+    distribution: Conditional = TARGET,
     verifier: CausalLM | None = None,
     rule: VerificationRule | None = None,
     sampling: Sampling | None = None,
@@ -63,6 +71,6 @@ def decoder(
     allow_lossy: bool = False,
 ) -> SpeculativeDecoder:
     """Put the product's loop around the toy verifier."""
-    model = verifier or table_lm(law, V)
+    model = verifier or table_lm(distribution, V)
     parts = (model, proposer, rule or Rejection(), sampling, stopping)
     return SpeculativeDecoder(*parts, batch, seed, allow_lossy)

@@ -31,7 +31,7 @@ def context(
     )
 
 
-def asked(proposer: Proposer, *contexts: Context, vocab_size: int = 100) -> list[Proposal]:
+def proposals_of(proposer: Proposer, *contexts: Context, vocab_size: int = 100) -> list[Proposal]:
     """Open, reset and ask for one proposal per request."""
     proposer.open(1 + max(one.row for one in contexts), PLENTY, vocab_size)
     proposer.reset(contexts)

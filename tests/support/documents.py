@@ -35,7 +35,7 @@ def command_lines(page: Path) -> list[list[str]]:
 
 def commands(page: Path) -> list[list[str]]:
     """Return our own commands, `specdec NAME` in all of its spellings: name first."""
-    return [told for words in command_lines(page) if (told := own(words))]
+    return [command for words in command_lines(page) if (command := own(words))]
 
 
 def own(words: list[str]) -> list[str]:

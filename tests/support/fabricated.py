@@ -53,14 +53,14 @@ def write_run(
     path: Path,
     config: dict[str, Any],
     traces: Sequence[Trace],
-    facts: dict[str, Any] | None = None,
+    provenance: dict[str, Any] | None = None,
     lossless: bool = True,
     plain_step: float | None = 1.01,
 ) -> Path:
     """Write a complete run directory; beside its texts plain steps took `plain_step` seconds."""
-    told = {**MACHINE, "files": FILES, **(facts or {})}
-    with RunDir(path, config, identity(known_by(config, told["files"], {}))) as run_dir:
-        run_dir.begin(told, {})
+    whole = {**MACHINE, "files": FILES, **(provenance or {})}
+    with RunDir(path, config, identity(known_by(config, whole["files"], {}))) as run_dir:
+        run_dir.begin(whole, {})
         for trace in traces:
             run_dir.append(trace)
         if plain_step is not None:

@@ -20,12 +20,12 @@ from specdec.proof.drafting import Drafted, Drafter, Parents, draft_rows
 from specdec.proof.enumeration import outcomes
 from tests.support.toy import (
     NO_END,
-    Law,
-    TextLaw,
+    Conditional,
+    TextDistribution,
     Tokens,
     complete,
     is_path,
-    text_law,
+    text_distribution,
     total_variation,
 )
 
@@ -44,7 +44,9 @@ Seen = TypeVar("Seen", bound=Hashable)
 # --- verifying ----------------------------------------------------------------------------------
 
 
-def played(rule: VerificationRule, drafter: Drafter, parents: Parents, p: Law, q: Law) -> Play:
+def played(
+    rule: VerificationRule, drafter: Drafter, parents: Parents, p: Conditional, q: Conditional
+) -> Play:
     """Return the round of one rule with one drafter, to be played with a stream."""
 
     def play(stream: Stream) -> Block:
@@ -53,12 +55,12 @@ def played(rule: VerificationRule, drafter: Drafter, parents: Parents, p: Law, q
     return play
 
 
-def verified(rule: VerificationRule, proposal: Proposal, p: Law, stream: Stream) -> Block:
+def verified(rule: VerificationRule, proposal: Proposal, p: Conditional, stream: Stream) -> Block:
     """Let the rule decide on a proposal, and return what is emitted."""
     return emitted(proposal, judged(rule, proposal, p, stream))
 
 
-def judged(rule: VerificationRule, proposal: Proposal, p: Law, stream: Stream) -> Verdict:
+def judged(rule: VerificationRule, proposal: Proposal, p: Conditional, stream: Stream) -> Verdict:
     """Let the rule decide on a proposal; check that what it decided makes sense."""
     verifier_probs = draft_rows(proposal.tree, p)
     verdict = rule.verify(proposal, verifier_probs.clone(), stream)
@@ -74,19 +76,21 @@ def emitted(proposal: Proposal, verdict: Verdict) -> Block:
 
 @torch.inference_mode()
 def decisions(
-    rule: VerificationRule, proposal: Proposal, p: Law, seen: Callable[[Verdict], Seen]
+    rule: VerificationRule, proposal: Proposal, p: Conditional, seen: Callable[[Verdict], Seen]
 ) -> dict[Seen, float]:
     """Return the law of something about the verdict on one proposal."""
     return outcomes(lambda stream: seen(judged(rule, proposal, p, stream)))
 
 
-def block_law(rule: VerificationRule, drafted: Sequence[Drafted], p: Law) -> dict[Block, float]:
+def block_distribution(
+    rule: VerificationRule, drafted: Sequence[Drafted], p: Conditional
+) -> dict[Block, float]:
     """Return the law of what one round emits; as of `played`, but each draft is made only once."""
-    law: dict[Block, float] = {}
+    distribution: dict[Block, float] = {}
     for proposal, mass in drafted:
         for block, share in decisions(rule, proposal, p, partial(emitted, proposal)).items():
-            law[block] = law.get(block, 0.0) + mass * share
-    return law
+            distribution[block] = distribution.get(block, 0.0) + mass * share
+    return distribution
 
 
 def at_least(blocks: dict[Block, float]) -> list[float]:
@@ -112,16 +116,16 @@ def _check(proposal: Proposal, verdict: Verdict) -> None:
 # --- laws ---------------------------------------------------------------------------------------
 
 
-def bias(play: Play, p: Law, length: int) -> float:
+def bias(play: Play, p: Conditional, length: int) -> float:
     """Return the total variation between the law of one round's text, completed, and p's."""
-    return total_variation(completed(outcomes(play), p, length), text_law(p, length))
+    return total_variation(completed(outcomes(play), p, length), text_distribution(p, length))
 
 
 def completed(
-    blocks: dict[Block, float], p: Law, length: int, ends: frozenset[int] = NO_END
-) -> TextLaw:
+    blocks: dict[Block, float], p: Conditional, length: int, ends: frozenset[int] = NO_END
+) -> TextDistribution:
     """Continue the emitted blocks with p."""
-    texts: TextLaw = {}
+    texts: TextDistribution = {}
     for block, mass in blocks.items():
         texts[block.token_ids] = texts.get(block.token_ids, 0.0) + mass
     return complete(texts, p, length, ends)

@@ -29,7 +29,7 @@ from specdec.verification.rejection import Rejection
 from specdec.verification.top_plus_one import TopPlusOne
 from specdec.verification.traversal import Traversal
 from tests.support.harness import Play, depth_of, played
-from tests.support.toy import Law, Tokens, full_context, memoryless, mixture
+from tests.support.toy import Conditional, Tokens, full_context, memoryless, mixture
 
 EXACT = 1e-12
 V = 3
@@ -60,8 +60,8 @@ class Pair:
     """A verifier's and a draft's law."""
 
     name: str
-    p: Law
-    q: Law
+    p: Conditional
+    q: Conditional
 
     def __str__(self) -> str:
         return self.name
@@ -74,12 +74,12 @@ def random_pair(seed: int, concentration: float, likeness: float, vocab_size: in
     return Pair(f"random-{seed}-{concentration}-{likeness}", p, q)
 
 
-def lacking(law: Law) -> Law:
+def lacking(distribution: Conditional) -> Conditional:
     """Take one token from each row: after another text it is another one."""
 
     @cache
     def rest(text: Tokens) -> Tensor:
-        row = law(text).clone()
+        row = distribution(text).clone()
         row[(sum(text) + len(text)) % V] = 0.0
         return row / row.sum()
 
@@ -130,7 +130,7 @@ class Case:
         """The function that draws the candidates."""
         return self.drafter or DRAFTERS[self.draw]
 
-    def play(self, p: Law, q: Law) -> Play:
+    def play(self, p: Conditional, q: Conditional) -> Play:
         """Return one round, to be played with a stream."""
         return played(self.rule, self.drafts, self.parents, p, q)
 

@@ -15,49 +15,55 @@ from specdec.core.randomness import RandomStream
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.decoding.stopping import Stopping
 from specdec.proof.drafting import Drafted, drafts, text_at
-from tests.support.harness import Block, block_law, completed, decisions, emitted
+from tests.support.harness import Block, block_distribution, completed, decisions, emitted
 from tests.support.rule_cases import EXACT, Case, Pair, V
-from tests.support.toy import Law, TextLaw, Tokens, text_law, total_variation
+from tests.support.toy import (
+    Conditional,
+    TextDistribution,
+    Tokens,
+    text_distribution,
+    total_variation,
+)
 
 ENDS = [frozenset[int](), frozenset({0}), frozenset({2}), frozenset({0, 2})]
 
 
-def check_text_law(case: Case, pair: Pair) -> None:
+def check_text_distribution(case: Case, pair: Pair) -> None:
     """One round, completed with p, has p's law; and all outcomes have probability 1 together."""
-    blocks = block_law(case.rule, drafts(case.drafts, case.parents, pair.q), pair.p)
+    blocks = block_distribution(case.rule, drafts(case.drafts, case.parents, pair.q), pair.p)
     total = sum(blocks.values())
     assert abs(total - 1) < EXACT, f"{case} {pair}: outcomes add up to {total}"
-    law = completed(blocks, pair.p, case.length)
-    found = total_variation(law, text_law(pair.p, case.length))
+    distribution = completed(blocks, pair.p, case.length)
+    found = total_variation(distribution, text_distribution(pair.p, case.length))
     assert found < EXACT, f"TV {found:.3e}: {case} does not emit p's law for the pair {pair}"
 
 
-def check_pruned_law(case: Case, pair: Pair, budget: int, ends: frozenset[int]) -> None:
+def check_pruned_distribution(case: Case, pair: Pair, budget: int, ends: frozenset[int]) -> None:
     """A round as the decoder plays it has the law of p's text, cut at an end or at the budget."""
     drafted = [
         Drafted(proposal.pruned(budget - 1, ends), mass)
         for proposal, mass in drafts(case.drafts, case.parents, pair.q)
     ]
     blocks: dict[Block, float] = {}
-    for block, mass in block_law(case.rule, drafted, pair.p).items():
+    for block, mass in block_distribution(case.rule, drafted, pair.p).items():
         text, _ = Stopping(budget, ends).cut((), block.token_ids)
         cut = Block(tuple(text), min(block.num_accepted, len(text)))
         blocks[cut] = blocks.get(cut, 0.0) + mass
     longest = max(len(block.token_ids) for block in blocks)
     assert longest <= budget, f"{longest} tokens emitted with {budget} left"
-    law = completed(blocks, pair.p, budget, ends)
-    found = total_variation(law, text_law(pair.p, budget, ends))
+    distribution = completed(blocks, pair.p, budget, ends)
+    found = total_variation(distribution, text_distribution(pair.p, budget, ends))
     assert found < EXACT, f"TV {found:.3e} for {pair}, budget {budget}, ends {set(ends)}"
 
 
 # --- how much is accepted -----------------------------------------------------------------------
 
 
-def accepted_texts(case: Case, pair: Pair) -> TextLaw:
+def accepted_texts(case: Case, pair: Pair) -> TextDistribution:
     """Return P(A >= k and the first k tokens are x_1 .. x_k) for every such text."""
-    masses: TextLaw = {}
+    masses: TextDistribution = {}
     drafted = drafts(case.drafts, case.parents, pair.q)
-    for block, mass in block_law(case.rule, drafted, pair.p).items():
+    for block, mass in block_distribution(case.rule, drafted, pair.p).items():
         for depth in range(1, block.num_accepted + 1):
             text = block.token_ids[:depth]
             masses[text] = masses.get(text, 0.0) + mass
@@ -65,7 +71,7 @@ def accepted_texts(case: Case, pair: Pair) -> TextLaw:
 
 
 def check_accepted_texts(
-    case: Case, pair: Pair, expected: Callable[[Law, Law, Tokens], float]
+    case: Case, pair: Pair, expected: Callable[[Conditional, Conditional, Tokens], float]
 ) -> None:
     """Each text is accepted as often as its closed form says."""
     found = accepted_texts(case, pair)
@@ -77,13 +83,13 @@ def check_accepted_texts(
             )
 
 
-def by_tokens(p: Law, q: Law, text: Tokens) -> float:
+def by_tokens(p: Conditional, q: Conditional, text: Tokens) -> float:
     """Return prod_i min(p, q)(x_i): what token-level rejection accepts."""
     steps = (p(text[:i]).minimum(q(text[:i]))[token] for i, token in enumerate(text))
     return float(torch.stack(list(steps)).prod())
 
 
-def by_blocks(p: Law, q: Law, text: Tokens) -> float:
+def by_blocks(p: Conditional, q: Conditional, text: Tokens) -> float:
     """Return min_j q(x_1 .. x_j) p(x_j+1 .. x_k): what block verification accepts."""
     likely, running = 1.0, 1.0  # q(x_1 .. x_i), and the minimum so far
     for i, token in enumerate(text):
@@ -92,7 +98,7 @@ def by_blocks(p: Law, q: Law, text: Tokens) -> float:
     return running
 
 
-def by_matches(p: Law, q: Law, text: Tokens) -> float:
+def by_matches(p: Conditional, q: Conditional, text: Tokens) -> float:
     """Return prod_i p(x_i) q(x_i): what the verifier draws and the draft has drawn too."""
     steps = ((p(text[:i]) * q(text[:i]))[token] for i, token in enumerate(text))
     return float(torch.stack(list(steps)).prod())
@@ -104,15 +110,15 @@ def check_first_acceptance(case: Case, pair: Pair, expected: float) -> None:
     assert abs(found - expected) < EXACT, f"{case} {pair}: P(A >= 1) = {found}, not {expected}"
 
 
-def check_same_law(case: Case, other: VerificationRule, pair: Pair) -> None:
+def check_same_distribution(case: Case, other: VerificationRule, pair: Pair) -> None:
     """Two rules decide alike on every single draft."""
     for proposal, _ in drafts(case.drafts, case.parents, pair.q):
-        laws = [
+        distributions = [
             decisions(rule, proposal, pair.p, partial(emitted, proposal))
             for rule in (case.rule, other)
         ]
-        for block in laws[0].keys() | laws[1].keys():
-            ours, theirs = (law.get(block, 0.0) for law in laws)
+        for block in distributions[0].keys() | distributions[1].keys():
+            ours, theirs = (distribution.get(block, 0.0) for distribution in distributions)
             assert abs(ours - theirs) < EXACT, (
                 f"{case} {pair}: {block} of {proposal.tree.token_ids} has {ours}, not {theirs}"
             )
@@ -137,28 +143,28 @@ def reports(
     case: Case, pair: Pair, budget: int | None = None, ends: frozenset[int] = ENDS[0]
 ) -> dict[Report, float]:
     """Return the law of what verdicts report, on trees cut as the decoder cuts them."""
-    law: dict[Report, float] = {}
+    distribution: dict[Report, float] = {}
     for proposal, mass in drafts(case.drafts, case.parents, pair.q):
         cut = proposal.pruned((budget or case.length) - 1, ends)
         found = decisions(case.rule, cut, pair.p, reported)
         for report, share in found.items():
-            law[report] = law.get(report, 0.0) + mass * share
-    return law
+            distribution[report] = distribution.get(report, 0.0) + mass * share
+    return distribution
 
 
 def check_expected_accepted(
     case: Case, pair: Pair, budget: int | None = None, ends: frozenset[int] = ENDS[0]
 ) -> None:
     """`expected_accepted` has the mean of the count, and no larger variance."""
-    law = reports(case, pair, budget, ends)
-    mean = sum(mass * report.num_accepted for report, mass in law.items())
-    found = sum(mass * report.expected_accepted for report, mass in law.items())
+    distribution = reports(case, pair, budget, ends)
+    mean = sum(mass * report.num_accepted for report, mass in distribution.items())
+    found = sum(mass * report.expected_accepted for report, mass in distribution.items())
     assert abs(found - mean) < EXACT, f"{case} {pair}: {found} is expected, {mean} accepted"
     spread, counted = (
         sum(mass * (value - mean) ** 2 for value, mass in values)
         for values in (
-            [(report.expected_accepted, mass) for report, mass in law.items()],
-            [(report.num_accepted, mass) for report, mass in law.items()],
+            [(report.expected_accepted, mass) for report, mass in distribution.items()],
+            [(report.num_accepted, mass) for report, mass in distribution.items()],
         )
     )
     assert spread <= counted + EXACT, f"{case} {pair}: variance {spread} > {counted} of the count"
@@ -226,13 +232,13 @@ def check_divergence(case: Case, pair: Pair) -> None:
             assert len(divergence) == len(path) + 1, "one entry for each visited node"
             for node, reported in zip((0, *path), divergence, strict=True):
                 text = text_at(proposal.tree, node)
-                law, p = masses.get(text, pair.p(text)), pair.p(text)
-                law = law / law.sum()
-                law = law if proposal.tree.children[node] else p
-                variation = 0.5 * float((law - p).abs().sum())
-                kl = float((law * (law / p).log()).where(law > 0, 0.0).sum())
+                probs, p = masses.get(text, pair.p(text)), pair.p(text)
+                probs = probs / probs.sum()
+                probs = probs if proposal.tree.children[node] else p
+                variation = 0.5 * float((probs - p).abs().sum())
+                kl = float((probs * (probs / p).log()).where(probs > 0, 0.0).sum())
                 assert reported == pytest.approx((variation, kl), abs=1e-11), (
-                    f"{case} {pair}: after {text} the law is {law.tolist()}, p {p.tolist()}"
+                    f"{case} {pair}: after {text} it is {probs.tolist()}, and p is {p.tolist()}"
                 )
 
 

@@ -130,11 +130,11 @@ def compose_once(patch: pytest.MonkeyPatch) -> None:
     real = ConfigLoaderImpl.load_configuration
     known: dict[tuple[object, ...], DictConfig] = {}
 
-    def load(self: ConfigLoaderImpl, **told: Any) -> "DictConfig":
+    def load(self: ConfigLoaderImpl, **given: Any) -> "DictConfig":
         places = [str(each.path) for each in self.config_search_path.get_path()]
-        key = (told["config_name"], told["run_mode"], *told["overrides"], *places)
+        key = (given["config_name"], given["run_mode"], *given["overrides"], *places)
         if key not in known:
-            known[key] = real(self, **told)
+            known[key] = real(self, **given)
         return deepcopy(known[key])
 
     patch.setattr(ConfigLoaderImpl, "load_configuration", load)

@@ -49,15 +49,15 @@ def write_trained(
         for seed in seeds:
             config = make_config("medusa", seed=seed)
             trained = {"output": "trained", "max_steps": steps}
-            facts: dict[str, Any] = {"training_tokens": tokens}
+            provenance: dict[str, Any] = {"training_tokens": tokens}
             if joint:
                 config["verifier"]["path"] = "trained/verifier"
                 trained["verifier.path"] = "original"
                 digests = {"prompts.path": "0123", "verifier.path": f"{tokens}abcdef"}
-                facts["files"] = digests
+                provenance["files"] = digests
             traces = easy_traces(num_prompts, steps + seed, 2)
             path = folder / f"{steps}-{seed}"
-            write_run(path, {**config, "training": trained}, traces, facts)
+            write_run(path, {**config, "training": trained}, traces, provenance)
     return folder
 
 

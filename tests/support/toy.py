@@ -19,65 +19,73 @@ from specdec.tree.fixed import Candidates
 from specdec.tree.sampled import SampledTree
 
 Tokens = tuple[int, ...]
-Law = Callable[[Tokens], Tensor]  # the tokens so far -> probabilities of the next one, [V] float64
-TextLaw = dict[Tokens, float]
+Conditional = Callable[
+    [Tokens], Tensor
+]  # the tokens so far -> probabilities of the next one, [V] float64
+TextDistribution = dict[Tokens, float]
 NO_END: frozenset[int] = frozenset()
 
 
-def full_context(seed: int, concentration: float = 0.7, vocab_size: int = 3) -> Law:
+def full_context(seed: int, concentration: float = 0.7, vocab_size: int = 3) -> Conditional:
     """Make a table with one Dirichlet row for each prefix: nothing can be forgotten unnoticed."""
 
     @cache
-    def law(tokens: Tokens) -> Tensor:
+    def distribution(tokens: Tokens) -> Tensor:
         generator = np.random.default_rng([seed, len(tokens), *tokens])
         return torch.from_numpy(generator.dirichlet(np.full(vocab_size, concentration)))
 
-    return law
+    return distribution
 
 
-def gridded(seed: int, cells: int, vocab_size: int = 3) -> Law:
+def gridded(seed: int, cells: int, vocab_size: int = 3) -> Conditional:
     """Make a table whose probabilities are multiples of 1 / cells; see `EnumeratedStream`."""
 
     @cache
-    def law(tokens: Tokens) -> Tensor:
+    def distribution(tokens: Tokens) -> Tensor:
         generator = np.random.default_rng([seed, len(tokens), *tokens])
         shares = generator.dirichlet(np.ones(vocab_size))
         return torch.from_numpy(generator.multinomial(cells, shares) / cells)
 
-    return law
+    return distribution
 
 
-def memoryless(*row: float) -> Law:
+def memoryless(*row: float) -> Conditional:
     """Make the law that draws every token from the same row."""
     probs = torch.tensor(row, dtype=torch.float64)
     return lambda tokens: probs
 
 
-def markov(order: int, law: Law) -> Law:
+def markov(order: int, distribution: Conditional) -> Conditional:
     """Let a law see no more than the last `order` tokens."""
-    return lambda tokens: law(tokens[-order:])
+    return lambda tokens: distribution(tokens[-order:])
 
 
-def mixture(first: Law, second: Law, weight: float) -> Law:
+def mixture(first: Conditional, second: Conditional, weight: float) -> Conditional:
     """Mix two laws: a draft that resembles its verifier."""
     return cache(lambda tokens: weight * first(tokens) + (1 - weight) * second(tokens))
 
 
-def warped(law: Law, sampling: Sampling) -> Law:
+def warped(distribution: Conditional, sampling: Sampling) -> Conditional:
     """Apply temperature and filters."""
-    return cache(lambda tokens: sampling.warp(law(tokens).log()))
+    return cache(lambda tokens: sampling.warp(distribution(tokens).log()))
 
 
-def text_law(law: Law, length: int, ends: frozenset[int] = NO_END, prompt: Tokens = ()) -> TextLaw:
+def text_distribution(
+    distribution: Conditional, length: int, ends: frozenset[int] = NO_END, prompt: Tokens = ()
+) -> TextDistribution:
     """Return the exact law of the text that follows a prompt, up to `length` tokens or an end."""
-    return complete({(): 1.0}, law, length, ends, prompt)
+    return complete({(): 1.0}, distribution, length, ends, prompt)
 
 
 def complete(
-    texts: TextLaw, law: Law, length: int, ends: frozenset[int] = NO_END, prompt: Tokens = ()
-) -> TextLaw:
+    texts: TextDistribution,
+    distribution: Conditional,
+    length: int,
+    ends: frozenset[int] = NO_END,
+    prompt: Tokens = (),
+) -> TextDistribution:
     """Continue texts from `law`, one token after another, up to `length` tokens or an end."""
-    finished: TextLaw = {}
+    finished: TextDistribution = {}
     growing = dict(texts)
     while growing:
         text, mass = growing.popitem()
@@ -85,22 +93,22 @@ def complete(
         if len(text) == length or (text and text[-1] in ends):
             finished[text] = finished.get(text, 0.0) + mass
             continue
-        for token, probability in enumerate(law(prompt + text).tolist()):
+        for token, probability in enumerate(distribution(prompt + text).tolist()):
             if probability > 0:
                 longer = (*text, token)
                 growing[longer] = growing.get(longer, 0.0) + mass * probability
     return finished
 
 
-def total_variation(first: TextLaw, second: TextLaw) -> float:
+def total_variation(first: TextDistribution, second: TextDistribution) -> float:
     """Return half the sum of the absolute differences."""
     texts = first.keys() | second.keys()
     return 0.5 * sum(abs(first.get(text, 0.0) - second.get(text, 0.0)) for text in texts)
 
 
-def table_lm(law: Law, vocab_size: int = 3, max_length: int = 1 << 20) -> TableLM:
+def table_lm(distribution: Conditional, vocab_size: int = 3, max_length: int = 1 << 20) -> TableLM:
     """Make the language model that speaks `law`."""
-    return TableLM(cache(lambda tokens: law(tokens).log()), vocab_size, max_length)
+    return TableLM(cache(lambda tokens: distribution(tokens).log()), vocab_size, max_length)
 
 
 class EnumeratedStream:
@@ -137,8 +145,8 @@ class Choosing(SampledTree):
         self, draft_probs: Tensor, width: int, streams: Sequence[RandomStream]
     ) -> Candidates:
         rows = [
-            [_children(law, width, self.draw, stream) for law in laws]
-            for laws, stream in zip(draft_probs, streams, strict=True)
+            [_children(distribution, width, self.draw, stream) for distribution in distributions]
+            for distributions, stream in zip(draft_probs, streams, strict=True)
         ]
         found = torch.tensor(rows)
         return Candidates(found.clamp(min=0), found >= 0)
@@ -158,9 +166,9 @@ class ChoosingFiltered(Choosing, Filtered):
     """The tree policy `Filtered`, enumerable."""
 
 
-def _children(law: Tensor, width: int, draw: Draw, stream: RandomStream) -> list[int]:
+def _children(distribution: Tensor, width: int, draw: Draw, stream: RandomStream) -> list[int]:
     """Draw children of one node; -1 where there is nothing left to draw."""
-    left, tokens = law.clone(), list[int]()
+    left, tokens = distribution.clone(), list[int]()
     for number in range(width):
         if left.sum() <= 0:
             tokens.append(-1)
@@ -186,9 +194,9 @@ class RankedTree:
     draw = Draw.DETERMINISTIC
     layers: Sequence[Layer] = ()
 
-    def __init__(self, parents: Sequence[int], law: Law):
+    def __init__(self, parents: Sequence[int], distribution: Conditional):
         self._parents = tuple(parents)
-        self._law = law
+        self._distribution = distribution
         self.max_depth = max(CandidateTree(self._parents, self._parents).depths)
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
@@ -198,18 +206,22 @@ class RankedTree:
         pass
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
-        return [Proposal(ranked_tree(self._parents, self._law, c.token_ids)) for c in contexts]
+        return [
+            Proposal(ranked_tree(self._parents, self._distribution, c.token_ids)) for c in contexts
+        ]
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         pass
 
 
-def ranked_tree(parents: Sequence[int], law: Law, prompt: Sequence[int]) -> CandidateTree:
+def ranked_tree(
+    parents: Sequence[int], distribution: Conditional, prompt: Sequence[int]
+) -> CandidateTree:
     """Give the j-th child of each node the j-th likeliest token after it."""
     texts: list[Tokens] = [tuple(prompt)]
     num_children = [0] * len(parents)
     for parent in parents[1:]:
-        ranking = law(texts[parent]).argsort(descending=True, stable=True).tolist()
+        ranking = distribution(texts[parent]).argsort(descending=True, stable=True).tolist()
         texts.append((*texts[parent], ranking[num_children[parent]]))
         num_children[parent] += 1
     return CandidateTree(tuple(text[-1] for text in texts), tuple(parents))

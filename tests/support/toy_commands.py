@@ -85,12 +85,12 @@ class ToyCommands:
             if Path(f"{name}_{LOSS}").exists() and hasattr(Part("proposer", name).kind, "kind"):
                 heads = f"proposer={name} proposer.path={name}_{LOSS} verification="
                 arms += [f"{heads}block tree=chain", f"{heads}rejection tree=sparse"]
-        told = (
+        options = (
             f"grid.verification=[{','.join(lossless)}]",
             f"arms=[{','.join(repr(arm) for arm in arms)}]",
             f"options=['{self._models[1]}']",
         )
-        _run("replay", "recording=recording", "output=replayed", *GRID, *told)
+        _run("replay", "recording=recording", "output=replayed", *GRID, *options)
         table: Any = pd.read_csv("replayed/summary.csv")
         for row in table.sort_values("arm").to_dict("records"):
             yield Counted(f"replay {row['arm']}", _measured(row))
@@ -102,8 +102,8 @@ class ToyCommands:
         return Counted("calibrate recording", _listed(found["expected_block_efficiency"]))
 
     def _positional(self) -> Counted:
-        told = (f"data.path={self._tiny.text}", "positional=true", "sampling.temperature=1")
-        _run("calibrate", *self._models, *told, "output=positional.json", *CALIBRATED)
+        options = (f"data.path={self._tiny.text}", "positional=true", "sampling.temperature=1")
+        _run("calibrate", *self._models, *options, "output=positional.json", *CALIBRATED)
         found = json.loads(Path("positional.json").read_text(encoding="utf-8"))["positional"]
         return Counted("calibrate positional", _listed(found["acceptance"][0]))
 

@@ -31,9 +31,9 @@ class Part:
     """A plug-in's class, its options, and the names of all that its constructor takes."""
 
     def __init__(self, group: str, name: str):
-        told = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text(encoding="utf-8"))
-        told = told.get("rule", told)
-        words = told["_target_"].split(".")
+        config = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text(encoding="utf-8"))
+        config = config.get("rule", config)
+        words = config["_target_"].split(".")
         last = next(place for place, word in enumerate(words) if word[:1].isupper())
         self.name = name
         # What a class method loads from a folder is given here.
@@ -41,7 +41,7 @@ class Part:
         self.takes = inspect.signature(self.kind).parameters.keys()
         self._options = {
             key: value
-            for key, value in told.items()
+            for key, value in config.items()
             if key in self.takes and not str(value).startswith("${")
         }
 

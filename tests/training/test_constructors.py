@@ -33,8 +33,8 @@ K = 2
 
 
 def states(verifier: HFCausalLM, **more: Any) -> VerifierStates:
-    told = {"cache_path": "no_cache", "distill": Distill("no_answers.jsonl"), **more}
-    return VerifierStates(verifier, NOWHERE, NOWHERE, **told)
+    options = {"cache_path": "no_cache", "distill": Distill("no_answers.jsonl"), **more}
+    return VerifierStates(verifier, NOWHERE, NOWHERE, **options)
 
 
 def acceptance(depth: int = K) -> HeldOut:

@@ -304,9 +304,9 @@ def test_answers_that_are_not_as_written_are_given_again(
         path.write_text(texts[damage])
     capsys.readouterr()
     assert answered(verifier, tiny.text, path) == expected
-    told = capsys.readouterr().out
-    assert f"{path}: not as it was written; " in told
-    assert f" of {len(expected)} answers are given again" in told
+    printed = capsys.readouterr().out
+    assert f"{path}: not as it was written; " in printed
+    assert f" of {len(expected)} answers are given again" in printed
 
 
 def test_answers_of_another_file_are_not_taken_for_these(

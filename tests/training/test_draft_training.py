@@ -151,9 +151,9 @@ def test_the_evaluation_is_that_of_the_counted_held_out_tokens(
     assert 1 <= found["eval_block_efficiency"] <= GAMMA + 1
 
 
-def certain(self: DraftLosses, told: Tensor) -> Tensor:
+def certain(self: DraftLosses, hidden: Tensor) -> Tensor:
     """Stand in for a verifier that is sure of its greedy choice."""
-    return (50 * self._verifier.unembed(told).float().log_softmax(dim=-1)).log_softmax(dim=-1)
+    return (50 * self._verifier.unembed(hidden).float().log_softmax(dim=-1)).log_softmax(dim=-1)
 
 
 @each_loss
@@ -284,7 +284,7 @@ def test_another_vocabulary_is_refused(states: VerifierStates, tiny: Tiny) -> No
 
 
 @pytest.mark.parametrize("family", SCALED)
-def test_the_laws_compared_are_the_models_own(family: str) -> None:
+def test_the_distributions_compared_are_the_models_own(family: str) -> None:
     """With scaled and capped logits, on either side."""
     model, verifier = (tiny_model(family, seed, **SCALED[family]) for seed in (1, 2))
     token_ids = torch.tensor([random_ids(9, 0), random_ids(9, 1)])

@@ -33,7 +33,7 @@ def held_out() -> Batch:
     return Batch(token_ids, counted)
 
 
-def laws(model: HFCausalLM, sampling: Sampling, batch: Batch) -> Tensor:  # [B, T, V]
+def distributions(model: HFCausalLM, sampling: Sampling, batch: Batch) -> Tensor:  # [B, T, V]
     with torch.no_grad():
         logits = model.model(batch.token_ids).logits
     return sampling.warp(logits).roll(1, dims=1)
@@ -52,7 +52,7 @@ def test_one_draw_a_step_is_what_it_is_by_hand(
 ) -> None:
     verifier, draft = pair
     batch, sampling, tree = held_out(), Sampling(temperature), Chain(1)
-    p, q = laws(verifier, sampling, batch), laws(draft, sampling, batch)
+    p, q = distributions(verifier, sampling, batch), distributions(draft, sampling, batch)
     overlap = p.minimum(q).sum(dim=-1)
     calls = 0.0
     for row, counted in enumerate(batch.counted.tolist()):

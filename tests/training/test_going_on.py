@@ -216,11 +216,11 @@ def test_a_best_that_could_not_be_saved_is_saved_later(
     assert logged(output) == logged(whole)
 
 
-def test_passes_over_the_data_may_be_told(build: Build, tmp_path: Path) -> None:
+def test_passes_over_the_data_may_be_given(build: Build, tmp_path: Path) -> None:
     objective = build()
     samples = objective.num_samples
-    told = {"num_train_epochs": 0.5, "per_device_train_batch_size": samples // 10}
-    trainer(**told).fit(objective, tmp_path / "out")
+    options = {"num_train_epochs": 0.5, "per_device_train_batch_size": samples // 10}
+    trainer(**options).fit(objective, tmp_path / "out")
     rows = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(rows[-1])["step"] == round(0.5 * samples / (samples // 10))
 
@@ -233,11 +233,11 @@ def test_rates_are_those_of_transformers(build: Build, tmp_path: Path, name: str
         "cosine_with_min_lr": {"min_lr": 1e-3},
         "cosine_warmup_with_min_lr": {"min_lr": 1e-3},
     }
-    told = {"lr_scheduler_type": name, "lr_scheduler_kwargs": kwargs.get(name)}
+    options = {"lr_scheduler_type": name, "lr_scheduler_kwargs": kwargs.get(name)}
     output = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        trainer(**told).fit(asking(build, {2: [signal.SIGINT]}), output)
-    trainer(**told).fit(build(), output)
+        trainer(**options).fit(asking(build, {2: [signal.SIGINT]}), output)
+    trainer(**options).fit(build(), output)
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     found = [row["learning_rate"] for row in rows if "loss" in row]
 

@@ -234,13 +234,13 @@ def test_what_was_learnt_by_heart_is_accepted(
 
 
 def certain(
-    self: HeadLosses, verifier: HFCausalLM, told: Tensor, positions: Tensor, num_heads: int
+    self: HeadLosses, verifier: HFCausalLM, flat_hidden: Tensor, positions: Tensor, num_heads: int
 ):
     """Stand in for a verifier that is sure of its greedy choice."""
-    log_p = verifier.unembed(told).float().log_softmax(dim=-1)
+    log_p = verifier.unembed(flat_hidden).float().log_softmax(dim=-1)
     sure = (50 * log_p).log_softmax(dim=-1)
     for head in range(num_heads):
-        yield sure[(positions + 1 + head).clamp(max=len(told) - 1)]
+        yield sure[(positions + 1 + head).clamp(max=len(flat_hidden) - 1)]
 
 
 def test_heads_of_another_verifier_are_refused(

@@ -105,7 +105,7 @@ def logits_of(lm: HFCausalLM | Any, token_ids: Tensor) -> Tensor:
     return model(input_ids=token_ids, use_cache=False).logits
 
 
-def laws(lm: HFCausalLM, batch: Batch) -> Tensor:  # [B, T - 1, V]
+def distributions(lm: HFCausalLM, batch: Batch) -> Tensor:  # [B, T - 1, V]
     """Return the log-probabilities of every token but the first."""
     return logits_of(lm, batch.token_ids)[:, :-1].log_softmax(-1)
 
@@ -179,7 +179,7 @@ def test_the_loss_is_the_sum_of_its_parts(verifier: HFCausalLM, text: Path, meth
     with torch.no_grad():
         found = one.loss(one.module, batch)
     counted = batch.counted[:, 1:]
-    log_p, log_q = laws(verifier, batch), laws(one.tuned.lm, batch)
+    log_p, log_q = distributions(verifier, batch), distributions(one.tuned.lm, batch)
     kl = (log_p.exp() * (log_p - log_q)).sum(-1)[counted].sum()
     text_loss = -log_q.gather(-1, batch.token_ids[:, 1:, None])[..., 0][counted].sum()
     assert kl > 1
@@ -264,7 +264,7 @@ def test_the_distance_is_measured_per_held_out_token(
     with torch.no_grad():
         evaluation = one.evaluate(one.module)
     held_out = one._original.held_out
-    log_p, log_q = laws(verifier, held_out), laws(one.tuned.lm, held_out)
+    log_p, log_q = distributions(verifier, held_out), distributions(one.tuned.lm, held_out)
     expected = (log_p.exp() * (log_p - log_q)).sum(-1)[held_out.counted[:, 1:]].mean()
     assert evaluation["eval_kl_to_original"] == pytest.approx(float(expected), rel=1e-4)
 

@@ -134,12 +134,12 @@ def wrong(rng: random.Random) -> Any:
 
 
 def by_hand(
-    told: dict[str, Any], name: str, tokenizer: Any, counts: dict[str, int]
+    row: dict[str, Any], name: str, tokenizer: Any, counts: dict[str, int]
 ) -> list[tuple[list[int], list[int]]]:
     """Return the prompt and the answer of each sample that a row should give, as token ids."""
     found: list[tuple[list[int], list[int]]] = []
-    messages = told["messages"]
-    given = {key: told[key] for key in ("tools",) if key in told}
+    messages = row["messages"]
+    given = {key: row[key] for key in ("tools",) if key in row}
     for turn, message in enumerate(messages):
         before = messages[:turn]
         if message["role"] != "assistant" or all(m["role"] == "assistant" for m in before):
@@ -148,15 +148,15 @@ def by_hand(
             continue  # nothing of it would be written
         turns = (tuple(read_message("here", m) for m in before),)
         try:
-            asked = render_turn(Prompt("x", "", turns, given=given), [], tokenizer, Rendering())
+            rendered = render_turn(Prompt("x", "", turns, given=given), [], tokenizer, Rendering())
             tokenizer.apply_chat_template(messages[: turn + 1], tokenize=False, **given)
         except (UserError, TemplateError):
             continue
-        prompt = list(asked.token_ids)
+        prompt = list(rendered.token_ids)
         said = SAID[name](message)
         if name == "opens" and "<think>\n" not in text_of(message):
             # Nothing of it is behind the thought that is opened: as the template writes it.
-            prompt = tokenizer(asked.text.removesuffix("<think>\n"))["input_ids"]
+            prompt = tokenizer(rendered.text.removesuffix("<think>\n"))["input_ids"]
             counts["unopened"] += len(prompt) < LENGTH
         if len(prompt) >= LENGTH:
             break
@@ -180,12 +180,12 @@ def test_masks_equal_those_counted_by_hand(tmp_path: Path, name: str, number: in
     tokenizer.chat_template = TEMPLATES[name]
     samples = Samples.read(str(path), tokenizer, LENGTH, reading=Reading())
     counts = {"apart": 0, "unopened": 0}
-    told = [by_hand(each, name, tokenizer, counts) for each in rows]
-    bad = sum(not each for each in told) + len(lines) - len(rows)
+    found_by_hand = [by_hand(each, name, tokenizer, counts) for each in rows]
+    bad = sum(not each for each in found_by_hand) + len(lines) - len(rows)
     assert f"{bad} of {number} rows left out" in next(samples.notes())
     assert counts["apart"] > 0 or name != "spaced"
     place = 0
-    for answers in told:
+    for answers in found_by_hand:
         covered: set[int] = set()
         ids, counted, place = _sample(samples, place) if answers else ([], [], place)
         for prompt, said in answers:

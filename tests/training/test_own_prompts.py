@@ -65,8 +65,8 @@ def test_the_answers_are_what_is_measured_along(
     found = measured(verifier, draft, acceptance)
     along = HeldOut(Chain(2), Sampling(1.0))
     proposer = DraftModel(draft, along.tree)
-    told = along.measure(verifier, proposer, draft, texts.batch)
-    assert {name: found[name] for name in told} == told
+    measured_again = along.measure(verifier, proposer, draft, texts.batch)
+    assert {name: found[name] for name in measured_again} == measured_again
     assert {name for name in found if "/" in name and name[-3:] not in ("low", "igh")} == {
         f"{TAU}/count",
         f"{TAU}/sing",
@@ -94,8 +94,8 @@ def test_turns_of_a_prompt_are_one_unit(
 def test_trees_that_grow_are_decoded_on_them(
     verifier: HFCausalLM, draft: HFCausalLM, prompts: str
 ) -> None:
-    told = {"max_new_tokens": 9, "prompts": prompts, "prompts_limit": 10}
-    found = measured(verifier, draft, HeldOut(Dynamic(4, 2), Sampling(0.0), **told))
+    options = {"max_new_tokens": 9, "prompts": prompts, "prompts_limit": 10}
+    found = measured(verifier, draft, HeldOut(Dynamic(4, 2), Sampling(0.0), **options))
     assert found[f"{TAU}/count"] >= 1
     assert f"{TAU}/count_low" in found
     assert f"{TAU}/sing_low" not in found  # of three prompts there is no interval

@@ -190,13 +190,13 @@ def test_calls_tools_and_thoughts_reach_the_template(tmp_path: Path) -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     row = {"messages": messages, "tools": tools, "system": "Be brief."}
     samples = Samples.read(file(tmp_path, row), tok, 500)
-    told: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}, *messages]
-    expected = tok.apply_chat_template(told, tools=tools, tokenize=False)
+    messages_before: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}, *messages]
+    expected = tok.apply_chat_template(messages_before, tools=tools, tokenize=False)
     assert tok.decode(samples.batch([0]).token_ids[0].tolist()) == expected
     assert not list(samples.notes())
 
 
-def test_what_a_template_does_not_write_is_told(tmp_path: Path) -> None:
+def test_what_a_template_does_not_write_is_noted(tmp_path: Path) -> None:
     """Calls alone would be trained on as the word None."""
     call = {"type": "function", "function": {"name": "look", "arguments": {}}}
     messages = [

@@ -134,9 +134,9 @@ def test_states_that_are_not_as_written_are_computed_again(
     assert 0 < sum(seen) <= 6
     if damage == "a bit":
         assert sum(seen) == 1, "what was whole was computed again"
-    told = [line for line in capsys.readouterr().out.splitlines() if "computed again" in line]
-    assert len(told) == 1
-    assert told[0].startswith(f"{cache}: ")
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "computed again" in line]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"{cache}: ")
 
 
 @pytest.mark.parametrize("manifest", ["kept", "gone", "damaged"])

@@ -50,8 +50,8 @@ def stores(folder: Path) -> list[Path]:
     return sorted(each for each in folder.iterdir() if each.is_dir())
 
 
-def samples(path: Path, tokenizer: Any, length: int = 64, **told: Any) -> Samples:
-    reading = Reading(tokens_path=str(path.parent / "tokens"), **told)
+def samples(path: Path, tokenizer: Any, length: int = 64, **options: Any) -> Samples:
+    reading = Reading(tokens_path=str(path.parent / "tokens"), **options)
     return Samples.read(str(path), tokenizer, length, reading=reading)
 
 

@@ -69,14 +69,14 @@ def test_wandb_goes_offline_where_its_service_is_not_reached(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     wandb: Any = pytest.importorskip("wandb", reason="wandb is an optional extra")
-    asked: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
     begin = wandb.init
 
-    def init(**told: Any) -> Any:
-        asked.append(told)
-        if told.get("mode") is None:
+    def init(**options: Any) -> Any:
+        runs.append(options)
+        if options.get("mode") is None:
             raise ConnectionError("no such host")
-        return begin(**{**told, "mode": "disabled"})
+        return begin(**{**options, "mode": "disabled"})
 
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
@@ -86,9 +86,9 @@ def test_wandb_goes_offline_where_its_service_is_not_reached(
     trainer = Trainer(max_steps=1, warmup_steps=0, tracker="wandb", group="a_sweep")
     trainer.fit(build(), tmp_path / "out")
     assert capsys.readouterr().out.count("no such host); logs offline") == 1
-    assert [told.get("mode") for told in asked] == [None, "offline"]
-    assert all(told["project"] == "mine" and told["group"] == "a_sweep" for told in asked)
-    assert all("name" not in told for told in asked), "WANDB_NAME comes first"
+    assert [options.get("mode") for options in runs] == [None, "offline"]
+    assert all(options["project"] == "mine" and options["group"] == "a_sweep" for options in runs)
+    assert all("name" not in options for options in runs), "WANDB_NAME comes first"
     assert (tmp_path / "out" / "training.json").exists()
 
 
@@ -102,6 +102,6 @@ def test_a_moved_folder_is_the_same_run_and_a_copied_one_another(tmp_path: Path)
 
 
 def test_a_training_is_named_by_what_it_is() -> None:
-    told = {"train": "medusa", "loss": "kl", "verifier.path": "zoo:verifier"}
-    assert tracked_name(told, Path("/a/lr=1/trained")) == "medusa-kl-verifier-lr=1"
+    options = {"train": "medusa", "loss": "kl", "verifier.path": "zoo:verifier"}
+    assert tracked_name(options, Path("/a/lr=1/trained")) == "medusa-kl-verifier-lr=1"
     assert tracked_name({}, Path("/a/out")) == "out"

@@ -76,7 +76,7 @@ def flip(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "told"),
+    ("limit", "words"),
     [
         (4, "saved again"),
         (2, "the best after step 8 takes its place"),
@@ -88,7 +88,7 @@ def test_the_best_weights_are_those_of_the_best_evaluation(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     limit: int,
-    told: str,
+    words: str,
     damage: str,
 ) -> None:
     """They are made again where a checkpoint leads there; elsewhere it is told what takes over."""
@@ -106,7 +106,7 @@ def test_the_best_weights_are_those_of_the_best_evaluation(
         write_note(best / "training.json", {**note, "steps": 2})
     capsys.readouterr()
     trainer(**options).fit(build(Scored), output)
-    assert f"{best}: not as it was saved at step {BEST}; " in capsys.readouterr().out
+    assert f"{best}: not as it was saved at step {BEST}; {words}" in capsys.readouterr().out
     assert same(output, whole)
     assert same(best, whole / "best") == (limit == 4)
     expected = BEST if limit == 4 else 10
@@ -160,10 +160,10 @@ def test_checkpoints_that_were_swapped_are_named(
     six.rename(four)
     six.with_name("aside").rename(six)
     trainer().fit(build(Scored), output)
-    told = capsys.readouterr().out
-    assert f"{six}: damaged (it is of step 4)" in told
-    assert f"{four}: damaged (it is of step 6)" in told
-    assert "going on from step 2" in told
+    printed = capsys.readouterr().out
+    assert f"{six}: damaged (it is of step 4)" in printed
+    assert f"{four}: damaged (it is of step 6)" in printed
+    assert "going on from step 2" in printed
     assert same(output, whole)
 
 

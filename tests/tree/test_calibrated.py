@@ -26,11 +26,11 @@ def path(tmp_path: Path) -> str:
 
 def nodes(tree: Calibrated) -> set[tuple[int, ...]]:
     """Read the paths off what the tree grows from laws whose likeliest tokens are 0, 1, 2, ..."""
-    law = torch.tensor([[[0.4, 0.3, 0.2, 0.1]]])
+    distribution = torch.tensor([[[0.4, 0.3, 0.2, 0.1]]])
     frontier: list[tuple[int, ...]] = [()]
     found: set[tuple[int, ...]] = set()
     for depth in range(1, tree.max_depth + 1):
-        level = tree.expand(None, depth, law.expand(1, len(frontier), 4), [])
+        level = tree.expand(None, depth, distribution.expand(1, len(frontier), 4), [])
         pairs = zip(level.parents[0].tolist(), level.token_ids[0].tolist(), strict=True)
         paths = [(*frontier[up], rank) for up, rank in pairs]
         found.update(paths)

@@ -58,8 +58,8 @@ def test_a_tree_of_first_children_is_a_sampled_chain(tmp_path: Path) -> None:
 def test_children_are_drawn_without_replacement_at_each_node(tmp_path: Path) -> None:
     """As wide as the programme says, and no sibling twice."""
     tree = Sequoia(written(tmp_path, BY_DEPTH, False), num_nodes=12)
-    laws = torch.tensor([[[0.5, 0.3, 0.1, 0.1]]])
-    level = tree.expand(None, 1, laws, [RandomStream(3)])
+    distributions = torch.tensor([[[0.5, 0.3, 0.1, 0.1]]])
+    level = tree.expand(None, 1, distributions, [RandomStream(3)])
     assert len(set(level.token_ids[0].tolist())) == 3
     wide = PositionalTrees(BY_DEPTH, 12).nodes(12)
     assert tree.nodes == sorted(wide, key=lambda each: (len(each), each))

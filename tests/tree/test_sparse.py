@@ -11,11 +11,11 @@ from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
 from specdec.proposer.draft_model import DraftModel
 from specdec.tree.sparse import Sparse
-from tests.support.asking import asked, context
+from tests.support.asking import context, proposals_of
 from tests.support.toy import full_context, is_path, table_lm
 
 V = 6
-LAW = full_context(3, vocab_size=V)
+DISTRIBUTION = full_context(3, vocab_size=V)
 PATHS = [[0, 0, 1], [2, 0], [0, 3], [1]]
 # Level by level, siblings by rank; beginnings of paths are nodes too.
 NODES = [(), (0,), (1,), (2,), (0, 0), (0, 3), (2, 0), (0, 0, 1)]
@@ -25,7 +25,7 @@ def ranked(text: Sequence[int], ranks: Sequence[int]) -> list[int]:
     """Follow a path of ranks through the law, token by token."""
     tokens: list[int] = []
     for rank in ranks:
-        order = LAW((*text, *tokens)).argsort(descending=True, stable=True)
+        order = DISTRIBUTION((*text, *tokens)).argsort(descending=True, stable=True)
         tokens.append(int(order[rank]))
     return tokens
 
@@ -33,9 +33,9 @@ def ranked(text: Sequence[int], ranks: Sequence[int]) -> list[int]:
 @pytest.mark.parametrize("sampling", [Sampling(0), Sampling(1.3, top_k=2)], ids=str)
 def test_nodes_are_the_tokens_of_their_ranks(sampling: Sampling) -> None:
     """Two rows of unlike lengths; ranks are the draft's own, whatever the text is sampled with."""
-    proposer = DraftModel(table_lm(LAW, V), Sparse(PATHS))
+    proposer = DraftModel(table_lm(DISTRIBUTION, V), Sparse(PATHS))
     rows = [context([1, 4, 2], row=0, sampling=sampling), context([5], row=1, sampling=sampling)]
-    for one, proposal in zip(rows, asked(proposer, *rows, vocab_size=V), strict=True):
+    for one, proposal in zip(rows, proposals_of(proposer, *rows, vocab_size=V), strict=True):
         tree = proposal.tree
         assert (proposal.draw, proposal.draft_probs) == (Draw.DETERMINISTIC, None)
         assert tree.depths == tuple(map(len, NODES))
@@ -54,8 +54,8 @@ def test_size_and_depth() -> None:
 
 
 def test_a_shallow_budget_cuts_whole_levels() -> None:
-    proposer = DraftModel(table_lm(LAW, V), Sparse(PATHS))
-    (proposal,) = asked(proposer, context([1, 2], budget=3), vocab_size=V)
+    proposer = DraftModel(table_lm(DISTRIBUTION, V), Sparse(PATHS))
+    (proposal,) = proposals_of(proposer, context([1, 2], budget=3), vocab_size=V)
     assert max(proposal.tree.depths) == 2
     assert proposal.num_draft_calls == 2
 

@@ -45,7 +45,7 @@ from tests.support.rule_checks import (
     by_tokens,
     check_accepted_texts,
     check_first_acceptance,
-    check_same_law,
+    check_same_distribution,
 )
 
 every_pair = pytest.mark.parametrize("pair", PAIRS, ids=names(PAIRS))
@@ -91,7 +91,7 @@ def test_block_verification_accepts_more_than_rejection_somewhere() -> None:
 def test_traversal_is_block_verification_on_a_chain(draw: Draw, pair: Pair) -> None:
     """On every single draft, what is emitted has the same law."""
     for parents in CHAINS[1:]:
-        check_same_law(Case(Traversal(), draw, parents), BlockRule(), pair)
+        check_same_distribution(Case(Traversal(), draw, parents), BlockRule(), pair)
 
 
 @every_pair
@@ -100,7 +100,7 @@ def test_traversal_is_block_verification_on_a_chain(draw: Draw, pair: Pair) -> N
 )
 def test_other_rules_are_rejection_on_a_chain(other: VerificationRule, pair: Pair) -> None:
     """With one candidate at each node there is nothing for them to do in another way."""
-    check_same_law(Case(Rejection(), Draw.SINGLE, chain(2)), other, pair)
+    check_same_distribution(Case(Rejection(), Draw.SINGLE, chain(2)), other, pair)
 
 
 @pytest.mark.parametrize("draw", [Draw.IID, Draw.WITHOUT_REPLACEMENT], ids=lambda draw: draw.value)
@@ -120,8 +120,8 @@ def test_one_draw_is_one_draw_whatever_it_is_called(
 def test_point_masses_may_be_asked_one_after_another_or_matched(pair: Pair) -> None:
     """Drawing from p and following it is sequential rejection of point masses."""
     for parents in (THREE, FORKED):
-        check_same_law(Case(Match(), Draw.DETERMINISTIC, parents), Lenient(1.0), pair)
-        check_same_law(Case(Match(), Draw.DETERMINISTIC, parents), Rejection(), pair)
+        check_same_distribution(Case(Match(), Draw.DETERMINISTIC, parents), Lenient(1.0), pair)
+        check_same_distribution(Case(Match(), Draw.DETERMINISTIC, parents), Rejection(), pair)
 
 
 # --- several candidates at one node -------------------------------------------------------------

@@ -80,10 +80,12 @@ def test_overlap_and_bound_are_those_of_the_visited_nodes(case: Case) -> None:
 
 def test_averaging_lowers_the_variance_of_a_chain_by_far() -> None:
     """Else `expected_accepted` could be the count itself."""
-    law = reports(Case(Rejection(), Draw.SINGLE, chain(3)), RANDOM[4])
-    mean = sum(mass * report.num_accepted for report, mass in law.items())
-    counted = sum(mass * (report.num_accepted - mean) ** 2 for report, mass in law.items())
-    averaged = sum(mass * (report.expected_accepted - mean) ** 2 for report, mass in law.items())
+    distribution = reports(Case(Rejection(), Draw.SINGLE, chain(3)), RANDOM[4])
+    mean = sum(mass * report.num_accepted for report, mass in distribution.items())
+    counted = sum(mass * (report.num_accepted - mean) ** 2 for report, mass in distribution.items())
+    averaged = sum(
+        mass * (report.expected_accepted - mean) ** 2 for report, mass in distribution.items()
+    )
     assert averaged < 0.7 * counted
 
 
@@ -134,7 +136,7 @@ def test_the_bound_is_of_the_roots_own_draws() -> None:
     assert best_transport(p, q, 2) < best_transport(p, q, 3) - 0.01
 
 
-def test_equal_laws_have_a_bound_of_one() -> None:
+def test_equal_distributions_have_a_bound_of_one() -> None:
     """Also where a token is impossible to both, and where a row is a point mass."""
     rows = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
     assert transport_bound(rows, rows, 2).tolist() == [1.0, 1.0]

@@ -31,16 +31,16 @@ from tests.support.rule_cases import (
     Pair,
     configured_rules,
 )
-from tests.support.rule_checks import ENDS, check_pruned_law, check_text_law
-from tests.support.toy import Law, Tokens, memoryless
+from tests.support.rule_checks import ENDS, check_pruned_distribution, check_text_distribution
+from tests.support.toy import Conditional, Tokens, memoryless
 
 LINES = [(case, pair) for case in CASES for pair in case.pairs]
 
 
 @pytest.mark.parametrize(("case", "pair"), LINES, ids=[f"{case}-{pair}" for case, pair in LINES])
-def test_the_text_has_exactly_the_verifiers_law(case: Case, pair: Pair) -> None:
+def test_the_text_has_exactly_the_verifiers_distribution(case: Case, pair: Pair) -> None:
     """One round, completed with p, has p's law; and all outcomes together have probability 1."""
-    check_text_law(case, pair)
+    check_text_distribution(case, pair)
 
 
 def test_every_configured_rule_is_enumerated() -> None:
@@ -71,7 +71,7 @@ def test_every_draw_that_a_rule_claims_is_enumerated(rule: VerificationRule) -> 
 # --- acceptance ---------------------------------------------------------------------------------
 
 
-def _prefix_overlaps(p: Law, q: Law, gamma: int) -> list[float]:
+def _prefix_overlaps(p: Conditional, q: Conditional, gamma: int) -> list[float]:
     """Return sum over x_1 .. x_k of prod_i min(p, q)(x_i), for k = 1 .. gamma."""
     masses: dict[Tokens, float] = {(): 1.0}
     overlaps: list[float] = []
@@ -143,9 +143,12 @@ def test_a_residual_that_rounding_leaves_without_mass_falls_back_to_p() -> None:
         assert share / mass == pytest.approx(float(p(())[token]), rel=1e-6)
 
 
-def test_float32_tables_give_the_law_to_float32_rounding() -> None:
+def test_float32_tables_give_the_distribution_to_float32_rounding() -> None:
     """Real models give float32 tables; the rule must not lose more than they have."""
-    p, q = (lambda text, law=law: law(text).float() for law in (RANDOM[4].p, RANDOM[4].q))
+    p, q = (
+        lambda text, distribution=distribution: distribution(text).float()
+        for distribution in (RANDOM[4].p, RANDOM[4].q)
+    )
     assert bias(Case(Rejection(), Draw.SINGLE, chain(3)).play(p, q), p, 4) < 1e-6
 
 
@@ -167,11 +170,11 @@ def _prunable() -> list[Case]:
 @pytest.mark.thorough
 @pytest.mark.parametrize("ends", ENDS, ids=lambda ends: f"ends{sorted(ends)}")
 @pytest.mark.parametrize("case", _prunable(), ids=names(_prunable()))
-def test_pruning_keeps_the_law_of_the_text(case: Case, ends: frozenset[int]) -> None:
+def test_pruning_keeps_the_distribution_of_the_text(case: Case, ends: frozenset[int]) -> None:
     """Played as the decoder plays it, with every budget, the text still has p's law."""
     for pair in (RANDOM[3], RANDOM[4], HAND[7]):
         for budget in range(1, case.length + 2):
-            check_pruned_law(case, pair, budget, ends)
+            check_pruned_distribution(case, pair, budget, ends)
 
 
 TREES_TO_PRUNE = [case for case in CASES if case.parents == FORKED]
@@ -179,10 +182,12 @@ TREES_TO_PRUNE = [case for case in CASES if case.parents == FORKED]
 
 @pytest.mark.parametrize("ends", ENDS, ids=lambda ends: f"ends{sorted(ends)}")
 @pytest.mark.parametrize("case", TREES_TO_PRUNE, ids=names(TREES_TO_PRUNE))
-def test_pruning_drawn_trees_keeps_the_law_of_the_text(case: Case, ends: frozenset[int]) -> None:
+def test_pruning_drawn_trees_keeps_the_distribution_of_the_text(
+    case: Case, ends: frozenset[int]
+) -> None:
     """As above, where draws are so many that one pair of laws must do."""
     for budget in range(1, case.length + 1):
-        check_pruned_law(case, SPARSE[0], budget, ends)
+        check_pruned_distribution(case, SPARSE[0], budget, ends)
 
 
 @pytest.mark.parametrize("parents", [chain(3), BINARY, UNEVEN, FULL], ids=str)

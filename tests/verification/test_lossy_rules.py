@@ -36,8 +36,8 @@ from tests.support.rule_cases import (
     Rejection,
     configured_rules,
 )
-from tests.support.rule_checks import check_divergence, check_same_law
-from tests.support.toy import Law, Tokens, full_context, memoryless
+from tests.support.rule_checks import check_divergence, check_same_distribution
+from tests.support.toy import Conditional, Tokens, full_context, memoryless
 
 # Each lossy rule with a mild and a strong setting; a new one needs a line here.
 LOSSY: Sequence[VerificationRule] = [
@@ -87,7 +87,9 @@ def test_they_are_lossy_indeed_and_must_be_allowed(rule: VerificationRule, draw:
 
 @pytest.mark.parametrize("pair", [*RANDOM, *HAND], ids=names([*RANDOM, *HAND]))
 @every_case
-def test_the_reported_divergence_is_that_of_the_enumerated_law(case: Case, pair: Pair) -> None:
+def test_the_reported_divergence_is_that_of_the_enumerated_distribution(
+    case: Case, pair: Pair
+) -> None:
     """TV and KL at each visited node, against the law of the token that follows it."""
     check_divergence(case, pair)
 
@@ -95,8 +97,8 @@ def test_the_reported_divergence_is_that_of_the_enumerated_law(case: Case, pair:
 @pytest.mark.parametrize("pair", PAIRS, ids=names(PAIRS))
 def test_a_lenience_of_one_is_rejection(pair: Pair) -> None:
     """The same decisions on every draft, and no divergence."""
-    check_same_law(Case(Rejection(), Draw.SINGLE, chain(2)), Lenient(1.0), pair)
-    check_same_law(Case(Match(), Draw.DETERMINISTIC, FORKED), Lenient(1.0), pair)
+    check_same_distribution(Case(Rejection(), Draw.SINGLE, chain(2)), Lenient(1.0), pair)
+    check_same_distribution(Case(Match(), Draw.DETERMINISTIC, FORKED), Lenient(1.0), pair)
     for draw in SHAPES:
         for proposal, _ in drafts(DRAFTERS[draw], chain(2), pair.q):
             for found in decisions(Lenient(1.0), proposal, pair.p, lambda v: v.divergence):
@@ -145,7 +147,9 @@ def _accepted_tokens(rule: VerificationRule, row: Sequence[float]) -> set[int]:
     return {token for token in range(len(row)) if _decided(rule, p, (token,)).path}
 
 
-def _decided(rule: VerificationRule, p: Law, tokens: Tokens, parents: Parents = (-1, 0)) -> Verdict:
+def _decided(
+    rule: VerificationRule, p: Conditional, tokens: Tokens, parents: Parents = (-1, 0)
+) -> Verdict:
     """Return the verdict on fixed candidates; it may differ in its last token only."""
     proposal = Proposal(CandidateTree((ROOT_TOKEN, *tokens), parents))
     verdicts = list(decisions(rule, proposal, p, lambda v: v))

@@ -49,8 +49,8 @@ from tests.support.rule_checks import (
     check_divergence,
     check_expected_accepted,
     check_overlap_and_bound,
-    check_pruned_law,
-    check_text_law,
+    check_pruned_distribution,
+    check_text_distribution,
     check_zero_is_never_accepted,
 )
 from tests.support.toy import memoryless
@@ -80,7 +80,7 @@ class Mutation:
 
 def of_text(name: str, tv: float, plant: Plant, case: Case, pair: Pair = PAIR) -> Mutation:
     """A bug that gives the text another law."""
-    return Mutation(name, plant, lambda: check_text_law(case, pair), tv, case, pair)
+    return Mutation(name, plant, lambda: check_text_distribution(case, pair), tv, case, pair)
 
 
 def of_report(name: str, plant: Plant, check: Check) -> Mutation:
@@ -130,7 +130,7 @@ def _removed_without_renormalising(nodes: CandidateNodes, draw: Draw, number: in
     return nodes.q.scatter(1, nodes.token_ids[:, :number], 0.0)
 
 
-def _duplicates_not_asked(self: CandidateNodes, number: int) -> Tensor:
+def _duplicates_not_skipped(self: CandidateNodes, number: int) -> Tensor:
     earlier, this = self.token_ids[:, :number], self.token_ids[:, number : number + 1]
     there = torch.tensor([[count > number] for count in self.counts])
     return there & ~(earlier == this).any(dim=1, keepdim=True)
@@ -278,7 +278,7 @@ BIASING = [
     of_text(
         "duplicates-removed",
         0.0550,
-        replaced(f"{RULES}.candidate_nodes.CandidateNodes.drawn", _duplicates_not_asked),
+        replaced(f"{RULES}.candidate_nodes.CandidateNodes.drawn", _duplicates_not_skipped),
         IID,
     ),
     of_text(
@@ -425,12 +425,12 @@ REPORTED = [
     of_report(
         "withheld-beyond-the-budget",
         rewritten(PRUNING, " and not full", ""),
-        lambda: check_pruned_law(PRUNED, MIXED, 2, frozenset()),
+        lambda: check_pruned_distribution(PRUNED, MIXED, 2, frozenset()),
     ),
     of_report(
         "withheld-below-an-end-token",
         rewritten(PRUNING, " and not ended", ""),
-        lambda: check_pruned_law(PRUNED, MIXED, 3, frozenset({0, 2})),
+        lambda: check_pruned_distribution(PRUNED, MIXED, 3, frozenset({0, 2})),
     ),
     of_report(
         "block-asks-for-too-much",  # lossless: the longest part is not found
@@ -508,8 +508,8 @@ def test_a_bug_in_pruning_or_in_a_report_is_found(
 def test_a_bug_that_is_none_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """K-SEQ is lossless with any larger rho up to k: planting that must not raise an alarm."""
     replaced(f"{RULES}.kseq.smallest_rho", lambda p, q, k: k)(monkeypatch)
-    check_text_law(_case(KSeq(), Draw.IID, TWO), PAIR)
-    check_text_law(_case(KSeq(), Draw.IID, FORKED), RANDOM[3])
+    check_text_distribution(_case(KSeq(), Draw.IID, TWO), PAIR)
+    check_text_distribution(_case(KSeq(), Draw.IID, FORKED), RANDOM[3])
 
 
 def test_the_correction_from_p_is_biased_by_what_the_arithmetic_says(

@@ -21,7 +21,14 @@ from specdec.proof.drafting import ROOT_TOKEN, Parents, chain, draft_rows, ranke
 from specdec.proof.enumeration import outcomes
 from specdec.verification.rejection import Rejection
 from tests.support.harness import Block, Play, bias, completed, names, played, verified
-from tests.support.toy import Law, full_context, memoryless, mixture, text_law, total_variation
+from tests.support.toy import (
+    Conditional,
+    full_context,
+    memoryless,
+    mixture,
+    text_distribution,
+    total_variation,
+)
 
 DETECTED = 1e-3
 P_ROW, Q_ROW = (0.5, 0.3, 0.2), (0.15, 0.2, 0.65)
@@ -37,7 +44,7 @@ class Control:
     """A wrong round for chains of gamma tokens, and the bias it has for one token."""
 
     name: str
-    play: Callable[[Law, Law, int], Play]
+    play: Callable[[Conditional, Conditional, int], Play]
     expected: Vectors | None = None
 
     def __str__(self) -> str:
@@ -47,40 +54,40 @@ class Control:
 # --- wrong drafts -------------------------------------------------------------------------------
 
 
-def _argmax_draft_with_soft_q(p: Law, q: Law, gamma: int) -> Play:
-    def drafted(parents: Parents, q: Law, stream: Stream) -> Proposal:
+def _argmax_draft_with_soft_q(p: Conditional, q: Conditional, gamma: int) -> Play:
+    def drafted(parents: Parents, q: Conditional, stream: Stream) -> Proposal:
         tree = ranked(parents, q, stream).tree
         return Proposal(tree, Draw.SINGLE, draft_rows(tree, q))
 
     return played(RULE, drafted, chain(gamma), p, q)
 
 
-def _draft_at_another_temperature(p: Law, q: Law, gamma: int) -> Play:
-    def drafted(parents: Parents, q: Law, stream: Stream) -> Proposal:
+def _draft_at_another_temperature(p: Conditional, q: Conditional, gamma: int) -> Play:
+    def drafted(parents: Parents, q: Conditional, stream: Stream) -> Proposal:
         tree = single(parents, lambda text: _sharpened(q(text), 0.7), stream).tree
         return Proposal(tree, Draw.SINGLE, draft_rows(tree, q))
 
     return played(RULE, drafted, chain(gamma), p, q)
 
 
-def _draft_from_top_2_with_full_q(p: Law, q: Law, gamma: int) -> Play:
-    def drafted(parents: Parents, q: Law, stream: Stream) -> Proposal:
+def _draft_from_top_2_with_full_q(p: Conditional, q: Conditional, gamma: int) -> Play:
+    def drafted(parents: Parents, q: Conditional, stream: Stream) -> Proposal:
         tree = single(parents, lambda text: _top_2(q(text)), stream).tree
         return Proposal(tree, Draw.SINGLE, draft_rows(tree, q))
 
     return played(RULE, drafted, chain(gamma), p, q)
 
 
-def _last_token_dropped_if_unlikely(p: Law, q: Law, gamma: int) -> Play:
+def _last_token_dropped_if_unlikely(p: Conditional, q: Conditional, gamma: int) -> Play:
     """Drafting stops at a token that is not confident, and that token is thrown away."""
 
-    def drafted(parents: Parents, q: Law, stream: Stream) -> Proposal:
+    def drafted(parents: Parents, q: Conditional, stream: Stream) -> Proposal:
         tree = single(parents, q, stream).tree
-        laws = draft_rows(tree, q)
+        distributions = draft_rows(tree, q)
         tokens = tree.token_ids[1:]
-        confident = [float(laws[i, token]) >= THRESHOLD for i, token in enumerate(tokens)]
+        confident = [float(distributions[i, token]) >= THRESHOLD for i, token in enumerate(tokens)]
         kept = tokens[: confident.index(False)] if False in confident else tokens
-        return Proposal(CandidateTree.chain(ROOT_TOKEN, kept), Draw.SINGLE, laws)
+        return Proposal(CandidateTree.chain(ROOT_TOKEN, kept), Draw.SINGLE, distributions)
 
     return played(RULE, drafted, chain(gamma), p, q)
 
@@ -155,7 +162,7 @@ class _FirstTokenUnverified(_Variant):
         return super().verify(proposal, trusted, stream)
 
 
-def _ruled_by(rule: _Variant) -> Callable[[Law, Law, int], Play]:
+def _ruled_by(rule: _Variant) -> Callable[[Conditional, Conditional, int], Play]:
     return lambda p, q, gamma: played(rule, single, chain(gamma), p, q)
 
 
@@ -294,8 +301,8 @@ def test_an_end_token_pruned_by_its_own_value_is_rejected() -> None:
         return Block(tuple(Stopping(2, frozenset({end})).cut((), block.token_ids)[0]), 0)
 
     ends = frozenset({end})
-    law = completed(outcomes(play), P_HAND, 2, ends)
-    found = total_variation(law, text_law(P_HAND, 2, ends))
+    distribution = completed(outcomes(play), P_HAND, 2, ends)
+    found = total_variation(distribution, text_distribution(P_HAND, 2, ends))
     p, q = P_HAND(()), Q_HAND(())
     first = q.minimum(p)  # q <= p for all tokens but the end, so none of them is rejected
     first[end] = 0.0

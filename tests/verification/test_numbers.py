@@ -27,7 +27,7 @@ from specdec.verification.typical import Typical
 from tests.support.harness import bias, names
 from tests.support.rule_cases import BINARY, CASES, HAND, RANDOM, THREE, TWO, Case, cases
 from tests.support.rule_checks import ConstantStream, check_zero_is_never_accepted
-from tests.support.toy import Law, Tokens
+from tests.support.toy import Conditional, Tokens
 
 SINGLE_PRECISION = 1e-6
 LARGE_V = 50_000
@@ -41,9 +41,9 @@ ON_FLOATS = [
 ]
 
 
-def _rounded(law: Law, dtype: torch.dtype) -> Law:
+def _rounded(distribution: Conditional, dtype: torch.dtype) -> Conditional:
     """Round a law as a model of that type would: its logits, which are then warped."""
-    return lambda text: Sampling().warp(law(text).log().to(dtype))
+    return lambda text: Sampling().warp(distribution(text).log().to(dtype))
 
 
 HALF = [
@@ -53,7 +53,7 @@ HALF = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
 @pytest.mark.parametrize("case", ON_FLOATS, ids=names(ON_FLOATS))
-def test_tables_of_any_type_give_the_law_to_float32_rounding(
+def test_tables_of_any_type_give_the_distribution_to_float32_rounding(
     case: Case, dtype: torch.dtype
 ) -> None:
     """p is what the rounded logits say; the rule must not lose more than float32 does."""
@@ -69,14 +69,14 @@ class _Refusing:
 
     def __init__(self) -> None:
         self.probabilities: list[float] = []
-        self.laws: list[Tensor] = []
+        self.distributions: list[Tensor] = []
 
     def accept(self, probability: float) -> bool:
         self.probabilities.append(probability)
         return probability >= 1
 
     def choose(self, weights: Tensor) -> int:
-        self.laws.append(weights.double() / weights.double().sum())
+        self.distributions.append(weights.double() / weights.double().sum())
         return int(weights.argmax())
 
     def choose_each(self, weights: Tensor) -> Callable[[int], int]:
@@ -130,7 +130,7 @@ def test_a_large_vocabulary_in_float32_is_as_good_as_in_float64(case: Case, scal
     other = case.rule.verify(wide, p.double(), wide_stream)
     assert narrow.path == other.path
     assert narrow_stream.probabilities == pytest.approx(wide_stream.probabilities, abs=1e-5)
-    for ours, theirs in zip(narrow_stream.laws, wide_stream.laws, strict=True):
+    for ours, theirs in zip(narrow_stream.distributions, wide_stream.distributions, strict=True):
         assert 0.5 * float((ours - theirs).abs().sum()) < 1e-5
     numbers = [narrow.expected_accepted, *narrow.overlap, *narrow.bound]
     wanted = [other.expected_accepted, *other.overlap, *other.bound]

@@ -16,7 +16,7 @@ from scipy.optimize import brentq
 from scipy.stats import chi2, ncx2
 
 from specdec.core.trace import Trace
-from tests.support.toy import TextLaw, Tokens
+from tests.support.toy import TextDistribution, Tokens
 
 FALSE_ALARM = 1e-6  # per test
 POWER = 0.99
@@ -35,13 +35,13 @@ class Fit(NamedTuple):
         return self.impossible == 0 and self.p_value >= FALSE_ALARM
 
 
-def fit(texts: Sequence[Tokens], law: TextLaw) -> Fit:
+def fit(texts: Sequence[Tokens], distribution: TextDistribution) -> Fit:
     """Compare counts with expectations by Pearson's chi-square; rare cells are pooled."""
     counts = Counter(texts)
-    impossible = sum(count for text, count in counts.items() if law.get(text, 0.0) == 0)
+    impossible = sum(count for text, count in counts.items() if distribution.get(text, 0.0) == 0)
     cells: list[tuple[float, int]] = []
     pooled = (0.0, 0)
-    for text, mass in sorted(law.items(), key=lambda item: item[1]):
+    for text, mass in sorted(distribution.items(), key=lambda item: item[1]):
         expected, observed = mass * len(texts) + pooled[0], counts[text] + pooled[1]
         pooled = (0.0, 0)
         if expected < MIN_EXPECTED:
@@ -64,8 +64,8 @@ def detectable(num_texts: int, degrees: int) -> float:
     return (needed / (4 * num_texts)) ** 0.5
 
 
-def assert_fits(traces: Sequence[Trace], law: TextLaw, what: str) -> None:
-    result = fit([trace.output_ids for trace in traces], law)
+def assert_fits(traces: Sequence[Trace], distribution: TextDistribution, what: str) -> None:
+    result = fit([trace.output_ids for trace in traces], distribution)
     assert result.impossible == 0, f"{what}: {result.impossible} texts have probability 0"
     assert result.p_value >= FALSE_ALARM, (
         f"{what}: the texts do not have the verifier's law, chi-square p = {result.p_value:.1e}"
@@ -78,9 +78,9 @@ def steps_per_text(traces: Sequence[Trace]) -> float:
     return sum(len(trace.steps) for trace in traces) / len(traces)
 
 
-def assert_found(traces: Sequence[Trace], law: TextLaw, bug: str) -> None:
+def assert_found(traces: Sequence[Trace], distribution: TextDistribution, bug: str) -> None:
     """A negative control: the texts must not pass for texts of this law."""
-    result = fit([trace.output_ids for trace in traces], law)
+    result = fit([trace.output_ids for trace in traces], distribution)
     assert not result.passes, (
         f"{bug} goes unseen: p = {result.p_value:.1e} with {result.degrees} degrees of freedom"
     )

@@ -106,9 +106,10 @@ FAULTS = (
     # Replay.
     Fault("replay/survival.py", "values[:, depth - 1 :]", "values[:, depth - 1 :].roll(1, 1)",
           "replay"),
-    Fault("calibration/best_tree.py", "laws.first_start(text)] = BEHIND_ALL", "0] = BEHIND_ALL",
+    Fault("calibration/best_tree.py", "distributions.first_start(text)] = BEHIND_ALL",
+          "0] = BEHIND_ALL",
           "calibration"),
-    Fault("recording/pit_values.py", "/ laws.sum(dim=1)\n", "\n", "recording metrics"),
+    Fault("recording/pit_values.py", "/ probs.sum(dim=1)\n", "\n", "recording metrics"),
     Fault("replay/redraft.py", 'stream("replay", *purpose)', "stream(*purpose)",
           "replay/test_redraft.py"),
     Fault("replay/expected_steps.py", "* tested * (part.limits >= d)", "* (part.limits >= d)",

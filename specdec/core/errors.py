@@ -1,5 +1,7 @@
 """The exceptions whose message is meant for the person at the keyboard."""
 
+from types import UnionType
+
 
 class UserError(ValueError):
     """Input that the user can mend: the message names the field, the value and what would be right.
@@ -44,6 +46,21 @@ def require(condition: bool, field: str, value: object, expected: str) -> None:
     """Raise a UserError that reads `field=value: expected ...` unless `condition` holds."""
     if not condition:
         raise UserError(f"{field}={value!r}: expected {expected}")
+
+
+def require_kind(field: str, value: object, kind: type | UnionType, expected: str) -> None:
+    """Refuse anything that is not of a kind."""
+    require(isinstance(value, kind), field, value, expected)
+
+
+def require_name(field: str, value: object, expected: str) -> None:
+    """Refuse anything but a text that is not empty."""
+    require(isinstance(value, str) and bool(value), field, value, expected)
+
+
+def require_bool(field: str, value: object) -> None:
+    """Refuse anything but true and false."""
+    require(isinstance(value, bool), field, value, "true or false")
 
 
 def require_int(field: str, value: object, minimum: int) -> None:

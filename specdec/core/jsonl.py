@@ -9,13 +9,14 @@ import os
 import platform
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkstemp
 from typing import Any, TextIO, cast
 
 from specdec.core.errors import RowError, Unwritable, UserError
+from specdec.core.narrowing import is_list, is_mapping
 
 SEAL = "crc32"  # of a row without it; see `sealed`
 UTF_8 = "utf-8-sig"  # files of some editors begin with a byte order mark, which is no text
@@ -54,7 +55,7 @@ def scan_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[TextIO]:
+def opened(path: Path) -> Generator[TextIO]:
     """Open a text file, unpacked if its name ends in `.gz`.
 
     Bytes that are not UTF-8 are read as half characters, which `require_text` knows.
@@ -106,14 +107,14 @@ def sealed(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, SEAL: _checksum(row)}
 
 
-def unsealed(row: Any) -> dict[str, Any]:
+def unsealed(row: object) -> dict[str, Any]:
     """Return a row without its checksum, if it has one.
 
     Raises:
         TypeError: it is no row.
         ValueError: it is not as it was sealed.
     """
-    if not isinstance(row, dict):
+    if not is_mapping(row):
         raise TypeError(f"expected a JSON object, got {type(row).__name__}")
     plain = {name: value for name, value in row.items() if name != SEAL}
     if SEAL in row and row[SEAL] != _checksum(plain):
@@ -171,17 +172,17 @@ def require_characters(where: str, value: object) -> None:
             around = value[max(0, half.start() - 20) : half.end() + 20]
             what = f"half a character (a lone surrogate, {ascii(half[0])[1:-1]})"
             raise RowError(where, f"{around!a} holds {what}; expected whole ones", HALF)
-    elif isinstance(value, Mapping):
+    elif is_mapping(value):
         for name, each in value.items():
             require_characters(where, name)
             require_characters(where, each)
-    elif isinstance(value, list):
+    elif is_list(value):
         for each in value:
             require_characters(where, each)
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Generator[None]:
     """Turn what the system refuses into one line.
 
     Raises:
@@ -230,7 +231,7 @@ def _write_all(descriptor: int, content: bytes) -> None:
 
 
 @contextmanager
-def replacing_file(path: Path) -> Iterator[Path]:
+def replacing_file(path: Path) -> Generator[Path]:
     """Yield a place to write a file to; once it is whole and on the disk, it is renamed to `path`.
 
     What is written in vain is removed, by the next process if this one is killed.

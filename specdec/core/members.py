@@ -1,8 +1,10 @@
 """Whether a plug-in has the members of its protocol: said before anything is decoded with it."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
+from typing import cast
 
 from specdec.core.errors import UserError
+from specdec.core.narrowing import is_sequence
 from specdec.core.values import Draw
 
 Check = tuple[Callable[[object], bool], str]  # of a member, and what is expected of it
@@ -17,11 +19,7 @@ def _is_int(value: object) -> bool:
 
 
 def _are_draws(value: object) -> bool:
-    return isinstance(value, Set) and all(isinstance(each, Draw) for each in value)
-
-
-def _is_sequence(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
+    return isinstance(value, Set) and all(map(_is_draw, cast(Set[object], value)))
 
 
 def _is_number(value: object) -> bool:
@@ -35,13 +33,13 @@ NUMBER: Check = (_is_int, "an integer")
 PROPOSER: Mapping[str, Check] = {
     "draw": (lambda value: value is None or _is_draw(value), "a Draw or None"),
     "max_depth": NUMBER,
-    "layers": (_is_sequence, "a sequence of layers"),
+    "layers": (is_sequence, "a sequence of layers"),
     **dict.fromkeys(("open", "reset", "propose", "update"), METHOD),
 }
 TREE: Mapping[str, Check] = {
     "draw": (_is_draw, "a Draw"),
     "max_depth": NUMBER,
-    "parents": (_is_sequence, "a sequence of integers"),
+    "parents": (is_sequence, "a sequence of integers"),
     "min_confidence": (_is_number, "a number"),
     "may_stop": FLAG,
     **dict.fromkeys(("expand", "kept"), METHOD),

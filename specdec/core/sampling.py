@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specdec.core.errors import UserError, require, require_int, require_number, require_share
+from specdec.core.errors import (
+    UserError,
+    require,
+    require_bool,
+    require_int,
+    require_number,
+    require_share,
+)
+from specdec.core.narrowing import is_sequence
 from specdec.core.ordering import ascending
 from specdec.core.processing import OfPrompt, Processor, bound
 
@@ -60,8 +68,7 @@ class Sampling:
         require_int("top_k", self.top_k, 0)
         require_share("top_p", self.top_p)
         require_number("min_p", self.min_p, 0.0, 1.0)
-        is_bool = isinstance(self.from_checkpoint, bool)
-        require(is_bool, "from_checkpoint", self.from_checkpoint, "true or false")
+        require_bool("from_checkpoint", self.from_checkpoint)
         _require_processors(self.processors)
         for name in HEEDED:
             # Plain lists, whatever a configuration made of them.
@@ -113,18 +120,15 @@ class Sampling:
 
 def _require_processors(processors: object) -> None:
     """Refuse what is no list of logits processors."""
-    listed = isinstance(processors, Sequence) and not isinstance(processors, str)
-    expected = "a list of logits processors"
-    require(listed, "processors", processors, expected)
-    assert isinstance(processors, Sequence)
+    require(is_sequence(processors), "processors", processors, "a list of logits processors")
+    assert is_sequence(processors)
     for each in processors:
         if isinstance(each, type) or not (callable(each) or isinstance(each, OfPrompt)):
             raise UserError(f"processors: {each!r} is no logits processor")
 
 
-def _listed(value: Any) -> Any:
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    return [_listed(each) for each in value] if is_list else value
+def _listed(value: object) -> object:
+    return [_listed(each) for each in value] if is_sequence(value) else value
 
 
 def _described(processor: object) -> str:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from specdec.core.errors import UserError, require, require_int
+from specdec.core.errors import UserError, require_int, require_kind
 from specdec.core.members import require_members
+from specdec.core.on_host import floats
 from specdec.core.processing import over_tree
 from specdec.core.protocols import CausalLM, Forward, Proposer, VerificationRule
 from specdec.core.randomness import Stream
@@ -58,10 +59,9 @@ class SpeculativeDecoder:
         require_int("seed", seed, 0)
         self.judges = dict(judges or {})
         require_model(verifier, "verifier")
-        good = sampling is None or isinstance(sampling, Sampling)
-        require(good, "sampling", sampling, "sd.Sampling(temperature=0.7)")
-        good = stopping is None or isinstance(stopping, Stopping)
-        require(good, "stopping", stopping, "sd.Stopping.of(verifier, max_new_tokens=64)")
+        require_kind("sampling", sampling, Sampling | None, "sd.Sampling(temperature=0.7)")
+        ending = "sd.Stopping.of(verifier, max_new_tokens=64)"
+        require_kind("stopping", stopping, Stopping | None, ending)
         require_members(proposer, "proposer")
         for each in (rule, *self.judges.values()):
             require_members(each, "verification rule")
@@ -293,7 +293,7 @@ def _log_probs(
         return []
     block = [*(proposal.tree.token_ids[node] for node in verdict.path), verdict.next_token]
     before = logits[[ROOT, *verdict.path]].float().log_softmax(dim=-1)
-    return before[range(len(block)), block].tolist()
+    return floats(before[range(len(block)), block])
 
 
 class Clock:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
-from specdec.core.errors import require, require_int
+from specdec.core.errors import require, require_bool, require_int
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Proposal
 
@@ -49,8 +49,7 @@ class Stopping:
 
     def __post_init__(self) -> None:
         require_int("max_new_tokens", self.max_new_tokens, 1)
-        good = all(isinstance(string, str) and string for string in self.stop_strings)
-        require(good, "stop_strings", self.stop_strings, "strings that are not empty")
+        _require_strings(self.stop_strings)
         assert self.show or self.decode or not self.stop_strings
 
     @classmethod
@@ -65,7 +64,7 @@ class Stopping:
 
         With `ignore_eos` end tokens are tokens like any other.
         """
-        require(isinstance(ignore_eos, bool), "ignore_eos", ignore_eos, "true or false")
+        require_bool("ignore_eos", ignore_eos)
         end_ids = frozenset[int]() if ignore_eos else verifier.end_ids
         strings = verifier.stop_strings if stop_strings is None else tuple(stop_strings)
         return cls(max_new_tokens, end_ids, strings, verifier.decode, verifier.show)
@@ -130,6 +129,11 @@ class Stopping:
             reach *= 2
             tail = self.shown(output_ids[-reach:])
         return tail
+
+
+def _require_strings(strings: Sequence[object]) -> None:
+    good = all(isinstance(string, str) and string for string in strings)
+    require(good, "stop_strings", strings, "strings that are not empty")
 
 
 def default_stopping(verifier: object) -> Stopping:

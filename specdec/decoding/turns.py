@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 from specdec.core.errors import UserError
+from specdec.core.narrowing import is_sequence
 from specdec.core.trace import PromptKey, Trace
 from specdec.decoding.request import Request
 from specdec.prompts import AUTO, Message, Prompt, Rendered, Rendering, answer_of, render_turn
@@ -132,14 +133,14 @@ def request_of(
     )
 
 
-def listed(items: Decodable | Sequence[Decodable]) -> tuple[list[Request], list[Prompt]]:
+def listed(items: object) -> tuple[list[Request], list[Prompt]]:
     """Return requests, or else prompts: of bare texts those of one raw turn, named by number.
 
     Raises:
         UserError: it is neither of both.
     """
     items = [items] if isinstance(items, Request | Prompt | str) else items
-    if not isinstance(items, Sequence):
+    if not is_sequence(items):
         raise UserError(f"{items!r}: cannot be decoded; expected {EXPECTED}")
     requests = [item for item in items if isinstance(item, Request)]
     named = [_named(item, number) for number, item in enumerate(items)]
@@ -150,7 +151,7 @@ def listed(items: Decodable | Sequence[Decodable]) -> tuple[list[Request], list[
     return requests, prompts
 
 
-def _named(item: Decodable, number: int) -> Request | Prompt:
+def _named(item: object, number: int) -> object:
     if not isinstance(item, str):
         return item
     return Prompt(str(number), "", ((Message("user", item),),), raw=True)

@@ -10,7 +10,6 @@ occur twice, and no second sample is needed for comparison.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +88,7 @@ def _pairs_p_value(texts: Sequence[FloatArray]) -> float | None:
 def _ks_p_value(values: FloatArray) -> float:
     """Take Kolmogorov's limit law with the correction of Stephens (1970): good from dozens on."""
     root = math.sqrt(len(values))
-    compared: Any = stats.ks_1samp(values, stats.uniform.cdf, method="asymp")  # has no type
+    compared = stats.ks_1samp(values, stats.uniform.cdf, method="asymp")
     return float(stats.kstwobign.sf((root + 0.12 + 0.11 / root) * compared.statistic))
 
 

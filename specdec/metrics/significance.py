@@ -96,7 +96,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values for their number, by the step-down method of Holm (1979)."""
     order = np.argsort(p_values, kind="stable")
     number = len(p_values)
-    steps = [min(1.0, p_values[i] * (number - rank)) for rank, i in enumerate(order)]
+    steps = [min(1.0, p_values[i] * (number - rank)) for rank, i in enumerate(map(int, order))]
     adjusted = np.empty(number)
     adjusted[order] = np.maximum.accumulate(steps) if steps else []
     return adjusted.tolist()

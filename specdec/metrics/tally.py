@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from specdec.core.errors import UserError
+from specdec.core.narrowing import is_sequence
 from specdec.core.trace import PlainSteps, Trace
 from specdec.metrics.columns import KNOWN, LARGEST, REACHED, clocked, counted
 from specdec.metrics.estimate import Estimate, FloatArray, Sums, ratio_estimate
@@ -43,7 +44,7 @@ class Tally:
         Raises:
             UserError: these are none.
         """
-        if not isinstance(traces, Sequence) or not all(isinstance(t, Trace) for t in traces):
+        if not _are_traces(traces):
             kind = type(traces).__name__
             raise UserError(f"{kind}: expected a list of traces, as decode returns")
         categories = {trace.prompt_id: trace.category for trace in traces}
@@ -154,6 +155,10 @@ def pooled(tallies: Sequence[Tally]) -> Tally:
             add = np.maximum if name == LARGEST else np.add
             columns[name][rows] = add(columns[name][rows], tally.column(name))
     return Tally(prompt_ids, tuple(categories[name] for name in prompt_ids), columns)
+
+
+def _are_traces(traces: object) -> bool:
+    return is_sequence(traces) and all(isinstance(each, Trace) for each in traces)
 
 
 def _add(sums: dict[str, float], more: Mapping[str, float]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path as File
 from typing import Any, TypeVar
 
-from specdec.core.errors import UserError, require, require_int
+from specdec.core.errors import UserError, require_int, require_name
 from specdec.core.jsonl import read_text
 from specdec.core.vouching import parse_note
 
@@ -17,7 +17,7 @@ def read_calibration(path: str, extract: Callable[[Any], T]) -> T:
     Raises:
         UserError: there is no such file, or `extract` does not find in it what it wants.
     """
-    require(isinstance(path, str) and bool(path), "path", path, "a file of specdec-calibrate")
+    require_name("path", path, "a file of specdec-calibrate")
     if not File(path).is_file():
         raise UserError(f"path={path!r}: no such file; specdec-calibrate writes one")
     text = read_text(File(path))

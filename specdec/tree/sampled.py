@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.errors import UserError, require
+from specdec.core.narrowing import are_integers
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import draw
 from specdec.core.values import Draw
@@ -48,8 +49,7 @@ class Sampled(SampledTree):
     """
 
     def __init__(self, widths: Sequence[int], draw: str, min_confidence: float = 0.0):
-        good = isinstance(widths, Sequence) and bool(widths)
-        if not good or not all(type(width) is int and width > 0 for width in widths):
+        if not are_integers(widths, 1):
             raise UserError(f"widths={widths!r}: expected a list of integers >= 1, [2, 2, 1]")
         names = [each.value for each in DRAWS]
         require(draw in names, "draw", draw, "one of " + ", ".join(names))

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
+from specdec.core.on_host import floats, integers
 from specdec.tree.fixed import Path
 
 NEVER = float("-inf")
@@ -50,10 +51,10 @@ class PositionalTrees:
                 total = (p * with_own + best[rest]).masked_fill(~inside, NEVER)
                 total[:, 0] = 0.0
                 best, share = total.max(dim=1)
-                shares.insert(0, share.tolist())
+                shares.insert(0, integers(share))
             below = best
             self._shares.insert(0, shares)
-        self._accepted: list[float] = below.tolist()
+        self._accepted = floats(below)
 
     def expected_accepted(self, num_nodes: int) -> float:
         """Return E[A] of the best tree of at most that many nodes."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from specdec.core.errors import UserError, require
+from specdec.core.narrowing import are_integers, is_sequence
 from specdec.core.randomness import RandomStream
 from specdec.core.values import Draw
 from specdec.tree.fixed import Candidates, FixedTree, Path
@@ -39,11 +40,10 @@ class Sparse(FixedTree):
 
 def _closed(paths: Sequence[Sequence[int]]) -> list[Path]:
     """Return all paths and their beginnings."""
-    require(isinstance(paths, Sequence) and bool(paths), "paths", paths, "lists of ranks")
+    require(bool(paths) and is_sequence(paths), "paths", paths, "lists of ranks")
     nodes: set[Path] = set()
     for path in paths:
-        good = isinstance(path, Sequence) and bool(path)
-        if not good or not all(type(rank) is int and rank >= 0 for rank in path):
+        if not are_integers(path, 0):
             raise UserError(f"paths: {path!r}: expected a list of ranks, 0 the likeliest")
         nodes |= {tuple(path[:depth]) for depth in range(1, len(path) + 1)}
     return list(nodes)

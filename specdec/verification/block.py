@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.closed_form import ClosedForm, Passes, TextNodes
+from specdec.core.on_host import rows
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.verification import single_draw
@@ -39,10 +40,10 @@ class Block:
         ahead = clipped[: len(nodes.numbers), None] * nodes.p  # c_i p after x_1 .. x_i
         excess = (ahead - nodes.q).clamp_(min=0).sum(dim=-1)  # S_i
         zeros = torch.zeros(num_drafted + 1 - len(nodes.numbers), device=clipped.device)
-        rows = torch.stack(
+        table = torch.stack(
             [clipped, torch.cat([excess, zeros]), torch.cat([overlaps(nodes), zeros])]
         )
-        c, s, overlap = rows.tolist()
+        c, s, overlap = rows(table)
         accepted = num_drafted
         while accepted > 0 and not stream.accept(_holds(c, s, accepted, len(nodes.numbers))):
             accepted -= 1

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from specdec.core.on_host import floats
 from specdec.core.tree import ROOT
 from specdec.core.values import Verdict
 from specdec.verification.candidate_nodes import CandidateNodes
@@ -27,4 +28,4 @@ def divergences(emitted_probs: Tensor, p: Tensor) -> list[tuple[float, float]]: 
     variation = 0.5 * (emitted_probs - p).abs().sum(dim=-1)
     # A distribution without mass where p has none has a KL of 0 there, not 0 * inf.
     terms = (emitted_probs * (emitted_probs / p).log()).where(emitted_probs > 0, 0.0)
-    return list(zip(variation.tolist(), terms.sum(dim=-1).tolist(), strict=True))
+    return list(zip(floats(variation), floats(terms.sum(dim=-1)), strict=True))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from specdec.core.on_host import rows
 from specdec.core.randomness import Stream
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Draw, Proposal, Verdict
@@ -27,14 +28,15 @@ def accept_longest(
     passed = acceptable.gather(1, nodes.token_ids).to(nodes.p.dtype)
     probs = nodes.p.gather(1, nodes.token_ids)
     some = (nodes.q * acceptable).sum(dim=-1)
-    columns = torch.stack([passed, probs, some[:, None].expand_as(probs)]).tolist()
-    share = dict(zip(nodes.numbers, columns[0], strict=True))
-    path = _longest(tree, share, dict(zip(nodes.numbers, columns[1], strict=True)))
+    columns = rows(torch.cat([passed, probs, some[:, None]], dim=1))
+    by_node = dict(zip(nodes.numbers, columns, strict=True))
+    share = {node: row[: nodes.width] for node, row in by_node.items()}
+    path = _longest(tree, share, {n: row[nodes.width : -1] for n, row in by_node.items()})
     if proposal.draw is Draw.DETERMINISTIC:
         expected = float(len(path))
         emitted_probs = _point_masses(nodes, tree, path)
     else:
-        covered = {node: row[0] for node, row in zip(nodes.numbers, columns[2], strict=True)}
+        covered = {node: row[-1] for node, row in by_node.items()}
         expected = expected_accepted(tree, share, covered)
         emitted_probs = nodes.q * acceptable + (1 - some[:, None]) * nodes.p
     token = stream.choose(verifier_probs[path[-1] if path else ROOT])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specdec.core.on_host import rows
 from specdec.core.randomness import Stream
 from specdec.core.values import Proposal, Verdict
 from specdec.verification.candidate_nodes import CandidateNodes
@@ -34,16 +35,16 @@ def decide(
     """Walk down the tree with these odds."""
     tree = proposal.tree
     columns = torch.cat([odds.accept, odds.some[:, None], odds.overlap[:, None]], dim=1)
-    rows = dict(zip(nodes.numbers, columns.tolist(), strict=True))
+    by_node = dict(zip(nodes.numbers, rows(columns), strict=True))
     place = {node: number for number, node in enumerate(nodes.numbers)}
 
     def draw(node: int) -> int:
         return stream.choose(odds.rest(place[node]) if node in place else verifier_probs[node])
 
-    accept = {node: row[:-2] for node, row in rows.items()}
+    accept = {node: row[:-2] for node, row in by_node.items()}
     path, token = walk(tree, accept, draw, stream)
-    expected = expected_accepted(tree, shares(accept), {n: row[-2] for n, row in rows.items()})
-    overlap = {node: row[-1] for node, row in rows.items()}
+    expected = expected_accepted(tree, shares(accept), {n: row[-2] for n, row in by_node.items()})
+    overlap = {node: row[-1] for node, row in by_node.items()}
     return verdict_on(proposal, nodes, path, token, expected, overlap)
 
 

@@ -86,7 +86,8 @@ def _in_turn(nodes: CandidateNodes, draw: Draw, lenience: float) -> tuple[Odds, 
         if drawn is not None:
             left = left.where(drawn, rest)
             there = drawn.squeeze(1)
-            averaged, gain, lost = (each.where(there, 0.0) for each in (averaged, gain, lost))
+            averaged, gain = averaged.where(there, 0.0), gain.where(there, 0.0)
+            lost = lost.where(there, 0.0)
         some, refused, rest = some + gain, refused - lost, left
         accepts.append(accept)
         gains.append(averaged)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.closed_form import ClosedForm, TextNodes
+from specdec.core.on_host import floats, rows
 from specdec.core.randomness import Stream
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.verification import single_draw
@@ -40,19 +41,19 @@ class TopPlusOne:
         weights = verifier_probs.clone()
         weights[list(nodes.numbers)] = residual(nodes.p, others, nodes.p)
         shared = nodes.p.minimum(others).sum(dim=-1)
-        columns = torch.stack([accept.squeeze(1), shared, overlaps(nodes)], dim=1).tolist()
+        columns = rows(torch.stack([accept.squeeze(1), shared, overlaps(nodes)], dim=1))
         draw = stream.choose_each(weights)
-        rows = dict(zip(nodes.numbers, columns, strict=True))
-        ask = {node: _last_only(tree.children[node], row[0]) for node, row in rows.items()}
+        by_node = dict(zip(nodes.numbers, columns, strict=True))
+        ask = {node: _last_only(tree.children[node], row[0]) for node, row in by_node.items()}
         path, token = walk(tree, ask, draw, stream, follow=True)
         # The draw averaged out, a fixed candidate is accepted with its p.
-        share = borne(tree, token_probs(tree, verifier_probs).tolist())
+        share = borne(tree, floats(token_probs(tree, verifier_probs)))
         some: dict[int, float] = {}
-        for node, (accepted, covered, _) in rows.items():
+        for node, (accepted, covered, _) in by_node.items():
             some[node] = sum(share[node][:-1]) + covered
             share[node][-1] = accepted
         expected = expected_accepted(tree, share, some)
-        seen = {node: row[2] for node, row in rows.items()}
+        seen = {node: row[2] for node, row in by_node.items()}
         return verdict_on(proposal, nodes, path, token, expected, seen)
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.closed_form import ClosedForm
+from specdec.core.on_host import floats
 from specdec.core.randomness import Stream
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Draw, Proposal, Verdict
@@ -42,7 +43,7 @@ class Traversal:
         nodes = CandidateNodes.of(proposal, verifier_probs)
         levels = list(_refused_levels(nodes, proposal))
         acceptances = [each for level in levels for each in (level.reached.flatten(), level.own)]
-        numbers = iter(torch.cat([*acceptances, overlaps(nodes)]).tolist())
+        numbers = iter(floats(torch.cat([*acceptances, overlaps(nodes)])))
         accept = _acceptances(levels, tree, numbers)
         seen = dict(zip(nodes.numbers, numbers, strict=True))
         order = list(_children_first(tree, ROOT))
@@ -98,7 +99,8 @@ def _refuse_all(here: CandidateNodes, own: Tensor, draw: Draw) -> _Level:
     """Refuse the candidates of some nodes one after another; the root is always accepted."""
     p = here.p
     reached = list[Tensor]()
-    for number, token_ids in enumerate(here.token_ids.split(1, dim=1)):
+    for number in range(here.width):
+        token_ids = here.token_ids[:, number : number + 1]
         q = probs_of_draw(here, draw, number)
         ahead = own[:, None] * p
         reached.append(ratio(ahead.gather(1, token_ids), q.gather(1, token_ids)))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from specdec.core.on_host import floats
 from specdec.core.outcome import Outcome
 from specdec.core.randomness import Stream
 from specdec.core.tree import ROOT, CandidateTree
@@ -58,7 +59,7 @@ def follow(proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdic
     probs = token_probs(tree, verifier_probs)
     if nodes is not None:
         probs = torch.cat([probs, overlaps(nodes)])
-    found: list[float] = probs.tolist()
+    found = floats(probs)
     share = borne(tree, found)
     path, token = walk(tree, {}, draw, stream, follow=True)
     some = {node: sum(each) for node, each in share.items()}
@@ -132,7 +133,7 @@ def verdict_on(
 ) -> Verdict:
     """Put together a verdict on sampled candidates; `overlap` by node, if it is known already."""
     if overlap is None:
-        overlap = dict(zip(nodes.numbers, overlaps(nodes).tolist(), strict=True))
+        overlap = dict(zip(nodes.numbers, floats(overlaps(nodes)), strict=True))
     visited = [place for place, node in enumerate(nodes.numbers) if node in (ROOT, *path)]
     seen = tuple(overlap[nodes.numbers[place]] for place in visited)
     bound = () if proposal.draw is Draw.DETERMINISTIC else seen[:1]

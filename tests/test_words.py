@@ -56,6 +56,15 @@ def test_words_are_found_in_names(name: str, retired: bool) -> None:
     assert is_retired(name) is retired
 
 
+def test_no_two_classes_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "specdec").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
 def test_names_of_the_glossary_exist() -> None:
     """Every name in its last column is one of the code's."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

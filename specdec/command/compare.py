@@ -28,7 +28,7 @@ from specdec.lab.replay.forecast import foresee
 from specdec.lab.shortfall import counted
 from specdec.lab.spec import ArmSpec
 from specdec.prompts import Prompt
-from specdec.report.table import Row, print_table
+from specdec.report.table import ArmRow, print_table
 from specdec.report.write import write_report
 from specdec.results.run_dir import RunDir
 
@@ -131,7 +131,7 @@ def _write(
 
 
 def _show(came_of_it: Comparison) -> None:
-    rows = [Row(arm.name, arm.rule, came_of_it.summaries[arm.name]) for arm in came_of_it.arms]
+    rows = [ArmRow(arm.name, arm.rule, came_of_it.summaries[arm.name]) for arm in came_of_it.arms]
     temperature = came_of_it.arms[0].decoder.sampling.temperature
     print_table(rows, f"{came_of_it.num_done} prompts, temperature {temperature:g}")
     print("".join(f"{line}\n" for line in counted(came_of_it.shortfalls)), end="")

@@ -23,7 +23,7 @@ DEEPEST = 4  # levels: as many as there usually are heads
 
 
 @dataclass(frozen=True)
-class Shape:
+class TimedShape:
     """A tree whose seconds are to be known."""
 
     draft: ProposerKey
@@ -31,10 +31,10 @@ class Shape:
     choice: str
 
 
-def planned(config: DictConfig) -> tuple[dict[str, Shape], dict[str, ArmSpec]]:
+def planned(config: DictConfig) -> tuple[dict[str, TimedShape], dict[str, ArmSpec]]:
     """Compose each proposer in a few shapes, by name; what cannot be is left out and named."""
     specs = {"none": _composed(["proposer=none"], {}, config)}
-    shapes = {"none": Shape(draft_of(specs["none"].proposer), (), "")}
+    shapes = {"none": TimedShape(draft_of(specs["none"].proposer), (), "")}
     unfit: dict[str, None] = {}
     for proposer in config.proposers:
         for plug_ins, tree, parents, choice in shapes_of(str(proposer), config):
@@ -47,7 +47,7 @@ def planned(config: DictConfig) -> tuple[dict[str, Shape], dict[str, ArmSpec]]:
                 continue
             name = f"{' '.join(plug_ins)} {dict(tree)}"
             specs[name] = found
-            shapes[name] = Shape(draft_of(found.proposer), parents, choice)
+            shapes[name] = TimedShape(draft_of(found.proposer), parents, choice)
     for reason in unfit:
         print(reason)
     return shapes, specs

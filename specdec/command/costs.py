@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from specdec.command.cost_shapes import Shape, planned
+from specdec.command.cost_shapes import TimedShape, planned
 from specdec.command.entry import Entry
 from specdec.command.options import arm_spec
 from specdec.core.errors import UserError, require, require_int
@@ -108,7 +108,7 @@ def measured(
 
 
 def believed(
-    running: dict[str, Arm], shapes: dict[str, Shape], prompts: Sequence[Prompt], rounds: int
+    running: dict[str, Arm], shapes: dict[str, TimedShape], prompts: Sequence[Prompt], rounds: int
 ) -> list[Timed]:
     """Time everything, and once more if what came of it cannot be true.
 
@@ -127,7 +127,7 @@ def believed(
 
 
 def timings(
-    running: dict[str, Arm], shapes: dict[str, Shape], traces: dict[str, list[Trace]]
+    running: dict[str, Arm], shapes: dict[str, TimedShape], traces: dict[str, list[Trace]]
 ) -> list[Timed]:
     """Say of each arm's steps what they were to tell."""
     found: list[Timed] = []

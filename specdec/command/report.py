@@ -6,7 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from specdec.command.entry import Entry
 from specdec.core.errors import UserError, require
-from specdec.report.table import Row, print_tables
+from specdec.report.table import ArmRow, print_tables
 from specdec.report.write import notes, write_report
 
 
@@ -27,7 +27,9 @@ def report(folder: Path, reference: str | None = None, force: bool = False) -> N
     print_tables(
         {
             setting.label: [
-                Row(each.arm.label, each.arm.options.get("verification", "rejection"), each.summary)
+                ArmRow(
+                    each.arm.label, each.arm.options.get("verification", "rejection"), each.summary
+                )
                 for each in arms
             ]
             for setting, arms in results

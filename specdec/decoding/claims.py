@@ -23,7 +23,7 @@ ROUNDING = 1e-3  # of a row's sum
 DISTINCT = {Draw.WITHOUT_REPLACEMENT, Draw.TOP_PLUS_ONE}
 
 
-class Drawn:
+class Deviation:
     """Draws held against their laws: a sum of small terms that have mean 0 if these are right.
 
     How unlikely such a sum is says Freedman's inequality (1975) for martingales: P(S >= t) is at
@@ -52,7 +52,7 @@ class Claims:
         kind = type(proposer)
         self._name = f"{kind.__module__}.{kind.__qualname__}"
         self._draw = proposer.draw
-        self._likely, self._repeated = Drawn(), Drawn()
+        self._likely, self._repeated = Deviation(), Deviation()
 
     def check(self, contexts: Sequence[Context], proposals: Sequence[Proposal]) -> None:
         """Look at the proposals of one step.

@@ -17,7 +17,7 @@ from specdec.lab.spec import ArmSpec
 from specdec.metrics import Tally
 from specdec.prompts import Prompt
 from specdec.report.cells import one_line
-from specdec.report.table import Row, print_table
+from specdec.report.table import ArmRow, print_table
 from specdec.results.peak_memory import PeakMemory
 from specdec.results.processes import Processes
 from specdec.results.progress import Progress
@@ -162,7 +162,7 @@ def _conclude(
     run_dir.summarize(summary, tally)
     hand_to_tracker(spec, run_dir.path, summary, tally)
     if not spec.sweep.is_one_of_many:
-        print_table([Row(arm.name, arm.rule, summary)], f"{tally.num_prompts} prompts")
+        print_table([ArmRow(arm.name, arm.rule, summary)], f"{tally.num_prompts} prompts")
         print("".join(f"{line}\n" for line in shortfall.lines()), end="")
         print(f"run directory: {run_dir.path}")
     return summary

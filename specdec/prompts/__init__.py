@@ -13,19 +13,19 @@ from specdec.prompts.render import (
     require_options,
 )
 from specdec.prompts.roles import Roles
-from specdec.prompts.rows import FILES, Part, Row, kind_of, scan_rows
+from specdec.prompts.rows import FILES, DatasetPart, SourceRow, kind_of, scan_rows
 
 __all__ = [
     "AUTO",
     "FILES",
     "Conversation",
+    "DatasetPart",
     "Message",
-    "Part",
     "Prompt",
     "Rendered",
     "Rendering",
     "Roles",
-    "Row",
+    "SourceRow",
     "answer_of",
     "by_template",
     "kind_of",

@@ -11,7 +11,7 @@ from specdec.core.jsonl import UNREADABLE
 from specdec.core.trace import PromptKey
 from specdec.prompts.message import KNOWN, Message, read_message
 from specdec.prompts.roles import Roles
-from specdec.prompts.rows import PLACES, Part, Row, read_rows
+from specdec.prompts.rows import PLACES, DatasetPart, SourceRow, read_rows
 
 # The first that a row has is taken: chat datasets repeat the first message as a bare `prompt`.
 FORMS = ("turns", "messages", "conversations", "prompt")
@@ -75,7 +75,9 @@ class Conversation:
     given: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
 
 
-def read_conversation(row: Row, messages: Sequence[Any], roles: Roles = KNOWN) -> Conversation:
+def read_conversation(
+    row: SourceRow, messages: Sequence[Any], roles: Roles = KNOWN
+) -> Conversation:
     """Read all messages of a row, with its `system` first.
 
     Raises:
@@ -126,7 +128,7 @@ def load_prompts(
     require(named, "prompts.field", field, "the name of the field that holds the prompt")
     prompts: dict[str, Prompt] = {}
     known = Roles(roles)
-    for row in read_rows(str(path), Part(split, config, revision, option), limit):
+    for row in read_rows(str(path), DatasetPart(split, config, revision, option), limit):
         prompt = _prompt(row, field, known)
         if prompt.prompt_id in prompts:
             reason = f"the id {prompt.prompt_id!r} is taken by an earlier prompt"
@@ -137,7 +139,7 @@ def load_prompts(
     return list(prompts.values())
 
 
-def _prompt(row: Row, field: str | None, roles: Roles) -> Prompt:
+def _prompt(row: SourceRow, field: str | None, roles: Roles) -> Prompt:
     # Fields may be null: datasets fill up the columns that a row of the file does not have.
     form = next((n for n in ([field] if field else FORMS) if row.fields.get(n) is not None), None)
     if form is None:
@@ -160,7 +162,7 @@ def _prompt(row: Row, field: str | None, roles: Roles) -> Prompt:
     return Prompt(prompt_id, _label(row, "category"), turns, raw, given, row.where)
 
 
-def _label(row: Row, field: str) -> str:
+def _label(row: SourceRow, field: str) -> str:
     """Return the field as text, "" if it is missing."""
     value = row.fields.get(field)
     if value is not None and not isinstance(value, str | int):
@@ -195,7 +197,7 @@ def _conversation(where: str, form: str, value: object, roles: Roles) -> tuple[M
     return tuple(messages)
 
 
-def _with_system(row: Row, turn: tuple[Message, ...]) -> tuple[Message, ...]:
+def _with_system(row: SourceRow, turn: tuple[Message, ...]) -> tuple[Message, ...]:
     """Put what the row itself says as its system first; ShareGPT says it beside the messages."""
     system = row.fields.get("system")
     if system is None or system == "":
@@ -209,13 +211,13 @@ def _with_system(row: Row, turn: tuple[Message, ...]) -> tuple[Message, ...]:
     return turn
 
 
-def _all_given(row: Row) -> dict[str, Any]:
+def _all_given(row: SourceRow) -> dict[str, Any]:
     """Collect what the template gets beside the messages; options of a row's own go before ours."""
     given = {name: _given(row, name) for name in GIVEN if row.fields.get(name) is not None}
     return given | _own_options(row)
 
 
-def _given(row: Row, name: str) -> list[Any]:
+def _given(row: SourceRow, name: str) -> list[Any]:
     """Read a list of objects."""
     found = _parsed(row.fields[name])
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
@@ -224,7 +226,7 @@ def _given(row: Row, name: str) -> list[Any]:
     return found
 
 
-def _own_options(row: Row) -> dict[str, Any]:
+def _own_options(row: SourceRow) -> dict[str, Any]:
     value = row.fields.get(OWN_OPTIONS)
     found = {} if value is None else _parsed(value)
     if not isinstance(found, dict):

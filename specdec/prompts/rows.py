@@ -19,7 +19,7 @@ PLACES = f"{FILES}, zoo:prompts, a dataset folder or a Hugging Face dataset"
 
 
 @dataclass(frozen=True)
-class Row:
+class SourceRow:
     """A row of any source; `where` is how complaints name it."""
 
     where: str
@@ -28,7 +28,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Part:
+class DatasetPart:
     """Which part of a dataset is meant; files have none.
 
     `option` is the one that names the file or the dataset, `prompts.path`: the others stand beside
@@ -74,7 +74,7 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(value)
 
 
-def read_rows(path: str, part: Part, limit: int | None) -> Iterator[Row]:
+def read_rows(path: str, part: DatasetPart, limit: int | None) -> Iterator[SourceRow]:
     """Find out what `path` is and read it lazily, so that a limit spares the rest.
 
     Raises:
@@ -86,7 +86,7 @@ def read_rows(path: str, part: Part, limit: int | None) -> Iterator[Row]:
         yield row
 
 
-def scan_rows(path: str, part: Part) -> Iterator[Row | RowError]:
+def scan_rows(path: str, part: DatasetPart) -> Iterator[SourceRow | RowError]:
     """Read lazily, with an error in the place of what is no row.
 
     Raises:
@@ -106,7 +106,7 @@ def scan_rows(path: str, part: Part) -> Iterator[Row | RowError]:
         return _parquet_rows(file)
     if kind == ".txt":
         # Editors end a file with a newline that nobody means to ask the model about.
-        return iter([Row(str(file), 1, {"prompt": read_text(file).removesuffix("\n")})])
+        return iter([SourceRow(str(file), 1, {"prompt": read_text(file).removesuffix("\n")})])
     return _jsonl_rows(file) if kind == ".jsonl" else _json_rows(file)
 
 
@@ -117,24 +117,24 @@ def kind_of(file: Path) -> str:
     return "" if kind == ".parquet" and file.suffix.lower() == PACKED else kind
 
 
-def _jsonl_rows(file: Path) -> Iterator[Row | RowError]:
+def _jsonl_rows(file: Path) -> Iterator[SourceRow | RowError]:
     for number, row in scan_jsonl(file):
-        yield row if isinstance(row, RowError) else Row(f"{file}:{number}", number, row)
+        yield row if isinstance(row, RowError) else SourceRow(f"{file}:{number}", number, row)
 
 
-def _json_rows(file: Path) -> Iterator[Row | RowError]:
+def _json_rows(file: Path) -> Iterator[SourceRow | RowError]:
     with opened(file) as text:
         for number, row in enumerate(scan_list(file, text), start=1):
             where = f"{file}, row {number}"
             try:
                 require_object(where, row)
                 require_characters(where, row)
-                yield Row(where, number, row)
+                yield SourceRow(where, number, row)
             except RowError as error:
                 yield error
 
 
-def _parquet_rows(file: Path) -> Iterator[Row | RowError]:
+def _parquet_rows(file: Path) -> Iterator[SourceRow | RowError]:
     """Read a table a few rows at a time, however large it is."""
     import pyarrow
     from pyarrow.parquet import ParquetFile
@@ -147,18 +147,18 @@ def _parquet_rows(file: Path) -> Iterator[Row | RowError]:
                     number += 1
                     where = f"{file}, row {number}"
                     fields = {name: without_fillings(value) for name, value in row.items()}
-                    yield Row(where, number, fields)
+                    yield SourceRow(where, number, fields)
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{file}: cannot be read as a parquet file ({_cause(error)})") from None
 
 
-def _dataset_rows(path: str, part: Part) -> Iterator[Row | RowError]:
+def _dataset_rows(path: str, part: DatasetPart) -> Iterator[SourceRow | RowError]:
     for number, row in enumerate(_dataset(path, part), start=1):
         fields = {str(name): without_fillings(value) for name, value in dict(row).items()}
-        yield Row(f"{path} ({part}), row {number}", number, fields)
+        yield SourceRow(f"{path} ({part}), row {number}", number, fields)
 
 
-def dataset_digest(path: str, part: Part) -> str:
+def dataset_digest(path: str, part: DatasetPart) -> str:
     """Return the digest of a part of a dataset, by the content of the tables that it is read from.
 
     Raises:
@@ -170,7 +170,7 @@ def dataset_digest(path: str, part: Part) -> str:
     return digest_of("\n".join([str(part), *digests]).encode("utf-8", "surrogateescape"))
 
 
-def _dataset(path: str, part: Part) -> Any:
+def _dataset(path: str, part: DatasetPart) -> Any:
     """Load a dataset folder, or a dataset of the Hub (or of its cache)."""
     # Names on the Hub have one slash at most; do not look there for a folder that is mistyped.
     is_folder = Path(path).is_dir()

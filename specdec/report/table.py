@@ -32,7 +32,7 @@ TIE = (
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmRow:
     """One arm: its names, and its `summary.json`."""
 
     arm: str
@@ -40,12 +40,12 @@ class Row:
     summary: Numbers
 
 
-def print_table(rows: Sequence[Row], title: str) -> None:
+def print_table(rows: Sequence[ArmRow], title: str) -> None:
     """Print the arms, what judges said, and definitions below, in colour on a terminal."""
     print_tables({title: rows})
 
 
-def print_tables(by_title: Mapping[str, Sequence[Row]], explained: bool = True) -> None:
+def print_tables(by_title: Mapping[str, Sequence[ArmRow]], explained: bool = True) -> None:
     """Print several tables, and below them, once, what their numbers mean, if `explained`."""
     rows = [row for each in by_title.values() for row in each]
     columns = filled(rows)
@@ -77,7 +77,7 @@ def print_tables(by_title: Mapping[str, Sequence[Row]], explained: bool = True) 
 
 
 @dataclass(frozen=True)
-class Column:
+class MetricColumn:
     """A title, what to write for one arm, and the metrics that a reader may want explained."""
 
     title: str
@@ -86,7 +86,7 @@ class Column:
     justify_right: bool = True
 
 
-def comparison(rows: Sequence[Row], columns: Sequence[Column], title: str) -> Table:
+def comparison(rows: Sequence[ArmRow], columns: Sequence[MetricColumn], title: str) -> Table:
     """Lay the arms out, one a row."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_lines=True)
     table.add_column("proposer\n[dim]rule[/dim]", no_wrap=True)
@@ -109,7 +109,7 @@ def broken(name: str, width: int = 32) -> str:
     return "\n".join(lines)
 
 
-def judgements(rows: Sequence[Row]) -> Table:
+def judgements(rows: Sequence[ArmRow]) -> Table:
     """Lay out what the judges of each arm would have accepted of the very same candidates."""
     title = "the same candidates, shown to other rules"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
@@ -129,12 +129,12 @@ def judgements(rows: Sequence[Row]) -> Table:
     return table
 
 
-def filled(rows: Sequence[Row]) -> list[Column]:
+def filled(rows: Sequence[ArmRow]) -> list[MetricColumn]:
     """Return the columns that at least one arm has something for."""
     return [each for each in COLUMNS if any(each.cell(row.summary) != NOTHING for row in rows)]
 
 
-def defined(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+def defined(rows: Sequence[ArmRow], columns: Sequence[MetricColumn]) -> list[str]:
     """Return the metrics of these columns that at least one arm has."""
     shown = {name for column in columns for name in column.metrics} | {"judged"}
     return [n for n in SHOWN if n in shown and any(row.summary.get(n) for row in rows)]
@@ -159,28 +159,28 @@ def reasons(summaries: Sequence[Numbers]) -> list[str]:
 
 
 COLUMNS = (
-    Column("block\nefficiency", efficiency, ("block_efficiency", "expected_accepted")),
-    Column(
+    MetricColumn("block\nefficiency", efficiency, ("block_efficiency", "expected_accepted")),
+    MetricColumn(
         "difference\nto reference\n(Holm's level)",
         lambda summary: estimate(summary.get("difference"), signed=True),
         ("difference",),
     ),
-    Column("ratio to\nreference", lambda summary: estimate(summary.get("ratio")), ("ratio",)),
-    Column(
+    MetricColumn("ratio to\nreference", lambda summary: estimate(summary.get("ratio")), ("ratio",)),
+    MetricColumn(
         "acceptance\nrate",
         lambda summary: estimate(summary["acceptance_rate"]),
         ("acceptance_rate",),
     ),
-    Column(
+    MetricColumn(
         "acceptance\nat depth",
         lambda summary: by_depth(summary["acceptance_at_depth"]),
         ("acceptance_at_depth",),
     ),
-    Column("overlap and\nroot bound", overlap_and_bound, ("overlap", "transport_bound")),
-    Column("tokens/s", lambda summary: estimate(summary["tokens_per_second"], digits=1), ()),
-    Column("speedup", faster, ("speedup",)),
-    Column("lossless", losslessness, ("total_variation", "kl"), justify_right=False),
-    Column(
+    MetricColumn("overlap and\nroot bound", overlap_and_bound, ("overlap", "transport_bound")),
+    MetricColumn("tokens/s", lambda summary: estimate(summary["tokens_per_second"], digits=1), ()),
+    MetricColumn("speedup", faster, ("speedup",)),
+    MetricColumn("lossless", losslessness, ("total_variation", "kl"), justify_right=False),
+    MetricColumn(
         "same text\nas none\nat T=0",
         lambda summary: agreement(summary.get("same_text")),
         (),

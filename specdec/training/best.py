@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from specdec.training.metrics_log import MetricsLog, Row
+from specdec.training.metrics_log import LogRow, MetricsLog
 from specdec.training.trained_folder import training_steps
 
 
@@ -15,7 +15,7 @@ class Best:
     step it is, and vouches for its weights (see `write_trained`).
     """
 
-    def __init__(self, folder: Path, score: Callable[[Row], float], log: MetricsLog):
+    def __init__(self, folder: Path, score: Callable[[LogRow], float], log: MetricsLog):
         self.folder = folder
         self._score = score
         self._log = log
@@ -28,7 +28,7 @@ class Best:
         scores = self._log.evaluations
         return max(steps, key=lambda step: self._score(scores[step])) if steps else None
 
-    def is_beaten_by(self, evaluation: Row) -> bool:
+    def is_beaten_by(self, evaluation: LogRow) -> bool:
         """Whether an evaluation that is not logged yet scores more than all before it."""
         step = self.step
         least = -math.inf if step is None else self._score(self._log.evaluations[step])

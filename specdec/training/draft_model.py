@@ -15,18 +15,18 @@ from specdec.lm.fingerprint import card_name
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.lm.vocabularies import require_shared_vocabulary
-from specdec.proposer.draft_model import DraftModel as DraftModelProposer
+from specdec.proposer.draft_model import DraftModel
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.draft_losses import DraftLosses
 from specdec.training.loss.total_variation import TotalVariation
 from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch, Loss, decay_groups
-from specdec.training.shape import Shape
+from specdec.training.shape import LlamaShape
 from specdec.training.step_loss import StepLoss
 
 
-class DraftModel:
+class DraftModelTraining:
     """A small model with the verifier's vocabulary: the one at `init_path`, or a fresh Llama.
 
     `revision` and `trust_remote_code` are of `init_path`, as of `specdec.lm.load`. A fresh one has
@@ -64,7 +64,9 @@ class DraftModel:
         require(named, "init_path", init_path, "a folder, a Hub id or null")
         is_read = init_path is not None or revision is None
         require(is_read, "revision", revision, "init_path=MODEL, too")
-        self._shape = Shape(hidden_size, intermediate_size, num_hidden_layers, num_attention_heads)
+        self._shape = LlamaShape(
+            hidden_size, intermediate_size, num_hidden_layers, num_attention_heads
+        )
         self._states = states
         self._loss = loss
         self._acceptance = acceptance
@@ -136,7 +138,7 @@ class DraftModel:
         loss, overlap = self._means(module)
         verifier = self._states.placed(module.model.device)
         draft = HFCausalLM(module.model, verifier.tokenizer)
-        proposer = DraftModelProposer(draft, self._acceptance.tree)
+        proposer = DraftModel(draft, self._acceptance.tree)
         measured = self._acceptance.measure(verifier, proposer, draft, self._states.held_out)
         return {"eval_loss": loss, "eval_overlap": overlap, **measured}
 
@@ -169,7 +171,7 @@ class DraftModel:
         save_rounded(module.model, tokenizer, folder, what, lines)
 
 
-def _fresh(shape: Shape, verifier: HFCausalLM, seed: int) -> PreTrainedModel:
+def _fresh(shape: LlamaShape, verifier: HFCausalLM, seed: int) -> PreTrainedModel:
     end_ids = sorted(verifier.end_ids)
     return shape.fresh(verifier.vocab_size, verifier.max_length, end_ids or None, seed)
 

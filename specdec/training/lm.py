@@ -19,13 +19,13 @@ from specdec.core.errors import require, require_int
 from specdec.core.values import CandidateSource
 from specdec.lm.checkpoint import Checkpoint, on_card
 from specdec.results.progress import Progress
-from specdec.training.data.blocks import Blocks
+from specdec.training.data.blocks import ShuffledBlocks
 from specdec.training.data.reading import Reading, Source
-from specdec.training.data.text import Text, as_text, documents, require_there
+from specdec.training.data.text import Passage, as_text, documents, require_there
 from specdec.training.data.tokenised import Tokenised, tokenised
 from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch, decay_groups
-from specdec.training.shape import Shape
+from specdec.training.shape import LlamaShape
 
 DEFAULT_CONTEXT = 2048
 INIT, TOKENIZER = "init_path", "tokenizer_path"
@@ -76,7 +76,9 @@ class LanguageModeling:
             ("seed", seed, 0),
         ):
             require_int(name, value, minimum)
-        self._shape = Shape(hidden_size, intermediate_size, num_hidden_layers, num_attention_heads)
+        self._shape = LlamaShape(
+            hidden_size, intermediate_size, num_hidden_layers, num_attention_heads
+        )
         self._paths = data_path, held_out_path
         self._reading = reading or Reading()
         self._start = _checkpoint(init_path, tokenizer_path, revision, trust_remote_code)
@@ -113,7 +115,7 @@ class LanguageModeling:
         if read.store.digest == measured.store.digest:
             same = "the very text that is trained on: the loss looks better than it is"
             self._notes.append(f"{held_out.name}: {same}")
-        self._blocks = Blocks(read.store, length, self._seed)
+        self._blocks = ShuffledBlocks(read.store, length, self._seed)
         self._held_out = measured.store[: self._eval_tokens]
         self.module = self._model()
 
@@ -222,7 +224,7 @@ def _texts(source: Source) -> Iterator[str]:
     with Progress(None, "train a tokenizer", "row") as bar:
         for found in map(as_text, documents(source)):
             bar.update()
-            if isinstance(found.document, Text):
+            if isinstance(found.document, Passage):
                 yield found.document.text
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from specdec.core.jsonl import append_row, make_folder, write_jsonl
 
-Row = dict[str, float]
+LogRow = dict[str, float]
 
 
 class MetricsLog:
@@ -15,10 +15,10 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, enabled: bool):
-        self.evaluations: dict[int, Row] = {}  # by their steps
+        self.evaluations: dict[int, LogRow] = {}  # by their steps
         self._path = path
         self._enabled = enabled
-        self._rows: list[Row] = []
+        self._rows: list[LogRow] = []
 
     def begin(self) -> None:
         """Write what a resumed run has logged up to its checkpoint, and nothing else."""
@@ -32,17 +32,17 @@ class MetricsLog:
         if self._enabled:
             append_row(self._path, self._rows[-1])
 
-    def _remember(self, row: Row) -> None:
+    def _remember(self, row: LogRow) -> None:
         self._rows.append(row)
         evaluation = {name: value for name, value in row.items() if name.startswith("eval_")}
         if evaluation:
             self.evaluations[int(row["step"])] = evaluation
 
-    def state_dict(self) -> dict[str, list[Row]]:
+    def state_dict(self) -> dict[str, list[LogRow]]:
         """Return what a checkpoint holds."""
         return {"rows": self._rows}
 
-    def load_state_dict(self, state: dict[str, list[Row]]) -> None:
+    def load_state_dict(self, state: dict[str, list[LogRow]]) -> None:
         """Take up what a checkpoint held."""
         self._rows, self.evaluations = [], {}
         for row in state["rows"]:

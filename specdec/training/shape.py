@@ -9,7 +9,7 @@ from specdec.core.errors import require, require_int
 
 
 @dataclass(frozen=True)
-class Shape:
+class LlamaShape:
     """A Llama's sizes; one head of keys and values for each head of queries, tied embeddings.
 
     Raises:

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from specdec.core.errors import RowError, UserError
-from specdec.prompts import Part, json_list, load_prompts, read_message, scan_rows
+from specdec.prompts import DatasetPart, json_list, load_prompts, read_message, scan_rows
 from specdec.prompts.roles import Roles
 
 ROWS: list[dict[str, Any]] = [
@@ -77,7 +77,7 @@ def test_bad_rows_are_found_between_good_ones(tmp_path: Path) -> None:
     lines = [b'{"prompt": "fine"}', b"{", b"[]", b'{"prompt": "\xff"}', b'{"prompt": "\\ud83d"}']
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n".join([*lines, lines[0]]))
-    found = list(scan_rows(str(path), Part()))
+    found = list(scan_rows(str(path), DatasetPart()))
     reasons = [row.reason for row in found if isinstance(row, RowError)]
     assert reasons == [
         "not valid JSON",

@@ -6,7 +6,7 @@ import pytest
 
 from specdec.metrics import DEFINITIONS, Tally, summarize
 from specdec.report.cells import agreement, by_depth, estimate, losslessness
-from specdec.report.table import SHOWN, TIE, Row, broken, print_table, print_tables, too_few
+from specdec.report.table import SHOWN, TIE, ArmRow, broken, print_table, print_tables, too_few
 
 UNDEFINED = {"value": None, "low": None, "high": None, "n": 0}
 ONE_PROMPT = {"value": 1.25, "low": None, "high": None, "n": 1}
@@ -66,8 +66,8 @@ def test_numbers_do_not_break_on_any_terminal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     rows = [
-        Row("draft_model,tree.gamma=6", "rejection", summary()),
-        Row("none", "rejection", summary(speedup=None, acceptance_rate=None, lossless=False)),
+        ArmRow("draft_model,tree.gamma=6", "rejection", summary()),
+        ArmRow("none", "rejection", summary(speedup=None, acceptance_rate=None, lossless=False)),
     ]
     print_table(rows, "9 prompts")
     shown = capsys.readouterr().out
@@ -91,7 +91,7 @@ def test_a_lossy_arm_says_how_far_it_strays() -> None:
     assert losslessness(unknown) == "no", "a rule may not know how far it strays"
 
 
-def printed(capsys: pytest.CaptureFixture[str], *rows: Row) -> str:
+def printed(capsys: pytest.CaptureFixture[str], *rows: ArmRow) -> str:
     print_table(rows, "title")
     return " ".join(capsys.readouterr().out.split())
 
@@ -99,21 +99,23 @@ def printed(capsys: pytest.CaptureFixture[str], *rows: Row) -> str:
 def test_expected_acceptance_and_its_bound_stand_beside_what_was_counted(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shown = printed(capsys, Row("mine", "rejection", summary()))
+    shown = printed(capsys, ArmRow("mine", "rejection", summary()))
     assert "E[A] 1.44" in shown
     assert "bound 0.81" in shown
     nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "n": 9}
-    row = Row("none", "rejection", summary(expected_accepted=nothing, num_drafted=0))
+    row = ArmRow("none", "rejection", summary(expected_accepted=nothing, num_drafted=0))
     assert "E[A] 0.00" not in printed(capsys, row), "nothing is drafted, nothing expected"
-    row = Row("mine", "rejection", summary(expected_accepted=nothing, num_drafted=40))
+    row = ArmRow("mine", "rejection", summary(expected_accepted=nothing, num_drafted=40))
     assert "E[A] 0.00" in printed(capsys, row), "nothing of it is ever accepted"
-    row = Row("mine", "rejection", summary(expected_accepted=UNDEFINED, judged={}))
+    row = ArmRow("mine", "rejection", summary(expected_accepted=UNDEFINED, judged={}))
     assert "E[A]" not in printed(capsys, row).partition("Intervals")[0], "the rule does not say"
 
 
 def test_an_unknown_expectation_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
     judged = {"block": {"expected_accepted": UNDEFINED, "difference": UNDEFINED}}
-    shown = printed(capsys, Row("a", "mine", summary(expected_accepted=UNDEFINED, judged=judged)))
+    shown = printed(
+        capsys, ArmRow("a", "mine", summary(expected_accepted=UNDEFINED, judged=judged))
+    )
     assert "mine (decides) - -" in shown
     assert "block - -" in shown
 
@@ -121,17 +123,17 @@ def test_an_unknown_expectation_is_a_dash(capsys: pytest.CaptureFixture[str]) ->
 def test_why_there_is_no_speedup_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     reason = "timings not comparable: of another hour"
     row = {**UNDEFINED, "reason": reason}
-    shown = printed(capsys, *(Row(name, "rejection", summary(speedup=row)) for name in "ab"))
+    shown = printed(capsys, *(ArmRow(name, "rejection", summary(speedup=row)) for name in "ab"))
     assert shown.count("timings not comparable") == 3
     assert shown.count(reason) == 1
 
 
 def test_ties_are_marked_and_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    row = Row("a", "rejection", summary(tie=True, tie_in_speed=True))
+    row = ArmRow("a", "rejection", summary(tie=True, tie_in_speed=True))
     shown = printed(capsys, row)
     assert shown.count("2.50 =") == 2
     assert " ".join(TIE.split()) in shown
-    shown = printed(capsys, Row("a", "rejection", summary(tie=False, tie_in_speed=None)))
+    shown = printed(capsys, ArmRow("a", "rejection", summary(tie=False, tie_in_speed=None)))
     assert "2.50 =" not in shown
     assert TIE not in shown
 
@@ -150,25 +152,25 @@ def test_a_column_that_no_arm_fills_is_left_out(
     capsys: pytest.CaptureFixture[str], metric: str, title: str
 ) -> None:
     """And with it what its metrics mean; one arm that fills it brings it back."""
-    empty = Row("empty", "rejection", summary(**{metric: None}, judged={}))
+    empty = ArmRow("empty", "rejection", summary(**{metric: None}, judged={}))
     shown = printed(capsys, empty)
     assert title not in shown.split("Intervals:")[0]
     assert f"{metric}: " not in shown
-    shown = printed(capsys, empty, Row("full", "rejection", summary()))
+    shown = printed(capsys, empty, ArmRow("full", "rejection", summary()))
     assert title in shown.split("Intervals:")[0]
 
 
 def test_judges_have_a_table_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = printed(capsys, Row("mine", "rejection", summary()))
+    shown = printed(capsys, ArmRow("mine", "rejection", summary()))
     assert "the same candidates, shown to other rules" in shown
     assert "block 2.500 (1.750-3.250) +0.125 (-0.062 to +0.312)" in shown
     assert "rejection (decides) 1.438" in shown
-    shown = printed(capsys, Row("mine", "rejection", summary(judged={})))
+    shown = printed(capsys, ArmRow("mine", "rejection", summary(judged={})))
     assert "shown to other rules" not in shown
 
 
 def test_the_reference_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [Row(name, "rejection", summary()) for name in "ab"]
+    rows = [ArmRow(name, "rejection", summary()) for name in "ab"]
     assert printed(capsys, *rows).count("reference arm: none") == 1
 
 
@@ -182,19 +184,19 @@ def test_long_names_break_between_overrides() -> None:
 
 
 def test_every_definition_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = printed(capsys, Row("none", "rejection", summary()))
+    shown = printed(capsys, ArmRow("none", "rejection", summary()))
     for name in SHOWN:
         assert f"{name}: {DEFINITIONS[name]}" in shown
 
 
 def test_a_summary_of_nothing_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
     summary = {**summarize(Tally.of([])), "lossless": True}
-    print_table([Row("none", "rejection", summary)], "0 prompts")
+    print_table([ArmRow("none", "rejection", summary)], "0 prompts")
     assert "none" in capsys.readouterr().out
 
 
 def test_definitions_are_left_out_where_a_page_has_them(capsys: pytest.CaptureFixture[str]) -> None:
-    print_tables({"title": [Row("none", "rejection", summary())]}, explained=False)
+    print_tables({"title": [ArmRow("none", "rejection", summary())]}, explained=False)
     shown = capsys.readouterr().out
     assert "Intervals: 95 %" in shown
     assert not [name for name in SHOWN if f"{name}: " in shown]
@@ -218,6 +220,6 @@ def test_too_few_prompts_are_counted(
         "too few to resolve differences (fewer than 6 have no intervals, no tests and no marks)"
     )
     assert found == (None if note is None else note + reason)
-    rows = [Row("mine", "rejection", summary(num_prompts=number)) for number in numbers]
+    rows = [ArmRow("mine", "rejection", summary(num_prompts=number)) for number in numbers]
     if rows:
         assert ("too few" in printed(capsys, *rows)) == (note is not None)

@@ -5,18 +5,18 @@ import torch
 from torch import Tensor
 
 from specdec.core.errors import UserError
-from specdec.training.data.blocks import Blocks
+from specdec.training.data.blocks import ShuffledBlocks
 
 LENGTH = 5
 NUM_TOKENS = 5 * 12 + 3
 
 
-def make(seed: int = 0, num_tokens: int = NUM_TOKENS, length: int = LENGTH) -> Blocks:
+def make(seed: int = 0, num_tokens: int = NUM_TOKENS, length: int = LENGTH) -> ShuffledBlocks:
     """Cut a text whose tokens are their own positions."""
-    return Blocks(torch.arange(num_tokens), length, seed)
+    return ShuffledBlocks(torch.arange(num_tokens), length, seed)
 
 
-def epoch(blocks: Blocks, number: int) -> Tensor:  # [per_epoch, length]
+def epoch(blocks: ShuffledBlocks, number: int) -> Tensor:  # [per_epoch, length]
     return blocks.take(number * blocks.per_epoch, blocks.per_epoch)
 
 

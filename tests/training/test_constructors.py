@@ -16,7 +16,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.training.chained import ChainedTraining
 from specdec.training.data.distill import Distill
 from specdec.training.data.verifier_states import VerifierStates
-from specdec.training.draft_model import DraftModel
+from specdec.training.draft_model import DraftModelTraining
 from specdec.training.expected_acceptance import HeldOut
 from specdec.training.joint import Joint, JointLosses
 from specdec.training.lm import LanguageModeling
@@ -50,8 +50,8 @@ def chained(verifier: HFCausalLM, **options: Any) -> ChainedTraining:
     return ChainedTraining(states(verifier), KL(), acceptance(), num_heads=K, **options)
 
 
-def draft(verifier: HFCausalLM, **options: Any) -> DraftModel:
-    return DraftModel(states(verifier), KL(), acceptance(), **options)
+def draft(verifier: HFCausalLM, **options: Any) -> DraftModelTraining:
+    return DraftModelTraining(states(verifier), KL(), acceptance(), **options)
 
 
 def lm(_: HFCausalLM, **options: Any) -> LanguageModeling:

@@ -15,12 +15,12 @@ from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
-from specdec.proposer.draft_model import DraftModel as DraftModelProposer
+from specdec.proposer.draft_model import DraftModel
 from specdec.training import draft_losses
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.draft_losses import DraftLosses
-from specdec.training.draft_model import DraftModel
+from specdec.training.draft_model import DraftModelTraining
 from specdec.training.loss.cross_entropy import CrossEntropy
 from specdec.training.loss.kl import KL
 from specdec.training.loss.total_variation import TotalVariation
@@ -36,14 +36,14 @@ GAMMA = 3
 SMALL: dict[str, Any] = {"hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 2}
 
 
-def objective(states: VerifierStates, loss: Any, **options: Any) -> DraftModel:
+def objective(states: VerifierStates, loss: Any, **options: Any) -> DraftModelTraining:
     acceptance = Acceptance(Chain(GAMMA), Sampling(0), num_prompts=2, max_new_tokens=12)
-    found = DraftModel(states, loss, acceptance, **(SMALL | options))
+    found = DraftModelTraining(states, loss, acceptance, **(SMALL | options))
     found.prepare()
     return found
 
 
-def losses_of(one: DraftModel) -> DraftLosses:
+def losses_of(one: DraftModelTraining) -> DraftLosses:
     assert isinstance(one.module, DraftLosses)
     return one.module
 
@@ -56,7 +56,7 @@ def masked(batch: Batch) -> Batch:
     return Batch(batch.token_ids, chosen)
 
 
-def unchunked(one: DraftModel, loss: Any, batch: Batch) -> Tensor:
+def unchunked(one: DraftModelTraining, loss: Any, batch: Batch) -> Tensor:
     """One token after another, with the models' own logits: those at t speak about t + 1."""
     verifier, model = one._states.verifier.model, losses_of(one).model
     total = torch.zeros(())
@@ -70,14 +70,14 @@ def unchunked(one: DraftModel, loss: Any, batch: Batch) -> Tensor:
     return total
 
 
-def gradients(one: DraftModel, total: Tensor) -> dict[str, Tensor]:
+def gradients(one: DraftModelTraining, total: Tensor) -> dict[str, Tensor]:
     one.module.zero_grad()
     total.backward()
     found = {name: weight.grad for name, weight in one.module.named_parameters()}
     return {name: gradient.clone() for name, gradient in found.items() if gradient is not None}
 
 
-def disturbed(states: VerifierStates, loss: Any, **options: Any) -> DraftModel:
+def disturbed(states: VerifierStates, loss: Any, **options: Any) -> DraftModelTraining:
     """A draft that has opinions: a fresh one's logits are all but equal."""
     one = objective(states, loss, **options)
     generator = torch.Generator().manual_seed(5)
@@ -185,7 +185,7 @@ def test_what_was_learnt_by_heart_is_accepted(
     draft = load(str(tmp_path / "draft"), vocabulary_of=str(verifier.model.config._name_or_path))
     assert draft.max_length == verifier.max_length
     assert draft.end_ids == verifier.end_ids
-    proposer = DraftModelProposer(draft, Chain(GAMMA))
+    proposer = DraftModel(draft, Chain(GAMMA))
     decoder = SpeculativeDecoder(verifier, proposer, Rejection(), Sampling(0), Stopping(40))
     (drafted,) = decoder.decode([Request("a", prompt)])
     assert list(drafted.output_ids) == written

@@ -15,7 +15,7 @@ from specdec.training import head_losses
 from specdec.training.acceptance import Acceptance
 from specdec.training.chained import ChainedTraining
 from specdec.training.data.verifier_states import VerifierStates
-from specdec.training.draft_model import DraftModel
+from specdec.training.draft_model import DraftModelTraining
 from specdec.training.head_losses import HeadLosses
 from specdec.training.heads import HeadTraining
 from specdec.training.loss.cross_entropy import CrossEntropy
@@ -109,7 +109,7 @@ def paths(run: range, survival: dict[int, list[float]]) -> dict[int, float]:
     return starts
 
 
-def by_hand(one: HeadTraining, batch: Batch, temperature: float, block_starts: bool) -> Tensor:
+def by_hand(one: HeadTraining, batch: Batch, temperature: float, step_starts: bool) -> Tensor:
     """-sum_s r(s) sum_k prod w, with the mean of r made 1."""
     lengths: list[Tensor] = []
     weights: list[float] = []
@@ -119,7 +119,7 @@ def by_hand(one: HeadTraining, batch: Batch, temperature: float, block_starts: b
             alive = {s: torch.stack(w).cumprod(0) for s, w in drafted.items()}
             starts = paths(run, {s: found.tolist() for s, found in alive.items()})
             lengths += [alive[s].sum() for s in run]
-            weights += [starts[s] if block_starts else 1.0 for s in run]
+            weights += [starts[s] if step_starts else 1.0 for s in run]
     r = torch.tensor(weights)
     return -(torch.stack(lengths) * r / r.mean()).sum()
 
@@ -133,23 +133,23 @@ def gradients(one: HeadTraining, total: Tensor) -> dict[str, Tensor]:
 
 @each_kind
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 0.0])
-@pytest.mark.parametrize("block_starts", [True, False])
+@pytest.mark.parametrize("step_starts", [True, False])
 @pytest.mark.parametrize("size", [None, 4])
 def test_the_loss_and_its_gradients_are_those_of_the_formula(
     states: VerifierStates,
     kind: str,
     temperature: float,
-    block_starts: bool,
+    step_starts: bool,
     size: int | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever the chunks, and whatever is counted."""
-    one = objective(states, kind, ExpectedAccepted(temperature, block_starts))
+    one = objective(states, kind, ExpectedAccepted(temperature, step_starts))
     if size is not None:
         vocab_size = states.verifier.vocab_size
         monkeypatch.setattr(head_losses, "LOGITS_AT_ONCE", size * K * vocab_size)
     batch = answers(one.batch(0, 2))
-    direct = by_hand(one, batch, temperature, block_starts)
+    direct = by_hand(one, batch, temperature, step_starts)
     expected = gradients(one, direct)
     total = one.loss(one.module, batch)
     torch.testing.assert_close(total.detach(), direct.detach(), rtol=1e-4, atol=1e-5)
@@ -187,9 +187,9 @@ def test_steps_begin_everywhere_if_nothing_is_accepted_and_seldom_if_all_is() ->
     assert all_of_them.tolist() == [1, 0, 0, 1, 0, 0, 1, 0]
 
 
-@pytest.mark.parametrize("block_starts", [True, False])
-def test_nothing_counted_is_no_loss(states: VerifierStates, block_starts: bool) -> None:
-    one = objective(states, "medusa", ExpectedAccepted(block_starts=block_starts))
+@pytest.mark.parametrize("step_starts", [True, False])
+def test_nothing_counted_is_no_loss(states: VerifierStates, step_starts: bool) -> None:
+    one = objective(states, "medusa", ExpectedAccepted(step_starts=step_starts))
     batch = one.batch(0, 1)
     counted = torch.zeros_like(batch.counted)
     counted[0, :2] = True  # of which no head speaks
@@ -232,8 +232,8 @@ def test_a_share_of_the_positions_is_refused_where_all_are_needed(states: Verifi
     with pytest.raises(UserError, match=r"^share=0\.5: expected 1 with loss=Expected"):
         objective(states, "medusa", ExpectedAccepted(), share=0.5)
     batch = states.batch(0, 2)
-    whole = objective(states, "medusa", ExpectedAccepted(block_starts=False))
-    part = objective(states, "medusa", ExpectedAccepted(block_starts=False), share=0.3)
+    whole = objective(states, "medusa", ExpectedAccepted(step_starts=False))
+    part = objective(states, "medusa", ExpectedAccepted(step_starts=False), share=0.3)
     torch.manual_seed(0)
     with torch.no_grad():
         found = torch.stack([part.loss(part.module, batch) for _ in range(200)])
@@ -244,12 +244,12 @@ def test_a_share_of_the_positions_is_refused_where_all_are_needed(states: Verifi
 def test_a_draft_model_is_not_trained_on_steps(states: VerifierStates) -> None:
     acceptance = Acceptance(Chain(K), Sampling(0))
     with pytest.raises(Unfit, match=r"^loss=ExpectedAccepted: .*draft_model$"):
-        DraftModel(states, ExpectedAccepted(), acceptance)
+        DraftModelTraining(states, ExpectedAccepted(), acceptance)
 
 
 def test_bad_options_are_named() -> None:
     with pytest.raises(UserError, match=r"^temperature=-1"):
         ExpectedAccepted(temperature=-1)
     bad: Any = "yes"
-    with pytest.raises(UserError, match=r"^block_starts='yes'"):
-        ExpectedAccepted(block_starts=bad)
+    with pytest.raises(UserError, match=r"^step_starts='yes'"):
+        ExpectedAccepted(step_starts=bad)

@@ -13,7 +13,7 @@ from specdec.training.data.left_out import LeftOut
 from specdec.training.data.overlap import RUN
 from specdec.training.data.reading import Reading, Share
 from specdec.training.data.samples import Samples
-from specdec.training.data.text import Text, documents
+from specdec.training.data.text import Passage, documents
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.lm import train_tokenizer
 
@@ -24,7 +24,9 @@ def rows(path: Path, number: int) -> str:
 
 
 def texts(source: Any) -> list[str]:
-    return [found.document.text for found in documents(source) if isinstance(found.document, Text)]
+    return [
+        found.document.text for found in documents(source) if isinstance(found.document, Passage)
+    ]
 
 
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.3, 0.5])

@@ -8,7 +8,7 @@ import pytest
 from specdec.core.errors import RowError, UserError
 from specdec.training.data import text as module
 from specdec.training.data.reading import Reading
-from specdec.training.data.text import Found, Text, as_text, documents, pieces
+from specdec.training.data.text import Found, Passage, as_text, documents, pieces
 from specdec.training.lm import END_OF_TEXT, train_tokenizer
 
 
@@ -24,7 +24,7 @@ def read(path: str | Path) -> list[Found]:
 
 def read_texts(path: str | Path) -> list[str]:
     found = [as_text(each).document for each in read(path)]
-    return [document.text for document in found if isinstance(document, Text)]
+    return [document.text for document in found if isinstance(document, Passage)]
 
 
 def complaint(path: Path) -> str:
@@ -136,7 +136,7 @@ def test_a_long_text_is_cut_where_lines_end(monkeypatch: pytest.MonkeyPatch, tex
 def test_another_field_holds_the_text(tmp_path: Path) -> None:
     path = str(write_rows(tmp_path, {"text": "x", "content": "y"}))
     found = documents(Reading(field="content").source(path, "data.path"))
-    assert [each.document for each in found] == [Text("y")]
+    assert [each.document for each in found] == [Passage("y")]
 
 
 def test_the_tokenizer_loses_nothing() -> None:

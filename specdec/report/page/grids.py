@@ -29,7 +29,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Column:
+class GridColumn:
     """A title, and the name of what explains it in the glossary."""
 
     key: str
@@ -37,7 +37,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class GridRow:
     """One arm: how it is called, and a cell for each column."""
 
     arm: str
@@ -49,8 +49,8 @@ class Grid:
     """A table of arms; their names, the first column, are not among its columns."""
 
     title: str
-    columns: Sequence[Column]
-    rows: Sequence[Row]
+    columns: Sequence[GridColumn]
+    rows: Sequence[GridRow]
     sorted_by: str = ""  # the key of a column, downwards
     notes: Sequence[str] = ()
 
@@ -62,7 +62,9 @@ def overview(setting: Setting, compared: Sequence[Compared]) -> Grid:
     }
     filled = {c: cells for c, cells in columns.items() if any(x.text != NOTHING for x in cells)}
     in_order = sorted(range(len(compared)), key=lambda i: -(_tau(compared[i]) or 0.0))
-    rows = [Row(compared[i].arm.label, [cells[i] for cells in filled.values()]) for i in in_order]
+    rows = [
+        GridRow(compared[i].arm.label, [cells[i] for cells in filled.values()]) for i in in_order
+    ]
     notes = [f"Reference arm: {label}" for label in _references(compared)]
     summaries = [each.summary for each in compared]
     few = too_few(summaries)
@@ -79,7 +81,7 @@ def _references(compared: Sequence[Compared]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _columns(compared: Sequence[Compared]) -> dict[Column, Callable[[Compared], Cell]]:
+def _columns(compared: Sequence[Compared]) -> dict[GridColumn, Callable[[Compared], Cell]]:
     """Say what stands in a cell, by column."""
     most = max(compared, key=lambda each: _tau(each) or 0.0)
     to = "best" if _references(compared) in ([], [most.arm.label]) else "reference"
@@ -99,19 +101,19 @@ def _columns(compared: Sequence[Compared]) -> dict[Column, Callable[[Compared], 
         return replace(cell, best=summary["fastest"], tie=bool(summary["tie_in_speed"]))
 
     return {
-        Column("rule", "rule"): _rule,
-        Column("block_efficiency", "tau"): efficiency,
-        Column("difference", f"difference to {to} (Holm's level)"): number(
+        GridColumn("rule", "rule"): _rule,
+        GridColumn("block_efficiency", "tau"): efficiency,
+        GridColumn("difference", f"difference to {to} (Holm's level)"): number(
             "difference", signed=True
         ),
-        Column("acceptance_rate", "acceptance rate"): number("acceptance_rate"),
-        Column("overlap", "overlap"): number("overlap"),
-        Column("tokens_per_second", "tokens/s"): number("tokens_per_second", 1),
-        Column("speedup", "speedup"): speedup,
-        Column("cost_ratio", "cost ratio"): number("cost_ratio"),
-        Column("peak_memory_bytes", "peak memory (GiB)"): _memory,
-        Column("num_prompts", "prompts (n)"): lambda each: _count(each.summary["num_prompts"]),
-        Column("num_seeds", "seeds"): lambda each: _count(each.summary["num_seeds"]),
+        GridColumn("acceptance_rate", "acceptance rate"): number("acceptance_rate"),
+        GridColumn("overlap", "overlap"): number("overlap"),
+        GridColumn("tokens_per_second", "tokens/s"): number("tokens_per_second", 1),
+        GridColumn("speedup", "speedup"): speedup,
+        GridColumn("cost_ratio", "cost ratio"): number("cost_ratio"),
+        GridColumn("peak_memory_bytes", "peak memory (GiB)"): _memory,
+        GridColumn("num_prompts", "prompts (n)"): lambda each: _count(each.summary["num_prompts"]),
+        GridColumn("num_seeds", "seeds"): lambda each: _count(each.summary["num_seeds"]),
     }
 
 
@@ -171,7 +173,7 @@ def _has_speed(each: Compared) -> bool:
 
 
 def _by_category(title: str, compared: Sequence[Compared], names: Sequence[str], key: str) -> Grid:
-    columns: list[Column] = []
+    columns: list[GridColumn] = []
     cells: list[list[Cell]] = []
     for name in names:
         found = [each.by_category.get(name, {}).get(key) for each in compared]
@@ -183,10 +185,10 @@ def _by_category(title: str, compared: Sequence[Compared], names: Sequence[str],
             place = values.index(max(known))
             enough = (column[place].n or most) >= MIN_PROMPTS
             column[place] = replace(column[place], best=enough)
-        columns.append(Column(key, f"{name} (n\u00a0=\u00a0{most})"))
+        columns.append(GridColumn(key, f"{name} (n\u00a0=\u00a0{most})"))
         cells.append(column)
     rows = [
-        Row(each.arm.label, row)
+        GridRow(each.arm.label, row)
         for each, row in zip(compared, zip(*cells, strict=True), strict=True)
     ]
     return Grid(title, columns, rows)
@@ -194,21 +196,21 @@ def _by_category(title: str, compared: Sequence[Compared], names: Sequence[str],
 
 def judgements(setting: Setting, compared: Sequence[Compared]) -> Grid:
     """Lay out what judges would have accepted of the candidates of each arm; maybe no rows."""
-    rows: list[Row] = []
+    rows: list[GridRow] = []
     for each in compared:
         of = each.summary["num_prompts"]
         judged: Mapping[str, Numbers] = each.summary["judged"]
         if judged:
             own = _cell(each.summary["expected_accepted"], of, 3)
             decides = Cell(each.arm.options.get("verification", NOTHING), notes=("decides",))
-            rows.append(Row(each.arm.label, [decides, own, Cell()]))
+            rows.append(GridRow(each.arm.label, [decides, own, Cell()]))
         for name, numbers in judged.items():
             accepted = _cell(numbers["expected_accepted"], of, 3)
             difference = _cell(numbers["difference"], of, 3, signed=True)
-            rows.append(Row(each.arm.label, [Cell(name), accepted, difference]))
+            rows.append(GridRow(each.arm.label, [Cell(name), accepted, difference]))
     columns = [
-        Column("judged", "judged by"),
-        Column("expected_accepted", "E[A] per step"),
-        Column("judged", "difference to the deciding rule"),
+        GridColumn("judged", "judged by"),
+        GridColumn("expected_accepted", "E[A] per step"),
+        GridColumn("judged", "difference to the deciding rule"),
     ]
     return Grid(setting.label, columns, rows)

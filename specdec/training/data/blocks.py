@@ -20,7 +20,7 @@ class TokenRow(Protocol):
         ...
 
 
-class Blocks:
+class ShuffledBlocks:
     """Blocks of `length` tokens; each epoch shifts the cuts and shuffles the blocks.
 
     The blocks numbered `first ... first + count - 1` depend on (seed, first, count) only, so a

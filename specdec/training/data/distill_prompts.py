@@ -12,7 +12,7 @@ from specdec.prompts import Conversation
 from specdec.training.data.answers import end_of, prompts_of_answers, tokens_alone
 from specdec.training.data.left_out import LeftOut
 from specdec.training.data.reading import Source
-from specdec.training.data.text import Document, Text, Written, documents
+from specdec.training.data.text import Document, Passage, Written, documents
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Asking:
         Raises:
             UserError: there is no such data, or a conversation and no chat template.
         """
-        blocks = Blocks(self.block_length)
+        blocks = PromptBlocks(self.block_length)
         for found in documents(source):
             document = found.document
-            if not isinstance(document, Text) or document.ends:
+            if not isinstance(document, Passage) or document.ends:
                 left_out.num_rows += 1
             try:
                 if isinstance(document, RowError):
                     raise document
-                if isinstance(document, Text):
+                if isinstance(document, Passage):
                     token_ids = tokens_alone(document.text, self.tokenizer, found.where)
                     blocks.add(token_ids + (end_of(self.tokenizer) if document.ends else []))
                     yield from self._of_blocks(blocks)
@@ -55,7 +55,7 @@ class Asking:
         blocks.end()
         yield from self._of_blocks(blocks)
 
-    def _of_blocks(self, blocks: "Blocks") -> Iterator[Request]:
+    def _of_blocks(self, blocks: "PromptBlocks") -> Iterator[Request]:
         for number, block in blocks.full():
             if len(block) >= self.prompt_tokens:
                 yield Request(f"block {number}", block[: self.prompt_tokens])
@@ -85,7 +85,7 @@ class Asking:
             left_out.add_answer(error)
 
 
-class Blocks:
+class PromptBlocks:
     """Tokens of texts, one behind the other, in blocks of `length`; the last may be shorter."""
 
     def __init__(self, length: int):

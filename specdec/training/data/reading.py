@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from specdec.core.errors import require, require_share
-from specdec.prompts import Part, Roles, require_options
+from specdec.prompts import DatasetPart, Roles, require_options
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Source:
 
     path: str
     option: str
-    part: Part
+    part: DatasetPart
     field: str | None
     roles: Roles
     share: Share | None = None  # None: every row
@@ -104,7 +104,7 @@ class Reading:
     def source(self, path: str, option: str) -> Source:
         """Return where the text of an option is, whole."""
         own = self.held_out_split if option == "data.held_out_path" else None
-        part = Part(self.split if own is None else own, self.config, self.revision, option)
+        part = DatasetPart(self.split if own is None else own, self.config, self.revision, option)
         return Source(path, option, part, self.field, Roles(self.roles, "data.roles"))
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 from specdec.core.digest import digest_of
 from specdec.core.errors import RowError, UserError
 from specdec.core.jsonl import opened, require_text, unsealed
-from specdec.prompts import FILES, Conversation, Row, kind_of, read_conversation, scan_rows
+from specdec.prompts import FILES, Conversation, SourceRow, kind_of, read_conversation, scan_rows
 from specdec.prompts.rows import SUFFIXES, dataset_digest
 from specdec.training.data.answer_file import require_whole
 from specdec.training.data.left_out import ROWS_UNTIL_SURE
@@ -34,7 +34,7 @@ SEAMS = (re.compile(r"(?<=\S)\n(?=\S)"), re.compile(r"(?<=\S)(?= \S)"))
 
 
 @dataclass(frozen=True)
-class Text:
+class Passage:
     """A text, or a piece of one that is long."""
 
     text: str
@@ -49,7 +49,7 @@ class Written:
     num_prompt_tokens: int
 
 
-Document = Text | Conversation | Written
+Document = Passage | Conversation | Written
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _units(source: Source) -> Iterator[Iterable[Found]]:
     path = source.path
     if path in ZOO:
         for file in ZOO[path]():
-            yield [Found(str(file), Text(file.read_text(encoding="utf-8", errors="replace")))]
+            yield [Found(str(file), Passage(file.read_text(encoding="utf-8", errors="replace")))]
     elif kind_of(Path(path)) == ".txt":
         for found in _of_text(Path(path), PIECE if source.share is None else SHARED_PIECE):
             yield [found]
@@ -136,7 +136,7 @@ def _of_text(file: Path, size: int) -> Iterator[Found]:
             yield Found(str(file), piece)
 
 
-def _of_row(row: Row | RowError, source: Source) -> Iterator[Found]:
+def _of_row(row: SourceRow | RowError, source: Source) -> Iterator[Found]:
     try:
         if isinstance(row, RowError):
             raise row
@@ -144,7 +144,7 @@ def _of_row(row: Row | RowError, source: Source) -> Iterator[Found]:
     except RowError as error:
         yield Found(error.where, error)
         return
-    if isinstance(document, Text):
+    if isinstance(document, Passage):
         whole = document.text
         parts = (whole[start : start + PIECE] for start in range(0, len(whole), PIECE))
         for piece in pieces(parts, PIECE):
@@ -153,17 +153,17 @@ def _of_row(row: Row | RowError, source: Source) -> Iterator[Found]:
         yield Found(row.where, document)
 
 
-def pieces(read: Iterator[str], size: int) -> Iterator[Text]:
+def pieces(read: Iterator[str], size: int) -> Iterator[Passage]:
     """Cut a text, which comes in parts of any length, into pieces that are tokenised alone."""
     held = ""
     for part in read:
         held += part
         while len(held) > 2 * size:
             end = _seam(held, size)
-            yield Text(held[:end], ends=False)
+            yield Passage(held[:end], ends=False)
             held = held[end:]
     if held:
-        yield Text(held)
+        yield Passage(held)
 
 
 def _seam(text: str, size: int) -> int:
@@ -175,7 +175,7 @@ def _seam(text: str, size: int) -> int:
     return size
 
 
-def document_of(row: Row, source: Source) -> Document:
+def document_of(row: SourceRow, source: Source) -> Document:
     """Return what a row holds.
 
     Raises:
@@ -192,13 +192,13 @@ def document_of(row: Row, source: Source) -> Document:
     if isinstance(text, str):
         if not text:
             raise RowError(row.where, "an empty text")
-        return Text(text)
+        return Passage(text)
     known = "a field `text`, `messages` or `conversations`"
     expected = known if source.field is None else f"the field {source.field!r}, data.field"
     raise RowError(row.where, f"expected {expected}")
 
 
-def _written(row: Row) -> Written:
+def _written(row: SourceRow) -> Written:
     try:
         unsealed(row.fields)
     except ValueError as error:
@@ -224,7 +224,7 @@ def as_text(found: Found) -> Found:
     except UserError as error:
         reason = str(error).removeprefix(f"{found.where}: ")
         return Found(found.where, RowError(found.where, reason))
-    return Found(found.where, Text("\n".join(lines)))
+    return Found(found.where, Passage("\n".join(lines)))
 
 
 def data_digest(source: Source) -> str:

@@ -21,7 +21,7 @@ from specdec.results.progress import Progress
 from specdec.training.data.answers import AnswerSplitter, behind, end_of, tokens_alone, tokens_of
 from specdec.training.data.left_out import LeftOut
 from specdec.training.data.reading import Reading, Source
-from specdec.training.data.text import Found, Text, Written, as_text, data_digest, documents
+from specdec.training.data.text import Found, Passage, Written, as_text, data_digest, documents
 from specdec.training.data.token_store import TokenStore, TokenWriter
 
 FORMAT = 2  # of what is stored: raised when the same data would become other tokens
@@ -142,7 +142,7 @@ class Builder:
     plain: bool
     left_out: LeftOut = field(default_factory=LeftOut)
     _kind: type | None = None  # of the first row that can be used
-    _waiting: list[Text] = field(default_factory=list[Text])
+    _waiting: list[Passage] = field(default_factory=list[Passage])
     _places: list[str] = field(default_factory=list[str])
     _num_waiting: int = 0  # characters
 
@@ -157,7 +157,7 @@ class Builder:
             self._write_texts(writer)
             if self.plain:
                 writer.cut(max(1, writer.num_tokens), 1)
-            elif self._kind is Text:
+            elif self._kind is Passage:
                 writer.cut(self.length, LEAST)
             self.left_out.num_samples = writer.num_samples
             self.left_out.check(self.source, self.reading.strict)
@@ -169,7 +169,7 @@ class Builder:
     def _read(self, found: Found, writer: TokenWriter) -> None:
         """Take a row as far as it can be used, or count it."""
         document = (as_text(found) if self.plain else found).document
-        self.left_out.num_rows += not isinstance(document, Text) or document.ends
+        self.left_out.num_rows += not isinstance(document, Passage) or document.ends
         try:
             if isinstance(document, RowError):
                 raise document
@@ -177,7 +177,7 @@ class Builder:
             if not isinstance(document, self._kind):
                 reason = f"{NAMES[type(document)]} among {NAMES[self._kind]}; expected one of both"
                 raise RowError(found.where, reason)
-            if isinstance(document, Text):
+            if isinstance(document, Passage):
                 self._hold(document, found.where, writer)
             elif isinstance(document, Conversation):
                 for token_ids, counted in self._splitter.samples(
@@ -206,7 +206,7 @@ class Builder:
         counted = [index >= num_prompt for index in range(len(token_ids))]
         return token_ids[: self.length], counted[: self.length]
 
-    def _hold(self, text: Text, where: str, writer: TokenWriter) -> None:
+    def _hold(self, text: Passage, where: str, writer: TokenWriter) -> None:
         self._waiting.append(text)
         self._places.append(where)
         self._num_waiting += len(text.text)
@@ -238,4 +238,4 @@ class Builder:
             return error
 
 
-NAMES = {Text: "plain text", Conversation: "conversations", Written: "written tokens"}
+NAMES = {Passage: "plain text", Conversation: "conversations", Written: "written tokens"}

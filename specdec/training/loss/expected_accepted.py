@@ -20,20 +20,20 @@ class ExpectedAccepted:
     r is the probability that a step begins at a position (see `start_probabilities`). It is not
     differentiated: the objective says how long the steps are, not where they begin. Its mean is
     made 1 over the positions whose first token is wanted, so that learning rates keep their
-    meaning. `block_starts=false`: r = 1 at every position.
+    meaning. `step_starts=false`: r = 1 at every position.
 
     The source is our own derivation, from the law of A given the text. As that of total variation,
     the gradient vanishes where q is far below p.
 
     Raises:
-        UserError: a negative temperature, or `block_starts` is no boolean.
+        UserError: a negative temperature, or `step_starts` is no boolean.
     """
 
-    def __init__(self, temperature: float = 1.0, block_starts: bool = True):
+    def __init__(self, temperature: float = 1.0, step_starts: bool = True):
         require_number("temperature", temperature, 0.0)
-        require(isinstance(block_starts, bool), "block_starts", block_starts, "true or false")
+        require(isinstance(step_starts, bool), "step_starts", step_starts, "true or false")
         self._temperature = temperature
-        self._block_starts = block_starts
+        self._step_starts = step_starts
 
     @property
     def uses_verifier(self) -> bool:
@@ -43,7 +43,7 @@ class ExpectedAccepted:
     @property
     def needs_all(self) -> bool:
         """Where steps begin follows from where the ones before them ended."""
-        return self._block_starts
+        return self._step_starts
 
     def __call__(self, logits: Tensor, target_ids: Tensor, log_p: Tensor | None) -> Tensor:
         """Score each token by -log w: [n, V], [n], [n, V] -> [n] nats."""
@@ -57,7 +57,7 @@ class ExpectedAccepted:
     @torch.no_grad()
     def weights(self, positions: Tensor, wanted: Tensor, scores: Callable[[], Tensor]) -> Tensor:
         """Return r at each position, or 1 at all of them: [n], [n, K] -> [n]."""
-        if not self._block_starts:
+        if not self._step_starts:
             return torch.ones(len(positions), device=positions.device)
         survival = _survival(scores().double(), wanted)
         starts = start_probabilities(positions, wanted, survival)
@@ -68,7 +68,7 @@ class ExpectedAccepted:
         return -_survival(scores, wanted).sum(dim=1)
 
     def __str__(self) -> str:
-        weight = "where steps begin" if self._block_starts else "everywhere alike"
+        weight = "where steps begin" if self._step_starts else "everywhere alike"
         return f"ExpectedAccepted at temperature {self._temperature}, {weight}"
 
 

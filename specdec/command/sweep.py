@@ -58,7 +58,7 @@ class Plan:
         return {name: state_of(self.folder / name) for name in self.jobs}
 
 
-def run(config_name: str, asked: Namespace, entry: Entry) -> int | None:
+def run(config_name: str, arguments: Namespace, entry: Entry) -> int | None:
     """Run a command line that stands for several jobs; None if it stands for one.
 
     Returns:
@@ -70,7 +70,7 @@ def run(config_name: str, asked: Namespace, entry: Entry) -> int | None:
     assert entry.sweepable is not None
     sweepable = entry.sweepable
     with hydra.initialize_config_module("specdec.configs", version_base="1.3", job_name="sweep"):
-        planned = _plan(asked.config_name or config_name, asked, sweepable)
+        planned = _plan(arguments.config_name or config_name, arguments, sweepable)
         if planned is None:
             return None
         require_usable(planned.root.hydra, next(iter(planned.jobs.values())))
@@ -91,9 +91,9 @@ class Study:
     combinations: list[list[str]]
 
     @classmethod
-    def of(cls, config_name: str, told: list[str], parser: OverridesParser) -> Study:
+    def of(cls, config_name: str, given: list[str], parser: OverridesParser) -> Study:
         """Compose what does not vary, and take every combination of what does."""
-        fixed = [text for text in told if not _is_swept(parser, text)]
+        fixed = [text for text in given if not _is_swept(parser, text)]
         root = hydra.compose(config_name, fixed, return_hydra_config=True)
         require_own(root, root.hydra.runtime.choices.get("experiment"), config_name)
         require(
@@ -103,26 +103,28 @@ class Study:
             "output: DIR, which is the word for it",
         )
         params = root.hydra.sweeper.get("params") or {}
-        parsed = parser.parse_overrides([*(f"{k}={v}" for k, v in params.items()), *told])
+        parsed = parser.parse_overrides([*(f"{k}={v}" for k, v in params.items()), *given])
         swept = {each.get_key_element(): each.is_sweep_override() for each in parsed}
         return cls(root, swept, BasicSweeper.split_arguments(parsed, None)[0])
 
 
-def _plan(config_name: str, asked: Namespace, sweepable: Sweepable) -> Plan | None:
+def _plan(config_name: str, arguments: Namespace, sweepable: Sweepable) -> Plan | None:
     """Compose and check every combination; those that cannot be are left out."""
     # The loader tells which files of a group glob(...) means.
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-    studies = [Study.of(config_name, told, parser) for told in _experiments(_given(asked), parser)]
+    studies = [
+        Study.of(config_name, given, parser) for given in _experiments(_given(arguments), parser)
+    ]
     sweeps = any(study.root.hydra.mode == RunMode.MULTIRUN for study in studies)
-    if not sweeps and not asked.multirun:
+    if not sweeps and not arguments.multirun:
         return None
     over = dict.fromkeys(key for each in studies for key, several in each.swept.items() if several)
     found = Plan(studies[0].root, list(over))
-    in_one = _in_one_folder(studies, asked.overrides)
+    in_one = _in_one_folder(studies, arguments.overrides)
     combinations = [overrides for study in studies for overrides in study.combinations]
     for overrides in _some(combinations, found.root.sweep.most):
-        told = [*overrides, *in_one]
-        _add(found, told, compose(config_name, told), sweepable)
+        job = [*overrides, *in_one]
+        _add(found, job, compose(config_name, job), sweepable)
     if not found.jobs:
         raise UserError(f"nothing to run: {'; '.join(found.unfit)}")
     return found
@@ -138,10 +140,10 @@ def _experiments(given: list[str], parser: OverridesParser) -> list[list[str]]:
     return [given]
 
 
-def _in_one_folder(studies: Sequence[Study], told: Sequence[str]) -> list[str]:
+def _in_one_folder(studies: Sequence[Study], overrides: Sequence[str]) -> list[str]:
     """Name one folder for all, and the option that says so; each experiment has its own."""
     root = studies[0].root
-    if len(studies) == 1 or any(text.startswith("output=") for text in told):
+    if len(studies) == 1 or any(text.startswith("output=") for text in overrides):
         return []
     names = [str(study.root.hydra.runtime.choices["experiment"]) for study in studies]
     root.output = str(Path(root.output).parent / "+".join(names))
@@ -156,11 +158,14 @@ def _is_swept(parser: OverridesParser, text: str) -> bool:
         return False
 
 
-def _given(asked: Namespace) -> list[str]:
+def _given(arguments: Namespace) -> list[str]:
     """Return the overrides of a command line; a folder of the user's configurations is one, too."""
-    if asked.config_dir is None:
-        return list(asked.overrides)
-    return [*asked.overrides, f"hydra.searchpath=[file://{Path(asked.config_dir).resolve()}]"]
+    if arguments.config_dir is None:
+        return list(arguments.overrides)
+    return [
+        *arguments.overrides,
+        f"hydra.searchpath=[file://{Path(arguments.config_dir).resolve()}]",
+    ]
 
 
 def _some(jobs: list[list[str]], most: int | None) -> list[list[str]]:
@@ -204,8 +209,8 @@ def _count(number: int, noun: str) -> str:
 def print_jobs(planned: Plan) -> None:
     """Print what `--dry-run` is asked for: each run, its state and its options."""
     for name, state in planned.states().items():
-        told = [text for text in planned.jobs[name] if not text.startswith(("hydra", "dry_run"))]
-        print(f"{state:<12}{name}  {' '.join(told)}")
+        shown = [text for text in planned.jobs[name] if not text.startswith(("hydra", "dry_run"))]
+        print(f"{state:<12}{name}  {' '.join(shown)}")
 
 
 def launch(planned: Plan, task: Task) -> dict[str, str]:
@@ -215,14 +220,14 @@ def launch(planned: Plan, task: Task) -> dict[str, str]:
     missing = _processes(planned).agreed(missing)
     # What every job is told about the sweep that it is part of.
     over = f"sweep.over=[{','.join(planned.over)}]"
-    told = [over, f"sweep.missing={len(missing)}", f"sweep.started={time.time()}"]
+    about_sweep = [over, f"sweep.missing={len(missing)}", f"sweep.started={time.time()}"]
     context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=context, task_function=surviving(task), config=planned.root
     )
     if not missing:
         return {}
-    jobs = [[*planned.jobs[name], *told] for name in missing]
+    jobs = [[*planned.jobs[name], *about_sweep] for name in missing]
     try:
         ended = launcher.launch(jobs, initial_job_idx=0)
     except Exception as error:  # of a cluster, or of a worker that was killed

@@ -22,7 +22,8 @@ from specdec.results.peak_memory import PeakMemory
 from specdec.results.processes import Processes
 from specdec.results.progress import Progress
 from specdec.results.provenance import of_other_code
-from specdec.results.run_dir import RunDir, TraceFile, read_clock, read_traces, trace_file
+from specdec.results.run_dir import RunDir, read_clock, read_traces
+from specdec.results.trace_file import TraceFile, trace_file
 
 
 def decode_into(

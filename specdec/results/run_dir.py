@@ -3,15 +3,12 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from specdec.core.errors import UserError
 from specdec.core.jsonl import (
-    append_row,
     read_jsonl,
-    sealed,
     unsealed,
     whole_rows,
     write_json,
@@ -24,13 +21,13 @@ from specdec.core.vouching import read_note
 from specdec.metrics import Tally
 from specdec.results.saved_options import to_yaml
 from specdec.results.session import COMPLETE, Session, read_status
+from specdec.results.trace_file import OF, TraceFile, trace_file
 
 # What a complete run consists of, and `status.json` vouches for.
 FILES = (
     *("config.yaml", "provenance.json", "traces.jsonl"),
     *("clock.jsonl", "tally.jsonl", "summary.json", "tokens.jsonl"),
 )
-OF = "run"  # of a row of traces: the identity of the run that it belongs to
 # Traces of an interrupted session count only if these are still the same: seconds are in them.
 CIRCUMSTANCES = (
     "versions",
@@ -41,41 +38,6 @@ CIRCUMSTANCES = (
     "dtype",
     "attention",
 )
-
-
-@dataclass(frozen=True)
-class TraceFile:
-    """A file that grows by one whole line for each trace, which says what run it belongs to.
-
-    Beside it lies one for the plain steps that are timed with the traces, its `clock`.
-    """
-
-    path: Path
-    identity: str
-
-    @property
-    def clock(self) -> "TraceFile":
-        """Where plain steps go: `clock.jsonl`, `clock.part-1.jsonl`."""
-        name = self.path.name.replace("traces", "clock", 1)
-        return TraceFile(self.path.with_name(name), self.identity)
-
-    def append(self, trace: Trace | PlainSteps) -> None:
-        """Add one line.
-
-        Raises:
-            Unwritable: it could not be added; the file is as it was.
-        """
-        append_row(self.path, self.row(trace))
-
-    def row(self, trace: Trace | PlainSteps) -> dict[str, Any]:
-        """Return the line of a trace."""
-        return sealed({**trace.to_row(), OF: self.identity})
-
-
-def trace_file(run: Path, rank: int, identity: str) -> TraceFile:
-    """Return where a process writes: the main one into the run's own file, others beside it."""
-    name = "traces.jsonl" if rank == 0 else f"traces.part-{rank}.jsonl"
-    return TraceFile(run / name, identity)
 
 
 class RunDir(Session):

@@ -13,7 +13,8 @@ import pytest
 
 from specdec.core.trace import PlainSteps, Trace
 from specdec.metrics import Tally, speedup, step_cost
-from specdec.results.run_dir import TraceFile, read_clock, read_tally, read_traces
+from specdec.results.run_dir import read_clock, read_tally, read_traces
+from specdec.results.trace_file import TraceFile
 
 if TYPE_CHECKING:
     from conftest import CommandLine, Tiny

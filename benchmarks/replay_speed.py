@@ -40,7 +40,7 @@ from specdec.lab.replay.engines import replay_all
 from specdec.lab.spec import ArmSpec, with_options
 from specdec.metrics import summarize
 from specdec.prompts import load_prompts
-from specdec.recording.folder import Recording, read_recording
+from specdec.recording.recorded import Recording, read_recording
 
 DEFAULTS = {
     "prompts": 64,

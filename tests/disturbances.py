@@ -152,7 +152,7 @@ def _timeless(row: Any) -> dict[str, Any]:
 def recording(folder: Path) -> dict[str, object]:
     """Return the run, and the texts with what the verifier found of them, if they are complete."""
     from specdec.core.errors import UserError
-    from specdec.recording.folder import read_recording
+    from specdec.recording.recorded import read_recording
 
     found = runs(folder)
     with suppress(UserError):

@@ -10,13 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Each said several things; what to write in its place is in the glossary.
 RETIRED = {"told", "asked", "facts", "law", "laws", "target_probs"}
-# Folders that hold no such name any more; the others are to follow.
-DONE = (
-    *("core", "tree", "verification", "proposer", "heads", "metrics", "decoding", "report"),
-    *("replay", "lab", "results"),
-)
-# What is left to rename in them: the draft's distributions along a text, in three packages.
-LEFT = {"Laws", "DraftLaws", "HeadLaws"}
+FOLDERS = ("specdec", "scripts", "benchmarks", "experiments", "examples", "tests")
 GLOSSARY = re.compile(r"^\| (?P<word>[^|]+) \| [^|]+ \| (?P<code>[^|]+) \|$", re.MULTILINE)
 
 
@@ -37,13 +31,13 @@ def is_retired(name: str) -> bool:
     return any(words == word or words.endswith(f"_{word}") for word in RETIRED)
 
 
-@pytest.mark.parametrize("folder", DONE)
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_retired_words_name_nothing(folder: str) -> None:
     found = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
-        for path in sorted((ROOT / "specdec" / folder).rglob("*.py"))
+        for path in sorted((ROOT / folder).rglob("*.py"))
         for line, name in names_of(path)
-        if is_retired(name) and name not in LEFT
+        if is_retired(name)
     ]
     assert not found, "see the glossary in CONTRIBUTING.md: " + ", ".join(found)
 

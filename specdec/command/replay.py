@@ -27,7 +27,7 @@ from specdec.lab.spec import ArmSpec
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, summarize
-from specdec.recording.folder import read_recording, require_made_for
+from specdec.recording.recorded import read_recording, require_made_for
 from specdec.replay.costs import Costs, costs_of_file
 from specdec.results.provenance import provenance
 from specdec.results.run_dir import RunDir

@@ -7,8 +7,8 @@ from specdec.core.jsonl import write_text
 from specdec.lab.arm import sampling_of, stopping_of
 from specdec.lab.rendered_runs import read_spec, require_unchanged, texts_of
 from specdec.lm.fingerprint import fingerprint
-from specdec.recording.folder import RecordingWriter, drop_damaged
 from specdec.recording.scoring import score
+from specdec.recording.writer import RecordingWriter, drop_damaged
 from specdec.report.collect import read_run
 from specdec.results.progress import Progress
 from specdec.results.run_dir import read_traces, state_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from specdec.core.errors import UserError
 from specdec.results.tracking import keep_on, start_trackers
 from specdec.training.best import Best
 from specdec.training.checkpoints import Checkpoints, replacing
+from specdec.training.counted import Losses, TrainedOn, agreed
 from specdec.training.metrics_log import MetricsLog
 from specdec.training.objective import Batch, Objective
 from specdec.training.schedule import Schedule
@@ -134,7 +135,7 @@ class TrainingRun:
         accelerator, options = self.accelerator, self.options
         self._rate = self._schedule.apply(self.optimizer, self.step)
         batches = [self._batch(micro) for micro in range(options.accumulation)]
-        count, any_ends = self._agreed(batches, ends)
+        count, any_ends = agreed(accelerator, batches, ends)
         step_loss = torch.zeros((), device=accelerator.device)
         for batch in batches:
             with accelerator.accumulate(self.module), accelerator.autocast():
@@ -161,16 +162,6 @@ class TrainingRun:
         first = (shard + self.accelerator.process_index) * options.batch_size
         batch = self.objective.batch(first, options.batch_size)
         return replace(batch, step=self.step).to(self.accelerator.device)
-
-    def _agreed(self, batches: Sequence[Batch], ends: bool) -> tuple[Tensor, bool]:
-        """Count the tokens of a step, and ask for its end, over all processes and micro-batches."""
-        count = torch.stack([batch.num_counted for batch in batches]).sum()
-        if self.accelerator.num_processes == 1:  # nobody waits for the device
-            return count.clamp(min=1), ends
-        both = torch.stack([count, torch.full_like(count, int(ends))])
-        total = self.accelerator.reduce(both, "sum")
-        assert isinstance(total, Tensor)
-        return total[0].clamp(min=1), bool(total[1])
 
     def log_loss(self, report: ProgressReport) -> None:
         """Log the mean loss per counted token of the steps since the last time."""
@@ -256,56 +247,3 @@ class TrainingRun:
         if self._is_tracked or self.accelerator.num_processes > 1:
             keep_on(self.accelerator.end_training, str(self.options.log_with), self.output)
         return last
-
-
-class Losses:
-    """Each step's loss since the last log; saved with a checkpoint, so that logs agree too."""
-
-    def __init__(self) -> None:
-        self.values: list[Tensor] = []
-
-    def add(self, loss: Tensor) -> None:
-        """Note one step, without waiting for the device."""
-        self.values.append(loss)
-
-    def mean(self) -> Tensor:
-        """Average what was noted."""
-        # Those of a checkpoint come back on the CPU.
-        device = self.values[-1].device
-        return torch.stack([value.to(device) for value in self.values]).mean()
-
-    def clear(self) -> None:
-        """Begin anew after logging."""
-        self.values = []
-
-    def state_dict(self) -> dict[str, list[Tensor]]:
-        """Return what a checkpoint holds."""
-        return {"values": self.values}
-
-    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
-        """Take up what a checkpoint held."""
-        self.values = list(state["values"])
-
-
-class TrainedOn:
-    """The tokens that were read as targets so far (see `training_tokens`)."""
-
-    def __init__(self) -> None:
-        self._count: Tensor | int = 0
-
-    def add(self, count: Tensor) -> None:
-        """Note one step, without waiting for the device."""
-        self._count = self._count + count
-
-    @property
-    def tokens(self) -> int:
-        """How many there were."""
-        return int(self._count)
-
-    def state_dict(self) -> dict[str, int]:
-        """Return what a checkpoint holds."""
-        return {"tokens": self.tokens}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Take up what a checkpoint held."""
-        self._count = state["tokens"]

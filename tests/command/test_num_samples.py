@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from specdec.core.trace import TextKey
-from specdec.recording.folder import read_recording
+from specdec.recording.recorded import read_recording
 from specdec.results.run_dir import read_clock, read_tally, read_traces
 from tests.support.running import CommandLine, Tiny
 

@@ -85,7 +85,7 @@ def test_a_lossless_run_is_a_recording_too(tiny: Tiny, cli: CommandLine) -> None
 def test_an_interrupted_recording_goes_on(
     tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from specdec.recording import folder as module
+    from specdec.recording import writer as module
 
     with monkeypatch.context() as patch:
         patch.setattr(module.RecordingWriter, "close", lambda self: None)

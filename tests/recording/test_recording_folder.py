@@ -24,16 +24,11 @@ from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.recording import scoring
-from specdec.recording.folder import (
-    MANIFEST,
-    Recording,
-    RecordingWriter,
-    drop_damaged,
-    read_recording,
-    require_made_for,
-)
+from specdec.recording.manifest import MANIFEST
+from specdec.recording.recorded import Recording, read_recording, require_made_for
 from specdec.recording.scoring import LEAST_LOG_P, Scored, score
 from specdec.recording.texts import Text
+from specdec.recording.writer import RecordingWriter, drop_damaged
 from specdec.replay.arm import ClosedArm
 from specdec.replay.closed_form import replay
 from specdec.replay.draft_distributions import ModelDistributions

@@ -18,7 +18,8 @@ from specdec.training.data.distill import Distill
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.draft_model import DraftModelTraining
 from specdec.training.expected_acceptance import HeldOut
-from specdec.training.joint import Joint, JointLosses
+from specdec.training.joint import Joint
+from specdec.training.joint_losses import JointLosses
 from specdec.training.lm import LanguageModeling
 from specdec.training.loss.expected_accepted import ExpectedAccepted
 from specdec.training.loss.kl import KL

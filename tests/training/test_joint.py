@@ -23,7 +23,8 @@ from specdec.training.acceptance import Acceptance
 from specdec.training.chained import ChainedTraining
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.heads import HeadTraining
-from specdec.training.joint import Joint, JointLosses
+from specdec.training.joint import Joint
+from specdec.training.joint_losses import JointLosses
 from specdec.training.loss.cross_entropy import CrossEntropy
 from specdec.training.loss.kl import KL
 from specdec.training.medusa import MedusaTraining

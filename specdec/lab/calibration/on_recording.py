@@ -17,7 +17,7 @@ from specdec.lab.identity import draft_of
 from specdec.lab.rendered_runs import read_spec
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
-from specdec.recording.folder import read_recording, require_made_for
+from specdec.recording.recorded import read_recording, require_made_for
 from specdec.replay.costs import costs_of_file
 from specdec.replay.draft_distributions import HeadDistributions, ModelDistributions
 from specdec.tree.fixed import Path

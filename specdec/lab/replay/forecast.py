@@ -14,7 +14,7 @@ from specdec.lab.spec import ArmSpec
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Estimate, Tally, block_efficiency
-from specdec.recording.folder import read_recording, require_made_for
+from specdec.recording.recorded import read_recording, require_made_for
 from specdec.replay.costs import Costs, costs_of_file
 
 # How far predicted speeds are off, one time in two; of tau replay knows the mean, not the texts.

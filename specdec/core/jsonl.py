@@ -3,27 +3,23 @@
 Whatever is written goes through `writing`, so that a full disk is one line to every caller.
 """
 
-import gzip
 import json
 import os
 import platform
-import re
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkstemp
-from typing import Any, TextIO, cast
+from typing import Any
 
-from specdec.core.errors import RowError, Unwritable, UserError
-from specdec.core.narrowing import is_list, is_mapping
+from specdec.core.errors import RowError, Unwritable
+from specdec.core.narrowing import is_mapping
+from specdec.core.text_file import opened, require_characters, require_text
 
 SEAL = "crc32"  # of a row without it; see `sealed`
-UTF_8 = "utf-8-sig"  # files of some editors begin with a byte order mark, which is no text
 UNREADABLE = (ValueError, RecursionError)  # of JSON: broken, a number too long, nested too deep
 BLANK = "\ufeff \t\r\n"  # around a row; the mark of such a file, where it was joined to others
-HALF = "half a character"
-SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no text in any encoding
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -52,38 +48,6 @@ def scan_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
                     yield number, _parse(f"{path}:{number}", line)
                 except RowError as error:
                     yield number, error
-
-
-@contextmanager
-def opened(path: Path) -> Generator[TextIO]:
-    """Open a text file, unpacked if its name ends in `.gz`.
-
-    Bytes that are not UTF-8 are read as half characters, which `require_text` knows.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        with (
-            gzip.open(path, "rt", encoding=UTF_8, errors="surrogateescape")
-            if path.suffix.lower() == ".gz"
-            else path.open(encoding=UTF_8, errors="surrogateescape")
-        ) as file:
-            yield cast(TextIO, file)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-
-
-def require_text(where: str, text: str) -> None:
-    """Refuse text of an `opened` file whose bytes are not UTF-8.
-
-    Raises:
-        RowError: they are not; `where` is how the message names the place.
-    """
-    half = SURROGATE.search(text)
-    if half is not None:
-        byte = ord(half[0]) & 0xFF
-        raise RowError(where, f"cannot be read as UTF-8 text (byte 0x{byte:02x})")
 
 
 def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -126,18 +90,6 @@ def _checksum(row: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(row).encode())
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file.
-
-    Raises:
-        UserError: it cannot be read, or is in another encoding.
-    """
-    with opened(path) as file:
-        text = file.read()
-    require_text(str(path), text)
-    return text
-
-
 def _parse(where: str, line: str) -> dict[str, Any]:
     require_text(where, line)
     try:
@@ -158,27 +110,6 @@ def require_object(where: str, row: object) -> None:
     """
     if not isinstance(row, dict):
         raise RowError(where, f"expected a JSON object, got {type(row).__name__}")
-
-
-def require_characters(where: str, value: object) -> None:
-    """Refuse values of JSON that hold half a character, which only an escape can spell.
-
-    Raises:
-        RowError: there is one; `where` is how the message names the place.
-    """
-    if isinstance(value, str):
-        half = SURROGATE.search(value)
-        if half is not None:
-            around = value[max(0, half.start() - 20) : half.end() + 20]
-            what = f"half a character (a lone surrogate, {ascii(half[0])[1:-1]})"
-            raise RowError(where, f"{around!a} holds {what}; expected whole ones", HALF)
-    elif is_mapping(value):
-        for name, each in value.items():
-            require_characters(where, name)
-            require_characters(where, each)
-    elif is_list(value):
-        for each in value:
-            require_characters(where, each)
 
 
 @contextmanager

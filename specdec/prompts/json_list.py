@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from specdec.core.errors import UserError
-from specdec.core.jsonl import UNREADABLE, require_text
+from specdec.core.jsonl import UNREADABLE
+from specdec.core.text_file import require_text
 
 PIECE = 1 << 20  # characters that are read at once
 BLANKS = " \t\n\r"

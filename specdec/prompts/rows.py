@@ -8,7 +8,8 @@ from typing import Any
 
 from specdec.core.digest import digest, digest_of
 from specdec.core.errors import RowError, UserError, first_line, require
-from specdec.core.jsonl import opened, read_text, require_characters, require_object, scan_jsonl
+from specdec.core.jsonl import require_object, scan_jsonl
+from specdec.core.text_file import opened, read_text, require_characters
 from specdec.prompts.json_list import scan_list
 
 ZOO = Path(__file__).parent.parent / "zoo"

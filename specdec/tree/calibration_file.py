@@ -5,7 +5,7 @@ from pathlib import Path as File
 from typing import Any, TypeVar
 
 from specdec.core.errors import UserError, require_int, require_name
-from specdec.core.jsonl import read_text
+from specdec.core.text_file import read_text
 from specdec.core.vouching import parse_note
 
 T = TypeVar("T")

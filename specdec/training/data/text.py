@@ -12,7 +12,8 @@ from typing import Any
 
 from specdec.core.digest import digest_of
 from specdec.core.errors import RowError, UserError
-from specdec.core.jsonl import opened, require_text, unsealed
+from specdec.core.jsonl import unsealed
+from specdec.core.text_file import opened, require_text
 from specdec.prompts import FILES, Conversation, SourceRow, kind_of, read_conversation, scan_rows
 from specdec.prompts.rows import SUFFIXES, dataset_digest
 from specdec.training.data.answer_file import require_whole

@@ -96,7 +96,7 @@ def compare(
     """Let proposers decode the same prompts in turns, and say how they stand, with intervals.
 
     They take turns prompt by prompt, so that a machine that slows down does so for all of them.
-    Speed is told if one of them is `sd.NoProposer()`.
+    Speed is measured if one of them is `sd.NoProposer()`.
 
     Args:
         verifier: the large model, from `sd.load`.

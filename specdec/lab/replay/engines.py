@@ -32,11 +32,11 @@ def replay_all(
     rows: Rows | None = None,
     costs: Costs | None = None,
 ) -> dict[str, Tally]:
-    """Replay the arms: those that draw from the same laws together, others one by one.
+    """Replay the arms: those that draw from the same distributions together, others one by one.
 
-    Where drafts are made one by one, `batch` texts are read at a time. `rows` are the laws that the
-    texts were drawn from, as far as their recording has them; else the verifier is asked. With
-    `costs` seconds are predicted of those arms whose proposer they know.
+    Where drafts are made one by one, `batch` texts are read at a time. `rows` are the distributions
+    that the texts were drawn from, as far as their recording has them; else the verifier is asked.
+    With `costs` seconds are predicted of those arms whose proposer they know.
     """
 
     for line in unpriced(arms, costs):
@@ -78,7 +78,7 @@ def in_closed_form(
     rows: Rows | None,
     costs: Costs | None,
 ) -> dict[str, Tally]:
-    """Replay arms that draw from the same laws."""
+    """Replay arms that draw from the same distributions."""
     first = next(iter(arms.values())).spec
     closed = {name: arm.closed for name, arm in arms.items() if arm.closed is not None}
     found = replay(

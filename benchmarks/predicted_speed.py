@@ -22,15 +22,15 @@ from specdec.command.compose import compose_decode
 from specdec.command.options import arm_spec, plain
 from specdec.command.replay_grid import arm_config
 from specdec.core.trace import PlainSteps, Trace
-from specdec.lab.arm import Arm, build_arm
+from specdec.lab.arm import Arm, build_arm, sampling_of, stopping_of
 from specdec.lab.interleaving import interleave
-from specdec.lab.rendered_runs import texts_of
+from specdec.lab.rendered_runs import texts_of_run
 from specdec.lab.replay.arms import ReplayArm
-from specdec.lab.replay.engines import replay_all
+from specdec.lab.replay.replayer import Replayer
 from specdec.metrics import Tally, block_efficiency, speedup
 from specdec.prompts import Prompt
 from specdec.recording.scoring import score
-from specdec.replay.costs import read_costs
+from specdec.replaying.costs import read_costs
 
 DEFAULTS = {
     "costs": "???",
@@ -84,11 +84,12 @@ def main() -> None:
     traces = decoded(arms, first.prompts.load())
     clock = [PlainSteps.of(trace) for trace in traces[PLAIN]]
     measured = {name: Tally.of(each, clock) for name, each in traces.items()}
-    unscored = texts_of(traces[PLAIN], first.prompts, verifier, first.max_new_tokens)
+    unscored = texts_of_run(traces[PLAIN], first, verifier)
     texts = [each.text for each in score(unscored, verifier, first.sampling.build(), top_k=0)]
     costs = read_costs(Path(options.costs))
     able = {name: ReplayArm.of(spec) for name, spec in specs.items()}
-    predicted = replay_all(able, texts, verifier, costs=costs)
+    known = texts, verifier, sampling_of(first, verifier), stopping_of(first, verifier)
+    predicted = Replayer(*known, costs=costs).replay(able)
     show(measured, predicted)
 
 

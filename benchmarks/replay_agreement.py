@@ -22,10 +22,11 @@ from specdec.command.compose import compose_decode
 from specdec.command.options import arm_spec, plain
 from specdec.command.replay_grid import arm_config
 from specdec.core.errors import Unfit
+from specdec.lab.arm import sampling_of, stopping_of
 from specdec.lab.decoding import decode_into
-from specdec.lab.rendered_runs import texts_of
+from specdec.lab.rendered_runs import texts_of_run
 from specdec.lab.replay.arms import ReplayArm
-from specdec.lab.replay.engines import replay_all
+from specdec.lab.replay.replayer import Replayer
 from specdec.lab.spec import ArmSpec
 from specdec.metrics import Tally, block_efficiency, efficiency_contrast, holm
 from specdec.metrics.tally import pooled
@@ -104,7 +105,7 @@ def decoded(spec: ArmSpec, folder: Path) -> list[Text]:
     """Decode unless that was done, and return the texts, scored."""
     decode_into(spec, folder)
     verifier, sampling = spec.verifier.build(), spec.sampling.build()
-    texts = texts_of(read_traces(folder), spec.prompts, verifier, spec.max_new_tokens)
+    texts = texts_of_run(read_traces(folder), spec, verifier)
     return [each.text for each in score(texts, verifier, sampling, top_k=0)]
 
 
@@ -136,8 +137,7 @@ def run_once(arm: Arm, options: DictConfig, seed: int, number: int) -> None:
         print(f"left out: {arm.overrides}: {reason}")
         return
     arm.decoded.append(read_tally(folder))
-    able = {"arm": ReplayArm.of(spec)}
-    replayed = replay_all(able, texts, spec.verifier.build(), options.batch, seed)
+    replayed = replayer(spec, texts, options.batch, seed).replay({"arm": ReplayArm.of(spec)})
     arm.replayed.append(replayed["arm"])
 
 
@@ -148,7 +148,14 @@ def replay_plain(arms: Sequence[Arm], options: DictConfig, seed: int) -> dict[st
     texts = decoded(spec, folder)
     configs = {arm.overrides: arm.config(options, seed) for arm in arms if arm.decoded}
     able = {name: ReplayArm.of(arm_spec(config)) for name, config in configs.items()}
-    return replay_all(able, texts, spec.verifier.build(), options.batch, seed)
+    return replayer(spec, texts, options.batch, seed).replay(able)
+
+
+def replayer(spec: ArmSpec, texts: Sequence[Text], batch: int, seed: int) -> Replayer:
+    """Replay on texts that were decoded as a spec says."""
+    verifier = spec.verifier.build()
+    sampling, stopping = sampling_of(spec, verifier), stopping_of(spec, verifier)
+    return Replayer(texts, verifier, sampling, stopping, batch, seed)
 
 
 def rows(

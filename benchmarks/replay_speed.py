@@ -36,7 +36,7 @@ from specdec.lab.arm import build_arm
 from specdec.lab.decoding import decode_into
 from specdec.lab.record import record
 from specdec.lab.replay.arms import ReplayArm
-from specdec.lab.replay.engines import replay_all
+from specdec.lab.replay.replayer import Replayer
 from specdec.lab.spec import ArmSpec, with_options
 from specdec.metrics import summarize
 from specdec.prompts import load_prompts
@@ -124,6 +124,7 @@ class Bench:
         self.seconds = Seconds()
         self.spec = self._plain()
         self.families: dict[str, Arms] = {}
+        self.specs: dict[str, ArmSpec] = {}
 
     def _plain(self) -> ArmSpec:
         """Compose plain decoding, of as many prompts as are wanted."""
@@ -155,7 +156,9 @@ class Bench:
             for name, family in FAMILIES.items():
                 grid = {key: family.get(key, value) for key, value in GRID.items()}
                 options.merge_with({"grid": grid, "arms": family.get("arms", [])})
-                self.families[name] = plan(options, self.spec.options).arms
+                planned = plan(options, self.spec.options)
+                self.families[name] = planned.arms
+                self.specs |= planned.specs
 
     @property
     def arms(self) -> Arms:
@@ -178,7 +181,7 @@ class Bench:
         """Replay some configurations."""
         verifier = self.spec.verifier.build()
         with self.seconds.of(name):
-            tallies = replay_all(arms, recording.texts, verifier, rows=recording.rows)
+            tallies = Replayer.of(recording, verifier).replay(arms)
         with self.seconds.of(f"summary {name}"):
             for tally in tallies.values():
                 summarize(tally)
@@ -192,9 +195,9 @@ class Bench:
             found[family] = {list(arms)[place]: arms[list(arms)[place]] for place in places}
         return found
 
-    def decode(self, name: str, replayed: ReplayArm) -> int:
+    def decode(self, name: str) -> int:
         """Decode one configuration on some prompts; return how many tokens came out."""
-        spec = ArmSpec.of(with_options(replayed.spec.options, {"batch": self.options.batch}))
+        spec = ArmSpec.of(with_options(self.specs[name].options, {"batch": self.options.batch}))
         prompts = spec.prompts.load()[: self.options.decoded]
         arm = build_arm(spec, spec.verifier.build())
         arm.warm_up(prompts[0])
@@ -222,8 +225,8 @@ def measure(bench: Bench) -> None:
         recording = bench.record(repeat)
         for family, some in sample.items():
             bench.replay(family, bench.families[family], recording)
-            for name, arm in some.items():
-                num_tokens = bench.decode(name, arm)
+            for name in some:
+                num_tokens = bench.decode(name)
                 per_token[name].append(bench.seconds[f"decode {name}"] / num_tokens)
         bench.replay("all", arms, recording)
         for number in sizes(arms):
@@ -240,8 +243,8 @@ def warm_up(bench: Bench, sample: Mapping[str, Arms]) -> None:
     """Load the models, and let first calls pay for what later ones reuse."""
     prompts = bench.spec.prompts.load()
     for some in sample.values():
-        for arm in some.values():
-            build_arm(arm.spec, arm.spec.verifier.build()).warm_up(prompts[0])
+        for spec in map(bench.specs.__getitem__, some):
+            build_arm(spec, spec.verifier.build()).warm_up(prompts[0])
 
 
 def sizes(arms: Arms) -> list[int]:

@@ -31,14 +31,14 @@ MAY_IMPORT = {
     "report": {"core", "metrics", "results"},
     "recording": {"core", "lm", "decoding", "metrics"},
     "calibration": {
-        *("core", "lm", "heads", "tree", "verification", "recording", "replay", "training"),
+        *("core", "lm", "heads", "tree", "verification", "recording", "replaying", "training"),
     },
-    "replay": {
+    "replaying": {
         *("core", "lm", "heads", "tree", "verification", "decoding", "metrics", "recording"),
     },
     "training": {
         *("core", "lm", "heads", "prompts", "proposer", "verification", "decoding", "metrics"),
-        *("results", "recording", "replay", "tree", "zoo"),
+        *("results", "recording", "replaying", "tree", "zoo"),
     },
     # For authors of plug-ins; nothing of ours needs it.
     "testing": {
@@ -47,11 +47,15 @@ MAY_IMPORT = {
     },
     "lab": {
         *("core", "lm", "heads", "prompts", "proposer", "tree", "verification", "decoding"),
-        *("metrics", "results", "recording", "calibration", "replay", "training", "report"),
+        *("metrics", "results", "recording", "calibration", "replaying", "training", "report"),
+    },
+    "notebook": {
+        *("core", "lm", "heads", "prompts", "proposer", "tree", "verification", "decoding"),
+        *("metrics", "results", "recording", "training", "report", "lab"),
     },
     "command": {
         *("core", "lm", "heads", "prompts", "proposer", "tree", "verification", "decoding"),
-        *("metrics", "results", "recording", "calibration", "replay", "training", "report"),
+        *("metrics", "results", "recording", "calibration", "replaying", "training", "report"),
         *("lab", "version"),
     },
 }

@@ -132,6 +132,7 @@ def test_no_document_names_a_place_of_some_machine() -> None:
 
 
 @pytest.mark.whole
+@pytest.mark.usefixtures("empty_folder", "fresh_accelerator")
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=named)
 def test_the_code_of_a_page_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     namespace: dict[str, Any] = {}

@@ -17,10 +17,10 @@ from specdec.calibration.path_counts import PathCounts
 from specdec.core.ordering import BEHIND_ALL, ranks_of
 from specdec.core.sampling import Sampling
 from specdec.recording.texts import Text, batches, output_ids, processed
-from specdec.replay.closed_form import CELLS_AT_ONCE
-from specdec.replay.draft_distributions import DraftDistributions
-from specdec.replay.expected_steps import Replayed, depth_limits
-from specdec.replay.survival import ahead, of_tree
+from specdec.replaying.closed_form import CELLS_AT_ONCE
+from specdec.replaying.draft_distributions import DraftDistributions
+from specdec.replaying.expected_steps import Replayed, depth_limits
+from specdec.replaying.survival import ahead, of_tree
 from specdec.tree.fixed import Path
 
 MAX_ROUNDS = 20
@@ -50,7 +50,7 @@ def ranked(
     vocab_size: int,
     sampling: Sampling,
 ) -> list[Ranked]:
-    """Rank the tokens of texts in the distributions that candidates would be taken from.
+    """Rank the tokens of texts in the laws that candidates would be taken from.
 
     Of `sampling`, as `heeded` returns it, the processors count: decoding ranks behind them.
     """
@@ -65,7 +65,7 @@ def ranked(
             columns.append(ranks.view(tokens.shape))
             if number == depth:
                 break
-        if distributions.num_depths is None:  # the same at whatever depth
+        if distributions.num_depths is None:  # the law is that of the token, at whatever depth
             columns = [ahead(columns[0], d) for d in range(1, depth + 1)]
         found.append(Ranked(batch, _within(torch.stack(columns, dim=-1), batch, distributions)))
     return found

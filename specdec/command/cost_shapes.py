@@ -17,7 +17,7 @@ from specdec.lab.identity import draft_of
 from specdec.lab.inputs import require_models
 from specdec.lab.spec import ArmSpec, ProposerPart
 from specdec.proposer.tree_fit import heads_config
-from specdec.replay.costs import DRAWN, LIKELIEST, ProposerKey
+from specdec.replaying.costs import DRAWN, LIKELIEST, ProposerKey
 
 DEEPEST = 4  # levels: as many as there usually are heads
 

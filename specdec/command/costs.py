@@ -23,9 +23,9 @@ from specdec.lab.spec import ArmSpec
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.prompts import Prompt
-from specdec.replay.cost_fitting import Filler, Timed, fitted
-from specdec.replay.costs import Costs, Curve
-from specdec.replay.doubts import doubts
+from specdec.replaying.cost_fitting import Filler, Timed, fitted
+from specdec.replaying.costs import Costs, Curve
+from specdec.replaying.doubts import doubts
 from specdec.results.provenance import provenance
 
 FILLER = "filler"

@@ -21,14 +21,14 @@ from specdec.lab.identity import content_of, identity_of, materials_of
 from specdec.lab.rendered_runs import read_spec
 from specdec.lab.replay.agreement import checked
 from specdec.lab.replay.arms import rule_of
-from specdec.lab.replay.engines import replay_all
 from specdec.lab.replay.ranking import choices, show
+from specdec.lab.replay.replayer import Replayer
 from specdec.lab.spec import ArmSpec
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, summarize
 from specdec.recording.recorded import read_recording, require_made_for
-from specdec.replay.costs import Costs, costs_of_file
+from specdec.replaying.costs import Costs, costs_of_file
 from specdec.results.provenance import provenance
 from specdec.results.run_dir import RunDir
 
@@ -48,13 +48,13 @@ def task(config: DictConfig) -> None:
     for reason, number in planned.unfit.items():
         print(f"left out, {number}: {reason}")
     verifier = recorded.verifier.build()
-    require_made_for(recording, fingerprint(verifier), sampling_of(recorded, verifier))
-    costs = costs_of(config.costs, fingerprint(verifier))
-    tallies = replay_all(
-        planned.arms, recording.texts, verifier, config.batch, config.seed, recording.rows, costs
-    )
+    reader = fingerprint(verifier)
+    require_made_for(recording, reader, sampling_of(recorded, verifier))
+    costs = costs_of(config.costs, reader)
+    replayer = Replayer.of(recording, verifier, config.batch, config.seed, costs)
+    tallies = replayer.replay(planned.arms)
     for name, tally in tallies.items():
-        write_run(folder / name, planned.arms[name].spec, tally, config, verifier)
+        write_run(folder / name, planned.specs[name], tally, config, verifier)
     seconds = time.perf_counter() - began
     report(folder, config.reference)
     if costs is not None:
@@ -62,7 +62,7 @@ def task(config: DictConfig) -> None:
     print(f"replayed in {seconds:.1f} s, models and all")
     if config.check:
         noisy = partial(noisy_again, planned.configs)
-        sys.exit(checked(planned.arms, tallies, folder / "checked", noisy))
+        sys.exit(checked(planned.specs, tallies, folder / "checked", noisy))
 
 
 def check_options(config: DictConfig) -> None:
@@ -88,7 +88,16 @@ def costs_of(path: str | None, fingerprint: Mapping[str, str]) -> Costs | None:
 
 
 def recorded_spec(folder: Path, device: str | None) -> ArmSpec:
-    """Return how the texts were decoded, on the device that is wanted here, if one is."""
+    """Return how the texts were decoded, on the device that is wanted here, if one is.
+
+    Raises:
+        UserError: a notebook recorded them, which knows no options.
+    """
+    if not (folder / "run.yaml").is_file():
+        raise UserError(
+            f"recording={str(folder)!r}: made by sd.record, of a model and not of options; replay"
+            " it with sd.replay, or record with specdec-record"
+        )
     names = ("device", "verifier.device") if device is not None else ()
     return read_spec(folder, "run.yaml", dict.fromkeys(names, device))
 

@@ -21,7 +21,7 @@ from specdec.lab.inputs import require_models
 from specdec.lab.replay.arms import ReplayArm
 from specdec.lab.spec import ArmSpec
 
-# Options that the recording fixes: whoever wants others makes another one.
+# What is told by the recording: whoever wants another writes another one.
 RECORDED = ("verifier", "prompts", "sampling")
 RECORDED_VALUES = (
     *("max_new_tokens", "min_new_tokens", "stop_strings", "ignore_eos"),
@@ -38,6 +38,7 @@ class Planned:
     """The configurations to replay, by the name of their folder, and why others are not."""
 
     configs: Mapping[str, DictConfig]
+    specs: Mapping[str, ArmSpec]
     arms: Mapping[str, ReplayArm]
     unfit: Mapping[str, int]
 
@@ -45,6 +46,7 @@ class Planned:
 def plan(config: DictConfig, recorded: Mapping[str, Any]) -> Planned:
     """Compose every configuration that is asked for; those that cannot be are left out."""
     configs: dict[str, DictConfig] = {}
+    specs: dict[str, ArmSpec] = {}
     arms: dict[str, ReplayArm] = {}
     unfit: dict[str, int] = {}
     shared = [str(option) for option in config.options]
@@ -64,10 +66,11 @@ def plan(config: DictConfig, recorded: Mapping[str, Any]) -> Planned:
             swept = [text.split("=")[0] for text in overrides]
             name = name_of(spec, [*KEYS, *swept])
             configs.setdefault(name, composed)
+            specs.setdefault(name, spec)
             arms.setdefault(name, arm)
     if not arms:
         raise UserError(f"nothing to replay: {'; '.join(unfit) or 'grid and arms are empty'}")
-    return Planned(configs, arms, unfit)
+    return Planned(configs, specs, arms, unfit)
 
 
 def combinations(
@@ -98,7 +101,7 @@ def arm_config(
     for text in overrides:
         name = text.split("=")[0]
         if name.split(".")[0] in (*RECORDED, *RECORDED_VALUES):
-            raise UserError(f"{text}: fixed by the recording; expected another recording")
+            raise UserError(f"{text}: told by the recording; expected another recording")
     found = compose_decode(overrides)
     for option, number in numbers.items():
         OmegaConf.update(found, option, number)

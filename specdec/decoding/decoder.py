@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,7 +15,7 @@ from specdec.core.processing import over_tree
 from specdec.core.protocols import CausalLM, Forward, Proposer, VerificationRule
 from specdec.core.randomness import Stream
 from specdec.core.sampling import Sampling
-from specdec.core.trace import Step, Trace
+from specdec.core.trace import Step, TextKey, Trace
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Context, Proposal, Verdict
 from specdec.decoding.claims import claims_of
@@ -92,11 +92,16 @@ class SpeculativeDecoder:
         require_samples(1 + max((each.sample for each in requests), default=0), self.sampling)
         require_decodable(requests, verifier.max_length, verifier.vocab_size, tokenizer)
 
-    def decode(self, items: Decodable | Sequence[Decodable]) -> list[Trace]:
+    def decode(
+        self,
+        items: Decodable | Sequence[Decodable],
+        see: Callable[[Trace], object] = lambda trace: None,
+    ) -> list[Trace]:
         """Decode requests, prompts or bare texts; return their traces in the same order.
 
         Prompts are rendered by the verifier's tokenizer, with its chat template if it has one; a
         later turn is asked after the decoder's own answers, and its trace stands behind theirs.
+        `see` gets each trace as soon as it is there.
 
         Raises:
             UserError: it is nothing of these, or cannot be decoded; see `check`.
@@ -109,7 +114,10 @@ class SpeculativeDecoder:
             found = decode_turns(prompts, self._request, self.stream, tokenizer, room)
         else:
             found = self.stream(requests)
-        traces = {trace.key: trace for trace in found}
+        traces: dict[TextKey, Trace] = {}
+        for trace in found:
+            traces[trace.key] = trace
+            see(trace)
         return [traces[each.prompt_id, each.sample, each.turn] for each in requests]
 
     def _request(self, prompt: Prompt, answers: Sequence[str]) -> Request:

@@ -12,7 +12,7 @@ from huggingface_hub.file_download import repo_folder_name
 from specdec.core.digest import digest
 from specdec.core.plug_ins import code_digest
 from specdec.lab.spec import ArmSpec, ProposerPart
-from specdec.replay.costs import ProposerKey
+from specdec.replaying.costs import ProposerKey
 from specdec.results.options import (
     PLUG_INS,
     TARGET,

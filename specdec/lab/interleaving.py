@@ -13,7 +13,7 @@ from specdec.lab.paired_results import paired_tallies, paired_traces, summarize_
 from specdec.lab.shortfall import Shortfall
 from specdec.metrics import Tally
 from specdec.prompts import Prompt
-from specdec.results.flat import flat
+from specdec.results.flat import by_arm
 from specdec.results.progress import Progress
 
 
@@ -32,8 +32,7 @@ class Comparison:
 
     def table(self) -> pd.DataFrame:
         """Return a row for each arm: its metrics, each with `_low`, `_high` and `_n` behind it."""
-        rows = [{"arm": name, **flat(each)} for name, each in self.summaries.items()]
-        return pd.DataFrame(rows).set_index("arm") if rows else pd.DataFrame()
+        return by_arm(self.summaries)
 
     @property
     def num_done(self) -> int:

@@ -10,9 +10,9 @@ from specdec.core.trace import Trace, request_id
 from specdec.decoding.turns import rendered
 from specdec.lab.arm import answers_of
 from specdec.lab.identity import files_of
-from specdec.lab.prompt_options import PromptOptions
 from specdec.lab.spec import ArmSpec, pick, with_options
 from specdec.lm.hf import HFCausalLM
+from specdec.prompts import Prompt, Rendering
 from specdec.recording.texts import Text
 from specdec.results.saved_options import read_options
 
@@ -52,8 +52,24 @@ def require_unchanged(run: Path, spec: ArmSpec) -> None:
         raise UserError(f"{name}={names[name]!r}: has changed since the run {run}; decode anew")
 
 
+def texts_of_run(traces: Sequence[Trace], spec: ArmSpec, verifier: HFCausalLM) -> list[Text]:
+    """Render the prompts of a run again; see `texts_of`.
+
+    Raises:
+        UserError: the prompts are others than those that were decoded.
+    """
+    prompts, rendering = spec.prompts.load(), spec.prompts.rendering
+    named = f"prompts.path={spec.prompts.path!r}"
+    return texts_of(traces, prompts, rendering, verifier, spec.max_new_tokens, named)
+
+
 def texts_of(
-    traces: Sequence[Trace], prompts: PromptOptions, verifier: HFCausalLM, max_new_tokens: int
+    traces: Sequence[Trace],
+    prompts: Sequence[Prompt],
+    rendering: Rendering,
+    verifier: HFCausalLM,
+    max_new_tokens: int,
+    named: str = "prompts",
 ) -> list[Text]:
     """Render the prompts again, later turns after the answers that the run itself gave.
 
@@ -63,14 +79,16 @@ def texts_of(
     Args:
         traces: of a run.
         prompts: that it decoded.
+        rendering: how it read them.
         verifier: its verifier.
         max_new_tokens: of a text of the run, at most.
+        named: how a complaint names the prompts.
 
     Raises:
         UserError: the prompts are others than those that were decoded.
     """
     texts: list[Text] = []
-    for trace, prompt_ids in _with_prompts(traces, prompts, verifier):
+    for trace, prompt_ids in _with_prompts(traces, prompts, rendering, verifier, named):
         budget = min(max_new_tokens, verifier.max_length - len(prompt_ids))
         texts.append(
             Text(
@@ -89,19 +107,23 @@ def texts_of(
 
 
 def _with_prompts(
-    traces: Sequence[Trace], options: PromptOptions, verifier: HFCausalLM
+    traces: Sequence[Trace],
+    prompts: Sequence[Prompt],
+    rendering: Rendering,
+    verifier: HFCausalLM,
+    named: str,
 ) -> Iterator[tuple[Trace, Sequence[int]]]:
-    prompts = {prompt.key: prompt for prompt in options.load()}
+    known = {prompt.key: prompt for prompt in prompts}
     answers = answers_of(traces, verifier)
     for trace in (trace for trace in traces if trace.output_ids):
-        given, prompt = answers[trace.prompt_key][: trace.turn], prompts.get(trace.prompt_key)
+        given, prompt = answers[trace.prompt_key][: trace.turn], known.get(trace.prompt_key)
         prompt_ids: Sequence[int] = ()
         if prompt is not None:
-            prompt_ids = rendered(prompt, given, verifier, options.rendering).token_ids
+            prompt_ids = rendered(prompt, given, verifier, rendering).token_ids
         if len(prompt_ids) != trace.num_prompt_tokens:
             name = request_id(trace.prompt_id, trace.turn, trace.sample)
             raise UserError(
-                f"prompts.path={options.path!r}: has changed since the run: prompt {name}"
+                f"{named}: has changed since the run: prompt {name}"
                 f" had {trace.num_prompt_tokens} tokens, and has {len(prompt_ids)} now"
             )
         yield trace, prompt_ids

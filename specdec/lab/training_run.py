@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from accelerate.state import AcceleratorState
@@ -9,8 +10,11 @@ from accelerate.state import AcceleratorState
 from specdec.lab.option_names import named_options
 from specdec.lab.training_identity import record_of
 from specdec.lab.training_spec import TrainingSpec
+from specdec.training.objective import Objective
 from specdec.training.processes import joined
+from specdec.training.record import Record
 from specdec.training.trained_folder import training_steps
+from specdec.training.trainer import Trainer
 from specdec.training.training_dir import TrainingDir
 
 
@@ -33,17 +37,44 @@ def train_in_sweep(spec: TrainingSpec, output: Path, sweep: str) -> None:
 
 
 def _trained(spec: TrainingSpec, output: Path, group: str | None, speaks: bool) -> bool:
-    """Train what is not trained yet; returns whether there was anything to do."""
-    processes = joined()
     trainer = spec.trainer.build(**({} if group is None else {"group": group}))
+    names = spec.trainer.names, spec.objective.names
+    return fit(trainer, spec.objective.build, record_of(spec), output, speaks, names)
+
+
+def fit(
+    trainer: Trainer,
+    make: Callable[[], Objective],
+    record: Record,
+    output: Path,
+    speaks: bool = True,
+    names: Sequence[Mapping[str, str]] = (),
+) -> bool:
+    """Train what is not trained yet.
+
+    Args:
+        trainer: how it is trained.
+        make: what is trained; not asked where nothing is left to do.
+        record: which training this is; another one in `output` is refused.
+        output: the folder.
+        speaks: whether it is said what is there already, and a sample is shown.
+        names: the options that arguments of the trainer and of what it trains are called by.
+
+    Returns:
+        Whether there was anything to do.
+
+    Raises:
+        UserError: an option is wrong, or the folder holds another training.
+    """
+    processes = joined()
     steps = trainer.max_steps if trainer.num_train_epochs is None else None
-    folder = TrainingDir(output, record_of(spec), steps, trainer.resume, processes.is_main)
+    folder = TrainingDir(output, record, steps, trainer.resume, processes.is_main)
     with folder:
         if processes.agreed(folder.taken) is not None:
             if speaks:
                 print(f"{output}: {folder.taken}; resume=false trains anew")
             return False
-        objective = spec.objective.build()
-        with named_options(spec.trainer.names, spec.objective.names):
+        objective = make()
+        with named_options(*names):
             trainer.fit_in(folder, objective, shows_sample=speaks)
     return True

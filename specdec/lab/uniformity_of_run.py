@@ -8,7 +8,7 @@ from typing import Any
 from specdec.core.errors import UserError
 from specdec.core.trace import request_id
 from specdec.lab.arm import sampling_of
-from specdec.lab.rendered_runs import read_spec, require_unchanged, texts_of
+from specdec.lab.rendered_runs import read_spec, require_unchanged, texts_of_run
 from specdec.lab.spec import ArmSpec, ModelPart
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics.pit import MIN_TOKENS, Uniformity, uniformity
@@ -68,7 +68,7 @@ def tested(
         )
     reader = None if draft is None else draft.build()
     verifier = spec.verifier.build()
-    texts = texts_of(traces, spec.prompts, verifier, spec.max_new_tokens)
+    texts = texts_of_run(traces, spec, verifier)
     longest = max(len(text.prompt_ids) + len(text.output_ids) for text in texts)
     if reader is not None and longest > reader.max_length:
         print(f"{folder}: texts of {longest} tokens, of which the draft reads {reader.max_length}")

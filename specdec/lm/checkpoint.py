@@ -85,7 +85,7 @@ class Checkpoint:
 
     @property
     def how(self) -> dict[str, Any]:
-        """The arguments that transformers gets beside it."""
+        """What transformers are told beside it."""
         at = {} if self.revision is None else {"revision": self.revision}
         return {TRUST: self.trust_remote_code, **at}
 

@@ -53,6 +53,8 @@ def load(
 
     Args:
         path: a Hub id, a folder, or `zoo:verifier` and `zoo:draft` for the embedded family.
+        device: where it runs: cpu, cuda, cuda:1, mps.
+        dtype: of its weights: float32, bfloat16 or float16.
         attention: transformers' `attn_implementation`; by default sdpa where the model has it.
         vocabulary_of: another model whose tokens must be the same, but for more at the end of
             either: a draft's are its verifier's. Its path, or `path` with the two last options.
@@ -62,6 +64,9 @@ def load(
         revision: a branch, a tag or a commit of the Hub.
         trust_remote_code: run code that comes with the model, if it has any. It is proven to decode
             trees rightly, as all are; what else it does nobody has looked at.
+
+    Returns:
+        The model behind the protocol `CausalLM`, proven to decode trees rightly.
 
     Raises:
         UserError: no such model, revision or device, another vocabulary, code that is not trusted,

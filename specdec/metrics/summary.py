@@ -27,10 +27,10 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "transport_bound": "The most that any rule can make of P(A >= 1) with k i.i.d. draws, k as "
         "many as the root has candidates: mean over steps with sampled ones; null without. "
         "reached_depth[1] is what came of it.",
-        "total_variation": "Mean over emitted tokens of TV from the verifier's distribution to "
-        "the one that the token was emitted by; null for lossless rules.",
-        "kl": "Mean over emitted tokens of KL (nats) of the distribution that the token was "
-        "emitted by from the verifier's; null for lossless rules.",
+        "total_variation": "Mean over emitted tokens of TV from the verifier's law to the one that "
+        "the token was emitted by; null for lossless rules.",
+        "kl": "Mean over emitted tokens of KL (nats) of the law that the token was emitted by from "
+        "the verifier's; null for lossless rules.",
         "judged": "For each judge, a rule that was shown the same candidates and decided nothing: "
         "its E[A] per step, and the paired difference to the deciding rule's.",
         "difference": "block_efficiency minus that of the reference arm on the same prompts, "
@@ -76,13 +76,19 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
 
 
 def summarize(tally: Tally | Sequence[Trace]) -> dict[str, Any]:
-    """Return every metric that needs no second arm as {value, low, high, n}, and the counters.
+    """Compute every metric that needs no second arm; `docs/guarantees-and-definitions.md` has them.
 
-    Of traces, those of their `Tally`.
+    Args:
+        tally: sums over texts, or the traces themselves.
 
-    The keys of depths are strings, as JSON wants them. A metric that is undefined for these
-    sums is null, or has a null value, with a `reason` where its number would mislead. What is not
-    known of every step is null, too.
+    Returns:
+        Each metric as {value, low, high, n}, with the ends of its 95% interval and the number of
+        prompts, and the counters. The keys of depths are strings, as JSON wants them. A metric that
+        is undefined for these sums is null, or has a null value, with a `reason` where its number
+        would mislead. What is not known of every step is null, too.
+
+    Raises:
+        UserError: these are no traces.
     """
     if not isinstance(tally, Tally):
         tally = Tally.of(tally)

@@ -21,12 +21,12 @@ class Continued(Protocol):
 
     @property
     def prompt_ids(self) -> Sequence[int]:
-        """The prompt."""
+        """What was asked."""
         ...
 
     @property
     def output_ids(self) -> Sequence[int]:  # [T]
-        """The text that follows it."""
+        """What came of it."""
         ...
 
 

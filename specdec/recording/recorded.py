@@ -13,11 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
+from specdec.core.protocols import CausalLM
 from specdec.core.sampling import Sampling
 from specdec.core.trace import TextKey
 from specdec.decoding.stopping import Stopping, TextModel
 from specdec.lm.fingerprint import differences
-from specdec.recording.manifest import read_manifest, refusal
+from specdec.lm.generation import heeded
+from specdec.recording.manifest import PLUG_INS, read_manifest, refusal
 from specdec.recording.scoring import Scored
 from specdec.recording.shard import read_shard
 from specdec.recording.texts import Text
@@ -49,8 +51,13 @@ class Recording:
 
     @cached_property
     def has_rows(self) -> bool:
-        """Whether all distributions can be rebuilt, so that no rule needs the verifier."""
+        """Whether the laws of all texts can be rebuilt, so that no rule needs the verifier."""
         return all(each.has_rows for each in self.scored)
+
+    def sampling_of(self, verifier: CausalLM) -> Sampling:
+        """Return what the texts were drawn with, but for processors of the user's own."""
+        row = {name: value for name, value in self.sampling.items() if name != PLUG_INS}
+        return heeded(Sampling(**row), verifier, self.end_ids)
 
     def stopping_of(self, verifier: TextModel) -> Stopping:
         """Return what ended the texts."""
@@ -62,7 +69,7 @@ class Recording:
         return self._by_key[text.key]
 
     def rows(self, text: Text, vocab_size: int) -> Tensor | None:  # [T, V] float32
-        """Return the distributions that a text was drawn from, if they were kept whole."""
+        """Return the laws that a text was drawn from, if all of them was kept."""
         return self.top(text).rows(vocab_size)
 
     @cached_property
@@ -96,7 +103,7 @@ def read_recording(folder: Path) -> Recording:
 def require_made_for(
     recording: Recording, fingerprint: Mapping[str, str], sampling: Sampling | None
 ) -> None:
-    """Refuse texts of another distribution, wherever the verifier lies and whatever its dtype.
+    """Refuse texts of another law, wherever the verifier lies and whatever its dtype.
 
     `sampling` is as `heeded` returns it; None: any will do.
 
@@ -109,7 +116,7 @@ def require_made_for(
         raise refusal(
             recording.folder,
             f"texts of another verifier, {known.get('path')!r} ({', '.join(differing)} differ):"
-            " texts of another distribution cannot be replayed; record them anew",
+            " texts of another law cannot be replayed; record them anew",
         )
     if sampling is None:
         return
@@ -120,5 +127,5 @@ def require_made_for(
         raise refusal(
             recording.folder,
             f"texts at {named}, and this is {', '.join(str(ours[name]) for name in unlike)}: texts"
-            " of another distribution cannot be replayed; record them anew",
+            " of another law cannot be replayed; record them anew",
         )

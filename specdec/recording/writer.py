@@ -86,14 +86,22 @@ class RecordingWriter:
         if self._num_waiting >= self._shard_tokens:
             self._write_shard()
 
-    def close(self) -> None:
-        """Write what waits, and say in the manifest that this is all.
+    def flush(self) -> None:
+        """Write what waits, so that it need not come again.
 
         Raises:
             UserError: the folder cannot be written.
         """
         if self._waiting:
             self._write_shard()
+
+    def close(self) -> None:
+        """Write what waits, and say in the manifest that this is all.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        self.flush()
         self._write_manifest(replace(self._manifest, complete=True))
 
     def _go_on(self, theirs: Manifest) -> None:

@@ -49,7 +49,7 @@ class ReportedArm:
 
     @property
     def lossless(self) -> bool:
-        """Whether its texts have exactly the verifier's distribution."""
+        """Whether its texts have exactly the verifier's law."""
         return all(run.lossless for run in self.runs.values())
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pandas as pd
+
 ENDINGS = {"value": "", "low": "_low", "high": "_high", "n": "_n"}
 
 
@@ -25,3 +27,9 @@ def _flat(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float | i
             yield from _flat(value, name)
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield name, value
+
+
+def by_arm(summaries: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Return a row for each arm of summaries by name, and a column for each number."""
+    rows = [{"arm": name, **flat(each)} for name, each in summaries.items()]
+    return pd.DataFrame(rows).set_index("arm") if rows else pd.DataFrame()

@@ -13,15 +13,15 @@ from specdec.core.ordering import BEHIND_ALL
 from specdec.core.sampling import Sampling
 from specdec.metrics import block_efficiency
 from specdec.recording.texts import Text
-from specdec.replay.arm import ClosedArm
-from specdec.replay.closed_form import replay
-from specdec.replay.draft_distributions import ModelDistributions
-from specdec.replay.expected_steps import tally
-from specdec.replay.survival import ahead
+from specdec.replaying.arm import ClosedArm
+from specdec.replaying.closed_form import replay
+from specdec.replaying.draft_distributions import ModelDistributions
+from specdec.replaying.expected_steps import tally
+from specdec.replaying.survival import ahead
 from specdec.tree.fixed import Path
 from specdec.tree.sparse import Sparse
 from specdec.verification.rejection import Rejection
-from tests.replay.test_coverage import LENGTH, Q, distribution, texts_of
+from tests.replaying.test_coverage import LENGTH, Q, distribution, texts_of
 from tests.support.toy import table_lm
 
 DEPTH, NUM_NODES = 3, 4
@@ -97,7 +97,7 @@ def test_trees_are_chosen_behind_the_processors_of_decoding(texts: list[Text]) -
 
 
 class DistributionsByDepth(ModelDistributions):
-    """The same distributions, told depth by depth, as heads tell theirs."""
+    """The same laws, told depth by depth, as heads tell theirs."""
 
     def along(self, texts: Sequence[Text], vocab_size: int) -> Iterator[Tensor]:
         (logits,) = super().along(texts, vocab_size)
@@ -164,7 +164,7 @@ def test_a_node_pays_as_long_as_its_gain_is_above_its_price(
 
 
 class LateDistributions(ModelDistributions):
-    """Distributions that begin behind the first place, as heads' behind a prompt of one token."""
+    """Laws that begin behind the first place, as those of heads behind a prompt of one token."""
 
     def first_start(self, text: Text) -> int:
         return 1

@@ -336,7 +336,7 @@ def test_a_turn_that_outgrows_the_context_ends_at_once(cli: CommandLine, tiny: T
     runs = import_module("specdec.lab.rendered_runs")
     verifier = import_module("specdec.lm.load").load(str(tiny.verifier))
     spec = runs.read_spec(Path("sampled"))
-    texts = runs.texts_of(read_traces(Path("sampled")), spec.prompts, verifier, 32)
+    texts = runs.texts_of_run(read_traces(Path("sampled")), spec, verifier)
     assert [text.key for text in texts] == [("fine", 0, 0), ("grows", 0, 0)]
     arms = 'arms=["proposer=none","proposer=ngram"]'
     ended = cli("compare", *tiny.options("both", "prompts.path=turns.jsonl", arms, "batch=2"))

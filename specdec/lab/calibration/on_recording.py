@@ -10,16 +10,14 @@ from typing import Any
 from specdec.calibration.best_tree import BestTree, Budget, Ranked, best_tree, budgets, ranked
 from specdec.calibration.path_counts import calibration, expected_block_efficiency
 from specdec.core.errors import UserError
-from specdec.lab.arm import sampling_of
 from specdec.lab.calibration.along_text import load_heads
 from specdec.lab.calibration.spec import DRAFT_DEPTH, CalibrationSpec
 from specdec.lab.identity import draft_of
-from specdec.lab.rendered_runs import read_spec
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.recording.recorded import read_recording, require_made_for
-from specdec.replay.costs import costs_of_file
-from specdec.replay.draft_distributions import HeadDistributions, ModelDistributions
+from specdec.replaying.costs import costs_of_file
+from specdec.replaying.draft_distributions import HeadDistributions, ModelDistributions
 from specdec.tree.fixed import Path
 from specdec.tree.sparse import Sparse
 
@@ -42,7 +40,7 @@ def on_recording(spec: CalibrationSpec, folder: File) -> tuple[dict[str, Any], H
         depth = spec.depth or drafts.num_depths
     else:
         drafts, depth = ModelDistributions(spec.draft.build()), spec.depth or DRAFT_DEPTH
-    sampling = sampling_of(read_spec(folder, "run.yaml"), verifier)
+    sampling = recording.sampling_of(verifier)
     parts = ranked(recording.texts, drafts, depth, verifier.vocab_size, sampling)
     priced = [] if spec.costs is None else priced_sizes(parts, spec, spec.costs, reader)
     num_nodes = spec.num_nodes

@@ -1,8 +1,7 @@
 """Does the engine accept what replay expects? One configuration of each family is decoded.
 
-What replay computes follows from the text and the distributions alone. An engine that stays
-lossless and accepts less has a proposer whose state is broken: a cache that lacks a token, a wrong
-position.
+What replay computes follows from the text and the laws alone. An engine that stays lossless and
+accepts less has a proposer whose state is broken: a cache that lacks a token, a wrong position.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from specdec.core.plug_ins import plug_in_name
 from specdec.lab.decoding import decode_into
-from specdec.lab.replay.arms import ReplayArm, rule_of
+from specdec.lab.replay.arms import rule_of
 from specdec.lab.spec import ArmSpec
 from specdec.metrics import MIN_PROMPTS, Tally, block_efficiency, efficiency_contrast, holm
 from specdec.results.options import proposes_nothing
@@ -23,7 +22,7 @@ FALSE_ALARM = 1e-3  # of all families together
 
 
 def checked(
-    arms: Mapping[str, ReplayArm],
+    specs: Mapping[str, ArmSpec],
     tallies: Mapping[str, Tally],
     folder: Path,
     noisy: Callable[[str, int], ArmSpec],
@@ -31,13 +30,13 @@ def checked(
     """Decode, print both numbers of each family, and return the exit status.
 
     Args:
-        arms: that were replayed, by name.
+        specs: of the arms that were replayed, by name.
         tallies: what each came to.
         folder: what is decoded goes there.
         noisy: names an arm and how many are decoded, and returns it with other noise than that of
             the recorded texts.
     """
-    chosen = families(arms)
+    chosen = families(specs)
     decoded: dict[str, Tally] = {}
     for name in chosen.values():
         decode_into(noisy(name, len(chosen)), folder / name)
@@ -53,11 +52,10 @@ def checked(
     return DISAGREES if wrong else 0
 
 
-def families(arms: Mapping[str, ReplayArm]) -> dict[str, str]:
+def families(specs: Mapping[str, ArmSpec]) -> dict[str, str]:
     """Name one arm of each family, the last: proposers of one kind with one tree and one rule."""
     found: dict[str, str] = {}
-    for name, arm in arms.items():
-        spec = arm.spec
+    for name, spec in specs.items():
         if not proposes_nothing(spec.options):
             tree = plug_in_name(spec.tree.target) if spec.proposer.grows_trees else "chain"
             found[f"{plug_in_name(spec.proposer.target)}, {tree}, {rule_of(spec)}"] = name

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from specdec.core.errors import Unfit
-from specdec.core.plug_ins import plug_in_name
+from specdec.core.plug_ins import is_ours, plug_in_name
+from specdec.core.protocols import Proposer, TreePolicy, VerificationRule
+from specdec.core.values import Draw
+from specdec.lab.identity import draft_of
 from specdec.lab.spec import ArmSpec
-from specdec.replay.arm import ClosedArm
-from specdec.replay.redraft import require_jumps
+from specdec.lm.hf import HFCausalLM
+from specdec.proposer.draft_model import DraftModel
+from specdec.proposer.heads import HeadsProposer
+from specdec.replaying.arm import ClosedArm
+from specdec.replaying.costs import ProposerKey
+from specdec.replaying.redraft import require_jumps
 from specdec.tree.fixed import FixedTree
 
 
 @dataclass(frozen=True)
 class ReplayArm:
-    """An arm that texts decide on; `closed` is how, in closed form, if there is one."""
+    """An arm that texts decide on.
 
-    spec: ArmSpec
+    Args:
+        proposer: what its kind of proposer is called.
+        make: builds it for the verifier that wrote the texts, when it is needed.
+        tree: that it grows; None: it has a way of its own.
+        draft: what its candidates come from; arms of one are replayed together.
+        closed: how it is replayed in closed form; None: there is none, it is decoded on the texts.
+    """
+
+    proposer: str
+    make: Callable[[HFCausalLM], Proposer]
+    tree: TreePolicy | None
+    draft: ProposerKey
     closed: ClosedArm | None
 
     @classmethod
     def of(cls, spec: ArmSpec) -> ReplayArm:
-        """Say how an arm is replayed.
+        """Say how an arm is replayed, before anything of it is loaded.
 
         Raises:
             Unfit: neither a closed form is known, nor does the text decide what is accepted.
@@ -30,10 +49,37 @@ class ReplayArm:
             raise Unfit(
                 "verification.allow_lossy=true: texts of lossy rules are others; decode them"
             )
-        closed = closed_arm(spec)
+        proposer, tree, rule = spec.proposer, spec.tree.build(), spec.rule.build()
+        # What somebody else's proposer makes of a model is not known.
+        drafts = proposer.has_heads or proposer.draft_model is not None
+        closed = None
+        if proposer.is_ours and drafts:
+            closed = _closed(tree, rule, proposer.get("temperature"))
         if closed is None:
-            require_jumps(spec.rule.build(), spec.proposer.draw(spec.tree.build()))
-        return cls(spec, closed)
+            require_jumps(rule, proposer.draw(tree))
+        grown = tree if proposer.grows_trees else None
+        kind = plug_in_name(proposer.target)
+        return cls(kind, proposer.build_for, grown, draft_of(proposer), closed)
+
+    @classmethod
+    def of_parts(cls, proposer: Proposer, rule: VerificationRule) -> ReplayArm:
+        """Say how a proposer and a rule are replayed.
+
+        Raises:
+            Unfit: neither a closed form is known, nor does the text decide what is accepted.
+        """
+        _require_lossless(rule, proposer.draw)
+        kind = f"{type(proposer).__module__}.{type(proposer).__qualname__}"
+        tree, closed, source = None, None, id(proposer)
+        if isinstance(proposer, DraftModel | HeadsProposer):
+            tree = proposer.tree
+            if is_ours(kind):
+                closed = _closed(tree, rule, proposer.temperature)
+                source = id(proposer.model if isinstance(proposer, DraftModel) else proposer.heads)
+        if closed is None:
+            require_jumps(rule, proposer.draw)
+        name = plug_in_name(kind)
+        return cls(name, lambda verifier: proposer, tree, ProposerKey(name, str(source)), closed)
 
 
 def rule_of(spec: ArmSpec) -> str:
@@ -41,14 +87,21 @@ def rule_of(spec: ArmSpec) -> str:
     return plug_in_name(spec.rule.target)
 
 
-def closed_arm(spec: ArmSpec) -> ClosedArm | None:
-    """Return the arm as a closed form, or None where there is none for it."""
-    proposer, tree = spec.proposer, spec.tree.build()
-    # What somebody else's proposer makes of a model is not known.
-    drafts = proposer.has_heads or proposer.draft_model is not None
-    if not (proposer.is_ours and drafts and isinstance(tree, FixedTree)):
+def _closed(
+    tree: TreePolicy, rule: VerificationRule, temperature: float | None
+) -> ClosedArm | None:
+    """Return an arm as a closed form, or None where there is none for it."""
+    if not isinstance(tree, FixedTree):
         return None
     try:
-        return ClosedArm(tree, spec.rule.build(), proposer.get("temperature"))
+        return ClosedArm(tree, rule, temperature)
     except Unfit:
         return None
+
+
+def _require_lossless(rule: VerificationRule, draw: Draw | None) -> None:
+    if draw is not None and draw not in rule.lossless_for:
+        raise Unfit(
+            f"{type(rule).__name__}: not lossless for {draw.value} candidates, so that its texts"
+            " are others; decode them"
+        )

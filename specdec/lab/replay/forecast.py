@@ -8,14 +8,14 @@ from pathlib import Path
 from specdec.core.errors import Unfit
 from specdec.lab.arm import sampling_of
 from specdec.lab.replay.arms import ReplayArm
-from specdec.lab.replay.engines import replay_all
 from specdec.lab.replay.ranking import choices
+from specdec.lab.replay.replayer import Replayer
 from specdec.lab.spec import ArmSpec
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Estimate, Tally, block_efficiency
 from specdec.recording.recorded import read_recording, require_made_for
-from specdec.replay.costs import Costs, costs_of_file
+from specdec.replaying.costs import Costs, costs_of_file
 
 # How far predicted speeds are off, one time in two; of tau replay knows the mean, not the texts.
 MARGIN = 0.1
@@ -40,7 +40,7 @@ def foresee(
     require_made_for(recording, reader, sampling_of(shared, verifier))
     costs = None if costs_file is None else costs_of_file(costs_file, reader)
     able, unknown = replayable(specs)
-    tallies = replay_all(able, recording.texts, verifier, rows=recording.rows, costs=costs)
+    tallies = Replayer.of(recording, verifier, costs=costs).replay(able)
     show(able, tallies, unknown, costs)
 
 

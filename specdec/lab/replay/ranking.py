@@ -9,7 +9,6 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from specdec.core.plug_ins import plug_in_name
 from specdec.lab.replay.arms import ReplayArm
 from specdec.metrics import Estimate, Tally, block_efficiency, speedup, step_cost
 
@@ -31,8 +30,7 @@ def choices(arms: Mapping[str, ReplayArm], tallies: Mapping[str, Tally]) -> list
     for name, tally in tallies.items():
         tau, cost = block_efficiency(tally).value, step_cost(tally).value
         if cost and tau:
-            proposer = plug_in_name(arms[name].spec.proposer.target)
-            found.append(Choice(name, proposer, tau, cost, speedup(tally)))
+            found.append(Choice(name, arms[name].proposer, tau, cost, speedup(tally)))
     return sorted(found, key=lambda choice: -(choice.speedup.value or 0))
 
 

@@ -1,4 +1,4 @@
-"""The prompts that the verifier answers when training data are distilled."""
+"""What the verifier is asked when it answers training data anew."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -61,14 +61,15 @@ class VerifierStates:
         good = cache_path is None or (isinstance(cache_path, str) and bool(cache_path))
         require(good, "cache_path", cache_path, "a folder or null")
         verifier.require_states("verifier.path")
-        self._length = min(max_length, verifier.max_length)
+        self.max_length = min(max_length, verifier.max_length)
         self.verifier = verifier
         self.seed = seed
-        self._paths = data_path, held_out_path
-        self._eval_samples = eval_samples
+        self.data_path = data_path
+        self.held_out_path = held_out_path
+        self.eval_samples = eval_samples
         self._cache_path = cache_path
-        self._distill = distill or Distill()
-        self._reading = reading or Reading()
+        self.distill = distill or Distill()
+        self.reading = reading or Reading()
         self._prepared: _Data | None = None
 
     def prepare(self) -> None:
@@ -83,14 +84,14 @@ class VerifierStates:
             self._prepared = self._read_both()
 
     def _read_both(self) -> _Data:
-        learnt, rest = self._reading.sources(*self._paths)
+        learnt, rest = self.reading.sources(self.data_path, self.held_out_path)
         # Not by the seed of the training: trainings of several seeds are compared.
-        held_out = self._read(rest, self._reading, seed=0)
+        held_out = self._read(rest, self.reading, seed=0)
         # Their places are in another file than that of the cache.
-        measured = replace(held_out.first(self._eval_samples), places=())
-        reading = self._reading
-        if self._distill.is_on:
-            answers = self._distill.data_path(self.verifier, learnt, reading)
+        measured = replace(held_out.first(self.eval_samples), places=())
+        reading = self.reading
+        if self.distill.is_on:
+            answers = self.distill.data_path(self.verifier, learnt, reading)
             reading = Reading(
                 strict=reading.strict, tokens_path=reading.tokens_path
             )  # a file of ours
@@ -104,7 +105,7 @@ class VerifierStates:
         verifier = self.verifier
         assert verifier.tokenizer is not None
         size = verifier.vocab_size
-        return Samples.read(source, verifier.tokenizer, self._length, seed, size, reading)
+        return Samples.read(source, verifier.tokenizer, self.max_length, seed, size, reading)
 
     @property
     def _data(self) -> _Data:
@@ -120,7 +121,7 @@ class VerifierStates:
         identity = {
             "verifier": [known[name] for name in DIGESTS],
             "dtype": known["dtype"],
-            "max_length": self._length,
+            "max_length": self.max_length,
             "tokens": samples.digest(),  # of the data, as the chat template renders them
         }
         return StateCache(

@@ -1,0 +1,162 @@
+"""Replay arms on texts: which engine serves an arm, and what arms share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from specdec.core.errors import Unfit
+from specdec.core.protocols import Proposer
+from specdec.core.sampling import Sampling
+from specdec.decoding.stopping import Stopping
+from specdec.lab.replay.arms import ReplayArm
+from specdec.lm.hf import HFCausalLM
+from specdec.metrics import Tally
+from specdec.proposer.draft_model import DraftModel
+from specdec.proposer.heads import HeadsProposer
+from specdec.recording.hidden_states import States
+from specdec.recording.recorded import Recording
+from specdec.recording.texts import Text
+from specdec.replaying.arm import ClosedArm
+from specdec.replaying.closed_form import Rows, replay
+from specdec.replaying.costs import Costs, Seconds, with_seconds
+from specdec.replaying.draft_distributions import HeadDistributions, ModelDistributions
+from specdec.replaying.expected_steps import tally
+from specdec.replaying.redraft import jump
+from specdec.results.progress import Progress
+
+
+@dataclass(frozen=True)
+class Replayer:
+    """Texts of a verifier, on which arms are replayed.
+
+    Args:
+        texts: that the verifier wrote.
+        verifier: what reads them again, where their recording does not say enough.
+        sampling: that they were drawn with, as `heeded` returns it.
+        stopping: what ended them.
+        batch: texts that are read at a time, where drafts are made one by one.
+        seed: of candidates that are drawn anew.
+        rows: the distributions that tokens were drawn from, as far as a recording has them; None:
+            the verifier is asked.
+        costs: by which seconds are predicted of arms whose proposer they know.
+    """
+
+    texts: Sequence[Text]
+    verifier: HFCausalLM
+    sampling: Sampling
+    stopping: Stopping
+    batch: int = 64
+    seed: int = 0
+    rows: Rows | None = None
+    costs: Costs | None = None
+
+    @classmethod
+    def of(
+        cls,
+        recording: Recording,
+        verifier: HFCausalLM,
+        batch: int = 64,
+        seed: int = 0,
+        costs: Costs | None = None,
+    ) -> Replayer:
+        """Take what a recording knows; `require_made_for` says whether it is the verifier's."""
+        sampling, stopping = recording.sampling_of(verifier), recording.stopping_of(verifier)
+        known = recording.texts, verifier, sampling, stopping
+        return cls(*known, batch, seed, recording.rows, costs)
+
+    def replay(self, arms: Mapping[str, ReplayArm]) -> dict[str, Tally]:
+        """Replay arms by name: those that draft alike together, others one by one."""
+        for line in self.unpriced(arms):
+            print(line)
+        groups: dict[str, dict[str, ReplayArm]] = {}
+        tallies: dict[str, Tally] = {}
+        with Progress(len(arms), "replay", "arm") as bar:
+            for name, arm in arms.items():
+                if arm.closed is None:
+                    tallies[name] = self._decoded_along(arm)
+                    bar.update()
+                else:
+                    groups.setdefault(arm.draft.known_by, {})[name] = arm
+            for group in groups.values():
+                tallies |= self._in_closed_form(group)
+                bar.update(len(group))
+        return {name: tallies[name] for name in arms}
+
+    def unpriced(self, arms: Mapping[str, ReplayArm]) -> list[str]:
+        """Say of which proposers no speed will be predicted, because nobody measured them."""
+        if self.costs is None:
+            return []
+        return [
+            f"no speed is predicted for {key.name}: costs say {self.costs.nothing_about(key)}"
+            for key in {arm.draft.known_by: arm.draft for arm in arms.values()}.values()
+            if not self.costs.knows(key)
+        ]
+
+    @cached_property
+    def _states(self) -> States:
+        """What the verifier has read, for all arms."""
+        return States(self.verifier, self.batch)
+
+    def _in_closed_form(self, arms: Mapping[str, ReplayArm]) -> dict[str, Tally]:
+        """Replay arms that draft alike."""
+        first = next(iter(arms.values()))
+        closed = {name: arm.closed for name, arm in arms.items() if arm.closed is not None}
+        found = replay(
+            self.texts,
+            distributions_of(first.make(self.verifier), self.verifier, self._states),
+            closed,
+            self.sampling,
+            self.verifier,
+            self.verifier.vocab_size,
+            self.seed,
+            self.rows,
+            self.stopping,
+        )
+        return {
+            name: tally(
+                parts,
+                closed[name].num_drafted,
+                self._seconds_of(arms[name], closed[name]),
+                None if self.costs is None else self.costs.plain,
+            )
+            for name, parts in found.items()
+        }
+
+    def _seconds_of(self, arm: ReplayArm, closed: ClosedArm) -> Sequence[Seconds] | None:
+        """Predict steps of an arm down to each depth, if what they cost is known."""
+        costs = self.costs
+        if costs is None or not costs.knows(arm.draft) or closed.may_lack(self.sampling):
+            return None
+        return costs.of_tree(arm.draft, closed.tree)
+
+    def _decoded_along(self, arm: ReplayArm) -> Tally:
+        """Replay an arm by decoding on the texts."""
+        given = self.verifier, self.sampling, self.stopping, self.batch, self.seed, self._states
+        traces = jump(self.texts, arm.make(self.verifier), *given)
+        if self.costs is not None and self.costs.knows(arm.draft):
+            traces, clock = with_seconds(traces, self.costs, arm.draft, arm.tree)
+            return known(Tally.of(traces, clock), ("prefill_seconds", "overlap", "bound"))
+        return known(Tally.of(traces), ("seconds", "overlap", "bound"))
+
+
+def distributions_of(
+    proposer: Proposer, verifier: HFCausalLM, states: States | None = None
+) -> ModelDistributions | HeadDistributions:
+    """Return what a proposer's candidates are drawn from.
+
+    Raises:
+        Unfit: neither a model nor heads draft.
+    """
+    if isinstance(proposer, DraftModel):
+        return ModelDistributions(proposer.model)
+    if isinstance(proposer, HeadsProposer):
+        return HeadDistributions(proposer.heads, verifier, states)
+    raise Unfit(f"{type(proposer).__name__}: neither a draft model nor heads")
+
+
+def known(tally: Tally, unknown: tuple[str, ...]) -> Tally:
+    """Leave out what a stand-in for the verifier knows nothing of."""
+    kept = {name: column for name, column in tally.columns.items() if not name.endswith(unknown)}
+    return Tally(tally.prompt_ids, tally.categories, kept)

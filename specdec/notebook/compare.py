@@ -1,0 +1,65 @@
+"""`sd.compare`: what `specdec-compare` does, with objects."""
+
+from collections.abc import Mapping, Sequence
+
+from specdec.core.errors import require_int
+from specdec.core.protocols import VerificationRule
+from specdec.core.sampling import Sampling
+from specdec.decoding.decoder import SpeculativeDecoder
+from specdec.decoding.stopping import Stopping
+from specdec.lab.arm import Arm
+from specdec.lab.interleaving import Comparison, compete
+from specdec.lab.prompt_options import PromptOptions
+from specdec.lm.hf import HFCausalLM
+from specdec.notebook.entrant import Entrant, Pair, pairs_of
+from specdec.notebook.prompts import Prompts, prompts_of
+
+
+def compare(
+    verifier: HFCausalLM,
+    proposers: Mapping[str, Entrant],
+    prompts: Prompts,
+    *,
+    rule: VerificationRule | None = None,
+    sampling: Sampling | None = None,
+    max_new_tokens: int = 128,
+    stop_strings: Sequence[str] | None = None,
+    ignore_eos: bool = False,
+    batch: int = 1,
+    seed: int = 0,
+    allow_lossy: bool = False,
+    reference: str | None = None,
+) -> Comparison:
+    """Let proposers decode the same prompts in turns, and say how they stand, with intervals.
+
+    They take turns prompt by prompt, so that a machine that slows down does so for all of them.
+    Speed is reported if one of them is `sd.NoProposer()`. Shows a progress bar.
+
+    Args:
+        verifier: the large model, from `sd.load`.
+        proposers: by the names that the table has; `(proposer, rule)` has a rule of its own.
+        prompts: texts, or prompts of `sd.load_prompts`.
+        rule: of those without a rule of their own; None: rejection sampling.
+        sampling: the distribution that tokens are drawn from; None: the model's own, temperature 1.
+        max_new_tokens, stop_strings, ignore_eos, batch, seed, allow_lossy: as in `sd.generate`.
+        reference: the name that others are compared with; None: the best.
+
+    Returns:
+        Traces, sums and summaries by name, and `table()`: a pandas frame. Where it was interrupted
+        they are of the prompts that all have decoded, and `cut_short` says by what.
+
+    Raises:
+        UserError: there is nothing to compare, or a rule is not lossless for such candidates.
+    """
+    pairs = pairs_of(proposers, rule, reference)
+    require_int("batch", batch, 1)
+    whole = prompts_of(prompts)
+    ends = Stopping.of(verifier, max_new_tokens, stop_strings, ignore_eos)
+
+    def arm(name: str, pair: Pair) -> Arm:
+        parts = verifier, *pair, sampling, ends
+        decoder = SpeculativeDecoder(*parts, batch, seed, allow_lossy)
+        return Arm(name, type(pair[1]).__name__.lower(), verifier, decoder, PromptOptions(""))
+
+    arms = [arm(name, pair) for name, pair in pairs.items()]
+    return compete(arms, arms[0].choose(whole), arms[0].turn_size, reference)

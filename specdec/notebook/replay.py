@@ -1,0 +1,84 @@
+"""`sd.replay`: what `specdec-replay` does, with objects."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from specdec.core.errors import Unfit, UserError, require_int
+from specdec.core.protocols import VerificationRule
+from specdec.lab.replay.arms import ReplayArm
+from specdec.lab.replay.replayer import Replayer
+from specdec.lm.fingerprint import fingerprint
+from specdec.lm.hf import HFCausalLM
+from specdec.metrics import Tally, summarize
+from specdec.notebook.entrant import Entrant, pairs_of
+from specdec.recording.recorded import Recording, read_recording, require_made_for
+from specdec.report.comparison import standings
+from specdec.results.flat import by_arm
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What configurations would come to; each mapping is by their names."""
+
+    tallies: Mapping[str, Tally]
+    summaries: Mapping[str, Mapping[str, Any]]
+    left_out: Mapping[str, str]  # the reason: texts alone do not decide on these
+
+    def table(self) -> pd.DataFrame:
+        """Return a row for each configuration: its metrics, with `_low`, `_high` and `_n`."""
+        return by_arm(self.summaries)
+
+
+def replay(
+    recording: Recording | str | Path,
+    verifier: HFCausalLM,
+    proposers: Mapping[str, Entrant],
+    *,
+    rule: VerificationRule | None = None,
+    batch: int = 64,
+    seed: int = 0,
+    reference: str | None = None,
+) -> Replay:
+    """Compute the acceptance of many configurations from one recording, without decoding.
+
+    Fixed trees have a closed form for most rules: the expectation over all that decoding would
+    draw, given the texts. Point masses, and any candidates under `sd.Match()`, are followed along
+    the texts. Shows a progress bar.
+
+    Args:
+        recording: of `sd.record` or `specdec-record`, or its folder.
+        verifier: that wrote the texts, from `sd.load`.
+        proposers: by the names that the table has; `(proposer, rule)` has a rule of its own.
+        rule: of those without a rule of their own; None: rejection sampling.
+        batch: texts that are read at a time, where drafts are made one by one.
+        seed: of candidates that have to be drawn anew.
+        reference: the name that others are compared with; None: the best.
+
+    Returns:
+        Sums and summaries by name, `table()`, a pandas frame, and why some are left out.
+
+    Raises:
+        UserError: the recording is damaged, or of another verifier; or nothing can be replayed.
+    """
+    pairs = pairs_of(proposers, rule, reference)
+    require_int("batch", batch, 1)
+    texts = recording if isinstance(recording, Recording) else read_recording(Path(recording))
+    require_made_for(texts, fingerprint(verifier), texts.sampling_of(verifier))
+    arms: dict[str, ReplayArm] = {}
+    left_out: dict[str, str] = {}
+    for name, pair in pairs.items():
+        try:
+            arms[name] = ReplayArm.of_parts(*pair)
+        except Unfit as reason:
+            left_out[name] = str(reason)
+    if not arms:
+        raise UserError(f"nothing to replay: {'; '.join(dict.fromkeys(left_out.values()))}")
+    tallies = Replayer.of(texts, verifier, batch, seed).replay(arms)
+    found = {name: summarize(tally) for name, tally in tallies.items()}
+    known = None if reference in left_out else reference
+    stand = standings(found, known, lambda *names: (tallies[names[0]], tallies[names[1]]))
+    return Replay(tallies, {name: found[name] | stand[name] for name in found}, left_out)

@@ -1,0 +1,139 @@
+"""`sd.train_heads`: what `specdec-train` does for heads, with objects."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from specdec.core.errors import UserError, require_int
+from specdec.core.protocols import TreePolicy
+from specdec.core.sampling import Sampling
+from specdec.lab.described import described, flattened
+from specdec.lab.identity import content_of
+from specdec.lab.training_run import fit
+from specdec.lm.hf import HFCausalLM
+from specdec.proposer.heads import HeadsProposer
+from specdec.results.provenance import provenance
+from specdec.training.acceptance import Acceptance
+from specdec.training.data.verifier_states import VerifierStates
+from specdec.training.expected_acceptance import HeldOut
+from specdec.training.heads import HeadTraining
+from specdec.training.loss.cross_entropy import CrossEntropy
+from specdec.training.medusa import MedusaTraining
+from specdec.training.objective import Loss
+from specdec.training.record import Record
+from specdec.training.trained_folder import training_steps
+from specdec.training.trainer import FREE, Trainer
+from specdec.training.training_dir import BEST, LOG
+from specdec.tree.chain import Chain
+
+DEPTH = 4  # of the chain that acceptance is measured with
+OF_DATA = ("data_path", "held_out_path", "max_length", "eval_samples", "seed", "distill", "reading")
+# Where something is kept, and what an evaluation has found.
+LEFT_OUT = ("data.distill.path", "data.distill.batch", "data.reading.tokens_path")
+LEFT_OUT += ("evaluation.own.known",)
+
+
+@dataclass(frozen=True)
+class TrainedHeads:
+    """A folder of trained heads, and how their training went."""
+
+    path: Path
+    kind: type[HeadsProposer]  # who decodes with them
+    steps: int
+
+    @property
+    def best(self) -> Path:
+        """The folder of the heads of the best evaluation, which may be earlier than the last."""
+        return self.path / BEST if (self.path / BEST).is_dir() else self.path
+
+    def table(self) -> pd.DataFrame:
+        """Return a row for each step that was logged: loss in nats, and evaluations."""
+        rows = pd.read_json(self.path / LOG, lines=True)
+        return rows.groupby("step").first()
+
+    def load(
+        self, verifier: HFCausalLM, tree: TreePolicy, temperature: float | None = None
+    ) -> HeadsProposer:
+        """Return a proposer with the best heads.
+
+        Raises:
+            UserError: they were trained on another verifier, or the tree is deeper than they are.
+        """
+        return self.kind.load(str(self.best), verifier, tree, temperature)
+
+
+def train_heads(
+    verifier: HFCausalLM,
+    data: str | Path | VerifierStates,
+    output: str | Path,
+    *,
+    training: type[HeadTraining] = MedusaTraining,
+    held_out: str | Path | None = None,
+    loss: Loss | None = None,
+    acceptance: Acceptance | None = None,
+    trainer: Trainer | None = None,
+    **options: Any,
+) -> TrainedHeads:
+    """Train heads on a frozen verifier (Medusa-1, Cai et al. 2024), with a progress bar.
+
+    Called again with the same arguments it resumes, or returns what is complete.
+
+    Args:
+        verifier: whose hidden states the heads read, from `sd.load`.
+        data: a text or conversations, see `docs/training.md`; or `sd.VerifierStates`, with all
+            that can be said of reading them, distillation and a cache.
+        output: the folder that the heads go into.
+        training: `sd.MedusaTraining`, `sd.ChainedTraining` (Ankner et al. 2024), or your own kind.
+        held_out: data to evaluate on; None: a twentieth of `data`, which is not trained on.
+        loss: of a token, or of a step; None: `sd.CrossEntropy()`.
+        acceptance: how block efficiency is measured; None: `sd.HeldOut`, greedy, along a chain.
+        trainer: steps, batch size, learning rate and the rest; None: `sd.Trainer()`.
+        options: of the kind of heads: `num_heads`, `num_layers`, `decay`, `share` and so on.
+
+    Returns:
+        The folder, `table()` of losses and evaluations, a pandas frame, and `load`.
+
+    Raises:
+        UserError: an option is wrong, the data cannot be read, or `output` holds another training.
+    """
+    trainer, loss = trainer or Trainer(), loss or CrossEntropy()
+    states = _states(verifier, data, held_out)
+    num_heads = options.get("num_heads", DEPTH)
+    require_int("num_heads", num_heads, 1)
+    acceptance = acceptance or HeldOut(Chain(num_heads), Sampling(0.0))
+    objective = training(states, loss, acceptance, **options)
+    data_read = {name: getattr(states, name) for name in OF_DATA}
+    parts = {"verifier": verifier, "train": {"kind": training, **options}, "loss": loss}
+    parts |= {"data": data_read, "evaluation": acceptance}
+    place = Path(output)
+    fit(trainer, lambda: objective, _record(trainer, verifier, parts), place)
+    return TrainedHeads(place, training.proposer, training_steps(place) or 0)
+
+
+def _states(
+    verifier: HFCausalLM, data: str | Path | VerifierStates, held_out: str | Path | None
+) -> VerifierStates:
+    if not isinstance(data, VerifierStates):
+        return VerifierStates(verifier, str(data), None if held_out is None else str(held_out))
+    if data.verifier is not verifier:
+        raise UserError(
+            "data: states of another verifier; expected those of this one"
+        )
+    if held_out is not None:
+        raise UserError(f"held_out={held_out!r}: expected it in sd.VerifierStates")
+    return data
+
+
+def _record(trainer: Trainer, verifier: HFCausalLM, parts: Mapping[str, object]) -> Record:
+    """Say which training this is: files by their content, code by its source."""
+    known = {f"trainer.{n}": v for n, v in trainer.options.items() if n not in FREE}
+    for name, part in parts.items():
+        known |= flattened(name, described(part))
+    known = {name: each for name, each in known.items() if not name.startswith(LEFT_OUT)}
+    paths = {name: v for name, v in known.items() if name.endswith("path") and isinstance(v, str)}
+    contents = {name: {"content": content_of(path)} for name, path in paths.items()}
+    circumstances = provenance(verifier.device, str(verifier.model.dtype), verifier.attention)
+    return Record(known | contents, known, provenance=circumstances)

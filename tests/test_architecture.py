@@ -34,7 +34,8 @@ MAY_IMPORT = {
         *("core", "lm", "heads", "tree", "verification", "recording", "replaying", "training"),
     },
     "replaying": {
-        *("core", "lm", "heads", "tree", "verification", "decoding", "metrics", "recording"),
+        *("core", "lm", "heads", "tree", "verification", "proof", "decoding", "metrics"),
+        "recording",
     },
     "training": {
         *("core", "lm", "heads", "prompts", "proposer", "verification", "decoding", "metrics"),

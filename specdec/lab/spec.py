@@ -110,6 +110,11 @@ class ProposerPart(Part[Proposer]):
         found = getattr(self.kind, "draw", None)
         return found if isinstance(found, Draw) else None
 
+    @property
+    def says_draw(self) -> bool:
+        """Whether `draw` knows: the tree says it, or the class does, were it that it has none."""
+        return self.grows_trees or isinstance(getattr(self.kind, "draw", ""), Draw | None)
+
     def build_for(self, verifier: HFCausalLM) -> Proposer:
         """Make it; heads get the very model that they sit on, not another copy of it.
 

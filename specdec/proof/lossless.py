@@ -5,14 +5,13 @@ can take. Completed with p, the text must have p's law; by induction over rounds
 It takes a fraction of a second, and finds what no benchmark shows: wrong samplers look faster.
 """
 
-import pickle
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 
 from specdec.core.errors import UserError, first_line
 from specdec.core.protocols import VerificationRule
 from specdec.core.values import Draw
 from specdec.proof.cases import Case, cases
+from specdec.proof.known import remembering
 from specdec.proof.rounds import Enumerated, enumerated, off_by
 
 ROUNDING = 1e-5  # of float32 laws; the bugs that are known are off by 1e-2 and more
@@ -27,16 +26,6 @@ class Finding:
 
     lossy: str | None = None  # the text does not have the verifier's law, or nobody can tell
     miscounts: str | None = None  # `expected_accepted` is not what is accepted on average
-
-
-@dataclass(frozen=True)
-class _Known:
-    """A rule for one draw; rules of one class and with equal attributes are enumerated once."""
-
-    kind: type
-    state: bytes
-    draw: Draw | None
-    rule: VerificationRule = field(compare=False)
 
 
 def prove_lossless(rule: VerificationRule, draw: Draw | None = None) -> None:
@@ -61,20 +50,6 @@ def prove_lossless(rule: VerificationRule, draw: Draw | None = None) -> None:
             raise UserError(f"{type(rule).__module__}.{type(rule).__qualname__}: {flaw}")
 
 
-def finding(rule: VerificationRule, draw: Draw | None) -> Finding:
-    """Say what enumeration shows of a rule that decides on candidates so drawn; None: on none."""
-    try:
-        state = pickle.dumps(vars(rule))
-    except (TypeError, AttributeError, pickle.PicklingError):  # who knows what it depends on
-        return _found(rule, draw)
-    return _remembered(_Known(type(rule), state, draw, rule))
-
-
-@lru_cache(maxsize=1024)
-def _remembered(known: _Known) -> Finding:
-    return _found(known.rule, known.draw)
-
-
 def _found(rule: VerificationRule, draw: Draw | None) -> Finding:
     lossy: str | None = None
     miscounts: str | None = None
@@ -91,6 +66,10 @@ def _found(rule: VerificationRule, draw: Draw | None) -> Finding:
         lossy = lossy or _lossy(found, case)
         miscounts = miscounts or _miscounts(found, case)
     return Finding(lossy, miscounts)
+
+
+# What enumeration shows of a rule that decides on candidates so drawn; None: on none.
+finding = remembering(_found)
 
 
 def _lossy(found: Enumerated, case: Case) -> str | None:

@@ -47,6 +47,16 @@ def enumerated(rule: VerificationRule, case: Case) -> Enumerated:
     return Enumerated(blocks, accepted, expected if is_said else None, num_decisions)
 
 
+@torch.inference_mode()
+def blocks_on(rule: VerificationRule, proposal: Proposal, case: Case) -> dict[Tokens, float]:
+    """Return how likely a rule emits what on one proposal of a case."""
+    blocks: dict[Tokens, float] = {}
+    for (verdict, _), share in plays(partial(_decided, rule, proposal, case), LEAST):
+        block = _emitted(proposal, verdict)
+        blocks[block] = blocks.get(block, 0.0) + share
+    return blocks
+
+
 def _decided(
     rule: VerificationRule, proposal: Proposal, case: Case, stream: BranchingStream
 ) -> tuple[Verdict, int]:

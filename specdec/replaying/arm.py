@@ -1,13 +1,15 @@
 """What replay in closed form can compute: a fixed tree and a rule."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from specdec.core.closed_form import ClosedForm
-from specdec.core.errors import Unfit
-from specdec.core.plug_ins import plug_in_name
+from specdec.core.errors import Unfit, UserError
+from specdec.core.plug_ins import is_ours, plug_in_name
 from specdec.core.protocols import ReplayableRule, VerificationRule
 from specdec.core.sampling import Sampling
 from specdec.core.values import Draw
+from specdec.proof.replayable import flaw_of_form, flaw_of_text
 from specdec.tree.filtered import Filtered
 from specdec.tree.fixed import FixedTree
 
@@ -35,7 +37,7 @@ class ClosedArm:
                 " candidates; decode them"
             )
 
-    @property
+    @cached_property
     def form(self) -> ClosedForm:
         """How the rule accepts candidates that are sampled."""
         form = closed_form_of(self.rule, self.tree.draw)
@@ -74,17 +76,49 @@ class ClosedArm:
 
 
 def closed_form_of(rule: VerificationRule, draw: Draw) -> ClosedForm | None:
-    """Return how a rule accepts sampled candidates, given the text, if it says so."""
-    if isinstance(rule, ReplayableRule) and _speaks_of_itself(rule, "closed_form"):
-        return rule.closed_form(draw)
-    return None
+    """Return how a rule accepts sampled candidates, given the text, if it says so.
+
+    Raises:
+        UserError: it is a rule from outside of the package, and enumeration shows otherwise.
+    """
+    if not (isinstance(rule, ReplayableRule) and _speaks_of_itself(rule, "closed_form")):
+        return None
+    form = rule.closed_form(draw)
+    if form is None or _is_ours(type(rule)):
+        return form
+    flaw = flaw_of_form(rule, draw)
+    if flaw is not None:
+        raise UserError(f"verification={name_of(rule)}: its closed_form is wrong: {flaw}")
+    if _is_ours(_defined_by(rule, "closed_form")):
+        return form
+    # The other fields are not enumerated, hence not believed: fewer counters are reported.
+    return replace(form, passes=None, ends=None)
 
 
 def is_decided_by_text(rule: VerificationRule, draw: Draw) -> bool:
-    """Whether a rule accepts just those candidates that the text goes on with, if it says so."""
-    if isinstance(rule, ReplayableRule) and _speaks_of_itself(rule, "decided_by_text"):
-        return draw in rule.decided_by_text
-    return False
+    """Whether a rule accepts just those candidates that the text goes on with, if it says so.
+
+    Raises:
+        UserError: it is a rule from outside of the package, and enumeration shows otherwise.
+    """
+    if not (isinstance(rule, ReplayableRule) and _speaks_of_itself(rule, "decided_by_text")):
+        return False
+    if draw not in rule.decided_by_text:
+        return False
+    flaw = None if _is_ours(type(rule)) else flaw_of_text(rule, draw)
+    if flaw is not None:
+        raise UserError(f"verification={name_of(rule)}: its decided_by_text is wrong: {flaw}")
+    return True
+
+
+def _is_ours(kind: type) -> bool:
+    return is_ours(kind.__module__)
+
+
+def _defined_by(rule: VerificationRule, member: str) -> type:
+    """Return the class that says it; an object that says it itself is of its own class."""
+    kinds = (kind for kind in type(rule).__mro__ if member in vars(kind))
+    return type(rule) if member in getattr(rule, "__dict__", {}) else next(kinds, type(rule))
 
 
 def _speaks_of_itself(rule: VerificationRule, member: str) -> bool:

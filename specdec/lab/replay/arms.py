@@ -50,6 +50,11 @@ class ReplayArm:
                 "verification.allow_lossy=true: texts of lossy rules are others; decode them"
             )
         proposer, tree, rule = spec.proposer, spec.tree.build(), spec.rule.build()
+        if not proposer.says_draw:  # it may sample
+            raise Unfit(
+                f"proposer={plug_in_name(proposer.target)}: its class has no `draw`, so how"
+                " candidates are chosen is not known before it is built; decode it"
+            )
         # What somebody else's proposer makes of a model is not known.
         drafts = proposer.has_heads or proposer.draft_model is not None
         closed = None

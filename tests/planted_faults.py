@@ -162,7 +162,7 @@ FAULTS = (
     Fault("training/checkpoints.py", '"; ".join(changed(path, note["files"])) or None', "None",
           "training"),
     Fault("training/record.py", "        if differing:", "        if False:", "training"),
-    Fault("training/training_run.py", "loss * options.accumulation * ", "loss * ", "training"),
+    Fault("training/training_run.py", "loss * accumulation * ", "loss * ", "training"),
     # Identities, and what was whole.
     Fault("core/digest.py", 'hashlib.file_digest(content, "sha256")',
           "hashlib.sha256(content.read(1 << 20))", "core"),

@@ -119,9 +119,7 @@ def _states(
     if not isinstance(data, VerifierStates):
         return VerifierStates(verifier, str(data), None if held_out is None else str(held_out))
     if data.verifier is not verifier:
-        raise UserError(
-            "data: states of another verifier; expected those of this one"
-        )
+        raise UserError("data: states of another verifier; expected those of this one")
     if held_out is not None:
         raise UserError(f"held_out={held_out!r}: expected it in sd.VerifierStates")
     return data

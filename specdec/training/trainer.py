@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from specdec.training.telling import ProgressReport, describe, header
 from specdec.training.training_dir import TrainingDir
 from specdec.training.training_run import TrainingRun
 
+COUNTS = (
+    *("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps"),
+    *("eval_steps", "save_steps", "save_total_limit", "seed"),
+)
 # What may differ when a training goes on: how long it is, and what is written how often.
 FREE = frozenset(
     (
@@ -31,6 +36,7 @@ FREE = frozenset(
 )
 
 
+@dataclass(frozen=True)
 class Trainer:
     """Optimise an `Objective` with AdamW; options bear the names that transformers' users know.
 
@@ -49,84 +55,64 @@ class Trainer:
         UserError: an option is out of its range.
     """
 
-    def __init__(
-        self,
-        max_steps: int = 1000,
-        per_device_train_batch_size: int = 8,
-        gradient_accumulation_steps: int = 1,
-        num_train_epochs: float | None = None,
-        max_hours: float | None = None,
-        learning_rate: float = 1e-3,
-        lr_scheduler_type: str = "cosine",
-        lr_scheduler_kwargs: Mapping[str, Any] | None = None,
-        warmup_steps: int | None = None,
-        warmup_ratio: float = 0.1,
-        weight_decay: float = 0.1,
-        adam_beta2: float = 0.95,
-        max_grad_norm: float = 1.0,
-        mixed_precision: str = "no",
-        logging_steps: int = 20,
-        eval_steps: int = 250,
-        eval_on_start: bool = True,
-        save_steps: int = 250,
-        save_total_limit: int = 2,
-        save_best: bool = True,
-        resume: bool = True,
-        resume_from_checkpoint: str | None = None,
-        tracker: str = "jsonl",
-        seed: int = 0,
-        group: str | None = None,
-    ):
-        self.options = {name: value for name, value in locals().items() if name != "self"}
-        for name, minimum in (
-            *(("max_steps", 1), ("per_device_train_batch_size", 1)),
-            *(("gradient_accumulation_steps", 1), ("logging_steps", 1), ("eval_steps", 1)),
-            *(("save_steps", 1), ("save_total_limit", 1), ("seed", 0)),
-        ):
-            require_int(name, self.options[name], minimum)
+    max_steps: int = 1000
+    per_device_train_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    num_train_epochs: float | None = None
+    max_hours: float | None = None
+    learning_rate: float = 1e-3
+    lr_scheduler_type: str = "cosine"
+    lr_scheduler_kwargs: Mapping[str, Any] | None = None
+    warmup_steps: int | None = None
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.1
+    adam_beta2: float = 0.95
+    max_grad_norm: float = 1.0
+    mixed_precision: str = "no"
+    logging_steps: int = 20
+    eval_steps: int = 250
+    eval_on_start: bool = True
+    save_steps: int = 250
+    save_total_limit: int = 2
+    save_best: bool = True
+    resume: bool = True
+    resume_from_checkpoint: str | None = None
+    tracker: str = "jsonl"
+    seed: int = 0
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in COUNTS:
+            require_int(name, getattr(self, name), 0 if name == "seed" else 1)
         for name in ("learning_rate", "max_grad_norm", "weight_decay"):
-            require_number(name, self.options[name], 0.0)
+            require_number(name, getattr(self, name), 0.0)
         for name in ("num_train_epochs", "max_hours"):
-            value = self.options[name]
+            value = getattr(self, name)
             if value is not None:
                 require_number(name, value, 0.0)
                 require(value > 0, name, value, "a number > 0, or null")
-        require_number("trainer.adam_beta2", adam_beta2, 0.0, 0.999999)
+        require_number("adam_beta2", self.adam_beta2, 0.0, 0.999999)
         for name in ("save_best", "resume", "eval_on_start"):
-            value = self.options[name]
+            value = getattr(self, name)
             require(isinstance(value, bool), name, value, "true or false")
-        source = resume_from_checkpoint
+        source = self.resume_from_checkpoint
         named = source is None or isinstance(source, str)
         require(named, "resume_from_checkpoint", source, "a folder step-N, or null")
-        known = ("no", "bf16", "fp16")
-        require(mixed_precision in known, "mixed_precision", mixed_precision, ", ".join(known))
-        kwargs = {} if lr_scheduler_kwargs is None else lr_scheduler_kwargs
-        require_schedule(lr_scheduler_type, warmup_steps, warmup_ratio, kwargs)
-        self.max_steps = max_steps
-        self.num_train_epochs = num_train_epochs
-        self.max_hours = max_hours
-        self.batch_size = per_device_train_batch_size
-        self.accumulation = gradient_accumulation_steps
-        self.learning_rate = learning_rate
-        self.lr_scheduler_type = lr_scheduler_type
-        self.lr_scheduler_kwargs = dict(kwargs)
-        self.warmup_steps = warmup_steps
-        self.warmup_ratio = warmup_ratio
-        self.weight_decay = weight_decay
-        self.adam_beta2 = adam_beta2
-        self.max_grad_norm = max_grad_norm
-        self.mixed_precision = mixed_precision
-        self.logging_steps = logging_steps
-        self.eval_steps = eval_steps
-        self.eval_on_start = eval_on_start
-        self.save_steps = save_steps
-        self.save_total_limit = save_total_limit
-        self.save_best = save_best
-        self.resume = resume
-        self.resume_from_checkpoint = resume_from_checkpoint
-        self.log_with = log_with(tracker)
-        self.seed = seed
-        self.group = group
+        precision, known = self.mixed_precision, ("no", "bf16", "fp16")
+        require(precision in known, "mixed_precision", precision, ", ".join(known))
+        kwargs = {} if self.lr_scheduler_kwargs is None else self.lr_scheduler_kwargs
+        require_schedule(self.lr_scheduler_type, self.warmup_steps, self.warmup_ratio, kwargs)
+        _ = self.log_with  # which refuses a tracker that cannot be
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All options by their names."""
+        return dict(vars(self))
+
+    @property
+    def log_with(self) -> str | None:
+        """What accelerate is to log with; None: `metrics.jsonl` is enough."""
+        return log_with(self.tracker)
 
     def steps(self, num_samples: int, num_processes: int) -> int:
         """Return how many steps there are over so many samples a pass."""
@@ -137,7 +123,7 @@ class Trainer:
 
     def samples_per_step(self, num_processes: int) -> int:
         """Return how many samples an optimizer step reads, over all processes."""
-        return self.batch_size * self.accumulation * num_processes
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * num_processes
 
     def fit(self, objective: Objective, output: Path) -> dict[str, float]:
         """Train into `output`, or go on there, and return the last evaluation.
@@ -163,7 +149,7 @@ class Trainer:
         set_seed(self.seed)
         accelerator = Accelerator(
             mixed_precision=self.mixed_precision,
-            gradient_accumulation_steps=self.accumulation,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
             log_with=self.log_with,
             project_dir=folder.path,
         )

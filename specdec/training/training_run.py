@@ -58,7 +58,7 @@ class TrainingRun:
             optimizer,
             round(options.warmup_ratio * self.max_steps) if warmup is None else warmup,
             self.max_steps,
-            options.lr_scheduler_kwargs,
+            options.lr_scheduler_kwargs or {},
         )
         self.module, self.optimizer = accelerator.prepare(objective.module, optimizer)
         self._losses, self._trained_on = Losses(), TrainedOn()
@@ -134,7 +134,8 @@ class TrainingRun:
         """
         accelerator, options = self.accelerator, self.options
         self._rate = self._schedule.apply(self.optimizer, self.step)
-        batches = [self._batch(micro) for micro in range(options.accumulation)]
+        accumulation = options.gradient_accumulation_steps
+        batches = [self._batch(micro) for micro in range(accumulation)]
         count, any_ends = agreed(accelerator, batches, ends)
         step_loss = torch.zeros((), device=accelerator.device)
         for batch in batches:
@@ -142,7 +143,7 @@ class TrainingRun:
                 loss = self.objective.loss(self.module, batch) / count
                 step_loss += loss.detach()
                 # accelerate averages over micro-batches and processes; this is a sum over both.
-                accelerator.backward(loss * options.accumulation * accelerator.num_processes)
+                accelerator.backward(loss * accumulation * accelerator.num_processes)
                 if accelerator.sync_gradients:
                     self._gradient_norm = accelerator.clip_grad_norm_(
                         self.module.parameters(), options.max_grad_norm or math.inf
@@ -158,9 +159,9 @@ class TrainingRun:
     def _batch(self, micro: int) -> Batch:
         """Return this process's samples of one micro-batch of the step."""
         options, processes = self.options, self.accelerator.num_processes
-        shard = (self.step * options.accumulation + micro) * processes
-        first = (shard + self.accelerator.process_index) * options.batch_size
-        batch = self.objective.batch(first, options.batch_size)
+        shard = (self.step * options.gradient_accumulation_steps + micro) * processes
+        first = (shard + self.accelerator.process_index) * options.per_device_train_batch_size
+        batch = self.objective.batch(first, options.per_device_train_batch_size)
         return replace(batch, step=self.step).to(self.accelerator.device)
 
     def log_loss(self, report: ProgressReport) -> None:

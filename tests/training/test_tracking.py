@@ -55,7 +55,7 @@ def test_a_tracker_that_breaks_fails_no_training(
     monkeypatch.setattr("accelerate.Accelerator.init_trackers", lambda *_, **__: None)
     monkeypatch.setattr("accelerate.Accelerator.log", broken)
     trainer = Trainer(max_steps=2, warmup_steps=1, logging_steps=1)
-    trainer.log_with = "tensorboard"
+    monkeypatch.setattr(Trainer, "log_with", "tensorboard")
     trainer.fit(build(), tmp_path)
     said = capsys.readouterr().out
     assert said.count("tracker=tensorboard: ConnectionError: the service is down") == 1

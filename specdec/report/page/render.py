@@ -46,50 +46,58 @@ def page(
     kind is accepted, recovered or bonus, and depth counts from 1 within a step. Texts that would
     make the file too large are left out, the last ones of every arm first, and the page says so.
     """
-    environment = Environment(
+    script = _ours("script.js")
+    overviews = [overview(setting, compared) for setting, compared in results]
+    by_category = [grid for setting, compared in results for grid in categories(setting, compared)]
+    provenances = [run.provenance for arm in collection.arms for run in arm.runs.values()]
+    drawn = {name: Markup(svg(plot.figure)) for name, plot in plots.items()}
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            style=Markup(_ours("style.css")),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            title=collection.folder.resolve().name,
+            head=head(collection, provenances),
+            incomplete=collection.incomplete,
+            cut_short=listed([run.path.name for run in collection.cut_short]),
+            tie=TIE,
+            intervals=INTERVALS,
+            min_prompts=MIN_PROMPTS,
+            recordings=collection.recordings,
+            apart={
+                name: listed([readable(name, value) for value in values])
+                for name, values in collection.apart.items()
+            },
+            forced=collection.forced,
+            overviews=overviews,
+            categories=by_category,
+            judges=[judgements(setting, compared) for setting, compared in results],
+            groups=_grouped(plots.values()),
+            drawn=drawn,
+            texts=embedded(texts),
+            num_texts=len(texts),
+            glossary=glossary(overviews, plots.values(), bool(texts)),
+            definitions={**DEFINITIONS, **MORE},
+            provenance=summarized(provenances),
+            shared=shared(collection),
+            runs=runs(collection),
+            kinds=KINDS,
+        )
+    )
+
+
+def _environment() -> Environment:
+    found = Environment(
         loader=PackageLoader("specdec.report", "page"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"unbroken": unbroken, "breakable": breakable}
-    script = _ours("script.js")
-    overviews = [overview(setting, compared) for setting, compared in results]
-    by_category = [grid for setting, compared in results for grid in categories(setting, compared)]
-    provenances = [run.provenance for arm in collection.arms for run in arm.runs.values()]
-    drawn = {name: Markup(svg(plot.figure)) for name, plot in plots.items()}
-    return environment.get_template("report.html.j2").render(
-        style=Markup(_ours("style.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        title=collection.folder.resolve().name,
-        head=head(collection, provenances),
-        incomplete=collection.incomplete,
-        cut_short=listed([run.path.name for run in collection.cut_short]),
-        tie=TIE,
-        intervals=INTERVALS,
-        min_prompts=MIN_PROMPTS,
-        recordings=collection.recordings,
-        apart={
-            name: listed([readable(name, value) for value in values])
-            for name, values in collection.apart.items()
-        },
-        forced=collection.forced,
-        overviews=overviews,
-        categories=by_category,
-        judges=[judgements(setting, compared) for setting, compared in results],
-        groups=_grouped(plots.values()),
-        drawn=drawn,
-        texts=embedded(texts),
-        num_texts=len(texts),
-        glossary=glossary(overviews, plots.values(), bool(texts)),
-        definitions={**DEFINITIONS, **MORE},
-        provenance=summarized(provenances),
-        shared=shared(collection),
-        runs=runs(collection),
-        kinds=KINDS,
-    )
+    found.filters |= {"unbroken": unbroken, "breakable": breakable}
+    return found
 
 
 def unbroken(text: str) -> str:

@@ -70,9 +70,10 @@ def check(config: DictConfig) -> None:
     require_model(spec.verifier)
     for source in sources:
         require_readable(source)
-    init = spec.train.get("init_path")
+    given = spec.train.options
+    init = given.get("init_path")
     if init is not None:
-        own = {name: spec.train.get(name) for name in ("revision", "trust_remote_code")}
+        own = {name: given[name] for name in ("revision", "trust_remote_code") if name in given}
         verifier = spec.verifier.options
         require_loadable(init, vocabulary_of=verifier, field="train.init_path", **own)
     try:

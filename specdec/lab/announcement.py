@@ -57,8 +57,8 @@ def adapter_notes(spec: ArmSpec) -> list[str]:
     models = {"verifier.adapter": spec.verifier}
     if draft is not None:
         models["draft.adapter"] = draft
-    adapted = [(name, model) for name, model in models.items() if model.get("adapter")]
-    found = [adapter_note(model.get("adapter"), model.path, name) for name, model in adapted]
+    adapted = [(name, model, model.adapter) for name, model in models.items()]
+    found = [adapter_note(adapter, model.path, name) for name, model, adapter in adapted if adapter]
     return [note for note in found if note is not None]
 
 

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from specdec.core.errors import require
+from specdec.core.errors import require, require_kind
 from specdec.core.escapes import unescaped
 from specdec.core.sampling import Sampling
 from specdec.core.trace import PromptKey, Trace
@@ -110,11 +110,16 @@ def stop_strings_of(spec: ArmSpec) -> tuple[str, ...] | None:
         UserError: they are no list of strings.
     """
     given = spec.stop_strings
+    if given is None:
+        return None
     expected = 'a list, ["END"], or null for what the checkpoint says'
-    require(given is None or isinstance(given, list), "stop_strings", given, expected)
-    for each in given or ():
-        require(isinstance(each, str), "stop_strings", given, expected)
-    return None if given is None else tuple(map(unescaped, given))
+    require_kind("stop_strings", given, list, expected)
+    require(all(map(_is_text, given)), "stop_strings", given, expected)
+    return tuple(map(unescaped, given))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def stopping_of(spec: ArmSpec, verifier: HFCausalLM) -> Stopping:

@@ -1,6 +1,6 @@
 """Is an arm what it should be? Looked at before a model is loaded."""
 
-from specdec.core.errors import require, require_int
+from specdec.core.errors import require_bool, require_int
 from specdec.decoding.request import require_samples
 from specdec.decoding.stopping import Stopping
 from specdec.lab.arm import stop_strings_of
@@ -8,8 +8,6 @@ from specdec.lab.compatibility import require_parts_fit
 from specdec.lab.inputs import require_inputs
 from specdec.lab.spec import ArmSpec
 from specdec.results.tracking import log_with
-
-YES_OR_NO = "true or false"
 
 
 def check_arm(spec: ArmSpec) -> None:
@@ -31,16 +29,14 @@ def check_options(spec: ArmSpec) -> None:
     require_int("batch", spec.batch, 1)
     require_int("seed", spec.seed, 0)
     require_int("keep_candidates", spec.keep_candidates, 0)
-    require(isinstance(spec.resume, bool), "resume", spec.resume, YES_OR_NO)
+    require_bool("resume", spec.resume)
     log_with(spec.tracker)
     require_samples(spec.prompts.num_samples, spec.sampling.build())
-    lossy = spec.allow_lossy
-    require(isinstance(lossy, bool), "verification.allow_lossy", lossy, YES_OR_NO)
+    require_bool("verification.allow_lossy", spec.allow_lossy)
     require_parts_fit(spec)
-    for name in ("min_new_tokens", "max_new_tokens"):
-        if spec.options[name] is not None:
-            require_int(name, spec.options[name], 0)
-    for name in ("ignore_eos", "log_probs"):
-        require(isinstance(spec.options[name], bool), name, spec.options[name], YES_OR_NO)
+    if spec.min_new_tokens is not None:
+        require_int("min_new_tokens", spec.min_new_tokens, 0)
+    require_bool("ignore_eos", spec.ignore_eos)
+    require_bool("log_probs", spec.log_probs)
     strings = stop_strings_of(spec)
     Stopping(spec.max_new_tokens, frozenset(), strings or (), show=lambda ids: "")

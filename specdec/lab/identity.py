@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.file_download import repo_folder_name
 
 from specdec.core.digest import digest
+from specdec.core.narrowing import is_list
 from specdec.core.plug_ins import code_digest
 from specdec.lab.spec import ArmSpec, ProposerPart
 from specdec.replaying.costs import ProposerKey
@@ -27,22 +28,26 @@ from specdec.training.data.text import ZOO, zoo_digest
 from specdec.training.trained_folder import training_tokens
 
 WRITTEN = {"training.distill.path"}
+DATA = ("prompts", "training.data")
 # Words that a folder might have by chance.
 BY_NAME = ("template_options", "roles")  # which hold what a user names
-NO_FILES = {*PLUG_INS, *VALUES, "judges", "prompts.split", "prompts.chat_template"}
-NO_FILES |= {"prompts.config", "prompts.field"}
-REVISED = ("prompts", "verifier", "draft", "proposer", "proposer.model")
-NO_FILES |= {f"{node}.revision" for node in REVISED}
-NO_FILES |= {f"training.{node}.revision" for node in ("verifier", "train", "data")}
-NO_FILES |= {f"training.data.{name}" for name in ("split", "config", "field")}
-NO_FILES_BELOW = tuple(
-    f"{node}.{name}." for node in ("prompts", "training.data") for name in BY_NAME
+REVISED = (
+    *("prompts", "verifier", "draft", "proposer", "proposer.model"),
+    *("training.verifier", "training.train", "training.data"),
 )
+NO_FILES = {
+    *(*PLUG_INS, *VALUES, "judges", "prompts.chat_template"),
+    *(f"{node}.{name}" for node in DATA for name in ("split", "config", "field")),
+    *(f"{node}.revision" for node in REVISED),
+}
+NO_FILES_BELOW = tuple(f"{node}.{name}." for node in DATA for name in BY_NAME)
 # What may be on a Hub, and as what.
-ON_HUB = {"verifier.path": "model", "draft.path": "model", "proposer.path": "model"}
-ON_HUB |= {"proposer.model.path": "model"}
-ON_HUB |= {"prompts.path": "dataset", "training.train.init_path": "model"}
-ON_HUB |= {"training.verifier.path": "model", "training.data.path": "dataset"}
+MODELS = ("verifier", "draft", "proposer", "proposer.model", "training.verifier")
+ON_HUB = {
+    **{f"{node}.path": "model" for node in MODELS},
+    **{f"{node}.path": "dataset" for node in DATA},
+    "training.train.init_path": "model",
+}
 
 
 def files_of(used: Mapping[str, Any]) -> dict[str, str]:
@@ -69,7 +74,7 @@ def _texts(used: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in used.items():
         if isinstance(value, str):
             yield name, value
-        elif isinstance(value, list):
+        elif is_list(value):
             yield from _texts({f"{name}.{place}": each for place, each in enumerate(value)})
 
 

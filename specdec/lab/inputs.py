@@ -41,7 +41,7 @@ def require_models(spec: ArmSpec) -> None:
     for model in proposer.models:
         require_model(model)
     if proposer.has_heads:
-        Checkpoint(proposer.get("path"), proposer.get("revision"), field="proposer.path")
+        Checkpoint.of(proposer.options, "proposer.path")
         if not proposer.get("force", False):
             require_heads_of(proposer.get("path"), spec.verifier.checkpoint)
     elif not proposer.models:
@@ -81,7 +81,7 @@ def require_heads_of(path: object, verifier: Checkpoint) -> None:
 def require_prompts(prompts: PromptOptions, verifier: ModelPart) -> None:
     """Refuse prompts that cannot be read, rendered or decoded, not even after empty answers."""
     reader = verifier.checkpoint
-    context = context_length(reader, verifier.get("max_length"))
+    context = context_length(reader, verifier.max_length)
     there = _files(prompts.path)
     _require_prompts(json.dumps(asdict(prompts)), there, reader, reader.files, context)
 

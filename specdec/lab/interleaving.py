@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from specdec.core.errors import UserError
 from specdec.core.trace import PlainSteps, Trace
 from specdec.lab.arm import Arm
@@ -13,7 +11,7 @@ from specdec.lab.paired_results import paired_tallies, paired_traces, summarize_
 from specdec.lab.shortfall import Shortfall
 from specdec.metrics import Tally
 from specdec.prompts import Prompt
-from specdec.results.flat import by_arm
+from specdec.results.flat import Frame, by_arm
 from specdec.results.progress import Progress
 
 
@@ -30,7 +28,7 @@ class Comparison:
     shortfalls: Mapping[str, Shortfall]
     cut_short: KeyboardInterrupt | UserError | None  # what ended it too soon
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> Frame:
         """Return a row for each arm: its metrics, each with `_low`, `_high` and `_n` behind it."""
         return by_arm(self.summaries)
 

@@ -5,7 +5,7 @@ Who built it knows the rest: the option that it is mounted at, and the option th
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 from specdec.core.errors import UserError
@@ -25,7 +25,7 @@ def option_of(name: str, points: Points) -> str:
 
 
 @contextmanager
-def named_options(*names: Mapping[str, str]) -> Iterator[None]:
+def named_options(*names: Mapping[str, str]) -> Generator[None]:
     """Within it complaints of parameters bear the names of options.
 
     Args:

@@ -29,7 +29,11 @@ def summarize_paired(
     if not any(paired.values()):
         return {}
     summaries = {arm.name: summary_of(arm, tallies[arm.name]) for arm in competing}
-    stand = standings(summaries, reference, lambda *names: (tallies[names[0]], tallies[names[1]]))
+
+    def pairing(first: str, second: str) -> tuple[Tally, Tally]:
+        return tallies[first], tallies[second]
+
+    stand = standings(summaries, reference, pairing)
     baseline = baseline_of(competing)
     for name, summary in summaries.items():
         summary |= stand[name]

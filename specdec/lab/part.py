@@ -1,7 +1,7 @@
 """A plug-in that options name: `_target_`, and the arguments of its constructor."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import Any, Generic, TypeVar
@@ -9,11 +9,13 @@ from typing import Any, Generic, TypeVar
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from specdec.core.errors import UserError
+from specdec.core.errors import UserError, require
+from specdec.core.narrowing import is_list, is_mapping
 from specdec.core.plug_ins import is_ours, plug_in_name
 from specdec.lab.option_names import Points, option_of, renamed
 
 TARGET = "_target_"
+CLASS = "a class, my_module.MyClass"
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -53,7 +55,7 @@ class Part(Generic[T_co]):
         return is_ours(self.target)
 
     @property
-    def made_by(self) -> Any:
+    def made_by(self) -> Callable[..., object]:
         """The class, or the function that makes an object of it.
 
         Raises:
@@ -76,8 +78,8 @@ class Part(Generic[T_co]):
     def _names(self, options: Mapping[str, Any], at: str) -> Mapping[str, str]:
         return {n: option_of(f"{at}.{n}", self.points) for n in options if n != TARGET}
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return one of its arguments."""
+    def get(self, name: str, default: object = None) -> object:
+        """Return one of its arguments, as it was given."""
         return self.options.get(name, default)
 
     def build(self, **given: Any) -> T_co:
@@ -100,15 +102,15 @@ class Part(Generic[T_co]):
     def _failing(self, error: InstantiationException) -> Mapping[str, str]:
         """Return the names of the options of the part whose constructor failed, or of this one."""
         keys = re.findall(r"^full_key: ([\w.]+)$", str(error), re.MULTILINE)
-        node: Any = self.options
+        node: object = self.options
         for name in keys[-1].split(".") if keys else ():
-            node = node.get(name) if isinstance(node, Mapping) else None
-        if not isinstance(node, Mapping) or not keys:
+            node = node.get(name) if is_mapping(node) else None
+        if not is_mapping(node) or not keys:
             return self.names
         return self._names(node, f"{self.at}.{keys[-1]}")
 
 
-def located(node: object, at: str) -> Any:
+def located(node: object, at: str) -> Callable[..., object]:
     """Return what the `_target_` of a node names: a class, or a way to make one.
 
     Raises:
@@ -116,24 +118,25 @@ def located(node: object, at: str) -> Any:
     """
     target = _target_of(node, at)
     try:
-        return resolve_name(target)
+        found = resolve_name(target)
     except Exception as error:  # of somebody else's module: whatever importing it raises
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise UserError(f"{at}.{TARGET}={target!r}: cannot be imported ({reason})") from None
+    require(callable(found), f"{at}.{TARGET}", target, CLASS)
+    return found
 
 
 def _target_of(node: object, at: str) -> str:
-    target = node.get(TARGET) if isinstance(node, Mapping) else None
-    if not isinstance(target, str):
-        raise UserError(f"{at}.{TARGET}={target!r}: expected a class, my_module.MyClass")
-    return target
+    target = node.get(TARGET) if is_mapping(node) else None
+    require(isinstance(target, str), f"{at}.{TARGET}", target, CLASS)
+    return str(target)
 
 
 def _listed(options: Mapping[str, Any], at: str) -> Iterator[tuple[Mapping[str, Any], str]]:
     """Yield what is built on the way: the parts in lists of a node."""
     for name, value in options.items():
-        for place, each in enumerate(value if isinstance(value, list) else ()):
-            if isinstance(each, Mapping) and TARGET in each:
+        for place, each in enumerate(value if is_list(value) else ()):
+            if is_mapping(each) and TARGET in each:
                 yield each, f"{at}.{name}[{place}]"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from specdec.core.errors import UserError, require, require_int
+from specdec.core.errors import UserError, require_bool, require_int
 from specdec.decoding.request import Request
 from specdec.decoding.turns import beforehand
 from specdec.prompts import Prompt, Rendering, Roles, load_prompts
@@ -35,8 +35,7 @@ class PromptOptions:
     skip_too_long: bool = False
 
     def __post_init__(self) -> None:
-        skips = self.skip_too_long
-        require(isinstance(skips, bool), "prompts.skip_too_long", skips, "true or false")
+        require_bool("prompts.skip_too_long", self.skip_too_long)
         require_int("prompts.num_samples", self.num_samples, 1)
         Rendering(self.chat_template, self.template_options, self.max_prompt_tokens)
         Roles(self.roles)

@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
+from specdec.core.narrowing import is_mapping
 from specdec.core.protocols import Proposer, TreePolicy, VerificationRule
 from specdec.core.sampling import Sampling
 from specdec.core.values import CandidateSource, Draw
@@ -19,6 +20,11 @@ from specdec.lm.hf import HFCausalLM
 
 LOADER = "specdec.lm.load.load"
 Options = Mapping[str, Any]
+# The options of an arm that are one value each.
+PLAIN = (
+    *("batch", "seed", "device", "dtype", "max_new_tokens", "min_new_tokens", "stop_strings"),
+    *("ignore_eos", "log_probs", "keep_candidates", "resume", "tracker"),
+)
 
 
 def source_of(part: Part[Any]) -> CandidateSource | None:
@@ -32,14 +38,24 @@ class ModelPart(Part[HFCausalLM]):
     """A language model: `path` and what `specdec.lm.load.load` takes beside it."""
 
     @property
-    def path(self) -> Any:
+    def path(self) -> str:
         """A folder, a Hub id, or `zoo:NAME`; whatever was given, until it is looked at."""
         return self.options["path"]
 
     @property
-    def revision(self) -> Any:
+    def revision(self) -> str | None:
         """Which state of it."""
-        return self.get("revision")
+        return self.options.get("revision")
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens of context; None: what its configuration says."""
+        return self.options.get("max_length")
+
+    @property
+    def adapter(self) -> str | None:
+        """A folder of LoRA weights that are merged into it."""
+        return self.options.get("adapter")
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -69,17 +85,21 @@ class ProposerPart(Part[Proposer]):
     @property
     def models(self) -> list[ModelPart]:
         """Those of its arguments that are language models."""
-        found = [(name, v) for name, v in self.options.items() if isinstance(v, Mapping)]
         return [
-            ModelPart(f"{self.at}.{n}", v, points=self.points)
-            for n, v in found
-            if v.get(TARGET) == LOADER
+            ModelPart(f"{self.at}.{name}", value, points=self.points)
+            for name, value in self.options.items()
+            if is_mapping(value) and value.get(TARGET) == LOADER
         ]
 
     @property
     def draft_model(self) -> ModelPart | None:
         """The model whose probabilities its candidates are drawn with; None: it has none."""
         return next(iter(self.models), None) if self.source is CandidateSource.MODEL else None
+
+    @property
+    def temperature(self) -> float | None:
+        """What its candidates are drawn at; None: the temperature of the text."""
+        return self.options.get("temperature")
 
     @property
     def has_heads(self) -> bool:
@@ -129,7 +149,8 @@ class ArmSpec:
     """One proposer, one tree and one rule with all that decides what they decode.
 
     `options` are all options as their run directory keeps them; everything else is read from
-    these, and not checked before `specdec.lab.checks.check_arm` does.
+    these, and not checked before `specdec.lab.checks.check_arm` does: until then a field holds
+    whatever was given.
     """
 
     options: Options
@@ -142,6 +163,19 @@ class ArmSpec:
     sampling: Part[Sampling]
     prompts: PromptOptions
     sweep: SweepJob
+    allow_lossy: bool  # whether a rule may be used that changes the distribution
+    batch: int  # requests in flight
+    seed: int  # of all that is drawn
+    device: str  # where it decodes
+    dtype: str  # of the models, unless one of them has its own
+    max_new_tokens: int  # of a text
+    min_new_tokens: int | None  # None: as the checkpoint says
+    stop_strings: Sequence[str] | None  # escapes unresolved; None: as the checkpoint says
+    ignore_eos: bool  # whether end tokens are tokens like any other
+    log_probs: bool  # whether traces say how likely each token was
+    keep_candidates: int  # of how many prompts the candidates are kept, to be looked at
+    resume: bool  # whether an interrupted run goes on, and a complete one stays
+    tracker: str  # where results go beside the run directory
 
     @classmethod
     def of(
@@ -160,7 +194,7 @@ class ArmSpec:
         Raises:
             UserError: an option of `prompts` is not what it should be.
         """
-        choices = options.get("choices") or {}
+        choices: Mapping[str, str] = options.get("choices") or {}
         points = points or {}
         tree = Part[TreePolicy]("tree", options["tree"], choices.get("tree"), points)
         proposer, rule = options["proposer"], options["verification"]["rule"]
@@ -176,72 +210,14 @@ class ArmSpec:
             sampling=Part("sampling", options["sampling"], points=points),
             prompts=PromptOptions(**options["prompts"]),
             sweep=SweepJob.of(options.get("sweep")),
+            allow_lossy=options["verification"]["allow_lossy"],
+            **{name: options[name] for name in PLAIN},
         )
 
     @property
     def is_greedy(self) -> bool:
         """Whether nothing is random."""
         return self.sampling.options["temperature"] == 0
-
-    @property
-    def allow_lossy(self) -> bool:
-        """Whether a rule may be used that changes the distribution."""
-        return self.options["verification"]["allow_lossy"]
-
-    @property
-    def batch(self) -> int:
-        """Requests in flight."""
-        return self.options["batch"]
-
-    @property
-    def seed(self) -> int:
-        """Of all that is drawn."""
-        return self.options["seed"]
-
-    @property
-    def device(self) -> str:
-        """Where it decodes."""
-        return self.options["device"]
-
-    @property
-    def dtype(self) -> str:
-        """Of the models, unless one of them has its own."""
-        return self.options["dtype"]
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Tokens of a text at most."""
-        return self.options["max_new_tokens"]
-
-    @property
-    def stop_strings(self) -> Any:
-        """What ends a text, escapes unresolved; None: what the checkpoint says."""
-        return self.options["stop_strings"]
-
-    @property
-    def ignore_eos(self) -> bool:
-        """Whether end tokens are tokens like any other."""
-        return self.options["ignore_eos"]
-
-    @property
-    def log_probs(self) -> bool:
-        """Whether traces say how likely each token was."""
-        return self.options["log_probs"]
-
-    @property
-    def keep_candidates(self) -> int:
-        """Of how many prompts the candidates are kept, to be looked at."""
-        return self.options["keep_candidates"]
-
-    @property
-    def resume(self) -> bool:
-        """Whether an interrupted run goes on, and a complete one stays."""
-        return self.options["resume"]
-
-    @property
-    def tracker(self) -> str:
-        """Where results go beside the run directory."""
-        return self.options["tracker"]
 
 
 def with_options(options: Options, changed: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,8 +236,8 @@ def pick(options: Options, names: Sequence[str]) -> dict[str, Any]:
     """Return some options, named with dots; None where there is no such option."""
     found: dict[str, Any] = {}
     for name in names:
-        node: Any = options
+        node: object = options
         for each in name.split("."):
-            node = node.get(each) if isinstance(node, Mapping) else None
+            node = node.get(each) if is_mapping(node) else None
         found[name] = node
     return found

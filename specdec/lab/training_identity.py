@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from specdec.core.narrowing import is_mapping
 from specdec.core.plug_ins import code_digest, plug_in_name
 from specdec.core.values import CandidateSource
 from specdec.lab.identity import content_of, place_of, revision_of
@@ -35,9 +36,11 @@ ON_HUB = {
     **dict.fromkeys(("data.path", "data.held_out_path", "evaluation.prompts"), "dataset"),
 }
 # Names that a file might have by chance.
-NO_FILES = {"seed", "dtype", "verifier.dtype", "verifier.attention", "trainer.mixed_precision"}
-NO_FILES |= {"verifier.revision", "train.revision"}
-NO_FILES |= {f"data.{name}" for name in ("split", "held_out_split", "config", "revision", "field")}
+NO_FILES = {
+    *("seed", "dtype", "verifier.dtype", "verifier.attention", "trainer.mixed_precision"),
+    *("verifier.revision", "train.revision"),
+    *(f"data.{name}" for name in ("split", "held_out_split", "config", "revision", "field")),
+}
 NO_FILES_BELOW = ("data.roles.", "data.template_options.")
 
 
@@ -97,8 +100,8 @@ def _targets(spec: TrainingSpec) -> Iterator[tuple[str, str]]:
             yield node, spec.options[node][TARGET]
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
+def _flat(name: str, value: object) -> Iterator[tuple[str, Any]]:
+    if is_mapping(value) and value:
         for key, each in value.items():
             yield from _flat(f"{name}.{key}", each)
     else:

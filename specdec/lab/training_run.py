@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from accelerate.state import AcceleratorState
-
 from specdec.lab.option_names import named_options
 from specdec.lab.training_identity import record_of
 from specdec.lab.training_spec import TrainingSpec
+from specdec.results.processes import forget_precision
 from specdec.training.objective import Objective
 from specdec.training.processes import joined
 from specdec.training.record import Record
@@ -31,8 +30,7 @@ def train(spec: TrainingSpec, output: Path) -> None:
 
 def train_in_sweep(spec: TrainingSpec, output: Path, sweep: str) -> None:
     """Train into a folder, or resume there; `sweep` is what a tracker calls its runs together."""
-    # One job may ask for another precision than the one before it in the same process.
-    AcceleratorState._reset_state()
+    forget_precision()
     _trained(spec, output, group=sweep, speaks=False)
 
 

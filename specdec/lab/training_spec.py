@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from specdec.core.errors import require
+from specdec.core.errors import require, require_bool
 from specdec.core.protocols import TreePolicy
 from specdec.core.values import CandidateSource
 from specdec.lab.option_names import Points
@@ -37,11 +37,14 @@ class TrainingSpec:
     evaluation: Part[HeldOut]
     tree: Part[TreePolicy]
     verifier: ModelPart
+    joint: bool  # whether the verifier is trained, too
+    data: Mapping[str, Any]  # what it is trained on, and how that is read
 
     @classmethod
     def of(cls, options: Mapping[str, Any], points: Points | None = None) -> TrainingSpec:
         """Read the resolved options of `train`; `points` says which are taken from which others."""
-        choices, points = options.get("choices") or {}, points or {}
+        choices: Mapping[str, str] = options.get("choices") or {}
+        points = points or {}
 
         def part(name: str) -> Part[Any]:
             return Part(name, options[name], choices.get(name), points)
@@ -49,7 +52,11 @@ class TrainingSpec:
         names = ("train", "tuning", "trainer", "reading", "loss", "distill", "evaluation", "tree")
         parts = {name: part(name) for name in names}
         return cls(
-            options, verifier=ModelPart("verifier", options["verifier"], points=points), **parts
+            options,
+            verifier=ModelPart("verifier", options["verifier"], points=points),
+            joint=options["joint"],
+            data=options["data"],
+            **parts,
         )
 
     @property
@@ -58,23 +65,13 @@ class TrainingSpec:
         return source_of(self.train)
 
     @property
-    def joint(self) -> bool:
-        """Whether the verifier is trained, too."""
-        return self.options["joint"]
-
-    @property
-    def data(self) -> Mapping[str, Any]:
-        """What it is trained on, and how that is read."""
-        return self.options["data"]
-
-    @property
     def objective(self) -> Part[Objective]:
         """Heads or a model alone, or heads with their verifier.
 
         Raises:
             UserError: an option does not fit with `joint`.
         """
-        require(isinstance(self.joint, bool), "joint", self.joint, "true or false")
+        require_bool("joint", self.joint)
         if not self.joint:
             return self.train
         cache_path = self.data["cache_path"]

@@ -58,8 +58,9 @@ class Checkpoint:
         """Read a node of a configuration, whatever else it says; or a path alone."""
         if isinstance(node, str):
             return cls(node, field=field)
+        path: Any = node.get("path")
         trusts = node.get(TRUST, False)
-        return cls(node["path"], node.get("revision"), trusts, node.get("field", field))
+        return cls(path, node.get("revision"), trusts, node.get("field", field))
 
     def option(self, name: str) -> str:
         """Name another option of the model."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+Frame = pd.DataFrame
 ENDINGS = {"value": "", "low": "_low", "high": "_high", "n": "_n"}
 
 
@@ -29,7 +30,7 @@ def _flat(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float | i
             yield name, value
 
 
-def by_arm(summaries: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def by_arm(summaries: Mapping[str, Mapping[str, Any]]) -> Frame:
     """Return a row for each arm of summaries by name, and a column for each number."""
     rows = [{"arm": name, **flat(each)} for name, each in summaries.items()]
     return pd.DataFrame(rows).set_index("arm") if rows else pd.DataFrame()

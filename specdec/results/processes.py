@@ -67,3 +67,10 @@ class Processes:
             raise error
         if others:
             raise UserError("; ".join(others))
+
+
+def forget_precision() -> None:
+    """Let the next job of this process ask for another precision than the one before it."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # accelerate has no public word for it

@@ -88,6 +88,7 @@ def read_samples(spec: CalibrationSpec, max_length: int) -> tuple[Samples, int]:
     """Read the text, and say how many samples of it are wanted."""
     # The verifier's, whoever drafts: its chat template, and its padding, which it may have written.
     verifier = spec.verifier.checkpoint
+    assert spec.data_path is not None
     samples = Samples.read(
         spec.data_path,
         verifier.tokenizer,

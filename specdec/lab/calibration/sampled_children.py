@@ -40,7 +40,7 @@ def build_meter(
         pieces,
         depth,
         spec.sampling.build(),
-        spec.proposer.get("temperature"),
+        spec.proposer.temperature,
         spec.max_children,
         spec.seed,
     )

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specdec.core.errors import UserError, require, require_int
+from specdec.core.errors import (
+    UserError,
+    require,
+    require_bool,
+    require_int,
+    require_kind,
+    require_name,
+)
 from specdec.core.protocols import TreePolicy
 from specdec.core.sampling import Sampling
 from specdec.lab.option_names import Points
@@ -29,6 +36,7 @@ class CalibrationSpec:
     sampling: Part[Sampling]  # of the text that drawn children are for
     reading: Part[Reading]
     data: Mapping[str, Any]  # `path`, `max_length`, `limit`
+    data_path: str | None  # of the text; None with a recording
     recording: str | None  # a folder, in place of the text
     costs: str | None  # a file, with a recording
     depth: int | None
@@ -59,13 +67,9 @@ class CalibrationSpec:
             proposer=ProposerPart("proposer", proposer, chosen_as, points, tree=tree),
             sampling=Part("sampling", options["sampling"], points=points),
             reading=Part("reading", options["reading"], points=points),
+            data_path=options["data"]["path"],
             **{name: options[name] for name in names},
         )
-
-    @property
-    def data_path(self) -> Any:
-        """The text; None with a recording."""
-        return self.data["path"]
 
     @property
     def draft(self) -> ModelPart | None:
@@ -96,6 +100,7 @@ class CalibrationSpec:
         require_int("seed", self.seed, 0)
         self._check_positional()
         if self.recording is None:
+            assert self.data_path is not None
             require_readable(self.reading.build().source(self.data_path, "data.path"))
         if self.proposer.has_heads:
             require_depth(self.depth, heads_config(self.proposer.path).get("num_heads"))
@@ -103,20 +108,17 @@ class CalibrationSpec:
     def _check_text(self) -> None:
         recording = self.recording
         if recording is not None:
-            require(
-                isinstance(recording, str), "recording", recording, "a folder of specdec-record"
-            )
+            require_kind("recording", recording, str, "a folder of specdec-record")
             require(not self.positional, "positional", True, "false with a recording")
         elif self.data_path is None:
             raise UserError("data.path: missing; expected data.path=FILE, or recording=DIR")
         else:
-            good = isinstance(self.data_path, str) and bool(self.data_path)
-            require(good, "data.path", self.data_path, "a file")
+            require_name("data.path", self.data_path, "a file")
 
     def _check_num_nodes(self) -> None:
         """Refuse a tree that is larger than the file, or whose size nothing says."""
         costs, number = self.costs, self.num_nodes
-        require(costs is None or isinstance(costs, str), "costs", costs, "a file of specdec-costs")
+        require_kind("costs", costs, str | None, "a file of specdec-costs")
         if costs is not None:
             require(self.recording is not None, "costs", costs, "a recording, too, recording=DIR")
         if number is None:
@@ -127,7 +129,7 @@ class CalibrationSpec:
         require(fits, "num_nodes", number, f"at most max_nodes={self.max_nodes}")
 
     def _check_positional(self) -> None:
-        require(isinstance(self.positional, bool), "positional", self.positional, "true or false")
+        require_bool("positional", self.positional)
         require_int("max_children", self.max_children, 1)
         sampling = self.sampling.build()
         own = self.proposer.get("temperature")

@@ -91,7 +91,7 @@ WRONG: list[tuple[Callable[[Any], Any], str]] = [
     (lambda lm: sd.DraftModel("zoo:draft", sd.Chain(2)), "draft model: builtins.str"),
     (lambda lm: sd.DraftModel(lm, 4), "builtins.int: no tree"),
     (lambda lm: sd.Chain("4"), "gamma='4'"),
-    (lambda lm: sd.load(5), "verifier.path=5"),
+    (lambda lm: sd.load(5), "path=5"),
     (lambda lm: sd.load("zoo:verifier", device=0), "device=0"),
     (lambda lm: sd.Tally.of(decoder(lm).decode("a")[0]), "Trace: expected a list of traces"),
     (lambda lm: sd.summarize(5), "int: expected a list of traces"),

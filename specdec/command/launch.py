@@ -9,6 +9,9 @@ from importlib import import_module
 from typing import Any
 
 import hydra
+
+# Which flags there are, the only place that says it: `hydra.main` parses them out of sight, and we
+# must know before whether one line stands for many jobs.
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import hydra
+
+# A launcher wants a public `HydraContext`, of which one field is of this class, and no other is.
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkstemp
-from typing import Any
+from typing import Any, cast
 
 from specdec.core.errors import RowError, Unwritable
 from specdec.core.narrowing import is_mapping
@@ -93,23 +93,24 @@ def _checksum(row: Mapping[str, Any]) -> int:
 def _parse(where: str, line: str) -> dict[str, Any]:
     require_text(where, line)
     try:
-        row = json.loads(line)
+        found = json.loads(line)
     except UNREADABLE as error:
         raise RowError(where, f"not valid JSON ({error})") from None
-    require_object(where, row)
+    row = require_object(where, found)
     if "\\u" in line:
         require_characters(where, row)
     return row
 
 
-def require_object(where: str, row: object) -> None:
-    """Refuse a row of JSON that is no object.
+def require_object(where: str, row: object) -> dict[str, Any]:
+    """Return a row of JSON, or refuse what is no object.
 
     Raises:
         RowError: it is something else; `where` is how the message names the place.
     """
     if not isinstance(row, dict):
         raise RowError(where, f"expected a JSON object, got {type(row).__name__}")
+    return cast(dict[str, Any], row)
 
 
 @contextmanager

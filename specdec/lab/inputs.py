@@ -13,6 +13,7 @@ from pathlib import Path
 from specdec.core.digest import Signature, signature
 from specdec.core.errors import Unfit
 from specdec.decoding.request import Request, require_decodable
+from specdec.lab.option_names import named_options
 from specdec.lab.part import TARGET
 from specdec.lab.prompt_options import PromptOptions, chosen
 from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart
@@ -65,7 +66,8 @@ def _require_made(node: _Node) -> None:
 
 def require_model(model: ModelPart) -> None:
     """Refuse a model that `specdec.lm.load.load` could not load."""
-    require_loadable(**{name: value for name, value in model.options.items() if name != TARGET})
+    with named_options(model.names):
+        require_loadable(**{name: value for name, value in model.options.items() if name != TARGET})
 
 
 def require_heads_of(path: object, verifier: Checkpoint) -> None:

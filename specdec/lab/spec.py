@@ -11,12 +11,13 @@ from specdec.core.narrowing import is_mapping
 from specdec.core.protocols import Proposer, TreePolicy, VerificationRule
 from specdec.core.sampling import Sampling
 from specdec.core.values import CandidateSource, Draw
-from specdec.lab.option_names import Points
+from specdec.lab.option_names import Points, option_of
 from specdec.lab.part import TARGET, Part
 from specdec.lab.prompt_options import PromptOptions
 from specdec.lab.sweep_job import SweepJob
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.hf import HFCausalLM
+from specdec.results.options import HOMES
 
 LOADER = "specdec.lm.load.load"
 Options = Mapping[str, Any]
@@ -64,7 +65,7 @@ class ModelPart(Part[HFCausalLM]):
         Raises:
             UserError: one of the options that say so is wrong.
         """
-        return Checkpoint.of(self.options, f"{self.at}.path")
+        return Checkpoint.of(self.options, option_of(f"{self.at}.path", self.points))
 
 
 @dataclass(frozen=True)
@@ -189,13 +190,15 @@ class ArmSpec:
         Args:
             options: a mapping for each node, as `config.yaml` holds them.
             judges: the rules that are shown the same candidates, each with its `_target_`.
-            points: which options are taken from which others; None: each is its own.
+            points: which options are taken from which others; None: what a proposer is given are
+                the nodes of that name, as they are unless the command line says otherwise.
 
         Raises:
             UserError: an option of `prompts` is not what it should be.
         """
         choices: Mapping[str, str] = options.get("choices") or {}
-        points = points or {}
+        if points is None:
+            points = {f"proposer.{name}": home for name, home in HOMES.items()}
         tree = Part[TreePolicy]("tree", options["tree"], choices.get("tree"), points)
         proposer, rule = options["proposer"], options["verification"]["rule"]
         called = choices.get("proposer")

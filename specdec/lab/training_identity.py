@@ -27,7 +27,7 @@ LEFT_OUT = {
     "distill": {"batch", "path"},
     "evaluation": {"tree", "sampling"},
     "tuning": {"training"},
-    "verifier": {"device", "field", "vocabulary_of"},
+    "verifier": {"device", "vocabulary_of"},
 }
 NAMED = ("train", "loss", "tree")  # nodes that are chosen by a name
 # What may be on a Hub, and as what.

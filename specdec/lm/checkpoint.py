@@ -60,7 +60,7 @@ class Checkpoint:
             return cls(node, field=field)
         path: Any = node.get("path")
         trusts = node.get(TRUST, False)
-        return cls(path, node.get("revision"), trusts, node.get("field", field))
+        return cls(path, node.get("revision"), trusts, field)
 
     def option(self, name: str) -> str:
         """Name another option of the model."""

@@ -43,7 +43,7 @@ def load(
     dtype: str = "float32",
     attention: str | None = None,
     vocabulary_of: str | Mapping[str, Any] | None = None,
-    field: str = "verifier.path",
+    field: str = "path",
     max_length: int | None = None,
     adapter: str | None = None,
     revision: str | None = None,
@@ -58,7 +58,7 @@ def load(
         attention: transformers' `attn_implementation`; by default sdpa where the model has it.
         vocabulary_of: another model whose tokens must be the same, but for more at the end of
             either: a draft's are its verifier's. Its path, or `path` with the two last options.
-        field: how error messages name the path.
+        field: how error messages name the path, where it is not this parameter that was told.
         max_length: tokens of context that may be used; by default what its configuration says.
         adapter: a folder of LoRA weights that are merged into the model's.
         revision: a branch, a tag or a commit of the Hub.
@@ -96,7 +96,7 @@ def require_loadable(
     dtype: str = "float32",
     attention: str | None = None,
     vocabulary_of: str | Mapping[str, Any] | None = None,
-    field: str = "verifier.path",
+    field: str = "path",
     max_length: int | None = None,
     adapter: str | None = None,
     revision: str | None = None,

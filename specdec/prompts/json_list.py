@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from specdec.core.errors import UserError
 from specdec.core.jsonl import UNREADABLE
@@ -13,7 +13,7 @@ PIECE = 1 << 20  # characters that are read at once
 BLANKS = " \t\n\r"
 
 
-def scan_list(path: Path, file: TextIO) -> Iterator[Any]:
+def scan_list(path: Path, file: TextIO) -> Iterator[object]:
     """Yield the elements of the list that a file holds.
 
     Raises:
@@ -60,7 +60,7 @@ class _Text:
         """Leave a character behind."""
         self._at += 1
 
-    def value(self) -> Any:
+    def value(self) -> object:
         """Return the next value; a longer piece is read until it is whole."""
         self.peek()
         while True:

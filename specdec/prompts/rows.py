@@ -128,9 +128,9 @@ def _json_rows(file: Path) -> Iterator[SourceRow | RowError]:
         for number, row in enumerate(scan_list(file, text), start=1):
             where = f"{file}, row {number}"
             try:
-                require_object(where, row)
+                fields = require_object(where, row)
                 require_characters(where, row)
-                yield SourceRow(where, number, row)
+                yield SourceRow(where, number, fields)
             except RowError as error:
                 yield error
 
@@ -196,7 +196,7 @@ def _dataset(path: str, part: DatasetPart) -> Any:
         raise UserError(f"{part.option}={path!r}: {reason}; neither is it {FILES}") from None
 
 
-def without_fillings(value: Any) -> Any:
+def without_fillings(value: object) -> object:
     """Take out the nulls by which tables fill up what a row does not have; a null content stays.
 
     Chat templates ask whether a message has `tool_calls`, and not whether they are null.

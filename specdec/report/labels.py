@@ -27,7 +27,7 @@ def part(name: str, value: Any) -> str:
     return str(value) if name in PLUG_INS else f"{name.rpartition('.')[2]}={value}"
 
 
-def readable(name: str, value: Any) -> Any:
+def readable(name: str, value: object) -> object:
     """Return the first digits of a digest, and everything else as it is."""
     if not name.startswith(CONTENT):
         return value

@@ -41,7 +41,7 @@ SIDE = (
 )  # what belongs to one of compared arms
 # A proposer's arguments that are other nodes, unless it is told otherwise.
 HOMES = {"tree": "tree", "model": "draft", "gamma": "tree.gamma", "seed": "seed"}
-DERIVED = {"field", "vocabulary_of"}  # arguments of our loader that follow from other options
+DERIVED = {"vocabulary_of"}  # an argument of our loader that follows from other options
 TARGET = "_target_"
 PATHS = ("path", "held_out_path", "init_path", "tokenizer_path")  # that a revision may be of
 PROCESSORS = "sampling.processors."
@@ -170,7 +170,7 @@ def _groups(found: Options) -> list[str]:
     return [group for group in PLUG_INS if f"{group}.{TARGET}" in found]
 
 
-def normal(value: Any) -> Any:
+def normal(value: object) -> object:
     """Write 1.0 as 1: it is the same number. True is none."""
     if isinstance(value, float) and value.is_integer():
         return int(value)

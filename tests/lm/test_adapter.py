@@ -66,7 +66,7 @@ def refusal(tiny: Tiny, adapter: Any) -> str:
 
 @pytest.mark.parametrize("folder", ["nowhere", "", 3, True])
 def test_what_is_no_adapter_is_named(tiny: Tiny, folder: Any) -> None:
-    assert refusal(tiny, folder) == f"verifier.adapter={folder!r}: expected {EXPECTED}"
+    assert refusal(tiny, folder) == f"adapter={folder!r}: expected {EXPECTED}"
 
 
 def test_a_model_is_no_adapter(tiny: Tiny) -> None:
@@ -92,7 +92,7 @@ def test_an_adapter_of_another_model_does_not_fit(
 ) -> None:
     saved(tiny_model("llama", **overrides), tmp_path)
     message = refusal(tiny, str(tmp_path))
-    assert message.startswith(f"verifier.path={str(tiny.verifier)!r}: the adapter ")
+    assert message.startswith(f"path={str(tiny.verifier)!r}: the adapter ")
     assert "does not fit" in message
 
 
@@ -101,8 +101,7 @@ def test_without_peft_there_is_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     assert refusal(tiny, str(adapter)) == (
-        f"verifier.adapter={str(adapter)!r}: needs the package peft;"
-        " pip install 'specdec-lab[joint]'"
+        f"adapter={str(adapter)!r}: needs the package peft; pip install 'specdec-lab[joint]'"
     )
 
 

@@ -129,7 +129,7 @@ def test_vocabularies_are_compared_token_for_token(tiny: Tiny, folder: Path) -> 
 
 @pytest.mark.parametrize("path", ["", None, 3])
 def test_a_path_that_is_none(path: object) -> None:
-    assert complaint(path) == f"verifier.path={path!r}: expected {EXPECTED}"
+    assert complaint(path) == f"path={path!r}: expected {EXPECTED}"
 
 
 @pytest.mark.parametrize("name", ["nowhere", "no/where/at/all"])

@@ -72,8 +72,8 @@ def test_code_is_run_only_if_that_is_asked_for(folder: Path, tiny: Tiny) -> None
         with pytest.raises(UserError) as caught:
             refuse(str(folder))
         assert str(caught.value) == (
-            f"verifier.path={str(folder)!r}: comes with code of its own, which is not run unasked;"
-            f" read it, and allow it with {TRUSTED}"
+            f"path={str(folder)!r}: comes with code of its own, which is not run unasked;"
+            f" read it, and allow it with trust_remote_code=true"
         )
     for ask in (vocabulary_size, context_length):
         with pytest.raises(UserError, match=r"allow it with draft\.trust_remote_code=true$"):
@@ -153,5 +153,5 @@ def test_a_run_is_known_by_the_code_that_it_ran(folder: Path, tiny: Tiny, cli: C
 
 @pytest.mark.parametrize("trusts", [1, "yes", None])
 def test_trust_is_true_or_false(trusts: Any, tiny: Tiny) -> None:
-    with pytest.raises(UserError, match=r"^verifier\.trust_remote_code=.*: expected true or false"):
+    with pytest.raises(UserError, match=r"^trust_remote_code=.*: expected true or false"):
         load(str(tiny.verifier), trust_remote_code=trusts)

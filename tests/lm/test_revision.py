@@ -60,13 +60,13 @@ def test_a_revision_that_is_not_there_is_one_line(hub: str) -> None:
 
 @pytest.mark.parametrize("revision", [3, "", True, ["v2"]])
 def test_what_is_no_revision(hub: str, revision: Any) -> None:
-    with pytest.raises(UserError, match=r"^verifier\.revision=.*: expected a branch, a tag or a"):
+    with pytest.raises(UserError, match=r"^revision=.*: expected a branch, a tag or a"):
         load(hub, revision=revision)
 
 
 @pytest.mark.parametrize("path", ["zoo:verifier", None])
 def test_a_folder_has_one_state(path: str | None, tiny: Tiny) -> None:
-    with pytest.raises(UserError, match=r"^verifier\.revision='v2': verifier\.path=.* lies here"):
+    with pytest.raises(UserError, match=r"^revision='v2': path=.* lies here"):
         load(path or str(tiny.verifier), revision="v2")
 
 

@@ -39,9 +39,9 @@ def _first_of_each(texts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
     return [texts[i] for i in sorted(range(len(texts)), key=lambda i: ranks[i])]
 
 
-def packed_token(token: Mapping[str, Any]) -> list[Any]:
+def packed_token(token: Mapping[str, Any]) -> list[object]:
     """Return text, kind, depth and, where there are any, rejected candidates and a part."""
     assert token["kind"] in KINDS, f"a token is one of {KINDS}, not {token['kind']!r}"
-    packed = [token["text"], KINDS.index(token["kind"]), token["depth"]]
+    packed: list[object] = [token["text"], KINDS.index(token["kind"]), token["depth"]]
     rejected, part = list(token["rejected"]), token.get("part", "")
     return [*packed, rejected, *([part] if part else [])] if rejected or part else packed

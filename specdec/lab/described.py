@@ -1,13 +1,15 @@
 """What an object is, in plain values: so that objects, as options do, identify a training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Set
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
 from specdec.core.digest import digest_of
+from specdec.core.narrowing import is_mapping, is_sequence
 from specdec.core.plug_ins import code_digest
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
@@ -28,12 +30,12 @@ def described(value: object) -> object:
         return [list(value.shape), digest_of(value.detach().cpu().numpy().tobytes())]
     if isinstance(value, Enum | Path):
         return str(value)
-    if isinstance(value, Mapping):
+    if is_mapping(value):
         return {str(name): described(each) for name, each in value.items()}
-    if isinstance(value, Sequence):
+    if is_sequence(value):
         return [described(each) for each in value]
     if isinstance(value, set | frozenset):
-        return sorted(map(repr, value))
+        return sorted(map(repr, cast(Set[object], value)))
     return described_class(value if callable(value) and not _holds(value) else type(value)) | {
         name.strip("_"): described(each) for name, each in _holds(value).items()
     }
@@ -49,7 +51,7 @@ def described_class(made_by: object) -> dict[str, object]:
 
 def flattened(name: str, value: object) -> dict[str, object]:
     """Return nested values under dotted names."""
-    if not isinstance(value, Mapping) or not value:
+    if not is_mapping(value) or not value:
         return {name: value}
     found: dict[str, object] = {}
     for key, each in value.items():

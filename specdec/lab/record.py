@@ -1,6 +1,6 @@
 """Write the texts of a run into a recording, with how likely the verifier found their tokens."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def writing_into(
     stopping: Stopping,
     top_k: int,
     source: str,
-) -> Iterator[RecordingWriter]:
+) -> Generator[RecordingWriter]:
     """Write a recording, or resume one; it is complete where all went well.
 
     Args:

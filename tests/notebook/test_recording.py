@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import specdec
+import specdec.notebook.record
 from tests.support.running import CommandLine, Tiny
 
 sd: Any = specdec

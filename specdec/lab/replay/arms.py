@@ -59,7 +59,7 @@ class ReplayArm:
         drafts = proposer.has_heads or proposer.draft_model is not None
         closed = None
         if proposer.is_ours and drafts:
-            closed = _closed(tree, rule, proposer.get("temperature"))
+            closed = _closed(tree, rule, proposer.temperature)
         if closed is None:
             require_jumps(rule, proposer.draw(tree))
         grown = tree if proposer.grows_trees else None

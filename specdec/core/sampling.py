@@ -40,6 +40,31 @@ class Sampling:
     the checkpoint's `generation_config.json` says, or nothing if `from_checkpoint` is off.
     `processors` are further ones, in the order in which they are applied behind those; see
     `specdec.core.processing`.
+
+    Args:
+        temperature: divides the logits; 0: greedy.
+        top_k: only so many of the likeliest tokens; 0: all.
+        top_p: the likeliest tokens of so much probability together.
+        min_p: tokens of at least so much of the largest probability.
+        sequence_bias: added to the logits of token sequences, [[[5, 7], -2.0]].
+        encoder_repetition_penalty: of tokens that the prompt lacks.
+        repetition_penalty: of tokens that came before (Keskar et al. 2019); 1 is none.
+        no_repeat_ngram_size: no n-gram comes again; 0: it may.
+        encoder_no_repeat_ngram_size: no n-gram of the prompt comes again.
+        bad_words_ids: sequences that are never written.
+        min_length: tokens, the prompt included.
+        min_new_tokens: tokens before a text may end.
+        forced_bos_token_id: behind a prompt of one token.
+        forced_eos_token_id: the last token of the budget.
+        remove_invalid_values: logits that are not numbers become numbers.
+        exponential_decay_length_penalty: [from which token, base]: ends become likelier.
+        suppress_tokens: tokens that are never written.
+        begin_suppress_tokens: tokens that do not come first.
+        from_checkpoint: whether settings that are None are the checkpoint's.
+        processors: further logits processors, behind those above.
+
+    Raises:
+        UserError: a value is out of its range, or a processor is none.
     """
 
     temperature: float = 1.0

@@ -57,20 +57,31 @@ class Step:
 
 @dataclass(frozen=True)
 class Trace:
-    """One text of one arm: one turn of one sample of a prompt, which has one of each at least."""
+    """One text of one arm: one turn of one sample of a prompt, which has one of each at least.
+
+    Args:
+        prompt_id: of the prompt.
+        category: of the prompt.
+        turn: of a conversation, from 0.
+        num_prompt_tokens: that stood before the text.
+        output_ids: the tokens of the text, an end token included.
+        output_text: the same as text.
+        finish_reason: eos, stop, length, context, or refused by the chat template.
+        prefill_seconds: of verifier and proposer, outside of the steps.
+        steps: one for each forward of the verifier; see `specdec.core.trace.Step`.
+        sample: which of a prompt's texts, from 0.
+    """
 
     prompt_id: str
     category: str
-    turn: int  # 0-based
+    turn: int
     num_prompt_tokens: int
     output_ids: tuple[int, ...]
     output_text: str
-    # "eos", "stop" (a stop string), "length" (max_new_tokens), "context" (full), or "refused": the
-    # chat template did not take the answers before this turn.
     finish_reason: str
-    prefill_seconds: float  # verifier and proposer; not a step
+    prefill_seconds: float
     steps: tuple[Step, ...] = field(repr=False)
-    sample: int = 0  # which of a prompt's texts, 0-based; each has noise of its own
+    sample: int = 0
 
     @property
     def key(self) -> TextKey:

@@ -37,6 +37,18 @@ class SpeculativeDecoder:
     compared on the very same candidates, which texts of their own would not give them. With
     `log_probs` the steps say how likely each emitted token was to the verifier.
 
+    Args:
+        verifier: the large model.
+        proposer: what drafts candidate trees.
+        rule: which candidates survive.
+        sampling: the distribution that tokens are drawn from; None: the model's own, temperature 1.
+        stopping: what ends a text; None: what the checkpoint says.
+        batch: requests in flight.
+        seed: of all that is drawn.
+        allow_lossy: whether the rule may change the distribution.
+        judges: further rules, by name.
+        log_probs: whether steps say how likely each token was, in nats.
+
     Raises:
         UserError: a part lacks a member of its protocol, the rule or a judge cannot decide on the
             proposer's candidates, or the rule is not lossless for them and `allow_lossy` is off.

@@ -20,19 +20,29 @@ from specdec.decoding.stopping import Stopping
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt to continue. `category`, `turn` and `sample` are carried into the trace.
+    """A prompt to continue.
 
     Samples of a prompt differ in their noise alone; sample 0 has that of the prompt itself.
+
+    Args:
+        prompt_id: its name, which keys its randomness.
+        token_ids: the prompt.
+        category: that metrics may be grouped by.
+        turn: of a conversation, from 0.
+        keep_candidates: whether the trace has the draft tokens of each step.
+        max_new_tokens: fewer than the decoder's; None: as many.
+        sample: which text of the prompt, from 0.
+        where: how complaints name the place that it came from.
     """
 
     prompt_id: str
     token_ids: Sequence[int]
     category: str = ""
     turn: int = 0
-    keep_candidates: bool = False  # in the trace's steps
-    max_new_tokens: int | None = None  # fewer than the decoder's; None: as many
+    keep_candidates: bool = False
+    max_new_tokens: int | None = None
     sample: int = 0
-    where: str = field(default="", compare=False)  # how complaints name the place it came from
+    where: str = field(default="", compare=False)
 
     @property
     def request_id(self) -> str:

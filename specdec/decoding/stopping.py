@@ -37,8 +37,15 @@ class TextModel(Protocol):
 class Stopping:
     """What ends a text.
 
-    `decode` turns token ids into the text that is the result; `show`, by default `decode`, into the
-    one that stop strings are looked for in, special tokens included: <|im_end|> may be one.
+    Args:
+        max_new_tokens: of a text, at most.
+        end_ids: tokens that end a text and stay in it.
+        stop_strings: strings that end a text.
+        decode: turns token ids into the text that is the result.
+        show: the same for stop strings, special tokens included; None: `decode`.
+
+    Raises:
+        UserError: a number is out of its range, or a string is empty.
     """
 
     max_new_tokens: int = 128

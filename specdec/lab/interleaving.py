@@ -17,16 +17,27 @@ from specdec.results.progress import Progress
 
 @dataclass(frozen=True)
 class Comparison:
-    """What arms came to; each mapping is by the name of an arm."""
+    """What arms came to; each mapping is by the name of an arm.
+
+    Args:
+        arms: what was compared.
+        num_prompts: that were to be decoded.
+        traces: of all that an arm decoded.
+        tallies: sums over the texts that all arms finished, as all that follows.
+        clock: the plain steps that speed is held against.
+        summaries: metrics, each with its interval; none, if no text is common.
+        shortfalls: prompts that were left out or cut.
+        cut_short: what ended it too soon; None: nothing did.
+    """
 
     arms: Sequence[Arm]
-    num_prompts: int  # that were to be decoded
-    traces: Mapping[str, Sequence[Trace]]  # of all that an arm decoded
-    tallies: Mapping[str, Tally]  # of the texts that all arms finished, as all that follows
+    num_prompts: int
+    traces: Mapping[str, Sequence[Trace]]
+    tallies: Mapping[str, Tally]
     clock: Sequence[PlainSteps]
-    summaries: Mapping[str, dict[str, Any]]  # none, if no text is common
+    summaries: Mapping[str, dict[str, Any]]
     shortfalls: Mapping[str, Shortfall]
-    cut_short: KeyboardInterrupt | UserError | None  # what ended it too soon
+    cut_short: KeyboardInterrupt | UserError | None
 
     def table(self) -> Frame:
         """Return a row for each arm: its metrics, each with `_low`, `_high` and `_n` behind it."""

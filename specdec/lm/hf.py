@@ -39,6 +39,13 @@ class HFCausalLM:
     """A transformers model and a cache of rows; the weights may be shared, the cache is its own.
 
     Counts `num_calls` and `num_cells` (cells computed, padding included) since it was opened.
+
+    Args:
+        model: a decoder of transformers, on its device and in its type.
+        tokenizer: its own; None: requests are of token ids.
+        tree_error: the largest difference of logits when trees were proven; None: they were not.
+        states_differ: why hidden states cannot be read; None: they can.
+        max_length: tokens of context; None: what the configuration says.
     """
 
     def __init__(

@@ -31,6 +31,11 @@ class Tally:
     of the deciding rule, where both are known. `clock.*` are plain steps that were timed beside the
     arm's, as many as the texts have tokens, and `clocked.*` the arm's own steps of these texts:
     their number and seconds.
+
+    Args:
+        prompt_ids: [P].
+        categories: [P], of the prompts.
+        columns: sums [P] by name.
     """
 
     prompt_ids: tuple[str, ...]  # [P], sorted

@@ -22,11 +22,17 @@ from specdec.results.flat import by_arm
 
 @dataclass(frozen=True)
 class Replay:
-    """What configurations would come to; each mapping is by their names."""
+    """What configurations would come to; each mapping is by their names.
+
+    Args:
+        tallies: sums over the texts.
+        summaries: metrics, each with its interval, and how they stand to the reference.
+        left_out: the reason, of those that texts alone do not decide on.
+    """
 
     tallies: Mapping[str, Tally]
     summaries: Mapping[str, Mapping[str, Any]]
-    left_out: Mapping[str, str]  # the reason: texts alone do not decide on these
+    left_out: Mapping[str, str]
 
     def table(self) -> pd.DataFrame:
         """Return a row for each configuration: its metrics, with `_low`, `_high` and `_n`."""

@@ -38,10 +38,16 @@ LEFT_OUT += ("evaluation.own.known",)
 
 @dataclass(frozen=True)
 class TrainedHeads:
-    """A folder of trained heads, and how their training went."""
+    """A folder of trained heads, and how their training went.
+
+    Args:
+        path: the folder.
+        kind: the proposer that decodes with them.
+        steps: that they were trained.
+    """
 
     path: Path
-    kind: type[HeadsProposer]  # who decodes with them
+    kind: type[HeadsProposer]
     steps: int
 
     @property

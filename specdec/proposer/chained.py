@@ -70,6 +70,15 @@ class Chained(HeadsProposer):
     """K sequentially dependent heads (Ankner et al. 2024, Hydra).
 
     With prefix attention a cache of the verifier's states follows the committed text.
+
+    Args:
+        heads: a module of this kind; `Chained.load` reads a folder of them.
+        verifier: whose hidden states they read.
+        tree: how candidates grow, one head a level.
+        temperature: of sampled drafts; None: the verifier's.
+
+    Raises:
+        UserError: the tree is deeper than there are heads, or the verifier is another.
     """
 
     kind = ChainedHeads

@@ -39,6 +39,15 @@ class Medusa(HeadsProposer):
     """K heads that know nothing of each other's tokens (Cai et al. 2024).
 
     All nodes of a level share one law, that of the level's head.
+
+    Args:
+        heads: a module of this kind; `Medusa.load` reads a folder of them.
+        verifier: whose hidden states they read.
+        tree: how candidates grow, one head a level.
+        temperature: of sampled drafts; None: the verifier's.
+
+    Raises:
+        UserError: the tree is deeper than there are heads, or the verifier is another.
     """
 
     kind = MedusaHeads

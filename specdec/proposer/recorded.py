@@ -21,6 +21,14 @@ class Recorded:
     verifier, `accuracy` is the acceptance rate of each token given that it is tested. At other
     temperatures decode with another seed than the recording's: its tokens were drawn with the
     noise of that seed, which must not judge them again; `from_run` refuses it.
+
+    Args:
+        texts: token ids by the name of a request.
+        gamma: draft tokens of a step.
+        accuracy: how often a token is right, from 0 to 1.
+
+    Raises:
+        UserError: a number is out of its range.
     """
 
     source = CandidateSource.TEXT

@@ -27,15 +27,25 @@ from specdec.recording.texts import Text
 
 @dataclass(frozen=True)
 class Recording:
-    """Texts of a verifier, and how they were made."""
+    """Texts of a verifier, and how they were made.
+
+    Args:
+        folder: where it lies.
+        verifier: whose texts they are, as `specdec.lm.fingerprint` says.
+        sampling: as `Sampling.to_row` has it, with what the checkpoint asked for.
+        max_new_tokens, end_ids, stop_strings: what ended the texts.
+        top_k: K, how many log-probabilities are kept of each token.
+        source: where the texts come from.
+        scored: texts of T tokens, with `log_p` [T] and the K likeliest [T, K], in nats.
+    """
 
     folder: Path
-    verifier: Mapping[str, str]  # as `specdec.lm.fingerprint` has it
-    sampling: Mapping[str, Any]  # as `Sampling.to_row` has it, with what the checkpoint asked for
+    verifier: Mapping[str, str]
+    sampling: Mapping[str, Any]
     max_new_tokens: int
-    end_ids: frozenset[int]  # the tokens that end a text
+    end_ids: frozenset[int]
     stop_strings: tuple[str, ...]
-    top_k: int  # K: log-probabilities that are kept of each token
+    top_k: int
     source: str
     scored: Sequence[Scored]
 

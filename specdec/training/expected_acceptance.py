@@ -54,7 +54,18 @@ class HeldOut(Acceptance):
     average stands for its outcomes. It ranks checkpoints; decoding measures them. The answers to
     `prompts` of one's own are written by the verifier itself.
 
-    The arguments are those of `Acceptance`, and all but the first two concern decoding.
+    Args:
+        tree: that is grown along the texts.
+        sampling: the distribution that tokens are drawn from.
+        num_prompts: held-out samples that are decoded, where the tree has no fixed shape.
+        prompt_tokens: of a plain text; a conversation's prompt ends where an answer begins.
+        max_new_tokens: of each text that is decoded or answered.
+        seed: of all that is drawn.
+        prompts: a file or a data set of your own; None: the held-out samples.
+        prompts_limit: the first so many of those; None: all.
+
+    Raises:
+        UserError: a number is out of its range, or the tree needs another rule than rejection.
     """
 
     def measure(

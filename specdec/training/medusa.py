@@ -5,6 +5,20 @@ from specdec.training.heads import HeadTraining
 
 
 class MedusaTraining(HeadTraining):
-    """K heads that know nothing of each other; see `HeadTraining` and `MedusaHeads`."""
+    """K heads that know nothing of each other.
+
+    Args:
+        states: the data, and the verifier that reads them.
+        loss: of a token, or of a step.
+        acceptance: how block efficiency is measured.
+        decay: the loss of head i (from 0) weighs `decay^i`.
+        share: the part of a batch's positions whose loss is computed.
+        num_heads: tokens that are predicted, one a head.
+        num_layers: of each head.
+        own_vocabulary_head: false: all heads share the verifier's.
+
+    Raises:
+        UserError: an option is out of its range, or the heads could not be decoded with.
+    """
 
     proposer = Medusa

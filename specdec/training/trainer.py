@@ -51,6 +51,29 @@ class Trainer:
     the share `warmup_ratio` of all. `eval_on_start` evaluates what has learnt nothing yet. `group`
     is what a tracker calls the sweep that this is part of.
 
+    Args:
+        max_steps: optimizer steps.
+        per_device_train_batch_size: samples of a forward.
+        gradient_accumulation_steps: forwards of a step.
+        num_train_epochs: passes over the data, in place of `max_steps`.
+        max_hours: of a session.
+        learning_rate: the largest.
+        lr_scheduler_type, lr_scheduler_kwargs: of transformers.
+        warmup_steps, warmup_ratio: of the schedule.
+        weight_decay: of matrices.
+        adam_beta2: of AdamW.
+        max_grad_norm: 0: no clipping.
+        mixed_precision: no, bf16 or fp16.
+        logging_steps, eval_steps, save_steps: how often, in steps.
+        eval_on_start: whether there is an evaluation at step 0.
+        save_total_limit: checkpoints that are kept.
+        save_best: whether `best` is kept, too.
+        resume: false: train anew.
+        resume_from_checkpoint: a folder step-N; None: the newest.
+        tracker: jsonl, wandb, tensorboard or trackio.
+        seed: of weights and order.
+        group: of a tracker.
+
     Raises:
         UserError: an option is out of its range.
     """

@@ -15,6 +15,13 @@ class Calibrated(Sparse):
     gives the best tree of this size for the text that was measured; or the product of each rank's
     own frequency (`product`), Medusa's method.
 
+    Args:
+        path: of a file that `specdec-calibrate` wrote.
+        num_nodes: draft tokens of the tree.
+        estimate: `joint` or `product`.
+        max_depth: of the deepest path; None: as deep as the file.
+        min_confidence: drafting ends before a token that the draft gives less probability.
+
     Raises:
         UserError: the file is missing or damaged, or has fewer paths than `num_nodes`.
     """

@@ -23,6 +23,13 @@ class Dynamic:
     A node is left out if its joint probability is below `min_gain`: the accepted tokens that one
     more node must bring, which is what it costs in tokens (its seconds times tokens per second).
 
+    Args:
+        num_nodes: draft tokens of the tree, at most.
+        max_depth: of the deepest of them.
+        beam: nodes that a level keeps, and children that each gets.
+        min_gain: the joint probability that a node must have.
+        min_confidence: drafting ends before a token that the draft gives less probability.
+
     Raises:
         UserError: a number out of its range.
     """

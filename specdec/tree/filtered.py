@@ -19,6 +19,15 @@ class Filtered(Chain):
     token itself, so that leaving it out would bias the text, were it not told: the recorded law is
     q restricted to what passes, and the rule draws from the residual of that law where a token was
     withheld. In other words, "no candidate" is one more draft token, of verifier probability 0.
+
+    Args:
+        gamma: draft tokens at most.
+        min_prob: what the draft must give a token, from 0 to 1.
+        top_k: a token must be among so many of the likeliest; 0: any rank will do.
+        min_confidence: drafting ends before a token that the draft gives less probability.
+
+    Raises:
+        UserError: a number is out of its range.
     """
 
     def __init__(

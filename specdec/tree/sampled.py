@@ -44,6 +44,11 @@ class Sampled(SampledTree):
     Jeon et al. 2024) or `top_plus_one`: all but the last child are the likeliest tokens, the last
     is drawn from the others (Hu et al. 2025). With widths of 1 all of them are a sampled chain.
 
+    Args:
+        widths: draws after each node, a number for each depth.
+        draw: `iid`, `without_replacement` or `top_plus_one`.
+        min_confidence: drafting ends before a token that the draft gives less probability.
+
     Raises:
         UserError: widths that are no positive integers, or an unknown `draw`.
     """

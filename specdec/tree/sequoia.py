@@ -23,6 +23,12 @@ class Sequoia(SampledTree):
     over all positions of the measured text and as if acceptance at one depth said nothing about
     the next.
 
+    Args:
+        path: of a file that `specdec-calibrate positional=true` wrote.
+        num_nodes: draft tokens of the tree, at most.
+        max_depth: of the deepest; None: what the file or `num_nodes` allows.
+        min_confidence: drafting ends before a token that the draft gives less probability.
+
     Raises:
         UserError: the file is missing or damaged or holds no positional acceptance, or `max_depth`
             is deeper than was measured.

@@ -17,6 +17,10 @@ class Sparse(FixedTree):
     The path (2, 0) is the likeliest token after the third likeliest. Ranks count from 0. Every
     beginning of a path is a node too, listed or not.
 
+    Args:
+        paths: ranks from the root down, [[0], [1], [0, 0]].
+        min_confidence: drafting ends before a token that the draft gives less probability.
+
     Raises:
         UserError: there is no path, or one of them is not a list of ranks.
     """

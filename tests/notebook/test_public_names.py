@@ -43,14 +43,16 @@ def test_every_name_is_what_the_list_says() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help_answers(name: str) -> None:
-    """Every name has a docstring of its own; a function's says what it takes, gives and refuses."""
+    """Every name has a docstring, which explains all that it takes; a function's says the rest."""
     public = getattr(sd, name)
     said = public.__doc__ or ""
     assert said
     assert not re.match(rf"{name}\((\w+: |\))", said), "that is what dataclass writes"
+    if public is sd.UserError:  # which takes what there is to say
+        return
+    for parameter in inspect.signature(public).parameters:
+        assert re.search(rf"\b{parameter}\b", said), parameter
     if inspect.isfunction(public):
-        for parameter in inspect.signature(public).parameters:
-            assert re.search(rf"^ +([\w ,]+, )?{parameter}(, [\w ,]+)?:", said, re.M), parameter
         assert {"Args:", "Returns:", "Raises:"} <= set(said.split())
 
 

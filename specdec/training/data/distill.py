@@ -43,6 +43,18 @@ class Distill:
     Randomness is keyed by `seed` and the row's id, so neither `batch` nor interruptions change the
     answers, apart from the rounding of the logits, which depends on what else is in a batch.
     `path=None` is off.
+
+    Args:
+        path: of the answers, a .jsonl file; None: off.
+        temperature, top_k, top_p: of the answers.
+        max_new_tokens: of an answer, at most.
+        prompt_tokens: of each block of a plain text.
+        batch: answers that are written at a time.
+        limit: of rows; None: all.
+        seed: of the answers.
+
+    Raises:
+        UserError: an option is out of its range.
     """
 
     def __init__(

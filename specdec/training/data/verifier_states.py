@@ -39,6 +39,17 @@ class VerifierStates:
     verifier answers the training data anew before they are read; held-out data stay as they are.
     `reading` is how both are read, and what is held out where `held_out_path` is None.
 
+    Args:
+        verifier: that reads them; it is frozen.
+        data_path: a file, a data set, or `zoo:train`.
+        held_out_path: the same, to evaluate on; None: a share of `data_path`.
+        max_length: tokens of a sample, at most.
+        eval_samples: that are evaluated on.
+        cache_path: a folder for hidden states; None: they are computed each time.
+        seed: of the order.
+        distill: has the verifier answer the data; None: as they are.
+        reading: how rows become text.
+
     Raises:
         UserError: an option is out of its range, or the verifier is none whose states are read.
     """

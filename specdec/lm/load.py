@@ -62,8 +62,7 @@ def load(
         max_length: tokens of context that may be used; by default what its configuration says.
         adapter: a folder of LoRA weights that are merged into the model's.
         revision: a branch, a tag or a commit of the Hub.
-        trust_remote_code: run code that comes with the model, if it has any. It is proven to decode
-            trees rightly, as all are; what else it does nobody has looked at.
+        trust_remote_code: run code that comes with the model; nobody has looked at what it does.
 
     Returns:
         The model behind the protocol `CausalLM`, proven to decode trees rightly.

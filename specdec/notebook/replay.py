@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from specdec.core.errors import Unfit, UserError, require_int
 from specdec.core.protocols import VerificationRule
 from specdec.lab.replay.arms import ReplayArm
@@ -14,10 +12,10 @@ from specdec.lab.replay.replayer import Replayer
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, summarize
-from specdec.notebook.entrant import Entrant, pairs_of
+from specdec.notebook.entrant import Entrant, Pair, pairs_of
 from specdec.recording.recorded import Recording, read_recording, require_made_for
 from specdec.report.comparison import standings
-from specdec.results.flat import by_arm
+from specdec.results.flat import Frame, by_arm
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Replay:
     summaries: Mapping[str, Mapping[str, Any]]
     left_out: Mapping[str, str]
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> Frame:
         """Return a row for each configuration: its metrics, with `_low`, `_high` and `_n`."""
         return by_arm(self.summaries)
 
@@ -74,6 +72,20 @@ def replay(
     require_int("batch", batch, 1)
     texts = recording if isinstance(recording, Recording) else read_recording(Path(recording))
     require_made_for(texts, fingerprint(verifier), texts.sampling_of(verifier))
+    arms, left_out = _replayable(pairs)
+    tallies = Replayer.of(texts, verifier, batch, seed).replay(arms)
+    found = {name: summarize(tally) for name, tally in tallies.items()}
+    known = None if reference in left_out else reference
+
+    def pairing(name: str, other: str) -> tuple[Tally, Tally]:
+        return tallies[name], tallies[other]
+
+    stand = standings(found, known, pairing)
+    return Replay(tallies, {name: found[name] | stand[name] for name in found}, left_out)
+
+
+def _replayable(pairs: Mapping[str, Pair]) -> tuple[dict[str, ReplayArm], dict[str, str]]:
+    """Part those that can be replayed from the others, with the reason."""
     arms: dict[str, ReplayArm] = {}
     left_out: dict[str, str] = {}
     for name, pair in pairs.items():
@@ -83,8 +95,4 @@ def replay(
             left_out[name] = str(reason)
     if not arms:
         raise UserError(f"nothing to replay: {'; '.join(dict.fromkeys(left_out.values()))}")
-    tallies = Replayer.of(texts, verifier, batch, seed).replay(arms)
-    found = {name: summarize(tally) for name, tally in tallies.items()}
-    known = None if reference in left_out else reference
-    stand = standings(found, known, lambda *names: (tallies[names[0]], tallies[names[1]]))
-    return Replay(tallies, {name: found[name] | stand[name] for name in found}, left_out)
+    return arms, left_out

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from specdec.core.errors import UserError, require_int
 from specdec.core.protocols import TreePolicy
 from specdec.core.sampling import Sampling
@@ -15,6 +13,7 @@ from specdec.lab.identity import content_of
 from specdec.lab.training_run import fit
 from specdec.lm.hf import HFCausalLM
 from specdec.proposer.heads import HeadsProposer
+from specdec.results.flat import Frame
 from specdec.results.provenance import provenance
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.verifier_states import VerifierStates
@@ -22,6 +21,7 @@ from specdec.training.expected_acceptance import HeldOut
 from specdec.training.heads import HeadTraining
 from specdec.training.loss.cross_entropy import CrossEntropy
 from specdec.training.medusa import MedusaTraining
+from specdec.training.metrics_log import by_step
 from specdec.training.objective import Loss
 from specdec.training.record import Record
 from specdec.training.trained_folder import training_steps
@@ -32,8 +32,10 @@ from specdec.tree.chain import Chain
 DEPTH = 4  # of the chain that acceptance is measured with
 OF_DATA = ("data_path", "held_out_path", "max_length", "eval_samples", "seed", "distill", "reading")
 # Where something is kept, and what an evaluation has found.
-LEFT_OUT = ("data.distill.path", "data.distill.batch", "data.reading.tokens_path")
-LEFT_OUT += ("evaluation.own.known",)
+LEFT_OUT = (
+    *("data.distill.path", "data.distill.batch", "data.reading.tokens_path"),
+    "evaluation.own.known",
+)
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,9 @@ class TrainedHeads:
         """The folder of the heads of the best evaluation, which may be earlier than the last."""
         return self.path / BEST if (self.path / BEST).is_dir() else self.path
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> Frame:
         """Return a row for each step that was logged: loss in nats, and evaluations."""
-        rows = pd.read_json(self.path / LOG, lines=True)
-        return rows.groupby("step").first()
+        return by_step(self.path / LOG)
 
     def load(
         self, verifier: HFCausalLM, tree: TreePolicy, temperature: float | None = None

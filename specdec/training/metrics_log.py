@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from specdec.core.jsonl import append_row, make_folder, write_jsonl
+from specdec.results.flat import Frame
 
 LogRow = dict[str, float]
 
@@ -47,3 +50,8 @@ class MetricsLog:
         self._rows, self.evaluations = [], {}
         for row in state["rows"]:
             self._remember(row)
+
+
+def by_step(path: Path) -> Frame:
+    """Read a log: a row for each step, and a column for each number that was ever logged."""
+    return pd.read_json(path, lines=True).groupby("step").first()

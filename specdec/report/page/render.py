@@ -88,6 +88,13 @@ def page(
     )
 
 
+def _apart(collection: Collection) -> dict[str, str]:
+    return {
+        name: listed([readable(name, value) for value in values])
+        for name, values in collection.apart.items()
+    }
+
+
 def _environment() -> Environment:
     found = Environment(
         loader=PackageLoader("specdec.report", "page"),

@@ -4,9 +4,9 @@
     python benchmarks/verification.py vocab_size=131072 device=cuda dtype=bfloat16 hidden_size=2048
 
 Models with random weights decode a few texts at T = 1; what is timed does not depend on what they
-say. The rule's part is the warped law of every node (`Sampling.warp`) and `verify`; "all but" has
-the commit and the records too. All arms run interleaved in one process; each number is a median
-over texts of one text's share of its steps' seconds.
+say. The rule's part is the warped distribution of every node (`Sampling.warp`) and `verify`; "all
+but" has the commit and the records too. All arms run interleaved in one process; each number is a
+median over texts of one text's share of its steps' seconds.
 """
 
 import statistics
@@ -97,7 +97,7 @@ class TimedRule:
 
 
 class TimedSampling(sd.Sampling):
-    """Plain sampling whose laws are timed: those of the verifier, since a draft has its own."""
+    """Plain sampling that times the verifier's distributions; a draft's are its own affair."""
 
     def __init__(self, watch: Stopwatch):
         super().__init__()
@@ -159,7 +159,7 @@ class Bench:
 
 
 def random_model(options: DictConfig, hidden_size: int, num_layers: int) -> HFCausalLM:
-    """Build a Llama whose next-token laws are about as peaked as a trained one's."""
+    """Build a Llama whose next-token distributions are about as peaked as a trained one's."""
     torch.manual_seed(hidden_size)
     config = LlamaConfig(
         vocab_size=options.vocab_size,

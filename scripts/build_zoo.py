@@ -6,7 +6,7 @@
 
 Models are trained by `experiments/train.py train=lm`, in stages of falling learning rates: cheap
 short blocks first, the full context last; heads by `train=medusa` and `train=chained`. A build that
-was interrupted goes on where it stopped.
+was interrupted resumes.
 """
 
 import json

@@ -14,7 +14,7 @@ USES = {
         """'arms=["proposer=none","proposer=ngram","proposer=draft_model tree.gamma=6"]'""",
     ),
     "decode my prompts with one of them": ("decode", "proposer=draft_model prompts.path=my.jsonl"),
-    "sweep over options, and go on where that was interrupted": (
+    "sweep over options, and resume where that was interrupted": (
         "decode",
         "-m proposer=ngram,draft_model tree.gamma=2,4,8 output=outputs/mine",
     ),

@@ -50,7 +50,7 @@ def ranked(
     vocab_size: int,
     sampling: Sampling,
 ) -> list[Ranked]:
-    """Rank the tokens of texts in the laws that candidates would be taken from.
+    """Rank the tokens of texts in the distributions that candidates would be taken from.
 
     Of `sampling`, as `heeded` returns it, the processors count: decoding ranks behind them.
     """
@@ -65,7 +65,7 @@ def ranked(
             columns.append(ranks.view(tokens.shape))
             if number == depth:
                 break
-        if distributions.num_depths is None:  # the law is that of the token, at whatever depth
+        if distributions.num_depths is None:  # the same at whatever depth
             columns = [ahead(columns[0], d) for d in range(1, depth + 1)]
         found.append(Ranked(batch, _within(torch.stack(columns, dim=-1), batch, distributions)))
     return found

@@ -1,10 +1,10 @@
 """How often paths of ranks hold in a text, and the trees that follow from it.
 
-A path (r0, r1, ...) holds at a position where each next token had the rank r_i in the draft's law
-after the true tokens before it. A deterministic tree accepts one token for each of its nodes whose
-path holds, so the expected number of accepted tokens is the sum of its paths' frequencies; and a
-path holds no more often than its beginning. Hence the n most frequent paths are the best tree of n
-nodes, and no search is needed.
+A path (r0, r1, ...) holds at a position where each next token had the rank r_i in the draft's
+distribution after the true tokens before it. A deterministic tree accepts one token for each of its
+nodes whose path holds, so the expected number of accepted tokens is the sum of its paths'
+frequencies; and a path holds no more often than its beginning. Hence the n most frequent paths are
+the best tree of n nodes, and no search is needed.
 """
 
 import heapq

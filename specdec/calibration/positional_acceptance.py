@@ -1,9 +1,9 @@
 """How often the k-th of several children is the accepted one, along a text.
 
-At each position of the text children are drawn from the proposer's law without replacement, and
-recursive rejection is asked for its odds: P(the k-th child is the one that is accepted). Nothing is
-accepted or refused by chance, and the k-th child's own draw is averaged out, too, so that what is
-left is the noise of the draws before it and that of the choice of positions.
+At each position of the text children are drawn from the proposer's distribution without
+replacement, and recursive rejection is asked for its odds: P(the k-th child is the one that is
+accepted). Nothing is accepted or refused by chance, and the k-th child's own draw is averaged out,
+too, so that what is left is the noise of the draws before it and that of the choice of positions.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,8 +1,8 @@
 """The ranks that the tokens of a text had for the proposer that would have drafted them.
 
 At position t of a text the root of a tree is token t + 1, and column i of a row is the rank (from
-0) of token t + 2 + i in the proposer's law after the true tokens before it. There is a row for
-each position whose D tokens all are there and count.
+0) of token t + 2 + i in the proposer's distribution after the true tokens before it. There is a row
+for each position whose D tokens all are there and count.
 """
 
 from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ def head_ranks(heads: Heads, verifier: HFCausalLM, depth: int, batch: Batch) -> 
 
 @torch.inference_mode()
 def draft_ranks(model: HFCausalLM, vocab_size: int, depth: int, batch: Batch) -> Tensor:  # [S, D]
-    """Rank the tokens for a draft model, whose laws are cut to the verifier's `vocab_size`."""
+    """Rank the tokens for a draft model, as far as the verifier's `vocab_size` goes."""
     model.require_states("draft.path")
     batch = batch.to(model.device)
     targets = HeadTargets.of(batch.token_ids, batch.counted, depth).with_all(depth)

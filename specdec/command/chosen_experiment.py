@@ -1,6 +1,6 @@
 """What is known of an experiment before anything is composed: the command that it is for.
 
-An experiment's file says `command: decode`. Whoever runs it with another command is told so, in
+An experiment's file says `command: decode`. Another command refuses it, in
 place of what that command would make of half of its options; and whatever sweeps is planned, or
 refused: no command ends in Hydra's own multirun, which has no plan, no report and no way back.
 """

@@ -1,4 +1,4 @@
-"""The learning rate and the warm-up that fit what is trained, where nothing else is told.
+"""The learning rate and the warm-up that fit what is trained, where no others are given.
 
 Heads are trained as the authors of Medusa train theirs (Cai et al. 2024). A model that has learnt
 already is moved gently, or it forgets more than it learns.

@@ -21,7 +21,7 @@ from specdec.lab.inputs import require_models
 from specdec.lab.replay.arms import ReplayArm
 from specdec.lab.spec import ArmSpec
 
-# What is told by the recording: whoever wants another writes another one.
+# Options that the recording fixes: whoever wants others makes another one.
 RECORDED = ("verifier", "prompts", "sampling")
 RECORDED_VALUES = (
     *("max_new_tokens", "min_new_tokens", "stop_strings", "ignore_eos"),
@@ -101,7 +101,7 @@ def arm_config(
     for text in overrides:
         name = text.split("=")[0]
         if name.split(".")[0] in (*RECORDED, *RECORDED_VALUES):
-            raise UserError(f"{text}: told by the recording; expected another recording")
+            raise UserError(f"{text}: fixed by the recording; expected another recording")
     found = compose_decode(overrides)
     for option, number in numbers.items():
         OmegaConf.update(found, option, number)

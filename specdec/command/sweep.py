@@ -93,7 +93,7 @@ def launch(planned: Plan, task: Task) -> dict[str, str]:
     resume = planned.root.resume
     missing = [n for n, state in planned.states().items() if state != "complete" or not resume]
     missing = _processes(planned).agreed(missing)
-    # What every job is told about the sweep that it is part of.
+    # Each job knows the sweep that it is part of.
     over = f"sweep.over=[{','.join(planned.over)}]"
     about_sweep = [over, f"sweep.missing={len(missing)}", f"sweep.started={time.time()}"]
     context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())

@@ -49,7 +49,7 @@ class Study:
     """One experiment of a sweep, or all that there is: its options, and what it sweeps."""
 
     root: DictConfig  # the configuration that its jobs have in common, with Hydra's own node
-    swept: dict[str, bool]  # every option that is told, and whether it has several values
+    swept: dict[str, bool]  # every option that is given, and whether it has several values
     combinations: list[list[str]]
 
     @classmethod

@@ -37,7 +37,7 @@ PLACES = {CandidateSource.HEADS: "proposer.path", CandidateSource.MODEL: "draft.
 TRAINS = {"proposer", "proposer.path", "proposer.revision", "draft", "draft.path", "draft.revision"}
 SHARED = {"verifier", "tree", "sampling", "dtype", "seed", "tracker"}
 OF_SWEEP = {"hydra", "output", "resume", "sweep", "dry_run", "training", "experiment", "debug"}
-# What of a node says nothing about the weights that come out, or is told by another option.
+# What of a node says nothing about the weights that come out, or follows from another option.
 NEUTRAL = {
     "train": {"states", "loss", "acceptance", "reading"},
     "loss": set[str](),
@@ -50,7 +50,7 @@ NEUTRAL = {
     "distill": {"batch"},
     "tuning": {"training"},
 }
-SEEDED = {"train", "trainer", "tuning"}  # by the seed of the run, unless told otherwise
+SEEDED = {"train", "trainer", "tuning"}  # by the seed of the run, unless another is given
 
 
 def check(config: DictConfig) -> None:
@@ -208,7 +208,7 @@ def _heeded(options: Mapping[str, Any], node: str) -> dict[str, Any]:
 
 
 def train_and_decode(config: DictConfig, folder: Path) -> float | None:
-    """Train into a run directory, go on where that was interrupted, and decode into it."""
+    """Train into a run directory, or resume there, and decode into it."""
     trained = folder / TRAINED
 
     def prepare() -> None:

@@ -62,7 +62,7 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
         SINGLE,
         Unheeded(
             DECODING,
-            "is told by the run, run=DIR, whose texts are recorded; expected one or the other",
+            "comes from the run, run=DIR, whose texts are recorded; expected one or the other",
             lambda config: config.run is not None,
         ),
     ],
@@ -82,7 +82,7 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
         Unheeded(_of("draft"), "heads draft here; expected proposer=draft_model, too", _by_heads),
         Unheeded(
             _of("data", "sampling", "batch", "seed", "max_children"),
-            "is told by the recording; expected another recording, or data.path in its place",
+            "comes from the recording; expected another recording, or data.path in its place",
             lambda config: config.recording is not None,
         ),
         Unheeded(
@@ -127,7 +127,7 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
 
 
 def require_heeded(command: str, config: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse what was told on the command line and does nothing in this configuration.
+    """Refuse an option on the command line that does nothing in this configuration.
 
     Raises:
         UserError: with what is meant instead.
@@ -145,6 +145,6 @@ def _names(options: frozenset[str], name: str) -> bool:
 
 
 def _is_off(text: str) -> bool:
-    """Whether an option is told to be what leaves it off: `distill.path=null` says nothing."""
+    """Whether an option has the value that leaves it off: `distill.path=null` says nothing."""
     value: Any = text.partition("=")[2]
     return value in ("null", "[]")

@@ -1,6 +1,6 @@
 """The code of plug-ins: results belong to the very lines that they were computed by.
 
-Of `specdec` itself the version and the state of its checkout are told, by `provenance`. What a
+Of `specdec` itself `provenance` has the version and the state of its checkout. What a
 plug-in from elsewhere does is known by its source: its module, and every module that it imports
 which is neither of the standard library nor installed from a package index.
 """

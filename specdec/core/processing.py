@@ -2,8 +2,8 @@
 
 A processor has the signature of transformers' own: `input_ids` [n, L] int64, all tokens before, the
 prompt included, and `scores` [n, V]; it returns the scores that count. It must be a function of
-these two, row by row. Then the law p after a context depends on that context alone, whichever way a
-tree came by it, and every rule that is lossless for p stays so.
+these two, row by row. Then the distribution p after a context depends on that context alone,
+whichever way a tree came by it, and every rule that is lossless for p stays so.
 """
 
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ def along(
     logits: Tensor,
     first: int = 0,
 ) -> Tensor:  # [n, V] -> [n, V]
-    """Process what was said along a text: row i stands after the first `first + i` outputs.
+    """Process the logits along a text: row i stands after the first `first + i` outputs.
 
     Rows behind the end of the text stay as they are.
     """

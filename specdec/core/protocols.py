@@ -159,8 +159,8 @@ class TreePolicy(Protocol):
     ) -> Level:
         """Choose the candidates at `depth` (1 hangs from the root), without waiting for the device.
 
-        Takes the level above, the laws after each of the F nodes of its frontier, [B, F, V], and
-        one stream for each request.
+        Takes the level above, the distributions after each of the F nodes of its frontier, [B, F,
+        V], and one stream for each request.
         """
         ...
 
@@ -184,7 +184,7 @@ class VerificationRule(Protocol):
 
     @property
     def needs_q(self) -> bool:
-        """Whether sampled candidates must come with their laws."""
+        """Whether sampled candidates must come with their distributions."""
         ...
 
     def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:

@@ -12,7 +12,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was told to end."""
+    """The process was asked to end."""
 
 
 @contextmanager
@@ -61,5 +61,5 @@ class EndRequest:
         self.by = signal.Signals(number)
 
     def ending(self) -> KeyboardInterrupt:
-        """Return what ends the process, as a shell is told it."""
+        """Return what ends the process, as a shell sees it."""
         return KeyboardInterrupt() if self.by is signal.SIGINT else Terminated()

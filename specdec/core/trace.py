@@ -41,7 +41,8 @@ class Step:
     # E[A] given the candidates, the rule's noise averaged out; None: the rule does not say.
     expected_accepted: float | None = None
     bound: tuple[float, ...] = ()  # of sampled candidates at the root: optimum for i.i.d. draws
-    # Rules that are not lossless, per visited node: TV and KL (nats) from p to the emitted law.
+    # Rules that are not lossless, per visited node: TV and KL (nats) from p to the emitted
+    # distribution.
     divergence: tuple[tuple[float, ...], ...] = ()
     # Where asked for, per emitted token: its log-probability (nats) to the verifier itself, before
     # processors, temperature and filters.

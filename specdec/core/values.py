@@ -1,7 +1,8 @@
 """The values that proposers, rules and the decoder hand to each other; each is about one request.
 
 Letters: N draft tokens of a tree (N + 1 nodes), A accepted draft tokens, V vocabulary, H hidden
-size. `p` is the verifier's law and `q` the draft's, both after temperature, top-k, top-p, min-p.
+size. `p` is the verifier's distribution and `q` the draft's, both after temperature, top-k, top-p,
+min-p.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,8 @@ class Context:
     # since the last `propose`; the first has those of the prompt, `reset` none. They end one
     # position before the last committed token, which the verifier has not read yet.
     features: Mapping[Layer, Tensor] = field(default_factory=dict[Layer, Tensor])
-    # What the law applies to logits after this prompt; a draft that does the same agrees more.
+    # What the distribution applies to logits after this prompt; a draft that does the same agrees
+    # more.
     processors: Sequence[Processor] = ()
 
     @property
@@ -72,11 +74,11 @@ class Context:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A candidate tree and the law it was drawn from.
+    """A candidate tree and the distribution it was drawn from.
 
-    Row i of `draft_probs` is the law q that the children of node i were drawn from, exactly as it
-    was used (same temperature, same type); rows of childless nodes at the end may be missing.
-    Deterministic candidates have none: each is a point mass.
+    Row i of `draft_probs` is the distribution q that the children of node i were drawn from,
+    exactly as it was used (same temperature, same type); rows of childless nodes at the end may be
+    missing. Deterministic candidates have none: each is a point mass.
     """
 
     tree: CandidateTree
@@ -116,8 +118,9 @@ class Level:
     """One level of candidates, C for each of B requests, on the device.
 
     Candidate j hangs from node `parents[:, j]` of the frontier: those candidates of the level above
-    whose laws were asked for. Children of one node stand in drawing order. The same number for
-    every request, for the device's sake: what is not `there` is left out of the tree in the end.
+    whose distributions were asked for. Children of one node stand in drawing order. The same number
+    for every request, for the device's sake: what is not `there` is left out of the tree in the
+    end.
     """
 
     token_ids: Tensor  # [B, C] int64
@@ -125,7 +128,8 @@ class Level:
     frontier: Tensor  # [B, F'] int64, < C: the candidates that may get children, ascending
     there: Tensor | None = None  # [B, C] bool; None: all of them
     shown: Tensor | None = None  # [B, C] bool; FILTERED: whether it is submitted; None: all of them
-    # [B, F, V]: the laws as the rule shall know them, where they are not those that were given.
+    # [B, F, V]: the distributions as the rule knows them, where they are not those that were
+    # given.
     draft_probs: Tensor | None = None
     scores: Tensor | None = None  # [B, C]: what the policy orders candidates by, if it does
     shape: LevelShape | None = None  # where it is the same for every request
@@ -148,5 +152,5 @@ class Verdict:
     # At the root, of sampled candidates: the most that as many i.i.d. draws allow. Else empty.
     bound: tuple[float, ...] = ()
     # Rules that are not lossless, per visited node: total variation and KL (in nats) from p to the
-    # law that its next token was emitted by.
+    # distribution that its next token was emitted by.
     divergence: tuple[tuple[float, float], ...] = ()

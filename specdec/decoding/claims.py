@@ -1,9 +1,10 @@
 """Is a proposal what its proposer says of it? Whether a text is lossless rests on that.
 
 A rule is enumerated; a proposer from outside of the package has models and state, and cannot be.
-But each proposal of its can be looked at: how its candidates were drawn, and from which law, must
-be what it declares, and over many draws the tokens must fall as their laws say. An argmax draft
-that is passed off as a sampled one, or i.i.d. siblings without their repetitions, are found so.
+But each proposal of its can be looked at: how its candidates were drawn, and from which
+distribution, must be what it declares, and over many draws the tokens must fall as their
+distributions say. An argmax draft that is passed off as a sampled one, or i.i.d. siblings without
+their repetitions, are found so.
 """
 
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ from specdec.core.plug_ins import is_ours
 from specdec.core.protocols import Proposer
 from specdec.core.values import Context, Draw, Proposal
 
-# How unlikely draws must be, ln(1 / p), until nobody believes that the laws are right; every step
-# looks again, so there is room to spare.
+# How unlikely draws must be, ln(1 / p), until nobody believes that the distributions are right;
+# every step looks again, so there is room to spare.
 DOUBT = 30.0
 ROUNDING = 1e-3  # of a row's sum
 # Equal siblings of point masses do no harm: the second is never accepted.
@@ -24,10 +25,11 @@ DISTINCT = {Draw.WITHOUT_REPLACEMENT, Draw.TOP_PLUS_ONE}
 
 
 class Deviation:
-    """Draws held against their laws: a sum of small terms that have mean 0 if these are right.
+    """Draws held against their distributions: a sum of terms that have mean 0 if these are right.
 
     How unlikely such a sum is says Freedman's inequality (1975) for martingales: P(S >= t) is at
-    most exp(-t^2 / (2 V + 2 t / 3)), V being the variance of all terms, however the laws varied.
+    most exp(-t^2 / (2 V + 2 t / 3)), V being the variance of all terms, however the distributions
+    varied.
     """
 
     def __init__(self) -> None:
@@ -88,17 +90,17 @@ class Claims:
                 self._hold(tokens, proposal.draft_probs[parent], proposal.draw)
 
     def _hold(self, tokens: Sequence[int], row: Tensor, draw: Draw) -> None:
-        """Hold the children of one node against their law."""
+        """Hold the children of one node against their distribution."""
         total, least = float(row.sum()), float(row.min())
         whole = abs(total - 1) <= ROUNDING or (draw is Draw.FILTERED and total < 1)
         if not (least >= 0 and whole):
-            raise self._wrong(f"draft_probs that are no law: they sum to {total:.4g}")
+            raise self._wrong(f"draft_probs that are no distribution: they sum to {total:.4g}")
         drawn = tokens[-1:] if draw is Draw.TOP_PLUS_ONE else tokens
         if any(float(row[token]) <= 0 for token in drawn):
             raise self._wrong("a draft token that its draft_probs exclude")
         if draw in (Draw.SINGLE, Draw.IID):
             self._count(tokens, row.double())
-        elif draw is Draw.WITHOUT_REPLACEMENT:  # the first is drawn from all of the law
+        elif draw is Draw.WITHOUT_REPLACEMENT:  # the first is drawn from all of the distribution
             self._count(tokens[:1], row.double())
 
     def _count(self, tokens: Sequence[int], row: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""One request: what is asked for, and its state while it is in flight."""
+"""One request, and its state while it is in flight."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

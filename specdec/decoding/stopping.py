@@ -67,7 +67,7 @@ class Stopping:
         stop_strings: Sequence[str] | None = None,
         ignore_eos: bool = False,
     ) -> "Stopping":
-        """Take end tokens, stop strings unless they are told, and decoding from the verifier.
+        """Take end tokens, stop strings unless they are given, and decoding from the verifier.
 
         With `ignore_eos` end tokens are tokens like any other.
         """
@@ -144,7 +144,7 @@ def _require_strings(strings: Sequence[object]) -> None:
 
 
 def default_stopping(verifier: object) -> Stopping:
-    """Return where a text ends unless that is told: at the verifier's own end tokens, if it has."""
+    """Return where a text ends unless given: at the verifier's own end tokens, if it has."""
     reads_text = getattr(verifier, "tokenizer", None) is not None
     return Stopping.of(cast(TextModel, verifier)) if reads_text else Stopping()
 

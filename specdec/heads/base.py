@@ -33,7 +33,7 @@ class Heads(
     verifier's (`start_from`); without, all share the verifier's.
     """
 
-    reads_tokens = False  # whether a head's law depends on the tokens between t and its own
+    reads_tokens = False  # whether a head's q depends on the tokens between t and its own
     prefix: PrefixAttention | None
 
     def __init__(

@@ -86,7 +86,7 @@ class Checkpoint:
 
     @property
     def how(self) -> dict[str, Any]:
-        """What transformers are told beside it."""
+        """The arguments that transformers gets beside it."""
         at = {} if self.revision is None else {"revision": self.revision}
         return {TRUST: self.trust_remote_code, **at}
 

@@ -69,7 +69,7 @@ def heeded(sampling: Sampling, verifier: object, end_ids: frozenset[int] = froze
         _refuse(config, sampling)
         missing = [name for name in HEEDED if getattr(sampling, name) is None]
         sampling = replace(sampling, **{name: getattr(config, name, None) for name in missing})
-    # From here on every setting is told.
+    # From here on every setting is explicit.
     sampling = replace(sampling, from_checkpoint=False)
     own = sampling.processors
     if any(isinstance(each, Settings) for each in own):

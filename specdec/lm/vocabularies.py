@@ -61,8 +61,8 @@ def require_shared_vocabulary(verifier: HFCausalLM, draft: HFCausalLM, called: s
 def num_conflicts(ours: Mapping[str, int], theirs: Mapping[str, int]) -> int:
     """Count the entries for which one vocabulary cannot stand for the other.
 
-    Those behind the end of the shorter one are none: such tokens have no mass in one of two laws,
-    as padding has none.
+    Those behind the end of the shorter one are none: such tokens have no mass in one of two
+    distributions, as padding has none.
     """
     end = min(max(each.values(), default=-1) for each in (ours, theirs))
     common = [{entry for entry in each.items() if entry[1] <= end} for each in (ours, theirs)]

@@ -29,7 +29,7 @@ def transport_bound(tally: Tally) -> Estimate | None:
 
 
 def total_variation(tally: Tally) -> Estimate | None:
-    """Return the mean over emitted tokens of TV(law, p), law being what the token was drawn by.
+    """Return the mean over emitted tokens of TV from p to the distribution that emitted the token.
 
     Exact at each visited context: no difference between samples. None for lossless rules.
     """
@@ -37,7 +37,7 @@ def total_variation(tally: Tally) -> Estimate | None:
 
 
 def kl(tally: Tally) -> Estimate | None:
-    """Return the mean over emitted tokens of KL(law || p) in nats; see `total_variation`."""
+    """Return the mean over emitted tokens of KL(emitted || p) in nats; see `total_variation`."""
     return _or_none(tally.ratio("kl", "num_divergence"))
 
 

@@ -1,10 +1,10 @@
-"""Does a sampler draw from the law it claims? Pooled tests of randomised probability transforms.
+"""Does a sampler draw from the distribution it claims? Pooled, randomised probability transforms.
 
-A token x that was drawn from a law with distribution function F gives the number U, uniform in
-[F(x^-), F(x)). If every token was drawn from the law that is claimed for its context, the numbers
-are independent and uniform in [0, 1) whatever the contexts are (Rosenblatt 1952; Smith 1985; for
-discrete laws Czado et al. 2009), so that all tokens of all texts can be pooled: no context has to
-occur twice, and no second sample is needed for comparison.
+A token x that was drawn from a distribution with cumulative function F gives the number U,
+uniform in [F(x^-), F(x)). If every token was drawn from the distribution that is claimed for its
+context, the numbers are independent and uniform in [0, 1) whatever the contexts are (Rosenblatt
+1952; Smith 1985; for discrete distributions Czado et al. 2009), so that all tokens of all texts can
+be pooled: no context has to occur twice, and no second sample is needed for comparison.
 """
 
 import math
@@ -19,7 +19,7 @@ FloatArray = NDArray[np.float64]
 
 NUM_BINS = 20
 NUM_PAIR_BINS = 8
-MIN_TOKENS = 1000  # below this cells hold too few for the chi-square laws, and nothing is found
+MIN_TOKENS = 1000  # below this cells hold too few for chi-square, and nothing is found
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Uniformity:
     """What the tests say about one sample; p-values are uniform for a right sampler."""
 
     num_tokens: int
-    num_impossible: int  # tokens that their laws do not have at all
+    num_impossible: int  # tokens that their distributions do not have at all
     bins: float  # p-value: whether the numbers fill equal bins equally
     pairs: float | None  # p-value: whether neighbours are independent; None: there are too few
-    ks: float  # p-value: Kolmogorov and Smirnov's distance from the uniform law
+    ks: float  # p-value: Kolmogorov and Smirnov's distance from the uniform distribution
     draft: float | None = None  # p-value: equal bins, for tokens in the order of q / p
 
     @property
@@ -86,7 +86,7 @@ def _pairs_p_value(texts: Sequence[FloatArray]) -> float | None:
 
 
 def _ks_p_value(values: FloatArray) -> float:
-    """Take Kolmogorov's limit law with the correction of Stephens (1970): good from dozens on."""
+    """Take Kolmogorov's limit with the correction of Stephens (1970): good from dozens on."""
     root = math.sqrt(len(values))
     compared = stats.ks_1samp(values, stats.uniform.cdf, method="asymp")
     return float(stats.kstwobign.sf((root + 0.12 + 0.11 / root) * compared.statistic))

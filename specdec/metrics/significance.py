@@ -21,7 +21,7 @@ ROUNDING = 1e-9  # ratios that differ by less are the same number
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two numbers of the same prompts, to be told apart."""
+    """Two numbers of the same prompts, to be compared."""
 
     first: Resampled
     second: Resampled
@@ -56,8 +56,8 @@ class Contrast:
     def ratio(self, level: float = LEVEL) -> Estimate:
         """Return the ratio with its interval at 1 - `level` (Fieller 1954).
 
-        It holds all r for which `first` - r * `second` is not told from 0: it leaves out 1 if and
-        only if that of the difference leaves out 0. None where `second` may be 0.
+        It holds all r for which `first` - r * `second` does not differ from 0: it leaves out 1 if
+        and only if that of the difference leaves out 0. None where `second` may be 0.
         """
         found = self.first.over(self.second)
         if math.isnan(found.value):

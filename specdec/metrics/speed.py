@@ -1,11 +1,11 @@
 """How fast text comes out, where the seconds go, and how much faster than one token at a time.
 
-Seconds of other hours or machines are not comparable. So speed is told only against a clock: plain
-steps (`proposer=none`) that were timed in between, on the same prompts (`clock.*` of a `Tally`;
-`clocked.*` are the arm's own steps of those texts). And only as far as it can be true: a step reads
-at least the token that a plain step reads, so it takes no less time, and a speedup is at most tau.
-Where the seconds say otherwise there is no number, but a reason. This is decided here; tables,
-pages, plots and predictions ask.
+Seconds of other hours or machines are not comparable. So speed is measured only against a clock:
+plain steps (`proposer=none`) that were timed in between, on the same prompts (`clock.*` of a
+`Tally`; `clocked.*` are the arm's own steps of those texts). And only as far as it can be true: a
+step reads at least the token that a plain step reads, so it takes no less time, and a speedup is at
+most tau. Where the seconds say otherwise there is no number, but a reason. This is decided here;
+tables, pages, plots and predictions ask.
 """
 
 import numpy as np

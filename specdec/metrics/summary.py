@@ -27,10 +27,10 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "transport_bound": "The most that any rule can make of P(A >= 1) with k i.i.d. draws, k as "
         "many as the root has candidates: mean over steps with sampled ones; null without. "
         "reached_depth[1] is what came of it.",
-        "total_variation": "Mean over emitted tokens of TV from the verifier's law to the one that "
-        "the token was emitted by; null for lossless rules.",
-        "kl": "Mean over emitted tokens of KL (nats) of the law that the token was emitted by from "
-        "the verifier's; null for lossless rules.",
+        "total_variation": "Mean over emitted tokens of TV from the verifier's distribution to "
+        "the one that the token was emitted by; null for lossless rules.",
+        "kl": "Mean over emitted tokens of KL (nats) of the distribution that the token was "
+        "emitted by from the verifier's; null for lossless rules.",
         "judged": "For each judge, a rule that was shown the same candidates and decided nothing: "
         "its E[A] per step, and the paired difference to the deciding rule's.",
         "difference": "block_efficiency minus that of the reference arm on the same prompts, "

@@ -1,4 +1,4 @@
-"""What models are asked: prompts from files and datasets, and their rendering into tokens."""
+"""Prompts from files and datasets, and their rendering into tokens."""
 
 from specdec.prompts.answers import answer_of
 from specdec.prompts.load import Conversation, Prompt, load_prompts, read_conversation

@@ -22,7 +22,7 @@ GIVEN = ("tools", "documents")  # lists of objects, which chat templates know by
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is asked: one turn, or several, each asked after the answer to the one before.
+    """A prompt: one turn, or several, each asked after the answer to the one before.
 
     A turn holds the messages that are new in it and ends with one to be answered: a user's, or what
     a tool said. `raw` says that the source gave bare text (one turn), which no chat template

@@ -39,7 +39,7 @@ class Message:
         return self.role == "user" and not has_content(self.content)
 
     def text(self, where: str) -> str:
-        """Return what is said as plain text, for models without a chat template.
+        """Return the message as plain text, for models without a chat template.
 
         Raises:
             UserError: there is more to it than text: calls of tools, thoughts, images.

@@ -171,7 +171,7 @@ def by_template(
 ) -> str:
     """Put a conversation through the chat template, with its invitation to answer if `invite`.
 
-    What the conversation itself says of an option goes before `options`. Parts of text are told as
+    What the conversation itself says of an option goes before `options`. Parts of text are given as
     text to a template that does not know parts.
 
     Raises:

@@ -24,7 +24,7 @@ ANSWERING = ("assistant", "model")  # who says what a model would be asked for
 class Roles:
     """What roles of a source are called, before what we know ourselves: {"bing": "assistant"}.
 
-    `option` is the one that told them.
+    `option` is the one that names them.
 
     Raises:
         UserError: it is no mapping from names to names.

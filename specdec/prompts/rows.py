@@ -62,7 +62,7 @@ class DatasetPart:
         """Refuse options that would do nothing.
 
         Raises:
-            UserError: one of `names` is told, and what `path` names is of a kind without it.
+            UserError: one of `names` is given, and what `path` names is of a kind without it.
         """
         for name in names:
             value = getattr(self, name)

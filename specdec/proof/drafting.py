@@ -1,4 +1,4 @@
-"""Everything that can be drafted on a toy law, in each of the ways that candidates are drawn."""
+"""Everything that can be drafted on a toy distribution, in each way of drawing candidates."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +12,7 @@ from specdec.core.tree import CandidateTree
 from specdec.core.values import Draw, Proposal
 from specdec.proof.enumeration import outcomes
 
-ROOT_TOKEN = 0  # the last committed token; the toy laws begin behind it
+ROOT_TOKEN = 0  # the last committed token; the toy distributions begin behind it
 Tokens = tuple[int, ...]
 Conditional = Callable[[Tokens], Tensor]  # the tokens so far -> probabilities of the next one, [V]
 Parents = tuple[int, ...]  # the shape of a tree: `CandidateTree.parents`

@@ -1,4 +1,4 @@
-"""Exact enumeration: the law of what a rule emits, without drawing a single random number.
+"""Exact enumeration: the distribution of what a rule emits, without drawing a single random number.
 
 `BranchingStream` replays a prefix of a rule's random decisions and backtracks through all others,
 so that the probability of every outcome is a sum of products; a wrong rule shows as a difference

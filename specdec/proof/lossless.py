@@ -1,8 +1,9 @@
 """Is a rule as lossless as it says? Enumerated on small tables when a run is configured.
 
 One round is played in all its ways: every draft that can be drawn, every decision that the rule
-can take. Completed with p, the text must have p's law; by induction over rounds all texts then do.
-It takes a fraction of a second, and finds what no benchmark shows: wrong samplers look faster.
+can take. Completed with p, the text must have p's distribution; by induction over rounds all texts
+then do. It takes a fraction of a second, and finds what no benchmark shows: wrong samplers look
+faster.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from specdec.proof.cases import Case, cases
 from specdec.proof.known import remembering
 from specdec.proof.rounds import Enumerated, enumerated, off_by
 
-ROUNDING = 1e-5  # of float32 laws; the bugs that are known are off by 1e-2 and more
+ROUNDING = 1e-5  # of float32 distributions; the bugs that are known are off by 1e-2 and more
 MISCOUNT = 1e-4  # tokens
 ADVICE = "decide with stream.accept(probability) and stream.choose(weights) alone"
 ASKS_NOBODY = f"does not ask the stream for all that it decides; {ADVICE}"
@@ -24,7 +25,7 @@ ASKS_NOBODY = f"does not ask the stream for all that it decides; {ADVICE}"
 class Finding:
     """What is wrong with what a rule says of itself; None: nothing that enumeration shows."""
 
-    lossy: str | None = None  # the text does not have the verifier's law, or nobody can tell
+    lossy: str | None = None  # the text's distribution is not the verifier's, or nobody can tell
     miscounts: str | None = None  # `expected_accepted` is not what is accepted on average
 
 
@@ -39,8 +40,8 @@ def prove_lossless(rule: VerificationRule, draw: Draw | None = None) -> None:
         Nothing, if it is proven.
 
     Raises:
-        UserError: the text's law is off, on which candidates and by how much; or the rule cannot be
-            enumerated; or its `expected_accepted` is not what it accepts on average.
+        UserError: the text's distribution is off, on which candidates and by how much; or the rule
+            cannot be enumerated; or its `expected_accepted` is not what it accepts on average.
     """
     draws = sorted(rule.lossless_for, key=lambda each: each.value) if draw is None else [draw]
     for each in draws:
@@ -78,7 +79,7 @@ def _lossy(found: Enumerated, case: Case) -> str | None:
         return None
     if not found.num_decisions:
         return f"{case}: {ASKS_NOBODY}"
-    return f"{case}: the text's law is off by {off:.3g} (total variation)"
+    return f"{case}: the text's distribution is off by {off:.3g} (total variation)"
 
 
 def _miscounts(found: Enumerated, case: Case) -> str | None:

@@ -19,7 +19,7 @@ LEAST = 1e-8  # what is rarer is not played
 
 @dataclass(frozen=True)
 class Enumerated:
-    """What a rule makes of a case: the law of what it emits, and what it accepts on average."""
+    """What a rule makes of a case: the distribution of its texts, and what it accepts."""
 
     blocks: dict[Tokens, float]
     accepted: float

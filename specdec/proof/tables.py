@@ -1,4 +1,4 @@
-"""Pairs of laws p and q over a few tokens, on which rules are enumerated when a run begins."""
+"""Pairs of p and q over a few tokens, on which rules are enumerated when a run begins."""
 
 import random
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from specdec.proof.drafting import Conditional, Tokens
 
 @dataclass(frozen=True)
 class Table:
-    """A verifier's and a draft's law; float32, as in decoding."""
+    """A verifier's and a draft's distribution; float32, as in decoding."""
 
     name: str
     p: Conditional

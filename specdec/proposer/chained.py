@@ -18,7 +18,7 @@ class ChainedHeads(Heads):
 
     * `token`: the embeddings of the tokens t + 1 ... t + 1 + i, width (i + 2) H (eq. 2);
     * `hidden`: the state of head i - 1, width 2 H (head 0: h_t alone). It knows no token, so
-      that all candidates of a level share one law, as Medusa's do;
+      that all candidates of a level share one distribution, as Medusa's do;
     * `both`: the embeddings and then the state, width (i + 3) H (head 0: 2 H).
 
     `prefix_attention` puts one decoder layer before all heads, and `num_layers` deepens their MLPs:

@@ -40,10 +40,10 @@ def grow(
 ) -> list[Proposal]:
     """Grow one tree per request, each at most as deep as it can use.
 
-    Sampled candidates are drawn from the law that the text is sampled with (same processors, top-k,
-    top-p, min-p) at `temperature`, by default the text's. Deterministic ones are chosen by the
-    draft's probabilities, processed alike, at `temperature`: by default 1 and never 0, where all
-    but one would be zero.
+    Sampled candidates are drawn from the distribution that the text is sampled with (same
+    processors, top-k, top-p, min-p) at `temperature`, by default the text's. Deterministic ones are
+    chosen by the draft's probabilities, processed alike, at `temperature`: by default 1 and never
+    0, where all but one would be zero.
     """
     depth = min(policy.max_depth, max(context.max_depth for context in contexts))
     streams = [context.draft_stream for context in contexts]
@@ -71,5 +71,5 @@ def grow(
 
 
 def _confidence(logits: Tensor) -> Tensor:  # [B, F, V] -> [B, F]
-    """Return the largest probability of the draft's law at temperature 1."""
+    """Return the largest probability of the draft's distribution at temperature 1."""
     return logits.float().softmax(dim=-1).amax(dim=-1)

@@ -123,7 +123,7 @@ class HeadsProposer:
         return grow(self.tree, contexts, self._read(contexts), self.temperature)
 
     def _read(self, contexts: Sequence[Context]) -> LogitSource:
-        """Compute one head's laws after each of the F nodes of the level above it."""
+        """Compute one head's distributions after each of the F nodes of the level above it."""
         heads = self.heads
         state = hidden = self._hidden(contexts)[:, None]  # [B, 1, H]
         roots = [[[context.token_ids[-1]]] for context in contexts]

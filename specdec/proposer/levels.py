@@ -14,7 +14,7 @@ from specdec.core.values import Context, Draw, Level, LevelShape, Proposal
 
 
 class Frontier(NamedTuple):
-    """The F candidates of each request whose laws come next."""
+    """The F candidates of each request whose distributions come next."""
 
     token_ids: Tensor  # [B, F] int64
     parents: Tensor  # [B, F] int64: their places in the frontier before; the root's alone at first
@@ -34,7 +34,7 @@ class Levels:
         self._confident: list[Tensor | None] = []  # per level [B, F]; None: all of them
 
     def add(self, level: Level, draft_probs: Tensor | None, confident: Tensor | None) -> None:
-        """Hang a level below the last one's frontier, whose laws [B, F, V] it was chosen from.
+        """Hang a level below the last one's frontier, chosen from `draft_probs` [B, F, V].
 
         `confident` [B, F] marks the nodes that may have children; None: all of them.
         """
@@ -163,12 +163,12 @@ class _OnHost(NamedTuple):
     parents: list[int]
     states: list[int]  # LEFT_OUT, WITHHELD or SHOWN
     num_calls: list[int]  # one number: what it would have cost alone
-    expanded: list[int]  # the nodes after which the laws are
+    expanded: list[int]  # the nodes after which the distributions are
 
 
 @lru_cache(maxsize=256)  # every step of a run asks for the same few
 def _numbered(shapes: tuple[LevelShape, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """Return the parent of each node [N+1], and which law stands after it, as `_rows_of` does."""
+    """Return the parent of each node [N+1], and its distribution's row, as `_rows_of` does."""
     parents, expanded, above = [-1], list[int](), [0]
     for places, frontier in shapes:
         first = len(parents)
@@ -196,9 +196,10 @@ def _proposal(
 
 
 def _rows_of(expanded: Sequence[int], nodes: Sequence[int]) -> tuple[int, ...] | None:  # [M]
-    """Return which law stands after each node, up to the last that has one; None: all, in order."""
+    """Return which distribution stands after each node, up to the last one; None: all, in order."""
     row_of = {node: row for row, node in enumerate(expanded)}
     num_rows = 1 + max(number for number, node in enumerate(nodes) if node in row_of)
-    # A node in between without a law has no children either: nobody looks at what stands there.
+    # A node in between without a distribution has no children either: nobody looks at what stands
+    # there.
     rows = tuple(row_of.get(node, 0) for node in nodes[:num_rows])
     return None if rows == tuple(range(len(expanded))) else rows

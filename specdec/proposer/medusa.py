@@ -38,7 +38,7 @@ class MedusaHeads(Heads):
 class Medusa(HeadsProposer):
     """K heads that know nothing of each other's tokens (Cai et al. 2024).
 
-    All nodes of a level share one law, that of the level's head.
+    All nodes of a level share one distribution, that of the level's head.
 
     Args:
         heads: a module of this kind; `Medusa.load` reads a folder of them.

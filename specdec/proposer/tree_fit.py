@@ -1,4 +1,4 @@
-"""Whether a tree fits the draft that shall grow it; known before any model is loaded."""
+"""Whether a tree fits the draft that grows it; known before any model is loaded."""
 
 import json
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Where each token of a decoded text fell in the verifier's law: what losslessness is tested by.
+"""Where each token of a decoded text fell in the verifier's distribution: a test of losslessness.
 
 Texts are read as ordinary text, every token after the true ones before it (teacher forcing): no
 candidates, no tree masks, no rewinding, so that a mistake in any of these shows as texts that do
-not have the law that is computed here.
+not have the distribution that is computed here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from specdec.recording.reading import LOGITS_AT_ONCE, longest_first, read
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a verifier was asked, and what was emitted; the name keys the noise of its tokens."""
+    """A prompt and the text that was emitted; the name keys the noise of its tokens."""
 
     name: str
     prompt_ids: Sequence[int]
@@ -45,8 +45,9 @@ def transforms(
     """Yield each text's randomised probability integral transforms, longest texts first.
 
     Token x after the context h gives a number that is uniform in [F(x^-), F(x)), with F the
-    distribution function of `sampling`'s law p after h, likeliest tokens first. A token that the
-    law does not have gives 1. The noise depends on `seed` and the text's name, not on the batch.
+    distribution function of `sampling`'s distribution p after h, likeliest tokens first. A token
+    that the distribution does not have gives 1. The noise depends on `seed` and the text's name,
+    not on the batch.
 
     With a `draft` there is a second row of numbers, for which the tokens stand in the order of
     q / p, largest first. Any order that the context fixes will do; this one has at its beginning
@@ -87,7 +88,8 @@ def transformed(
 ) -> Tensor:  # [n] float64
     """Place each uniform number between F(x^-) and F(x), tokens of large `order` first, then by id.
 
-    Sums are in float64, and divided by their total: a law of float32 sums to 1 only nearly.
+    Sums are in float64, and divided by their total: a distribution of float32 sums to 1 only
+    nearly.
     """
     probs = probs.double()
     tokens = torch.tensor(token_ids, device=probs.device)[:, None]

@@ -21,12 +21,12 @@ class Continued(Protocol):
 
     @property
     def prompt_ids(self) -> Sequence[int]:
-        """What was asked."""
+        """The prompt."""
         ...
 
     @property
     def output_ids(self) -> Sequence[int]:  # [T]
-        """What came of it."""
+        """The text that follows it."""
         ...
 
 

@@ -61,7 +61,7 @@ class Recording:
 
     @cached_property
     def has_rows(self) -> bool:
-        """Whether the laws of all texts can be rebuilt, so that no rule needs the verifier."""
+        """Whether all distributions can be rebuilt, so that no rule needs the verifier."""
         return all(each.has_rows for each in self.scored)
 
     def sampling_of(self, verifier: CausalLM) -> Sampling:
@@ -79,7 +79,7 @@ class Recording:
         return self._by_key[text.key]
 
     def rows(self, text: Text, vocab_size: int) -> Tensor | None:  # [T, V] float32
-        """Return the laws that a text was drawn from, if all of them was kept."""
+        """Return the distributions that a text was drawn from, if all of them was kept."""
         return self.top(text).rows(vocab_size)
 
     @cached_property
@@ -113,7 +113,7 @@ def read_recording(folder: Path) -> Recording:
 def require_made_for(
     recording: Recording, fingerprint: Mapping[str, str], sampling: Sampling | None
 ) -> None:
-    """Refuse texts of another law, wherever the verifier lies and whatever its dtype.
+    """Refuse texts of another distribution, wherever the verifier lies and whatever its dtype.
 
     `sampling` is as `heeded` returns it; None: any will do.
 
@@ -126,7 +126,7 @@ def require_made_for(
         raise refusal(
             recording.folder,
             f"texts of another verifier, {known.get('path')!r} ({', '.join(differing)} differ):"
-            " texts of another law cannot be replayed; record them anew",
+            " texts of another distribution cannot be replayed; record them anew",
         )
     if sampling is None:
         return
@@ -137,5 +137,5 @@ def require_made_for(
         raise refusal(
             recording.folder,
             f"texts at {named}, and this is {', '.join(str(ours[name]) for name in unlike)}: texts"
-            " of another law cannot be replayed; record them anew",
+            " of another distribution cannot be replayed; record them anew",
         )

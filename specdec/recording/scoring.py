@@ -19,31 +19,32 @@ from specdec.recording.texts import Text
 # The share of tokens that rounding may push over the edge of top-p, top-k or min-p.
 ROUNDED_AWAY = 1e-2
 SMALLEST = torch.finfo(torch.float32).tiny
-# Of a token that the law read here does not have, in nats.
+# Of a token that the distribution read here does not have, in nats.
 LEAST_LOG_P = torch.tensor(math.log(SMALLEST), dtype=torch.float32).item()
 COMPLETE = 1 - 1e-6  # the mass from which on the kept tokens are all there are
 
 
 class Scored(NamedTuple):
-    """A text of T tokens and, of the law that each was drawn from, the K likeliest tokens."""
+    """A text of T tokens, with the K likeliest tokens of the distribution of each."""
 
     text: Text
-    top_ids: Tensor  # [T, K] int32, likeliest first; 0 where the law has fewer than K tokens
+    top_ids: Tensor  # [T, K] int32, likeliest first; 0 where there are fewer than K
     top_log_p: Tensor  # [T, K] float32, nats; -inf there
     logsumexp: Tensor  # [T] float32: of the raw logits, nats
 
     @property
     def has_rows(self) -> bool:
-        """Whether no law of the text has more tokens than are kept."""
+        """Whether no distribution of the text has more tokens than are kept."""
         whole = self.top_log_p.double().exp().sum(dim=1) >= COMPLETE
         if self.top_log_p.shape[1]:
             whole |= self.top_log_p[:, -1].isneginf()
         return bool(whole.all())
 
     def rows(self, vocab_size: int) -> Tensor | None:  # [T, V] float32
-        """Rebuild the laws that the tokens were drawn from; None if `has_rows` does not hold.
+        """Rebuild the distributions of the tokens; None if `has_rows` does not hold.
 
-        The text's own token has what `log_p` says, also where rounding took it out of the law.
+        The text's own token has what `log_p` says, also where rounding took it out of the
+        distribution.
         """
         if not self.has_rows:
             return None
@@ -61,7 +62,7 @@ def score(
     """Yield texts with what the verifier finds of each token, longest first; on the CPU.
 
     The texts' own `log_p` may be empty: it is computed here, by reading them (teacher forcing). A
-    token that the law does not have gets `LEAST_LOG_P`, so that no logarithm is infinite.
+    token that the distribution does not have gets `LEAST_LOG_P`, so that no logarithm is infinite.
 
     Raises:
         UserError: more than one in a hundred of all tokens are such, or one is not even of the
@@ -84,7 +85,7 @@ def score(
             shown = ", ".join(f"{name}={value}" for name, value in sampling.to_row().items())
             raise UserError(
                 f"sampling: {num_impossible} or more of {num_tokens} tokens are impossible at"
-                f" {shown}: these texts do not have this verifier's law at this sampling"
+                f" {shown}: these texts do not have this verifier's distribution at this sampling"
             )
         yield from found
 
@@ -102,7 +103,7 @@ class _Findings(NamedTuple):
     def of(
         cls, logits: Tensor, token_ids: Sequence[int], sampling: Sampling, top_k: int
     ) -> "_Findings":
-        """Look n tokens up in what was said before each of them, [n, V]."""
+        """Look n tokens up in the logits before each of them, [n, V]."""
         probs = sampling.warp(logits)
         vocab_size = probs.shape[1]
         tokens = torch.tensor(token_ids, dtype=torch.int64, device=probs.device)

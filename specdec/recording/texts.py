@@ -17,14 +17,14 @@ from specdec.recording.reading import logits_before, prefill
 
 @dataclass(frozen=True)
 class Text:
-    """One text of T tokens that has the verifier's law, with the prompt it continues."""
+    """One text of T tokens that has the verifier's distribution, with the prompt it continues."""
 
     prompt_id: str
     category: str
     turn: int  # 0-based
     prompt_ids: tuple[int, ...]
     output_ids: tuple[int, ...]  # [T]
-    log_p: tuple[float, ...]  # [T]: of each token in the law that it was drawn from, in nats
+    log_p: tuple[float, ...]  # [T]: of each token where it was drawn, in nats
     finish_reason: str  # as in `Trace`
     budget: int  # tokens that might have been emitted, at least T
     sample: int = 0  # as in `Trace`
@@ -47,7 +47,7 @@ def logits_along(
 def processed(
     texts: Sequence[Text], sampling: Sampling, logits: Tensor, depth: int = 1
 ) -> Tensor:  # [B, T, V] -> [B, T, V]
-    """Process what is said, at `depth` of steps that begin at each place, of tokens of the texts.
+    """Process the logits, at `depth` of steps that begin at each place, of tokens of the texts.
 
     Whoever stands at depth d of a step that begins at s has the text's first s + d - 1 tokens
     before it.

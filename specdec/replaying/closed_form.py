@@ -1,4 +1,4 @@
-"""Replay in closed form: candidates of a fixed shape, drawn from laws that the text decides on."""
+"""Replay in closed form: candidates of a fixed shape, whose distributions the text decides."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -24,9 +24,9 @@ from specdec.replaying.survival import of_tree
 from specdec.tree.fixed import Path
 from specdec.verification.odds import ratio
 
-CELLS_AT_ONCE = 1 << 25  # numbers of one tensor of laws
+CELLS_AT_ONCE = 1 << 25  # numbers of one tensor of distributions
 
-# The laws [T, V] that a text was drawn from, given V; None where not all of them is known.
+# The distributions [T, V] that a text was drawn from, given V; None where not all of them is known.
 Rows = Callable[[Text, int], Tensor | None]
 
 
@@ -41,7 +41,7 @@ def replay(
     rows: Rows | None = None,
     stopping: Stopping | None = None,
 ) -> dict[str, list[Replayed]]:
-    """Replay all arms that draw from the same laws, in one pass over the texts.
+    """Replay all arms that draw from the same distributions, in one pass over the texts.
 
     Only arms that must know p of tokens that the text does not have ask for `rows`, such as a
     recording has, and let the `verifier` read texts of which there are none. Nothing is submitted
@@ -78,7 +78,7 @@ def replay(
 def from_first(
     texts: Sequence[Text], distributions: DraftDistributions, survival: Tensor
 ) -> Tensor | None:  # [B, T]
-    """Return the depth of the candidates: none before the laws begin."""
+    """Return the depth of the candidates: none before the distributions begin."""
     firsts = [distributions.first_start(text) for text in texts]
     if not any(firsts):
         return None
@@ -148,7 +148,7 @@ def _known_of(
     stuck = scores.known(questions.of_stuck(arm, 1), 1)
     is_limited, is_filtered = arm.tree.draw in LIMITED, arm.tree.draw is Draw.FILTERED
     is_full = not arm.may_lack(sampling)
-    if is_limited and is_full:  # a draft whose laws have tokens enough along the texts is taken
+    if is_limited and is_full:  # a draft that has tokens enough along the texts is taken
         is_full = all(  # to have them beside the texts, too
             bool((each >= arm.width(depth)).where(_inside(texts, depth, each), True).all())
             for depth, each in zip(depths, known, strict=True)
@@ -181,7 +181,7 @@ def _ended(
         known = [path for path in inner if path[0] < answers[0].shape[-1]]
         return {path: answers[0][..., path[0]] for path in known}
     assert stops is not None
-    # Behind the text the likeliest are known, and below them where no law looks at them.
+    # Behind the text the likeliest are known, and below them where no distribution looks at them.
     inner = [path for path in inner if len(path) == 1 or not reads_path]
     ids = [torch.stack([answers[d][..., k] for d, k in enumerate(path)], dim=-1) for path in inner]
     return dict(zip(inner, stops.along(texts, ids), strict=True))

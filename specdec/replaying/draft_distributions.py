@@ -1,4 +1,4 @@
-"""A draft's laws along a text, each after the true tokens before it (teacher forcing)."""
+"""A draft's distributions along a text, each after the true tokens before it (teacher forcing)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ class DraftDistributions(Protocol):
 
     @property
     def num_depths(self) -> int | None:
-        """How many depths have laws of their own; None: a law depends on the text alone."""
+        """How many depths have distributions of their own; None: they depend on the text alone."""
         ...
 
     @property
     def reads_path(self) -> bool:
-        """Whether a law depends on the candidates before, and not on their number alone."""
+        """Whether it depends on which candidates came before, and not on their number alone."""
         ...
 
     def along(self, texts: Sequence[Text], vocab_size: int) -> Iterator[Tensor]:  # of [B, T, V]

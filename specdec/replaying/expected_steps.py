@@ -3,7 +3,7 @@
 Given the text the step starts are a Markov chain on its positions: from s the next one is
 s + A + 1 with P(A = a | text, s). So a dynamic programme over positions gives the probability r(s)
 that a step begins at s, and with it the exact expectation, given the text, of whatever the steps
-add up to: of real decoding, as far as its texts have the verifier's law.
+add up to: of real decoding, as far as its texts have the verifier's distribution.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class Replayed:
         """Find the starts.
 
         `drafted` [B, T] is the depth of the candidates where it varies; without `submitted` nothing
-        is told of them but how many are accepted.
+        is known of them but how many are accepted.
         """
         depth = survival.shape[2] - 1
         deepest = budget_limits(texts, depth, survival.device)
@@ -69,7 +69,7 @@ def depth_limits(texts: Sequence[Text], depth: int, device: torch.device) -> Ten
 
 
 def budget_limits(texts: Sequence[Text], depth: int, device: torch.device) -> Tensor:  # [B, T]
-    """Return how deep candidates go by the request's budget: the verifier adds its own token."""
+    """Return how deep the request's budget lets candidates go: the verifier adds its own token."""
     longest = max(len(text.output_ids) for text in texts)
     place = torch.arange(longest, device=device)
     budgets = torch.tensor([[text.budget] for text in texts], device=device)
@@ -92,13 +92,13 @@ def tally(
 
     `num_drafted[d]` is how many nodes a tree has down to depth d (from 0); None: unknown.
     `seconds[d]` is what a step is predicted to take whose candidates go down there, and `plain`
-    what one without candidates is, which speed is compared with; None: no seconds are told.
+    what one without candidates is, which speed is compared with; None: no seconds are predicted.
 
-    All columns are exact, given the texts. What would depend on the draft's laws beside the text is
-    not among them (see `submitted`): E[A] given the candidates; how many candidates there are in
-    trees of several levels that may stop or may lack children beside the text, or that are sampled
-    on three levels and more where something ends texts; and, where such trees branch, how many
-    steps are at risk. Predicted seconds let no candidate beside the text end it.
+    All columns are exact, given the texts. What would depend on the draft's distributions beside
+    the text is not among them (see `submitted`): E[A] given the candidates; how many candidates
+    there are in trees of several levels that may stop or may lack children beside the text, or that
+    are sampled on three levels and more where something ends texts; and, where such trees branch,
+    how many steps are at risk. Predicted seconds let no candidate beside the text end it.
     """
     several = [_counts(part, num_drafted, seconds, plain) for part in parts]
     known = set[str].intersection(*({*columns} for columns in several)) if several else set[str]()

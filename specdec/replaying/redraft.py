@@ -116,7 +116,7 @@ class _Rerun:
         request = Request(
             text.prompt_id, text.prompt_ids, text.category, text.turn, sample=text.sample
         )
-        # Where the text ends it says itself, be it for a stop string.
+        # The text itself says where it ends, also at a stop string.
         self.flight = _Afresh(request, row, sampling, Stopping(text.budget), seed, text.budget)
         self._text = text
         self._states = states  # of the tokens but the last, per layer [L, H]

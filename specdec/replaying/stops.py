@@ -22,7 +22,7 @@ class Stops:
 
     @classmethod
     def of(cls, texts: Sequence[Text], stopping: Stopping, vocab_size: int) -> "Stops | None":
-        """Return them if all that ended these texts is told; None: something else did."""
+        """Return them if they explain all ends of these texts; None: something else did."""
         reasons = {text.finish_reason for text in texts}
         are_known = (stopping.end_ids or "eos" not in reasons) and (
             stopping.stop_strings or "stop" not in reasons

@@ -2,7 +2,7 @@
 
 Whether drafting goes on is decided after each candidate, and nothing is submitted below one that
 ends the text. On the text that is known; of candidates beside it only what was drawn right behind
-the text is. What depends on more is not told at all.
+the text is. Columns that depend on more are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class Submitted:
 
     @classmethod
     def unknown(cls, depth: int) -> "Submitted":
-        """Tell nothing, where nothing is asked."""
+        """Return nothing, where nothing is wanted."""
         return cls([None] * depth, None, None)
 
 
@@ -38,13 +38,13 @@ class Known:
     sure: Sequence[Tensor]  # each [B, T] bool: whether drafting goes on to that depth on the text
     # Of filtered chains, each [B, T]: P(the drawn token passes | the text, A >= d - 1).
     passes: Sequence[Tensor | None] | None
-    support: Sequence[Tensor | None]  # each [B, T]: how many tokens a law has; None: enough
+    support: Sequence[Tensor | None]  # each [B, T]: how many tokens there are; None: enough
     is_full: bool  # whether all nodes, wherever they are, have as many children as the tree says
     ends: bool  # whether some tokens end a text, so that nothing is submitted below them
     # Each [B, T]: P(a candidate with children ends the text | the text), where that is known.
     ended: Mapping[Path, Tensor]
-    stuck: Tensor | None  # [B, T]: P(all of them at depth 1 do | the text, A >= 1); None: not told
-    reads_path: bool  # whether a law depends on the candidates before
+    stuck: Tensor | None  # [B, T]: P(all of them at depth 1 do | the text, A >= 1); None: unknown
+    reads_path: bool  # whether a distribution depends on the candidates before
 
 
 def submitted(tree: FixedTree, known: Known) -> Submitted:
@@ -77,7 +77,7 @@ def _present(tree: FixedTree, known: Known, deepest: int) -> dict[Path, Tensor] 
 
 
 def _is_there(known: Known, path: Path) -> Tensor | bool | None:  # [B, T] bool
-    """Say whether the law at a node has tokens enough for a child; None: that is not known."""
+    """Say whether a node has tokens enough for a child; None: that is not known."""
     support = known.support[len(path) - 1]
     if support is None or path[-1] == 0:
         return True

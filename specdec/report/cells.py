@@ -36,7 +36,7 @@ def overlap_and_bound(summary: Numbers) -> str:
 
 
 def losslessness(summary: Numbers) -> str:
-    """Write yes, or how far from the verifier's law the tokens were emitted."""
+    """Write yes, or how far from the verifier's distribution the tokens were emitted."""
     if summary["lossless"]:
         return "yes"
     variation, kl = summary.get("total_variation"), summary.get("kl")

@@ -49,7 +49,7 @@ class ReportedArm:
 
     @property
     def lossless(self) -> bool:
-        """Whether its texts have exactly the verifier's law."""
+        """Whether its texts have exactly the verifier's distribution."""
         return all(run.lossless for run in self.runs.values())
 
 

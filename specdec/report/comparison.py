@@ -22,7 +22,7 @@ from specdec.metrics import (
 )
 from specdec.report.collection import ReportedArm, Setting
 
-# What is told of speed, and not at all where timings are not comparable.
+# The numbers of speed, left out where timings are not comparable.
 OF_SPEED = ("speedup", "step_cost", "cost_ratio")
 # The arm that a name is held to, and both over what they have in common; None if that is nothing.
 Pairing = Callable[[str, str], tuple[Tally, Tally] | None]
@@ -164,7 +164,7 @@ def _summary(arm: ReportedArm) -> dict[str, Any]:
 
 
 def _flaw(arm: ReportedArm) -> str | None:
-    """Say why nothing is told of an arm's speed: of all of its runs together, or of one of them."""
+    """Say why an arm has no speed: of all of its runs together, or of one of them."""
     found = [incomparable(tally) for tally in (arm.tally, *(r.tally for r in arm.runs.values()))]
     return next((reason for reason in found if reason is not None), None)
 

@@ -12,7 +12,7 @@ LEGEND = (
     "p-values of: equal bins, independence of neighbours, Kolmogorov-Smirnov, and equal bins for"
     " tokens in the order of the draft's q / p, which shows a text that leans to its draft. 'all':"
     " the smallest of them times their number. 'impossible': tokens that are not in the verifier's"
-    " law."
+    " distribution."
 )
 
 

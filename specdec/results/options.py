@@ -39,7 +39,7 @@ SIDE = (
     "draft.",
     "training.",
 )  # what belongs to one of compared arms
-# A proposer's arguments that are other nodes, unless it is told otherwise.
+# A proposer's arguments that are other nodes, unless it has others.
 HOMES = {"tree": "tree", "model": "draft", "gamma": "tree.gamma", "seed": "seed"}
 DERIVED = {"vocabulary_of"}  # an argument of our loader that follows from other options
 TARGET = "_target_"
@@ -102,7 +102,7 @@ def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
     for node in NODES:
         found |= dict(_flat(node, plain[node]))
     for name in ("prompts.template_options", "prompts.roles"):
-        if found.get(name, ()) is None:  # as if none were told
+        if found.get(name, ()) is None:  # as if none were given
             del found[name]
     strings = found["stop_strings"]
     if isinstance(strings, list):
@@ -115,7 +115,7 @@ def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
         found["verification.allow_lossy"] = plain["verification"]["allow_lossy"]
         found["judges"] = plain["judges"]
     found |= _training(plain.get("training"), found)
-    for node in ("verifier", "draft"):  # unless one of the models is told otherwise
+    for node in ("verifier", "draft"):  # unless one of the models has another
         for name in VALUES:
             if found.get(f"{node}.{name}") == plain[name]:
                 found.pop(f"{node}.{name}", None)

@@ -56,7 +56,7 @@ def start_trackers(
 ) -> None:
     """Begin the run, or go on with it: its id is kept in the output folder.
 
-    What variables of wandb say (WANDB_PROJECT, WANDB_NAME) comes before what is told here. wandb
+    What variables of wandb say (WANDB_PROJECT, WANDB_NAME) comes before the arguments here. wandb
     without an account, or whose service cannot be reached, logs offline, never asks, and says how
     to upload later.
 
@@ -87,7 +87,7 @@ def start_trackers(
 def _for_wandb(
     output: Path, job_type: str, name: str, group: str | None, tags: Sequence[str]
 ) -> dict[str, Any]:
-    """Return what wandb is told, but for what its own variables say."""
+    """Return wandb's options, but for those that its own variables set."""
     ours: dict[str, tuple[str, Any]] = {
         "name": ("WANDB_NAME", name),
         "id": ("WANDB_RUN_ID", run_id(output)),

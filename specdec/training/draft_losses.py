@@ -15,7 +15,7 @@ from specdec.training.position_subset import random_run
 
 
 class DraftLosses(nn.Module):
-    """A draft model and its loss against the verifier's law after the same tokens.
+    """A draft model and its loss against the verifier's distribution after the same tokens.
 
     Logits are compared over the tokens that both have: the embeddings of a family's models are
     padded to unlike sizes. `share` is the part of the positions that is scored while training.
@@ -72,5 +72,5 @@ class DraftLosses(nn.Module):
 
     @torch.no_grad()
     def _log_p(self, hidden: Tensor) -> Tensor:  # [n, H] -> [n, V]
-        """Return the verifier's law at temperature 1."""
+        """Return the verifier's distribution at temperature 1."""
         return self._verifier.unembed(hidden)[:, : self.width].float().log_softmax(dim=-1)

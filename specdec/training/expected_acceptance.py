@@ -44,10 +44,10 @@ from specdec.verification.rejection_form import covered_iid, without_replacement
 class HeldOut(Acceptance):
     """Block efficiency along all held-out tokens; trees that grow with what is drafted are decoded.
 
-    At each place the probability that a child is accepted is taken over the verifier's law p there,
-    not of the text's own token: sum_v min(p, q) of a single draw, p(candidate) of candidates that
-    are not drawn, at temperature 0 whether the argmax is among them. Steps go down the tree and on
-    to where the next one begins with these probabilities (see `Replayed`).
+    At each place the probability that a child is accepted is taken over the verifier's distribution
+    p there, not of the text's own token: sum_v min(p, q) of a single draw, p(candidate) of
+    candidates that are not drawn, at temperature 0 whether the argmax is among them. Steps go down
+    the tree and on to where the next one begins with these probabilities (see `Replayed`).
 
     That is block efficiency to an approximation: what lies below a child is looked at after the
     text's tokens (teacher forcing), which the verifier need not have written, and each depth's
@@ -144,7 +144,7 @@ def _replayed(
     sampling: Sampling,
     read: Tensor,
 ) -> Replayed:
-    """Replay texts with the verifier's laws, `read` [B, T, V], in place of their tokens."""
+    """Replay texts with the verifier's logits `read` [B, T, V], in place of their tokens."""
     size = read.shape[-1]
     p = sampling.warp(processed(texts, sampling, read))
     found: list[Tensor] = []
@@ -155,7 +155,7 @@ def _replayed(
         found.append(pad(nodes.shares(tree, sampling), (0, 0, 0, behind)))
         if depth == tree.max_depth:
             break
-    if distributions.num_depths is None:  # the law is that of the token, at whatever depth
+    if distributions.num_depths is None:  # the same at whatever depth
         found = [ahead(found[0], depth) for depth in range(1, tree.max_depth + 1)]
     survival = of_tree(tree.nodes, found)
     return Replayed.of(texts, survival, from_first(texts, distributions, survival))
@@ -163,7 +163,7 @@ def _replayed(
 
 @dataclass(frozen=True)
 class _Nodes:
-    """The laws at one depth of a step at each of B x T places."""
+    """The distributions at one depth of a step at each of B x T places."""
 
     p: Tensor  # [B, T, V]
     logits: Tensor  # [B, T, V]: the draft's

@@ -96,7 +96,7 @@ class HeadLosses(nn.Module):
             yield from [None] * num_heads
             return
         ahead = positions[:, None] + torch.arange(1, num_heads + 1, device=positions.device)
-        # Behind the end no head is wanted; any law will do.
+        # Behind the end no head is wanted; any distribution will do.
         needed, place = ahead.clamp(max=len(flat_hidden) - 1).unique(return_inverse=True)
         log_p = verifier.unembed(flat_hidden[needed]).float().log_softmax(dim=-1)
         for head in range(num_heads):

@@ -73,7 +73,7 @@ class JointLosses(nn.Module):
         token_ids: Tensor,  # [B, T]
         counted: Tensor,  # [B, T]
     ) -> Tensor:
-        """Sum a loss of the tuned verifier's own law; its logits exist a chunk at a time."""
+        """Sum a loss of the tuned verifier's own tokens; its logits exist a chunk at a time."""
         wanted = counted[:, 1:]
         targets = token_ids[:, 1:][wanted]
         original_states = None if original is None else original[:, :-1][wanted]

@@ -44,7 +44,7 @@ class Trainer:
     output folder, and at the end what the objective saves, with `training.json`; `save_best` puts
     that into `best`, too, whenever an evaluation is better than all before. Nothing has its final
     name before it is whole; `TrainingDir` says what else is there. With `resume` the same training
-    goes on where it was; another one is refused.
+    resumes; another one is refused.
 
     It ends after `max_steps` steps or `num_train_epochs` passes over the data, if given;
     `max_hours` ends a session, not the training. The warm-up takes `warmup_steps` steps, or else

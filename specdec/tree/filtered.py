@@ -16,9 +16,10 @@ class Filtered(Chain):
 
     A token passes if the draft gives it at least `min_prob` and, where `top_k` is not 0, if it is
     among the draft's `top_k` likeliest (ties included). Whether a token is submitted depends on the
-    token itself, so that leaving it out would bias the text, were it not told: the recorded law is
-    q restricted to what passes, and the rule draws from the residual of that law where a token was
-    withheld. In other words, "no candidate" is one more draft token, of verifier probability 0.
+    token itself, so that leaving it out would bias the text, if the rule did not know: the recorded
+    distribution is q restricted to what passes, and the rule draws from the residual of that
+    distribution where a token was withheld. In other words, "no candidate" is one more draft token,
+    of verifier probability 0.
 
     Args:
         gamma: draft tokens at most.
@@ -55,7 +56,7 @@ class Filtered(Chain):
 
     @staticmethod
     def passed(draft_probs: Tensor, min_prob: float, top_k: int) -> Tensor:  # [..., V], both
-        """Return what laws give to the tokens that pass, not renormalised."""
+        """Return what distributions give to the tokens that pass, not renormalised."""
         passes = draft_probs >= min_prob
         if 0 < top_k < draft_probs.shape[-1]:
             passes &= draft_probs >= draft_probs.topk(top_k, dim=-1).values[..., -1:]

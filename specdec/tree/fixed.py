@@ -76,7 +76,7 @@ class FixedTree(ABC):
     def candidates(
         self, draft_probs: Tensor, width: int, streams: Sequence[RandomStream]
     ) -> Candidates:
-        """Return the first `width` children of each node, from the laws after them [B, F, V]."""
+        """Return the first `width` children of each node, given `draft_probs` [B, F, V]."""
 
     def kept(self, levels: Sequence[Level], there: Tensor) -> Tensor:
         """All candidates stay."""

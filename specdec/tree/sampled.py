@@ -28,7 +28,8 @@ class SampledTree(FixedTree):
     ) -> Candidates:
         """Draw `width` children of each node; where a node gets fewer, its later ones are unused.
 
-        Which are unused does not depend on any token, so the others have the law they should have.
+        Which are unused does not depend on any token, so the others have the distribution they
+        should have.
         """
         if self.draw is Draw.WITHOUT_REPLACEMENT:
             return without_replacement(draft_probs, width, streams)
@@ -65,7 +66,7 @@ class Sampled(SampledTree):
 
 
 def _drawn(weights: Tensor, num: int, streams: Sequence[RandomStream]) -> Tensor:
-    """Draw `num` tokens from each of F laws: [B, F, V] -> [B, F, num]."""
+    """Draw `num` tokens from each of F distributions: [B, F, V] -> [B, F, num]."""
     num_rows, num_nodes = weights.shape[:2]
     uniforms = [stream.uniform() for stream in streams for _ in range(num_nodes * num)]
     if len(uniforms) == 1:  # without a tensor: a chain of one request is the most usual tree
@@ -73,14 +74,15 @@ def _drawn(weights: Tensor, num: int, streams: Sequence[RandomStream]) -> Tensor
     else:
         numbers = torch.tensor(uniforms, dtype=torch.float64, device=weights.device)
         numbers = numbers.view(num_rows, num_nodes, num)
-    # Where the draft's numbers are NaN, nothing is below the target; the verifier shall judge.
+    # Where the draft's numbers are NaN, nothing is below the target; the verifier decides.
     return draw(weights, numbers).clamp_(max=weights.shape[-1] - 1)
 
 
 def without_replacement(weights: Tensor, num: int, streams: Sequence[RandomStream]) -> Candidates:
-    """Draw `num` tokens after each of F nodes, each from the law without those before it.
+    """Draw `num` tokens after each of F nodes, each from the distribution without those before it.
 
-    Takes the laws [B, F, V]; where a law has fewer tokens, the later ones are not there.
+    Takes the distributions [B, F, V]; where a distribution has fewer tokens, the later ones are not
+    there.
     """
     token_ids, there = list[Tensor](), list[Tensor]()
     for _ in range(num):
@@ -91,7 +93,7 @@ def without_replacement(weights: Tensor, num: int, streams: Sequence[RandomStrea
 
 
 def _top_plus_one(weights: Tensor, num: int, streams: Sequence[RandomStream]) -> Candidates:
-    """Take the num - 1 likeliest tokens, and draw one from the others, as far as a law has any."""
+    """Take the num - 1 likeliest tokens, and draw one from the others, as far as there are any."""
     top = weights.topk(min(num - 1, weights.shape[-1]), dim=-1).indices
     others = weights.scatter(-1, top, 0.0)
     last = _drawn(others, 1, streams)

@@ -97,7 +97,7 @@ def test_trees_are_chosen_behind_the_processors_of_decoding(texts: list[Text]) -
 
 
 class DistributionsByDepth(ModelDistributions):
-    """The same laws, told depth by depth, as heads tell theirs."""
+    """The same distributions, told depth by depth, as heads tell theirs."""
 
     def along(self, texts: Sequence[Text], vocab_size: int) -> Iterator[Tensor]:
         (logits,) = super().along(texts, vocab_size)
@@ -164,7 +164,7 @@ def test_a_node_pays_as_long_as_its_gain_is_above_its_price(
 
 
 class LateDistributions(ModelDistributions):
-    """Laws that begin behind the first place, as those of heads behind a prompt of one token."""
+    """Distributions that begin behind the first place, as heads' behind a prompt of one token."""
 
     def first_start(self, text: Text) -> int:
         return 1

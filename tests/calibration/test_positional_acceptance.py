@@ -1,4 +1,4 @@
-"""Positional acceptance: right at a node, exactly; and of the right laws along a text."""
+"""Positional acceptance: right at a node, exactly; and of the right distributions along a text."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -159,7 +159,7 @@ def test_a_draft_is_compared_wherever_a_token_counts(
 def test_heads_are_compared_at_their_own_depths(
     verifier: HFCausalLM, kind: str, depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each head after the true tokens, with the verifier's law of the very same token."""
+    """Each head after the true tokens, with the verifier's distribution of the very same token."""
     heads, batch = heads_of(kind, verifier), texts()
     expected: Found = {}
     for row, (token_ids, counted) in enumerate(zip(batch.token_ids, batch.counted, strict=True)):
@@ -218,7 +218,7 @@ def test_rows_may_be_read_together_or_alone(meter: PositionalMeter) -> None:
 def test_the_distribution_is_the_one_that_decoding_samples_with(meter: PositionalMeter) -> None:
     """Temperature, filters, and a temperature of the draft's own."""
     batch = texts()
-    for temperature in (None, 2.0):  # both are other laws than those at temperature 1
+    for temperature in (None, 2.0):  # both are other distributions than those at temperature 1
         own = replace(meter, temperature=temperature, max_children=1)
         total = 0.0
         for piece in own.pieces(batch):
@@ -229,7 +229,7 @@ def test_the_distribution_is_the_one_that_decoding_samples_with(meter: Positiona
 
 
 def test_more_children_than_tokens_are_never_accepted(verifier: HFCausalLM) -> None:
-    """A law of two tokens has no third child."""
+    """A distribution of two tokens has no third child."""
     sampling = Sampling(1.0, top_k=2)
     meter = PositionalMeter(draft_pieces(noisy(), verifier), 1, sampling, None, VOCAB_SIZE + 9, 0)
     (acceptance,) = meter.of(texts()).acceptance()

@@ -41,7 +41,7 @@ def draft() -> HFCausalLM:
 
 
 def by_hand(batch: Batch, depth: int, distribution: Callable[[Tensor, int, int], Tensor]) -> Tensor:
-    """One position after another; `law` sees nothing but the true tokens before each token."""
+    """One position after another; `distribution` sees only the true tokens before each token."""
     rows: list[list[int]] = []
     for token_ids, counted in zip(batch.token_ids, batch.counted, strict=True):
         for t in range(len(token_ids)):

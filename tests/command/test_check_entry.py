@@ -81,7 +81,7 @@ def test_the_draft_s_order_is_that_of_the_run_s_own_draft_or_of_the_one_that_is_
 
 
 def misrecorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the draft's law be recorded as it is at another temperature than it was drawn with."""
+    """Let the draft's distribution be recorded at another temperature than it was drawn with."""
     original = DraftModel.propose
 
     def propose(self: DraftModel, contexts: Sequence[Context]) -> list[Proposal]:

@@ -1,4 +1,4 @@
-"""What the checkpoint and the command line ask of the law reaches every command."""
+"""What the checkpoint and the command line ask of the distribution reaches every command."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ OVERRIDES = (
 def test_check_record_and_replay_know_the_processed_distribution(
     cli: CommandLine, tiny: Tiny
 ) -> None:
-    """A draft that is the verifier is right all the time where both laws are processed alike."""
+    """A draft that is the verifier is always right where both are processed alike."""
     same = f"draft.path={tiny.verifier}"
     ended = cli("decode", *tiny.options("run", *OVERRIDES, same))
     assert ended.status == 0, ended.err

@@ -118,8 +118,8 @@ def test_replayed_runs_are_not_compared_with_decoded_ones(
         (["grid.proposer=[]"], "nothing to replay"),
         (["grid.proposer=[draft_model]", "grid.verification=[traversal]", "grid.tree=[sparse]"],
          "nothing to replay: verification=traversal"),
-        (["arms=['proposer=ngram sampling.temperature=0.5']"], "told by the recording"),
-        (["arms=['proposer=medusa seed=3']"], "seed=3: told by the recording"),
+        (["arms=['proposer=ngram sampling.temperature=0.5']"], "fixed by the recording"),
+        (["arms=['proposer=medusa seed=3']"], "seed=3: fixed by the recording"),
         (["grid.proposer=[nothing]"], "nothing"),
     ],
 )  # fmt: skip

@@ -17,8 +17,8 @@ TRAINING = ["data.path=zoo:train", "data.held_out_path=zoo:held_out", "output=tr
     [
         ("decode", ["hydra.sweep.dir=here"], "output=DIR"),
         ("compare", ["hydra.run.dir=here"], "output=DIR"),
-        ("record", ["run=DIR", "max_new_tokens=4"], "told by the run, run=DIR"),
-        ("record", ["run=DIR", "proposer=ngram"], "told by the run, run=DIR"),
+        ("record", ["run=DIR", "max_new_tokens=4"], "comes from the run, run=DIR"),
+        ("record", ["run=DIR", "proposer=ngram"], "comes from the run, run=DIR"),
         ("costs", ["output=costs.json", "tree.gamma=8"], 'proposers=["NAME OPTIONS"]'),
         ("costs", ["output=costs.json", "proposer=medusa"], 'proposers=["NAME OPTIONS"]'),
         ("costs", ["output=costs.json", "verification=block"], 'options=["verification=block"]'),
@@ -26,7 +26,11 @@ TRAINING = ["data.path=zoo:train", "data.held_out_path=zoo:held_out", "output=tr
         ("calibrate", [*TEXT, "max_children=3"], "positional=true"),
         ("calibrate", [*TEXT, "sampling.temperature=1"], "positional=true"),
         ("calibrate", [*TEXT, "proposer=medusa", "draft.path=x"], "proposer=draft_model"),
-        ("calibrate", ["output=t.json", "recording=DIR", "data.limit=3"], "told by the recording"),
+        (
+            "calibrate",
+            ["output=t.json", "recording=DIR", "data.limit=3"],
+            "comes from the recording",
+        ),
         ("train", [*TRAINING, "decode=['prompts.limit=2']"], "expected -m, too"),
         ("train", [*TRAINING, "distill.temperature=0.5"], "distill.path=FILE, too"),
         ("train", [*TRAINING, "tuning.method=full"], "joint=true"),

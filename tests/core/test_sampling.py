@@ -102,7 +102,7 @@ def test_ties_are_cut_by_top_p_as_transformers_cuts_them() -> None:
 
 
 def test_of_equally_likely_tokens_the_first_stay_whatever_stands_beside_them() -> None:
-    """The law of a context may not depend on the shape of the batch that it is computed in."""
+    """The distribution after a context may not depend on the shape of its batch."""
     row = torch.tensor([2.0, 1.0, 1.0, 3.0, 1.0, 1.0, 1.0, 0.0])
     distribution = Sampling(top_p=0.75).warp(row)
     assert distribution.nonzero().flatten().tolist() == [0, 1, 2, 3]
@@ -326,4 +326,4 @@ def test_frequencies_are_the_weights(scale: float) -> None:
     possible = probs > 0
     expected = (probs / probs.sum() * len(uniforms))[possible]
     p_value = chisquare(counts[possible].numpy(), expected.numpy()).pvalue
-    assert p_value > FALSE_ALARM, f"p={p_value:.1e}: draws do not have the law of the weights"
+    assert p_value > FALSE_ALARM, f"p={p_value:.1e}: draws are not distributed as the weights"

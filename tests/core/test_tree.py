@@ -182,7 +182,7 @@ def test_depth_and_ends_together() -> None:
 
 @pytest.mark.parametrize("node", range(1, len(UNEVEN.parents)))
 def test_whether_a_node_stays_does_not_depend_on_its_own_token(node: int) -> None:
-    """Else pruning a sampled tree would look at what was drawn, and the text's law would change."""
+    """Else pruning would look at what was drawn, and change the text's distribution."""
     token_ids = list(UNEVEN.token_ids)
     token_ids[node] = 99
     changed = CandidateTree(tuple(token_ids), UNEVEN.parents)

@@ -99,8 +99,16 @@ def test_a_distribution_of_another_temperature_is_found() -> None:
             Draw.WITHOUT_REPLACEMENT,
             "two are equal",
         ),
-        (children([0], 2 * DISTRIBUTION[None], Draw.SINGLE), Draw.SINGLE, "no law: they sum to 2"),
-        (children([0], torch.full((1, 4), float("nan")), Draw.SINGLE), Draw.SINGLE, "no law"),
+        (
+            children([0], 2 * DISTRIBUTION[None], Draw.SINGLE),
+            Draw.SINGLE,
+            "no distribution: they sum to 2",
+        ),
+        (
+            children([0], torch.full((1, 4), float("nan")), Draw.SINGLE),
+            Draw.SINGLE,
+            "no distribution",
+        ),
         (children([1], torch.eye(4)[:1], Draw.SINGLE), Draw.SINGLE, "draft_probs exclude"),
         (
             children([0], DISTRIBUTION[None], Draw.SINGLE, root=2),

@@ -1,4 +1,4 @@
-"""Whole texts, several steps long, enumerated through the real loop: the law is p's to 1e-12.
+"""Whole texts, several steps long, enumerated through the real loop: they are p's to 1e-12.
 
 All random decisions of all steps are enumerated, so cache, rewinding, pruning, budget and end of
 text are tested without noise. What this cannot see is noise that is not independent between
@@ -53,7 +53,7 @@ from tests.support.toy import (
 )
 
 EXACT = 1e-12
-CELLS = 4  # of the grid on which the laws of `Chain`'s test lie
+CELLS = 4  # of the grid on which the distributions of `Chain`'s test lie
 TARGET = full_context(11, 1.0)
 DRAFT = mixture(TARGET, full_context(12, 1.0), 0.4)
 ON_GRID = gridded(13, CELLS)
@@ -79,7 +79,7 @@ PASSES = 0.3  # the probability that a filtered draft token needs
 
 @cache
 def without_least(tokens: Tokens) -> Tensor:
-    """Return the draft's law without its least likely token: fewer branches to enumerate."""
+    """Leave out the draft's least likely token: fewer branches to enumerate."""
     row = DRAFT(tokens)
     return row * (row > row.min())
 
@@ -142,7 +142,7 @@ def loop_distribution(
     enumerate_streams: Callable[[BranchingStream], None],
     **parts: Any,
 ) -> TextDistribution:
-    """Return the exact law of what the decoder emits for one request."""
+    """Return the exact distribution of what the decoder emits for one request."""
     speculative = decoder(proposer, TARGET, stopping=stopping, **parts)
 
     def play(branching: BranchingStream) -> Tokens:
@@ -166,7 +166,7 @@ def test_the_loop_has_exactly_the_verifiers_distribution(
     )
     expected = text_distribution(TARGET, arm.length, ends, PROMPT)
     bias = total_variation(found, expected)
-    assert bias < EXACT, f"TV {bias:.3e}: with {arm} the text does not have the verifier's law"
+    assert bias < EXACT, f"TV {bias:.3e}: with {arm} the text's distribution is not the verifier's"
 
 
 def less_of_the_last(input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -193,19 +193,19 @@ def processed_target(tokens: Tokens) -> Tensor:
 def test_processors_see_the_path_of_each_node(
     arm: Arm, ends: frozenset[int], enumerate_streams: Callable[[BranchingStream], None]
 ) -> None:
-    """So the text has exactly the processed law, whatever the tree and the rule."""
+    """So the text has exactly the processed distribution, whatever the tree and the rule."""
     options = {"sampling": Sampling(processors=[less_of_the_last]), "rule": arm.rule}
     found = loop_distribution(arm.make(), Stopping(arm.length, ends), enumerate_streams, **options)
     expected = text_distribution(processed_target, arm.length, ends, PROMPT)
     assert total_variation(expected, text_distribution(TARGET, arm.length, ends, PROMPT)) > 0.05
     bias = total_variation(found, expected)
-    assert bias < EXACT, f"TV {bias:.3e}: with {arm} the text does not have the processed law"
+    assert bias < EXACT, f"TV {bias:.3e}: with {arm} the text's distribution is another"
 
 
 def test_two_requests_in_one_batch_are_independent(
     enumerate_streams: Callable[[BranchingStream], None],
 ) -> None:
-    """The joint law of two texts decoded together is the product of their own laws."""
+    """The joint distribution of two texts decoded together is the product of their own."""
     prompts: dict[str, Tokens] = {"a": PROMPT, "b": (2,)}
     speculative = decoder(
         DraftModel(table_lm(DRAFT), ChoosingChain(1)), TARGET, stopping=Stopping(2), batch=2

@@ -155,7 +155,7 @@ def test_a_bug_of_drafting_or_of_the_loop_is_found(
     enumerate_streams: Callable[[BranchingStream], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The law of the text is right, then the bug is planted and it is not any more."""
+    """The distribution of the text is right, then the bug is planted and it is not any more."""
     expected = text_distribution(warped(TARGET, mutation.sampling), mutation.length, prompt=PROMPT)
 
     def bias() -> float:

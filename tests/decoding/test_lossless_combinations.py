@@ -1,4 +1,4 @@
-"""Every rule with every tree that it claims to be lossless for: joint laws over several steps.
+"""Every rule with every tree that it is lossless for: joint distributions over several steps.
 
 The pairs follow from the rules' own `lossless_for`, so a new rule is tested by having a YAML file;
 a new draw needs a tree in TREES. The streams are the decoder's own, and the negative controls show
@@ -186,7 +186,8 @@ def test_noise_keyed_by_position_is_found_with_a_rule_that_looks_ahead(
     """Rejection asks about no position behind the first refusal, so that it may; block may not.
 
     A simulation of its own (100 000 texts) gives block here a TV of 0.12 and a chi-square
-    divergence of 0.17, on an even law of two tokens and a draft that nearly always says the second.
+    divergence of 0.17, on an even distribution of two tokens and a draft that nearly always says
+    the second.
     """
     original = Flight.context
 

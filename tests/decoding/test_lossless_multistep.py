@@ -1,9 +1,9 @@
-"""Real decoding with real noise: joint laws over several steps, by chi-square.
+"""Real decoding with real noise: joint distributions over several steps, by chi-square.
 
 Exact enumeration (test_exact_loop.py) shows that the arithmetic is right if every decision has
 noise of its own. Here that noise comes from `RandomStream`, keyed by (seed, request, step,
-purpose): marginals of single tokens would miss most misuse of it, so the JOINT law of whole texts
-is tested, each of them several steps long.
+purpose): marginals of single tokens would miss most misuse of it, so the JOINT distribution of
+whole texts is tested, each of them several steps long.
 
 False alarms and power are those of joint_distribution.py; test_the_power_is_as_stated holds the
 numbers.
@@ -107,7 +107,7 @@ def test_the_power_is_as_stated() -> None:
 
 
 def test_the_test_itself_keeps_its_false_alarm_rate() -> None:
-    """Texts drawn from the law itself: p-values must not crowd at the low end."""
+    """Texts drawn from the distribution itself: p-values must not crowd at the low end."""
     distribution = text_distribution(TARGET, LENGTH, prompt=PROMPT)
     texts, masses = list(distribution), list(distribution.values())
     p_values: list[float] = []

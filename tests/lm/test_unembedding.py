@@ -106,7 +106,7 @@ def test_teachers_are_the_model_s_own_distributions(family: str, own: bool) -> N
         hidden = model.base_model(input_ids=token_ids).last_hidden_state
         log_p = model(input_ids=token_ids).logits.log_softmax(-1)[0]
         said = heads.vocabulary_heads[0](hidden).log_softmax(-1)[0] if own else log_p
-        # The head at t speaks about the token of which the model says its law at t + 1.
+        # The head at t speaks about the token of which the model says its distribution at t + 1.
         expected = (log_p[1:-1].exp() * (log_p[1:-1] - said[:-2])).sum()
         losses = HeadLosses(heads, KL(), decay=1.0)
         found = losses(lm, hidden, token_ids, torch.ones_like(token_ids, dtype=torch.bool))

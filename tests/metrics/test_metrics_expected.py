@@ -1,4 +1,4 @@
-"""E[A], its bound, divergence and judges: hand cases, laws of conservation, and nothing at all."""
+"""E[A], its bound, divergence and judges: hand cases, what must add up, and nothing at all."""
 
 import json
 import math

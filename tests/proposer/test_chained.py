@@ -1,4 +1,4 @@
-"""Chained heads' proposals: each level's laws are those after the tokens above it."""
+"""Chained heads' proposals: each level's distributions are those after the tokens above it."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -65,7 +65,7 @@ def distribution(heads: ChainedHeads, model: Any, text: list[int], head: int) ->
 
 
 class Checked(Chained):
-    """Compares each proposal with laws that the stock model and the heads give afresh."""
+    """Compares each proposal with distributions that the stock model and the heads give afresh."""
 
     num_checked = 0
 

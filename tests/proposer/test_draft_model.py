@@ -71,7 +71,8 @@ def chain_distributions(
     return torch.stack([distribution((*text, *drafted[:n])).log() for n in range(len(drafted))])
 
 
-# --- q is the law that the tokens were drawn from -----------------------------------------------
+# --- q is the distribution that the tokens were drawn from
+# -----------------------------------------------
 
 SETTINGS = [
     Sampling(),
@@ -97,7 +98,7 @@ def test_q_is_exactly_what_was_drawn_from(sampling: Sampling, temperature: float
         assert (proposal.draw, len(drafted)) == (Draw.SINGLE, GAMMA)
         expected = used.warp(chain_distributions(Q, TEXT, drafted))
         torch.testing.assert_close(
-            q, expected, msg=lambda text: f"q is not the draft's law: {text}"
+            q, expected, msg=lambda text: f"q is not the draft's distribution: {text}"
         )
         stream = context(TEXT, key=key).draft_stream
         uniforms = torch.tensor([[stream.uniform()] for _ in drafted], dtype=torch.float64)

@@ -82,7 +82,7 @@ def test_processors_see_the_path_of_each_node() -> None:
 
 # --- Trees of which each request has another ---
 
-SURE = 0.4  # about as many of the tiny models' laws have such a token as have none
+SURE = 0.4  # about as many of the tiny models' distributions have such a token as have none
 UNEVEN = [(0,), (1,), (0, 0), (0, 1), (0, 2), (1, 0), (0, 1, 0), (1, 0, 0), (1, 0, 1)]
 SHAPES: dict[str, TreePolicy] = {
     "chain": Chain(4, SURE),
@@ -164,7 +164,7 @@ def distribution_after(
 @each_family
 @each_shape
 def test_a_batch_of_unlike_shapes_is_like_requests_alone(family: str, shape: str) -> None:
-    """Neither tokens nor laws nor counted calls depend on the neighbours."""
+    """Neither tokens nor distributions nor counted calls depend on the neighbours."""
     together, _ = drafted(family, shape, *requests())
     for one, proposal in zip(requests(), together, strict=True):
         (alone,), num_calls = drafted(family, shape, one)
@@ -205,7 +205,7 @@ def test_every_node_s_distribution_is_that_after_its_own_path(family: str, shape
 @each_family
 @pytest.mark.parametrize("shape", STOPPING)
 def test_growth_stops_where_the_draft_is_not_sure_and_nowhere_else(family: str, shape: str) -> None:
-    """By the draft's own law at temperature 1, whatever the text is sampled with."""
+    """By the draft's own distribution at temperature 1, whatever the text is sampled with."""
     tree_policy = SHAPES[shape]
     seen: set[bool] = set()
     for one, proposal in zip(requests(), drafted(family, shape, *requests())[0], strict=True):

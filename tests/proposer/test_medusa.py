@@ -99,7 +99,7 @@ def test_heads_read_the_state_below_the_last_token(
 
 
 def test_sampled_chains_carry_the_heads_distributions() -> None:
-    """With `tree=chain` the tokens are drawn, and q is each head's law as the text is sampled."""
+    """With `tree=chain` the tokens are drawn, and q is each head's, sampled as the text is."""
     model = tiny_model("llama")
     lm = HFCausalLM(model)
     heads = random_heads(model)
@@ -134,7 +134,7 @@ def below_node(tree: CandidateTree) -> list[list[int]]:
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("draw", ["iid", "without_replacement"])
 def test_sampled_trees_share_the_distributions_of_their_levels(draw: str, batch: int) -> None:
-    """Each node's row is the law of the head at its depth, as the text is sampled."""
+    """Each node's row is the distribution of the head at its depth, as the text is sampled."""
     model = tiny_model("llama")
     lm = HFCausalLM(model)
     heads = random_heads(model)

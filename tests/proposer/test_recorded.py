@@ -98,7 +98,7 @@ REQUESTS = [Request(f"p{n}", [n % VOCAB, n // VOCAB]) for n in range(30)]
 
 
 def decoded(proposer: Proposer, seed: int = 0) -> list[Trace]:
-    """Decode greedily: the verifier's law is a table, so its text is a function of the prompt."""
+    """Decode greedily: the verifier is a table, so its text is a function of the prompt."""
     decoder = SpeculativeDecoder(
         table_lm(DISTRIBUTION, VOCAB),
         proposer,

@@ -38,7 +38,7 @@ from tests.support.families import random_ids, tiny_model
 from tests.support.toy import Conditional, full_context, mixture, table_lm
 
 V = 7  # the verifier's
-SURE = 0.45  # about every second law of a draft is surer
+SURE = 0.45  # about every second distribution of a draft is surer
 TREES: dict[str, TreePolicy] = {
     "chain": Chain(4),
     "chain that may stop": Chain(4, SURE),
@@ -52,7 +52,7 @@ TREES: dict[str, TreePolicy] = {
     "dynamic that may stop": Dynamic(12, 3, 6, min_confidence=SURE),
     "sparse": Sparse([[0, 0, 0], [1, 0], [0, 2], [2]], SURE),
 }
-# Little of a draft's law is left: children that have no token hold places in the tree.
+# Little of a draft's distribution is left: children that have no token hold places in the tree.
 SAMPLINGS = [Sampling(), Sampling(0.7, top_k=2), Sampling(0)]
 SIZES = [4, 10]
 each_tree = pytest.mark.parametrize("tree", TREES)
@@ -133,7 +133,7 @@ def test_candidates_are_those_of_the_distribution_that_is_handed_on(
                 assert token < V
                 if q is None:
                     continue
-                if not tree.startswith("filtered"):  # whose law lacks what does not pass
+                if not tree.startswith("filtered"):  # whose distribution lacks what does not pass
                     torch.testing.assert_close(q[parent], expected)
                 elif token < size:
                     torch.testing.assert_close(q[parent, token], expected[token])
@@ -151,7 +151,7 @@ def greedy_texts(proposer: Proposer, size: int) -> list[Sequence[int]]:
 
 
 def padded(size: int, tokens: tuple[int, ...]) -> Tensor:
-    """The draft's own law, so that many of its tokens are accepted."""
+    """The draft's own distribution, so that many of its tokens are accepted."""
     read = tuple(token if token < size else 0 for token in tokens)
     probs = distribution_of(size)(read)[:V]
     return torch.nn.functional.pad(probs / probs.sum(), (0, V - len(probs)))

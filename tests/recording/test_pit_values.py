@@ -1,4 +1,4 @@
-"""Where tokens fall in the verifier's law: exactly, whatever the batch; uniform for exact draws."""
+"""Where tokens fall in the verifier's distribution: exactly; uniform for exact draws."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ WARPED = Sampling(0.7, top_p=0.9)
 def reference(
     distribution: Sequence[float], token: int, uniform: float, draft: Sequence[float] | None = None
 ) -> float:
-    """Add up the law as far as the token: likeliest tokens first, or those of the largest q / p."""
+    """Add up p as far as the token: likeliest tokens first, or those of the largest q / p."""
     if distribution[token] == 0:
         return 1.0
     possible = [each for each in range(len(distribution)) if distribution[each] > 0]

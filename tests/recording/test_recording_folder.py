@@ -226,7 +226,7 @@ def test_texts_of_another_vocabulary_are_refused() -> None:
 def test_texts_of_another_distribution_are_refused_before_all_are_read() -> None:
     verifier = table_lm(memoryless(0.0, 0.5, 0.5))
     texts = [text(str(number), (1,), [0] * 10) for number in range(50)]
-    with pytest.raises(UserError, match="do not have this verifier's law"):
+    with pytest.raises(UserError, match="do not have this verifier's distribution"):
         next(score(texts, verifier, Sampling(), 2, batch=1))
     assert verifier.num_calls == 1
 
@@ -674,10 +674,10 @@ def test_models_are_told_apart(tiny: Tiny, folder: Path) -> None:
     ("sampling", "named"),
     [
         (Sampling(1.0, top_p=0.9), "sampling.temperature=1.0, and this is 0.7: texts of another"),
-        (Sampling(0.7), "sampling.top_p=1.0, and this is 0.9: texts of another law"),
+        (Sampling(0.7), "sampling.top_p=1.0, and this is 0.9: texts of another distribution"),
         (
             Sampling(0.7, top_k=3, top_p=0.9, min_p=0.1),
-            "sampling.top_k=3, sampling.min_p=0.1, and this is 0, 0.0: texts of another law",
+            "sampling.top_k=3, sampling.min_p=0.1, and this is 0, 0.0: texts of another",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The laws that replay reads along a text are those that decoding would draft from there."""
+"""Replay reads along a text the distributions that decoding would draft from there."""
 
 from __future__ import annotations
 

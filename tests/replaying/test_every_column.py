@@ -82,20 +82,20 @@ SIZE, BRANCHED, RISKS, DEEP_RISKS = "num_drafted", "num_branched", "at_risk.2", 
 
 @cache
 def narrow(tokens: Tokens) -> Tensor:
-    """Return the draft's law without its least likely token: fewer branches to enumerate."""
+    """Leave out the draft's least likely token: fewer branches to enumerate."""
     row = DRAFT(tokens) * (DRAFT(tokens) > DRAFT(tokens).min())
     return row / row.sum()
 
 
 @cache
 def short(tokens: Tokens) -> Tensor:
-    """Return the law of a draft that has two of the three tokens."""
+    """Return the distribution of a draft that has two of the three tokens."""
     return DRAFT(tokens)[:2] / DRAFT(tokens)[:2].sum()
 
 
 @cache
 def long(tokens: Tokens) -> Tensor:
-    """Return the law of a draft that has a token more, which it often says."""
+    """Return the distribution of a draft that has a token more, which it often says."""
     return torch.cat([0.7 * DRAFT(tokens), torch.tensor([0.3], dtype=torch.float64)])
 
 
@@ -182,7 +182,7 @@ CASES = [
     Case("two", "rejection", tree(IID, TWO)),
     Case("two", "rejection without", tree(WITHOUT, TWO), draft=DRAFT),
     Case("sure two", "rejection without", tree(WITHOUT, TWO, WHOLE), draft=DRAFT),
-    Case("two of a peaked law", "rejection without", tree(WITHOUT, TWO), sampling=PEAKED),
+    Case("two of a peaked distribution", "rejection without", tree(WITHOUT, TWO), sampling=PEAKED),
     Case("forked", "rejection without", tree(WITHOUT, FORKED)),
     Case("leaning", "rejection without", tree(WITHOUT, LEANING)),
     Case("leaning and peaked", "rejection without", tree(WITHOUT, LEANING), sampling=PEAKED),
@@ -199,7 +199,7 @@ CASES = [
     Case("deep middle", "top_plus_one", tree(TOP, MIDDLE), draft=DRAFT, temperature=0.0),
     Case("deep sides", "match top", tree(TOP, SIDES), draft=DRAFT),
     Case("leaning and peaked", "match top", tree(TOP, LEANING), draft=DRAFT, sampling=PEAKED),
-    Case("three of a peaked law", "match", tree(TOP, WIDE), draft=DRAFT, sampling=PEAKED),
+    Case("three of a peaked distribution", "match", tree(TOP, WIDE), draft=DRAFT, sampling=PEAKED),
     Case("forked and peaked", "top_plus_one", tree(TOP, FORKED), (SIZE, BRANCHED),
          sampling=PEAKED),
     Case("ranks", "rejection", sparse([0, 0], [1]), draft=DRAFT),

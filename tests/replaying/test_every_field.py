@@ -1,8 +1,8 @@
-"""Every field of a step, on every way that decoding may go, against the laws that it came from.
+"""Every field of a step, on every way that decoding may go, against p and q.
 
 Trees here are cut as decoding cuts them: by the budget, by end tokens and stop strings, by drafts
 that are not sure or lack tokens. What each node should say is computed from its text alone; what
-only holds in the mean (E[A], the law that a lossy rule emits) is summed over all ways.
+only holds in the mean (E[A], the distribution that a lossy rule emits) is summed over all ways.
 """
 
 from collections.abc import Callable, Sequence
@@ -88,7 +88,7 @@ CASES = [
     Case("leaning and peaked", "traversal", tree(WITHOUT, LEANING), sampling=PEAKED),
     Case("sure two", "rejection", tree(WITHOUT, TWO, WHOLE), draft=DRAFT),
     Case("three of two", "top_plus_one", tree(TOP, WIDE)),
-    Case("three of a peaked law", "match", tree(TOP, WIDE), draft=DRAFT, sampling=PEAKED),
+    Case("three of a peaked distribution", "match", tree(TOP, WIDE), draft=DRAFT, sampling=PEAKED),
     Case("ranks", "rejection", sparse([0, 0], [1]), draft=DRAFT),
     Case("ranks", "typical", sparse([0, 0], [1]), draft=DRAFT),
     Case("sure ranks", "lenient", sparse([0, 0], [1, 0], threshold=WHOLE), draft=DRAFT),
@@ -211,7 +211,7 @@ def check_nodes(
     p: Callable[[Tokens], Tensor],
     q: Callable[[Tokens], Tensor],
 ) -> None:
-    """Hold what is said of visited nodes to the laws after their texts."""
+    """Hold what is said of visited nodes to the distributions after their texts."""
     tree, text = proposal.tree, before
     overlaps, bounds = list[float](), list[float]()
     for node in (0, *verdict.path)[: step.emitted]:

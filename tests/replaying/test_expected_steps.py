@@ -29,7 +29,7 @@ UNEVEN = (-1, 0, 0, 2)
 
 @cache
 def draft(tokens: Tokens) -> Tensor:
-    """Return the draft's law without its least likely token: fewer branches to enumerate."""
+    """Leave out the draft's least likely token: fewer branches to enumerate."""
     row = DRAFT(tokens) * (DRAFT(tokens) > DRAFT(tokens).min())
     return row / row.sum()
 

@@ -131,7 +131,7 @@ def test_a_damaged_run_is_named(tmp_path: Path, file: str, text: str) -> None:
 
 
 def test_forced_arms_of_two_machines_have_two_names(tmp_path: Path) -> None:
-    """Everything behind goes by these names."""
+    """All that follows uses these names."""
     for machine in ("small", "large"):
         write(tmp_path, machine, "ngram", 4, provenance={"device": machine})
     (setting,) = collect(tmp_path, force=True).settings

@@ -1,8 +1,8 @@
 """One round of drafting and verifying, enumerated exactly.
 
-The criterion: play one round, complete the emitted block with p, and the law of the text must be
-p's. By induction over rounds the whole text then has p's law, provided that each round's noise is
-new (that part is tested in tests/decoding, with real streams).
+The criterion: play one round, complete the emitted block with p, and the distribution of the text
+must be p's. By induction over rounds the whole text then has p's distribution, provided that each
+round's noise is new (that part is tested in tests/decoding, with real streams).
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -78,14 +78,14 @@ def emitted(proposal: Proposal, verdict: Verdict) -> Block:
 def decisions(
     rule: VerificationRule, proposal: Proposal, p: Conditional, seen: Callable[[Verdict], Seen]
 ) -> dict[Seen, float]:
-    """Return the law of something about the verdict on one proposal."""
+    """Return the distribution of something about the verdict on one proposal."""
     return outcomes(lambda stream: seen(judged(rule, proposal, p, stream)))
 
 
 def block_distribution(
     rule: VerificationRule, drafted: Sequence[Drafted], p: Conditional
 ) -> dict[Block, float]:
-    """Return the law of what one round emits; as of `played`, but each draft is made only once."""
+    """Return the distribution of what one round emits; as `played`, but drafting only once."""
     distribution: dict[Block, float] = {}
     for proposal, mass in drafted:
         for block, share in decisions(rule, proposal, p, partial(emitted, proposal)).items():
@@ -113,11 +113,12 @@ def _check(proposal: Proposal, verdict: Verdict) -> None:
     )
 
 
-# --- laws ---------------------------------------------------------------------------------------
+# --- distributions
+# ---------------------------------------------------------------------------------------
 
 
 def bias(play: Play, p: Conditional, length: int) -> float:
-    """Return the total variation between the law of one round's text, completed, and p's."""
+    """Return the total variation between one round's text, completed, and p's."""
     return total_variation(completed(outcomes(play), p, length), text_distribution(p, length))
 
 

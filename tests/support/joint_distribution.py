@@ -1,4 +1,4 @@
-"""Do decoded texts have the verifier's joint law? Chi-square over whole texts, and its power.
+"""Do texts have the verifier's joint distribution? Chi-square over whole texts, and its power.
 
 Marginals of single tokens would miss most misuse of noise, so texts are compared as a whole, each
 of them several steps long.
@@ -24,11 +24,11 @@ MIN_EXPECTED = 5.0  # cells with less are pooled
 
 
 class Fit(NamedTuple):
-    """How well counted texts fit a law."""
+    """How well counted texts fit a distribution."""
 
     p_value: float
     degrees: int  # of freedom: cells - 1
-    impossible: int  # texts that the law does not have at all
+    impossible: int  # texts that the distribution does not have at all
 
     @property
     def passes(self) -> bool:
@@ -68,7 +68,7 @@ def assert_fits(traces: Sequence[Trace], distribution: TextDistribution, what: s
     result = fit([trace.output_ids for trace in traces], distribution)
     assert result.impossible == 0, f"{what}: {result.impossible} texts have probability 0"
     assert result.p_value >= FALSE_ALARM, (
-        f"{what}: the texts do not have the verifier's law, chi-square p = {result.p_value:.1e}"
+        f"{what}: they are not distributed as p, chi-square p = {result.p_value:.1e}"
         f" with {result.degrees} degrees of freedom and {len(traces)} texts"
         f" (a right decoder fails here once in {1 / FALSE_ALARM:.0e} times)"
     )
@@ -79,7 +79,7 @@ def steps_per_text(traces: Sequence[Trace]) -> float:
 
 
 def assert_found(traces: Sequence[Trace], distribution: TextDistribution, bug: str) -> None:
-    """A negative control: the texts must not pass for texts of this law."""
+    """A negative control: the texts must not pass for texts of this distribution."""
     result = fit([trace.output_ids for trace in traces], distribution)
     assert not result.passes, (
         f"{bug} goes unseen: p = {result.p_value:.1e} with {result.degrees} degrees of freedom"

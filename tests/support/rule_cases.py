@@ -1,4 +1,4 @@
-"""What the rules are enumerated on: rules x draws x shapes, and pairs of laws."""
+"""What the rules are enumerated on: rules x draws x shapes, and pairs of distributions."""
 
 import importlib
 import re
@@ -52,12 +52,13 @@ CHAINS: Sequence[Parents] = (EMPTY, chain(1), chain(2), chain(3))
 SMALL_TREES = (EMPTY, chain(2), TWO, THREE, BELOW_FIRST, BELOW_SECOND, FORKED)
 SAMPLED_TREES: Sequence[Parents] = (*SMALL_TREES, BINARY)
 
-# --- pairs of laws ------------------------------------------------------------------------------
+# --- pairs of distributions
+# ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A verifier's and a draft's law."""
+    """A verifier's and a draft's distribution."""
 
     name: str
     p: Conditional
@@ -141,7 +142,7 @@ class Case:
 
     @property
     def pairs(self) -> Sequence[Pair]:
-        """The pairs of laws to try; fewer where drawn candidates have many outcomes."""
+        """The pairs of distributions to try; fewer where drawn candidates have many outcomes."""
         if self.draw is Draw.DETERMINISTIC or len(self.parents) <= 3:
             return PAIRS
         if len(self.parents) == 4:

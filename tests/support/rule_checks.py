@@ -29,17 +29,17 @@ ENDS = [frozenset[int](), frozenset({0}), frozenset({2}), frozenset({0, 2})]
 
 
 def check_text_distribution(case: Case, pair: Pair) -> None:
-    """One round, completed with p, has p's law; and all outcomes have probability 1 together."""
+    """One round, completed with p, is p's text; and all outcomes have probability 1 together."""
     blocks = block_distribution(case.rule, drafts(case.drafts, case.parents, pair.q), pair.p)
     total = sum(blocks.values())
     assert abs(total - 1) < EXACT, f"{case} {pair}: outcomes add up to {total}"
     distribution = completed(blocks, pair.p, case.length)
     found = total_variation(distribution, text_distribution(pair.p, case.length))
-    assert found < EXACT, f"TV {found:.3e}: {case} does not emit p's law for the pair {pair}"
+    assert found < EXACT, f"TV {found:.3e}: {case} does not emit p's texts for the pair {pair}"
 
 
 def check_pruned_distribution(case: Case, pair: Pair, budget: int, ends: frozenset[int]) -> None:
-    """A round as the decoder plays it has the law of p's text, cut at an end or at the budget."""
+    """A round as the decoder plays it is p's text, cut at an end or at the budget."""
     drafted = [
         Drafted(proposal.pruned(budget - 1, ends), mass)
         for proposal, mass in drafts(case.drafts, case.parents, pair.q)
@@ -142,7 +142,7 @@ def reported(verdict: Verdict) -> Report:
 def reports(
     case: Case, pair: Pair, budget: int | None = None, ends: frozenset[int] = ENDS[0]
 ) -> dict[Report, float]:
-    """Return the law of what verdicts report, on trees cut as the decoder cuts them."""
+    """Return the distribution of what verdicts report, on trees cut as the decoder cuts them."""
     distribution: dict[Report, float] = {}
     for proposal, mass in drafts(case.drafts, case.parents, pair.q):
         cut = proposal.pruned((budget or case.length) - 1, ends)
@@ -212,10 +212,10 @@ def best_transport(p: Tensor, q: Tensor, num_draws: int) -> float:
 
 
 def check_divergence(case: Case, pair: Pair) -> None:
-    """`divergence` holds TV and KL(law || p) of the token after each node of the path.
+    """`divergence` holds TV and KL(distribution || p) of the token after each node of the path.
 
-    The law is that of the emitted text, over the draft's draws or, where it draws nothing, given
-    the tree; deeper down, given that the draft tokens so far were accepted.
+    The distribution is that of the emitted text, over the draft's draws or, where it draws nothing,
+    given the tree; deeper down, given that the draft tokens so far were accepted.
     """
     masses: dict[Tokens, Tensor] = {}  # the accepted draft tokens -> [V], of the next token
     for proposal, mass in drafts(case.drafts, case.parents, pair.q):

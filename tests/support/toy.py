@@ -1,4 +1,4 @@
-"""Toy laws of text that are known exactly, and models that speak them; shared by many tests."""
+"""Toy distributions that are known exactly, and models that speak them; shared by many tests."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -50,18 +50,18 @@ def gridded(seed: int, cells: int, vocab_size: int = 3) -> Conditional:
 
 
 def memoryless(*row: float) -> Conditional:
-    """Make the law that draws every token from the same row."""
+    """Make the distribution that draws every token from the same row."""
     probs = torch.tensor(row, dtype=torch.float64)
     return lambda tokens: probs
 
 
 def markov(order: int, distribution: Conditional) -> Conditional:
-    """Let a law see no more than the last `order` tokens."""
+    """Let a distribution see no more than the last `order` tokens."""
     return lambda tokens: distribution(tokens[-order:])
 
 
 def mixture(first: Conditional, second: Conditional, weight: float) -> Conditional:
-    """Mix two laws: a draft that resembles its verifier."""
+    """Mix two distributions: a draft that resembles its verifier."""
     return cache(lambda tokens: weight * first(tokens) + (1 - weight) * second(tokens))
 
 
@@ -73,7 +73,7 @@ def warped(distribution: Conditional, sampling: Sampling) -> Conditional:
 def text_distribution(
     distribution: Conditional, length: int, ends: frozenset[int] = NO_END, prompt: Tokens = ()
 ) -> TextDistribution:
-    """Return the exact law of the text that follows a prompt, up to `length` tokens or an end."""
+    """Return the exact distribution of the text behind a prompt, up to `length` tokens."""
     return complete({(): 1.0}, distribution, length, ends, prompt)
 
 
@@ -84,7 +84,7 @@ def complete(
     ends: frozenset[int] = NO_END,
     prompt: Tokens = (),
 ) -> TextDistribution:
-    """Continue texts from `law`, one token after another, up to `length` tokens or an end."""
+    """Continue texts from `distribution`, token after token, up to `length` tokens or an end."""
     finished: TextDistribution = {}
     growing = dict(texts)
     while growing:
@@ -107,7 +107,7 @@ def total_variation(first: TextDistribution, second: TextDistribution) -> float:
 
 
 def table_lm(distribution: Conditional, vocab_size: int = 3, max_length: int = 1 << 20) -> TableLM:
-    """Make the language model that speaks `law`."""
+    """Make the language model that speaks `distribution`."""
     return TableLM(cache(lambda tokens: distribution(tokens).log()), vocab_size, max_length)
 
 

@@ -65,7 +65,7 @@ def test_our_heads_pass(training: type[Any], options: dict[str, Any]) -> None:
 
 def test_a_lossy_rule_is_refused() -> None:
     prove_lossless(sd.Rejection(), Draw.SINGLE)
-    with pytest.raises(sd.UserError, match="the text's law is off"):
+    with pytest.raises(sd.UserError, match="the text's distribution is off"):
         prove_lossless(sd.TopK(2), Draw.SINGLE)
 
 

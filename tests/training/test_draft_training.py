@@ -1,4 +1,4 @@
-"""A draft learns the verifier's law, chunk by chunk, and the engine accepts what it learnt."""
+"""A draft learns the verifier's distribution, chunk by chunk, and decoding accepts the outcome."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -262,7 +262,7 @@ def test_the_verifier_itself_may_be_the_start(states: VerifierStates, tiny: Tiny
 @each_loss
 @pytest.mark.parametrize("wide", ["draft", "verifier"])
 def test_padding_of_a_vocabulary_is_no_other_vocabulary(tiny: Tiny, loss: Any, wide: str) -> None:
-    """Both laws are over the tokens that both have; one may be drawn that the draft has not."""
+    """Both are over the tokens that both have; one may be drawn that the draft has not."""
     paths = (tiny.verifier, tiny.padded) if wide == "draft" else (tiny.padded, tiny.verifier)
     verifier = load(str(paths[0]))
     states = VerifierStates(verifier, str(tiny.text), str(tiny.text), max_length=24)

@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> str:
 
 
 def nodes(tree: Calibrated) -> set[tuple[int, ...]]:
-    """Read the paths off what the tree grows from laws whose likeliest tokens are 0, 1, 2, ..."""
+    """Read the paths off the tree that grows where the likeliest tokens are 0, 1, 2, ..."""
     distribution = torch.tensor([[[0.4, 0.3, 0.2, 0.1]]])
     frontier: list[tuple[int, ...]] = [()]
     found: set[tuple[int, ...]] = set()

@@ -74,7 +74,7 @@ FILTERS = [(0.25, 0), (0.5, 0), (0.0, 1), (0.3, 2), (0.0, 0), (1.0, 0)]
 
 @pytest.mark.parametrize(("min_prob", "top_k"), FILTERS)
 def test_a_token_is_withheld_iff_it_fails_the_filter(min_prob: float, top_k: int) -> None:
-    """The exact joint law of the chain and of the flag; and the chain ends where it is set."""
+    """The exact joint distribution of chain and flag; and the chain ends where it is set."""
     gamma = 2
     tree = Filtered(gamma, min_prob, top_k)
     assert tree.draw is Draw.FILTERED

@@ -1,4 +1,4 @@
-"""Sampled trees: each child has exactly the law that the rules are told it has."""
+"""Sampled trees: each child has exactly the distribution that the rules are told it has."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -55,7 +55,7 @@ def top_plus_one(distribution: Sequence[float], above: Tokens, is_last: bool) ->
     return [float(token == best) for token in range(len(distribution))] if left[best] > 0 else []
 
 
-# The law of a child after its elder siblings; empty: there is none.
+# The distribution of a child after its elder siblings; empty: there is none.
 CHILD_DISTRIBUTIONS: dict[str, Callable[[Sequence[float], Tokens, bool], list[float]]] = {
     "iid": independently,
     "without_replacement": without_replacement,
@@ -64,7 +64,7 @@ CHILD_DISTRIBUTIONS: dict[str, Callable[[Sequence[float], Tokens, bool], list[fl
 
 
 def expected_distribution(draw: str, width: int, distribution: Sequence[float]) -> TextDistribution:
-    """Multiply the laws of the children, one after another."""
+    """Multiply the distributions of the children, one after another."""
     found: TextDistribution = {(): 1.0}
     for number in range(width):
         longer: TextDistribution = {}
@@ -93,7 +93,7 @@ def test_siblings_have_exactly_their_joint_distribution(draw: str, width: int, n
 
 @pytest.mark.parametrize("seed", range(3))
 def test_without_replacement_nothing_repeats_and_the_support_is_the_end(seed: int) -> None:
-    """Two requests of three nodes each, with laws of 0 ... 5 tokens more than none."""
+    """Two requests of three nodes each, with distributions of 0 ... 5 tokens more than none."""
     generator = torch.Generator().manual_seed(seed)
     distributions = torch.rand(2, 3, 7, generator=generator)
     sizes = torch.tensor([[1, 2, 3], [4, 5, 7]])
@@ -143,7 +143,7 @@ def test_there_are_no_more_children_than_tokens(draw: Draw) -> None:
 
 @pytest.mark.parametrize("draw", [Draw.IID, Draw.WITHOUT_REPLACEMENT], ids=lambda d: d.value)
 def test_a_node_with_fewer_children_gets_the_first_draws(draw: Draw) -> None:
-    """Whatever its neighbour's are: its only child has the law of a first draw, not a second's."""
+    """Whatever its neighbour's are: its only child is a first draw, not a second."""
     tree = SampledTree(UNEVEN, draw)
     distributions = torch.tensor([[[2 / 3, 1 / 3], [2 / 3, 1 / 3]]], dtype=torch.float64)
 

@@ -22,7 +22,7 @@ NODES = [(), (0,), (1,), (2,), (0, 0), (0, 3), (2, 0), (0, 0, 1)]
 
 
 def ranked(text: Sequence[int], ranks: Sequence[int]) -> list[int]:
-    """Follow a path of ranks through the law, token by token."""
+    """Follow a path of ranks through the distribution, token by token."""
     tokens: list[int] = []
     for rank in ranks:
         order = DISTRIBUTION((*text, *tokens)).argsort(descending=True, stable=True)

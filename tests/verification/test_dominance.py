@@ -65,7 +65,7 @@ CLOSED_FORMS = {BlockRule(): by_blocks, Traversal(): by_blocks, Match(): by_matc
 def test_every_text_is_accepted_as_often_as_its_closed_form_says(
     rule: VerificationRule, pair: Pair
 ) -> None:
-    """Stronger than the law of the text: a rule that threw drafts away would be lossless too."""
+    """Stronger than losslessness: a rule that threw drafts away would be lossless too."""
     check_accepted_texts(Case(rule, Draw.SINGLE, chain(3)), pair, CLOSED_FORMS[rule])
 
 
@@ -89,7 +89,7 @@ def test_block_verification_accepts_more_than_rejection_somewhere() -> None:
 @every_pair
 @pytest.mark.parametrize("draw", [Draw.SINGLE, Draw.FILTERED], ids=lambda draw: draw.value)
 def test_traversal_is_block_verification_on_a_chain(draw: Draw, pair: Pair) -> None:
-    """On every single draft, what is emitted has the same law."""
+    """On every single draft, what is emitted has the same distribution."""
     for parents in CHAINS[1:]:
         check_same_distribution(Case(Traversal(), draw, parents), BlockRule(), pair)
 

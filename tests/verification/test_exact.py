@@ -1,4 +1,4 @@
-"""Exact enumeration of every rule: the law of the emitted text is p's, to 1e-12.
+"""Exact enumeration of every rule: the distribution of the emitted text is p's, to 1e-12.
 
 To test one more rule, draw or shape, add one line to `rule_cases.CASES` (and, for a new draw, its
 drafter to `harness.DRAFTERS`). No random number is drawn here, so nothing can pass or fail by luck.
@@ -39,7 +39,7 @@ LINES = [(case, pair) for case in CASES for pair in case.pairs]
 
 @pytest.mark.parametrize(("case", "pair"), LINES, ids=[f"{case}-{pair}" for case, pair in LINES])
 def test_the_text_has_exactly_the_verifiers_distribution(case: Case, pair: Pair) -> None:
-    """One round, completed with p, has p's law; and all outcomes together have probability 1."""
+    """One round, completed with p, is p's text; and all outcomes together have probability 1."""
     check_text_distribution(case, pair)
 
 
@@ -171,7 +171,7 @@ def _prunable() -> list[Case]:
 @pytest.mark.parametrize("ends", ENDS, ids=lambda ends: f"ends{sorted(ends)}")
 @pytest.mark.parametrize("case", _prunable(), ids=names(_prunable()))
 def test_pruning_keeps_the_distribution_of_the_text(case: Case, ends: frozenset[int]) -> None:
-    """Played as the decoder plays it, with every budget, the text still has p's law."""
+    """Played as the decoder plays it, with every budget, the text still has p's distribution."""
     for pair in (RANDOM[3], RANDOM[4], HAND[7]):
         for budget in range(1, case.length + 2):
             check_pruned_distribution(case, pair, budget, ends)
@@ -185,7 +185,7 @@ TREES_TO_PRUNE = [case for case in CASES if case.parents == FORKED]
 def test_pruning_drawn_trees_keeps_the_distribution_of_the_text(
     case: Case, ends: frozenset[int]
 ) -> None:
-    """As above, where draws are so many that one pair of laws must do."""
+    """As above, where draws are so many that one pair of distributions must do."""
     for budget in range(1, case.length + 1):
         check_pruned_distribution(case, SPARSE[0], budget, ends)
 
@@ -193,7 +193,7 @@ def test_pruning_drawn_trees_keeps_the_distribution_of_the_text(
 @pytest.mark.parametrize("parents", [chain(3), BINARY, UNEVEN, FULL], ids=str)
 @pytest.mark.parametrize("ends", ENDS, ids=lambda ends: f"ends{sorted(ends)}")
 def test_pruning_keeps_each_row_with_its_node(parents: Parents, ends: frozenset[int]) -> None:
-    """After nodes are renumbered, row i must still be the law after node i's text."""
+    """After nodes are renumbered, row i must still be the distribution after node i's text."""
     q = RANDOM[4].q
 
     def play(stream: Stream) -> int:

@@ -1,7 +1,7 @@
 """Rules that are not lossless: what they report of it is exactly what they do.
 
-The law of each emitted token is enumerated, over the draft's draws if it draws, and compared with
-the total variation and the KL that verdicts report.
+The distribution of each emitted token is enumerated, over the draft's draws if it draws, and
+compared with the total variation and the KL that verdicts report.
 """
 
 import math
@@ -90,7 +90,7 @@ def test_they_are_lossy_indeed_and_must_be_allowed(rule: VerificationRule, draw:
 def test_the_reported_divergence_is_that_of_the_enumerated_distribution(
     case: Case, pair: Pair
 ) -> None:
-    """TV and KL at each visited node, against the law of the token that follows it."""
+    """TV and KL at each visited node, against the distribution of the token that follows it."""
     check_divergence(case, pair)
 
 

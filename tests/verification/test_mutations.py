@@ -1,8 +1,9 @@
 """Known bugs, planted in the product one at a time: each must be found by the suite's own checks.
 
 Most of them were shipped by some project (verification_theory.md, 1.3 to 1.7 and 5.4). `tv` is the
-total variation between the text's law and p's that the planted bug causes for the pair of laws of
-its check, as enumerated; None where the bug biases no text, but a number that is reported.
+total variation between the text's distribution and p's that the planted bug causes for the pair of
+distributions of its check, as enumerated; None where the bug biases no text, but a number that is
+reported.
 """
 
 from collections.abc import Callable
@@ -79,7 +80,7 @@ class Mutation:
 
 
 def of_text(name: str, tv: float, plant: Plant, case: Case, pair: Pair = PAIR) -> Mutation:
-    """A bug that gives the text another law."""
+    """A bug that gives the text another distribution."""
     return Mutation(name, plant, lambda: check_text_distribution(case, pair), tv, case, pair)
 
 
@@ -488,7 +489,7 @@ def test_a_bug_that_biases_the_text_is_found(
     case, pair = mutation.case, mutation.pair
     assert case is not None
     found = bias(case.play(pair.p, pair.q), pair.p, case.length)
-    assert found > DETECTED, f"TV {found:.1e}: the pair of laws does not show this bug"
+    assert found > DETECTED, f"TV {found:.1e}: the pair of distributions does not show this bug"
     assert found == pytest.approx(mutation.tv, abs=5e-4), f"TV {found:.4f}: state it in the table"
     with pytest.raises(AssertionError, match=r"TV|add up"):
         mutation.check()
@@ -498,7 +499,7 @@ def test_a_bug_that_biases_the_text_is_found(
 def test_a_bug_in_pruning_or_in_a_report_is_found(
     mutation: Mutation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As above, for what other checks than that of one round's law must see."""
+    """As above, for what other checks than that of one round's distribution must see."""
     mutation.check()
     mutation.plant(monkeypatch)
     with pytest.raises(AssertionError):

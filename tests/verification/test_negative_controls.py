@@ -149,7 +149,7 @@ class _MatchThenRedraw(_Variant):
 
 
 class _BonusWithoutWarper(_Variant):
-    """The verifier's law is p after temperature 0.5; the bonus row is left as it was before."""
+    """The verifier's p is after temperature 0.5; the bonus row is left as it was before."""
 
     def bonus(self, p: Tensor) -> Tensor:
         return _sharpened(p, 2.0)  # undoes T = 0.5
@@ -189,7 +189,7 @@ def _residual(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _emitted(p: Tensor, q: Tensor, drawn: Tensor) -> Tensor:
-    """Return the law of the first token if `drawn` is drafted and q is what the rule believes."""
+    """Return the first token's distribution if `drawn` is drafted and the rule believes q."""
     accepted = drawn * (p / q).clamp(max=1)
     return accepted + (1 - accepted.sum()) * _residual(p, q)
 

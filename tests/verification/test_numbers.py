@@ -42,7 +42,7 @@ ON_FLOATS = [
 
 
 def _rounded(distribution: Conditional, dtype: torch.dtype) -> Conditional:
-    """Round a law as a model of that type would: its logits, which are then warped."""
+    """Round a distribution as a model of that type would: its logits, which are then warped."""
     return lambda text: Sampling().warp(distribution(text).log().to(dtype))
 
 
@@ -65,7 +65,7 @@ def test_tables_of_any_type_give_the_distribution_to_float32_rounding(
 
 
 class _Refusing:
-    """A stream that notes each probability and each law, and says no whenever it may."""
+    """A stream that notes each probability and each distribution, and says no whenever it may."""
 
     def __init__(self) -> None:
         self.probabilities: list[float] = []
@@ -121,7 +121,7 @@ LARGE = [
 @pytest.mark.parametrize("scale", [1.0, 4.0, 30.0], ids=lambda scale: f"scale-{scale:g}")
 @pytest.mark.parametrize("case", LARGE, ids=names(LARGE))
 def test_a_large_vocabulary_in_float32_is_as_good_as_in_float64(case: Case, scale: float) -> None:
-    """From flat rows to one-hot ones: the same probabilities and laws, and never NaN."""
+    """From flat rows to one-hot ones: the same probabilities and distributions, and never NaN."""
     proposal, p = _large(case.draw, case.parents, scale)
     assert proposal.draft_probs is not None
     wide = replace(proposal, draft_probs=proposal.draft_probs.double())
@@ -175,7 +175,7 @@ EMPTYING = [
 
 @pytest.mark.parametrize("case", EMPTYING, ids=names(EMPTYING))
 def test_p_a_little_below_q_everywhere_is_no_trouble(case: Case) -> None:
-    """The law is p's up to that little: what falls back to p does so without NaN."""
+    """The distribution is p's up to that little: what falls back to p does so without NaN."""
     q = HAND[0].q
     almost = 1 - 2**-40
     assert bias(case.play(lambda text: q(text) * almost, q), q, case.length) < 1e-11

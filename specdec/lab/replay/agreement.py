@@ -1,7 +1,8 @@
 """Does the engine accept what replay expects? One configuration of each family is decoded.
 
-What replay computes follows from the text and the laws alone. An engine that stays lossless and
-accepts less has a proposer whose state is broken: a cache that lacks a token, a wrong position.
+What replay computes follows from the text and the distributions alone. An engine that stays
+lossless and accepts less has a proposer whose state is broken: a cache that lacks a token, a wrong
+position.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ MORE: Mapping[str, str] = MappingProxyType(
     {
         "arm": "Runs that differ in nothing but their seed, pooled: a prompt stays one unit.",
         "rule": "What decides which candidates survive. Lossless: the texts have exactly the "
-        "verifier's law; otherwise total_variation (TV) and kl (KL, nats) say how far from it.",
+        "verifier's distribution; otherwise total_variation (TV) and kl (KL, nats) say how far "
+        "from it.",
         "interval": f"The small numbers below a number. {INTERVALS} A number of fewer than "
         f"{MIN_PROMPTS} prompts has none. n is the number of prompts; it is given with a number "
         "that rests on fewer than its table says.",

@@ -129,7 +129,7 @@ def _cell(row: Numbers | None, of: int, digits: int = 2, signed: bool = False) -
 
 
 def _rule(each: Compared) -> Cell:
-    """Name the rule, and say whether its texts have the verifier's law."""
+    """Name the rule, and say whether its texts have the verifier's distribution."""
     name = each.arm.options.get("verification", "none")
     if each.arm.lossless:
         return Cell(name, notes=("lossless",), sort=0.0)

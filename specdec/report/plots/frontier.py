@@ -59,7 +59,7 @@ def frontiers(results: Results) -> Iterator[Plot]:
         metric = "total_variation" if lossy else "block_efficiency"
         what = (
             "What speed costs: further right is faster, further down is closer to the verifier's"
-            " law; lossless arms are at 0."
+            " distribution; lossless arms are at 0."
             if lossy
             else "Whether accepted tokens become speed: one mark for each arm."
         )

@@ -1,4 +1,4 @@
-"""What the verifier is asked when it answers training data anew."""
+"""The prompts that the verifier answers when training data are distilled."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

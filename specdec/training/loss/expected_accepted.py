@@ -22,8 +22,8 @@ class ExpectedAccepted:
     made 1 over the positions whose first token is wanted, so that learning rates keep their
     meaning. `step_starts=false`: r = 1 at every position.
 
-    The source is our own derivation, from the law of A given the text. As that of total variation,
-    the gradient vanishes where q is far below p.
+    The source is our own derivation, from the distribution of A given the text. As that of total
+    variation, the gradient vanishes where q is far below p.
 
     Raises:
         UserError: a negative temperature, or `step_starts` is no boolean.
@@ -37,7 +37,7 @@ class ExpectedAccepted:
 
     @property
     def uses_verifier(self) -> bool:
-        """Not at temperature 0, where the text says what the verifier's law is."""
+        """Not at temperature 0, where the text says what the verifier's distribution is."""
         return self._temperature > 0
 
     @property

@@ -1,8 +1,8 @@
 """What is known of an experiment before anything is composed: the command that it is for.
 
-An experiment's file says `command: decode`. Another command refuses it, in
-place of what that command would make of half of its options; and whatever sweeps is planned, or
-refused: no command ends in Hydra's own multirun, which has no plan, no report and no way back.
+An experiment's file says `command: decode`. Another command refuses it, before
+it makes something of half of its options; and whatever sweeps is planned, or refused: no command
+ends in Hydra's own multirun, which has no plan, no report and no way back.
 """
 
 from argparse import Namespace

@@ -45,7 +45,7 @@ def transforms(
     """Yield each text's randomised probability integral transforms, longest texts first.
 
     Token x after the context h gives a number that is uniform in [F(x^-), F(x)), with F the
-    distribution function of `sampling`'s distribution p after h, likeliest tokens first. A token
+    cumulative function of `sampling`'s distribution p after h, likeliest tokens first. A token
     that the distribution does not have gives 1. The noise depends on `seed` and the text's name,
     not on the batch.
 

@@ -79,7 +79,7 @@ class Recording:
         return self._by_key[text.key]
 
     def rows(self, text: Text, vocab_size: int) -> Tensor | None:  # [T, V] float32
-        """Return the distributions that a text was drawn from, if all of them was kept."""
+        """Return the distributions that a text was drawn from, if they were kept whole."""
         return self.top(text).rows(vocab_size)
 
     @cached_property

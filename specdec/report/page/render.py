@@ -15,7 +15,7 @@ from specdec.metrics import DEFINITIONS, MIN_PROMPTS
 from specdec.report.collection import Collection, Setting
 from specdec.report.comparison import Compared
 from specdec.report.labels import readable
-from specdec.report.page.facts import head, listed, runs, shared, summarized
+from specdec.report.page.about_runs import head, listed, runs, shared, summarized
 from specdec.report.page.glossary import MORE, glossary
 from specdec.report.page.grids import categories, judgements, overview
 from specdec.report.page.token_texts import KINDS, embedded

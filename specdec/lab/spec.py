@@ -133,7 +133,7 @@ class ProposerPart(Part[Proposer]):
 
     @property
     def says_draw(self) -> bool:
-        """Whether `draw` knows: the tree says it, or the class does, were it that it has none."""
+        """Whether `draw` knows: the tree says it, or the class does, if only that it has none."""
         return self.grows_trees or isinstance(getattr(self.kind, "draw", ""), Draw | None)
 
     def build_for(self, verifier: HFCausalLM) -> Proposer:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from specdec.training.trainer import FREE, Trainer
 from specdec.training.training_dir import BEST, LOG
 from specdec.tree.chain import Chain
 
-DEPTH = 4  # of the chain that acceptance is measured with
 OF_DATA = ("data_path", "held_out_path", "max_length", "eval_samples", "seed", "distill", "reading")
 # Where something is kept, and what an evaluation has found.
 LEFT_OUT = (
@@ -108,9 +108,7 @@ def train_heads(
     """
     trainer, loss = trainer or Trainer(), loss or CrossEntropy()
     states = _states(verifier, data, held_out)
-    num_heads = options.get("num_heads", DEPTH)
-    require_int("num_heads", num_heads, 1)
-    acceptance = acceptance or HeldOut(Chain(num_heads), Sampling(0.0))
+    acceptance = acceptance or HeldOut(Chain(_num_heads(training, options)), Sampling(0.0))
     objective = training(states, loss, acceptance, **options)
     data_read = {name: getattr(states, name) for name in OF_DATA}
     parts = {"verifier": verifier, "train": {"kind": training, **options}, "loss": loss}
@@ -118,6 +116,14 @@ def train_heads(
     place = Path(output)
     fit(trainer, lambda: objective, _record(trainer, verifier, parts), place)
     return TrainedHeads(place, training.proposer, training_steps(place) or 0)
+
+
+def _num_heads(training: type[HeadTraining], options: Mapping[str, Any]) -> int:
+    """Return how deep a chain the heads will draft: what is asked for, or the kind's default."""
+    known = signature(training).parameters.get("num_heads")
+    found = options.get("num_heads", 1 if known is None else known.default)
+    require_int("num_heads", found, 1)
+    return found
 
 
 def _states(

@@ -1,11 +1,17 @@
 """Compose configurations as the command line would, and build what they name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import hydra
+
+# `hydra.main` adds a folder to the places where it looks; nothing public does.
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -14,6 +20,20 @@ from specdec.command.default_rates import fitting
 PLUG_INS = ("proposer", "tree", "verification", "train", "loss")
 
 OmegaConf.register_new_resolver("fitting", fitting, replace=True)  # ${fitting:learning_rate}
+
+
+@contextmanager
+def initialized(config_dir: str | None) -> Iterator[None]:
+    """Let all that is composed find our configurations, and those in a folder of the user's."""
+    with hydra.initialize_config_module("specdec.configs", version_base="1.3", job_name="sweep"):
+        if config_dir is not None:
+            state = GlobalHydra.instance().hydra
+            assert state is not None
+            places = state.config_loader.get_search_path()
+            folder = f"file://{Path(config_dir).resolve()}"
+            places.prepend("command-line", folder, SearchPathQuery(provider="schema"))
+            state.config_loader = ConfigLoaderImpl(places)
+        yield
 
 
 def composed(group: str, name: str) -> DictConfig:

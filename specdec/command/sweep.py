@@ -9,8 +9,6 @@ from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
-import hydra
-
 # A launcher wants a public `HydraContext`, of which one field is of this class, and no other is.
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
@@ -20,7 +18,7 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from specdec.command.compose import with_choices
+from specdec.command.compose import initialized, with_choices
 from specdec.command.entry import Entry, Sweepable, Task
 from specdec.command.launch import require_usable
 from specdec.command.mistakes import mistake_of
@@ -46,7 +44,7 @@ def run(config_name: str, arguments: Namespace, entry: Entry) -> int | None:
     """
     assert entry.sweepable is not None
     sweepable = entry.sweepable
-    with hydra.initialize_config_module("specdec.configs", version_base="1.3", job_name="sweep"):
+    with initialized(arguments.config_dir):
         planned = plan_of(arguments.config_name or config_name, arguments, sweepable)
         if planned is None:
             return None

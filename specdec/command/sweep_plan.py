@@ -74,9 +74,8 @@ def plan_of(config_name: str, arguments: Namespace, sweepable: Sweepable) -> Pla
     """Compose and check every combination; those that cannot be are left out."""
     # The loader tells which files of a group glob(...) means.
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-    studies = [
-        Study.of(config_name, given, parser) for given in _experiments(_given(arguments), parser)
-    ]
+    experiments = _experiments(list(arguments.overrides), parser)
+    studies = [Study.of(config_name, given, parser) for given in experiments]
     sweeps = any(study.root.hydra.mode == RunMode.MULTIRUN for study in studies)
     if not sweeps and not arguments.multirun:
         return None
@@ -118,16 +117,6 @@ def _is_swept(parser: OverridesParser, text: str) -> bool:
         return parser.parse_override(text).is_sweep_override()
     except HydraException:  # `compose` will say what is wrong with it
         return False
-
-
-def _given(arguments: Namespace) -> list[str]:
-    """Return the overrides of a command line; a folder of the user's configurations is one, too."""
-    if arguments.config_dir is None:
-        return list(arguments.overrides)
-    return [
-        *arguments.overrides,
-        f"hydra.searchpath=[file://{Path(arguments.config_dir).resolve()}]",
-    ]
 
 
 def _some(jobs: list[list[str]], most: int | None) -> list[list[str]]:

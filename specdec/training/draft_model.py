@@ -1,7 +1,7 @@
 """Train a draft model on the verifier's distribution (DistillSpec, Zhou et al. 2023, section 4)."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from specdec.training.draft_losses import DraftLosses
 from specdec.training.loss.total_variation import TotalVariation
 from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch, Loss, decay_groups
+from specdec.training.on_states import OnStates
 from specdec.training.shape import LlamaShape
 from specdec.training.step_loss import StepLoss
 
 
-class DraftModelTraining:
+class DraftModelTraining(OnStates):
     """A small model with the verifier's vocabulary: the one at `init_path`, or a fresh Llama.
 
     `revision` and `trust_remote_code` are of `init_path`, as of `specdec.lm.load`. A fresh one has
@@ -67,7 +68,7 @@ class DraftModelTraining:
         self._shape = LlamaShape(
             hidden_size, intermediate_size, num_hidden_layers, num_attention_heads
         )
-        self._states = states
+        self.states = states
         self._loss = loss
         self._acceptance = acceptance
         self._share, self._seed = share, seed
@@ -85,11 +86,11 @@ class DraftModelTraining:
             return
         self._acceptance.prepare()
         model = self._model()  # before the data, which may take hours
-        self._states.prepare()
-        self.module = DraftLosses(model, self._states.verifier, self._loss, self._share)
+        self.states.prepare()
+        self.module = DraftLosses(model, self.states.verifier, self._loss, self._share)
 
     def _model(self) -> PreTrainedModel:
-        verifier = self._states.verifier
+        verifier = self.states.verifier
         if self._init is None:
             return _fresh(self._shape, verifier, self._seed)
         start = _loaded(verifier, *self._init)
@@ -97,31 +98,9 @@ class DraftModelTraining:
         # A copy, because loaded weights are shared.
         return copy.deepcopy(start.model).requires_grad_(True)
 
-    @property
-    def num_samples(self) -> int:
-        """How many samples a pass has."""
-        return self._states.num_samples
-
-    @property
-    def num_tokens(self) -> int:
-        """How many tokens of a pass are read as targets."""
-        return self._states.num_tokens
-
-    def notes(self) -> Sequence[str]:
-        """Say what of the data is left out and the like."""
-        return self._states.notes()
-
-    def preview(self) -> str:
-        """Show the first sample."""
-        return self._states.preview()
-
-    def batch(self, first: int, count: int) -> Batch:
-        """Return the samples numbered first ... first + count - 1."""
-        return self._states.batch(first, count)
-
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """Sum of the loss over the counted tokens."""
-        return module(self._states.hidden(batch), batch.token_ids, batch.counted)
+        return module(self.states.hidden(batch), batch.token_ids, batch.counted)
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Train the whole draft alike."""
@@ -136,19 +115,19 @@ class DraftModelTraining:
         """
         assert isinstance(module, DraftLosses)
         loss, overlap = self._means(module)
-        verifier = self._states.placed(module.model.device)
+        verifier = self.states.placed(module.model.device)
         draft = HFCausalLM(module.model, verifier.tokenizer)
         proposer = DraftModel(draft, self._acceptance.tree)
-        measured = self._acceptance.measure(verifier, proposer, draft, self._states.held_out)
+        measured = self._acceptance.measure(verifier, proposer, draft, self.states.held_out)
         return {"eval_loss": loss, "eval_overlap": overlap, **measured}
 
     def _means(self, module: DraftLosses) -> tuple[float, float]:
         """Average the loss and the overlap over the counted held-out tokens."""
         device = module.model.device
         sums, num_counted = torch.zeros(2), 0
-        for row in self._states.held_out.rows():
+        for row in self.states.held_out.rows():
             row = row.to(device)
-            read = (self._states.hidden(row), row.token_ids, row.counted)
+            read = (self.states.hidden(row), row.token_ids, row.counted)
             for index, loss in enumerate((self._loss, TotalVariation())):
                 sums[index] += module.measures(*read, of=loss).cpu()
             # Tokens that the draft has no logit for are not scored.
@@ -163,11 +142,11 @@ class DraftModelTraining:
     def save(self, module: nn.Module, folder: Path, card: Mapping[str, str]) -> None:
         """Write a folder that `draft.path` names."""
         assert isinstance(module, DraftLosses)
-        tokenizer = self._states.verifier.tokenizer
+        tokenizer = self.states.verifier.tokenizer
         assert tokenizer is not None
-        what = f"A draft model for {card_name(self._states.verifier)}"
+        what = f"A draft model for {card_name(self.states.verifier)}"
         start = {} if self._start is None else {"started from": self._start}
-        lines = {"data": self._states.data, **start, **card}
+        lines = {"data": self.states.data, **start, **card}
         save_rounded(module.model, tokenizer, folder, what, lines)
 
 

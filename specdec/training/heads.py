@@ -1,7 +1,7 @@
 """Train heads on a frozen verifier: what all kinds of heads share."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,11 +20,12 @@ from specdec.training.acceptance import Acceptance
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.head_losses import HeadLosses
 from specdec.training.objective import Batch, Loss, decay_groups
+from specdec.training.on_states import OnStates
 
 OF_VERIFIER = ("hidden_size", "vocab_size", "verifier")  # what is no option of heads
 
 
-class HeadTraining:
+class HeadTraining(OnStates):
     """K heads on the verifier's last hidden states; only the heads are trained and saved.
 
     A kind of heads is its proposer, which knows the module. `options` are of the module's
@@ -116,28 +117,6 @@ class HeadTraining:
         expected = f"as wide as its last hidden states ({heads.hidden_size})"
         fits = not heads.reads_tokens or embedding.shape[1] == heads.hidden_size
         require(fits, "verifier.path: width of its embeddings", embedding.shape[1], expected)
-
-    @property
-    def num_samples(self) -> int:
-        """How many samples a pass has."""
-        return self.states.num_samples
-
-    @property
-    def num_tokens(self) -> int:
-        """How many tokens of a pass are read as targets."""
-        return self.states.num_tokens
-
-    def notes(self) -> Sequence[str]:
-        """Say what of the data is left out and the like."""
-        return self.states.notes()
-
-    def preview(self) -> str:
-        """Show the first sample."""
-        return self.states.preview()
-
-    def batch(self, first: int, count: int) -> Batch:
-        """Return the samples numbered first ... first + count - 1."""
-        return self.states.batch(first, count)
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """Sum of all heads' losses over the counted tokens."""

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from specdec.core.errors import UserError, require, require_int, require_number
 from specdec.lm.fingerprint import card_name
-from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.head_losses import HeadLosses
 from specdec.training.heads import HeadTraining
 from specdec.training.joint_losses import JointLosses
 from specdec.training.objective import Batch, Objective, decay_groups
+from specdec.training.on_states import OnStates
 from specdec.training.tuning import Tuned, tuned
 
 
-class Joint:
+class Joint(OnStates):
     """Heads, and a copy of their verifier that is tuned with them and saved as a new verifier.
 
     L = `heads_weight` L_heads + `self_distillation` KL(original || tuned)
@@ -69,6 +69,7 @@ class Joint:
         )
         require_int("seed", seed, 0)
         self._training = training
+        self.states = training.states
         self._how = (method, lora_rank, lora_alpha, lora_targets, seed)
         self._heads_warmup_steps = heads_warmup_steps
         self._learning_rate_scale = learning_rate_scale
@@ -82,46 +83,20 @@ class Joint:
         """
         if hasattr(self, "module"):
             return
-        verifier = self._original.verifier
+        verifier = self.states.verifier
         # Before the data, which may take hours; what it draws is a stream of its own.
         self.tuned = tuned(verifier, *self._how)
         self._training.prepare()
         assert isinstance(self._training.module, HeadLosses)
-        self._states = self._original.of(self.tuned.lm)
+        self._tuned_states = self.states.of(self.tuned.lm)
         module = JointLosses(self._training.module, verifier, self.tuned, self._weights)
         self.module = module
-
-    @property
-    def _original(self) -> VerifierStates:
-        return self._training.states
-
-    @property
-    def num_samples(self) -> int:
-        """How many samples a pass has."""
-        return self._training.num_samples
-
-    @property
-    def num_tokens(self) -> int:
-        """How many tokens of a pass are read as targets."""
-        return self._training.num_tokens
-
-    def notes(self) -> Sequence[str]:
-        """Say what of the data is left out and the like."""
-        return self._training.notes()
-
-    def preview(self) -> str:
-        """Show the first sample."""
-        return self._training.preview()
-
-    def batch(self, first: int, count: int) -> Batch:
-        """Return the samples numbered first ... first + count - 1."""
-        return self._training.batch(first, count)
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """Sum of the losses over the counted tokens; of the heads' alone in the warm-up."""
         self.tuned.place(batch.token_ids.device)
         heads_only = batch.step < self._heads_warmup_steps
-        original = self._original.hidden(batch)
+        original = self.states.hidden(batch)
         return module(batch.token_ids, batch.counted, original, heads_only)
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -146,17 +121,17 @@ class Joint:
         assert isinstance(module, JointLosses)
         device = next(module.parameters()).device
         self.tuned.place(device)
-        measured = self._training.measure(module.head_losses, self._states)
+        measured = self._training.measure(module.head_losses, self._tuned_states)
         # As both decode: in the models' own types.
         with torch.autocast(device.type, enabled=False):
             return {**measured, "eval_kl_to_original": self._kl(module, device)}
 
     def _kl(self, module: JointLosses, device: torch.device) -> float:
-        held_out = self._states.held_out
+        held_out = self._tuned_states.held_out
         total = 0.0
         for batch in held_out.rows():
             batch = batch.to(device)
-            original, own = self._original.hidden(batch), self._states.hidden(batch)
+            original, own = self.states.hidden(batch), self._tuned_states.hidden(batch)
             total += float(module.kl(original, own, batch.token_ids, batch.counted))
         return total / max(1, int(held_out.num_counted))
 
@@ -170,7 +145,7 @@ class Joint:
         heads = module.head_losses
         known = self.tuned.save(folder / "verifier")
         heads.heads.belong_to({**known, "path": "verifier"})  # wherever the folder goes
-        lines = {"verifier tuned from": card_name(self._original.verifier)}
+        lines = {"verifier tuned from": card_name(self.states.verifier)}
         self._training.save(heads, folder, {**lines, **card})
 
 

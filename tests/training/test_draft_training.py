@@ -58,7 +58,7 @@ def masked(batch: Batch) -> Batch:
 
 def unchunked(one: DraftModelTraining, loss: Any, batch: Batch) -> Tensor:
     """One token after another, with the models' own logits: those at t speak about t + 1."""
-    verifier, model = one._states.verifier.model, losses_of(one).model
+    verifier, model = one.states.verifier.model, losses_of(one).model
     total = torch.zeros(())
     for ids, counted in zip(batch.token_ids, batch.counted, strict=True):
         logits = model(ids[None]).logits[0]

@@ -264,7 +264,7 @@ def test_the_distance_is_measured_per_held_out_token(
     disturb(one)
     with torch.no_grad():
         evaluation = one.evaluate(one.module)
-    held_out = one._original.held_out
+    held_out = one.states.held_out
     log_p, log_q = distributions(verifier, held_out), distributions(one.tuned.lm, held_out)
     expected = (log_p.exp() * (log_p - log_q)).sum(-1)[held_out.counted[:, 1:]].mean()
     assert evaluation["eval_kl_to_original"] == pytest.approx(float(expected), rel=1e-4)

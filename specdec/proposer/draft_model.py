@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from specdec.core.protocols import CausalLM, TreePolicy
-from specdec.core.values import CandidateSource, Context, Draw, Layer, Proposal, Verdict
+from specdec.core.values import CandidateSource, Context, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
 from specdec.lm.vocabularies import fitted, known, readable, require_model
 from specdec.proposer.frontier_cells import FrontierCells
 from specdec.proposer.growth import LogitSource, grow, propose_where
-from specdec.proposer.tree_fit import require_growable, require_ranks
+from specdec.proposer.tree_proposer import TreeProposer
 
 
-class DraftModel:
+class DraftModel(TreeProposer):
     """Draft with a small model (Leviathan et al. 2023; Chen et al. 2023), in chains or trees.
 
     Drafts are sampled like the verifier's text (same top-k, top-p, min-p) at `temperature`, by
@@ -29,23 +29,9 @@ class DraftModel:
     layers: Sequence[Layer] = ()
 
     def __init__(self, model: CausalLM, tree: TreePolicy, temperature: float | None = None):
-        require_growable(tree, temperature)
         require_model(model, "draft model")
-        require_ranks(tree, model.vocab_size)
+        super().__init__(tree, temperature, model.vocab_size)
         self.model = model
-        self.tree = tree
-        self.temperature = temperature
-        self._vocab_size = model.vocab_size
-
-    @property
-    def draw(self) -> Draw:
-        """Chosen by the tree."""
-        return self.tree.draw
-
-    @property
-    def max_depth(self) -> int:
-        """Chosen by the tree."""
-        return self.tree.max_depth
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
         """Empty the cache; q will be `vocab_size` wide, like p."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from specdec.core.errors import UserError, require
 from specdec.core.protocols import TreePolicy
-from specdec.core.values import CandidateSource, Context, Draw, Layer, Proposal, Verdict
+from specdec.core.values import CandidateSource, Context, Layer, Proposal, Verdict
 from specdec.core.vouching import require_as_trained
 from specdec.heads.base import Heads
 from specdec.lm.checkpoint import Checkpoint
@@ -21,15 +21,11 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer import CachedLayer
 from specdec.lm.vocabularies import fitted, require_model
 from specdec.proposer.growth import LogitSource, grow, propose_where
-from specdec.proposer.tree_fit import (
-    require_growable,
-    require_kind,
-    require_levels,
-    require_ranks,
-)
+from specdec.proposer.tree_fit import require_kind, require_levels
+from specdec.proposer.tree_proposer import TreeProposer
 
 
-class HeadsProposer:
+class HeadsProposer(TreeProposer):
     """Grow trees level by level, one head a level, from the state below the last committed token.
 
     Head i speaks about the tokens i + 1 below the root. Sampled drafts (`tree=chain`) are drawn
@@ -50,9 +46,8 @@ class HeadsProposer:
         tree: TreePolicy,
         temperature: float | None = None,
     ):
-        require_growable(tree, temperature)
+        super().__init__(tree, temperature, heads.vocab_size)
         require_levels(tree, heads.num_heads)
-        require_ranks(tree, heads.vocab_size)
         verifier.require_states("verifier.path")
         expected = f"heads for states of {verifier.state_size} numbers, as the verifier's are"
         require(
@@ -63,9 +58,6 @@ class HeadsProposer:
         )
         self.heads = heads
         self.verifier = verifier
-        self.tree = tree
-        self.temperature = temperature
-        self._vocab_size = heads.vocab_size
         self._prefix = None if heads.prefix is None else CachedLayer(heads.prefix)
 
     @classmethod
@@ -92,16 +84,6 @@ class HeadsProposer:
         require_trained_on(verifier, heads.verifier, f"path={path!r}", force)
         heads = heads.to(verifier.device, verifier.model.dtype).eval()
         return cls(heads, verifier, tree, temperature)
-
-    @property
-    def draw(self) -> Draw:
-        """Chosen by the tree."""
-        return self.tree.draw
-
-    @property
-    def max_depth(self) -> int:
-        """Chosen by the tree."""
-        return self.tree.max_depth
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
         """Empty the prefix layer's cache, if there is one; q will be `vocab_size` wide, like p."""

@@ -16,14 +16,14 @@ SPECDEC = ROOT / "specdec"
 # core <- {lm <- heads, tree, verification} <- proposer <- ... <- experiments.
 MAY_IMPORT = {
     "core": set(),
-    "lm": {"core"},
+    "lm": {"core", "zoo"},
     "tree": {"core"},
     "verification": {"core"},
     "heads": {"core", "lm"},
     # Tree policies and rules reach a proposer and the loop through the protocols of core.
     "proposer": {"core", "lm", "heads"},
     "proof": {"core"},
-    "prompts": {"core"},
+    "prompts": {"core", "zoo"},
     "decoding": {"core", "lm", "proof", "prompts"},
     "metrics": {"core"},
     "zoo": {"core"},
@@ -49,6 +49,7 @@ MAY_IMPORT = {
     "lab": {
         *("core", "lm", "heads", "prompts", "proposer", "tree", "verification", "decoding"),
         *("metrics", "results", "recording", "calibration", "replaying", "training", "report"),
+        "zoo",
     },
     "notebook": {
         *("core", "lm", "heads", "prompts", "proposer", "tree", "verification", "decoding"),

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from specdec.results.options import (
 )
 from specdec.training.data.text import ZOO, zoo_digest
 from specdec.training.trained_folder import training_tokens
+from specdec.zoo import ZOO_FOLDER
 
 WRITTEN = {"training.distill.path"}
 DATA = ("prompts", "training.data")
@@ -92,9 +92,8 @@ def place_of(value: str) -> Path | None:
     """Return the file or folder that a value names, if there is one."""
     path = Path(value)
     if value.startswith("zoo:"):
-        zoo = Path(str(files("specdec.zoo")))
-        name = value.removeprefix("zoo:")
-        path = zoo / name if (zoo / name).exists() else zoo / f"{name}.jsonl"
+        path = ZOO_FOLDER / value.removeprefix("zoo:")
+        path = path if path.exists() else Path(f"{path}.jsonl")
     try:
         return path if value and path.exists() else None
     except (OSError, ValueError):  # a text that no file can be called

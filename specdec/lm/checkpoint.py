@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from specdec.core.digest import Signature, signature
 from specdec.core.errors import UserError, first_line, require
-from specdec.lm.folder import ZOO, content_of
+from specdec.lm.folder import content_of
+from specdec.zoo import ZOO_FOLDER
 
 EXPECTED = "a Hub id or a folder with a model, or zoo:verifier, zoo:draft"
 TRUST = "trust_remote_code"  # as transformers call it, also in what they complain about
@@ -177,7 +178,7 @@ def source(path: str) -> str:
     """
     if not path.startswith("zoo:"):
         return path
-    folder = ZOO / path.removeprefix("zoo:")
+    folder = ZOO_FOLDER / path.removeprefix("zoo:")
     if not (folder / "config.json").is_file():
         raise UserError(f"{path!r}: not in the zoo; expected {EXPECTED}")
     return str(folder)
@@ -191,4 +192,4 @@ def on_card(path: str, commit: str | None) -> str:
 def name_of(source: str) -> str:
     """Turn a folder of the zoo back into `zoo:NAME`: where it lies differs between machines."""
     folder = Path(source).resolve()
-    return f"zoo:{folder.name}" if folder.parent == ZOO.resolve() else source
+    return f"zoo:{folder.name}" if folder.parent == ZOO_FOLDER.resolve() else source

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from specdec.core.errors import UserError
+from specdec.zoo import ZOO_FOLDER
 
-ZOO = Path(__file__).parent.parent / "zoo"
 OF_HEADS = {"hidden_size", "vocab_size", "num_heads"}
 FOREIGN = ("medusa", "eagle", "hydra", "speculators")  # how options of other frameworks begin
 
@@ -33,7 +33,7 @@ def content_of(path: str) -> Content | None:
         UserError: `config.json` is damaged.
     """
     name = path.removeprefix("zoo:")
-    file = (Path(path) if name == path else ZOO / name) / "config.json"
+    file = (Path(path) if name == path else ZOO_FOLDER / name) / "config.json"
     if not file.is_file():
         return None
     try:

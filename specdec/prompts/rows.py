@@ -11,8 +11,8 @@ from specdec.core.errors import RowError, UserError, first_line, require
 from specdec.core.jsonl import require_object, scan_jsonl
 from specdec.core.text_file import opened, read_text, require_characters
 from specdec.prompts.json_list import scan_list
+from specdec.zoo import ZOO_FOLDER
 
-ZOO = Path(__file__).parent.parent / "zoo"
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 PACKED = ".gz"
 FILES = "a .jsonl, .json or .txt file, packed (.gz) or not, a .parquet file"
@@ -95,7 +95,7 @@ def scan_rows(path: str, part: DatasetPart) -> Iterator[SourceRow | RowError]:
     """
     option = part.option
     require(not path.startswith("zoo:") or path == "zoo:prompts", option, path, PLACES)
-    file = ZOO / "prompts.jsonl" if path == "zoo:prompts" else Path(path)
+    file = ZOO_FOLDER / "prompts.jsonl" if path == "zoo:prompts" else Path(path)
     kind = kind_of(file)
     if not file.is_file():
         if kind in SUFFIXES:

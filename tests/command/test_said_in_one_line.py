@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from specdec.lm.folder import ZOO
+from specdec.zoo import ZOO_FOLDER
 from tests.support.complaints import assert_one_line
 from tests.support.faults import files_of_at_most
 
@@ -239,7 +239,7 @@ def test_python_users_are_told_alike(tiny: Tiny) -> None:
 
 
 def copy_of(name: str) -> Path:
-    shutil.copytree(ZOO / name, name)
+    shutil.copytree(ZOO_FOLDER / name, name)
     return Path(name)
 
 

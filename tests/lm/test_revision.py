@@ -11,9 +11,9 @@ from huggingface_hub import constants
 
 from specdec.core.errors import UserError
 from specdec.lab.identity import commit_of
-from specdec.lm.folder import ZOO
 from specdec.lm.load import load, require_loadable
 from specdec.results.run_dir import read_traces
+from specdec.zoo import ZOO_FOLDER
 from tests.support.running import CommandLine, Ended, Tiny
 
 COMMITS = {"main": "a1" * 20, "v2": "b2" * 20}
@@ -23,7 +23,7 @@ NAME = "somebody/model"
 @pytest.fixture
 def hub(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A cache with two states of one model, the verifier, and in v2 the draft; and of heads."""
-    heads = (ZOO / "chained", ZOO / "medusa")
+    heads = (ZOO_FOLDER / "chained", ZOO_FOLDER / "medusa")
     for name, states in (("model", (tiny.verifier, tiny.draft)), ("heads", heads)):
         folder = tmp_path / f"models--somebody--{name}"
         for (ref, commit), model in zip(COMMITS.items(), states, strict=True):

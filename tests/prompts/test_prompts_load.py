@@ -102,7 +102,7 @@ def test_a_limit_reads_no_further(tmp_path: Path) -> None:
 
 
 def test_the_embedded_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "ZOO", tmp_path)
+    monkeypatch.setattr(rows, "ZOO_FOLDER", tmp_path)
     assert "no such file" in complaint("zoo:prompts")
     write_rows(tmp_path, HELLO)
     assert len(load_prompts("zoo:prompts")) == 1

@@ -181,7 +181,8 @@ class Bench:
         """Replay some configurations."""
         verifier = self.spec.verifier.build()
         with self.seconds.of(name):
-            tallies = Replayer.of(recording, verifier).replay(arms)
+            sampling = recording.sampling_of(verifier)
+            tallies = Replayer.of(recording, verifier, sampling).replay(arms)
         with self.seconds.of(f"summary {name}"):
             for tally in tallies.values():
                 summarize(tally)

@@ -49,9 +49,10 @@ def task(config: DictConfig) -> None:
         print(f"left out, {number}: {reason}")
     verifier = recorded.verifier.build()
     reader = fingerprint(verifier)
-    require_made_for(recording, reader, sampling_of(recorded, verifier))
+    sampling = sampling_of(recorded, verifier)
+    require_made_for(recording, reader, sampling)
     costs = costs_of(config.costs, reader)
-    replayer = Replayer.of(recording, verifier, config.batch, config.seed, costs)
+    replayer = Replayer.of(recording, verifier, sampling, config.batch, config.seed, costs)
     tallies = replayer.replay(planned.arms)
     for name, tally in tallies.items():
         write_run(folder / name, planned.specs[name], tally, config, verifier)

@@ -52,6 +52,8 @@ def code_digest(target: str) -> str | None:
     known = _known.get(target)
     if known is None or known[0] is not module:
         parts = [f"{name} {digest(file)}" for name, file in sources_of(module).items()]
+        if not parts:  # a module without a file
+            return None
         known = _known[target] = module, digest_of("\n".join(parts).encode())
     return known[1]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from specdec.core.errors import require, require_bool, require_int
+from specdec.core.narrowing import is_sequence
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Proposal
 
@@ -72,6 +73,8 @@ class Stopping:
         With `ignore_eos` end tokens are tokens like any other.
         """
         require_bool("ignore_eos", ignore_eos)
+        listed = stop_strings is None or is_sequence(stop_strings)
+        require(listed, "stop_strings", stop_strings, 'a list, ["END"]')
         end_ids = frozenset[int]() if ignore_eos else verifier.end_ids
         strings = verifier.stop_strings if stop_strings is None else tuple(stop_strings)
         return cls(max_new_tokens, end_ids, strings, verifier.decode, verifier.show)

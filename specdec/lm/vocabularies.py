@@ -21,7 +21,7 @@ def require_model(model: object, role: str) -> None:
 
 
 def require_one_family(verifier: object, proposer: object) -> None:
-    """Refuse a draft model of another vocabulary, and heads that sit on another model.
+    """Refuse drafts of another vocabulary or with the verifier's cache, and heads of another model.
 
     Raises:
         UserError: which of both it is. Models without a tokenizer cannot be told apart.
@@ -29,6 +29,11 @@ def require_one_family(verifier: object, proposer: object) -> None:
     draft, seat = (getattr(proposer, name, None) for name in ("model", "verifier"))
     if not isinstance(verifier, HFCausalLM):
         return
+    if draft is verifier:
+        raise UserError(
+            f"{type(proposer).__qualname__}: drafts with the very model that verifies, and each of"
+            " both needs a cache of its own; expected sd.load(PATH) once more, which shares weights"
+        )
     if isinstance(draft, HFCausalLM):
         called = f"draft model {draft.model.config._name_or_path!r}"
         require_shared_vocabulary(verifier, draft, called)

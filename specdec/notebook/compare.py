@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from specdec.core.errors import require_int
+from specdec.core.errors import require_bool, require_int
 from specdec.core.protocols import VerificationRule
 from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
@@ -12,6 +12,7 @@ from specdec.lab.interleaving import Comparison, compete
 from specdec.lab.prompt_options import PromptOptions
 from specdec.lm.hf import HFCausalLM
 from specdec.notebook.entrant import Entrant, Pair, pairs_of
+from specdec.notebook.given import require_verifier
 from specdec.notebook.prompts import Prompts, prompts_of
 
 
@@ -45,13 +46,15 @@ def compare(
         reference: the name that others are compared with; None: the best.
 
     Returns:
-        Traces, sums and summaries by name, and `table()`: a pandas frame. Where it was interrupted
-        they are of the prompts that all have decoded, and `cut_short` says by what.
+        Traces, sums and summaries by name, and `table()`: a pandas frame. Where it was cut short,
+        sums and summaries are of the prompts that all have decoded, and `cut_short` says by what.
 
     Raises:
         UserError: there is nothing to compare, or a rule is not lossless for such candidates.
     """
-    pairs = pairs_of(proposers, rule, reference)
+    require_verifier(verifier)
+    require_bool("allow_lossy", allow_lossy)
+    pairs = pairs_of(verifier, proposers, rule, reference)
     require_int("batch", batch, 1)
     whole = prompts_of(prompts)
     ends = Stopping.of(verifier, max_new_tokens, stop_strings, ignore_eos)
@@ -62,4 +65,13 @@ def compare(
         return Arm(name, type(pair[1]).__name__.lower(), verifier, decoder, PromptOptions(""))
 
     arms = [arm(name, pair) for name, pair in pairs.items()]
-    return compete(arms, arms[0].choose(whole), arms[0].turn_size, reference)
+    return _said(compete(arms, arms[0].choose(whole), arms[0].turn_size, reference))
+
+
+def _said(found: Comparison) -> Comparison:
+    """Say what cut it short, and raise that where there is nothing to be lost."""
+    if found.cut_short is not None:
+        if not found.summaries:
+            raise found.cut_short
+        print(f"cut short after {found.num_done} of {found.num_prompts} prompts: {found.cut_short}")
+    return found

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
-from specdec.core.errors import UserError, require
+from specdec.core.errors import UserError, require, require_kind
 from specdec.core.protocols import Proposer, VerificationRule
+from specdec.lm.hf import HFCausalLM
+from specdec.notebook.given import require_pair
 from specdec.verification.rejection import Rejection
 
 Entrant = Proposer | tuple[Proposer, VerificationRule]
@@ -11,18 +13,26 @@ Pair = tuple[Proposer, VerificationRule]
 
 
 def pairs_of(
-    entrants: Mapping[str, Entrant], rule: VerificationRule | None, reference: str | None
+    verifier: HFCausalLM,
+    entrants: Mapping[str, Entrant],
+    rule: VerificationRule | None,
+    reference: str | None,
 ) -> dict[str, Pair]:
     """Give each proposer its rule: its own, or else `rule`, or else rejection sampling.
 
     Raises:
-        UserError: there is none, or none is called `reference`.
+        UserError: there is none, none is called `reference`, or one is none for this verifier.
     """
-    require(bool(entrants), "proposers", entrants, "at least one, {'none': sd.NoProposer()}")
-    if reference is not None and reference not in entrants:
-        expected = f"one of {', '.join(entrants)}"
-        raise UserError(f"reference={reference!r}: expected {expected}")
-    shared = rule or Rejection()
-    return {
-        name: each if isinstance(each, tuple) else (each, shared) for name, each in entrants.items()
-    }
+    expected = "a dict of at least one, {'none': sd.NoProposer()}"
+    require_kind("proposers", entrants, Mapping, expected)
+    require(bool(entrants), "proposers", entrants, expected)
+    if reference is not None and reference not in list(entrants):
+        raise UserError(f"reference={reference!r}: expected one of {', '.join(entrants)}")
+    shared = Rejection() if rule is None else rule
+    pairs: dict[str, Pair] = {}
+    for name, each in entrants.items():
+        pair = each if isinstance(each, tuple) else (each, shared)
+        require(len(pair) == 2, f"proposers[{name!r}]", each, "a proposer, or (proposer, rule)")
+        require_pair(verifier, *pair)
+        pairs[name] = pair
+    return pairs

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from specdec.core.errors import require_bool
 from specdec.core.protocols import Proposer, VerificationRule
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
@@ -9,6 +10,7 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.stopping import Stopping
 from specdec.decoding.turns import Decodable, listed
 from specdec.lm.hf import HFCausalLM
+from specdec.notebook.given import require_verifier
 from specdec.results.progress import Progress
 from specdec.verification.rejection import Rejection
 
@@ -51,8 +53,10 @@ def generate(
     Raises:
         UserError: the rule is not lossless for such candidates, or a prompt is too long.
     """
+    require_verifier(verifier)
+    require_bool("allow_lossy", allow_lossy)
     ends = Stopping.of(verifier, max_new_tokens, stop_strings, ignore_eos)
-    parts = verifier, proposer, rule or Rejection(), sampling, ends
+    parts = verifier, proposer, Rejection() if rule is None else rule, sampling, ends
     decoder = SpeculativeDecoder(*parts, batch, seed, allow_lossy)
     requests, whole = listed(prompts)
     number = len(requests) + sum(prompt.num_turns for prompt in whole)

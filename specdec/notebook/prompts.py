@@ -17,6 +17,6 @@ def prompts_of(given: Prompts) -> list[Prompt]:
     """
     requests, prompts = listed(given)
     if requests or not prompts:
-        found = requests[0] if requests else "nothing"
-        raise UserError(f"{found!r}: expected texts, or prompts of sd.load_prompts(...)")
+        found = repr(requests[0]) if requests else "no prompts"
+        raise UserError(f"{found}: expected texts, or prompts of sd.load_prompts(...)")
     return prompts

@@ -11,15 +11,18 @@ from specdec.core.trace import Trace
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.stopping import Stopping
 from specdec.lab.arm import Arm
+from specdec.lab.described import described
 from specdec.lab.prompt_options import PromptOptions
 from specdec.lab.record import writing_into
 from specdec.lab.rendered_runs import texts_of
 from specdec.lm.hf import HFCausalLM
+from specdec.notebook.given import folder_of, require_verifier
 from specdec.notebook.prompts import Prompts, prompts_of
 from specdec.prompts import Prompt
 from specdec.proposer.none import NoProposer
 from specdec.recording.recorded import Recording, read_recording
 from specdec.recording.scoring import score
+from specdec.recording.texts import Text
 from specdec.results.progress import Progress
 from specdec.verification.rejection import Rejection
 
@@ -61,30 +64,33 @@ def record(
     Raises:
         UserError: the folder holds another recording, or the rule is not lossless.
     """
+    require_verifier(verifier)
+    place = folder_of("folder", folder)
     require_int("top_k", top_k, 1)
     ends = Stopping.of(verifier, max_new_tokens, stop_strings, ignore_eos)
-    parts = verifier, proposer or NoProposer(), rule or Rejection(), sampling, ends
+    proposer = NoProposer() if proposer is None else proposer
+    parts = verifier, proposer, Rejection() if rule is None else rule, sampling, ends
     arm = Arm("record", "", verifier, SpeculativeDecoder(*parts, batch, seed), PromptOptions(""))
     whole = arm.choose(prompts_of(prompts))
-    source = f"sd.record of prompts {_digest(arm, whole)}, seed {seed}"
-    place, drawn = Path(folder), arm.decoder.sampling
+    source = f"sd.record of prompts {_digest(arm, whole, sampling)}, seed {seed}"
+    drawn = arm.decoder.sampling
     with writing_into(place, verifier, drawn, ends, top_k, source) as writer:
         left = [each for each in whole if (*each.key, each.num_turns - 1) not in writer.done]
-        for some, traces in _decoded(arm, left):
-            texts = texts_of(traces, some, arm.prompts.rendering, verifier, max_new_tokens)
+        for texts in _written(arm, left, max_new_tokens):
             unscored = [text for text in texts if text.key not in writer.done]
             for scored in score(unscored, verifier, drawn, top_k):
                 writer.add(scored)
     return read_recording(place)
 
 
-def _digest(arm: Arm, prompts: Sequence[Prompt]) -> str:
-    """Identify prompts by what the verifier reads of them."""
+def _digest(arm: Arm, prompts: Sequence[Prompt], sampling: Sampling | None) -> str:
+    """Identify prompts by what the verifier reads of them, and what processes its logits."""
     read = [(prompt.key, prompt.turns, arm.request(prompt, ()).token_ids) for prompt in prompts]
-    return digest_of(repr(read).encode())[:12]
+    processors = () if sampling is None else sampling.processors
+    return digest_of(repr((read, described(list(processors)))).encode())[:12]
 
 
-def _decoded(arm: Arm, prompts: Sequence[Prompt]) -> Iterator[tuple[Sequence[Prompt], list[Trace]]]:
+def _written(arm: Arm, prompts: Sequence[Prompt], max_new_tokens: int) -> Iterator[list[Text]]:
     """Decode some prompts at a time."""
     with Progress(sum(prompt.num_turns for prompt in prompts), "record", "text") as bar:
         for start in range(0, len(prompts), PROMPTS_AT_ONCE):
@@ -92,4 +98,4 @@ def _decoded(arm: Arm, prompts: Sequence[Prompt]) -> Iterator[tuple[Sequence[Pro
             for trace in arm.decode(some):
                 traces.append(trace)
                 bar.update()
-            yield some, traces
+            yield texts_of(traces, some, arm.prompts.rendering, arm.verifier, max_new_tokens)

@@ -7,12 +7,15 @@ from typing import Any
 
 from specdec.core.errors import Unfit, UserError, require_int
 from specdec.core.protocols import VerificationRule
+from specdec.core.sampling import Sampling
 from specdec.lab.replay.arms import ReplayArm
 from specdec.lab.replay.replayer import Replayer
 from specdec.lm.fingerprint import fingerprint
+from specdec.lm.generation import heeded
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, summarize
 from specdec.notebook.entrant import Entrant, Pair, pairs_of
+from specdec.notebook.given import folder_of, require_verifier
 from specdec.recording.recorded import Recording, read_recording, require_made_for
 from specdec.report.comparison import standings
 from specdec.results.flat import Frame, by_arm
@@ -43,6 +46,7 @@ def replay(
     proposers: Mapping[str, Entrant],
     *,
     rule: VerificationRule | None = None,
+    sampling: Sampling | None = None,
     batch: int = 64,
     seed: int = 0,
     reference: str | None = None,
@@ -58,6 +62,7 @@ def replay(
         verifier: that wrote the texts, from `sd.load`.
         proposers: by the names that the table has; `(proposer, rule)` has a rule of its own.
         rule: of those without a rule of their own; None: rejection sampling.
+        sampling: of the texts, where it has processors of your own; None: what the recording says.
         batch: texts that are read at a time, where drafts are made one by one.
         seed: of candidates that have to be drawn anew.
         reference: the name that others are compared with; None: the best.
@@ -68,12 +73,13 @@ def replay(
     Raises:
         UserError: the recording is damaged, or of another verifier; or nothing can be replayed.
     """
-    pairs = pairs_of(proposers, rule, reference)
+    require_verifier(verifier)
+    pairs = pairs_of(verifier, proposers, rule, reference)
     require_int("batch", batch, 1)
-    texts = recording if isinstance(recording, Recording) else read_recording(Path(recording))
-    require_made_for(texts, fingerprint(verifier), texts.sampling_of(verifier))
+    require_int("seed", seed, 0)
+    texts, drawn = _texts(recording, verifier, sampling)
     arms, left_out = _replayable(pairs)
-    tallies = Replayer.of(texts, verifier, batch, seed).replay(arms)
+    tallies = Replayer.of(texts, verifier, drawn, batch, seed).replay(arms)
     found = {name: summarize(tally) for name, tally in tallies.items()}
     known = None if reference in left_out else reference
 
@@ -82,6 +88,20 @@ def replay(
 
     stand = standings(found, known, pairing)
     return Replay(tallies, {name: found[name] | stand[name] for name in found}, left_out)
+
+
+def _texts(
+    recording: Recording | str | Path, verifier: HFCausalLM, sampling: Sampling | None
+) -> tuple[Recording, Sampling]:
+    """Read what was recorded, and say how it was drawn."""
+    found = recording
+    if not isinstance(found, Recording):
+        found = read_recording(folder_of("recording", found))
+    drawn = found.sampling_of(verifier)
+    if sampling is not None:
+        drawn = heeded(sampling, verifier, found.end_ids)
+    require_made_for(found, fingerprint(verifier), drawn)
+    return found, drawn
 
 
 def _replayable(pairs: Mapping[str, Pair]) -> tuple[dict[str, ReplayArm], dict[str, str]]:

@@ -6,13 +6,14 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from specdec.core.errors import UserError, require_int
+from specdec.core.errors import UserError, require, require_int, require_kind
 from specdec.core.protocols import TreePolicy
 from specdec.core.sampling import Sampling
 from specdec.lab.described import described, flattened
 from specdec.lab.identity import content_of
 from specdec.lab.training_run import fit
 from specdec.lm.hf import HFCausalLM
+from specdec.notebook.given import folder_of, require_verifier
 from specdec.proposer.heads import HeadsProposer
 from specdec.results.flat import Frame
 from specdec.results.provenance import provenance
@@ -106,14 +107,15 @@ def train_heads(
     Raises:
         UserError: an option is wrong, the data cannot be read, or `output` holds another training.
     """
+    require_verifier(verifier)
+    place = folder_of("output", output)
     trainer, loss = trainer or Trainer(), loss or CrossEntropy()
-    states = _states(verifier, data, held_out)
+    _require_parts(training, loss, acceptance, trainer)
+    states = _states(verifier, data, held_out, trainer.seed)
     acceptance = acceptance or HeldOut(Chain(_num_heads(training, options)), Sampling(0.0))
     objective = training(states, loss, acceptance, **options)
-    data_read = {name: getattr(states, name) for name in OF_DATA}
     parts = {"verifier": verifier, "train": {"kind": training, **options}, "loss": loss}
-    parts |= {"data": data_read, "evaluation": acceptance}
-    place = Path(output)
+    parts |= {"data": _data_read(states), "evaluation": acceptance}
     fit(trainer, lambda: objective, _record(trainer, verifier, parts), place)
     return TrainedHeads(place, training.proposer, training_steps(place) or 0)
 
@@ -126,13 +128,38 @@ def _num_heads(training: type[HeadTraining], options: Mapping[str, Any]) -> int:
     return found
 
 
+def _require_parts(kind: object, loss: object, acceptance: object, trainer: object) -> None:
+    """Refuse what is of another kind, before any data are read."""
+    is_kind = HeadTraining in getattr(kind, "__mro__", ())
+    require(is_kind, "training", kind, "a class, sd.MedusaTraining")
+    scores = callable(loss) and not isinstance(loss, type) and hasattr(loss, "uses_verifier")
+    require(scores, "loss", loss, "a loss, sd.KL(), with `uses_verifier`")
+    good = acceptance is None or isinstance(acceptance, Acceptance)
+    require(good, "acceptance", acceptance, "sd.HeldOut(tree, sampling)")
+    require_kind("trainer", trainer, Trainer, "sd.Trainer(max_steps=1000)")
+
+
+def _data_read(states: VerifierStates) -> dict[str, object]:
+    """Return what decides on the samples."""
+    template: object = getattr(states.verifier.tokenizer, "chat_template", None)
+    found: dict[str, object] = {name: getattr(states, name) for name in OF_DATA}
+    return found | {"chat_template": str(template)}
+
+
 def _states(
-    verifier: HFCausalLM, data: str | Path | VerifierStates, held_out: str | Path | None
+    verifier: HFCausalLM,
+    data: str | Path | VerifierStates,
+    held_out: str | Path | None,
+    seed: int,
 ) -> VerifierStates:
     if not isinstance(data, VerifierStates):
-        return VerifierStates(verifier, str(data), None if held_out is None else str(held_out))
+        require_kind("data", data, str | Path, "a file or a data set, or sd.VerifierStates")
+        rest = None if held_out is None else str(held_out)
+        return VerifierStates(verifier, str(data), rest, seed=seed)
     if data.verifier is not verifier:
         raise UserError("data: states of another verifier; expected those of this one")
+    # That of the data decides on weights and order; two would be one too many.
+    require(data.seed == seed, "trainer.seed", seed, f"{data.seed}, as of sd.VerifierStates")
     if held_out is not None:
         raise UserError(f"held_out={held_out!r}: expected it in sd.VerifierStates")
     return data

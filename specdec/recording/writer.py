@@ -66,7 +66,18 @@ class RecordingWriter:
         if (folder / MANIFEST).exists():
             self._go_on(read_manifest(folder))
         else:
+            self._require_no_model()
             self._write_manifest(self._manifest)
+
+    def _require_no_model(self) -> None:
+        """Refuse to write between the files of a model, which would be another one then."""
+        found = [path.name for path in self.folder.glob("*.safetensors")]
+        found = [name for name in found if not name.startswith("shard-")]
+        found += ["config.json"] if (self.folder / "config.json").exists() else []
+        if found:
+            raise refusal(
+                self.folder, f"holds {found[0]} of something else; expected an empty folder"
+            )
 
     def add(self, scored: Scored) -> None:
         """Take up a text that is not in `done`.

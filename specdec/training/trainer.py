@@ -71,7 +71,7 @@ class Trainer:
         resume: false: train anew.
         resume_from_checkpoint: a folder step-N; None: the newest.
         tracker: jsonl, wandb, tensorboard or trackio.
-        seed: of weights and order.
+        seed: of what is drawn in training; of weights and order that of the data.
         group: of a tracker.
 
     Raises:

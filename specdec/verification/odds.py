@@ -53,7 +53,8 @@ def residual(p: Tensor, q: Tensor, fallback: Tensor) -> Tensor:  # [..., V] each
     # In exact arithmetic a residual without mass is never drawn from; in floats it can be. A hair
     # of the fallback mends that without waiting for the device to look.
     rest = (p - q).clamp_(min=0).add_(fallback, alpha=HAIR)
-    return rest / rest.sum(dim=-1, keepdim=True)
+    # Behind the end of a text there is no p at all, and nothing is drawn from what is left of it.
+    return rest / rest.sum(dim=-1, keepdim=True).clamp_(min=torch.finfo(rest.dtype).tiny)
 
 
 def ratio(p: Tensor, q: Tensor) -> Tensor:

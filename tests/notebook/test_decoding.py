@@ -1,5 +1,6 @@
 """What a notebook calls: the same numbers as the commands, as values."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import specdec
 from tests.support.running import CommandLine, Tiny
 
 sd: Any = specdec  # whose types would refuse some of what is tried here
+NGRAM = sd.NGram(2)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +59,16 @@ def test_a_pair_has_a_rule_of_its_own(verifier: Any) -> None:
     ("proposers", "prompts", "options", "said"),
     [
         ({}, ["x"], {}, "at least one"),
-        ({"a": 1}, [], {}, "expected texts, or prompts"),
-        ({"a": 1}, ["x"], {"reference": "b"}, "reference='b': expected one of a"),
-        ({"a": 1}, ["x"], {"batch": 0}, "batch=0"),
+        ({"a": NGRAM}, [], {}, "expected texts, or prompts"),
+        ({"a": 1}, ["x"], {}, "no proposer, since it has no"),
+        ([NGRAM], ["x"], {}, "proposers=.*a dict"),
+        ({"a": (NGRAM,)}, ["x"], {}, "expected a proposer, or"),
+        ({"a": sd.NGram}, ["x"], {}, "a class; expected an object"),
+        ({"a": NGRAM}, ["x"], {"reference": "b"}, "reference='b': expected one of a"),
+        ({"a": NGRAM}, ["x"], {"reference": ["a"]}, "reference="),
+        ({"a": NGRAM}, ["x"], {"batch": 0}, "batch=0"),
+        ({"a": NGRAM}, ["x"], {"allow_lossy": "a"}, "allow_lossy='a'"),
+        ({"a": NGRAM}, ["x"], {"stop_strings": "END"}, "stop_strings='END': expected a list"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(
@@ -67,3 +76,32 @@ def test_what_cannot_be_compared_is_refused(
 ) -> None:
     with pytest.raises(sd.UserError, match=said):
         sd.compare(verifier, proposers, prompts, **options)
+
+
+@pytest.mark.parametrize("given", ["zoo:verifier", None, 5])
+def test_a_verifier_is_a_model_that_was_loaded(given: Any) -> None:
+    said = f"verifier={given!r}: expected a model of sd.load"
+    with pytest.raises(sd.UserError, match=re.escape(said)):
+        sd.generate(given, NGRAM, ["x"])
+    with pytest.raises(sd.UserError, match=re.escape(said)):
+        sd.compare(given, {"a": NGRAM}, ["x"])
+
+
+def test_a_verifier_does_not_draft_for_itself_in_one_cache(verifier: Any, tiny: Tiny) -> None:
+    """Two roles of one cache wrote text that was nobody's."""
+    sampled = {"sampling": sd.Sampling(0), "max_new_tokens": 6}
+    with pytest.raises(sd.UserError, match="a cache of its own"):
+        sd.generate(verifier, sd.DraftModel(verifier, sd.Chain(2)), ["def add("], **sampled)
+    twin = sd.DraftModel(sd.load(tiny.verifier), sd.Chain(2))
+    (ours,) = sd.generate(verifier, twin, ["def add("], **sampled)
+    (plain,) = sd.generate(verifier, sd.NoProposer(), ["def add("], **sampled)
+    assert ours.output_ids == plain.output_ids
+
+
+def test_what_fails_before_anything_is_there_is_raised(verifier: Any) -> None:
+    class Broken(specdec.NGram):
+        def propose(self, contexts: Any) -> Any:
+            raise sd.UserError("boom")
+
+    with pytest.raises(sd.UserError, match="boom"):
+        sd.compare(verifier, {"a": Broken(2)}, ["def add("], max_new_tokens=4)

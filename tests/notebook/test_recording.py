@@ -149,3 +149,55 @@ def test_the_command_says_whose_recording_it_is(
     assert ended.status == 2
     assert "sd.replay" in ended.err
     assert len(ended.err.strip().splitlines()) == 1
+
+
+def test_texts_of_unlike_lengths_have_numbers(verifier: Any, draft: Any, tmp_path: Path) -> None:
+    """Behind the end of a short text nothing is drawn, and nothing of that is divided by."""
+    given = {"sampling": sd.Sampling(1.0, top_k=20), "max_new_tokens": 10, "batch": 12}
+    prompts = ["print(", "def add("] * 6
+    recording = sd.record(verifier, prompts, tmp_path, stop_strings=["a", "e", "1"], **given)
+    assert len({len(text.output_ids) for text in recording.texts}) > 1
+    three = sd.DraftModel(draft, sd.Sampled([3], "without_replacement"))
+    table = sd.replay(recording, verifier, {"three": three}).table()
+    assert 1 <= table.loc["three", "block_efficiency"] <= 2
+
+
+class Boost:
+    """Adds to a logit."""
+
+    def __init__(self, by: float):
+        self.by = by
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        scores = scores.clone()
+        scores[..., 7] += self.by
+        return scores
+
+
+def test_processors_of_ones_own_are_given_again(verifier: Any, tmp_path: Path) -> None:
+    drawn = [sd.Sampling(1.0, processors=[Boost(by)]) for by in (1.0, 9.0)]
+    given: dict[str, Any] = {"max_new_tokens": 6}
+    sd.record(verifier, ["def add("], tmp_path, sampling=drawn[0], **given)
+    with pytest.raises(sd.UserError, match="begun with other settings"):
+        sd.record(verifier, ["def add("], tmp_path, sampling=drawn[1], **given)
+    arms = {"ngram": sd.NGram(2)}
+    assert len(sd.replay(tmp_path, verifier, arms, sampling=drawn[0]).table()) == 1
+    with pytest.raises(sd.UserError, match="processors"):
+        sd.replay(tmp_path, verifier, arms)
+
+
+def test_a_model_is_not_recorded_into(verifier: Any, tiny: Tiny) -> None:
+    before = sorted(path.name for path in tiny.verifier.iterdir())
+    with pytest.raises(sd.UserError, match="of something else"):
+        sd.record(verifier, ["def add("], tiny.verifier, max_new_tokens=2)
+    assert sorted(path.name for path in tiny.verifier.iterdir()) == before
+    with pytest.raises(sd.UserError, match="folder=''"):
+        sd.record(verifier, ["def add("], "")
+
+
+def test_drafts_of_another_vocabulary_are_not_replayed(
+    verifier: Any, tiny: Tiny, recorded: Path
+) -> None:
+    stranger = sd.DraftModel(sd.load(tiny.stranger), sd.Chain(2))
+    with pytest.raises(sd.UserError, match="vocabulary"):
+        sd.replay(recorded, verifier, {"stranger": stranger})

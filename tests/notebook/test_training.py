@@ -20,9 +20,8 @@ def verifier(tiny: Tiny) -> Any:
 
 
 def states(verifier: Any, tiny: Tiny, **more: Any) -> Any:
-    return sd.VerifierStates(
-        verifier, str(tiny.text), str(tiny.text), max_length=32, eval_samples=2, **more
-    )
+    shared = {"max_length": 32, "eval_samples": 2}
+    return sd.VerifierStates(verifier, str(tiny.text), str(tiny.text), **shared, **more)
 
 
 def trainer(**more: Any) -> Any:
@@ -31,7 +30,8 @@ def trainer(**more: Any) -> Any:
 
 def trained(verifier: Any, tiny: Tiny, output: Path, **more: Any) -> Any:
     given: dict[str, Any] = {"trainer": trainer(), "num_heads": 2} | more
-    return sd.train_heads(verifier, states(verifier, tiny), output, **given)
+    read = states(verifier, tiny, seed=getattr(given["trainer"], "seed", 0))
+    return sd.train_heads(verifier, read, output, **given)
 
 
 @pytest.mark.whole
@@ -105,11 +105,32 @@ def test_data_are_known_by_their_content(verifier: Any, tmp_path: Path) -> None:
         sd.train_heads(verifier, data, tmp_path / "heads", **given)
 
 
+@pytest.mark.whole
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_another_seed_trains_other_weights(verifier: Any, tiny: Tiny, tmp_path: Path) -> None:
+    data = tmp_path / "data.txt"
+    data.write_text("".join(f"def add{n}(x):\n    return x + {n}\n" for n in range(200)))
+    given: dict[str, Any] = {"held_out": tiny.text, "num_heads": 1}
+    found = [
+        sd.train_heads(verifier, data, tmp_path / f"{seed}", trainer=each, **given)
+        for seed, each in enumerate((trainer(), trainer(seed=1)))
+    ]
+    ours, theirs = (load_file(each.path / WEIGHTS) for each in found)
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+    with pytest.raises(sd.UserError, match=r"trainer.seed=1: expected 0"):
+        sd.train_heads(verifier, states(verifier, tiny), tmp_path / "2", trainer=trainer(seed=1))
+
+
 def test_what_is_wrong_is_said_at_once(verifier: Any, tiny: Tiny, tmp_path: Path) -> None:
     for given, said in (
         ({"num_heads": 0}, "num_heads"),
         ({"num_layer": 2}, "num_layer"),
         ({"decay": 2.0}, "decay"),
+        ({"trainer": 3}, "trainer=3"),
+        ({"loss": sd.KL}, "loss="),
+        ({"loss": torch.nn.CrossEntropyLoss()}, "loss="),
+        ({"training": sd.Medusa}, "training="),
+        ({"acceptance": sd.Chain(2)}, "acceptance="),
     ):
         with pytest.raises(sd.UserError, match=said):
             trained(verifier, tiny, tmp_path / "heads", **given)

@@ -10,9 +10,11 @@ from typing import Any
 from specdec.calibration.best_tree import BestTree, Budget, Ranked, best_tree, budgets, ranked
 from specdec.calibration.path_counts import calibration, expected_block_efficiency
 from specdec.core.errors import UserError
+from specdec.lab.arm import sampling_of
 from specdec.lab.calibration.along_text import load_heads
 from specdec.lab.calibration.spec import DRAFT_DEPTH, CalibrationSpec
 from specdec.lab.identity import draft_of
+from specdec.lab.rendered_runs import read_spec
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.recording.recorded import read_recording, require_made_for
@@ -41,6 +43,8 @@ def on_recording(spec: CalibrationSpec, folder: File) -> tuple[dict[str, Any], H
     else:
         drafts, depth = ModelDistributions(spec.draft.build()), spec.depth or DRAFT_DEPTH
     sampling = recording.sampling_of(verifier)
+    if (folder / "run.yaml").is_file():  # which knows processors of the user's own
+        sampling = sampling_of(read_spec(folder, "run.yaml"), verifier)
     parts = ranked(recording.texts, drafts, depth, verifier.vocab_size, sampling)
     priced = [] if spec.costs is None else priced_sizes(parts, spec, spec.costs, reader)
     num_nodes = spec.num_nodes

@@ -37,10 +37,11 @@ def foresee(
     """
     recording, reader = read_recording(folder), fingerprint(verifier)
     shared = next(iter(specs.values()))
-    require_made_for(recording, reader, sampling_of(shared, verifier))
+    sampling = sampling_of(shared, verifier)
+    require_made_for(recording, reader, sampling)
     costs = None if costs_file is None else costs_of_file(costs_file, reader)
     able, unknown = replayable(specs)
-    tallies = Replayer.of(recording, verifier, costs=costs).replay(able)
+    tallies = Replayer.of(recording, verifier, sampling, costs=costs).replay(able)
     show(able, tallies, unknown, costs)
 
 

@@ -57,13 +57,13 @@ class Replayer:
         cls,
         recording: Recording,
         verifier: HFCausalLM,
+        sampling: Sampling,
         batch: int = 64,
         seed: int = 0,
         costs: Costs | None = None,
     ) -> Replayer:
         """Take what a recording knows; `require_made_for` says whether it is the verifier's."""
-        sampling, stopping = recording.sampling_of(verifier), recording.stopping_of(verifier)
-        known = recording.texts, verifier, sampling, stopping
+        known = recording.texts, verifier, sampling, recording.stopping_of(verifier)
         return cls(*known, batch, seed, recording.rows, costs)
 
     def replay(self, arms: Mapping[str, ReplayArm]) -> dict[str, Tally]:

@@ -62,9 +62,6 @@ def page(
             head=head(collection, provenances),
             incomplete=collection.incomplete,
             cut_short=listed([run.path.name for run in collection.cut_short]),
-            tie=TIE,
-            intervals=INTERVALS,
-            min_prompts=MIN_PROMPTS,
             recordings=collection.recordings,
             apart={
                 name: listed([readable(name, value) for value in values])
@@ -79,11 +76,9 @@ def page(
             texts=embedded(texts),
             num_texts=len(texts),
             glossary=glossary(overviews, plots.values(), bool(texts)),
-            definitions={**DEFINITIONS, **MORE},
             provenance=summarized(provenances),
             shared=shared(collection),
             runs=runs(collection),
-            kinds=KINDS,
         )
     )
 
@@ -104,6 +99,8 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
     )
     found.filters |= {"unbroken": unbroken, "breakable": breakable}
+    found.globals |= {"tie": TIE, "intervals": INTERVALS, "min_prompts": MIN_PROMPTS}
+    found.globals |= {"definitions": {**DEFINITIONS, **MORE}, "kinds": KINDS}
     return found
 
 

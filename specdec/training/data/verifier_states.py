@@ -46,7 +46,7 @@ class VerifierStates:
         max_length: tokens of a sample, at most.
         eval_samples: that are evaluated on.
         cache_path: a folder for hidden states; None: they are computed each time.
-        seed: of the order.
+        seed: of the order, and of the weights that training begins with.
         distill: has the verifier answer the data; None: as they are.
         reading: how rows become text.
 

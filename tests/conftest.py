@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.support.importing import forget_modules
 from tests.support.running import CommandLine, Tiny, run_in_process, write_tiny
 
 # Before torch and huggingface_hub are imported, since they read these then; subprocesses inherit
@@ -30,51 +31,46 @@ if "XDG_CACHE_HOME" not in os.environ:  # workers have that of the process that 
 
 # What decodes, trains and reports as a user does, or samples and enumerates for seconds.
 WHOLE = (
-    *("command", "training", "test_command.py", "test_configs.py", "test_package.py"),
-    *("test_zoo.py", "decoding/test_exact_loop.py", "decoding/test_lossless_combinations.py"),
-    *("decoding/test_lossless_multistep.py", "proposer/test_chained.py", "replay/test_coverage.py"),
-    *(
-        "replay/test_closed_forms.py",
-        "replay/test_expected_steps.py",
-        "calibration/test_best_tree.py",
-    ),
-    *("report/test_exports.py", "report/test_large_report.py", "results/test_provenance.py"),
-    *("report/test_report_in_browser.py", "test_disturbances.py", "verification/test_exact.py"),
-    *("report/test_page.py", "report/test_plots.py", "lm/test_greedy_equality.py"),
-    *("proposer/test_growth.py", "decoding/test_loop_mutations.py", "decoding/test_judges.py"),
+    *("command", "training", "test_command.py", "test_configs.py", "test_disturbances.py"),
+    *("test_package.py", "test_zoo.py", "calibration/test_best_tree.py"),
+    *("calibration/test_ranks.py", "decoding/test_claims.py"),
+    *("decoding/test_copies_of_the_verifier.py", "decoding/test_exact_loop.py"),
+    *("decoding/test_generation_config.py", "decoding/test_judges.py"),
+    *("decoding/test_loop_mutations.py", "decoding/test_lossless_combinations.py"),
+    *("decoding/test_lossless_multistep.py", "lm/test_adapter.py", "lm/test_greedy_equality.py"),
+    *("lm/test_images_and_text.py", "lm/test_odd_checkpoints.py", "lm/test_remote_code.py"),
+    *("lm/test_revision.py", "lm/test_unembedding.py", "metrics/test_metrics_speed.py"),
+    *("prompts/test_conversations.py", "proposer/test_chained.py", "proposer/test_growth.py"),
+    *("proposer/test_unlike_vocabularies.py", "recording/test_recording_folder.py"),
+    *("replaying/test_closed_forms.py", "replaying/test_coverage.py"),
+    *("replaying/test_every_column.py", "replaying/test_every_field.py"),
+    *("replaying/test_expected_steps.py", "report/test_comparison.py", "report/test_exports.py"),
+    *("report/test_large_report.py", "report/test_page.py", "report/test_plots.py"),
+    *("report/test_report_in_browser.py", "results/test_options.py", "results/test_provenance.py"),
     *("verification/test_dominance.py", "verification/test_estimators.py"),
-    *("verification/test_lossy_rules.py", "verification/test_numbers.py"),
-    *(
-        "report/test_comparison.py",
-        "replay/test_every_column.py",
-        "replay/test_every_field.py",
-        "prompts/test_conversations.py",
-    ),
-    *("lm/test_images_and_text.py", "lm/test_unembedding.py", "lm/test_adapter.py"),
-    *("lm/test_remote_code.py", "lm/test_revision.py", "lm/test_odd_checkpoints.py"),
-    *("proposer/test_unlike_vocabularies.py", "decoding/test_generation_config.py"),
-    *("decoding/test_claims.py", "metrics/test_metrics_speed.py"),
-    "decoding/test_copies_of_the_verifier.py",
-    *("calibration/test_ranks.py", "results/test_options.py", "recording/test_recording_folder.py"),
+    *("verification/test_exact.py", "verification/test_lossy_rules.py"),
+    "verification/test_numbers.py",
+)
+
+# What takes half a minute each: processes that are killed, samples that are large. CI runs it.
+THOROUGH = (
+    *("command/test_decode_processes.py", "command/test_every_pair.py"),
+    *("command/test_examples.py", "decoding/test_copies_of_the_verifier.py"),
+    *("decoding/test_lossless_combinations.py", "decoding/test_lossless_multistep.py"),
+    *("replaying/test_closed_forms.py", "replaying/test_coverage.py"),
+    *("replaying/test_expected_steps.py", "test_disturbances.py", "test_package.py"),
+    *("training/test_joint.py", "training/test_processes.py", "training/test_survival.py"),
+    "verification/test_dominance.py",
 )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Leave tests that take long to those who ask for them: `make test-all`, `pytest -m slow`."""
+    gone = [name for name in (*WHOLE, *THOROUGH) if not (Path(__file__).parent / name).exists()]
+    assert not gone, f"tests/conftest.py marks what is not there: {gone}"
     if not config.option.markexpr:
         named = any("::" in text or text.endswith(".py") for text in config.args)
         config.option.markexpr = "not slow" if named else "not slow and not thorough"
-
-
-# What takes half a minute each: processes that are killed, samples that are large. CI runs it.
-THOROUGH = (
-    *("training/test_survival.py", "training/test_processes.py", "test_disturbances.py"),
-    *("command/test_decode_processes.py", "decoding/test_lossless_combinations.py"),
-    *("replay/test_coverage.py", "replay/test_expected_steps.py", "test_package.py"),
-    *("decoding/test_lossless_multistep.py", "replay/test_closed_forms.py"),
-    *("decoding/test_copies_of_the_verifier.py", "verification/test_dominance.py"),
-    *("command/test_examples.py", "command/test_every_pair.py", "training/test_joint.py"),
-)
 
 
 def is_of(names: tuple[str, ...], path: Path) -> bool:
@@ -110,6 +106,14 @@ def _quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(os, "fork", refuse)
     if "specdec.training.trainer" in sys.modules:
         monkeypatch.setattr("specdec.training.trainer.Trainer.fit", refuse)
+
+
+@pytest.fixture(autouse=True)
+def _own_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forget what a test wrote and imported, so that the next may write it in another way."""
+    before = set(sys.modules)
+    yield
+    forget_modules(tmp_path_factory.getbasetemp(), set(sys.modules) - before)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ words, from other folders, with copies of their files: none of that may make ano
 """
 
 import argparse
-import importlib
 import json
 import os
 import random
@@ -27,6 +26,7 @@ from pathlib import Path
 
 import specdec
 from specdec.core.digest import inputs_of
+from tests.support.importing import forget_modules
 
 ZOO = Path(specdec.__file__).parent / "zoo"
 PROPOSER = """from lab.constants import LENGTH
@@ -107,9 +107,7 @@ class Lab:
 
         from specdec.command.doors import decode
 
-        for name in [name for name in sys.modules if name.split(".")[0] == "lab"]:
-            del sys.modules[name]
-        importlib.invalidate_caches()
+        forget_modules(self.root)
         GlobalHydra.instance().clear()
         out, err = StringIO(), StringIO()
         options = [f"output={self.root / 'sweep'}", "--config-dir", str(self.root / "conf")]

@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import pytest
 
 from specdec.core.jsonl import read_jsonl
 from tests.identity_fuzz import fuzz
+from tests.support.importing import forget_modules
 
 if TYPE_CHECKING:
     from tests.support.running import CommandLine, Tiny
@@ -50,7 +50,7 @@ class Second(First):
 
 
 @pytest.fixture
-def lab(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def lab(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two proposers in one module, and files that choose them, one called as one of ours."""
     folder = empty_folder / "lab"
     (folder / "conf/proposer").mkdir(parents=True)
@@ -61,14 +61,7 @@ def lab(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         file.write_text(f"_target_: outlab.ngram.{name}\n")
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield folder
-    forget()
-
-
-def forget() -> None:
-    """Drop the plug-ins, as a new process would not have them."""
-    for name in [name for name in sys.modules if name.split(".")[0] == "outlab"]:
-        del sys.modules[name]
+    return folder
 
 
 def sweep(cli: "CommandLine", tiny: "Tiny", *more: str) -> str:
@@ -114,7 +107,7 @@ def test_an_edited_plug_in_is_another_run_and_another_arm(
     assert "1 complete, 0 to run" in sweep(cli, tiny, *overrides)
     file = lab / "outlab/ngram.py"
     file.write_text(file.read_text().replace("token = 5", "token = 6"))
-    forget()
+    forget_modules(lab)
     assert "0 complete, 1 to run" in sweep(cli, tiny, *overrides)
     assert len(names()) == 2
     first, second = arms()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import pytest
 
 from tests.support.complaints import assert_one_line
 from tests.support.documents import EXTENDING, titled
+from tests.support.importing import forget_modules
 
 if TYPE_CHECKING:
     from tests.support.running import CommandLine, Ended, Tiny
@@ -30,7 +30,7 @@ POSITIONAL = ("positional=true", "sampling.temperature=1", "max_children=3")
 
 
 @pytest.fixture
-def package(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def package(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Write the heads of docs/extending.md into a package that can be imported."""
     pages = titled(EXTENDING)
     for name in FILES:
@@ -39,8 +39,6 @@ def package(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
         file.write_text(pages[name].replace("mylab", PACKAGE), encoding="utf-8")
     monkeypatch.syspath_prepend(str(empty_folder))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield
-    forget()
 
 
 def train(cli: CommandLine, tiny: Tiny, *more: str) -> Ended:
@@ -64,12 +62,7 @@ def heads(cli: CommandLine, tiny: Tiny) -> tuple[str, ...]:
 def edit(file: str) -> None:
     """Change a file, and forget what was imported, as a new process would not have it."""
     Path(file).write_text(Path(file).read_text(encoding="utf-8") + "\n# Changed.\n")
-    forget()
-
-
-def forget() -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == PACKAGE]:
-        del sys.modules[name]
+    forget_modules(Path.cwd())
 
 
 def table(folder: str) -> Any:  # pandas' own types know no truth of a cell

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -171,15 +170,12 @@ PLUG_INS = [
 
 
 @pytest.fixture
-def plug_ins(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def plug_ins(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody's own modules, on the path."""
     Path("lib").mkdir()
     for name, text in MODULES.items():
         Path(f"lib/{name}.py").write_text(text)
     monkeypatch.syspath_prepend(str(Path("lib").resolve()))
-    yield
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 def configured(group: str, target: str, options: str) -> list[str]:

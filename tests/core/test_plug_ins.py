@@ -2,12 +2,12 @@
 
 import importlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from specdec.core.plug_ins import code_digest, is_ours, plug_in_name
+from tests.support.importing import forget_modules
 
 MODULES = {
     "ownlab/__init__.py": "",
@@ -26,22 +26,14 @@ MODULES = {
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package, and a module beside it, that can be imported from a folder."""
     for name, text in MODULES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield tmp_path
-    forget()
-
-
-def forget() -> None:
-    """Drop the modules, as a new process would not have them."""
-    for name in [name for name in sys.modules if name.split(".")[0] in ("ownlab", "own_helper")]:
-        del sys.modules[name]
-    importlib.invalidate_caches()
+    return tmp_path
 
 
 @pytest.mark.parametrize("name", sorted(set(MODULES) - {"ownlab/unused.py"}))
@@ -49,7 +41,7 @@ def test_every_file_that_is_imported_counts(lab: Path, name: str) -> None:
     before = code_digest("ownlab.draft.Mine")
     with (lab / name).open("a") as file:
         file.write("# another line\n")
-    forget()
+    forget_modules(lab)
     assert code_digest("ownlab.draft.Mine") != before
 
 
@@ -57,7 +49,7 @@ def test_nothing_else_does(lab: Path) -> None:
     before = code_digest("ownlab.draft.Mine")
     (lab / "ownlab/unused.py").write_text("Z = 2\n")
     (lab / "ownlab/notes.txt").write_text("a note")
-    forget()
+    forget_modules(lab)
     assert code_digest("ownlab.draft.Mine") == before
     assert code_digest("ownlab.draft.build") == before, "of a module, whichever class is built"
 
@@ -73,7 +65,7 @@ def test_the_place_does_not_matter(lab: Path, tmp_path_factory: pytest.TempPathF
     before = code_digest("ownlab.draft.Mine")
     other = tmp_path_factory.mktemp("other") / "place"
     lab.rename(other)
-    forget()
+    forget_modules(lab)
     sys.path.insert(0, str(other))
     try:
         assert code_digest("ownlab.draft.Mine") == before
@@ -95,3 +87,13 @@ def test_ours_is_told_by_version_not_by_digest() -> None:
     assert not is_ours("specdec_lab_of_mine.ngram.NGram")
     assert plug_in_name("specdec.verification.block.Block") == "block"
     assert plug_in_name("mine.block.Block") == "mine.block.Block"
+
+
+@pytest.mark.parametrize("value", [1, 2])
+def test_a_test_finds_the_module_that_it_wrote(
+    value: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the one of this name that the test before it wrote and imported."""
+    (tmp_path / "own_module.py").write_text(f"VALUE = {value}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert value == importlib.import_module("own_module").VALUE

@@ -36,17 +36,35 @@ class RowCache(Cache):
         self.writing = Writing()
         self.lengths = [0] * num_rows
         self.capacity = capacity
+        # Positions of the cells [rows, capacity], where somebody noted them: a window reaches so
+        # many positions back, not so many cells.
+        self._positions: Tensor | None = None
         self._row_layers = [RowLayer(self, num_rows) for _ in range(num_layers)]
         super().__init__(layers=[*self._row_layers])
 
-    def place(self, rows: Sequence[int], num_new: int, device: torch.device) -> int:
-        """Announce `num_new` cells for each of `rows`; returns L, the longest row with them."""
+    def place(self, rows: Sequence[int], num_new: int, device: torch.device) -> None:
+        """Announce `num_new` cells for each of `rows`."""
         starts = [self.lengths[row] for row in rows]
         longest = max(starts) + num_new
         if longest > self.capacity:
             self.capacity = longest + longest // 2
         self.writing = Writing.of(rows, starts, num_new, device)
-        return longest
+
+    @property
+    def is_allocated(self) -> bool:
+        """Whether a model has written yet: its first states tell the shapes of the buffers."""
+        return all(layer.is_initialized for layer in self._row_layers)
+
+    def buffers(self, rows: range, longest: int) -> tuple[Tensor, ...]:
+        """Return keys and values of each layer, of neighbouring rows, with room for `longest`."""
+        if longest > self.capacity:
+            self.capacity = longest + longest // 2
+        found: list[Tensor] = []
+        for layer in self._row_layers:
+            found += layer.buffers()
+        if len(rows) == len(self.lengths):
+            return tuple(found)
+        return tuple(each.narrow(0, rows[0], len(rows)) for each in found)
 
     def keep(self, row: int, prefix: int, nodes: Sequence[int]) -> None:
         """Move the cells `prefix + nodes` of a row behind its first `prefix`; drop the rest."""
@@ -56,7 +74,24 @@ class RowCache(Cache):
             assert list(nodes) == sorted(set(nodes))
             for layer in self._row_layers:
                 layer.gather(row, prefix, nodes)
+            if self._positions is not None:
+                source = [prefix + node for node in nodes]
+                self._positions[row, prefix:end] = self._positions[row, source]
         self.lengths[row] = end
+
+    def note_positions(self, rows: Sequence[int], positions: Tensor, length: int) -> Tensor:
+        """Remember where the new cells [B, M] of some rows stand; returns all theirs [B, L]."""
+        noted = self._positions
+        if noted is None:
+            noted = positions.new_zeros(len(self.lengths), length)
+        missing = length - noted.shape[1]
+        if missing > 0:
+            noted = torch.nn.functional.pad(noted, (0, missing + length // 2))
+        for index, row in enumerate(rows):
+            start = self.lengths[row]
+            noted[row, start : start + positions.shape[1]] = positions[index]
+        self._positions = noted
+        return noted[list(rows), :length]
 
 
 class Writing:
@@ -128,13 +163,18 @@ class RowLayer(CacheLayerMixin):
         """Write the new cells of the announced rows and return those rows up to length L."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        keys, values = self.buffers()
+        writing = self._cache.writing
+        return writing.into(keys, key_states), writing.into(values, value_states)
+
+    def buffers(self) -> tuple[Tensor, Tensor]:
+        """Return keys and values, [rows, heads, capacity, dim] each, as large as they must be."""
         assert self.keys is not None
         assert self.values is not None
         if self._cache.capacity > self.keys.shape[2]:
             self.keys = self._grown(self.keys)
             self.values = self._grown(self.values)
-        writing = self._cache.writing
-        return writing.into(self.keys, key_states), writing.into(self.values, value_states)
+        return self.keys, self.values
 
     def _grown(self, old: Tensor) -> Tensor:
         new = self._allocate(old)

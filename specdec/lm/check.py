@@ -19,10 +19,8 @@ from specdec.lm import mask
 from specdec.lm.batch import TreeBatch, pad
 from specdec.lm.context import steady_length
 from specdec.lm.hf import HFCausalLM, head_shape
+from specdec.runtime.agreement import TOLERANCE, relative_difference
 
-# The largest relative difference (2-norm over the logits) that rounding explains. A wrong mask,
-# position or cell gives differences of the order of 1.
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 SHAPE = CandidateTree((0, 1, 2, 3, 4, 5), (-1, 0, 0, 1, 2, 2))
 KEPT = (0, 2, 5)  # the path that is accepted
 MOST_SPREADS = 4  # by which a tree forward may differ more than the stock model from itself
@@ -155,10 +153,3 @@ def _plain(model: PreTrainedModel, token_ids: list[int]) -> Tensor:  # [V]
     """What the stock model says after ordinary text, without any cache."""
     batch = torch.tensor([token_ids], device=model.device)
     return model(input_ids=batch, use_cache=False).logits[0, -1]
-
-
-def relative_difference(ours: Tensor, plain: Tensor) -> float:
-    """Relative 2-norm; infinite or missing numbers count as infinitely different."""
-    plain = plain.float()
-    difference = float((ours.float() - plain).norm() / plain.norm().clamp_min(1e-30))
-    return difference if difference == difference else float("inf")

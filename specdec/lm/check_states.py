@@ -4,8 +4,8 @@ import torch
 from transformers import PreTrainedModel
 
 from specdec.core.errors import first_line
-from specdec.lm.check import TOLERANCE, relative_difference
 from specdec.lm.hf import HFCausalLM
+from specdec.runtime.agreement import TOLERANCE, relative_difference
 
 
 def states_differ(model: PreTrainedModel) -> str | None:

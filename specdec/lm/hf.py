@@ -15,7 +15,12 @@ from specdec.lm import mask
 from specdec.lm.batch import pad
 from specdec.lm.cache import RowCache, cache_word
 from specdec.lm.context import steady_length
+from specdec.lm.new_cells import NewCells, Span
+from specdec.lm.programs import Programs
 from specdec.lm.unembedding import logits_of
+from specdec.runtime.compiled import CompiledSteps
+from specdec.runtime.program import hidden_of
+from specdec.runtime.proven import ProvenSteps
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,6 +51,7 @@ class HFCausalLM:
         tree_error: the largest difference of logits when trees were proven; None: they were not.
         states_differ: why hidden states cannot be read; None: they can.
         max_length: tokens of context; None: what the configuration says.
+        runtime: how steps are run: eager, or compiled.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class HFCausalLM:
         tree_error: float | None = None,
         states_differ: str | None = None,
         max_length: int | None = None,
+        runtime: str = "eager",
     ):
         self.model = model
         self.tokenizer = tokenizer
@@ -72,6 +79,12 @@ class HFCausalLM:
         self.commit: str | None = None  # of the Hub, if the loader read it from there
         self._plain = mask.PlainText(self._mask_kind, model.dtype, self.device)
         self._cache_word = cache_word(model.forward)
+        self.runtime = runtime
+        self._programs: Programs | None = None
+        if runtime != "eager":
+            steps = CompiledSteps(model, self._cache_word)
+            proven = ProvenSteps(steps, model, runtime)
+            self._programs = Programs(proven, self._mask_kind, model, self.max_length)
         self.num_calls = 0
         self.num_cells = 0
         self.open(num_rows=1, capacity=64)
@@ -84,8 +97,6 @@ class HFCausalLM:
             cache.lengths = [0] * num_rows
             return
         self._cache = RowCache(self._num_layers, num_rows, capacity)
-        # Positions of the cached cells: a window reaches so many positions back, not so many cells.
-        self._positions = torch.zeros(num_rows, 0, dtype=torch.int64, device=self.device)
 
     @property
     def attention(self) -> str:
@@ -172,9 +183,6 @@ class HFCausalLM:
     def keep(self, row: int, prefix: int, nodes: Sequence[int] = ()) -> None:
         """Keep a row's first `prefix` cells and, of those behind, only the ones listed."""
         self._cache.keep(row, prefix, nodes)
-        if self._mask_kind.window is not None and nodes:
-            source = torch.tensor([prefix + node for node in nodes], device=self.device)
-            self._positions[row, prefix : prefix + len(nodes)] = self._positions[row, source]
 
     @_without_gradients
     def prefill(
@@ -188,9 +196,9 @@ class HFCausalLM:
             active = [index for index, chunk in enumerate(chunks) if chunk]
             some_rows = [rows[index] for index in active]
             lengths = [self.length(row) for row in some_rows]
-            batch = pad([chunks[index] for index in active], self.device)
+            cells = NewCells(some_rows, pad([chunks[index] for index in active], self.device))
             # The model below the vocabulary head: nobody asks for the logits of a prompt.
-            hidden = self._run(self.model.base_model, some_rows, batch, None, None, layers)[1]
+            hidden = self._run(self.model.base_model, cells, layers)[1]
             for number, index in enumerate(active):
                 num_new = len(chunks[index])
                 self.keep(rows[index], lengths[number] + num_new)
@@ -213,29 +221,38 @@ class HFCausalLM:
         layers: Sequence[Layer] = (),
     ) -> Forward:
         """Append M cells to each row and return their logits; see `CausalLM.forward`."""
-        output, hidden = self._run(self.model, rows, token_ids, positions, attend, layers)
+        cells = NewCells(rows, token_ids, positions, attend)
+        if self._programs is not None and self._cache.is_allocated:
+            span = Span.around(rows, len(self._cache.lengths))
+            if span is not None:
+                self.num_calls += 1
+                self.num_cells += len(span.rows) * cells.num_new
+                return self._programs(self._cache, span, cells, layers, self._eagerly)
+        output, hidden = self._run(self.model, cells, layers)
         return Forward(output.logits, hidden)
 
+    def _eagerly(self, cells: NewCells, layers: Sequence[Layer]) -> Sequence[Tensor]:
+        """Return logits and hidden states of new cells as if the model had not been asked."""
+        before = list(self._cache.lengths), self.num_calls, self.num_cells
+        output, hidden = self._run(self.model, cells, layers)
+        self._cache.lengths, self.num_calls, self.num_cells = before
+        return [output.logits, *hidden.values()]
+
     def _run(
-        self,
-        module: torch.nn.Module,
-        rows: Sequence[int],
-        token_ids: Tensor,  # [B, M]
-        positions: Tensor | None,
-        attend: Tensor | None,
-        layers: Sequence[Layer],
+        self, module: torch.nn.Module, cells: NewCells, layers: Sequence[Layer]
     ) -> tuple[Any, dict[Layer, Tensor]]:
-        num_new = token_ids.shape[1]
+        rows, num_new = cells.rows, cells.num_new
         starts = [self.length(row) for row in rows]
-        length = self._cache.place(rows, num_new, self.device)
-        if attend is None and positions is None and self._plain.serves(starts):
+        self._cache.place(rows, num_new, self.device)
+        if cells.attend is None and cells.positions is None and self._plain.serves(starts):
             positions, attention_mask = self._plain.at(starts[0], num_new)
         else:
-            positions, attention_mask = self._general(
-                rows, starts, length, num_new, positions, attend
+            positions, attend = cells.placed(starts, self.max_length - 1)
+            attention_mask = self._mask_kind.of_cells(
+                self._cache, rows, positions, attend, self.model.dtype
             )
         output = module(
-            input_ids=token_ids,
+            input_ids=cells.token_ids,
             position_ids=positions,
             attention_mask=attention_mask,
             **{self._cache_word: self._cache},
@@ -243,43 +260,10 @@ class HFCausalLM:
             output_hidden_states=bool(layers),
         )
         self.num_calls += 1
-        self.num_cells += token_ids.numel()
+        self.num_cells += cells.token_ids.numel()
         for row, start in zip(rows, starts, strict=True):
             self._cache.lengths[row] = start + num_new
-        return output, {layer: _hidden(output, layer) for layer in layers}
-
-    def _general(
-        self,
-        rows: Sequence[int],
-        starts: Sequence[int],
-        length: int,
-        num_new: int,
-        positions: Tensor | None,
-        attend: Tensor | None,
-    ) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
-        """Positions [B, M] and masks for rows of unlike lengths, trees and windows."""
-        if positions is None:
-            offsets = torch.arange(num_new, device=self.device)
-            positions = torch.tensor(starts, device=self.device)[:, None] + offsets
-            # Only padding can stand behind the context, where learned positions end.
-            positions = positions.clamp(max=self.max_length - 1)
-        if attend is None:
-            attend = mask.causal(starts, num_new, self.device)
-        key_positions = self._note_positions(rows, positions, length)
-        masks = self._mask_kind.masks(attend, positions, key_positions, self.model.dtype)
-        return positions, masks
-
-    def _note_positions(self, rows: Sequence[int], positions: Tensor, length: int) -> Tensor | None:
-        """Remember where the new cells stand; returns key positions [B, L] if windows need them."""
-        if self._mask_kind.window is None:
-            return None
-        missing = length - self._positions.shape[1]
-        if missing > 0:
-            self._positions = torch.nn.functional.pad(self._positions, (0, missing + length // 2))
-        for index, row in enumerate(rows):
-            start = self.length(row)
-            self._positions[row, start : start + positions.shape[1]] = positions[index]
-        return self._positions[list(rows), :length]
+        return output, {layer: hidden_of(output, layer) for layer in layers}
 
 
 def head_shape(model: PreTrainedModel) -> tuple[int, int]:
@@ -290,13 +274,3 @@ def head_shape(model: PreTrainedModel) -> tuple[int, int]:
         return config.vocab_size, config.hidden_size
     size, width = head.weight.shape
     return size, width
-
-
-def _hidden(output: Any, layer: Layer) -> Tensor:
-    """Entry i + 1 is the output of layer i; the last entry is behind the final norm."""
-    hidden_states: Sequence[Tensor] = output.hidden_states
-    if layer == "final":
-        return hidden_states[-1]
-    assert isinstance(layer, int)
-    assert 0 <= layer < len(hidden_states) - 2
-    return hidden_states[layer + 1]

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from specdec.core.errors import UserError
-
-FULL, SLIDING = "full_attention", "sliding_attention"
+from specdec.lm.cache import RowCache
+from specdec.runtime.program import FULL, SLIDING
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,20 @@ class MaskKind:
         if kinds:
             return cls(window if SLIDING in kinds else None, hybrid=len(kinds) == 2)
         return cls(window, hybrid=False)
+
+    def of_cells(
+        self,
+        cache: RowCache,
+        rows: Sequence[int],
+        positions: Tensor,
+        attend: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor | dict[str, Tensor]:
+        """Turn what new cells attend to, [B, M, L], into what the model takes."""
+        known = None
+        if self.window is not None:
+            known = cache.note_positions(rows, positions, attend.shape[2])
+        return self.masks(attend, positions, known, dtype)
 
     def masks(
         self,

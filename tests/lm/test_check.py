@@ -14,10 +14,11 @@ from transformers import AutoConfig, LlamaModel, PreTrainedModel
 
 from specdec.core.errors import UserError
 from specdec.lm.cache import cache_word
-from specdec.lm.check import TOLERANCE, own_spread, prove
+from specdec.lm.check import own_spread, prove
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import refuse_unsupported
 from specdec.lm.mask import MaskKind
+from specdec.runtime.agreement import TOLERANCE
 from tests.support.families import (
     FAMILIES,
     VOCAB_SIZE,

@@ -1,0 +1,67 @@
+"""Forwards of an `HFCausalLM` by programs that were compiled, in place of the model's own code."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from specdec.core.protocols import Forward
+from specdec.core.values import Layer
+from specdec.lm.cache import RowCache
+from specdec.lm.mask import MaskKind
+from specdec.lm.new_cells import NewCells, Span
+from specdec.runtime.program import FULL, SLIDING, Inputs
+from specdec.runtime.proven import ProvenSteps
+
+
+class Programs:
+    """Lay out new cells as the inputs of a program, and run it.
+
+    Args:
+        steps: the programs of the model.
+        kind: which masks it wants.
+        model: whose steps they are.
+        max_length: tokens of its context.
+    """
+
+    def __init__(self, steps: ProvenSteps, kind: MaskKind, model: PreTrainedModel, max_length: int):
+        self._steps = steps
+        self._kind = kind
+        self._dtype = model.dtype
+        self._last_position = max_length - 1
+        self._columns = torch.arange(0, device=model.device)
+
+    def __call__(
+        self,
+        cache: RowCache,
+        span: Span,
+        cells: NewCells,
+        layers: Sequence[Layer],
+        eagerly: Callable[[NewCells, Sequence[Layer]], Sequence[Tensor]],
+    ) -> Forward:
+        """Append cells to rows; `eagerly` says what the model's own code makes of the same."""
+        inputs = self._inputs(cache, span, cells)
+        shown: list[Layer] = ["final", *(layer for layer in layers if layer != "final")]
+        logits, *hidden = self._steps(inputs, shown, span.places, lambda: eagerly(cells, shown))
+        for row in cells.rows:
+            cache.lengths[row] += cells.num_new
+        known = dict(zip(shown, hidden, strict=True))
+        return Forward(logits, {layer: known[layer] for layer in layers})
+
+    def _inputs(self, cache: RowCache, span: Span, cells: NewCells) -> Inputs:
+        starts = [cache.lengths[row] for row in span.rows]
+        length = max(starts) + cells.num_new
+        buffers = cache.buffers(span.rows, length)
+        if len(self._columns) < length:
+            self._columns = torch.arange(2 * length, device=self._columns.device)
+        columns = self._columns.narrow(0, 0, length)
+        slots = torch.tensor(starts, device=columns.device)[:, None] + columns[: cells.num_new]
+        filled = span.filled(cells, starts, self._last_position)
+        if filled.attend is None and filled.positions is None and self._kind.window is None:
+            positions = slots.clamp(max=self._last_position)
+            return Inputs(filled.token_ids, positions, slots, columns, (), buffers)
+        positions, attend = filled.placed(starts, self._last_position)
+        masks = self._kind.of_cells(cache, span.rows, positions, attend, self._dtype)
+        given = (masks,) if isinstance(masks, Tensor) else (masks[FULL], masks[SLIDING])
+        return Inputs(filled.token_ids, positions, slots, columns, given, buffers)

@@ -1,0 +1,15 @@
+"""How far two ways to compute the same logits may differ, and how far they do."""
+
+import torch
+from torch import Tensor
+
+# The largest relative difference (2-norm over the logits) that rounding explains. A wrong mask,
+# position or cell gives differences of the order of 1.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+def relative_difference(ours: Tensor, plain: Tensor) -> float:
+    """Relative 2-norm; infinite or missing numbers count as infinitely different."""
+    plain = plain.float()
+    difference = float((ours.float() - plain).norm() / plain.norm().clamp_min(1e-30))
+    return difference if difference == difference else float("inf")

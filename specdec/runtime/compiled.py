@@ -1,0 +1,102 @@
+"""A model's steps compiled by inductor: stock modelling code, fewer and larger kernels.
+
+One program serves all sizes of its kind, so that no step waits for a compiler because a text grew
+or a tree has other nodes.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch._dynamo import mark_dynamic
+from torch._inductor import config as inductor
+from torch.fx.experimental import _config as shapes
+from transformers import PreTrainedModel
+
+from specdec.core.values import Layer
+from specdec.runtime.attention import folding
+from specdec.runtime.preparation import preparing
+from specdec.runtime.program import Inputs, Kind, Program, step_of
+
+
+class CompiledSteps:
+    """The programs of one model, each compiled when it is first asked for.
+
+    Args:
+        model: whose steps they are.
+        cache_word: the keyword by which its forward takes a cache.
+        backend: of `torch.compile`.
+    """
+
+    def __init__(self, model: PreTrainedModel, cache_word: str, backend: str = "inductor"):
+        self._model = model
+        self._cache_word = cache_word
+        self._backend = backend
+        self._programs: dict[Kind, Program] = {}
+
+    def __call__(self, inputs: Inputs, layers: Sequence[Layer] = ()) -> tuple[Tensor, ...]:
+        """Run a step; returns logits [B, M, V] and the hidden states [B, M, H] of `layers`.
+
+        Raises:
+            Exception: whatever the compiler says of code that it cannot compile.
+        """
+        kind = Kind.of(inputs, layers)
+        program = self._programs.get(kind)
+        if program is not None:
+            return program(*inputs)
+        with preparing():
+            return self._first(kind, inputs)
+
+    def knows(self, inputs: Inputs, layers: Sequence[Layer] = ()) -> bool:
+        """Whether the program of a step is there already."""
+        return Kind.of(inputs, layers) in self._programs
+
+    def _first(self, kind: Kind, inputs: Inputs) -> tuple[Tensor, ...]:
+        """Compile a program on its first inputs."""
+        step = step_of(self._model, self._cache_word, kind.layers)
+        program = torch.compile(
+            step,
+            fullgraph=True,
+            backend=self._backend,
+            # `Kind` decides which program serves; guards cost a quarter of a small step.
+            options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe},
+        )
+        _let_sizes_differ(inputs)
+        with folding(self._model), _tracing(self._model.dtype):
+            found = program(*inputs)
+        self._programs[kind] = program
+        return found
+
+
+def _let_sizes_differ(inputs: Inputs) -> None:
+    """Tell the compiler which sizes are of this step alone; those of 1 stay (see `Kind`)."""
+    tokens, length = inputs.token_ids, len(inputs.columns)
+    wide = [(each, (0, 1)) for each in (tokens, inputs.positions, inputs.slots)]
+    wide += [(mask, (0, 2, 3)) for mask in inputs.masks]
+    wide += [(buffer, (0, 2)) for buffer in inputs.buffers]
+    for tensor, dims in [*wide, (inputs.columns, (0,))]:
+        for dim in dims:
+            if tensor.shape[dim] > 1:
+                mark_dynamic(tensor, dim)
+    assert length > 1
+
+
+@contextmanager
+def _tracing(dtype: torch.dtype) -> Iterator[None]:
+    """What holds while a program is compiled."""
+    # Weights that are constants can be packed for half precision; float32 gains nothing by it, and
+    # what is frozen cannot be kept on disk for the next process.
+    half = dtype in (torch.bfloat16, torch.float16)
+    noisy = logging.getLogger("torch._inductor"), logging.getLogger("torch._dynamo")
+    levels = [each.level for each in noisy]
+    for each in noisy:
+        each.setLevel(logging.ERROR)
+    try:
+        # Sizes that are equal by chance are not the same size.
+        with inductor.patch(freezing=half), shapes.patch(use_duck_shape=False):
+            yield
+    finally:
+        for each, level in zip(noisy, levels, strict=True):
+            each.setLevel(level)

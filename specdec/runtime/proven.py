@@ -1,0 +1,88 @@
+"""Programs that are believed because the stock model, asked eagerly, said the same."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from specdec.core.errors import UserError, first_line
+from specdec.core.values import Layer
+from specdec.runtime.agreement import TOLERANCE, relative_difference
+from specdec.runtime.compiled import CompiledSteps
+from specdec.runtime.preparation import preparing
+from specdec.runtime.program import Inputs, Kind
+
+PROOFS = 2  # steps of unlike sizes that each program is compared on
+
+
+class ProvenSteps:
+    """Run the steps of a model by programs; the first ones of each kind are run eagerly as well.
+
+    A program that took a number of its first step for a constant differs at the next one, so two
+    steps of unlike sizes are compared: on real texts, with the trees and batches that come.
+
+    Args:
+        steps: the programs.
+        model: whose steps they are.
+        name: what the runtime is called, for complaints.
+    """
+
+    def __init__(self, steps: CompiledSteps, model: PreTrainedModel, name: str):
+        self._steps = steps
+        self._model = model
+        self._name = name
+        self._seen: dict[Kind, set[tuple[int, ...]]] = {}
+
+    def __call__(
+        self,
+        inputs: Inputs,
+        layers: Sequence[Layer],
+        places: Sequence[int] | None,
+        eagerly: Callable[[], Sequence[Tensor]],
+    ) -> tuple[Tensor, ...]:
+        """Run a step; returns logits [B, M, V] and the hidden states [B, M, H] of `layers`.
+
+        Args:
+            inputs: of the program.
+            layers: whose hidden states are asked for.
+            places: the rows that were asked for; None: all.
+            eagerly: returns the same of those rows as the stock model has it.
+
+        Raises:
+            UserError: the program cannot be compiled, or says something else than the model.
+        """
+        seen = self._seen.setdefault(Kind.of(inputs, layers), set())
+        size = (*inputs.token_ids.shape, len(inputs.columns))
+        if len(seen) >= PROOFS or size in seen:
+            return _of_rows(self._steps(inputs, layers), places)
+        with preparing():
+            expected = eagerly()
+            found = _of_rows(self._tried(inputs, layers), places)
+            self._require_equal(found, expected)
+        seen.add(size)
+        return found
+
+    def _tried(self, inputs: Inputs, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
+        try:
+            return self._steps(inputs, layers)
+        except Exception as problem:  # whatever a compiler raises
+            family = self._model.config.model_type
+            raise UserError(
+                f"runtime={self._name!r}: {family} cannot be compiled here ({first_line(problem)});"
+                " runtime=eager runs it"
+            ) from problem
+
+    def _require_equal(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+        error = max(map(relative_difference, found, expected))
+        allowed = TOLERANCE[self._model.dtype]
+        if error > allowed:
+            family = self._model.config.model_type
+            raise UserError(
+                f"runtime={self._name!r}: {family} differs from itself, run eagerly, by"
+                f" {error:.1e} (relative; {self._model.dtype} allows {allowed:.0e});"
+                " runtime=eager runs it"
+            )
+
+
+def _of_rows(found: tuple[Tensor, ...], places: Sequence[int] | None) -> tuple[Tensor, ...]:
+    return found if places is None else tuple(each[list(places)] for each in found)

@@ -17,6 +17,7 @@ from specdec.lab.calibration.on_recording import on_recording
 from specdec.lab.calibration.sampled_children import show_positional
 from specdec.lab.calibration.spec import CalibrationSpec, require_file
 from specdec.lab.identity import files_of
+from specdec.lab.measured_on import measured_on
 from specdec.report.rank_tree import (
     CAVEAT,
     RECORDED_CAVEAT,
@@ -25,7 +26,6 @@ from specdec.report.rank_tree import (
     print_rank_tree,
     rank_tree,
 )
-from specdec.results.provenance import provenance
 
 
 def task(config: DictConfig) -> None:
@@ -42,7 +42,7 @@ def task(config: DictConfig) -> None:
         num_nodes = spec.num_nodes or 0
     else:
         found, reader, num_nodes = on_recording(spec, Path(spec.recording))
-    circumstances = provenance(reader.device, spec.dtype, reader.attention)
+    circumstances = measured_on(reader)
     known = {**origin(spec), "files": contents(spec)}
     write_note(output, {**known, **found, "provenance": circumstances})
     show(found, spec, num_nodes)

@@ -19,6 +19,7 @@ from specdec.core.trace import Trace
 from specdec.lab.arm import Arm, build_arm
 from specdec.lab.checks import check_arm
 from specdec.lab.interleaving import interleave
+from specdec.lab.measured_on import measured_on
 from specdec.lab.spec import ArmSpec
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
@@ -26,7 +27,6 @@ from specdec.prompts import Prompt
 from specdec.replaying.cost_fitting import Filler, Timed, fitted
 from specdec.replaying.costs import Costs, Curve
 from specdec.replaying.doubts import doubts
-from specdec.results.provenance import provenance
 
 FILLER = "filler"
 
@@ -152,7 +152,7 @@ def circumstances_of(
         "prompts": shared.prompts.path,
         "max_new_tokens": shared.max_new_tokens,
         "num_steps": sum(len(each.steps) for each in timed),
-        **provenance(verifier.device, shared.dtype, verifier.attention),
+        **measured_on(verifier),
     }
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
@@ -15,6 +15,7 @@ from specdec.lab.compatibility import require_plain_chain
 from specdec.lab.part import TARGET, Part
 from specdec.lab.spec import ArmSpec, ProposerPart, source_of
 from specdec.lab.training_spec import TrainingSpec
+from specdec.lm.devices import AUTO, checked_device, settled_dtype, training_device
 from specdec.training.data.text import FILES
 
 POINTS_TO = re.compile(r"\$\{([\w.]+)\}")
@@ -31,13 +32,25 @@ NODES = {
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """Return a configuration as plain values, resolved.
+    """Return a configuration as plain values, resolved; `dtype: auto` is what it stands for here.
+
+    So a run is known by the type that it was decoded with, whatever the next machine computes in.
 
     Raises:
         MissingMandatoryValue: an option that must be given was not.
     """
     found: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    _settle_dtypes(found, training_device())
     return found
+
+
+def _settle_dtypes(node: dict[str, Any], device: str) -> None:
+    device = node.get("device") or device
+    if node.get("dtype") == AUTO:
+        node["dtype"] = settled_dtype(AUTO, checked_device(device))
+    for each in node.values():
+        if isinstance(each, dict):
+            _settle_dtypes(cast(dict[str, Any], each), device)
 
 
 def points(config: DictConfig) -> dict[str, str]:

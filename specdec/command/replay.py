@@ -18,6 +18,7 @@ from specdec.core.errors import UserError, require, require_int
 from specdec.core.jsonl import require_writable
 from specdec.lab.arm import sampling_of
 from specdec.lab.identity import content_of, identity_of, materials_of
+from specdec.lab.measured_on import measured_on
 from specdec.lab.rendered_runs import read_spec
 from specdec.lab.replay.agreement import checked
 from specdec.lab.replay.arms import rule_of
@@ -29,7 +30,6 @@ from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, summarize
 from specdec.recording.recorded import read_recording, require_made_for
 from specdec.replaying.costs import Costs, costs_of_file
-from specdec.results.provenance import provenance
 from specdec.results.run_dir import RunDir
 
 
@@ -107,7 +107,7 @@ def write_run(
     path: Path, spec: ArmSpec, tally: Tally, config: DictConfig, verifier: HFCausalLM
 ) -> None:
     """Write what would be a run directory, had it been decoded; its provenance says that."""
-    found = provenance(verifier.device, spec.dtype, verifier.attention)
+    found = measured_on(verifier)
     known = materials_of(spec)
     sources = {"replayed": config.recording, "costs": config.costs}
     files = {name: content_of(path) for name, path in sources.items() if path is not None}

@@ -25,7 +25,7 @@ from specdec.lab.spec import ArmSpec
 RECORDED = ("verifier", "prompts", "sampling")
 RECORDED_VALUES = (
     *("max_new_tokens", "min_new_tokens", "stop_strings", "ignore_eos"),
-    *("dtype", "attention", "seed"),
+    *("dtype", "attention", "runtime", "seed"),
 )
 # The options that the lists of a grid stand for; the others are plug-ins.
 GRID = {"gamma": "tree.gamma", "num_nodes": "tree.num_nodes", "temperature": "proposer.temperature"}

@@ -48,7 +48,7 @@ DECODING = _of(
         "batch",
         "device",
     ),
-    *("dtype", "attention", "seed"),
+    *("dtype", "attention", "runtime", "seed"),
     *("tracker", "keep_candidates", "resume"),
 )
 SINGLE = Unheeded(_of("hydra.sweep"), "is where sweeps go, with -m; expected output=DIR")

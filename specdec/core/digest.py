@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from specdec.core.cache_folder import cache_folder
 from specdec.core.jsonl import sealed, unsealed
 
 LENGTH = 16  # hexadecimal digits
@@ -93,10 +94,7 @@ def _file_digest(file: Path) -> str:
 
 
 def _memory(key: Signature) -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return (
-        Path(home) / "specdec" / "digests" / digest_of(repr(key).encode("utf-8", "surrogateescape"))
-    )
+    return cache_folder("digests") / digest_of(repr(key).encode("utf-8", "surrogateescape"))
 
 
 def _looked_up(key: Signature) -> str | None:

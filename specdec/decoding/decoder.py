@@ -1,6 +1,5 @@
 """The decoding loop, and nothing else: propose, verify, commit, update, record."""
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from specdec.lm.batch import TreeBatch
 from specdec.lm.generation import heeded
 from specdec.lm.vocabularies import require_model, require_one_family
 from specdec.prompts import Prompt
+from specdec.runtime.preparation import now
 
 
 class SpeculativeDecoder:
@@ -317,7 +317,10 @@ def _log_probs(
 
 
 class Clock:
-    """Wall seconds between laps; waits for the device, so that each lap owns its work."""
+    """Wall seconds between laps, without what programs take to be compiled.
+
+    Waits for the device, so that each lap owns its work.
+    """
 
     def __init__(self, device: torch.device):
         self.seconds: dict[str, float] = {}
@@ -328,7 +331,7 @@ class Clock:
     def _now(self) -> float:
         if self._asynchronous:
             torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+        return now()
 
     def lap(self, name: str) -> None:
         """Book the time since the last lap under a name."""

@@ -8,12 +8,12 @@ from specdec.core.trace import Trace
 from specdec.decoding.turns import rendered
 from specdec.lab.arm import Arm, answers_of
 from specdec.lab.identity import content_of, materials_of, training_tokens_of
+from specdec.lab.measured_on import measured_on
 from specdec.lab.spec import ArmSpec
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, summarize
 from specdec.prompts import Prompt
 from specdec.results.options import options
-from specdec.results.provenance import provenance
 from specdec.results.token_view import token_view
 from specdec.results.tracking import track
 
@@ -47,7 +47,7 @@ def token_views(
 
 def provenance_of(spec: ArmSpec, verifier: HFCausalLM) -> dict[str, Any]:
     """Collect under which circumstances an arm is measured."""
-    circumstances = provenance(verifier.device, spec.dtype, verifier.attention)
+    circumstances = measured_on(verifier)
     circumstances["training_tokens"] = training_tokens_of(spec.proposer)
     known = materials_of(spec)
     # A verifier that was tuned for this run is none of its options.

@@ -13,6 +13,7 @@ from specdec.core.values import CandidateSource
 from specdec.lab.identity import content_of, place_of, revision_of
 from specdec.lab.spec import with_options
 from specdec.lab.training_spec import TrainingSpec
+from specdec.lm.devices import training_device
 from specdec.results.options import TARGET, is_known, normal
 from specdec.results.provenance import provenance
 from specdec.results.saved_options import to_yaml
@@ -54,7 +55,9 @@ def record_of(spec: TrainingSpec) -> Record:
     known |= targets
     known |= {name: {"content": content} for name, content in files.items()}
     known |= {f"{name}.code": found for name, found in code.items()}
-    circumstances = provenance(_device(), str(spec.verifier.get("dtype")), _attention(spec))
+    circumstances = provenance(
+        torch.device(training_device()), str(spec.verifier.get("dtype")), _attention(spec)
+    )
     circumstances |= {"cwd": os.getcwd(), "files": files, "code": code}
     return Record(known, said, to_yaml(_anywhere(spec.options)), circumstances)
 
@@ -131,7 +134,3 @@ def _anywhere(options: Mapping[str, Any]) -> Mapping[str, Any]:
             if is_file and not name.endswith(TARGET) and place_of(value) is not None:
                 places[name] = str(Path(value).resolve())
     return with_options(options, places)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -18,9 +18,8 @@ from specdec.lm.context import steady_length
 from specdec.lm.new_cells import NewCells, Span
 from specdec.lm.programs import Programs
 from specdec.lm.unembedding import logits_of
-from specdec.runtime.compiled import CompiledSteps
+from specdec.runtime.choice import EAGER, steps_of
 from specdec.runtime.program import hidden_of
-from specdec.runtime.proven import ProvenSteps
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -61,7 +60,7 @@ class HFCausalLM:
         tree_error: float | None = None,
         states_differ: str | None = None,
         max_length: int | None = None,
-        runtime: str = "eager",
+        runtime: str = EAGER,
     ):
         self.model = model
         self.tokenizer = tokenizer
@@ -80,11 +79,8 @@ class HFCausalLM:
         self._plain = mask.PlainText(self._mask_kind, model.dtype, self.device)
         self._cache_word = cache_word(model.forward)
         self.runtime = runtime
-        self._programs: Programs | None = None
-        if runtime != "eager":
-            steps = CompiledSteps(model, self._cache_word)
-            proven = ProvenSteps(steps, model, runtime)
-            self._programs = Programs(proven, self._mask_kind, model, self.max_length)
+        steps = steps_of(runtime, model, self._cache_word)
+        self._programs = steps and Programs(steps, self._mask_kind, model, self.max_length)
         self.num_calls = 0
         self.num_cells = 0
         self.open(num_rows=1, capacity=64)
@@ -97,6 +93,11 @@ class HFCausalLM:
             cache.lengths = [0] * num_rows
             return
         self._cache = RowCache(self._num_layers, num_rows, capacity)
+
+    @property
+    def dtype(self) -> str:
+        """What its weights are: float32, bfloat16 or float16."""
+        return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def attention(self) -> str:

@@ -26,15 +26,16 @@ from specdec.lm.check import prove
 from specdec.lm.check_states import states_differ
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.context import limited_length
+from specdec.lm.devices import DTYPES, checked_device, require_dtype, settled_dtype
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.mask import MaskKind
 from specdec.lm.vocabularies import num_conflicts
 from specdec.lm.weights import require_files
+from specdec.runtime.choice import require_runtime
 
 _OTHERS = (name for name in ALL_ATTENTION_FUNCTIONS if name != "sdpa" and "|" not in name)
 ATTENTIONS = ("sdpa", "eager", *_OTHERS)
 SHOWN = 3  # names of weights in a line
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load(
@@ -48,13 +49,15 @@ def load(
     adapter: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    runtime: str = "eager",
 ) -> HFCausalLM:
     """Load a model and its tokenizer; the weights are shared with earlier loads of the same.
 
     Args:
         path: a Hub id, a folder, or `zoo:verifier` and `zoo:draft` for the embedded family.
         device: where it runs: cpu, cuda, cuda:1, mps.
-        dtype: of its weights: float32, bfloat16 or float16.
+        dtype: of its weights: float32, bfloat16, float16, or auto: bfloat16 where the device
+            computes in it, else float32.
         attention: transformers' `attn_implementation`; by default sdpa where the model has it.
         vocabulary_of: another model whose tokens must be the same, but for more at the end of
             either: a draft's are its verifier's. Its path, or `path` with the two last options.
@@ -63,6 +66,7 @@ def load(
         adapter: a folder of LoRA weights that are merged into the model's.
         revision: a branch, a tag or a commit of the Hub.
         trust_remote_code: run code that comes with the model; nobody has looked at what it does.
+        runtime: how steps are run: eager, or compiled, which takes its time at first and then less.
 
     Returns:
         The model behind the protocol `CausalLM`, proven to decode trees rightly.
@@ -73,18 +77,19 @@ def load(
     """
     path = str(path) if isinstance(path, Path) else path
     checkpoint = Checkpoint(path, revision, trust_remote_code, field)
-    _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter)
+    _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
+    there = checked_device(device)
     model, error, differ = _proven(
         checkpoint,
         checkpoint.files,
-        checked_device(device),
-        DTYPES[dtype],
+        there,
+        DTYPES[settled_dtype(dtype, there)],
         attention,
         adapter,
         () if adapter is None else signature(Path(adapter)),
     )
     context = context_length(checkpoint, max_length)
-    found = HFCausalLM(model, checkpoint.tokenizer, error, differ, context)
+    found = HFCausalLM(model, checkpoint.tokenizer, error, differ, context, runtime)
     found.commit = checkpoint.commit
     return found
 
@@ -100,6 +105,7 @@ def require_loadable(
     adapter: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    runtime: str = "eager",
 ) -> None:
     """Refuse what `load` would, as far as that shows without reading weights.
 
@@ -107,7 +113,7 @@ def require_loadable(
         UserError: as of `load`.
     """
     checkpoint = Checkpoint(path, revision, trust_remote_code, field)
-    _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter)
+    _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
 
 
 def _require(
@@ -118,11 +124,10 @@ def _require(
     vocabulary_of: str | Mapping[str, Any] | None,
     max_length: int | None,
     adapter: str | None,
+    runtime: str,
 ) -> None:
-    require(
-        isinstance(dtype, str) and dtype in DTYPES, "dtype", dtype, "one of " + ", ".join(DTYPES)
-    )
-    checked_device(device)
+    require_dtype(dtype)
+    require_runtime(runtime, checked_device(device))
     known = attention is None or attention in ATTENTIONS or "/" in str(attention)  # on the Hub
     require(known, "attention", attention, "one of " + ", ".join(ATTENTIONS))
     _require_model(checkpoint, checkpoint.files)
@@ -156,20 +161,6 @@ def require_same_vocabulary(checkpoint: Checkpoint, other: Checkpoint) -> None:
         f" {other.called} with {len(theirs)} ({differing} entries differ);"
         " a draft model must share the verifier's tokenizer"
     )
-
-
-def checked_device(device: str) -> torch.device:
-    """Turn a name into a device that is there."""
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise UserError(f"device={device!r}: expected cpu, cuda or cuda:0, ...") from None
-    require(found.type in ("cpu", "cuda"), "device", device, "cpu, cuda or cuda:0, ...")
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device={device!r}: no GPU is available here; use device=cpu")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device={device!r}: there are {torch.cuda.device_count()} GPUs")
-    return found
 
 
 # A verifier and its draft, and those of the job before: a sweep over models must not keep them all.

@@ -60,8 +60,10 @@ class Programs:
         filled = span.filled(cells, starts, self._last_position)
         if filled.attend is None and filled.positions is None and self._kind.window is None:
             positions = slots.clamp(max=self._last_position)
-            return Inputs(filled.token_ids, positions, slots, columns, (), buffers)
+            return Inputs(filled.token_ids.contiguous(), positions, slots, columns, (), buffers)
         positions, attend = filled.placed(starts, self._last_position)
         masks = self._kind.of_cells(cache, span.rows, positions, attend, self._dtype)
         given = (masks,) if isinstance(masks, Tensor) else (masks[FULL], masks[SLIDING])
-        return Inputs(filled.token_ids, positions, slots, columns, given, buffers)
+        contiguous = tuple(mask.contiguous() for mask in given)
+        token_ids, positions = filled.token_ids.contiguous(), positions.contiguous()
+        return Inputs(token_ids, positions, slots, columns, contiguous, buffers)

@@ -11,12 +11,12 @@ from specdec.core.protocols import TreePolicy
 from specdec.core.sampling import Sampling
 from specdec.lab.described import described, flattened
 from specdec.lab.identity import content_of
+from specdec.lab.measured_on import measured_on
 from specdec.lab.training_run import fit
 from specdec.lm.hf import HFCausalLM
 from specdec.notebook.given import folder_of, require_verifier
 from specdec.proposer.heads import HeadsProposer
 from specdec.results.flat import Frame
-from specdec.results.provenance import provenance
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.expected_acceptance import HeldOut
@@ -173,5 +173,5 @@ def _record(trainer: Trainer, verifier: HFCausalLM, parts: Mapping[str, object])
     known = {name: each for name, each in known.items() if not name.startswith(LEFT_OUT)}
     paths = {name: v for name, v in known.items() if name.endswith("path") and isinstance(v, str)}
     contents = {name: {"content": content_of(path)} for name, path in paths.items()}
-    circumstances = provenance(verifier.device, str(verifier.model.dtype), verifier.attention)
+    circumstances = measured_on(verifier)
     return Record(known | contents, known, provenance=circumstances)

@@ -29,6 +29,7 @@ VALUES = (
         "device",
         "dtype",
         "attention",
+        "runtime",
     ),
     "seed",
 )

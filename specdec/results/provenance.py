@@ -21,8 +21,10 @@ from specdec.core.digest import digest_of, inputs_of
 PACKAGES = ("specdec-lab", "torch", "transformers", "accelerate", "hydra-core", "numpy")
 
 
-def provenance(device: torch.device, dtype: str, attention: str) -> dict[str, Any]:
-    """Collect versions, source state, hardware and the command line."""
+def provenance(
+    device: torch.device, dtype: str, attention: str, runtime: str = "eager"
+) -> dict[str, Any]:
+    """Collect versions, source state, hardware, how models run, and the command line."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "argv": sys.argv,
@@ -34,6 +36,7 @@ def provenance(device: torch.device, dtype: str, attention: str) -> dict[str, An
         "num_processes": int(os.environ.get("WORLD_SIZE", "1")),
         "dtype": dtype,
         "attention": attention,
+        "runtime": runtime,
     }
 
 

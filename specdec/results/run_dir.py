@@ -37,6 +37,7 @@ CIRCUMSTANCES = (
     "num_processes",
     "dtype",
     "attention",
+    "runtime",
 )
 
 

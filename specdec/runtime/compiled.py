@@ -49,10 +49,6 @@ class CompiledSteps:
         with preparing():
             return self._first(kind, inputs)
 
-    def knows(self, inputs: Inputs, layers: Sequence[Layer] = ()) -> bool:
-        """Whether the program of a step is there already."""
-        return Kind.of(inputs, layers) in self._programs
-
     def _first(self, kind: Kind, inputs: Inputs) -> tuple[Tensor, ...]:
         """Compile a program on its first inputs."""
         step = step_of(self._model, self._cache_word, kind.layers)

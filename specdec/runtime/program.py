@@ -15,7 +15,10 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 class Inputs(NamedTuple):
-    """What a step reads: B neighbouring rows with M new cells each, L cells in sight."""
+    """What a step reads: B neighbouring rows with M new cells each, L cells in sight.
+
+    All but the buffers are contiguous: compilers take the strides of the first step for granted.
+    """
 
     token_ids: Tensor  # [B, M]
     positions: Tensor  # [B, M]

@@ -1,6 +1,7 @@
 """Programs that are believed because the stock model, asked eagerly, said the same."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -8,11 +9,18 @@ from transformers import PreTrainedModel
 from specdec.core.errors import UserError, first_line
 from specdec.core.values import Layer
 from specdec.runtime.agreement import TOLERANCE, relative_difference
-from specdec.runtime.compiled import CompiledSteps
 from specdec.runtime.preparation import preparing
 from specdec.runtime.program import Inputs, Kind
 
 PROOFS = 2  # steps of unlike sizes that each program is compared on
+
+
+class Steps(Protocol):
+    """Programs that run a model's steps."""
+
+    def __call__(self, inputs: Inputs, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
+        """Run a step; returns logits [B, M, V] and the hidden states [B, M, H] of `layers`."""
+        ...
 
 
 class ProvenSteps:
@@ -27,7 +35,7 @@ class ProvenSteps:
         name: what the runtime is called, for complaints.
     """
 
-    def __init__(self, steps: CompiledSteps, model: PreTrainedModel, name: str):
+    def __init__(self, steps: Steps, model: PreTrainedModel, name: str):
         self._steps = steps
         self._model = model
         self._name = name

@@ -13,6 +13,7 @@ import transformers
 from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
+from specdec.core.cache_folder import cache_folder
 from specdec.core.digest import digest_of
 from specdec.core.errors import RowError, Unwritable, UserError
 from specdec.core.jsonl import make_folder, writing
@@ -80,8 +81,7 @@ def tokenised(
 def _home(reading: Reading) -> Path:
     if reading.tokens_path is not None:
         return Path(reading.tokens_path)
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    home = Path(cache) / "specdec" / "tokens"
+    home = cache_folder("tokens")
     try:
         make_folder(home)
         writable = os.access(home, os.W_OK)

@@ -1,0 +1,56 @@
+"""Where models run, and which types they compute in there."""
+
+import torch
+
+from specdec.core.errors import UserError, require
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+AUTO = "auto"
+NAMES = (*DTYPES, AUTO)
+
+
+def checked_device(device: str) -> torch.device:
+    """Turn a name into a device that is there."""
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise UserError(f"device={device!r}: expected cpu, cuda or cuda:0, ...") from None
+    require(found.type in ("cpu", "cuda"), "device", device, "cpu, cuda or cuda:0, ...")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={device!r}: no GPU is available here; use device=cpu")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={device!r}: there are {torch.cuda.device_count()} GPUs")
+    return found
+
+
+def require_dtype(name: object) -> None:
+    """Refuse what is no type.
+
+    Raises:
+        UserError: it is none.
+    """
+    known = isinstance(name, str) and name in NAMES
+    require(known, "dtype", name, "one of " + ", ".join(NAMES))
+
+
+def settled_dtype(name: str, device: torch.device) -> str:
+    """Return the type that a name stands for: for `auto` bfloat16 where it is computed in.
+
+    Elsewhere bfloat16 is converted for each product, which is slower than float32 and less exact.
+    """
+    if name != AUTO:
+        return name
+    return "bfloat16" if computes_in_bfloat16(device) else "float32"
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16, by what the hardware says of itself."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities()
+    return any(name.endswith("bf16") and value is True for name, value in found.items())
+
+
+def training_device() -> str:
+    """Name where trainings run, which nothing says otherwise: as accelerate chooses."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

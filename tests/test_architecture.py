@@ -16,7 +16,8 @@ SPECDEC = ROOT / "specdec"
 # core <- {lm <- heads, tree, verification} <- proposer <- ... <- experiments.
 MAY_IMPORT = {
     "core": set(),
-    "lm": {"core", "zoo"},
+    "runtime": {"core"},
+    "lm": {"core", "zoo", "runtime"},
     "tree": {"core"},
     "verification": {"core"},
     "heads": {"core", "lm"},
@@ -24,7 +25,7 @@ MAY_IMPORT = {
     "proposer": {"core", "lm", "heads"},
     "proof": {"core"},
     "prompts": {"core", "zoo"},
-    "decoding": {"core", "lm", "proof", "prompts"},
+    "decoding": {"core", "lm", "proof", "prompts", "runtime"},
     "metrics": {"core"},
     "zoo": {"core"},
     "results": {"core", "metrics"},
@@ -49,7 +50,7 @@ MAY_IMPORT = {
     "lab": {
         *("core", "lm", "heads", "prompts", "proposer", "tree", "verification", "decoding"),
         *("metrics", "results", "recording", "calibration", "replaying", "training", "report"),
-        "zoo",
+        *("zoo", "runtime"),
     },
     "notebook": {
         *("core", "lm", "heads", "prompts", "proposer", "tree", "verification", "decoding"),

@@ -23,7 +23,7 @@ from specdec.lab.arm import Arm, build_arm
 from specdec.lab.arm_results import hand_to_tracker, provenance_of, token_views
 from specdec.lab.checks import check_arm
 from specdec.lab.identity import identity_of
-from specdec.lab.interleaving import Comparison, compete
+from specdec.lab.interleaving import Comparison, compete, expect
 from specdec.lab.replay.forecast import foresee
 from specdec.lab.shortfall import counted
 from specdec.lab.spec import ArmSpec
@@ -57,6 +57,7 @@ def task(config: DictConfig) -> None:
     prompts = arms[0].choose(prompts)
     for arm in arms:
         arm.skipped = arms[0].skipped
+    expect(arms, prompts)
     announce(list(specs.values()), arms[0], prompts)
     size = max(arm.turn_size for arm in arms) if config.turn is None else config.turn
     _compete(specs, arms, prompts, folder, size, reference)
@@ -133,7 +134,9 @@ def _write(
 def _show(came_of_it: Comparison) -> None:
     rows = [ArmRow(arm.name, arm.rule, came_of_it.summaries[arm.name]) for arm in came_of_it.arms]
     temperature = came_of_it.arms[0].decoder.sampling.temperature
-    print_table(rows, f"{came_of_it.num_done} prompts, temperature {temperature:g}")
+    verifier = came_of_it.arms[0].verifier
+    how = f"temperature {temperature:g}, {verifier.dtype}, {verifier.runtime}"
+    print_table(rows, f"{came_of_it.num_done} prompts, {how}")
     print("".join(f"{line}\n" for line in counted(came_of_it.shortfalls)), end="")
 
 

@@ -24,6 +24,7 @@ from specdec.decoding.stopping import Stopping, default_stopping, text_of
 from specdec.decoding.turns import Decodable, beforehand, decode_turns, listed, request_of
 from specdec.lm.batch import TreeBatch
 from specdec.lm.generation import heeded
+from specdec.lm.hf import HFCausalLM
 from specdec.lm.vocabularies import require_model, require_one_family
 from specdec.prompts import Prompt
 from specdec.runtime.preparation import now
@@ -104,6 +105,12 @@ class SpeculativeDecoder:
         require_samples(1 + max((each.sample for each in requests), default=0), self.sampling)
         require_decodable(requests, verifier.max_length, verifier.vocab_size, tokenizer)
 
+    def expect(self, num_texts: int) -> None:
+        """Tell models that choose how they run how many tokens may be written."""
+        for model in (self.verifier, getattr(self.proposer, "model", None)):
+            if isinstance(model, HFCausalLM):
+                model.expect(num_texts * self.stopping.max_new_tokens)
+
     def decode(
         self,
         items: Decodable | Sequence[Decodable],
@@ -126,6 +133,7 @@ class SpeculativeDecoder:
             found = decode_turns(prompts, self._request, self.stream, tokenizer, room)
         else:
             found = self.stream(requests)
+        self.expect(len(requests))
         traces: dict[TextKey, Trace] = {}
         for trace in found:
             traces[trace.key] = trace

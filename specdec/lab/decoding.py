@@ -1,6 +1,6 @@
 """Decode one arm into a run directory: what an interrupted session left is kept, and goes on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from specdec.lab.announcement import announce
 from specdec.lab.arm import Arm, build_arm
 from specdec.lab.arm_results import hand_to_tracker, provenance_of, summary_of, token_views
 from specdec.lab.identity import identity_of
+from specdec.lab.interleaving import expect
 from specdec.lab.plain_clock import PlainClock
 from specdec.lab.shortfall import Shortfall
 from specdec.lab.spec import ArmSpec
@@ -24,6 +25,7 @@ from specdec.results.progress import Progress
 from specdec.results.provenance import of_other_code
 from specdec.results.run_dir import RunDir, read_clock, read_traces
 from specdec.results.trace_file import TraceFile, trace_file
+from specdec.runtime.preparation import prepared_seconds
 
 
 def decode_into(
@@ -82,6 +84,7 @@ def _decode(
         prompts: Sequence[Prompt] = spec.prompts.load()
         arm = build_arm(spec, spec.verifier.build())
         prompts = arm.choose(prompts)
+        expect([arm], prompts)
     if not spec.sweep.is_one_of_many:
         announce([spec], arm, prompts)
     num_turns = {prompt.key: prompt.num_turns for prompt in prompts}
@@ -90,18 +93,25 @@ def _decode(
         kept = run_dir.begin(provenance_of(spec, arm.verifier), num_turns)
     done = processes.agreed({trace.prompt_key for trace in kept})
     share = processes.share([prompt for prompt in prompts if prompt.key not in done])
-    memory = PeakMemory(arm.verifier.device)
+    memory, prepared = PeakMemory(arm.verifier.device), prepared_seconds()
     try:
         with processes.together():
             _decode_share(arm, prompts, share, file)
     except BaseException as error:
         if run_dir is not None:
             with suppress(Unwritable, BrokenPipeError):  # which may be what ended it
-                _conclude_early(spec, arm, prompts, run_dir, memory.num_bytes, error)
+                _conclude_early(spec, arm, prompts, run_dir, _used(memory, prepared), error)
         raise
     if run_dir is None:
         return None
-    return _conclude(spec, arm, prompts, run_dir.unite(num_turns), run_dir, memory.num_bytes)
+    used = _used(memory, prepared)
+    return _conclude(spec, arm, prompts, run_dir.unite(num_turns), run_dir, used)
+
+
+def _used(memory: PeakMemory, prepared: float) -> dict[str, float]:
+    """Say what this process took beside the seconds of steps, since `prepared` seconds."""
+    compiling = prepared_seconds() - prepared
+    return {"peak_memory_bytes": memory.num_bytes, "compile_seconds": round(compiling, 3)}
 
 
 def _decode_share(
@@ -134,7 +144,7 @@ def _conclude_early(
     arm: Arm,
     prompts: Sequence[Prompt],
     run_dir: RunDir,
-    peak_memory_bytes: int,
+    used: Mapping[str, float],
     error: BaseException,
 ) -> None:
     """Write and show what there is when decoding ends too soon."""
@@ -143,7 +153,7 @@ def _conclude_early(
         number = f"{len(traces)} of {sum(prompt.num_turns for prompt in prompts)} texts"
         print(f"interrupted after {number}; the same command goes on")
     if traces:
-        _conclude(spec, arm, prompts, traces, run_dir, peak_memory_bytes)
+        _conclude(spec, arm, prompts, traces, run_dir, used)
 
 
 def _conclude(
@@ -152,18 +162,18 @@ def _conclude(
     prompts: Sequence[Prompt],
     traces: Sequence[Trace],
     run_dir: RunDir,
-    peak_memory_bytes: int,
+    used: Mapping[str, float],
 ) -> dict[str, Any]:
     """Write and show what the traces come to."""
     tally = Tally.of(traces, read_clock(run_dir.path))
     shortfall = Shortfall.of(arm, prompts, traces)
-    summary = {**summary_of(arm, tally), **shortfall.counts()}
-    summary["peak_memory_bytes"] = peak_memory_bytes
+    summary = {**summary_of(arm, tally), **shortfall.counts(), **used}
     run_dir.show_tokens(token_views(arm, prompts, traces))
     run_dir.summarize(summary, tally)
     hand_to_tracker(spec, run_dir.path, summary, tally)
     if not spec.sweep.is_one_of_many:
-        print_table([ArmRow(arm.name, arm.rule, summary)], f"{tally.num_prompts} prompts")
+        title = f"{tally.num_prompts} prompts, {arm.verifier.dtype}, {arm.verifier.runtime}"
+        print_table([ArmRow(arm.name, arm.rule, summary)], title)
         print("".join(f"{line}\n" for line in shortfall.lines()), end="")
         print(f"run directory: {run_dir.path}")
     return summary

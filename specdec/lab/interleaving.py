@@ -83,6 +83,12 @@ def compete(
     return Comparison(arms, number, traces, tallies, clock, summaries, short, cut_short)
 
 
+def expect(arms: Sequence[Arm], prompts: Sequence[Prompt]) -> None:
+    """Tell models that choose how they run what all arms together will write."""
+    for arm in arms:
+        arm.decoder.expect(len(arms) * sum(prompt.num_turns for prompt in prompts))
+
+
 def interleave(
     arms: Sequence[Arm], prompts: Sequence[Prompt], size: int
 ) -> Iterator[tuple[Arm, Trace]]:

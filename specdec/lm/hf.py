@@ -18,8 +18,9 @@ from specdec.lm.context import steady_length
 from specdec.lm.new_cells import NewCells, Span
 from specdec.lm.programs import Programs
 from specdec.lm.unembedding import logits_of
-from specdec.runtime.choice import EAGER, steps_of
+from specdec.runtime.choice import AUTO, EAGER, steps_of, suited
 from specdec.runtime.program import hidden_of
+from specdec.runtime.proven import RefusedError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,7 +51,7 @@ class HFCausalLM:
         tree_error: the largest difference of logits when trees were proven; None: they were not.
         states_differ: why hidden states cannot be read; None: they can.
         max_length: tokens of context; None: what the configuration says.
-        runtime: how steps are run: eager, or compiled.
+        runtime: how steps are run: eager, compiled, or auto: as suits what `expect` is told.
     """
 
     def __init__(
@@ -78,12 +79,24 @@ class HFCausalLM:
         self.commit: str | None = None  # of the Hub, if the loader read it from there
         self._plain = mask.PlainText(self._mask_kind, model.dtype, self.device)
         self._cache_word = cache_word(model.forward)
-        self.runtime = runtime
-        steps = steps_of(runtime, model, self._cache_word)
-        self._programs = steps and Programs(steps, self._mask_kind, model, self.max_length)
+        self._may_choose, self._chose = runtime == AUTO, False
+        self._run_by(EAGER if runtime == AUTO else runtime)
         self.num_calls = 0
         self.num_cells = 0
         self.open(num_rows=1, capacity=64)
+
+    def _run_by(self, runtime: str) -> None:
+        self.runtime = runtime
+        steps = steps_of(runtime, self.model, self._cache_word)
+        self._programs = steps and Programs(steps, self._mask_kind, self.model, self.max_length)
+
+    def expect(self, num_tokens: int) -> None:
+        """Choose how steps are run, if that was left open, for so many tokens to come."""
+        if self._may_choose:
+            self._may_choose, self._chose = False, True
+            runtime, why = suited(self.model, num_tokens)
+            self._run_by(runtime)
+            print(f"runtime=auto: {self.model.config.model_type} {runtime}: {why}")
 
     def open(self, num_rows: int, capacity: int) -> None:
         """Start afresh with empty rows; buffers that are large enough are used again."""
@@ -226,11 +239,23 @@ class HFCausalLM:
         if self._programs is not None and self._cache.is_allocated:
             span = Span.around(rows, len(self._cache.lengths))
             if span is not None:
-                self.num_calls += 1
-                self.num_cells += len(span.rows) * cells.num_new
-                return self._programs(self._cache, span, cells, layers, self._eagerly)
+                try:
+                    return self._by_program(self._programs, span, cells, layers)
+                except RefusedError as reason:
+                    if not self._chose:
+                        raise
+                    print(f"runtime=auto: eager from here on, since {reason}")
+                    self._run_by(EAGER)
         output, hidden = self._run(self.model, cells, layers)
         return Forward(output.logits, hidden)
+
+    def _by_program(
+        self, programs: Programs, span: Span, cells: NewCells, layers: Sequence[Layer]
+    ) -> Forward:
+        found = programs(self._cache, span, cells, layers, self._eagerly)
+        self.num_calls += 1
+        self.num_cells += len(span.rows) * cells.num_new
+        return found
 
     def _eagerly(self, cells: NewCells, layers: Sequence[Layer]) -> Sequence[Tensor]:
         """Return logits and hidden states of new cells as if the model had not been asked."""

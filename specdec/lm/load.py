@@ -66,7 +66,8 @@ def load(
         adapter: a folder of LoRA weights that are merged into the model's.
         revision: a branch, a tag or a commit of the Hub.
         trust_remote_code: run code that comes with the model; nobody has looked at what it does.
-        runtime: how steps are run: eager, or compiled, which takes its time at first and then less.
+        runtime: how steps are run: eager; compiled, which takes its time at first and then less;
+            auto: compiled where the work to come is worth it.
 
     Returns:
         The model behind the protocol `CausalLM`, proven to decode trees rightly.

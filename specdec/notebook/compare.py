@@ -8,7 +8,7 @@ from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.stopping import Stopping
 from specdec.lab.arm import Arm
-from specdec.lab.interleaving import Comparison, compete
+from specdec.lab.interleaving import Comparison, compete, expect
 from specdec.lab.prompt_options import PromptOptions
 from specdec.lm.hf import HFCausalLM
 from specdec.notebook.entrant import Entrant, Pair, pairs_of
@@ -65,7 +65,9 @@ def compare(
         return Arm(name, type(pair[1]).__name__.lower(), verifier, decoder, PromptOptions(""))
 
     arms = [arm(name, pair) for name, pair in pairs.items()]
-    return _said(compete(arms, arms[0].choose(whole), arms[0].turn_size, reference))
+    chosen = arms[0].choose(whole)
+    expect(arms, chosen)
+    return _said(compete(arms, chosen, arms[0].turn_size, reference))
 
 
 def _said(found: Comparison) -> Comparison:

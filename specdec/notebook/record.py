@@ -12,6 +12,7 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.stopping import Stopping
 from specdec.lab.arm import Arm
 from specdec.lab.described import described
+from specdec.lab.interleaving import expect
 from specdec.lab.prompt_options import PromptOptions
 from specdec.lab.record import writing_into
 from specdec.lab.rendered_runs import texts_of
@@ -72,6 +73,7 @@ def record(
     parts = verifier, proposer, Rejection() if rule is None else rule, sampling, ends
     arm = Arm("record", "", verifier, SpeculativeDecoder(*parts, batch, seed), PromptOptions(""))
     whole = arm.choose(prompts_of(prompts))
+    expect([arm], whole)
     source = f"sd.record of prompts {_digest(arm, whole, sampling)}, seed {seed}"
     drawn = arm.decoder.sampling
     with writing_into(place, verifier, drawn, ends, top_k, source) as writer:

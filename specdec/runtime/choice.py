@@ -1,4 +1,4 @@
-"""How the steps of a model may be run, by name."""
+"""How the steps of a model may be run, by name, and which way suits the work to come."""
 
 import os
 import shutil
@@ -7,12 +7,18 @@ from functools import lru_cache
 import torch
 from transformers import PreTrainedModel
 
+from specdec.core.cache_folder import cache_folder
 from specdec.core.errors import UserError, require
 from specdec.runtime.proven import ProvenSteps
 
-EAGER, COMPILED = "eager", "compiled"
-RUNTIMES = (EAGER, COMPILED)
+EAGER, COMPILED, AUTO = "eager", "compiled", "auto"
+RUNTIMES = (EAGER, COMPILED, AUTO)
 COMPILERS = ("g++", "clang++", "c++")
+WORTH = 3  # times the compiler's seconds: below that a run is over before it has paid
+# Rough on purpose, and the same everywhere: an interrupted run must choose the same again.
+BYTES_PER_SECOND = {"cpu": 5e9, "cuda": 2e12}
+EAGER_SECONDS_PER_LAYER = 3e-4  # of calls, whatever the sizes
+COMPILER_SECONDS, COMPILER_SECONDS_PER_LAYER = 12.0, 3.0  # of the two or three programs of a run
 
 
 def require_runtime(name: object, device: torch.device) -> None:
@@ -23,20 +29,38 @@ def require_runtime(name: object, device: torch.device) -> None:
     """
     expected = "one of " + ", ".join(RUNTIMES)
     require(isinstance(name, str) and name in RUNTIMES, "runtime", name, expected)
-    compilers = (os.environ.get("CXX", COMPILERS[0]), *COMPILERS)
-    if name == COMPILED and device.type == "cpu" and not any(map(shutil.which, compilers)):
+    if name == COMPILED and not has_compiler(device):
         raise UserError(
             f"runtime={name!r}: no C++ compiler is installed here; runtime=eager needs none"
         )
 
 
+def has_compiler(device: torch.device) -> bool:
+    """Whether programs for a device can be compiled: for CPUs that takes a C++ compiler."""
+    compilers = (os.environ.get("CXX", COMPILERS[0]), *COMPILERS)
+    return device.type != "cpu" or any(map(shutil.which, compilers))
+
+
+def suited(model: PreTrainedModel, num_tokens: int) -> tuple[str, str]:
+    """Choose the runtime that is done first with so many steps of one token; say why in a line."""
+    layers = model.config.get_text_config().num_hidden_layers
+    num_bytes = sum(each.numel() * each.element_size() for each in model.parameters())
+    step = num_bytes / BYTES_PER_SECOND[model.device.type] + layers * EAGER_SECONDS_PER_LAYER
+    work, price = num_tokens * step, COMPILER_SECONDS + layers * COMPILER_SECONDS_PER_LAYER
+    name = COMPILED if work > WORTH * price and has_compiler(model.device) else EAGER
+    return name, f"about {work:.0f} s of steps, and {price:.0f} s to compile them"
+
+
 def steps_of(name: str, model: PreTrainedModel, cache_word: str) -> ProvenSteps | None:
     """Return the programs that run a model's steps; None: they are run eagerly."""
-    return None if name == EAGER else _compiled(model, cache_word)
+    return _compiled(model, cache_word) if name == COMPILED else None
 
 
 @lru_cache(maxsize=4)  # as many as there are models whose weights are kept
 def _compiled(model: PreTrainedModel, cache_word: str) -> ProvenSteps:
+    # What was compiled once is found again by the next process; kernels know how many threads.
+    folder = cache_folder("compiled") / f"{torch.get_num_threads()}_threads"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     # Here, since a compiler takes a second to import, and most runs need none.
     from specdec.runtime.compiled import CompiledSteps
 

@@ -15,6 +15,10 @@ from specdec.runtime.program import Inputs, Kind
 PROOFS = 2  # steps of unlike sizes that each program is compared on
 
 
+class RefusedError(UserError):
+    """A program cannot be had, or is not believed; the model itself is as good as before."""
+
+
 class Steps(Protocol):
     """Programs that run a model's steps."""
 
@@ -57,7 +61,7 @@ class ProvenSteps:
             eagerly: returns the same of those rows as the stock model has it.
 
         Raises:
-            UserError: the program cannot be compiled, or says something else than the model.
+            RefusedError: the program cannot be compiled, or says something else than the model.
         """
         seen = self._seen.setdefault(Kind.of(inputs, layers), set())
         size = (*inputs.token_ids.shape, len(inputs.columns))
@@ -75,7 +79,7 @@ class ProvenSteps:
             return self._steps(inputs, layers)
         except Exception as problem:  # whatever a compiler raises
             family = self._model.config.model_type
-            raise UserError(
+            raise RefusedError(
                 f"runtime={self._name!r}: {family} cannot be compiled here ({first_line(problem)});"
                 " runtime=eager runs it"
             ) from problem
@@ -85,7 +89,7 @@ class ProvenSteps:
         allowed = TOLERANCE[self._model.dtype]
         if error > allowed:
             family = self._model.config.model_type
-            raise UserError(
+            raise RefusedError(
                 f"runtime={self._name!r}: {family} differs from itself, run eagerly, by"
                 f" {error:.1e} (relative; {self._model.dtype} allows {allowed:.0e});"
                 " runtime=eager runs it"

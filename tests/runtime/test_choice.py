@@ -1,0 +1,73 @@
+"""Runtimes and types are asked for by name, and chosen by what is to be done, and where."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from specdec.core.errors import UserError
+from specdec.lm.devices import computes_in_bfloat16, settled_dtype
+from specdec.runtime import preparation
+from specdec.runtime.choice import require_runtime, suited
+from tests.support.families import tiny_model
+
+CPU = torch.device("cpu")
+
+
+def test_only_what_there_is() -> None:
+    for name in ("eager", "compiled", "auto"):
+        require_runtime(name, CPU)
+    for name in ("fast", None, 3):
+        with pytest.raises(UserError, match=r"runtime=.*expected one of eager, compiled, auto"):
+            require_runtime(name, CPU)
+
+
+def test_without_a_compiler_there_is_only_one_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UserError, match="no C\\+\\+ compiler is installed here"):
+        require_runtime("compiled", CPU)
+    assert suited(tiny_model("llama"), 10**12)[0] == "eager"
+
+
+def test_long_work_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    model = tiny_model("llama")
+    assert suited(model, 100)[0] == "eager"
+    name, why = suited(model, 10**7)
+    assert name == "compiled"
+    assert "s of steps, and" in why
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"avx512_bf16": False, "amx_bf16": False, "avx2": True}, False),
+        ({"avx512_bf16": True, "avx2": True}, True),
+        ({"amx_bf16": True}, True),
+        ({"architecture": "aarch64", "bf16": True}, True),
+        ({"architecture": "bf16"}, False),
+    ],
+)
+def test_the_hardware_says_what_it_computes_in(
+    said: dict[str, Any], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: said)
+    assert computes_in_bfloat16(CPU) is expected
+    assert settled_dtype("auto", CPU) == ("bfloat16" if expected else "float32")
+    assert settled_dtype("float16", CPU) == "float16"
+
+
+def test_the_clock_stands_still_while_programs_are_prepared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    time = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: time[0])
+    before, spent = preparation.now(), preparation.prepared_seconds()
+    time[0] += 1
+    with preparation.preparing():
+        time[0] += 20
+        with preparation.preparing():  # one within another is booked once
+            time[0] += 300
+    time[0] += 2
+    assert preparation.now() - before == pytest.approx(3)
+    assert preparation.prepared_seconds() - spent == pytest.approx(320)

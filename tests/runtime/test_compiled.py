@@ -1,0 +1,159 @@
+"""Compiled steps: one program for all sizes of its kind, and the same text as eagerly."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+
+import specdec as sd
+from specdec.core.protocols import Proposer
+from specdec.lm.check import largest_error
+from specdec.lm.hf import HFCausalLM
+from specdec.runtime.compiled import CompiledSteps
+from specdec.runtime.preparation import prepared_seconds
+from specdec.runtime.proven import ProvenSteps, RefusedError
+from specdec.tree.sparse import Sparse
+from tests.proposer import test_chained, test_medusa
+from tests.support.families import FAMILIES, noisy_copy, tiny_model
+
+pytestmark = [pytest.mark.whole, pytest.mark.thorough]
+PATHS = [[0], [1], [0, 0], [1, 0], [0, 0, 0]]
+
+
+# One mask or two, no rotations, latent keys and experts; a family takes a quarter of a minute.
+TYPICAL = ("llama", "gpt2", "gemma3_text", "deepseek_v3")
+OTHERS = sorted(FAMILIES.keys() - set(TYPICAL))
+
+
+def slow(family: str) -> Any:
+    return pytest.param(family, marks=pytest.mark.slow)
+
+
+@lru_cache(maxsize=4)
+def traced(model: Any, cache_word: str) -> ProvenSteps:
+    """Let the compiler read the program, and torch run what it made of it: no C++ is waited for."""
+    return ProvenSteps(CompiledSteps(model, cache_word, backend="aot_eager"), model, "compiled")
+
+
+@pytest.fixture
+def without_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
+    def steps(name: str, model: Any, cache_word: str) -> ProvenSteps | None:
+        return traced(model, cache_word) if name == "compiled" else None
+
+    monkeypatch.setattr("specdec.lm.hf.steps_of", steps)
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.mark.usefixtures("without_cpp")
+@pytest.mark.parametrize("family", [*TYPICAL, *(slow(each) for each in OTHERS)])
+def test_all_families_compile_as_they_are(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "specdec.lm.check.HFCausalLM", lambda model: HFCausalLM(model, runtime="compiled")
+    )
+    assert largest_error(tiny_model(family)) < 1e-4
+
+
+def sizes_differ(lm: HFCausalLM, plain: HFCausalLM) -> None:
+    """Go through contexts, trees, batches and buffers of many sizes."""
+    before = prepared_seconds()
+    for num_rows, capacity in ((1, 16), (3, 40), (2, 64), (1, 90)):
+        for each in (lm, plain):
+            each.open(num_rows, capacity)
+            each.prefill(range(num_rows), [[5 + row] * (3 + 2 * row) for row in range(num_rows)])
+        for num_new in (1, 2, 5, 1, 3, 4):
+            token_ids = torch.arange(num_rows * num_new).view(num_rows, num_new) % 50
+            ours, theirs = (each.forward(range(num_rows), token_ids).logits for each in (lm, plain))
+            assert torch.allclose(ours, theirs, atol=1e-3)
+    assert prepared_seconds() > before
+
+
+@pytest.mark.usefixtures("without_cpp")
+def test_one_program_serves_all_sizes() -> None:
+    model = tiny_model("llama")
+    sizes_differ(HFCausalLM(model, runtime="compiled"), HFCausalLM(model))
+    programs: Any = traced(model, HFCausalLM(model)._cache_word)
+    assert len(programs._steps._programs) == 4  # one row or more, one cell or more
+
+
+def test_inductor_compiles_what_is_decoded() -> None:
+    """One program of it, since each costs its C++ half a minute."""
+    model = tiny_model("llama", num_hidden_layers=1)
+    lm, plain = HFCausalLM(model, runtime="compiled"), HFCausalLM(model)
+    for capacity in (16, 64):
+        for each in (lm, plain):
+            each.open(1, capacity)
+            each.prefill([0], [[5, 6, 7]])
+        for num_new in (2, 5, 3):
+            token_ids = torch.arange(num_new)[None]
+            ours, theirs = (each.forward([0], token_ids).logits for each in (lm, plain))
+            assert torch.allclose(ours, theirs, atol=1e-3)
+
+
+def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise RuntimeError("g++: out of registers\nat line 5")
+
+    monkeypatch.setattr(torch, "compile", lambda *args, **options: refuse)
+    lm = HFCausalLM(tiny_model("qwen2"), runtime="compiled")
+    lm.prefill([0], [[3, 4]])
+    with pytest.raises(RefusedError) as refused:
+        lm.forward([0], torch.tensor([[5]]))
+    expected = "qwen2 cannot be compiled here (g++: out of registers); runtime=eager runs it"
+    assert str(refused.value) == f"runtime='compiled': {expected}"
+
+
+@lru_cache(maxsize=2)  # which are not the same twice
+def chained_heads(model: Any) -> Any:
+    return test_chained.random_heads(model, "token prefix")
+
+
+Make = Callable[[HFCausalLM, HFCausalLM], Proposer]
+PROPOSERS: Mapping[str, Make] = {
+    "none": lambda verifier, draft: sd.NoProposer(),
+    "ngram": lambda verifier, draft: sd.NGram(3),
+    "draft_model": lambda verifier, draft: sd.DraftModel(draft, sd.Chain(3)),
+    "draft_tree": lambda verifier, draft: sd.DraftModel(draft, Sparse(PATHS)),
+    "medusa": lambda verifier, draft: sd.Medusa(
+        test_medusa.random_heads(verifier.model), verifier, Sparse(PATHS)
+    ),
+    "chained": lambda verifier, draft: sd.Chained(
+        chained_heads(verifier.model), verifier, sd.Chain(3)
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[Any, Any]:
+    verifier = tiny_model("llama")
+    return verifier, noisy_copy(verifier, 0.02)
+
+
+@pytest.mark.usefixtures("without_cpp")
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("name", sorted(PROPOSERS))
+def test_text_is_the_same_in_every_runtime(
+    name: str, temperature: float, batch: int, models: tuple[Any, Any]
+) -> None:
+    found: list[list[tuple[list[int], int]]] = []  # texts, and in how many steps
+    for runtime in ("eager", "compiled"):
+        verifier, draft = (HFCausalLM(each, runtime=runtime) for each in models)
+        decoder = sd.SpeculativeDecoder(
+            verifier,
+            PROPOSERS[name](verifier, draft),
+            sd.Rejection(),
+            sampling=sd.Sampling(temperature),
+            stopping=sd.Stopping(max_new_tokens=14),
+            batch=batch,
+        )
+        requests = [sd.Request(str(at), [3 + at] * (2 + 3 * at)) for at in range(5)]
+        traces = decoder.decode(requests)
+        found.append([(list(trace.output_ids), len(trace.steps)) for trace in traces])
+    assert found[0] == found[1]

@@ -1,0 +1,30 @@
+"""Programs that no compiler has seen: the layout of a step is theirs, and they cost nothing."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from specdec.core.values import Layer
+from specdec.runtime.attention import folding
+from specdec.runtime.program import Inputs, step_of
+from specdec.runtime.proven import ProvenSteps
+
+
+class Uncompiled:
+    """Run each step's program as it was written."""
+
+    def __init__(self, model: PreTrainedModel, cache_word: str):
+        self._model = model
+        self._cache_word = cache_word
+        self.num_steps = 0
+
+    def __call__(self, inputs: Inputs, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
+        self.num_steps += 1
+        with folding(self._model):
+            return step_of(self._model, self._cache_word, layers)(*inputs)
+
+
+def uncompiled_steps(name: str, model: PreTrainedModel, cache_word: str) -> ProvenSteps | None:
+    """Stand in for `specdec.runtime.choice.steps_of`."""
+    return None if name == "eager" else ProvenSteps(Uncompiled(model, cache_word), model, name)

@@ -89,10 +89,12 @@ def _tracing(dtype: torch.dtype) -> Iterator[None]:
     levels = [each.level for each in noisy]
     for each in noisy:
         each.setLevel(logging.ERROR)
+    alike = shapes.use_duck_shape
+    shapes.use_duck_shape = False  # sizes that are equal by chance are not the same size
     try:
-        # Sizes that are equal by chance are not the same size.
-        with inductor.patch(freezing=half), shapes.patch(use_duck_shape=False):
+        with inductor.patch(freezing=half):
             yield
     finally:
+        shapes.use_duck_shape = alike
         for each, level in zip(noisy, levels, strict=True):
             each.setLevel(level)

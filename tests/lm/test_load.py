@@ -142,7 +142,7 @@ def test_an_unknown_folder(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float8", "fp16", "", "torch.float32", None])
 def test_an_unknown_dtype(tiny: Tiny, dtype: object) -> None:
-    expected = f"dtype={dtype!r}: expected one of float32, bfloat16, float16"
+    expected = f"dtype={dtype!r}: expected one of float32, bfloat16, float16, auto"
     assert complaint(str(tiny.verifier), dtype=dtype) == expected
 
 

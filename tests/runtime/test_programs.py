@@ -77,8 +77,8 @@ def test_rows_that_nobody_asks_for_change_nothing(family: str, rows: list[int]) 
             assert torch.allclose(ours, theirs, atol=1e-3)
     # The rows beside them still hold what they held.
     every = pad([[11]] * 4, plain.device)
-    there = [lm.forward(range(4), every).logits for lm in (plain, by_program)]
-    assert torch.allclose(*there, atol=1e-3)
+    ours, theirs = (lm.forward(range(4), every).logits for lm in (plain, by_program))
+    assert torch.allclose(ours, theirs, atol=1e-3)
     assert [plain.length(row) for row in range(4)] == [by_program.length(row) for row in range(4)]
 
 

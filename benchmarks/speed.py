@@ -3,6 +3,7 @@
     python benchmarks/speed.py                                   # the embedded pair
     python benchmarks/speed.py verifier=FOLDER draft=FOLDER      # any pair
     python benchmarks/speed.py prompts=4 repeats=1               # shorter
+    python benchmarks/speed.py runtime=compiled                  # compiled on both sides, too
 
 Everything that is compared runs interleaved in one process, prompt by prompt, and each number is a
 ratio of medians over prompts and repeats, with its smallest and largest ratio over the repeats. An
@@ -21,10 +22,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel, logging, set_seed
+from transformers import CompileConfig, PreTrainedModel, logging, set_seed
 
 import specdec as sd
 from specdec.core.protocols import Proposer
+from specdec.runtime.preparation import now
+from specdec.runtime.proven import ProvenSteps
 
 DEFAULTS = {
     "verifier": "zoo:verifier",
@@ -35,6 +38,7 @@ DEFAULTS = {
     "new_tokens": 96,
     "device": "cpu",
     "dtype": "float32",
+    "runtime": "eager",
     "path": "zoo:prompts",
 }
 Arm = Callable[[list[int]], float]  # decodes a prompt, returns tokens per second
@@ -46,8 +50,9 @@ class Bench:
     def __init__(self, options: DictConfig):
         self.options = options
         place = (options.device, options.dtype)
-        self.verifier = sd.load(options.verifier, *place)
-        self.draft = sd.load(options.draft, *place, vocabulary_of=options.verifier)
+        how: dict[str, Any] = {"runtime": options.runtime}
+        self.verifier = sd.load(options.verifier, *place, **how)
+        self.draft = sd.load(options.draft, *place, vocabulary_of=options.verifier, **how)
         texts = [prompt.turns[0][-1].content for prompt in sd.load_prompts(options.path)]
         self.prompts = [self.verifier.encode(text) for text in texts[: options.prompts]]
         # Texts of one length each: an arm that stops early would be timed on other work.
@@ -75,10 +80,12 @@ class Bench:
 
         return decode
 
-    def transformers_arm(self, temperature: float, assistant: PreTrainedModel | None) -> Arm:
+    def transformers_arm(
+        self, temperature: float, assistant: PreTrainedModel | None, **more: object
+    ) -> Arm:
         """Time `generate()` on one prompt, alone or assisted with a constant gamma."""
         model: Any = self.verifier.model
-        how: dict[str, Any] = {"do_sample": temperature > 0}
+        how: dict[str, Any] = {"do_sample": temperature > 0, **more}
         if temperature > 0:
             how |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
         if assistant is not None:
@@ -104,6 +111,39 @@ class Bench:
 
         return decode
 
+    def compiled_arm(self) -> Arm:
+        """Time `generate()` in its fastest form: a static cache, and a forward that is compiled."""
+        config: Any = CompileConfig(mode="default")
+        config._compile_all_devices = True
+        more = {"cache_implementation": "static", "compile_config": config}
+        found = self.transformers_arm(0.0, None, **more)
+        # The cache is kept from call to call, as large as the longest prompt wants it.
+        found(max(self.prompts, key=len))
+        return found
+
+    def proposers(self) -> dict[str, Proposer]:
+        """Build what is compared with decoding one token at a time."""
+        made: dict[str, Proposer] = {"ngram": sd.NGram(self.options.gamma)}
+        made["draft_model"] = self.draft_model()
+        if self.options.verifier == "zoo:verifier":
+            tree = sd.Chain(self.options.gamma)
+            made["medusa"] = sd.Medusa.load("zoo:medusa", self.verifier, tree)
+            made["chained"] = sd.Chained.load("zoo:chained", self.verifier, tree)
+        return made
+
+    def step_seconds(self, num_tokens: int) -> float:
+        """Return the median seconds of the verifier's step of so many tokens."""
+        token_ids = torch.ones(1, num_tokens, dtype=torch.int64, device=self.verifier.device)
+        self.verifier.open(1, 256)
+        self.verifier.prefill([0], [self.prompts[0][:96]])
+        length, seconds = self.verifier.length(0), list[float]()
+        for _ in range(40):
+            start = now()
+            self.verifier.forward([0], token_ids).logits[0, 0, 0].item()
+            seconds.append(now() - start)
+            self.verifier.keep(0, length)
+        return statistics.median(seconds[8:])
+
     def race(self, arms: dict[str, Arm]) -> dict[str, list[list[float]]]:
         """Let all arms decode each prompt in turn; returns [repeat][prompt] per arm."""
         for arm in arms.values():
@@ -123,7 +163,7 @@ class Bench:
 
 @contextmanager
 def forward_seconds(models: Sequence[PreTrainedModel]) -> Iterator[list[float]]:
-    """Add up the time spent inside the forwards of some models."""
+    """Add up the time spent inside the forwards of some models, or in their programs."""
     spent = [0.0]
     on_gpu = models[0].device.type == "cuda"
 
@@ -142,19 +182,24 @@ def forward_seconds(models: Sequence[PreTrainedModel]) -> Iterator[list[float]]:
 
         return run
 
+    steps = ProvenSteps.__call__
     originals = [model.forward for model in models]
     for model, original in zip(models, originals, strict=True):
         model.forward = timed(original)
+    programs: Any = ProvenSteps
+    programs.__call__ = timed(steps)
     try:
         yield spent
     finally:
         for model, original in zip(models, originals, strict=True):
             model.forward = original
+        programs.__call__ = steps
 
 
 def overhead(bench: Bench, temperature: float) -> list[float]:
     """(a) Share of the steps' wall time outside of the models' forwards, per repeat."""
     decoder = bench.ours(bench.draft_model(), temperature)
+    decoder.decode([sd.Request("first", bench.prompts[0])])  # compiles what is to be timed
     shares: list[float] = []
     for _ in range(bench.options.repeats + 1):
         with forward_seconds([bench.verifier.model, bench.draft.model]) as spent:
@@ -234,6 +279,18 @@ def main() -> None:
         }
     )
     add("(c) autoregressive / generate()", ratios(speeds["ours"], speeds["generate"]), ">= 1")
+    if options.runtime != "eager":
+        arms = {"ours": bench.arm(sd.NoProposer(), 0.0), "compiled": bench.compiled_arm()}
+        speeds = bench.race(arms)
+        values = ratios(speeds["ours"], speeds["compiled"])
+        add("(c) the same / generate(), static and compiled", values, ">= 1.2")
+    arms = {name: bench.arm(each, 0.0) for name, each in bench.proposers().items()}
+    speeds = bench.race({"none": bench.arm(sd.NoProposer(), 0.0), **arms})
+    for name in arms:
+        target = "1.7, or 1.4 if learned"
+        add(f"(e) {name} / none, T=0", ratios(speeds[name], speeds["none"]), target)
+    steps = [bench.step_seconds(17) / bench.step_seconds(1) for _ in range(options.repeats)]
+    add("(f) step of 17 tokens / step of one", steps, "<= 1.4")
     for name, proposer in (("none", sd.NoProposer), ("draft_model", bench.draft_model)):
         add(f"(d) batch 8 / batch 1, {name}", batching(bench, proposer, 8), ">= 2.5")
     Console(width=100).print(table)

@@ -63,6 +63,7 @@ UNKNOWN = [
     Mistake("device", ["device=gpu"], ["device='gpu'", "cuda"]),
     Mistake("dtype", ["dtype=int8"], ["dtype='int8'", "float32"]),
     Mistake("attention", ["attention=fast"], ["attention", "fast", "sdpa"]),
+    Mistake("runtime", ["runtime=fast"], ["runtime='fast'", "eager, compiled, auto"]),
 ]  # fmt: skip
 PROMPT_FILES = [
     Mistake(

@@ -72,7 +72,7 @@ def flat(inputs: Inputs) -> list[Tensor]:
 def test_a_captured_step_is_every_step(family: str) -> None:
     # Experts one by one are looked for by the host; batches of them are not.
     has_experts = "num_experts_per_tok" in FAMILIES[family]
-    more = {"experts_implementation": "batched_mm"} if has_experts else {}
+    more: dict[str, Any] = {"experts_implementation": "batched_mm"} if has_experts else {}
     model = tiny_model(family, **more)
     word = cache_word(model.forward)
     before = buffers_of(model, word)

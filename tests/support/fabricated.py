@@ -45,6 +45,7 @@ def make_config(proposer: str, gamma: int | None = None, **more: Any) -> dict[st
         "device": "cpu",
         "dtype": more.get("dtype", "float32"),
         "attention": None,
+        "runtime": more.get("runtime", "eager"),
         "seed": more.get("seed", 0),
     }
 

@@ -23,6 +23,7 @@ def head(collection: Collection, provenances: Sequence[Mapping[str, Any]]) -> di
         "settings": _many(len(collection.settings), "setting"),
         "prompts": _many(len(prompts), "prompt"),
         "verifier": ", ".join(verifiers),
+        "ran": _ran(provenances),
     }
 
 
@@ -32,6 +33,12 @@ def _verifier(used: Mapping[str, Any]) -> str:
         return str(used["verifier.path"])
     path = used.get("training.verifier.path")
     return "" if path is None else f"{path} (tuned with its heads)"
+
+
+def _ran(provenances: Sequence[Mapping[str, Any]]) -> str:
+    """Say in which types and how models ran: what makes seconds, whatever proposes."""
+    found = [f"{each['dtype']}, {each['runtime']}" for each in provenances if "runtime" in each]
+    return "; ".join(dict.fromkeys(found))
 
 
 def _many(number: int, name: str) -> str:

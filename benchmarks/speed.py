@@ -199,7 +199,8 @@ def forward_seconds(models: Sequence[PreTrainedModel]) -> Iterator[list[float]]:
 def overhead(bench: Bench, temperature: float) -> list[float]:
     """(a) Share of the steps' wall time outside of the models' forwards, per repeat."""
     decoder = bench.ours(bench.draft_model(), temperature)
-    decoder.decode([sd.Request("first", bench.prompts[0])])  # compiles what is to be timed
+    for number, prompt in enumerate(bench.prompts):  # compiles all that is to be timed
+        decoder.decode([sd.Request(str(number), prompt)])
     shares: list[float] = []
     for _ in range(bench.options.repeats + 1):
         with forward_seconds([bench.verifier.model, bench.draft.model]) as spent:

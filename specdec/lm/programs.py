@@ -56,10 +56,12 @@ class Programs:
         if len(self._columns) < length:
             self._columns = torch.arange(2 * length, device=self._columns.device)
         columns = self._columns.narrow(0, 0, length)
-        slots = torch.tensor(starts, device=columns.device)[:, None] + columns[: cells.num_new]
+        slots = self._slots(starts, cells.num_new)
         filled = span.filled(cells, starts, self._last_position)
         if filled.attend is None and filled.positions is None and self._kind.window is None:
-            positions = slots.clamp(max=self._last_position)
+            # Never the same tensor as the slots: a compiler would take them for one ever after.
+            within = length - 1 <= self._last_position
+            positions = slots.view(slots.shape) if within else slots.clamp(max=self._last_position)
             return Inputs(filled.token_ids.contiguous(), positions, slots, columns, (), buffers)
         positions, attend = filled.placed(starts, self._last_position)
         masks = self._kind.of_cells(cache, span.rows, positions, attend, self._dtype)
@@ -67,3 +69,10 @@ class Programs:
         contiguous = tuple(mask.contiguous() for mask in given)
         token_ids, positions = filled.token_ids.contiguous(), positions.contiguous()
         return Inputs(token_ids, positions, slots, columns, contiguous, buffers)
+
+    def _slots(self, starts: Sequence[int], num_new: int) -> Tensor:  # [B, M]
+        """Where new cells go: a view of stored numbers for a single row, which costs least."""
+        if len(starts) == 1:
+            return self._columns.narrow(0, starts[0], num_new)[None]
+        firsts = torch.tensor(list(starts), device=self._columns.device)
+        return firsts[:, None] + self._columns.narrow(0, 0, num_new)

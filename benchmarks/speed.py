@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -241,6 +242,60 @@ def batching(bench: Bench, proposer: Callable[[], Proposer], batch: int) -> list
     return ratios(speeds[batch], speeds[1])
 
 
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; `values` are the median, the smallest and the largest."""
+
+    measure: str
+    values: Sequence[float]
+    target: str
+    form: str = "{:.2f}"
+
+    @classmethod
+    def spread(cls, measure: str, values: Sequence[float], target: str, form: str) -> "Row":
+        """Say what the repeats came to."""
+        return cls(measure, [statistics.median(values), min(values), max(values)], target, form)
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """Return what the table shows."""
+        middle, low, high = map(self.form.format, self.values)
+        return self.measure, middle, f"{low} to {high}", self.target
+
+
+def against_transformers(bench: Bench) -> Iterator[Row]:
+    """(a) to (c): what a step takes outside the models, and transformers' loops."""
+    for temperature in (0.0, 1.0):
+        name, shares = f"T={temperature:g}", overhead(bench, temperature)
+        yield Row.spread(f"(a) share outside forwards, {name}", shares, "<= 10 % (15 %)", "{:.1%}")
+        ours = bench.arm(bench.draft_model(), temperature)
+        assisted = bench.transformers_arm(temperature, bench.draft.model)
+        speeds = bench.race({"ours": ours, "assisted": assisted})
+        values = ratios(speeds["ours"], speeds["assisted"])
+        yield Row(f"(b) draft model / assisted generation, {name}", values, ">= 1.5, >= 1.3")
+    plain = {"ours": bench.arm(sd.NoProposer(), 0.0)}
+    speeds = bench.race({**plain, "generate": bench.transformers_arm(0.0, None)})
+    values = ratios(speeds["ours"], speeds["generate"])
+    yield Row("(c) autoregressive / generate(), eager", values, ">= 2")
+    if bench.options.runtime != "eager":
+        speeds = bench.race({**plain, "compiled": bench.compiled_arm()})
+        values = ratios(speeds["ours"], speeds["compiled"])
+        yield Row("(c) the same / generate(), static and compiled", values, ">= 1.2")
+
+
+def against_itself(bench: Bench) -> Iterator[Row]:
+    """(d) to (f): batches, proposers, and trees in the same runtime."""
+    for name, proposer in (("none", sd.NoProposer), ("draft_model", bench.draft_model)):
+        yield Row(f"(d) batch 8 / batch 1, {name}", batching(bench, proposer, 8), ">= 3.5, >= 3")
+    arms = {name: bench.arm(each, 0.0) for name, each in bench.proposers().items()}
+    speeds = bench.race({"none": bench.arm(sd.NoProposer(), 0.0), **arms})
+    for name in arms:
+        values = ratios(speeds[name], speeds["none"])
+        yield Row(f"(e) {name} / none, T=0", values, ">= 1.7, >= 1.4 if learned")
+    repeats = range(bench.options.repeats)
+    steps = [bench.step_seconds(17) / bench.step_seconds(1) for _ in repeats]
+    yield Row.spread("(f) step of 17 tokens / step of one", steps, "<= 1.4", "{:.2f}")
+
+
 def main() -> None:
     """Measure everything and print one table."""
     logging.set_verbosity_error()  # an EOS id that never comes draws a warning per prompt
@@ -249,51 +304,8 @@ def main() -> None:
     options.merge_with_cli()
     bench = Bench(options)
     table = Table("measure", "median", "range over repeats", "target (zoo, small)")
-
-    def add(name: str, values: Sequence[float], target: str, form: str = "{:.2f}") -> None:
-        low, high = (min(values), max(values)) if len(values) != 3 else (values[1], values[2])
-        middle = values[0] if len(values) == 3 else statistics.median(values)
-        table.add_row(
-            name, form.format(middle), f"{form.format(low)} to {form.format(high)}", target
-        )
-
-    for temperature in (0.0, 1.0):
-        shares = overhead(bench, temperature)
-        spread = [statistics.median(shares), min(shares), max(shares)]
-        add(f"(a) share outside forwards, T={temperature:g}", spread, "<= 10 %, <= 5 %", "{:.1%}")
-    for temperature in (0.0, 1.0):
-        speeds = bench.race(
-            {
-                "ours": bench.arm(bench.draft_model(), temperature),
-                "assisted": bench.transformers_arm(temperature, bench.draft.model),
-            }
-        )
-        add(
-            f"(b) draft model / assisted generation, T={temperature:g}",
-            ratios(speeds["ours"], speeds["assisted"]),
-            ">= 1.25, >= 1.05",
-        )
-    speeds = bench.race(
-        {
-            "ours": bench.arm(sd.NoProposer(), 0.0),
-            "generate": bench.transformers_arm(0.0, None),
-        }
-    )
-    add("(c) autoregressive / generate()", ratios(speeds["ours"], speeds["generate"]), ">= 1")
-    if options.runtime != "eager":
-        arms = {"ours": bench.arm(sd.NoProposer(), 0.0), "compiled": bench.compiled_arm()}
-        speeds = bench.race(arms)
-        values = ratios(speeds["ours"], speeds["compiled"])
-        add("(c) the same / generate(), static and compiled", values, ">= 1.2")
-    arms = {name: bench.arm(each, 0.0) for name, each in bench.proposers().items()}
-    speeds = bench.race({"none": bench.arm(sd.NoProposer(), 0.0), **arms})
-    for name in arms:
-        target = "1.7, or 1.4 if learned"
-        add(f"(e) {name} / none, T=0", ratios(speeds[name], speeds["none"]), target)
-    steps = [bench.step_seconds(17) / bench.step_seconds(1) for _ in range(options.repeats)]
-    add("(f) step of 17 tokens / step of one", steps, "<= 1.4")
-    for name, proposer in (("none", sd.NoProposer), ("draft_model", bench.draft_model)):
-        add(f"(d) batch 8 / batch 1, {name}", batching(bench, proposer, 8), ">= 2.5")
+    for row in chain(against_transformers(bench), against_itself(bench)):
+        table.add_row(*row.cells())
     Console(width=100).print(table)
 
 

@@ -56,8 +56,7 @@ def load(
     Args:
         path: a Hub id, a folder, or `zoo:verifier` and `zoo:draft` for the embedded family.
         device: where it runs: cpu, cuda, cuda:1, mps.
-        dtype: of its weights: float32, bfloat16, float16, or auto: bfloat16 where the device
-            computes in it, else float32.
+        dtype: float32, bfloat16, float16, or auto: bfloat16 where the device computes in it.
         attention: transformers' `attn_implementation`; by default sdpa where the model has it.
         vocabulary_of: another model whose tokens must be the same, but for more at the end of
             either: a draft's are its verifier's. Its path, or `path` with the two last options.
@@ -66,8 +65,7 @@ def load(
         adapter: a folder of LoRA weights that are merged into the model's.
         revision: a branch, a tag or a commit of the Hub.
         trust_remote_code: run code that comes with the model; nobody has looked at what it does.
-        runtime: how steps are run: eager; compiled, which takes its time at first and then less;
-            auto: compiled where the work to come is worth it.
+        runtime: how steps are run: eager, compiled, or auto: compiled if there is much to do.
 
     Returns:
         The model behind the protocol `CausalLM`, proven to decode trees rightly.
@@ -80,19 +78,18 @@ def load(
     checkpoint = Checkpoint(path, revision, trust_remote_code, field)
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
     there = checked_device(device)
+    kind, adapted = DTYPES[settled_dtype(dtype, there)], _signature_of(adapter)
     model, error, differ = _proven(
-        checkpoint,
-        checkpoint.files,
-        there,
-        DTYPES[settled_dtype(dtype, there)],
-        attention,
-        adapter,
-        () if adapter is None else signature(Path(adapter)),
+        checkpoint, checkpoint.files, there, kind, attention, adapter, adapted
     )
     context = context_length(checkpoint, max_length)
     found = HFCausalLM(model, checkpoint.tokenizer, error, differ, context, runtime)
     found.commit = checkpoint.commit
     return found
+
+
+def _signature_of(adapter: str | None) -> tuple[Signature, ...]:
+    return () if adapter is None else signature(Path(adapter))
 
 
 def require_loadable(

@@ -14,6 +14,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.notebook.entrant import Entrant, Pair, pairs_of
 from specdec.notebook.given import require_verifier
 from specdec.notebook.prompts import Prompts, prompts_of
+from specdec.prompts import Prompt
 
 
 def compare(
@@ -65,13 +66,14 @@ def compare(
         return Arm(name, type(pair[1]).__name__.lower(), verifier, decoder, PromptOptions(""))
 
     arms = [arm(name, pair) for name, pair in pairs.items()]
-    chosen = arms[0].choose(whole)
-    expect(arms, chosen)
-    return _said(compete(arms, chosen, arms[0].turn_size, reference))
+    return _competed(arms, whole, reference)
 
 
-def _said(found: Comparison) -> Comparison:
+def _competed(arms: Sequence[Arm], prompts: Sequence[Prompt], reference: str | None) -> Comparison:
     """Say what cut it short, and raise that where there is nothing to be lost."""
+    chosen = arms[0].choose(prompts)
+    expect(arms, chosen)
+    found = compete(arms, chosen, arms[0].turn_size, reference)
     if found.cut_short is not None:
         if not found.summaries:
             raise found.cut_short

@@ -41,7 +41,7 @@ test-versions: $(READY)
 		echo "import site; site.addsitedir('$$(packages $(BIN)/python)')" \
 			> $$(packages $$there/bin/python)/shared.pth && \
 		$$there/bin/python -m pip install --quiet --disable-pip-version-check transformers==$$version && \
-		OMP_NUM_THREADS=1 $$there/bin/python -m pytest -n 2 tests/lm tests/proposer tests/heads \
+		OMP_NUM_THREADS=1 $$there/bin/python -m pytest -n 2 tests/lm tests/runtime tests/proposer tests/heads \
 			-W error::FutureWarning -W error::DeprecationWarning:specdec \
 			-W 'ignore:`is_gradient_checkpointing` is deprecated:FutureWarning' && \
 		rm -r $$there || exit 1; \

@@ -1,5 +1,7 @@
 """Where models run, and which types they compute in there."""
 
+from collections.abc import Mapping
+
 import torch
 
 from specdec.core.errors import UserError, require
@@ -47,7 +49,11 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies in bfloat16, by what the hardware says of itself."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    found = torch.cpu.get_capabilities()
+    # Since torch 2.13; what the versions before are asked is of x86 alone.
+    say = getattr(torch.cpu, "get_capabilities", None)
+    if say is None:
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    found: Mapping[str, object] = say()
     return any(name.endswith("bf16") and value is True for name, value in found.items())
 
 

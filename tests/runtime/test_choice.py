@@ -71,3 +71,13 @@ def test_the_clock_stands_still_while_programs_are_prepared(
     time[0] += 2
     assert preparation.now() - before == pytest.approx(3)
     assert preparation.prepared_seconds() - spent == pytest.approx(320)
+
+
+@pytest.mark.parametrize("expected", [True, False])
+def test_older_versions_are_asked_otherwise(
+    expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: expected)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert computes_in_bfloat16(CPU) is expected

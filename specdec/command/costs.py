@@ -18,7 +18,7 @@ from specdec.core.jsonl import require_writable
 from specdec.core.trace import Trace
 from specdec.lab.arm import Arm, build_arm
 from specdec.lab.checks import check_arm
-from specdec.lab.interleaving import interleave
+from specdec.lab.interleaving import expect, interleave
 from specdec.lab.measured_on import measured_on
 from specdec.lab.spec import ArmSpec
 from specdec.lm.fingerprint import fingerprint
@@ -41,6 +41,7 @@ def task(config: DictConfig) -> None:
     verifier = shared.verifier.build()
     running = competitors(config, specs, verifier)
     prompts = next(iter(running.values())).choose(prompts)
+    expect(list(running.values()), prompts)
     print(f"{len(running)} kinds of steps on {len(prompts)} prompts, {config.rounds} times")
     timed = believed(running, shapes, prompts, config.rounds)
     costs = fitted(timed, circumstances_of(shared, verifier, timed))

@@ -51,7 +51,8 @@ class Programs:
 
     def _inputs(self, cache: RowCache, span: Span, cells: NewCells) -> Inputs:
         starts = [cache.lengths[row] for row in span.rows]
-        length = max(starts) + cells.num_new
+        # One cell in sight would be a size of its own; a second one is there, and unseen.
+        length = max(2, max(starts) + cells.num_new)
         buffers = cache.buffers(span.rows, length)
         if len(self._columns) < length:
             self._columns = torch.arange(2 * length, device=self._columns.device)
@@ -64,6 +65,7 @@ class Programs:
             positions = slots.view(slots.shape) if within else slots.clamp(max=self._last_position)
             return Inputs(filled.token_ids.contiguous(), positions, slots, columns, (), buffers)
         positions, attend = filled.placed(starts, self._last_position)
+        attend = torch.nn.functional.pad(attend, (0, length - attend.shape[2]))
         masks = self._kind.of_cells(cache, span.rows, positions, attend, self._dtype)
         given = (masks,) if isinstance(masks, Tensor) else (masks[FULL], masks[SLIDING])
         contiguous = tuple(mask.contiguous() for mask in given)

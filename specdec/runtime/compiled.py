@@ -68,15 +68,13 @@ class CompiledSteps:
 
 def _let_sizes_differ(inputs: Inputs) -> None:
     """Tell the compiler which sizes are of this step alone; those of 1 stay (see `Kind`)."""
-    tokens, length = inputs.token_ids, len(inputs.columns)
-    wide = [(each, (0, 1)) for each in (tokens, inputs.positions, inputs.slots)]
+    wide = [(each, (0, 1)) for each in (inputs.token_ids, inputs.positions, inputs.slots)]
     wide += [(mask, (0, 2, 3)) for mask in inputs.masks]
     wide += [(buffer, (0, 2)) for buffer in inputs.buffers]
     for tensor, dims in [*wide, (inputs.columns, (0,))]:
         for dim in dims:
             if tensor.shape[dim] > 1:
                 mark_dynamic(tensor, dim)
-    assert length > 1
 
 
 @contextmanager

@@ -66,6 +66,9 @@ def sizes_differ(lm: HFCausalLM, plain: HFCausalLM) -> None:
     for num_rows, capacity in ((1, 16), (3, 40), (2, 64), (1, 90)):
         for each in (lm, plain):
             each.open(num_rows, capacity)
+            each.forward(range(num_rows), torch.ones(num_rows, 1, dtype=torch.int64))  # alone
+            for row in range(num_rows):
+                each.keep(row, 0)
             each.prefill(range(num_rows), [[5 + row] * (3 + 2 * row) for row in range(num_rows)])
         for num_new in (1, 2, 5, 1, 3, 4):
             token_ids = torch.arange(num_rows * num_new).view(num_rows, num_new) % 50

@@ -38,8 +38,11 @@ class Fault:
 FAULTS = (
     # The cache and the mask.
     Fault("lm/cache.py", "self.lengths[row] = end", "self.lengths[row] = end - 1", "lm decoding"),
-    Fault("lm/cache.py", "prefix + node for node in nodes]", "prefix + 0 * node for node in nodes]",
+    Fault("lm/cache.py", "torch.tensor([prefix + node for", "torch.tensor([prefix + 0 * node for",
           "lm decoding"),
+    Fault("runtime/program.py", "columns <= slots[:, :, None]", "columns < slots[:, :, None] + 2",
+          "runtime"),
+    Fault("lm/new_cells.py", "own_attend.index_copy(0, where, attend)", "own_attend", "runtime"),
     Fault("lm/mask.py", "= torch.tensor(rows)", "= torch.ones(len(rows), len(rows)).tril().bool()",
           "lm decoding"),
     Fault("decoding/decoder.py", "len(flight.token_ids) - 1, accepted)",

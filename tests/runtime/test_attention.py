@@ -46,7 +46,8 @@ def test_models_attend_by_it_only_meanwhile() -> None:
     assert torch.allclose(before, meanwhile, atol=1e-5)
 
 
-def test_models_that_need_more_than_sdpa_keep_their_own() -> None:
-    model = tiny_model("gemma2")  # soft caps
+def test_models_that_run_something_else_keep_it() -> None:
+    """Which is how families whose attention does more than sdpa (soft caps, sinks) come."""
+    model = tiny_model("llama", attention="eager")
     with folding(model):
         assert model.config._attn_implementation == "eager"

@@ -17,12 +17,18 @@ class Uncompiled:
     def __init__(self, model: PreTrainedModel, cache_word: str):
         self._model = model
         self._cache_word = cache_word
-        self.num_steps = 0
 
     def __call__(self, inputs: Inputs, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
-        self.num_steps += 1
+        _require_what_compilers_need(inputs)
         with folding(self._model):
             return step_of(self._model, self._cache_word, layers)(*inputs)
+
+
+def _require_what_compilers_need(inputs: Inputs) -> None:
+    """Hold inputs to what a program takes for granted ever after its first step."""
+    assert len(inputs.columns) > 1, "one is a size of its own"
+    assert inputs.positions is not inputs.slots, "they would be one input"
+    assert all(each.is_contiguous() for each in (*inputs[:4], *inputs.masks)), "strides stay"
 
 
 def uncompiled_steps(name: str, model: PreTrainedModel, cache_word: str) -> ProvenSteps | None:

@@ -42,7 +42,7 @@ def decide(shown: Shown, nodes: CandidateNodes, odds: Odds) -> list[Verdict]:
     table, bound, *ahead = together(torch.cat(columns, dim=1), bounds, *last.ahead(asked_before))
     by_request = nodes.by_request(table, len(shown.proposals))
     decided = [
-        _walked(proposal, rows, nodes.width, stream)
+        _walked(proposal, rows, nodes.width, stream, odds.strays is not None)
         for proposal, rows, stream in zip(shown.proposals, by_request, shown.streams, strict=True)
     ]
     tokens = last.behind([last_of(one.path) for one in decided], ahead)
@@ -50,15 +50,19 @@ def decide(shown: Shown, nodes: CandidateNodes, odds: Odds) -> list[Verdict]:
 
 
 def _walked(
-    proposal: Proposal, rows: Mapping[int, Sequence[float]], width: int, stream: Stream
+    proposal: Proposal,
+    rows: Mapping[int, Sequence[float]],
+    width: int,
+    stream: Stream,
+    strays_are_known: bool,
 ) -> Decided:
     accept = {node: row[:width] for node, row in rows.items()}
     some = {node: row[width] for node, row in rows.items()}
     overlap = {node: row[width + 1] for node, row in rows.items()}
-    strays = {node: (row[-2], row[-1]) for node, row in rows.items() if len(row) > width + 2}
+    strays = {node: (row[-2], row[-1]) for node, row in rows.items()} if strays_are_known else None
     path = walk(proposal.tree, accept, stream)
     expected = expected_accepted(proposal.tree, shares(accept), some)
-    return Decided(path, expected, overlap, strays or None)
+    return Decided(path, expected, overlap, strays)
 
 
 def residual(p: Tensor, q: Tensor, fallback: Tensor) -> Tensor:  # [..., V] each

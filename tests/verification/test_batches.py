@@ -88,6 +88,7 @@ def _require_same(found: Sequence[Verdict], expected: Sequence[Verdict]) -> None
         assert one.expected_accepted == pytest.approx(other.expected_accepted)
         assert one.overlap == pytest.approx(other.overlap)
         assert one.bound == pytest.approx(other.bound)
+        assert len(one.divergence) == len(other.divergence)
         flat = [[number for pair in each.divergence for number in pair] for each in (one, other)]
         assert flat[0] == pytest.approx(flat[1])
 
@@ -100,7 +101,11 @@ def test_a_batch_is_decided_on_as_its_trees_are_one_by_one(
     for seed in range(20):
         proposals, probs = _batch(draw, parents, seed)
         shown = Shown(proposals, probs, _streams(len(proposals), seed))
-        _require_same(rule.verify_all(shown), _alone(rule, proposals, probs, seed))
+        found = rule.verify_all(shown)
+        _require_same(found, _alone(rule, proposals, probs, seed))
+        # Rules that may stray say how far they did at each node, those without candidates, too.
+        lossy = not rule.lossless_for  # type: ignore[attr-defined]
+        assert all(len(each.divergence) == lossy * (len(each.path) + 1) for each in found)
 
 
 @pytest.mark.parametrize(("rule", "draw", "parents"), BATCHES)

@@ -29,7 +29,8 @@ from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, summarize
 from specdec.recording.recorded import read_recording, require_made_for
-from specdec.replaying.costs import Costs, costs_of_file
+from specdec.replaying.costs import Costs
+from specdec.replaying.costs_file import costs_of_file
 from specdec.results.run_dir import RunDir
 
 

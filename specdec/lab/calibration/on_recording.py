@@ -18,7 +18,8 @@ from specdec.lab.rendered_runs import read_spec
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.recording.recorded import read_recording, require_made_for
-from specdec.replaying.costs import costs_of_file
+from specdec.recording.texts import mean_context
+from specdec.replaying.costs_file import costs_of_file
 from specdec.replaying.draft_distributions import HeadDistributions, ModelDistributions
 from specdec.tree.fixed import Path
 from specdec.tree.sparse import Sparse
@@ -65,14 +66,17 @@ def priced_sizes(
 ) -> list[Budget]:
     """Say of trees of up to 64 nodes what they bring, and what they cost on the measured machine.
 
+    Steps are priced behind the mean context of the recorded texts.
+
     Raises:
         UserError: nobody measured what this proposer costs.
     """
     costs, draft = costs_of_file(file, reader), draft_of(spec.proposer)
     costs.require(draft, file)
+    context = mean_context([text for part in parts for text in part.texts])
 
     def seconds_of(nodes: Sequence[Path]) -> float:
-        return sum(costs.of_largest(draft, Sparse(nodes) if nodes else None))
+        return sum(costs.of_largest(draft, Sparse(nodes) if nodes else None, context))
 
     largest = best_tree(parts, min(spec.max_nodes, MOST_NODES), spec.max_rank)
     return budgets(parts, largest.nodes, seconds_of)

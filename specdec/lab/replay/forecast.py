@@ -15,7 +15,8 @@ from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Estimate, Tally, block_efficiency
 from specdec.recording.recorded import read_recording, require_made_for
-from specdec.replaying.costs import Costs, costs_of_file
+from specdec.replaying.costs import Costs
+from specdec.replaying.costs_file import costs_of_file
 
 # How far predicted speeds are off, one time in two; of tau replay knows the mean, not the texts.
 MARGIN = 0.1

@@ -1,0 +1,105 @@
+"""How forwards grow with context, tokens and requests: lines, and whether one is steeper than x."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from math import log
+from pathlib import Path
+
+from specdec.core.errors import UserError
+from specdec.replaying.forwards import Forwards, Shape
+from specdec.report.plots import save
+from specdec.report.plots.growth import Axis, Series, growth
+
+STEEP = 1.05  # an exponent beyond this is more than proportional, and more than noise
+
+
+def by_context(forwards: Forwards) -> list[Series]:
+    """Return a line over the context for every number of tokens."""
+    groups: dict[tuple[bool, int], dict[int, float]] = {}
+    for each in forwards.points:
+        branches, number, context = each.shape
+        groups.setdefault((branches, number), {})[context] = each.seconds
+    return [
+        _series(f"{_kind(branches)} of {number}", found)
+        for (branches, number), found in sorted(groups.items())
+    ]
+
+
+def by_tokens(forwards: Forwards) -> list[Series]:
+    """Return a line over the tokens for every context."""
+    groups: dict[tuple[bool, int], dict[int, float]] = {}
+    for each in forwards.points:
+        branches, number, context = each.shape
+        groups.setdefault((branches, context), {})[number] = each.seconds
+    return [
+        _series(f"{_kind(branches)}, context {context}", found)
+        for (branches, context), found in sorted(groups.items())
+    ]
+
+
+def by_batch(several: Sequence[Forwards]) -> list[Series]:
+    """Return lines over the requests, of one token and of the most, at all common contexts.
+
+    Raises:
+        UserError: two are of one batch, or there is no shape that all have.
+    """
+    seconds = {each.batch: {p.shape: p.seconds for p in each.points} for each in several}
+    if len(seconds) < len(several):
+        raise UserError(f"beside: batch={several[0].batch} twice; expected files of unlike batches")
+    common = set[Shape].intersection(*(set(found) for found in seconds.values()))
+    sizes = {shape.num_tokens for shape in common}
+    if not sizes:
+        raise UserError("beside: nothing in common; expected the same tokens and contexts")
+    shown = sorted(shape for shape in common if shape.num_tokens in (min(sizes), max(sizes)))
+    return [
+        _series(
+            f"{_kind(shape.branches)} of {shape.num_tokens}, context {shape.context}",
+            {batch: found[shape] for batch, found in seconds.items()},
+        )
+        for shape in shown
+    ]
+
+
+def _kind(branches: bool) -> str:
+    return "tree" if branches else "chain"
+
+
+def _series(label: str, seconds: dict[int, float]) -> Series:
+    sizes = sorted(seconds)
+    return Series(label, sizes, [1e3 * seconds[size] for size in sizes])
+
+
+def exponents(line: Series) -> Iterator[tuple[float, float, float]]:
+    """Yield the exponent e between neighbours, with both: seconds grow there as x ** e."""
+    for (low, before), (high, after) in pairwise(zip(line.x, line.milliseconds, strict=True)):
+        yield log(after / before) / log(high / low), low, high
+
+
+def growth_said(what: str, lines: Sequence[Series]) -> str:
+    """Say in a line how steep the steepest line is, or which are steeper than x."""
+    found = [(*each, line.label) for line in lines for each in exponents(line)]
+    if not found:
+        return f"growth with {what}: only one was timed"
+    steep = sorted((each for each in found if each[0] > STEEP), reverse=True)
+    listed = "; ".join(
+        f"{label}: {low:g} to {high:g}, exponent {exponent:.2f}"
+        for exponent, low, high, label in (steep or [max(found)])[:4]
+    )
+    verdict = "FASTER THAN LINEAR" if steep else "never faster than linear; the steepest"
+    return f"growth with {what}: {verdict} ({listed})"
+
+
+def draw(forwards: Forwards, beside: Sequence[Forwards], output: Path, about: str) -> list[Path]:
+    """Draw growth beside a file of costs; returns what was written: SVG and PNG of each plot."""
+    stem, caption = output.stem, f"Medians of forwards of the verifier, {about}."
+    batch = Axis(f"{stem}_by_batch", "batch (requests)", "A forward over requests in flight")
+    axes = [
+        (Axis(f"{stem}_by_context", "context (tokens)", "A forward over the context"), by_context),
+        (Axis(f"{stem}_by_tokens", "new tokens (tokens)", "A forward over its tokens"), by_tokens),
+    ]
+    plots = {}
+    for axis, lines in axes:
+        plots |= growth(axis, lines(forwards), caption)
+    if beside:
+        plots |= growth(batch, by_batch([forwards, *beside]), caption)
+    return save(plots, output.parent)

@@ -1,0 +1,108 @@
+"""All that `specdec-costs` times: the verifier's forwards, and the steps of each proposer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from specdec.core.errors import UserError
+from specdec.core.trace import Trace
+from specdec.lab.arm import Arm
+from specdec.lab.costs.forward_timing import Grid, contexts_within, forwards_of, time_forwards
+from specdec.lab.interleaving import interleave
+from specdec.lm.hf import HFCausalLM
+from specdec.prompts import Prompt
+from specdec.proposer.draft_model import DraftModel
+from specdec.replaying.cost_fitting import Timed, fitted
+from specdec.replaying.costs import Costs, ProposerKey
+from specdec.replaying.curves import Curve
+from specdec.replaying.doubts import doubts
+
+
+@dataclass(frozen=True)
+class TimedShape:
+    """A tree whose seconds are to be known."""
+
+    draft: ProposerKey
+    parents: tuple[int, ...]  # per level
+    choice: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is timed, and how often.
+
+    Args:
+        running: arms of one verifier, by name; each grows trees of one shape.
+        shapes: what the steps of each arm tell, by the same names.
+        prompts: that all arms decode.
+        grid: of the verifier's forwards.
+        rounds: times that the prompts are decoded.
+    """
+
+    running: Mapping[str, Arm]
+    shapes: Mapping[str, TimedShape]
+    prompts: Sequence[Prompt]
+    grid: Grid
+    rounds: int
+
+    @property
+    def verifier(self) -> HFCausalLM:
+        """The one of all arms."""
+        return next(iter(self.running.values())).verifier
+
+    def believed(self, circumstances: Mapping[str, Any]) -> Costs:
+        """Time everything, and once more if what came of it cannot be true.
+
+        Raises:
+            UserError: it cannot be true again, or there were too few steps.
+        """
+        found, costs = self._once(circumstances)
+        if found:
+            print(f"measured again, since this cannot be: {'; '.join(found)}")
+            found, costs = self._once(circumstances)
+        if found:
+            raise UserError(f"{found[0]}: this cannot be; measure again on a quiet machine")
+        return costs
+
+    def _once(self, circumstances: Mapping[str, Any]) -> tuple[list[str], Costs]:
+        # Steps come first: a model that has to step down from a runtime does so there.
+        timed = self._steps()
+        samples = time_forwards(self.verifier, self.grid)
+        forwards = forwards_of(self.verifier, self.grid, samples)
+        number = sum(len(each.steps) for each in timed)
+        known = {**circumstances, "runtime": self.verifier.runtime, "num_steps": number}
+        costs = fitted(forwards, timed, self._growths(), known)
+        return doubts(samples, forwards, timed), costs
+
+    def _steps(self) -> list[Timed]:
+        """Decode all prompts with everything, in turns, and say what each arm's steps tell."""
+        arms = list(self.running.values())
+        traces: dict[str, list[Trace]] = {name: [] for name in self.running}
+        for _ in range(self.rounds):
+            for arm, trace in interleave(arms, self.prompts, arms[0].turn_size):
+                traces[arm.name].append(trace)
+        return [_told(self.shapes[name], each) for name, each in traces.items()]
+
+    def _growths(self) -> dict[str, Curve]:
+        """Time a token of each draft model behind all contexts, for one request."""
+        found: dict[str, Curve] = {}
+        for name, arm in self.running.items():
+            key, proposer = self.shapes[name].draft.known_by, arm.decoder.proposer
+            if isinstance(proposer, DraftModel) and key not in found:
+                found[key] = _growth(proposer.model, self.grid)
+        return found
+
+
+def _told(shape: TimedShape, traces: Sequence[Trace]) -> Timed:
+    steps = [step for trace in traces for step in trace.steps]
+    contexts = [context for trace in traces for context in trace.contexts]
+    return Timed(shape.draft, shape.parents, shape.choice, steps, contexts)
+
+
+def _growth(model: HFCausalLM, grid: Grid) -> Curve:
+    contexts = contexts_within(grid.contexts, [1], model.max_length)
+    single = Grid([1], contexts, grid.batch, grid.repeats)
+    chain = forwards_of(model, single, time_forwards(model, single)).chain
+    return Curve(chain.contexts, tuple(curve.at(1) for curve in chain.curves))

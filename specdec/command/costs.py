@@ -15,7 +15,7 @@ from specdec.core.errors import UserError, require, require_int
 from specdec.core.jsonl import require_writable
 from specdec.lab.arm import build_arm
 from specdec.lab.checks import check_arm
-from specdec.lab.costs.forward_timing import Grid, contexts_within
+from specdec.lab.costs.forward_timing import ForwardGrid, contexts_within
 from specdec.lab.costs.growing import draw
 from specdec.lab.costs.measurement import Measurement
 from specdec.lab.costs.shown import about, show
@@ -47,7 +47,7 @@ def task(config: DictConfig) -> None:
     write_costs(costs, output)
     show(costs, beside)
     drawn = draw(costs.forwards, beside, output, about(costs))
-    print(f"plots: {', '.join(str(path) for path in drawn if path.suffix == '.png')}")
+    print("plots:", *(path for path in drawn if path.suffix == ".png"))
     print(f"written: {output}; predict speed with costs={output}")
 
 
@@ -74,7 +74,7 @@ def check_options(config: DictConfig) -> ArmSpec:
     return shared
 
 
-def grid_of(config: DictConfig, max_length: int) -> Grid:
+def grid_of(config: DictConfig, max_length: int) -> ForwardGrid:
     """Say which forwards are timed; one token is always among them: plain decoding.
 
     Raises:
@@ -82,7 +82,7 @@ def grid_of(config: DictConfig, max_length: int) -> Grid:
     """
     tokens = sorted({1, *config.tokens})
     contexts = contexts_within(config.contexts, tokens, max_length)
-    return Grid(tokens, contexts, config.batch, config.repeats)
+    return ForwardGrid(tokens, contexts, config.batch, config.repeats)
 
 
 def circumstances_of(shared: ArmSpec, verifier: HFCausalLM) -> dict[str, Any]:

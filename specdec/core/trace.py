@@ -93,8 +93,8 @@ class Trace:
     @property
     def contexts(self) -> list[int]:
         """The cells that are cached when each step begins: all tokens but the last one."""
-        emitted = accumulate((step.emitted for step in self.steps), initial=0)
-        return [self.num_prompt_tokens - 1 + number for number, _ in zip(emitted, self.steps, strict=False)]
+        emitted = [0, *accumulate(step.emitted for step in self.steps)]
+        return [self.num_prompt_tokens - 1 + number for number in emitted[: len(self.steps)]]
 
     @property
     def prompt_key(self) -> PromptKey:

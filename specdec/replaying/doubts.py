@@ -71,7 +71,8 @@ def _is_within(smaller: Shape, larger: Shape) -> bool:
 
 
 def _said(shape: Shape) -> str:
-    return f"{shape.num_tokens} tokens behind {shape.context}"
+    number = shape.num_tokens
+    return f"{number} token{'s' if number != 1 else ''} behind {shape.context}"
 
 
 def _too_cheap(name: str, timed: Sequence[Timed], forwards: Forwards) -> list[str]:

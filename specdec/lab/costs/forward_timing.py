@@ -10,7 +10,6 @@ import torch
 from specdec.core.errors import require
 from specdec.core.tree import CandidateTree
 from specdec.decoding.decoder import Clock
-from specdec.lab.costs.copying import copied_bytes_per_second
 from specdec.lm.batch import TreeBatch
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.traffic import step_bytes
@@ -23,7 +22,7 @@ Samples = Mapping[Shape, Sequence[float]]  # seconds of forwards of the whole ba
 
 
 @dataclass(frozen=True)
-class Grid:
+class ForwardGrid:
     """What is timed.
 
     Args:
@@ -62,7 +61,7 @@ def contexts_within(contexts: Sequence[int], tokens: Sequence[int], max_length: 
     return sorted({min(context, room) for context in contexts})
 
 
-def time_forwards(lm: HFCausalLM, grid: Grid) -> Samples:
+def time_forwards(lm: HFCausalLM, grid: ForwardGrid) -> Samples:
     """Time every shape of a grid in turns, after rounds that are not timed.
 
     Each context has a cache of its own, filled once with random text; what a forward appends is
@@ -84,7 +83,7 @@ def time_forwards(lm: HFCausalLM, grid: Grid) -> Samples:
     return samples
 
 
-def _filled(lm: HFCausalLM, context: int, grid: Grid) -> HFCausalLM:
+def _filled(lm: HFCausalLM, context: int, grid: ForwardGrid) -> HFCausalLM:
     """Return the model with a cache of its own that holds so many cells in each row."""
     model = HFCausalLM(lm.model, lm.tokenizer, max_length=lm.max_length, runtime=lm.runtime)
     model.open(grid.batch, context + max(grid.tokens))
@@ -113,7 +112,9 @@ def tree_of(shape: Shape, token: int) -> CandidateTree:
     return CandidateTree.chain(token, (token,) * number)
 
 
-def forwards_of(lm: HFCausalLM, grid: Grid, samples: Samples) -> Forwards:
+def forwards_of(
+    lm: HFCausalLM, grid: ForwardGrid, samples: Samples, bytes_per_second: float
+) -> Forwards:
     """Take medians, and say of each shape what it must move."""
     known = HFCausalLM(lm.model, lm.tokenizer, max_length=lm.max_length)
     known.prefill([0], [[0]])  # cells have a size once there is one
@@ -121,4 +122,4 @@ def forwards_of(lm: HFCausalLM, grid: Grid, samples: Samples) -> Forwards:
         TimedForward(shape, median(each), step_bytes(known, grid.batch, *shape[1:]))
         for shape, each in samples.items()
     ]
-    return Forwards(grid.batch, copied_bytes_per_second(lm.device), tuple(points))
+    return Forwards(grid.batch, bytes_per_second, tuple(points))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from specdec.core.errors import UserError
 from specdec.replaying.forwards import Forwards, Shape
-from specdec.report.plots import save
+from specdec.report.plots import Plot, save
 from specdec.report.plots.growth import Axis, Series, growth
 
 STEEP = 1.05  # an exponent beyond this is more than proportional, and more than noise
@@ -95,9 +95,9 @@ def draw(forwards: Forwards, beside: Sequence[Forwards], output: Path, about: st
     batch = Axis(f"{stem}_by_batch", "batch (requests)", "A forward over requests in flight")
     axes = [
         (Axis(f"{stem}_by_context", "context (tokens)", "A forward over the context"), by_context),
-        (Axis(f"{stem}_by_tokens", "new tokens (tokens)", "A forward over its tokens"), by_tokens),
+        (Axis(f"{stem}_by_tokens", "new tokens", "A forward over its tokens"), by_tokens),
     ]
-    plots = {}
+    plots: dict[str, Plot] = {}
     for axis, lines in axes:
         plots |= growth(axis, lines(forwards), caption)
     if beside:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from specdec.core.errors import UserError
 from specdec.core.trace import Trace
 from specdec.lab.arm import Arm
-from specdec.lab.costs.forward_timing import Grid, contexts_within, forwards_of, time_forwards
+from specdec.lab.costs.copying import copied_bytes_per_second
+from specdec.lab.costs.forward_timing import (
+    ForwardGrid,
+    contexts_within,
+    forwards_of,
+    time_forwards,
+)
 from specdec.lab.interleaving import interleave
 from specdec.lm.hf import HFCausalLM
 from specdec.prompts import Prompt
 from specdec.proposer.draft_model import DraftModel
 from specdec.replaying.cost_fitting import Timed, fitted
 from specdec.replaying.costs import Costs, ProposerKey
-from specdec.replaying.curves import Curve
+from specdec.replaying.curves import Curve, rising
 from specdec.replaying.doubts import doubts
 
 
@@ -44,7 +51,7 @@ class Measurement:
     running: Mapping[str, Arm]
     shapes: Mapping[str, TimedShape]
     prompts: Sequence[Prompt]
-    grid: Grid
+    grid: ForwardGrid
     rounds: int
 
     @property
@@ -70,7 +77,8 @@ class Measurement:
         # Steps come first: a model that has to step down from a runtime does so there.
         timed = self._steps()
         samples = time_forwards(self.verifier, self.grid)
-        forwards = forwards_of(self.verifier, self.grid, samples)
+        speed = copied_bytes_per_second(self.verifier.device)
+        forwards = forwards_of(self.verifier, self.grid, samples, speed)
         number = sum(len(each.steps) for each in timed)
         known = {**circumstances, "runtime": self.verifier.runtime, "num_steps": number}
         costs = fitted(forwards, timed, self._growths(), known)
@@ -83,26 +91,27 @@ class Measurement:
         for _ in range(self.rounds):
             for arm, trace in interleave(arms, self.prompts, arms[0].turn_size):
                 traces[arm.name].append(trace)
-        return [_told(self.shapes[name], each) for name, each in traces.items()]
+        return [_timed(self.shapes[name], each) for name, each in traces.items()]
 
     def _growths(self) -> dict[str, Curve]:
         """Time a token of each draft model behind all contexts, for one request."""
         found: dict[str, Curve] = {}
         for name, arm in self.running.items():
             key, proposer = self.shapes[name].draft.known_by, arm.decoder.proposer
-            if isinstance(proposer, DraftModel) and key not in found:
-                found[key] = _growth(proposer.model, self.grid)
+            model = proposer.model if isinstance(proposer, DraftModel) else None
+            if isinstance(model, HFCausalLM) and key not in found:
+                found[key] = _growth(model, self.grid)
         return found
 
 
-def _told(shape: TimedShape, traces: Sequence[Trace]) -> Timed:
+def _timed(shape: TimedShape, traces: Sequence[Trace]) -> Timed:
     steps = [step for trace in traces for step in trace.steps]
     contexts = [context for trace in traces for context in trace.contexts]
     return Timed(shape.draft, shape.parents, shape.choice, steps, contexts)
 
 
-def _growth(model: HFCausalLM, grid: Grid) -> Curve:
+def _growth(model: HFCausalLM, grid: ForwardGrid) -> Curve:
     contexts = contexts_within(grid.contexts, [1], model.max_length)
-    single = Grid([1], contexts, grid.batch, grid.repeats)
-    chain = forwards_of(model, single, time_forwards(model, single)).chain
-    return Curve(chain.contexts, tuple(curve.at(1) for curve in chain.curves))
+    samples = time_forwards(model, ForwardGrid([1], contexts, grid.batch, grid.repeats))
+    middles = {shape.context: median(each) / grid.batch for shape, each in samples.items()}
+    return Curve(tuple(contexts), rising([middles[context] for context in contexts]))

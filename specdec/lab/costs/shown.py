@@ -40,7 +40,7 @@ def about(costs: Costs) -> str:
 def _table(forwards: Forwards, branches: bool, how: str) -> Table:
     """Make a table of milliseconds, a context a row and a number of tokens a column."""
     kind = "trees" if branches else "chains"
-    title = f"verifier, {how}: ms of a forward of {kind} of n tokens (times the floor)"
+    title = f"verifier, {how}: ms of {kind} (times the floor)"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     points = {each.shape: each for each in forwards.points if each.shape.branches == branches}
     table.add_column("context", justify="right")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from specdec.core.errors import Unfit
 from specdec.lab.arm import sampling_of
+from specdec.lab.costs.suitable import costs_to_decode_by
 from specdec.lab.replay.arms import ReplayArm
 from specdec.lab.replay.ranking import choices
 from specdec.lab.replay.replayer import Replayer
@@ -16,7 +17,6 @@ from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Estimate, Tally, block_efficiency
 from specdec.recording.recorded import read_recording, require_made_for
 from specdec.replaying.costs import Costs
-from specdec.replaying.costs_file import costs_of_file
 
 # How far predicted speeds are off, one time in two; of tau replay knows the mean, not the texts.
 MARGIN = 0.1
@@ -34,13 +34,17 @@ def foresee(
         verifier: of the arms.
 
     Raises:
-        UserError: the recording or the costs are not of this verifier and sampling, or damaged.
+        UserError: the recording or the costs are not of this verifier and sampling, or damaged, or
+            the costs are of another runtime or device.
     """
     recording, reader = read_recording(folder), fingerprint(verifier)
     shared = next(iter(specs.values()))
     sampling = sampling_of(shared, verifier)
     require_made_for(recording, reader, sampling)
-    costs = None if costs_file is None else costs_of_file(costs_file, reader)
+    costs = None
+    if costs_file is not None:
+        wanted = {"runtime": shared.verifier.get("runtime"), "batch": shared.batch}
+        costs = costs_to_decode_by(costs_file, reader, verifier, wanted)
     able, unknown = replayable(specs)
     tallies = Replayer.of(recording, verifier, sampling, costs=costs).replay(able)
     show(able, tallies, unknown, costs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,18 @@ from specdec.core.jsonl import require_writable
 from specdec.lab.arm import build_arm
 from specdec.lab.checks import check_arm
 from specdec.lab.costs.forward_timing import ForwardGrid, contexts_within
-from specdec.lab.costs.growing import draw
+from specdec.lab.costs.growing import draw, require_comparable
 from specdec.lab.costs.measurement import Measurement
 from specdec.lab.costs.shown import about, show
+from specdec.lab.costs.suitable import costs_to_decode_by
 from specdec.lab.interleaving import expect
 from specdec.lab.measured_on import measured_on
 from specdec.lab.spec import ArmSpec
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.prompts import Prompt
-from specdec.replaying.costs_file import read_costs, write_costs
+from specdec.replaying.costs_file import write_costs
+from specdec.replaying.forwards import Forwards
 
 
 def task(config: DictConfig) -> None:
@@ -33,7 +35,6 @@ def task(config: DictConfig) -> None:
     shared = check_options(config)
     output = Path(config.output)
     require_writable(output)
-    beside = [read_costs(Path(each)).forwards for each in config.beside]
     shapes, specs = planned(config)
     prompts: Sequence[Prompt] = shared.prompts.load()
     verifier = shared.verifier.build()
@@ -41,12 +42,15 @@ def task(config: DictConfig) -> None:
     running = {name: build_arm(spec, verifier, name) for name, spec in specs.items()}
     prompts = running["none"].choose(prompts)
     expect(list(running.values()), prompts)
+    circumstances = circumstances_of(shared, verifier)
+    beside = forwards_beside(config.beside, circumstances["verifier"], verifier)
+    require_comparable(grid, beside)
     print(f"{len(grid.shapes)} forwards, {grid.repeats} times; {len(running)} kinds of steps")
     measure = Measurement(running, shapes, prompts, grid, config.rounds)
-    costs = measure.believed(circumstances_of(shared, verifier))
+    costs = measure.believed(circumstances)
     write_costs(costs, output)
-    show(costs, beside)
-    drawn = draw(costs.forwards, beside, output, about(costs))
+    show(costs, list(beside.values()))
+    drawn = draw(costs.forwards, list(beside.values()), output, about(costs))
     print("plots:", *(path for path in drawn if path.suffix == ".png"))
     print(f"written: {output}; predict speed with costs={output}")
 
@@ -58,7 +62,9 @@ def check_options(config: DictConfig) -> ArmSpec:
     good = isinstance(config.output, str) and bool(config.output)
     require(good, "output", config.output, "a file")
     require(not Path(config.output).is_dir(), "output", config.output, "a file, not a folder")
-    for name in ("proposers", "options", "beside"):
+    good = isinstance(config.beside, ListConfig)
+    require(good, "beside", config.beside, "a list of files, [outputs/costs.json]")
+    for name in ("proposers", "options"):
         good = isinstance(config[name], ListConfig)
         require(good, name, config[name], 'a list, [ngram,"medusa proposer.path=my_heads"]')
     for name in ("tokens", "contexts", "widths"):
@@ -83,6 +89,17 @@ def grid_of(config: DictConfig, max_length: int) -> ForwardGrid:
     tokens = sorted({1, *config.tokens})
     contexts = contexts_within(config.contexts, tokens, max_length)
     return ForwardGrid(tokens, contexts, config.batch, config.repeats)
+
+
+def forwards_beside(
+    files: Sequence[str], known: Mapping[str, str], verifier: HFCausalLM
+) -> dict[str, Forwards]:
+    """Read the forwards of other batches, by file.
+
+    Raises:
+        UserError: one is of another verifier, dtype, runtime or device.
+    """
+    return {each: costs_to_decode_by(each, known, verifier, {}).forwards for each in files}
 
 
 def circumstances_of(shared: ArmSpec, verifier: HFCausalLM) -> dict[str, Any]:

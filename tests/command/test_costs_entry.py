@@ -107,7 +107,7 @@ def test_files_of_other_batches_are_set_beside(
     assert json.loads(Path("two.json").read_text())["forwards"]["batch"] == 2
     again = cli("costs", *models, *small, "beside=[costs.json]")
     assert again.status == 2
-    assert again.err.startswith("error: beside: batch=1 twice")
+    assert again.err.startswith("error: beside='costs.json': batch=1 again")
 
 
 def test_replay_predicts_speed(

@@ -20,7 +20,14 @@ from specdec.lab.costs.forward_timing import (
     time_forwards,
     tree_of,
 )
-from specdec.lab.costs.growing import by_batch, by_context, by_tokens, exponents, growth_said
+from specdec.lab.costs.growing import (
+    by_batch,
+    by_context,
+    by_tokens,
+    exponents,
+    growth_said,
+    require_comparable,
+)
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.traffic import step_bytes, weight_bytes
 from specdec.replaying.forwards import Forwards, Shape, TimedForward
@@ -169,11 +176,15 @@ def test_batches_are_compared_where_they_have_shapes_in_common() -> None:
     assert len(lines) == 6, "one token and four, chains and trees, behind two contexts"
     assert all(list(line.x) == [1, 4] for line in lines)
     assert [e for line in lines for e, *_ in exponents(line)] == pytest.approx([1.0] * 6)
-    with pytest.raises(UserError, match="beside: batch=1 twice"):
-        by_batch([forwards(1), forwards(1)])
-    other = replace(forwards(4), points=forwards().points[:0])
-    with pytest.raises(UserError, match="beside: nothing in common"):
-        by_batch([forwards(1), other])
+
+
+def test_what_has_nothing_to_be_compared_with_is_refused_beforehand() -> None:
+    require_comparable(GRID, {"one.json": forwards(1), "four.json": forwards(4)})
+    with pytest.raises(UserError, match=r"beside='two\.json': batch=2 again"):
+        require_comparable(GRID, {"two.json": forwards(2)})
+    other = replace(GRID, contexts=[9])
+    with pytest.raises(UserError, match=r"beside='one\.json': expected a file of the same"):
+        require_comparable(other, {"one.json": forwards(1)})
 
 
 def test_growth_is_drawn_with_all_its_points() -> None:

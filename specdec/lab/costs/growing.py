@@ -1,11 +1,12 @@
 """How forwards grow with context, tokens and requests: lines, and whether one is steeper than x."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import log
 from pathlib import Path
 
 from specdec.core.errors import UserError
+from specdec.lab.costs.forward_timing import ForwardGrid
 from specdec.replaying.forwards import Forwards, Shape
 from specdec.report.plots import Plot, save
 from specdec.report.plots.growth import Axis, Series, growth
@@ -38,18 +39,10 @@ def by_tokens(forwards: Forwards) -> list[Series]:
 
 
 def by_batch(several: Sequence[Forwards]) -> list[Series]:
-    """Return lines over the requests, of one token and of the most, at all common contexts.
-
-    Raises:
-        UserError: two are of one batch, or there is no shape that all have.
-    """
+    """Return lines over the requests, of one token and of the most, at all common contexts."""
     seconds = {each.batch: {p.shape: p.seconds for p in each.points} for each in several}
-    if len(seconds) < len(several):
-        raise UserError(f"beside: batch={several[0].batch} twice; expected files of unlike batches")
     common = set[Shape].intersection(*(set(found) for found in seconds.values()))
     sizes = {shape.num_tokens for shape in common}
-    if not sizes:
-        raise UserError("beside: nothing in common; expected the same tokens and contexts")
     shown = sorted(shape for shape in common if shape.num_tokens in (min(sizes), max(sizes)))
     return [
         _series(
@@ -58,6 +51,22 @@ def by_batch(several: Sequence[Forwards]) -> list[Series]:
         )
         for shape in shown
     ]
+
+
+def require_comparable(grid: ForwardGrid, beside: Mapping[str, Forwards]) -> None:
+    """Refuse files that growth with the batch cannot be read off, beside what is to be timed.
+
+    Raises:
+        UserError: two are of one batch, or no shape is in all of them.
+    """
+    batches, common = {grid.batch}, set(grid.shapes)
+    for where, each in beside.items():
+        if each.batch in batches:
+            raise UserError(f"beside={where!r}: batch={each.batch} again; expected unlike batches")
+        batches.add(each.batch)
+        common &= {point.shape for point in each.points}
+        if not common:
+            raise UserError(f"beside={where!r}: expected a file of the same tokens and contexts")
 
 
 def _kind(branches: bool) -> str:

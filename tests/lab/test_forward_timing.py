@@ -171,6 +171,19 @@ def test_what_grows_faster_than_linear_is_named() -> None:
     assert "only one was timed" in growth_said("context", [Series("a", [8], [1.0])])
 
 
+def test_what_a_constant_hides_is_named() -> None:
+    """Exponents of the whole stay below 1, and yet the last stretch adds twice as much for each."""
+    hidden = Series("hidden", [10, 20, 30], [100.0, 101.0, 103.0])
+    flat = Series("flat", [10, 20, 30], [100.0, 102.0, 103.0])
+    assert growth_said("context", [flat]).endswith("; no line bends upwards")
+    said = growth_said("context", [flat, hidden])
+    assert "never faster than linear" in said
+    assert said.endswith(
+        "hidden bends upwards most: 0.2000 ms for each from 20 to 30, 0.1000 before"
+    )
+    assert growth_said("context", [Series("two", [1, 2], [1.0, 1.5])]).endswith("exponent 0.58)")
+
+
 def test_batches_are_compared_where_they_have_shapes_in_common() -> None:
     lines = by_batch([forwards(1), forwards(4)])
     assert len(lines) == 6, "one token and four, chains and trees, behind two contexts"

@@ -85,7 +85,10 @@ def exponents(line: Series) -> Iterator[tuple[float, float, float]]:
 
 
 def growth_said(what: str, lines: Sequence[Series]) -> str:
-    """Say in a line how steep the steepest line is, or which are steeper than x."""
+    """Say in a line how steep the steepest line is, or which are steeper than x, and which bend.
+
+    A constant hides what grows below it, so the last stretch of a line is also held to the rest.
+    """
     found = [(*each, line.label) for line in lines for each in exponents(line)]
     if not found:
         return f"growth with {what}: only one was timed"
@@ -95,7 +98,27 @@ def growth_said(what: str, lines: Sequence[Series]) -> str:
         for exponent, low, high, label in (steep or [max(found)])[:4]
     )
     verdict = "FASTER THAN LINEAR" if steep else "never faster than linear; the steepest"
-    return f"growth with {what}: {verdict} ({listed})"
+    return f"growth with {what}: {verdict} ({listed}){_bend_said(lines)}"
+
+
+def _bend_said(lines: Sequence[Series]) -> str:
+    """Name the line whose last stretch adds most for each x, beside what is added before it."""
+    bends = [(*stretches(line), line) for line in lines if len(line.x) > 2]
+    rising = [each for each in bends if each[0] > max(0.0, each[1])]
+    if not rising:
+        return "" if not bends else "; no line bends upwards"
+    last, before, line = max(rising, key=lambda each: each[0] / max(each[1], 1e-12))
+    low, high = line.x[-2:]
+    return (
+        f"; {line.label} bends upwards most: {last:.4f} ms for each from {low:g} to {high:g},"
+        f" {before:.4f} before"
+    )
+
+
+def stretches(line: Series) -> tuple[float, float]:
+    """Return the milliseconds for each x of the last stretch, and of all before it."""
+    (first, *_, low, high), (least, *_, before, last) = line.x, line.milliseconds
+    return (last - before) / (high - low), (before - least) / (low - first)
 
 
 def draw(forwards: Forwards, beside: Sequence[Forwards], output: Path, about: str) -> list[Path]:

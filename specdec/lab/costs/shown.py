@@ -15,13 +15,14 @@ from specdec.replaying.forwards import Forwards
 def show(costs: Costs, beside: Sequence[Forwards]) -> None:
     """Print all of it; `beside` are forwards of other batches."""
     forwards = costs.forwards
-    tables = [_table(forwards, branches, about(costs)) for branches in (False, True)]
+    tables = [_table(forwards, branches) for branches in (False, True)]
     console = Console()
     # Cut-off numbers are worse than broken lines; pipes and files claim to be 80 wide.
     whole = console.options.update(max_width=1000)
     needed = max(console.measure(table, options=whole).maximum for table in tables)
     console = Console(width=max(needed, console.width))
-    for table in tables:
+    for kind, table in zip(("chains", "trees"), tables, strict=True):
+        print(f"verifier, {about(costs)}: ms of {kind} (times the floor)")
         console.print(table)
     print(_floor_said(forwards))
     print(growth_said("context", by_context(forwards)))
@@ -37,11 +38,9 @@ def about(costs: Costs) -> str:
     return f"{known['runtime']}, {known['dtype']}, batch {costs.forwards.batch}"
 
 
-def _table(forwards: Forwards, branches: bool, how: str) -> Table:
+def _table(forwards: Forwards, branches: bool) -> Table:
     """Make a table of milliseconds, a context a row and a number of tokens a column."""
-    kind = "trees" if branches else "chains"
-    title = f"verifier, {how}: ms of {kind} (times the floor)"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD)
     points = {each.shape: each for each in forwards.points if each.shape.branches == branches}
     table.add_column("context", justify="right")
     for number in sorted({shape.num_tokens for shape in points}):

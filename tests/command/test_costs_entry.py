@@ -86,6 +86,7 @@ def test_every_part_is_measured(measured: Ended) -> None:
     assert draft["growth"]["sizes"] == [16, 252]
     known = found["circumstances"]
     assert (known["batch"], known["runtime"], known["dtype"]) == (1, "eager", "float32")
+    assert known["draft_runtime"] == "eager"
     assert "verifier, eager, float32, batch 1: ms of chains (times the floor)" in measured.out
     assert "growth with context: " in measured.out
     assert "growth with tokens: " in measured.out
@@ -165,6 +166,13 @@ def test_costs_of_another_runtime_are_refused_or_said(
     assert (refused.status, refused.out) == (2, "")
     assert refused.err.startswith(f"error: {said} runtime=eager")
     assert refused.err.endswith("measure anew with specdec-costs\n")
+    own = {**known.circumstances, "draft_runtime": "compiled"}
+    write_costs(replace(known, circumstances=own), Path("draft.json"))
+    with_draft = ("recording=recording", "costs=draft.json", "dry_run=true")
+    drafting = 'arms=["proposer=none","proposer=draft_model"]'
+    refused = cli("compare", *tiny.options("compared", *with_draft, drafting))
+    assert "measured with draft_runtime=compiled, and this is draft_runtime=eager" in refused.err
+    assert cli("compare", *tiny.options("compared", *with_draft, arms[1])).status == 0
     replayed = cli("replay", *overrides, "grid.proposer=[none]", "output=replayed")
     assert replayed.status == 0, replayed.err
     assert f"{said} runtime=eager" in replayed.out

@@ -81,6 +81,8 @@ class Measurement:
         forwards = forwards_of(self.verifier, self.grid, samples, speed)
         number = sum(len(each.steps) for each in timed)
         known = {**circumstances, "runtime": self.verifier.runtime, "num_steps": number}
+        for model in self._draft_models.values():
+            known["draft_runtime"] = model.runtime
         costs = fitted(forwards, timed, self._growths(), known)
         return doubts(samples, forwards, timed), costs
 
@@ -93,15 +95,20 @@ class Measurement:
                 traces[arm.name].append(trace)
         return [_timed(self.shapes[name], each) for name, each in traces.items()]
 
+    @property
+    def _draft_models(self) -> dict[str, HFCausalLM]:
+        """By what their proposers are known by."""
+        found: dict[str, HFCausalLM] = {}
+        for name, arm in self.running.items():
+            proposer = arm.decoder.proposer
+            model = proposer.model if isinstance(proposer, DraftModel) else None
+            if isinstance(model, HFCausalLM):
+                found.setdefault(self.shapes[name].draft.known_by, model)
+        return found
+
     def _growths(self) -> dict[str, Curve]:
         """Time a token of each draft model behind all contexts, for one request."""
-        found: dict[str, Curve] = {}
-        for name, arm in self.running.items():
-            key, proposer = self.shapes[name].draft.known_by, arm.decoder.proposer
-            model = proposer.model if isinstance(proposer, DraftModel) else None
-            if isinstance(model, HFCausalLM) and key not in found:
-                found[key] = _growth(model, self.grid)
-        return found
+        return {key: _growth(model, self.grid) for key, model in self._draft_models.items()}
 
 
 def _timed(shape: TimedShape, traces: Sequence[Trace]) -> Timed:

@@ -12,7 +12,7 @@ from specdec.replaying.costs import Costs
 from specdec.replaying.costs_file import costs_of_file
 from specdec.runtime.choice import AUTO
 
-DECISIVE = ("runtime", "device")  # of another one, seconds say nothing
+DECISIVE = ("runtime", "draft_runtime", "device")  # of another one, seconds say nothing
 TELLING = (*DECISIVE, "num_threads", "batch")
 
 
@@ -25,15 +25,15 @@ def costs_to_decode_by(
         where: a file of `specdec-costs`.
         fingerprint: of the verifier.
         verifier: as it is run here.
-        wanted: what the user wants of `runtime` and `batch`; `runtime=auto` may choose either.
+        wanted: what the user wants of these circumstances, if that is not how the verifier runs
+            already; `auto` may choose any runtime.
 
     Raises:
         UserError: no such file, or it is about another verifier, dtype, runtime or device.
     """
     costs = costs_of_file(where, fingerprint)
-    unlike = differences(costs, {**measured_on(verifier), **wanted})
-    if wanted.get("runtime") == AUTO:
-        unlike.pop("runtime", None)
+    here = {**measured_on(verifier), **wanted}
+    unlike = differences(costs, {name: each for name, each in here.items() if each != AUTO})
     if unlike.keys() & set(DECISIVE):
         raise UserError(f"costs={where!r}: {_said(unlike)}; measure anew with specdec-costs")
     _tell(where, unlike)
@@ -55,11 +55,8 @@ def costs_to_predict_by(where: str, fingerprint: Mapping[str, str], verifier: HF
 def differences(costs: Costs, here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return, by name, how something was measured and how it is here, where that differs."""
     measured = costs.circumstances
-    return {
-        name: (measured.get(name), here[name])
-        for name in TELLING
-        if name in here and measured.get(name) != here[name]
-    }
+    known = [name for name in TELLING if name in here and name in measured]
+    return {name: (measured[name], here[name]) for name in known if measured[name] != here[name]}
 
 
 def _tell(where: str, unlike: Mapping[str, tuple[Any, Any]]) -> None:

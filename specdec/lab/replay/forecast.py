@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from specdec.core.errors import Unfit
 from specdec.lab.arm import sampling_of
@@ -17,6 +18,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Estimate, Tally, block_efficiency
 from specdec.recording.recorded import read_recording, require_made_for
 from specdec.replaying.costs import Costs
+from specdec.runtime.choice import EAGER
 
 # How far predicted speeds are off, one time in two; of tau replay knows the mean, not the texts.
 MARGIN = 0.1
@@ -43,11 +45,21 @@ def foresee(
     require_made_for(recording, reader, sampling)
     costs = None
     if costs_file is not None:
-        wanted = {"runtime": shared.verifier.get("runtime"), "batch": shared.batch}
-        costs = costs_to_decode_by(costs_file, reader, verifier, wanted)
+        costs = costs_to_decode_by(costs_file, reader, verifier, wanted_of(specs))
     able, unknown = replayable(specs)
     tallies = Replayer.of(recording, verifier, sampling, costs=costs).replay(able)
     show(able, tallies, unknown, costs)
+
+
+def wanted_of(specs: Mapping[str, ArmSpec]) -> dict[str, Any]:
+    """Return under which circumstances the arms are to be decoded, as far as options say."""
+    shared = next(iter(specs.values()))
+    drafts = [part for spec in specs.values() if (part := spec.proposer.draft_model) is not None]
+    found = {"runtime": shared.verifier.get("runtime") or EAGER, "batch": shared.batch}
+    if drafts:
+        runtimes = sorted({part.get("runtime") or EAGER for part in drafts})
+        found["draft_runtime"] = ", ".join(runtimes)
+    return found
 
 
 def replayable(specs: Mapping[str, ArmSpec]) -> tuple[dict[str, ReplayArm], dict[str, str]]:

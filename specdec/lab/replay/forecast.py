@@ -57,7 +57,7 @@ def wanted_of(specs: Mapping[str, ArmSpec]) -> dict[str, Any]:
     drafts = [part for spec in specs.values() if (part := spec.proposer.draft_model) is not None]
     found = {"runtime": shared.verifier.get("runtime") or EAGER, "batch": shared.batch}
     if drafts:
-        runtimes = sorted({part.get("runtime") or EAGER for part in drafts})
+        runtimes = sorted({str(part.get("runtime") or EAGER) for part in drafts})
         found["draft_runtime"] = ", ".join(runtimes)
     return found
 

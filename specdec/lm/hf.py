@@ -119,6 +119,16 @@ class HFCausalLM:
         return self.dtype if self.quantization is None else f"{self.dtype} of int8 weights"
 
     @property
+    def window(self) -> int | None:
+        """How far back sliding layers see; None: there are none."""
+        return self._mask_kind.window
+
+    @property
+    def cell_bytes(self) -> list[int]:
+        """The bytes of one cell's key and value, layer by layer, once the model has read."""
+        return self._cache.cell_bytes
+
+    @property
     def attention(self) -> str:
         """Which attention implementation of transformers the model runs."""
         return str(self.model.config._attn_implementation)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from specdec.core.errors import UserError
 from specdec.results.tracking import keep_on, start_trackers
+from specdec.runtime.preparation import now
 from specdec.training.best import Best
 from specdec.training.checkpoints import Checkpoints, replacing
 from specdec.training.counted import Losses, TrainedOn, agreed
@@ -124,7 +124,7 @@ class TrainingRun:
         return step
 
     def _restart_clock(self) -> None:
-        self._since = time.perf_counter()
+        self._since = now()
         self._num_tokens = 0
 
     def advance(self, ends: bool = False) -> bool:
@@ -167,7 +167,7 @@ class TrainingRun:
     def log_loss(self, report: ProgressReport) -> None:
         """Log the mean loss per counted token of the steps since the last time."""
         loss = self._mean_loss()
-        speed = self._num_tokens / (time.perf_counter() - self._since)
+        speed = self._num_tokens / (now() - self._since)
         self._write(
             loss=loss,
             learning_rate=self._rate,  # of this step

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from specdec.core.errors import require, require_int
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
+from specdec.runtime.choice import texts_of
 from specdec.training.data.distill import Distill
 from specdec.training.data.overlap import RUN
 from specdec.training.data.reading import Reading, Share, Source
@@ -35,7 +36,8 @@ class _Data:
 class VerifierStates:
     """Samples of a data file, and the frozen verifier that reads them; `prepare` comes first.
 
-    With `cache_path` each sample is read once, by whichever run comes first. With `distill` the
+    With `cache_path` each sample is read once, by whichever run comes first. A verifier whose
+    runtime is `compiled` reads training texts by a program, too. With `distill` the
     verifier answers the training data anew before they are read; held-out data stay as they are.
     `reading` is how both are read, and what is held out where `held_out_path` is None.
 
@@ -216,7 +218,11 @@ class VerifierStates:
             nn.Module.to(self.verifier.model, device)
 
     def _run(self, token_ids: Tensor) -> Tensor:  # [B, T] -> [B, T, H]
-        return last_hidden(self.verifier, token_ids)
+        read = texts_of(self.verifier.runtime, self.verifier.model)
+        if read is None:
+            return last_hidden(self.verifier, token_ids)
+        with torch.autocast(token_ids.device.type, enabled=False):
+            return read(token_ids)
 
     def of(self, verifier: HFCausalLM) -> "VerifierStates":
         """Return the same samples, read by another verifier with the same tokens, uncached."""

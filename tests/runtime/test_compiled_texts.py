@@ -13,8 +13,7 @@ from specdec.runtime.preparation import prepared_seconds
 from specdec.runtime.proven import PROOFS, RefusedError
 from tests.support.families import WINDOW, tiny_model
 
-# No rotations, windows in every second layer, latent keys and experts.
-TYPICAL = ("llama", "gpt2", "gemma3_text", "deepseek_v3")
+TYPICAL = ("llama", "gpt2", "gemma3_text")  # no rotations; windows in every second layer
 SIZES = ((2, 7), (3, 5), (2, WINDOW + 9), (1, 6), (1, 12), (4, 3))
 
 

@@ -51,6 +51,7 @@ def weights(heads: MedusaTraining) -> torch.Tensor:
     return torch.cat([weight.detach().flatten() for weight in heads.module.parameters()])
 
 
+@pytest.mark.thorough
 def test_a_compiled_verifier_trains_the_same_heads(
     tiny: Tiny, tmp_path: Path, programs: list[Any]
 ) -> None:

@@ -61,7 +61,7 @@ class CompiledSteps:
             options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe},
         )
         _let_sizes_differ(inputs)
-        with folding(self._model), _tracing(self._model.dtype):
+        with folding(self._model), tracing(self._model.dtype):
             found = program(*inputs)
         self._programs[kind] = program
         return found
@@ -79,7 +79,7 @@ def _let_sizes_differ(inputs: Inputs) -> None:
 
 
 @contextmanager
-def _tracing(dtype: torch.dtype) -> Iterator[None]:
+def tracing(dtype: torch.dtype) -> Iterator[None]:
     """What holds while a program is compiled."""
     # Weights that are constants can be packed for half precision; float32 gains nothing by it, and
     # what is frozen cannot be kept on disk for the next process.

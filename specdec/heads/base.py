@@ -108,6 +108,13 @@ class Heads(
         of the head before (of head 0: `hidden`).
         """
 
+    def level(
+        self, head: int, hidden: Tensor, embeddings: Tensor, previous: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return a head's state, as `step` does, and with vocabulary heads its logits [..., V]."""
+        state = self.step(head, hidden, embeddings, previous)
+        return (state, self.vocabulary_heads[head](state)) if self.vocabulary_heads else (state,)
+
     def states(self, hidden: Tensor, embeddings: Tensor) -> list[Tensor]:
         """Return all heads' states along a text: [..., H] and [..., K, H] -> K times [..., H]."""
         states: list[Tensor] = []

@@ -23,6 +23,9 @@ from specdec.lm.vocabularies import fitted, require_model
 from specdec.proposer.growth import LogitSource, grow, propose_where
 from specdec.proposer.tree_fit import require_kind, require_levels
 from specdec.proposer.tree_proposer import TreeProposer
+from specdec.runtime.choice import AUTO, EAGER, function_of, require_runtime
+from specdec.runtime.program import Function
+from specdec.runtime.proven import RefusedError
 
 
 class HeadsProposer(TreeProposer):
@@ -30,6 +33,8 @@ class HeadsProposer(TreeProposer):
 
     Head i speaks about the tokens i + 1 below the root. Sampled drafts (`tree=chain`) are drawn
     like the verifier's text at `temperature`, by default the verifier's.
+
+    Their levels are run as `runtime` says, eager or compiled; auto: as the verifier's steps are.
 
     Raises:
         UserError: the tree is deeper than there are heads, or names a rank beyond the vocabulary.
@@ -45,8 +50,10 @@ class HeadsProposer(TreeProposer):
         verifier: HFCausalLM,
         tree: TreePolicy,
         temperature: float | None = None,
+        runtime: str = EAGER,
     ):
         super().__init__(tree, temperature, heads.vocab_size)
+        require_runtime(runtime, verifier.device)
         require_levels(tree, heads.num_heads)
         verifier.require_states("verifier.path")
         expected = f"heads for states of {verifier.state_size} numbers, as the verifier's are"
@@ -59,6 +66,12 @@ class HeadsProposer(TreeProposer):
         self.heads = heads
         self.verifier = verifier
         self._prefix = None if heads.prefix is None else CachedLayer(heads.prefix)
+        self._may_choose = runtime == AUTO
+        self._run_by(EAGER if self._may_choose else runtime)
+
+    def _run_by(self, runtime: str) -> None:
+        self.runtime = runtime
+        self._levels = levels_of(runtime, self.heads)
 
     @classmethod
     def load(
@@ -69,6 +82,7 @@ class HeadsProposer(TreeProposer):
         temperature: float | None = None,
         force: bool = False,
         revision: str | None = None,
+        runtime: str = EAGER,
     ) -> Self:
         """Load what training saved; `revision` is a branch, a tag or a commit of the Hub.
 
@@ -83,11 +97,13 @@ class HeadsProposer(TreeProposer):
         require_model(verifier, "verifier")
         require_trained_on(verifier, heads.verifier, f"path={path!r}", force)
         heads = heads.to(verifier.device, verifier.model.dtype).eval()
-        return cls(heads, verifier, tree, temperature)
+        return cls(heads, verifier, tree, temperature, runtime)
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
         """Empty the prefix layer's cache, if there is one; q will be `vocab_size` wide, like p."""
         self._vocab_size = vocab_size
+        if self._may_choose and self.verifier.runtime != self.runtime:
+            self._run_by(self.verifier.runtime)
         if self._prefix is not None:
             self._prefix.open(num_rows, capacity)
 
@@ -115,15 +131,29 @@ class HeadsProposer(TreeProposer):
         for head in range(heads.num_heads):
             if heads.reads_tokens:
                 embeddings = self.verifier.embed(path).to(hidden.dtype)
-            state = heads.step(head, hidden, embeddings, state)
-            logits = fitted(heads.logits(head, state, self.verifier.unembed), self._vocab_size)
-            frontier = yield logits.expand(-1, num_nodes, -1)
+            state, logits = self._level(head, hidden, embeddings, state)
+            frontier = yield fitted(logits, self._vocab_size).expand(-1, num_nodes, -1)
             num_nodes = frontier.token_ids.shape[1]
             if heads.reads_tokens:
                 path = _below(path, frontier.parents)
                 path = torch.cat([path, frontier.token_ids[..., None]], dim=-1)
                 state = _below(state, frontier.parents)
-                hidden = hidden[:, :1].expand(-1, num_nodes, -1)
+                hidden = hidden[:, :1].expand(-1, num_nodes, -1).contiguous()
+
+    def _level(
+        self, head: int, hidden: Tensor, embeddings: Tensor, previous: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return a head's state [B, F, H] and logits [B, F, V]."""
+        try:
+            state, *logits = self._levels[head](hidden, embeddings, previous)
+        except RefusedError as reason:
+            if not self._may_choose:
+                raise
+            print(f"runtime=auto: heads run eagerly from here on, since {reason}")
+            self._may_choose = False
+            self._run_by(EAGER)
+            state, *logits = self._levels[head](hidden, embeddings, previous)
+        return state, logits[0] if logits else self.verifier.unembed(state)
 
     def _hidden(self, contexts: Sequence[Context]) -> Tensor:  # [B, H]
         weight = next(self.heads.parameters())
@@ -139,6 +169,22 @@ class HeadsProposer(TreeProposer):
 def _below(values: Tensor, parents: Tensor) -> Tensor:  # [B, F, H], [B, F'] -> [B, F', H]
     """Give each node of the next frontier what its parent had."""
     return values.gather(1, parents[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def levels_of(runtime: str, heads: Heads) -> list[Function]:
+    """Return what runs each head: see `Heads.level`."""
+    dtype, kind = next(heads.parameters()).dtype, type(heads).__name__
+    return [
+        function_of(runtime, _level_of(heads, head), dtype, f"head {head} of {kind}")
+        for head in range(heads.num_heads)
+    ]
+
+
+def _level_of(heads: Heads, head: int) -> Function:
+    def level(hidden: Tensor, embeddings: Tensor, previous: Tensor) -> tuple[Tensor, ...]:
+        return heads.level(head, hidden, embeddings, previous)
+
+    return level
 
 
 def load_heads(kind: type[Heads], there: Checkpoint) -> Heads:

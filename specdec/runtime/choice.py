@@ -2,15 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec.core.cache_folder import cache_folder
 from specdec.core.errors import UserError, require
+from specdec.runtime.program import Function, reading_of
 from specdec.runtime.proven import ProvenSteps
 
 EAGER, COMPILED, AUTO = "eager", "compiled", "auto"
@@ -68,17 +67,22 @@ def _compiled(model: PreTrainedModel, cache_word: str) -> ProvenSteps:
 
 
 @lru_cache(maxsize=4)
-def texts_of(name: str, model: PreTrainedModel) -> Callable[[Tensor], Tensor] | None:
-    """Return what reads whole texts, [B, T] -> [B, T, H]; None: they are read eagerly.
+def texts_of(name: str, model: PreTrainedModel) -> Function:
+    """Return what reads whole texts, [B, T] -> [B, T, H], where the weights stay as they are."""
+    called = f"texts of {model.config.model_type}"
+    return function_of(name, reading_of(model), model.dtype, called, guarded=True)
 
-    The model's weights must stay as they are.
-    """
+
+def function_of(
+    name: str, function: Function, dtype: torch.dtype, called: str, guarded: bool = False
+) -> Function:
+    """Return a function of tensors as it is run in a runtime; see `CompiledFunction`."""
     if name != COMPILED:
-        return None
+        return function
     keep_programs()
-    from specdec.runtime.compiled_texts import CompiledTexts  # here for the same reason
+    from specdec.runtime.compiled_function import CompiledFunction  # here for the same reason
 
-    return CompiledTexts(model, COMPILED)
+    return CompiledFunction(function, dtype, called, guarded)
 
 
 def keep_programs() -> None:

@@ -45,6 +45,7 @@ class Kind(NamedTuple):
         return cls(rows > 1, cells > 1, len(inputs.masks), tuple(layers))
 
 
+Function = Callable[..., tuple[Tensor, ...]]  # of tensors
 Program = Callable[..., tuple[Tensor, ...]]  # Inputs -> logits [B, M, V], hidden states [B, M, H]
 
 
@@ -73,6 +74,15 @@ def step_of(model: PreTrainedModel, cache_word: str, layers: Sequence[Layer]) ->
     # model's program would be run for the others too.
     own: Any = FunctionType(step.__code__.replace(), globals(), closure=step.__closure__)
     return own
+
+
+def reading_of(model: PreTrainedModel) -> Function:
+    """Write what reads whole texts below the vocabulary head: [B, T] -> [B, T, H]."""
+
+    def read(token_ids: Tensor) -> tuple[Tensor, ...]:
+        return (model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state,)
+
+    return read
 
 
 def _given(masks: tuple[Tensor, ...]) -> Tensor | Mapping[str, Tensor]:

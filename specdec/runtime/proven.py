@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -70,7 +71,8 @@ class ProvenSteps:
         with preparing():
             expected = eagerly()
             found = _of_rows(self._tried(inputs, layers), places)
-            require_equal(self._model, self._name, found, expected)
+            family: str = self._model.config.model_type
+            require_equal(self._name, family, self._model.dtype, found, expected)
         seen.add(size)
         return found
 
@@ -86,20 +88,24 @@ class ProvenSteps:
 
 
 def require_equal(
-    model: PreTrainedModel, name: str, found: Sequence[Tensor], expected: Sequence[Tensor]
+    name: str,
+    called: str,
+    dtype: torch.dtype,
+    found: Sequence[Tensor],
+    expected: Sequence[Tensor],
 ) -> None:
-    """Hold what a runtime called `name` makes of a model against what the model says eagerly.
+    """Hold what a runtime makes of something against what it is eagerly.
 
     Raises:
-        RefusedError: they differ by more than rounding explains.
+        RefusedError: they differ by more than rounding explains; it says of which runtime (`name`),
+            and of what (`called`).
     """
     error = max(map(relative_difference, found, expected))
-    allowed = TOLERANCE[model.dtype]
+    allowed = TOLERANCE[dtype]
     if error > allowed:
         raise RefusedError(
-            f"runtime={name!r}: {model.config.model_type} differs from itself, run eagerly, by"
-            f" {error:.1e} (relative; {model.dtype} allows {allowed:.0e});"
-            " runtime=eager runs it"
+            f"runtime={name!r}: {called} differs from itself, run eagerly, by"
+            f" {error:.1e} (relative; {dtype} allows {allowed:.0e}); runtime=eager runs it"
         )
 
 

@@ -10,7 +10,8 @@ import torch
 from specdec.core.sampling import Sampling
 from specdec.lm.load import load
 from specdec.runtime.agreement import relative_difference
-from specdec.runtime.compiled_texts import CompiledTexts
+from specdec.runtime.compiled_function import CompiledFunction
+from specdec.runtime.program import reading_of
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.loss.kl import KL
@@ -28,10 +29,10 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     made: list[Any] = []
 
     @lru_cache
-    def texts_of(name: str, model: Any) -> CompiledTexts | None:
-        if name != "compiled":
-            return None
-        made.append(CompiledTexts(model, name, backend="aot_eager"))
+    def texts_of(name: str, model: Any) -> CompiledFunction:
+        made.append(
+            CompiledFunction(reading_of(model), torch.float32, "texts", backend="aot_eager")
+        )
         return made[-1]
 
     monkeypatch.setattr("specdec.training.data.verifier_states.texts_of", texts_of)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from specdec.core.errors import require, require_int
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
-from specdec.runtime.choice import texts_of
+from specdec.runtime.choice import COMPILED, texts_of
 from specdec.training.data.distill import Distill
 from specdec.training.data.last_hidden import is_frozen, last_hidden, with_hidden
 from specdec.training.data.overlap import RUN
@@ -220,11 +220,11 @@ class VerifierStates:
             nn.Module.to(self.verifier.model, device)
 
     def _run(self, token_ids: Tensor) -> Tensor:  # [B, T] -> [B, T, H]
-        read = texts_of(self.verifier.runtime, self.verifier.model)
-        if read is None:
+        if self.verifier.runtime != COMPILED:
             return last_hidden(self.verifier, token_ids)
+        read = texts_of(self.verifier.runtime, self.verifier.model)
         with torch.autocast(token_ids.device.type, enabled=False):
-            return read(token_ids)
+            return read(token_ids)[0]
 
     def of(self, verifier: HFCausalLM) -> "VerifierStates":
         """Return the same samples, read by another verifier with the same tokens, uncached."""

@@ -1,4 +1,4 @@
-"""Compiled texts: one program for all lengths, the same states as eagerly, or a refusal."""
+"""Compiled functions: one program for all sizes, the same numbers as eagerly, or a refusal."""
 
 from typing import Any
 
@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from specdec.runtime.agreement import relative_difference
-from specdec.runtime.choice import texts_of
-from specdec.runtime.compiled_texts import CompiledTexts
+from specdec.runtime.choice import function_of
+from specdec.runtime.compiled_function import CompiledFunction
 from specdec.runtime.preparation import prepared_seconds
+from specdec.runtime.program import reading_of
 from specdec.runtime.proven import PROOFS, RefusedError
 from tests.support.families import WINDOW, tiny_model
 
@@ -17,9 +18,9 @@ TYPICAL = ("llama", "gpt2", "gemma3_text")  # no rotations; windows in every sec
 SIZES = ((2, 7), (3, 5), (2, WINDOW + 9), (1, 6), (1, 12), (4, 3))
 
 
-def traced(model: Any) -> CompiledTexts:
+def traced(function: Any, guarded: bool = True) -> CompiledFunction:
     """Let the compiler read the program, and torch run what it made of it: no C++ is waited for."""
-    return CompiledTexts(model, "compiled", backend="aot_eager")
+    return CompiledFunction(function, torch.float32, "a toy", guarded, backend="aot_eager")
 
 
 def text(rows: int, length: int) -> Tensor:
@@ -32,10 +33,10 @@ def text(rows: int, length: int) -> Tensor:
 @torch.no_grad()
 def test_all_sizes_are_read_as_eagerly(family: str) -> None:
     model = tiny_model(family)
-    read, before = traced(model), prepared_seconds()
+    read, before = traced(reading_of(model)), prepared_seconds()
     for size in SIZES:
         expected = model.base_model(input_ids=text(*size), use_cache=False).last_hidden_state
-        assert relative_difference(read(text(*size)), expected) < 1e-5
+        assert relative_difference(read(text(*size))[0], expected) < 1e-5
     assert prepared_seconds() > before
 
 
@@ -45,17 +46,17 @@ class Counting:
     def __init__(self, wrong_from: int = 10**9):
         self.wrong_from, self.sizes = wrong_from, list[tuple[int, ...]]()
 
-    def __call__(self, token_ids: Tensor) -> Tensor:
+    def __call__(self, token_ids: Tensor) -> tuple[Tensor, ...]:
         self.sizes.append(tuple(token_ids.shape))
         # A program that has taken the length of its first text for a constant.
         wrong = 1.0 if token_ids.shape[1] >= self.wrong_from else 0.0
-        return torch.ones(*token_ids.shape, 4) * (token_ids[..., None] + 1 + wrong)
+        return (torch.ones(*token_ids.shape, 4) * (token_ids[..., None] + 1 + wrong),)
 
 
-def stood_in(monkeypatch: pytest.MonkeyPatch, program: Any) -> tuple[CompiledTexts, Counting]:
-    read, plain = traced(tiny_model("llama")), Counting()
-    monkeypatch.setattr(read, "_program", program)
-    monkeypatch.setattr(read, "_eagerly", plain)
+def stood_in(monkeypatch: pytest.MonkeyPatch, program: Any) -> tuple[CompiledFunction, Counting]:
+    plain = Counting()
+    read = traced(plain)
+    monkeypatch.setattr(read, "_compiled", lambda: program)
     return read, plain
 
 
@@ -72,7 +73,7 @@ def test_the_first_unlike_sizes_are_compared(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_program_that_says_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     read, _ = stood_in(monkeypatch, Counting(wrong_from=5))
     read(text(2, 4))
-    with pytest.raises(RefusedError, match=r"^runtime='compiled': llama differs from itself"):
+    with pytest.raises(RefusedError, match=r"^runtime='compiled': a toy differs from itself"):
         read(text(2, 5))
 
 
@@ -83,9 +84,25 @@ def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch: pytest.Monk
     read, _ = stood_in(monkeypatch, refuse)
     with pytest.raises(RefusedError) as refused:
         read(text(2, 4))
-    expected = "texts of llama cannot be read this way (g++: out of registers)"
-    assert str(refused.value) == f"runtime='compiled': {expected}; runtime=eager reads them"
+    expected = "a toy cannot be compiled here (g++: out of registers)"
+    assert str(refused.value) == f"runtime='compiled': {expected}; runtime=eager runs it"
 
 
-def test_eager_texts_need_no_program() -> None:
-    assert texts_of("eager", tiny_model("llama")) is None
+def test_eager_functions_are_themselves() -> None:
+    plain = Counting()
+    assert function_of("eager", plain, torch.float32, "a toy") is plain
+
+
+@pytest.mark.thorough
+@torch.inference_mode()
+def test_functions_of_one_code_keep_their_own_programs() -> None:
+    """What is not guarded would run the first one's program for all."""
+
+    def scaled(factor: float) -> Any:
+        return lambda x, y: (x * factor + y, y)
+
+    doubled, tripled = (traced(scaled(factor), guarded=False) for factor in (2.0, 3.0))
+    for rows in (2, 3, 1, 5, 4):
+        x, y = torch.randn(rows, 4), torch.randn(rows, 4)
+        assert torch.allclose(doubled(x, y)[0], 2 * x + y)
+        assert torch.allclose(tripled(x, y)[0], 3 * x + y)

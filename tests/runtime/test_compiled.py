@@ -13,7 +13,7 @@ from specdec.runtime.preparation import prepared_seconds
 from specdec.runtime.proven import RefusedError
 from tests.support.each_proposer import PROPOSERS
 from tests.support.families import FAMILIES, noisy_copy, tiny_model
-from tests.support.traced import traced, traced_steps
+from tests.support.traced import traced, without_cpp
 
 pytestmark = [pytest.mark.whole, pytest.mark.thorough]
 
@@ -27,9 +27,9 @@ def slow(family: str) -> Any:
     return pytest.param(family, marks=pytest.mark.slow)
 
 
-@pytest.fixture
-def without_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specdec.lm.hf.steps_of", traced_steps)
+@pytest.fixture(name="without_cpp")
+def let_torch_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_cpp(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,8 +28,8 @@ from tests.support.toy import (
     text_distribution,
     total_variation,
 )
-from tests.support.traced import traced_steps
-from tests.support.uncompiled import uncompiled_steps
+from tests.support.traced import without_cpp
+from tests.support.uncompiled import without_compiler
 
 V, LENGTH = 3, 3
 PROMPT: Tokens = (2, 0, 1, 2)
@@ -43,9 +42,10 @@ VERIFIER = tiny_model("llama", vocab_size=V, num_hidden_layers=1)
 DRAFT = noisy_copy(VERIFIER, 0.5)
 LARGER = tiny_model("llama", seed=3)
 LARGER_DRAFT = noisy_copy(LARGER, 0.05)
+RunBy = Callable[[pytest.MonkeyPatch], None]
 RUNTIMES = [
-    pytest.param(uncompiled_steps, id="programs"),
-    pytest.param(traced_steps, id="compiled", marks=pytest.mark.thorough),
+    pytest.param(without_compiler, id="programs"),
+    pytest.param(without_cpp, id="compiled", marks=pytest.mark.thorough),
 ]
 Make = Callable[[HFCausalLM, HFCausalLM], Proposer]
 ENUMERABLE: Mapping[str, Make] = {
@@ -55,7 +55,7 @@ ENUMERABLE: Mapping[str, Make] = {
     "siblings": lambda verifier, draft: sd.DraftModel(draft, ChoosingTree(TWO, Draw.IID)),
     "tree": lambda verifier, draft: sd.DraftModel(draft, sd.Sparse(PATHS)),
     "medusa": lambda verifier, draft: sd.Medusa(
-        test_medusa.random_heads(verifier.model), verifier, sd.Sparse(PATHS)
+        test_medusa.random_heads(verifier.model), verifier, sd.Sparse(PATHS), None, verifier.runtime
     ),
 }
 
@@ -66,7 +66,7 @@ def target(tokens: Tokens) -> Tensor:  # [V] float64
     return plain_logits(VERIFIER, tokens)[-1].double().softmax(dim=-1)
 
 
-@pytest.mark.parametrize("steps", RUNTIMES)
+@pytest.mark.parametrize("run_by", RUNTIMES)
 @pytest.mark.parametrize(
     "name",
     [
@@ -75,10 +75,10 @@ def target(tokens: Tokens) -> Tensor:  # [V] float64
     ],
 )
 def test_the_text_of_programs_is_exactly_the_verifiers(
-    name: str, steps: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, run_by: RunBy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All decisions of several steps enumerated, while programs write and rewind the caches."""
-    monkeypatch.setattr("specdec.lm.hf.steps_of", steps)
+    run_by(monkeypatch)
     verifier, draft = (HFCausalLM(each, runtime="compiled") for each in (VERIFIER, DRAFT))
     decoder = sd.SpeculativeDecoder(
         verifier,
@@ -96,13 +96,13 @@ def test_the_text_of_programs_is_exactly_the_verifiers(
     assert found < ROUNDING, f"TV {found:.1e}"
 
 
-@pytest.mark.parametrize("steps", RUNTIMES)
+@pytest.mark.parametrize("run_by", RUNTIMES)
 @pytest.mark.parametrize("name", sorted(PROPOSERS))
 def test_many_texts_of_programs_are_spread_as_the_verifier_says(
-    name: str, steps: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, run_by: RunBy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Probability integral transforms, by the stock model asked eagerly about plain text."""
-    monkeypatch.setattr("specdec.lm.hf.steps_of", steps)
+    run_by(monkeypatch)
     verifier, draft = (HFCausalLM(each, runtime="compiled") for each in (LARGER, LARGER_DRAFT))
     decoder = sd.SpeculativeDecoder(
         verifier,

@@ -25,9 +25,9 @@ PROPOSERS: Mapping[str, Make] = {
     "draft_model": lambda verifier, draft: sd.DraftModel(draft, sd.Chain(3)),
     "draft_tree": lambda verifier, draft: sd.DraftModel(draft, Sparse(PATHS)),
     "medusa": lambda verifier, draft: sd.Medusa(
-        test_medusa.random_heads(verifier.model), verifier, Sparse(PATHS)
+        test_medusa.random_heads(verifier.model), verifier, Sparse(PATHS), None, verifier.runtime
     ),
     "chained": lambda verifier, draft: sd.Chained(
-        chained_heads(verifier.model), verifier, sd.Chain(3)
+        chained_heads(verifier.model), verifier, sd.Chain(3), None, verifier.runtime
     ),
 }

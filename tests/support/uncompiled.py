@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import pytest
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -29,6 +30,12 @@ def _require_what_compilers_need(inputs: Inputs) -> None:
     assert len(inputs.columns) > 1, "one is a size of its own"
     assert inputs.positions is not inputs.slots, "they would be one input"
     assert all(each.is_contiguous() for each in (*inputs[:4], *inputs.masks)), "strides stay"
+
+
+def without_compiler(patch: pytest.MonkeyPatch) -> None:
+    """Let models run by programs, and heads as they are."""
+    patch.setattr("specdec.lm.hf.steps_of", uncompiled_steps)
+    patch.setattr("specdec.proposer.heads.function_of", lambda name, function, *how: function)
 
 
 def uncompiled_steps(name: str, model: PreTrainedModel, cache_word: str) -> ProvenSteps | None:

@@ -10,9 +10,10 @@ from torch import Tensor
 from specdec.lm.cache import RowCache, cache_word
 from specdec.lm.mask import MaskKind
 from specdec.runtime.attention import folding
+from specdec.runtime.host_waits import CaptureError
 from specdec.runtime.program import FULL, SLIDING, Inputs, step_of
 from tests.support.families import FAMILIES, VOCAB_SIZE, tiny_model
-from tests.support.tape import CaptureError, TapeGraph
+from tests.support.tape import TapeGraph
 
 CAPACITY, NUM_NEW = 24, 3
 

@@ -61,7 +61,8 @@ class ProvenSteps:
             eagerly: returns the same of those rows as the stock model has it.
 
         Raises:
-            RefusedError: the program cannot be compiled, or says something else than the model.
+            RefusedError: the program cannot be compiled or captured, or says something else than the
+                model.
         """
         seen = self._seen.setdefault(Kind.of(inputs, layers), set())
         size = (*inputs.token_ids.shape, len(inputs.columns))
@@ -77,10 +78,10 @@ class ProvenSteps:
     def _tried(self, inputs: Inputs, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
         try:
             return self._steps(inputs, layers)
-        except Exception as problem:  # whatever a compiler raises
+        except Exception as problem:  # whatever a compiler or a capture raises
             family = self._model.config.model_type
             raise RefusedError(
-                f"runtime={self._name!r}: {family} cannot be compiled here ({first_line(problem)});"
+                f"runtime={self._name!r}: {family} cannot be run this way ({first_line(problem)});"
                 " runtime=eager runs it"
             ) from problem
 

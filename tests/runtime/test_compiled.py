@@ -108,7 +108,7 @@ def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch: pytest.Monk
     lm.prefill([0], [[3, 4]])
     with pytest.raises(RefusedError) as refused:
         lm.forward([0], torch.tensor([[5]]))
-    expected = "qwen2 cannot be compiled here (g++: out of registers); runtime=eager runs it"
+    expected = "qwen2 cannot be run this way (g++: out of registers); runtime=eager runs it"
     assert str(refused.value) == f"runtime='compiled': {expected}"
 
 

@@ -77,10 +77,7 @@ def steps_of(name: str, model: PreTrainedModel, cache_word: str) -> ProvenSteps 
 
 @lru_cache(maxsize=4)  # as many as there are models whose weights are kept
 def _programs(name: str, model: PreTrainedModel, cache_word: str) -> ProvenSteps:
-    if name == COMPILED:
-        steps = _compiled(model, cache_word)
-    else:
-        steps = StockSteps(model, cache_word)
+    steps = _compiled(model, cache_word) if name == COMPILED else StockSteps(model, cache_word)
     if model.device.type == "cuda":  # compiled programs, too: their kernels are many, and short
         steps = GraphSteps(steps, CudaGraphs(model.device).new_tape)
     return ProvenSteps(steps, model, name)

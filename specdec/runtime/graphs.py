@@ -50,8 +50,8 @@ class Shape(NamedTuple):
         capacity = inputs.buffers[0].shape[2]
         length = min(capacity, max(SMALLEST, 1 << (len(inputs.columns) - 1).bit_length()))
         addresses = tuple(each.data_ptr() for each in inputs.buffers)
-        kind = Kind.of(inputs, layers)
-        return cls(kind, *inputs.token_ids.shape, length, capacity, addresses)
+        num_rows, num_new = inputs.token_ids.shape
+        return cls(Kind.of(inputs, layers), num_rows, num_new, length, capacity, addresses)
 
 
 class Graph(NamedTuple):

@@ -61,8 +61,7 @@ class ProvenSteps:
             eagerly: returns the same of those rows as the stock model has it.
 
         Raises:
-            RefusedError: the program cannot be compiled or captured, or says something else than the
-                model.
+            RefusedError: the program cannot be had, or says something else than the model.
         """
         seen = self._seen.setdefault(Kind.of(inputs, layers), set())
         size = (*inputs.token_ids.shape, len(inputs.columns))

@@ -35,8 +35,9 @@ def test_graphs_are_a_gpus() -> None:
 
 
 def test_one_step_down_at_a_time() -> None:
-    assert [next_best(name, GPU) for name in ("compiled", "cuda_graphs")] == ["cuda_graphs", "eager"]
-    assert [next_best(name, CPU) for name in ("compiled", "cuda_graphs")] == ["eager", "eager"]
+    names = ("compiled", "cuda_graphs")
+    assert [next_best(name, GPU) for name in names] == ["cuda_graphs", "eager"]
+    assert [next_best(name, CPU) for name in names] == ["eager", "eager"]
 
 
 def test_without_a_compiler_there_is_only_one_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,18 @@ def test_one_graph_serves_a_bucket(emulated: Emulated) -> None:
     assert lengths == [16, 32, 64]
 
 
+@pytest.mark.usefixtures("emulated")
+def test_what_a_step_said_outlives_the_next_steps() -> None:
+    lm = HFCausalLM(tiny_model("llama"), runtime="cuda_graphs")
+    lm.prefill([0], [[5, 6, 7]])
+    said = lm.forward([0], torch.tensor([[3]]), layers=(0,))
+    copies = said.logits.clone(), said.hidden[0].clone()
+    for num_new in (1, 2, 1):
+        lm.forward([0], torch.arange(num_new)[None], layers=(0,))
+    assert torch.equal(said.logits, copies[0])
+    assert torch.equal(said.hidden[0], copies[1])
+
+
 def test_so_many_graphs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     few = Emulated(most=2)
     monkeypatch.setattr("specdec.lm.hf.steps_of", few)

@@ -1,0 +1,99 @@
+"""The script that a GPU is accepted by runs without one, and notices texts that differ."""
+
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from tests.support.captured import Emulated
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+PARTS = ("(a)", "(b)", "(c), (d)", "(e)", "(f)", "(g)")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what runs the script as if it was typed."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def typed(*options: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["gpu.py", *options])
+        runpy.run_path(str(BENCHMARKS / "gpu.py"), run_name="__main__")
+
+    return typed
+
+
+@pytest.mark.thorough
+@pytest.mark.whole
+def test_it_runs_from_end_to_end(
+    run: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("shapes=tiny", "device=cpu", f"output={tmp_path / 'gpu.json'}")
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    rows = report["rows"]
+    assert all(any(row["part"].startswith(part) for row in rows) for part in PARTS)
+    assert all(row["value"] >= 0 for row in rows)
+    assert {row["target"] for row in rows} == {None, 1e-4, 1.6, 1.25, 1.35, 0.9, 2}
+    known = {row["measure"]: row["value"] for row in rows}
+    by_accuracy = [known[f"recorded, acceptance {each}: tokens per step"] for each in (0.6, 0.9)]
+    assert 1 < by_accuracy[0] < by_accuracy[1] < 5
+    # One wait for the text and one for the token: counted, not assumed.
+    assert 1 < known["B = 1, none, eager"] <= 2
+    assert known["B = 8, none, eager"] > 2
+    shown = capsys.readouterr().out
+    assert set(report["left_out"]) == {"cuda_graphs", "compiled"}
+    assert "cuda_graphs is left out: runtime='cuda_graphs': a GPU replays them" in shown
+    assert f"{len(rows)} numbers, " in shown
+
+
+@pytest.fixture
+def by_graphs(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """Return the parts of the script, and a bench whose runtime `cuda_graphs` is the emulator's."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    parts: Any = import_module("gpu_parts")
+    monkeypatch.setattr(parts, "require_runtime", lambda name, device: None)
+    monkeypatch.setattr("specdec.lm.hf.steps_of", Emulated())
+    options = {"shapes": "tiny", "device": "cpu", "dtype": "auto", "runtimes": "eager,cuda_graphs"}
+    return parts, parts.Bench(OmegaConf.create(options))
+
+
+@pytest.mark.thorough
+@pytest.mark.whole
+def test_texts_are_the_same_by_graphs(by_graphs: tuple[Any, Any]) -> None:
+    _, bench = by_graphs
+    assert [row.is_met for row in bench.equal_texts()] == [True, True]
+
+
+@pytest.mark.thorough
+@pytest.mark.whole
+def test_texts_of_another_model_differ(
+    by_graphs: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, bench = by_graphs
+    pair, turns = parts.small_pair(bench.device), iter([False, False, True])
+    monkeypatch.setattr(parts, "small_pair", lambda device: pair[::-1] if next(turns) else pair)
+    assert [row.is_met for row in bench.equal_texts()] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["shapes=huge"], "shapes='huge'"),
+        (["shapes=tiny", "device=cpu", "runtimes=eager,fast"], "runtimes='eager,fast'"),
+        (["shapes=tiny", "device=cpu", "runtimes=cuda_graphs"], "one that this device has"),
+        (["device=gpu"], "device='gpu'"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(
+    options: list[str], said: str, run: Callable[..., None]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(*options)
+    assert said in str(left.value)
+    assert "\n" not in str(left.value)

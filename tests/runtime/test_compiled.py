@@ -12,11 +12,13 @@ from specdec.core.protocols import Proposer
 from specdec.lm.check import largest_error
 from specdec.lm.hf import HFCausalLM
 from specdec.runtime.compiled import CompiledSteps
+from specdec.runtime.graphs import GraphSteps
 from specdec.runtime.preparation import prepared_seconds
 from specdec.runtime.proven import ProvenSteps, RefusedError
 from specdec.tree.sparse import Sparse
 from tests.proposer import test_chained, test_medusa
 from tests.support.families import FAMILIES, noisy_copy, tiny_model
+from tests.support.tape import Pool
 
 pytestmark = [pytest.mark.whole, pytest.mark.thorough]
 PATHS = [[0], [1], [0, 0], [1, 0], [0, 0, 0]]
@@ -97,6 +99,29 @@ def test_inductor_compiles_what_is_decoded() -> None:
             token_ids = torch.arange(num_new)[None]
             ours, theirs = (each.forward([0], token_ids).logits for each in (lm, plain))
             assert torch.allclose(ours, theirs, atol=1e-3)
+
+
+def test_compiled_programs_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are on a GPU: one program, in graphs of several lengths and widths."""
+    made: list[GraphSteps] = []
+
+    def steps(name: str, model: Any, cache_word: str) -> ProvenSteps | None:
+        compiled = CompiledSteps(model, cache_word, backend="aot_eager")
+        made.append(GraphSteps(compiled, Pool().new_tape))
+        return None if name == "eager" else ProvenSteps(made[-1], model, name)
+
+    monkeypatch.setattr("specdec.lm.hf.steps_of", steps)
+    monkeypatch.setattr("specdec.runtime.graphs.SMALLEST", 16)
+    model = tiny_model("llama", num_hidden_layers=1)
+    lm, plain = (HFCausalLM(model, runtime=name) for name in ("compiled", "eager"))
+    for each in (lm, plain):
+        each.open(1, 64)
+        each.prefill([0], [[5, 6, 7]])
+    for num_new in (2, 5, 2, 5, 2, 5):
+        token_ids = torch.arange(num_new)[None]
+        ours, theirs = (each.forward([0], token_ids).logits for each in (lm, plain))
+        assert torch.allclose(ours, theirs, atol=1e-3)
+    assert len(made[0]) == 4
 
 
 def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ Nothing of this was run on a GPU where it was written: there was none.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -35,20 +36,31 @@ DEFAULTS = {
 }
 
 
-def measured(bench: Bench) -> list[Row]:
-    """Measure everything; print each part as soon as it is there."""
-    found: list[Row] = []
+def measure(bench: Bench, found: list[Row]) -> None:
+    """Measure everything into a list; print each part as soon as it is there."""
     for part, rows in groupby(bench.rows(), key=lambda row: row.part):
         table = Table("measure", "value", "target", "met", title=part, title_justify="left")
         for row in rows:
             found.append(row)
             table.add_row(*row.cells())
         Console(width=100).print(table)
-    return found
+
+
+def write(path: str, bench: Bench, rows: Sequence[Row]) -> None:
+    """Write what was measured, how, and what was left out."""
+    dtype = str(bench.dtype).removeprefix("torch.")
+    report = {
+        "provenance": provenance(bench.device, dtype, "sdpa", ",".join(bench.runtimes)),
+        "left_out": bench.left_out,
+        "rows": [{**asdict(row), "is_met": row.is_met} for row in rows],
+    }
+    write_json(Path(path), report)
+    missed = [row for row in rows if row.is_met is False]
+    print(f"{len(rows)} numbers, {len(missed)} beside their target: {path}")
 
 
 def main() -> None:
-    """Measure, print, and write the file."""
+    """Measure, print, and write the file, whatever happens meanwhile."""
     options = OmegaConf.create(DEFAULTS)
     OmegaConf.set_struct(options, True)  # a mistyped option is refused
     options.merge_with_cli()
@@ -56,18 +68,11 @@ def main() -> None:
         bench = Bench(options)
     except UserError as error:
         sys.exit(f"error: {error}")
-    for runtime, reason in bench.left_out.items():
-        print(f"{runtime} is left out: {reason}")
-    rows = measured(bench)
-    dtype = str(bench.dtype).removeprefix("torch.")
-    report = {
-        "provenance": provenance(bench.device, dtype, "sdpa", ",".join(bench.runtimes)),
-        "left_out": bench.left_out,
-        "rows": [{**asdict(row), "is_met": row.is_met} for row in rows],
-    }
-    write_json(Path(options.output), report)
-    missed = [row for row in rows if row.is_met is False]
-    print(f"{len(rows)} numbers, {len(missed)} beside their target: {options.output}")
+    rows: list[Row] = []
+    try:
+        measure(bench, rows)
+    finally:
+        write(options.output, bench, rows)
 
 
 if __name__ == "__main__":

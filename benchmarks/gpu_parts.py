@@ -1,9 +1,9 @@
 """The parts of `gpu.py`: what is measured, and what each number should be."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 from gpu_measures import (
     CHAIN_OF_5,
@@ -27,6 +27,7 @@ from specdec.lm.devices import DTYPES, checked_device, settled_dtype
 from specdec.runtime.choice import COMPILED, CUDA_GRAPHS, EAGER, require_runtime
 from specdec.tree.sparse import Sparse
 
+T = TypeVar("T")
 GAMMA = 4
 RUNTIMES = (EAGER, CUDA_GRAPHS, COMPILED)
 PATHS = [[0], [1], [0, 0], [1, 0], [0, 0, 0]]
@@ -69,22 +70,32 @@ class Bench:
         known = set(wanted) <= set(RUNTIMES)
         require(known, "runtimes", options.runtimes, "some of " + ",".join(RUNTIMES))
         self.left_out: dict[str, str] = {}
-        self.runtimes = [each for each in wanted if self._has(each)]
+        self.runtimes: list[str] = list(dict.fromkeys(wanted))
+        self._each(lambda runtime: require_runtime(runtime, self.device))
         if options.runtimes is None and self.device.type == "cpu" and COMPILED in self.runtimes:
-            self.runtimes.remove(COMPILED)
-            self.left_out[COMPILED] = (
-                "a compiler takes minutes; runtimes=eager,compiled waits for it"
-            )
+            reason = "a compiler takes minutes; runtimes=eager,compiled waits for it"
+            self._leave_out(COMPILED, reason)
         require(bool(self.runtimes), "runtimes", options.runtimes, "one that this device has")
-        self.quick = CUDA_GRAPHS if CUDA_GRAPHS in self.runtimes else EAGER
 
-    def _has(self, runtime: str) -> bool:
-        try:
-            require_runtime(runtime, self.device)
-        except UserError as reason:
-            self.left_out[runtime] = str(reason)
-            return False
-        return True
+    @property
+    def quick(self) -> str:
+        """The runtime of what is not compared between runtimes."""
+        return CUDA_GRAPHS if CUDA_GRAPHS in self.runtimes else EAGER
+
+    def _each(self, run: Callable[[str], T]) -> dict[str, T]:
+        """Run something by each runtime; one that is refused is left out from there on."""
+        found: dict[str, T] = {}
+        for runtime in list(self.runtimes):
+            try:
+                found[runtime] = run(runtime)
+            except UserError as reason:
+                self._leave_out(runtime, str(reason))
+        return found
+
+    def _leave_out(self, runtime: str, reason: str) -> None:
+        self.runtimes.remove(runtime)
+        self.left_out[runtime] = reason
+        print(f"{runtime} is left out: {reason}")
 
     def rows(self) -> Iterator[Row]:
         """Measure everything."""
@@ -117,17 +128,18 @@ class Bench:
         error = prove(small_pair(self.device)[0], "tiny")
         yield Row("(a) equality", "tree against plain forwards, relative", error, "", 1e-4)
         prompts = [text[: 3 + 2 * number] for number, text in enumerate(texts_of(5, 11, 512))]
-        texts: dict[str, list[Any]] = {}
-        for runtime in self.runtimes:
+
+        def texts(runtime: str) -> list[dict[str, Sequence[int]]]:
             verifier, draft = self.small(runtime)
-            texts[runtime] = [
+            return [
                 decoded(verifier, make(), prompts, 12, batch=3, temperature=each).by_name()
                 for make in self.proposers(draft).values()
                 for each in (0.0, 1.0)
             ]
-        for runtime in self.runtimes[1:]:
-            pairs = zip(texts[runtime], texts[self.runtimes[0]], strict=True)
-            unlike = sum(ours != theirs for ours, theirs in pairs)
+
+        first, *others = self._each(texts).items()
+        for runtime, found in others:
+            unlike = sum(ours != theirs for ours, theirs in zip(found, first[1], strict=True))
             yield Row("(a) equality", f"texts of {runtime} that differ", unlike, "", 0)
 
     def steps(
@@ -137,12 +149,13 @@ class Bench:
         part, context, repeats = f"(c), (d) {name}", self.scale.context, self.scale.repeats
         floor = step_bytes(model, context) / bandwidth
         yield Row(part, "floor: bytes over bandwidth", 1e3 * floor, "ms")
-        seconds: dict[str, list[float]] = {}
-        for runtime in self.runtimes:
+
+        def timed(runtime: str) -> list[float]:
             lm = sd.HFCausalLM(model, runtime=runtime)
-            trees = ONE_TOKEN, TREE_OF_32
-            seconds[runtime] = [step_seconds(lm, each, context, repeats) for each in trees]
-            one, tree = seconds[runtime]
+            return [step_seconds(lm, each, context, repeats) for each in (ONE_TOKEN, TREE_OF_32)]
+
+        seconds = self._each(timed)
+        for runtime, (one, tree) in seconds.items():
             yield Row(part, f"step of one token, {runtime}", 1e3 * one, "ms")
             yield Row(part, f"step of 32 nodes, {runtime}", 1e3 * tree, "ms")
         best = min(seconds, key=lambda runtime: seconds[runtime][0])

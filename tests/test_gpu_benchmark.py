@@ -10,11 +10,23 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from torch import Tensor
 
+from specdec.runtime.proven import ProvenSteps
 from tests.support.captured import Emulated
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PARTS = ("(a)", "(b)", "(c), (d)", "(e)", "(f)", "(g)")
+
+
+class Unable:
+    """Stands in for `steps_of` where nothing can be captured."""
+
+    def __call__(self, name: str, model: Any, cache_word: str) -> ProvenSteps | None:
+        return None if name == "eager" else ProvenSteps(self.refuse, model, name)
+
+    def refuse(self, inputs: object, layers: object) -> tuple[Tensor, ...]:
+        raise RuntimeError("CUDA error: out of memory")
 
 
 @pytest.fixture
@@ -79,6 +91,22 @@ def test_texts_of_another_model_differ(
     pair, turns = parts.small_pair(bench.device), iter([False, False, True])
     monkeypatch.setattr(parts, "small_pair", lambda device: pair[::-1] if next(turns) else pair)
     assert [row.is_met for row in bench.equal_texts()] == [True, False]
+
+
+@pytest.mark.whole
+def test_a_runtime_that_is_refused_is_left_out(
+    by_graphs: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts, bench = by_graphs
+    monkeypatch.setattr("specdec.lm.hf.steps_of", Unable())
+    model = parts.small_pair(bench.device)[0]
+    rows = list(bench.steps("tiny", model, bandwidth=1e9, target=1.25))
+    assert bench.runtimes == ["eager"]
+    assert bench.quick == "eager"
+    assert {row.measure.rpartition(", ")[2] for row in rows[1:]} == {"eager"}
+    reason = "llama cannot be run this way (CUDA error: out of memory); runtime=eager runs it"
+    expected = f"cuda_graphs is left out: runtime='cuda_graphs': {reason}\n"
+    assert capsys.readouterr().out == expected
 
 
 @pytest.mark.parametrize(

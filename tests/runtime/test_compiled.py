@@ -9,6 +9,8 @@ import torch
 
 import specdec as sd
 from specdec.core.protocols import Proposer
+from specdec.core.tree import CandidateTree
+from specdec.lm.batch import TreeBatch
 from specdec.lm.check import largest_error
 from specdec.lm.hf import HFCausalLM
 from specdec.runtime.compiled import CompiledSteps
@@ -99,6 +101,22 @@ def test_inductor_compiles_what_is_decoded() -> None:
             token_ids = torch.arange(num_new)[None]
             ours, theirs = (each.forward([0], token_ids).logits for each in (lm, plain))
             assert torch.allclose(ours, theirs, atol=1e-3)
+
+
+def test_a_full_cache_is_no_size_of_its_own() -> None:
+    """A compiler would take it that there are as many cells as are in sight ever after."""
+    model = tiny_model("llama", num_hidden_layers=1)
+    lm, plain = (HFCausalLM(model, runtime=name) for name in ("compiled", "eager"))
+    for each in (lm, plain):
+        each.open(1, 80)
+        each.prefill([0], [[5] * 48])
+    tree = CandidateTree(tuple(range(32)), (-1, *((node - 1) // 2 for node in range(1, 32))))
+    for length in (48, 47, 42):
+        for each in (lm, plain):
+            each.keep(0, length)
+        batch = TreeBatch.of([tree], [length], lm.device)
+        ours, theirs = (each.forward([0], *batch).logits for each in (lm, plain))
+        assert torch.allclose(ours, theirs, atol=1e-3)
 
 
 def test_compiled_programs_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def drawn_acceptance(
     drawn = without_replacement(q[:, None], num_children, streams)
     assert drawn.there is not None
     counts = tuple(drawn.there.sum(dim=-1).flatten().tolist())
-    nodes = CandidateNodes(tuple(range(len(p))), drawn.token_ids[:, 0], counts, p, q)
+    nodes = CandidateNodes((0,) * len(p), tuple(range(len(p))), drawn.token_ids[:, 0], counts, p, q)
     # Rounding may leave a hair beyond what a probability can be.
     return positional_acceptance(nodes, Draw.WITHOUT_REPLACEMENT).clamp_(0, 1)
 

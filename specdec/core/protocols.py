@@ -9,6 +9,7 @@ from torch import Tensor
 
 from specdec.core.closed_form import ClosedForm
 from specdec.core.randomness import RandomStream, Stream
+from specdec.core.shown import Shown
 from specdec.core.values import Context, Draw, Layer, Level, Proposal, Verdict
 
 
@@ -189,6 +190,20 @@ class VerificationRule(Protocol):
 
     def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
+        ...
+
+
+@runtime_checkable
+class BatchedRule(Protocol):
+    """What a verification rule may have besides `verify`: a batch is decided on at once.
+
+    A step then waits for the device once, whatever the batch. It is used where the class that
+    defines it is the one that defines `verify`, or stands below it; `verification.batched.Batched`
+    makes a `verify` of it.
+    """
+
+    def verify_all(self, shown: Shown) -> list[Verdict]:
+        """Decide on the trees of a batch."""
         ...
 
 

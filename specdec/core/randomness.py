@@ -42,6 +42,7 @@ class RandomStream:
 
     def __init__(self, *key: object):
         self._key = key
+        self._ahead: list[float] = []  # what was peeked at, the next one last
 
     @cached_property
     def _random(self) -> random.Random:
@@ -51,7 +52,13 @@ class RandomStream:
 
     def uniform(self) -> float:
         """Return a number in [0, 1)."""
-        return self._random.random()
+        return self._ahead.pop() if self._ahead else self._random.random()
+
+    def peek(self, count: int) -> list[float]:
+        """Return the next numbers of `uniform`, which still come."""
+        missing = [self._random.random() for _ in range(count - len(self._ahead))]
+        self._ahead = [*reversed(missing), *self._ahead]
+        return self._ahead[::-1][:count]
 
     def integer(self, bound: int) -> int:
         """Return an integer in [0, bound)."""
@@ -59,7 +66,7 @@ class RandomStream:
 
     def accept(self, probability: float) -> bool:
         """Decide yes with this probability: strictly, so that probability 0 never does."""
-        return self._random.random() < probability
+        return self.uniform() < probability
 
     def choose(self, weights: Tensor) -> int:  # weights: [V]
         """Draw a token in proportion to its weight."""

@@ -91,6 +91,11 @@ class Proposal:
         assert (self.draft_probs is None) == (self.draw is Draw.DETERMINISTIC)
         assert not self.withheld or self.draw is Draw.FILTERED
 
+    @property
+    def has_candidates(self) -> bool:
+        """Whether there is any, shown or withheld."""
+        return self.withheld or self.tree.num_draft_tokens > 0
+
     def pruned(
         self, max_depth: int, end_ids: frozenset[int], ends: frozenset[int] = frozenset()
     ) -> "Proposal":

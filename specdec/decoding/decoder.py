@@ -12,8 +12,8 @@ from specdec.core.members import require_members
 from specdec.core.on_host import floats
 from specdec.core.processing import over_tree
 from specdec.core.protocols import CausalLM, Forward, Proposer, VerificationRule
-from specdec.core.randomness import Stream
 from specdec.core.sampling import Sampling
+from specdec.core.shown import Shown
 from specdec.core.trace import Step, TextKey, Trace
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Context, Proposal, Verdict
@@ -28,6 +28,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.vocabularies import require_model, require_one_family
 from specdec.prompts import Prompt
 from specdec.runtime.preparation import now
+from specdec.verification.batched import verified
 
 
 class SpeculativeDecoder:
@@ -159,12 +160,8 @@ class SpeculativeDecoder:
             forward = self._look_at(contexts, proposals)
             clock.lap("verify")
             verifier_probs = self._verifier_probs(contexts, proposals, forward.logits)  # [B, M, V]
-            verdicts = [
-                _verified(self.rule, proposal, probs, context.verify_stream)
-                for proposal, probs, context in zip(
-                    proposals, verifier_probs, contexts, strict=True
-                )
-            ]
+            streams = [context.verify_stream for context in contexts]
+            verdicts = verified(self.rule, Shown(proposals, verifier_probs, streams))
             steps = self._commit(in_flight, proposals, verdicts, verifier_probs, forward)
             self.proposer.update(contexts, verdicts)
             clock.lap("other")
@@ -289,28 +286,17 @@ class SpeculativeDecoder:
         """Note what the judges would have accepted; their noise is nobody else's."""
         if not self.judges:
             return steps
-        return [
-            replace(step, judged=self._judged(flight, proposal, probs))
-            for flight, proposal, probs, step in zip(
-                in_flight, proposals, verifier_probs, steps, strict=True
-            )
-        ]
-
-    def _judged(self, flight: Flight, proposal: Proposal, probs: Tensor) -> dict[str, float | None]:
-        verdicts = {
-            name: _verified(judge, proposal, probs, flight.stream("judge", name))
-            for name, judge in self.judges.items()
-        }
-        return {name: rounded(each.expected_accepted) for name, each in verdicts.items()}
+        said: list[dict[str, float | None]] = [{} for _ in steps]
+        for name, judge in self.judges.items():
+            streams = [flight.stream("judge", name) for flight in in_flight]
+            verdicts = verified(judge, Shown(proposals, verifier_probs, streams))
+            for values, verdict in zip(said, verdicts, strict=True):
+                values[name] = rounded(verdict.expected_accepted)
+        return [replace(step, judged=each) for step, each in zip(steps, said, strict=True)]
 
     def _trace(self, flight: Flight) -> Trace:
         decode = self.stopping.decode or text_of(self.verifier)
         return flight.trace("" if decode is None else decode(flight.output_ids))
-
-
-def _verified(rule: VerificationRule, proposal: Proposal, probs: Tensor, stream: Stream) -> Verdict:
-    """Let a rule decide; `probs` [M, V] may have rows of padding behind the tree's."""
-    return rule.verify(proposal, probs[: len(proposal.tree.parents)], stream)
 
 
 def _log_probs(

@@ -126,7 +126,7 @@ def _speaks_of_itself(rule: VerificationRule, member: str) -> bool:
     if member in getattr(rule, "__dict__", {}):  # an attribute of its own
         return True
     lineage = type(rule).__mro__
-    first = next(kind for kind in lineage if {"verify", member} & vars(kind).keys())
+    first = next(kind for kind in lineage if {"verify", "verify_all", member} & vars(kind).keys())
     return member in vars(first)
 
 

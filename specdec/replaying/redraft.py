@@ -27,7 +27,8 @@ from specdec.lm.generation import heeded
 from specdec.recording.hidden_states import States
 from specdec.recording.texts import Text
 from specdec.replaying.arm import is_decided_by_text, name_of
-from specdec.verification.walk import bearer, ending
+from specdec.verification.verdicts import ending
+from specdec.verification.walk import bearer
 
 
 def require_jumps(rule: VerificationRule, draw: Draw | None) -> None:

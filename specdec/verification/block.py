@@ -1,22 +1,26 @@
 """Block verification: the longest part of a chain that is as likely as p says, taken jointly."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from specdec.core.closed_form import ClosedForm, Passes, TextNodes
-from specdec.core.on_host import rows
+from specdec.core.on_host import together
 from specdec.core.randomness import Stream
-from specdec.core.values import Draw, Proposal, Verdict
+from specdec.core.shown import Shown, rows_of
+from specdec.core.tree import CandidateTree
+from specdec.core.values import Draw, Verdict
 from specdec.verification import single_draw
+from specdec.verification.batched import Batched
 from specdec.verification.candidate_nodes import CandidateNodes
+from specdec.verification.last_token import LastToken
 from specdec.verification.odds import ratio, residual
 from specdec.verification.overlap import overlaps
-from specdec.verification.walk import verdict_on
+from specdec.verification.verdicts import Decided, last_of, verdicts
 
 
-class Block:
+class Block(Batched):
     """Accept the longest beginning of a chain for which a test holds (Sun et al. 2025, Alg. 2).
 
     With c_i = min(1, c_{i-1} p(x_i)/q(x_i)) and S_i = sum_v (c_i p - q)+ after x_1 .. x_i, the test
@@ -31,49 +35,87 @@ class Block:
     needs_q = True
     decided_by_text = frozenset[Draw]()
 
-    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one chain. Row i of `verifier_probs` [N+1, V] is p after node i."""
-        num_drafted = proposal.tree.num_draft_tokens
-        nodes = CandidateNodes.of(proposal, verifier_probs)
-        clipped = _clipped_ratios(nodes, num_drafted)
-        # Nodes with a candidate, shown or withheld: all but, mostly, the last.
-        ahead = clipped[: len(nodes.numbers), None] * nodes.p  # c_i p after x_1 .. x_i
+    def verify_all(self, shown: Shown) -> list[Verdict]:
+        """Decide on the chains of a batch."""
+        nodes = CandidateNodes.of(shown)
+        clipped = _clipped_ratios(_ratios(shown, nodes))
+        # Nodes with a candidate, shown or withheld: all but, mostly, the last of each chain.
+        ahead = _at(clipped, nodes)[:, None] * nodes.p  # c_i p after x_1 .. x_i
         excess = (ahead - nodes.q).clamp_(min=0).sum(dim=-1)  # S_i
-        zeros = torch.zeros(num_drafted + 1 - len(nodes.numbers), device=clipped.device)
-        table = torch.stack(
-            [clipped, torch.cat([excess, zeros]), torch.cat([overlaps(nodes), zeros])]
-        )
-        c, s, overlap = rows(table)
-        accepted = num_drafted
-        while accepted > 0 and not stream.accept(_holds(c, s, accepted, len(nodes.numbers))):
-            accepted -= 1
-        if accepted < len(nodes.numbers):
-            ours, theirs = ahead[accepted], nodes.q[accepted]
-            weights = residual(ours, theirs, nodes.p[accepted])
-        else:
-            weights = verifier_probs[accepted]
-        # E[sum_k c_k], with the draw of the k-th token averaged out: sum_v min(c_{k-1} p, q).
-        expected = sum(c[node] - s[node] for node in nodes.numbers)
-        path = range(1, accepted + 1)
-        seen = dict(zip(nodes.numbers, overlap, strict=False))
-        return verdict_on(proposal, nodes, path, stream.choose(weights), expected, seen)
+
+        def rest(places: Sequence[int]) -> Tensor:
+            ours, q, p = (rows_of(each, places) for each in (ahead, nodes.q, nodes.p))
+            return residual(ours, q, p)
+
+        last = LastToken(shown, nodes, rest)
+        columns = torch.stack([excess, overlaps(nodes)], dim=1)
+        c, table, *drawn = together(clipped, columns, *last.ahead(_asked_before))
+        by_request = nodes.by_request(table, len(shown.proposals))
+        decided = [
+            _decided(proposal.tree.num_draft_tokens, of_chain, rows, stream)
+            for proposal, of_chain, rows, stream in zip(
+                shown.proposals, c, by_request, shown.streams, strict=True
+            )
+        ]
+        tokens = last.behind([last_of(one.path) for one in decided], drawn)
+        return verdicts(shown, decided, tokens, nodes)
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
         """Tell replay how sampled candidates are accepted, given the text."""
         return CHAIN_FORM if draw in self.defined_for else None
 
 
-def _clipped_ratios(nodes: CandidateNodes, num_drafted: int) -> Tensor:  # [gamma + 1]
+def _ratios(shown: Shown, nodes: CandidateNodes) -> Tensor:  # [B, gamma]
+    """Return p(x_i) / q(x_i) along each chain; 1 behind the end of those that are shorter."""
+    lengths = [each.tree.num_draft_tokens for each in shown.proposals]
+    ones = nodes.p.new_ones(len(lengths), max(lengths))
+    drafted = [
+        (place, owner * max(lengths) + number)
+        for (owner, number), place in nodes.places.items()
+        if number < lengths[owner]  # there is no token where it was withheld
+    ]
+    if not drafted:
+        return ones
+    places, where = zip(*drafted, strict=True)
+    found = nodes.at(places)
+    ratios = found.p.gather(1, found.token_ids) / found.q.gather(1, found.token_ids)
+    there = torch.tensor(where, device=ones.device)
+    return ones.flatten().index_copy(0, there, ratios.flatten()).view_as(ones)
+
+
+def _at(values: Tensor, nodes: CandidateNodes) -> Tensor:  # [B, gamma + 1] -> [I]
+    width = values.shape[1]
+    return rows_of(values.flatten(), [owner * width + node for owner, node in nodes.places])
+
+
+def _clipped_ratios(ratios: Tensor) -> Tensor:  # [B, gamma] -> [B, gamma + 1]
     """Return c_0 .. c_gamma."""
-    drafted = nodes.token_ids[:num_drafted]
-    ratios = nodes.p[:num_drafted].gather(1, drafted) / nodes.q[:num_drafted].gather(1, drafted)
-    clipped = [nodes.p.new_ones(())]
-    for of_token in ratios.flatten().unbind():
+    clipped = [ratios.new_ones(len(ratios))]
+    for of_token in ratios.unbind(dim=1):
         clipped.append((clipped[-1] * of_token).clamp(max=1))
-    return torch.stack(clipped)
+    return torch.stack(clipped, dim=1)
 
 
-def _holds(c: list[float], s: list[float], i: int, num_nodes: int) -> float:
+def _asked_before(tree: CandidateTree) -> list[int]:  # [N+1]
+    """The last test is asked first; the one that holds ends the questions."""
+    num_drafted = tree.num_draft_tokens
+    return [num_drafted, *range(num_drafted, 0, -1)]
+
+
+def _decided(
+    num_drafted: int, c: Sequence[float], rows: Mapping[int, Sequence[float]], stream: Stream
+) -> Decided:
+    s = [row[0] for row in rows.values()]
+    accepted = num_drafted
+    while accepted > 0 and not stream.accept(_holds(c, s, accepted, len(rows))):
+        accepted -= 1
+    # E[sum_k c_k], with the draw of the k-th token averaged out: sum_v min(c_{k-1} p, q).
+    expected = sum(c[node] - row[0] for node, row in rows.items())
+    overlap = {node: row[1] for node, row in rows.items()}
+    return Decided(range(1, accepted + 1), expected, overlap)
+
+
+def _holds(c: Sequence[float], s: Sequence[float], i: int, num_nodes: int) -> float:
     """Return the probability that the test of x_1 .. x_i holds."""
     if i >= num_nodes:  # nothing was drawn after it
         return c[i]

@@ -1,12 +1,15 @@
 """K-SEQ: k i.i.d. candidates, all asked against one and the same scaled-down p."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from specdec.core.closed_form import ClosedForm, TextNodes
-from specdec.core.randomness import Stream
-from specdec.core.values import Draw, Proposal, Verdict
+from specdec.core.shown import Shown, rows_of
+from specdec.core.values import Draw, Verdict
 from specdec.verification import single_draw
+from specdec.verification.batched import Batched
 from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.ends import Independent
 from specdec.verification.odds import HAIR, Odds, decide, ratio
@@ -15,7 +18,7 @@ from specdec.verification.overlap import overlaps
 NUM_ROUNDS, NUM_STEPS = 6, 4  # of the search for rho: its error is (k - 1) / 4096
 
 
-class KSeq:
+class KSeq(Batched):
     """Accept each of k candidates with min(1, p / (rho q)) (Sun et al. 2023, SpecTr, algorithm 2).
 
     With beta = sum_v min(q, p / rho) the k candidates accept with 1 - (1 - beta)^k together, and
@@ -29,10 +32,10 @@ class KSeq:
     needs_q = True
     decided_by_text = frozenset[Draw]()
 
-    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
-        nodes = CandidateNodes.of(proposal, verifier_probs)
-        return decide(proposal, verifier_probs, stream, nodes, _odds(nodes))
+    def verify_all(self, shown: Shown) -> list[Verdict]:
+        """Decide on the trees of a batch."""
+        nodes = CandidateNodes.of(shown)
+        return decide(shown, nodes, _odds(nodes))
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
         """Tell replay how sampled candidates are accepted, given the text."""
@@ -52,7 +55,7 @@ def _odds(nodes: CandidateNodes) -> Odds:
     some = 1 - (1 - beta) ** k
     per_beta = torch.where(beta > 0, some / beta, k)
     rest = (p - once * per_beta).clamp_(min=0).add_(p, alpha=HAIR)
-    return Odds(overlaps(nodes), accept, some.squeeze(1), rest.__getitem__)
+    return Odds(overlaps(nodes), accept, some.squeeze(1), partial(rows_of, rest))
 
 
 def smallest_rho(p: Tensor, q: Tensor, k: Tensor) -> Tensor:  # [I, V], [I, V], [I, 1] -> [I, 1]

@@ -1,19 +1,23 @@
 """Rejection that lets more pass: the draft counts as less likely than it is. Not lossless."""
 
+from dataclasses import replace
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from specdec.core.errors import require_share
-from specdec.core.randomness import Stream
-from specdec.core.values import Draw, Proposal, Verdict
+from specdec.core.shown import Shown, rows_of
+from specdec.core.values import Draw, Verdict
+from specdec.verification.batched import Batched
 from specdec.verification.candidate_nodes import CandidateNodes
-from specdec.verification.divergence import with_divergence
+from specdec.verification.divergence import divergences
 from specdec.verification.odds import Odds, decide, ratio, residual
 from specdec.verification.overlap import overlaps
 from specdec.verification.rejection import recursive_rejection
 
 
-class Lenient:
+class Lenient(Batched):
     """Accept x with probability min(1, p(x) / (l q(x))), else draw from norm((p - l q)+).
 
     The lenience l in (0, 1] of Leviathan et al. 2023, appendix A.5 (and Zhou et al. 2024,
@@ -28,19 +32,17 @@ class Lenient:
         require_share("lenience", lenience)
         self._lenience = lenience
 
-    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
-        nodes = CandidateNodes.of(proposal, verifier_probs)
-        if proposal.draw is Draw.DETERMINISTIC:
+    def verify_all(self, shown: Shown) -> list[Verdict]:
+        """Decide on the trees of a batch."""
+        nodes = CandidateNodes.of(shown)
+        if shown.draw is Draw.DETERMINISTIC:
             odds = _point_masses(nodes, self._lenience)
         else:
-            odds = recursive_rejection(nodes, proposal.draw, self._lenience)
-        verdict = decide(proposal, verifier_probs, stream, nodes, odds)
-        taken = _accepted_mass(nodes, odds, proposal.draw, self._lenience)
-        rests = [odds.rest(place) for place in range(len(nodes.numbers))]
-        rest = torch.stack(rests) if rests else nodes.p
+            odds = recursive_rejection(nodes, shown.draw, self._lenience)
+        taken = _accepted_mass(nodes, odds, shown.draw, self._lenience)
+        rest = odds.rest(range(len(nodes.numbers)))
         emitted_probs = taken + (1 - taken.sum(dim=-1, keepdim=True)) * rest
-        return with_divergence(verdict, nodes, emitted_probs)
+        return decide(shown, nodes, replace(odds, strays=divergences(emitted_probs, nodes.p)))
 
 
 def _point_masses(nodes: CandidateNodes, lenience: float) -> Odds:
@@ -52,7 +54,7 @@ def _point_masses(nodes: CandidateNodes, lenience: float) -> Odds:
     accept = ratio(probs, lenience * left.clamp(min=torch.finfo(left.dtype).tiny))
     some = 1 - (1 - accept).prod(dim=1)
     rest = residual(nodes.p.scatter(1, ids, 0.0), torch.zeros_like(nodes.p), nodes.p)
-    return Odds(overlaps(nodes), accept, some, rest.__getitem__)
+    return Odds(overlaps(nodes), accept, some, partial(rows_of, rest))
 
 
 def _accepted_mass(

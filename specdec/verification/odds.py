@@ -1,20 +1,23 @@
 """Rules that accept each candidate with a probability of its own, and else draw from a residual.
 
-All probabilities are computed for all nodes at once, on the device, and come to the host in one
-transfer; the second and last one is the token that is drawn in the end.
+All probabilities are computed for all nodes of a batch at once, on the device, and come to the host
+in one transfer, on devices that are waited for together with the tokens.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from specdec.core.on_host import rows
+from specdec.core.on_host import together
 from specdec.core.randomness import Stream
+from specdec.core.shown import Shown
 from specdec.core.values import Proposal, Verdict
 from specdec.verification.candidate_nodes import CandidateNodes
-from specdec.verification.walk import expected_accepted, shares, verdict_on, walk
+from specdec.verification.last_token import LastToken, Rest
+from specdec.verification.verdicts import Decided, last_of, root_bounds, verdicts
+from specdec.verification.walk import asked_before, expected_accepted, shares, walk
 
 HAIR = 1e-30  # far below the rounding of any residual that has mass
 
@@ -26,26 +29,40 @@ class Odds:
     overlap: Tensor  # [I]: sum_v min(p, q)
     accept: Tensor  # [I, K]: P(go on with the child | the ones before it were refused)
     some: Tensor  # [I]: P(go on with any child), the candidates' noise averaged out where possible
-    rest: Callable[[int], Tensor]  # i -> [V]: what the next token is drawn from if none is
+    rest: Rest  # [n] places -> [n, V]: what the next token is drawn from if none is
+    strays: Tensor | None = None  # [I, 2]: of lossy rules, see `divergences`
 
 
-def decide(
-    proposal: Proposal, verifier_probs: Tensor, stream: Stream, nodes: CandidateNodes, odds: Odds
-) -> Verdict:
-    """Walk down the tree with these odds."""
-    tree = proposal.tree
-    columns = torch.cat([odds.accept, odds.some[:, None], odds.overlap[:, None]], dim=1)
-    by_node = dict(zip(nodes.numbers, rows(columns), strict=True))
-    place = {node: number for number, node in enumerate(nodes.numbers)}
+def decide(shown: Shown, nodes: CandidateNodes, odds: Odds) -> list[Verdict]:
+    """Walk down the trees with these odds."""
+    last = LastToken(shown, nodes, odds.rest)
+    columns = [odds.accept, odds.some[:, None], odds.overlap[:, None]]
+    columns += [] if odds.strays is None else [odds.strays]
+    bounds = root_bounds(shown, nodes)
+    table, bound, *ahead = together(torch.cat(columns, dim=1), bounds, *last.ahead(asked_before))
+    by_request = nodes.by_request(table, len(shown.proposals))
+    decided = [
+        _walked(proposal, rows, nodes.width, stream, odds.strays is not None)
+        for proposal, rows, stream in zip(shown.proposals, by_request, shown.streams, strict=True)
+    ]
+    tokens = last.behind([last_of(one.path) for one in decided], ahead)
+    return verdicts(shown, decided, tokens, nodes, bound[0])
 
-    def draw(node: int) -> int:
-        return stream.choose(odds.rest(place[node]) if node in place else verifier_probs[node])
 
-    accept = {node: row[:-2] for node, row in by_node.items()}
-    path, token = walk(tree, accept, draw, stream)
-    expected = expected_accepted(tree, shares(accept), {n: row[-2] for n, row in by_node.items()})
-    overlap = {node: row[-1] for node, row in by_node.items()}
-    return verdict_on(proposal, nodes, path, token, expected, overlap)
+def _walked(
+    proposal: Proposal,
+    rows: Mapping[int, Sequence[float]],
+    width: int,
+    stream: Stream,
+    strays_are_known: bool,
+) -> Decided:
+    accept = {node: row[:width] for node, row in rows.items()}
+    some = {node: row[width] for node, row in rows.items()}
+    overlap = {node: row[width + 1] for node, row in rows.items()}
+    strays = {node: (row[-2], row[-1]) for node, row in rows.items()} if strays_are_known else None
+    path = walk(proposal.tree, accept, stream)
+    expected = expected_accepted(proposal.tree, shares(accept), some)
+    return Decided(path, expected, overlap, strays)
 
 
 def residual(p: Tensor, q: Tensor, fallback: Tensor) -> Tensor:  # [..., V] each

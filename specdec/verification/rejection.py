@@ -1,11 +1,15 @@
 """Speculative sampling by rejection, candidate by candidate."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from specdec.core.closed_form import ClosedForm
-from specdec.core.randomness import Stream
-from specdec.core.values import Draw, Proposal, Verdict
+from specdec.core.shown import Shown, rows_of
+from specdec.core.values import Draw, Verdict
+from specdec.verification.batched import Batched
 from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.odds import Odds, decide, ratio, residual
 from specdec.verification.overlap import overlaps
@@ -13,7 +17,7 @@ from specdec.verification.rejection_form import FORMS
 from specdec.verification.walk import follow
 
 
-class Rejection:
+class Rejection(Batched):
     """Accept x ~ q with probability min(1, p(x)/q(x)), else go on with p := norm((p - q)+).
 
     Along a chain that is speculative sampling (Leviathan et al. 2023, algorithm 1; Chen et al.
@@ -30,13 +34,12 @@ class Rejection:
     needs_q = True
     decided_by_text = frozenset({Draw.DETERMINISTIC})
 
-    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
-        if proposal.draw is Draw.DETERMINISTIC:
-            return follow(proposal, verifier_probs, stream)
-        nodes = CandidateNodes.of(proposal, verifier_probs)
-        odds = recursive_rejection(nodes, proposal.draw)
-        return decide(proposal, verifier_probs, stream, nodes, odds)
+    def verify_all(self, shown: Shown) -> list[Verdict]:
+        """Decide on the trees of a batch."""
+        if shown.draw is Draw.DETERMINISTIC:
+            return follow(shown)
+        nodes = CandidateNodes.of(shown)
+        return decide(shown, nodes, recursive_rejection(nodes, shown.draw))
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
         """Tell replay how sampled candidates are accepted, given the text."""
@@ -91,7 +94,7 @@ def _in_turn(nodes: CandidateNodes, draw: Draw, lenience: float) -> tuple[Odds, 
         some, refused, rest = some + gain, refused - lost, left
         accepts.append(accept)
         gains.append(averaged)
-    odds = Odds(overlaps(nodes), torch.cat(accepts, dim=1), some, rest.__getitem__)
+    odds = Odds(overlaps(nodes), torch.cat(accepts, dim=1), some, partial(rows_of, rest))
     return odds, gains
 
 
@@ -99,7 +102,12 @@ def _along_chain(nodes: CandidateNodes) -> Odds:
     """Return the same for one candidate at each node, with fewer and smaller tensors."""
     p, q, overlap = nodes.p, nodes.q, overlaps(nodes)
     accept = ratio(p.gather(1, nodes.token_ids), q.gather(1, nodes.token_ids))
-    return Odds(overlap, accept, overlap, lambda place: residual(p[place], q[place], p[place]))
+
+    def rest(places: Sequence[int]) -> Tensor:
+        p_there, q_there = rows_of(p, places), rows_of(q, places)
+        return residual(p_there, q_there, p_there)
+
+    return Odds(overlap, accept, overlap, rest)
 
 
 def probs_of_draw(nodes: CandidateNodes, draw: Draw, number: int) -> Tensor:  # [I, V]

@@ -1,15 +1,14 @@
 """Accept whatever is among the verifier's k likeliest tokens. Not lossless."""
 
-from torch import Tensor
-
 from specdec.core.errors import require_int
-from specdec.core.randomness import Stream
-from specdec.core.values import Draw, Proposal, Verdict
+from specdec.core.shown import Shown
+from specdec.core.values import Draw, Verdict
+from specdec.verification.batched import Batched
 from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.longest_path import accept_longest
 
 
-class TopK:
+class TopK(Batched):
     """Accept x if it is among the k likeliest tokens of p and not impossible.
 
     Ties with the k-th are accepted too. The longest path of such tokens wins; what follows it is
@@ -24,9 +23,9 @@ class TopK:
         require_int("k", k, 1)
         self._k = k
 
-    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
-        nodes = CandidateNodes.of(proposal, verifier_probs)
+    def verify_all(self, shown: Shown) -> list[Verdict]:
+        """Decide on the trees of a batch."""
+        nodes = CandidateNodes.of(shown)
         least = nodes.p.topk(min(self._k, nodes.p.shape[-1]), dim=-1).values[..., -1:]
         acceptable = (nodes.p >= least) & (nodes.p > 0)
-        return accept_longest(proposal, verifier_probs, stream, nodes, acceptable)
+        return accept_longest(shown, nodes, acceptable)

@@ -1,23 +1,28 @@
 """The likeliest candidates for certain, and one that is drawn from the rest of q."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from specdec.core.closed_form import ClosedForm, TextNodes
-from specdec.core.on_host import floats, rows
+from specdec.core.on_host import together
 from specdec.core.randomness import Stream
-from specdec.core.values import Draw, Proposal, Verdict
+from specdec.core.shown import Shown
+from specdec.core.tree import CandidateTree
+from specdec.core.values import Draw, Verdict
 from specdec.verification import single_draw
+from specdec.verification.batched import Batched
 from specdec.verification.candidate_nodes import CandidateNodes
+from specdec.verification.each_token import EachToken
 from specdec.verification.ends import TopAndLast, top_and_others
 from specdec.verification.odds import ratio, residual
 from specdec.verification.overlap import overlaps
-from specdec.verification.walk import borne, expected_accepted, token_probs, verdict_on, walk
+from specdec.verification.verdicts import Decided, last_of, root_bounds, verdicts
+from specdec.verification.walk import borne, by_tree, expected_accepted, token_probs, walk
 
 
-class TopPlusOne:
+class TopPlusOne(Batched):
     """Ask the drawn candidate y ~ w; else draw from norm((p - w)+), which may be a fixed one.
 
     (Hu et al. 2025.) The children of a node are a set T of fixed tokens and, last, one draw from
@@ -30,35 +35,66 @@ class TopPlusOne:
     needs_q = True
     decided_by_text = frozenset[Draw]()
 
-    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
-        tree = proposal.tree
-        nodes = CandidateNodes.of(proposal, verifier_probs)
+    def verify_all(self, shown: Shown) -> list[Verdict]:
+        """Decide on the trees of a batch."""
+        nodes = CandidateNodes.of(shown)
         others = _without_fixed(nodes)
         last = torch.tensor(nodes.counts, dtype=torch.int64, device=nodes.p.device) - 1
         drawn = nodes.token_ids.gather(1, last[:, None])
         accept = ratio(nodes.p.gather(1, drawn), others.gather(1, drawn))
-        weights = verifier_probs.clone()
-        weights[list(nodes.numbers)] = residual(nodes.p, others, nodes.p)
         shared = nodes.p.minimum(others).sum(dim=-1)
-        columns = rows(torch.stack([accept.squeeze(1), shared, overlaps(nodes)], dim=1))
-        draw = stream.choose_each(weights)
-        by_node = dict(zip(nodes.numbers, columns, strict=True))
-        ask = {node: _last_only(tree.children[node], row[0]) for node, row in by_node.items()}
-        path, token = walk(tree, ask, draw, stream, follow=True)
-        # The draw averaged out, a fixed candidate is accepted with its p.
-        share = borne(tree, floats(token_probs(tree, verifier_probs)))
-        some: dict[int, float] = {}
-        for node, (accepted, covered, _) in by_node.items():
-            some[node] = sum(share[node][:-1]) + covered
-            share[node][-1] = accepted
-        expected = expected_accepted(tree, share, some)
-        seen = {node: row[2] for node, row in by_node.items()}
-        return verdict_on(proposal, nodes, path, token, expected, seen)
+        columns = torch.stack([accept.squeeze(1), shared, overlaps(nodes)], dim=1)
+        tokens = EachToken(shown, _weights(shown, nodes, residual(nodes.p, others, nodes.p)))
+        table, probs, bounds, *ahead = together(
+            columns, token_probs(shown)[None], root_bounds(shown, nodes), *tokens.ahead
+        )
+        by_request = nodes.by_request(table, len(shown.proposals))
+        draws = tokens.choosers(ahead)
+        decided = [
+            _walked(*each)
+            for each in zip(
+                (proposal.tree for proposal in shown.proposals),
+                by_request,
+                by_tree(shown, probs[0]),
+                draws,
+                shown.streams,
+                strict=True,
+            )
+        ]
+        found = [draw(last_of(one.path)) for draw, one in zip(draws, decided, strict=True)]
+        return verdicts(shown, decided, found, nodes, bounds[0])
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
         """Tell replay how sampled candidates are accepted, given the text."""
         return FORMS.get(draw)
+
+
+def _weights(shown: Shown, nodes: CandidateNodes, rest: Tensor) -> Tensor:  # [B, M, V]
+    """Put what is left of p where there are candidates, and p where there are none."""
+    width = shown.probs.shape[1]
+    pairs = zip(nodes.owners, nodes.numbers, strict=True)
+    rows = [owner * width + number for owner, number in pairs]
+    there = torch.tensor(rows, dtype=torch.int64, device=rest.device)
+    return shown.probs.flatten(0, 1).index_copy(0, there, rest).view_as(shown.probs)
+
+
+def _walked(
+    tree: CandidateTree,
+    rows: Mapping[int, Sequence[float]],
+    probs: Sequence[float],
+    draw: Callable[[int], int],
+    stream: Stream,
+) -> Decided:
+    ask = {node: _last_only(tree.children[node], row[0]) for node, row in rows.items()}
+    path = walk(tree, ask, stream, draw)
+    # The draw averaged out, a fixed candidate is accepted with its p.
+    share = borne(tree, probs)
+    some: dict[int, float] = {}
+    for node, (accepted, covered, _) in rows.items():
+        some[node] = sum(share[node][:-1]) + covered
+        share[node][-1] = accepted
+    expected = expected_accepted(tree, share, some)
+    return Decided(path, expected, {node: row[2] for node, row in rows.items()})
 
 
 def _last_only(children: tuple[int, ...], accept: float) -> list[float]:

@@ -1,26 +1,29 @@
 """Traversal verification: from the leaves to the root, so that a path is judged as a whole."""
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from specdec.core.closed_form import ClosedForm
-from specdec.core.on_host import floats
+from specdec.core.on_host import together
 from specdec.core.randomness import Stream
+from specdec.core.shown import Shown, rows_of
 from specdec.core.tree import ROOT, CandidateTree
-from specdec.core.values import Draw, Proposal, Verdict
+from specdec.core.values import Draw, Verdict
+from specdec.verification.batched import Batched
 from specdec.verification.block import CHAIN_FORM
 from specdec.verification.candidate_nodes import CandidateNodes
+from specdec.verification.last_token import LastToken
 from specdec.verification.odds import ratio, residual
 from specdec.verification.overlap import overlaps
 from specdec.verification.rejection import probs_of_draw
-from specdec.verification.walk import verdict_on
+from specdec.verification.verdicts import Decided, last_of, root_bounds, verdicts
 
 
-class Traversal:
+class Traversal(Batched):
     """Ask the leftmost leaf; if it is refused, drop it and ask what is the leftmost leaf then.
 
     (Weng et al. 2025.) A node is accepted with the clipped ratio of its whole path, and each
@@ -37,25 +40,23 @@ class Traversal:
     needs_q = True
     decided_by_text = frozenset[Draw]()
 
-    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
-        tree = proposal.tree
-        nodes = CandidateNodes.of(proposal, verifier_probs)
-        levels = list(_refused_levels(nodes, proposal))
-        acceptances = [each for level in levels for each in (level.reached.flatten(), level.own)]
-        numbers = iter(floats(torch.cat([*acceptances, overlaps(nodes)])))
-        accept = _acceptances(levels, tree, numbers)
-        seen = dict(zip(nodes.numbers, numbers, strict=True))
-        order = list(_children_first(tree, ROOT))
-        expected, live = 0.0, 1.0
-        for node in order:
-            expected += live * accept[node] * tree.depths[node]
-            live *= 1 - accept[node]
-        last = next(node for node in order if node == ROOT or stream.accept(accept[node]))
-        rest = (level.rest[level.nodes.index(last)] for level in levels if last in level.nodes)
-        weights = next(rest, verifier_probs[last])
-        path = tree.path_to(last)
-        return verdict_on(proposal, nodes, path, stream.choose(weights), expected, seen)
+    def verify_all(self, shown: Shown) -> list[Verdict]:
+        """Decide on the trees of a batch."""
+        trees = [each.tree for each in shown.proposals]
+        nodes = CandidateNodes.of(shown)
+        levels = list(_refused_levels(nodes, trees, shown.draw))
+        last = LastToken(shown, nodes, partial(_rest, nodes, levels))
+        acceptances = [each for level in levels for each in (level.reached, level.own[None])]
+        overlap, bounds = overlaps(nodes)[:, None], root_bounds(shown, nodes)
+        seen, bound, *found = together(overlap, bounds, *acceptances, *last.ahead(_asked_before))
+        ahead = found[len(acceptances) :]
+        accept = _acceptances(levels, trees, found[: len(acceptances)])
+        by_request = nodes.by_request(seen, len(trees))
+        decided = [
+            _decided(*each) for each in zip(trees, accept, by_request, shown.streams, strict=True)
+        ]
+        tokens = last.behind([last_of(one.path) for one in decided], ahead)
+        return verdicts(shown, decided, tokens, nodes, bound[0])
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
         """Tell replay of chains, which are blocks; of trees no closed form is known."""
@@ -65,34 +66,32 @@ class Traversal:
 class _Level(NamedTuple):
     """The n nodes of one depth that have children, up to K each, and what refusing those does."""
 
-    nodes: tuple[int, ...]  # [n]
+    nodes: CandidateNodes  # n of them
     reached: Tensor  # [n, K]: acceptance of each child while it is asked about
     own: Tensor  # [n]: acceptance of the nodes themselves once all their children are refused
     rest: Tensor  # [n, V]: what p has become then
 
 
-def _refused_levels(nodes: CandidateNodes, proposal: Proposal) -> Iterator[_Level]:
+def _refused_levels(
+    nodes: CandidateNodes, trees: Sequence[CandidateTree], draw: Draw
+) -> Iterator[_Level]:
     """Refuse all candidates, depth by depth."""
-    tree = proposal.tree
-    own = nodes.p.new_ones(1)
-    for depth in range(max(tree.depths) + 1):
-        places = [place for place, node in enumerate(nodes.numbers) if tree.depths[node] == depth]
-        if not places:
-            return
-        here = nodes.at(places)
-        level = _refuse_all(here, own, proposal.draw)
+    depths = [trees[owner].depths[node] for owner, node in nodes.places]
+    own = nodes.p.new_ones(depths.count(0))
+    for depth in range(1 + max(depths, default=-1)):
+        here = nodes.at([place for place, found in enumerate(depths) if found == depth])
+        level = _refuse_all(here, own, draw)
         yield level
         # The acceptance with which the nodes of the next depth begin, of those with children and
         # in their order, which need not be that of their parents.
         width = level.reached.shape[1]
         at = {
-            child: row * width + number
-            for row, node in enumerate(here.numbers)
-            for number, child in enumerate(tree.children[node])
+            (owner, child): row * width + number
+            for (owner, node), row in here.places.items()
+            for number, child in enumerate(trees[owner].children[node])
         }
-        children = [at[node] for node in nodes.numbers if node in at]
-        own = level.reached.flatten()
-        own = own if children == list(range(len(own))) else own[children]
+        children = [at[node] for node in nodes.places if node in at]
+        own = rows_of(level.reached.flatten(), children)
 
 
 def _refuse_all(here: CandidateNodes, own: Tensor, draw: Draw) -> _Level:
@@ -112,22 +111,58 @@ def _refuse_all(here: CandidateNodes, own: Tensor, draw: Draw) -> _Level:
         if drawn is not None:
             left, rest = left.where(drawn.squeeze(1), own), rest.where(drawn, p)
         own, p = left, rest
-    return _Level(here.numbers, torch.cat(reached, dim=1), own, p)
+    return _Level(here, torch.cat(reached, dim=1), own, p)
+
+
+def _rest(nodes: CandidateNodes, levels: Sequence[_Level], places: Sequence[int]) -> Tensor:
+    """Return what is left of p at some of the nodes, [n] -> [n, V]."""
+    keys = [*nodes.places]
+    wanted = [keys[place] for place in places]
+    found = [
+        (level, level.nodes.places[key])
+        for key in wanted
+        for level in levels
+        if key in level.nodes.places
+    ]
+    return torch.stack([level.rest[row] for level, row in found])
 
 
 def _acceptances(
-    levels: Sequence[_Level], tree: CandidateTree, numbers: Iterator[float]
-) -> list[float]:  # [N+1]
+    levels: Sequence[_Level],
+    trees: Sequence[CandidateTree],
+    numbers: Sequence[Sequence[Sequence[float]]],
+) -> list[list[float]]:  # [B] of [N+1]
     """Sort the levels' `reached` and `own`, in this order, by node."""
-    accept = [1.0] * len(tree.parents)
-    for level in levels:
-        rows = [list(islice(numbers, level.reached.shape[1])) for _ in level.nodes]
-        for node, row in zip(level.nodes, rows, strict=True):
-            for child, probability in zip(tree.children[node], row, strict=False):
-                accept[child] = probability
-        for node in level.nodes:
-            accept[node] = next(numbers)
+    accept = [[1.0] * len(tree.parents) for tree in trees]
+    for number, level in enumerate(levels):
+        reached, (own,) = numbers[2 * number : 2 * number + 2]
+        for (owner, node), row, refused in zip(level.nodes.places, reached, own, strict=True):
+            for child, probability in zip(trees[owner].children[node], row, strict=False):
+                accept[owner][child] = probability
+            accept[owner][node] = refused
     return accept
+
+
+def _decided(
+    tree: CandidateTree,
+    accept: Sequence[float],
+    overlap: Mapping[int, Sequence[float]],
+    stream: Stream,
+) -> Decided:
+    order = list(_children_first(tree, ROOT))
+    expected, live = 0.0, 1.0
+    for node in order:
+        expected += live * accept[node] * tree.depths[node]
+        live *= 1 - accept[node]
+    last = next(node for node in order if node == ROOT or stream.accept(accept[node]))
+    return Decided(tree.path_to(last), expected, {node: row[0] for node, row in overlap.items()})
+
+
+def _asked_before(tree: CandidateTree) -> list[int]:  # [N+1]
+    """Every node is asked about in its turn, but the root, which is left when all are refused."""
+    order = list(_children_first(tree, ROOT))
+    turns = {node: turn for turn, node in enumerate(order, start=1)}
+    return [len(order) - 1, *(turns[node] for node in range(1, len(order)))]
 
 
 def _children_first(tree: CandidateTree, node: int) -> Iterator[int]:

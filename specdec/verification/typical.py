@@ -1,15 +1,14 @@
 """Typical acceptance: what is not too unlikely for so uncertain a verifier. Not lossless."""
 
-from torch import Tensor
-
 from specdec.core.errors import require_number
-from specdec.core.randomness import Stream
-from specdec.core.values import Draw, Proposal, Verdict
+from specdec.core.shown import Shown
+from specdec.core.values import Draw, Verdict
+from specdec.verification.batched import Batched
 from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.longest_path import accept_longest
 
 
-class Typical:
+class Typical(Batched):
     """Accept x if p(x) > min(epsilon, delta exp(-H(p))), the longest path of such tokens.
 
     Cai et al. 2024 (Medusa, section 2.3.1), with H the entropy in nats. The authors choose delta as
@@ -27,10 +26,10 @@ class Typical:
         self._epsilon = epsilon
         self._delta = delta
 
-    def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
-        """Decide on one tree. Row i of `verifier_probs` [N+1, V] is p after node i."""
-        nodes = CandidateNodes.of(proposal, verifier_probs)
+    def verify_all(self, shown: Shown) -> list[Verdict]:
+        """Decide on the trees of a batch."""
+        nodes = CandidateNodes.of(shown)
         entropy = -nodes.p.xlogy(nodes.p).sum(dim=-1, keepdim=True)
         threshold = (self._delta * (-entropy).exp()).clamp(max=self._epsilon)
         acceptable = nodes.p > threshold
-        return accept_longest(proposal, verifier_probs, stream, nodes, acceptable)
+        return accept_longest(shown, nodes, acceptable)

@@ -1,17 +1,19 @@
 """The walk from the root downwards that most rules are: ask the children, else draw a token."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, pairwise
 
-import torch
 from torch import Tensor
 
-from specdec.core.on_host import floats
-from specdec.core.outcome import Outcome
+from specdec.core.on_host import together
 from specdec.core.randomness import Stream
+from specdec.core.shown import Shown
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.verification.candidate_nodes import CandidateNodes
-from specdec.verification.overlap import overlaps, transport_bound
+from specdec.verification.each_token import EachToken
+from specdec.verification.overlap import overlaps
+from specdec.verification.verdicts import Decided, last_of, root_bounds, verdicts
 
 # For each node with candidates a number for each of its children, in drawing order.
 PerChild = Mapping[int, Sequence[float]]
@@ -20,28 +22,35 @@ PerChild = Mapping[int, Sequence[float]]
 def walk(
     tree: CandidateTree,
     accept: PerChild,
-    draw: Callable[[int], int],
     stream: Stream,
-    follow: bool = False,
-) -> tuple[list[int], int]:
-    """Return the accepted path and the token after it.
+    draw: Callable[[int], int] | None = None,
+) -> list[int]:
+    """Return the accepted path.
 
-    At each node the children are asked in drawing order; if none is accepted, `draw(node)` gives
-    the next token. With `follow` the walk goes on if that token is a child's: free, and lossless
-    for children that were not drawn.
+    At each node the children are asked in drawing order; if none is accepted, the path ends. With
+    `draw`, which gives the token after a node, it goes on if that token is a child's: free, and
+    lossless for children that were not drawn.
     """
     path: list[int] = []
     node = ROOT
     while True:
         children = zip(tree.children[node], accept.get(node, ()), strict=False)
         child = next((c for c, probability in children if stream.accept(probability)), None)
+        if child is None and draw is not None:
+            child = bearer(tree, node, draw(node))
         if child is None:
-            token = draw(node)
-            child = bearer(tree, node, token) if follow else None
-            if child is None:
-                return path, token
+            return path
         path.append(child)
         node = child
+
+
+def asked_before(tree: CandidateTree) -> list[int]:  # [N+1]
+    """Return how many questions `walk` asks before it ends at each node, all children refused."""
+    reached = [0] * len(tree.parents)
+    for node, children in enumerate(tree.children):
+        for rank, child in enumerate(children, start=1):
+            reached[child] = reached[node] + rank
+    return [number + len(row) for number, row in zip(reached, tree.children, strict=True)]
 
 
 def bearer(tree: CandidateTree, node: int, token: int) -> int | None:
@@ -49,32 +58,54 @@ def bearer(tree: CandidateTree, node: int, token: int) -> int | None:
     return next((c for c in tree.children[node] if tree.token_ids[c] == token), None)
 
 
-def follow(proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
+def follow(shown: Shown) -> list[Verdict]:
     """Draw from p at each node and walk on while a child bears the drawn token."""
-    tree = proposal.tree
-    draw = stream.choose_each(verifier_probs)
-    nodes = (
-        None if proposal.draw is Draw.DETERMINISTIC else CandidateNodes.of(proposal, verifier_probs)
-    )
-    probs = token_probs(tree, verifier_probs)
-    if nodes is not None:
-        probs = torch.cat([probs, overlaps(nodes)])
-    found = floats(probs)
-    share = borne(tree, found)
-    path, token = walk(tree, {}, draw, stream, follow=True)
-    some = {node: sum(each) for node, each in share.items()}
-    expected = expected_accepted(tree, share, some)
+    tokens = EachToken(shown, shown.probs)
+    nodes = None if shown.draw is Draw.DETERMINISTIC else CandidateNodes.of(shown)
+    tensors = [] if nodes is None else [overlaps(nodes)[:, None], root_bounds(shown, nodes)]
+    probs, *found = together(token_probs(shown)[None], *tensors, *tokens.ahead)
+    draws = tokens.choosers(found[len(tensors) :])
+    decided = [
+        _followed(*each)
+        for each in zip(
+            shown.proposals, by_tree(shown, probs[0]), draws, shown.streams, strict=True
+        )
+    ]
+    drawn = [draw(last_of(one.path)) for draw, one in zip(draws, decided, strict=True)]
     if nodes is None:
-        visited = [node for node in (ROOT, *path) if tree.children[node]]
-        overlap = tuple(some[node] for node in visited)  # of p and the point masses
-        return Verdict(tuple(path), token, ending(proposal, path), expected, overlap)
-    seen = dict(zip(nodes.numbers, found[tree.num_draft_tokens :], strict=True))
-    return verdict_on(proposal, nodes, path, token, expected, seen)
+        return verdicts(shown, decided, drawn)
+    overlap = nodes.by_request(found[0], len(decided))
+    seen = [{node: row[0] for node, row in each.items()} for each in overlap]
+    pairs = zip(decided, seen, strict=True)
+    decided = [one._replace(overlap=each) for one, each in pairs]
+    return verdicts(shown, decided, drawn, nodes, found[1][0])
 
 
-def token_probs(tree: CandidateTree, verifier_probs: Tensor) -> Tensor:  # [N]
-    """Return p of each draft token after its parent."""
-    return verifier_probs[list(tree.parents[1:]), list(tree.token_ids[1:])]
+def _followed(
+    proposal: Proposal, probs: Sequence[float], draw: Callable[[int], int], stream: Stream
+) -> Decided:
+    share = borne(proposal.tree, probs)
+    some = {node: sum(each) for node, each in share.items()}  # the overlap with point masses, too
+    path = walk(proposal.tree, {}, stream, draw)
+    return Decided(path, expected_accepted(proposal.tree, share, some), some)
+
+
+def by_tree(shown: Shown, values: Sequence[float]) -> list[Sequence[float]]:  # [N of all] -> [B][N]
+    """Cut what is known of all draft tokens into trees."""
+    sizes = [each.tree.num_draft_tokens for each in shown.proposals]
+    ends = [*accumulate(sizes, initial=0)]
+    return [values[start:end] for start, end in pairwise(ends)]
+
+
+def token_probs(shown: Shown) -> Tensor:  # [N of all trees]
+    """Return p of each draft token after its parent, tree by tree."""
+    trees = [each.tree for each in shown.proposals]
+    above = [(owner, node) for owner, tree in enumerate(trees) for node in tree.parents[1:]]
+    token_ids = [token for tree in trees for token in tree.token_ids[1:]]
+    if not above:
+        return shown.probs.new_zeros(0)
+    rows = [owner * shown.probs.shape[1] + node for owner, node in above]
+    return shown.probs.flatten(0, 1)[rows, token_ids]
 
 
 def borne(tree: CandidateTree, probs: Sequence[float]) -> dict[int, list[float]]:
@@ -113,30 +144,3 @@ def expected_accepted(tree: CandidateTree, share: PerChild, some: Mapping[int, f
         for child, probability in zip(tree.children[node], row, strict=False):
             reached[child] = reached[node] * probability
     return sum(reached[node] * value for node, value in some.items())
-
-
-def ending(proposal: Proposal, path: Sequence[int]) -> Outcome:
-    """Say where the token after the path came from: were there candidates that were refused?"""
-    last = path[-1] if path else ROOT
-    is_last = last == proposal.tree.num_draft_tokens
-    refused = proposal.tree.children[last] or (proposal.withheld and is_last)
-    return Outcome.RECOVERED if refused else Outcome.BONUS
-
-
-def verdict_on(
-    proposal: Proposal,
-    nodes: CandidateNodes,
-    path: Sequence[int],
-    token: int,
-    expected: float,
-    overlap: Mapping[int, float] | None = None,
-) -> Verdict:
-    """Put together a verdict on sampled candidates; `overlap` by node, if it is known already."""
-    if overlap is None:
-        overlap = dict(zip(nodes.numbers, floats(overlaps(nodes)), strict=True))
-    visited = [place for place, node in enumerate(nodes.numbers) if node in (ROOT, *path)]
-    seen = tuple(overlap[nodes.numbers[place]] for place in visited)
-    bound = () if proposal.draw is Draw.DETERMINISTIC else seen[:1]
-    if bound and nodes.counts[0] > 1:  # a vocabulary takes its time to sort: for the root only
-        bound = (float(transport_bound(nodes.p[0], nodes.q[0], nodes.counts[0])),)
-    return Verdict(tuple(path), token, ending(proposal, path), expected, seen, bound)

@@ -1,6 +1,6 @@
 """Compiled steps: one program for all sizes of its kind, and the same text as eagerly."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import specdec as sd
-from specdec.core.protocols import Proposer
 from specdec.core.tree import CandidateTree
 from specdec.lm.batch import TreeBatch
 from specdec.lm.check import largest_error
@@ -17,13 +16,11 @@ from specdec.runtime.compiled import CompiledSteps
 from specdec.runtime.graphs import GraphSteps
 from specdec.runtime.preparation import prepared_seconds
 from specdec.runtime.proven import ProvenSteps, RefusedError
-from specdec.tree.sparse import Sparse
-from tests.proposer import test_chained, test_medusa
+from tests.support.each_proposer import PROPOSERS
 from tests.support.families import FAMILIES, noisy_copy, tiny_model
 from tests.support.tape import Pool
 
 pytestmark = [pytest.mark.whole, pytest.mark.thorough]
-PATHS = [[0], [1], [0, 0], [1, 0], [0, 0, 0]]
 
 
 # One mask or two, no rotations, latent keys and experts; a family takes a quarter of a minute.
@@ -153,26 +150,6 @@ def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch: pytest.Monk
         lm.forward([0], torch.tensor([[5]]))
     expected = "qwen2 cannot be run this way (g++: out of registers); runtime=eager runs it"
     assert str(refused.value) == f"runtime='compiled': {expected}"
-
-
-@lru_cache(maxsize=2)  # which are not the same twice
-def chained_heads(model: Any) -> Any:
-    return test_chained.random_heads(model, "token prefix")
-
-
-Make = Callable[[HFCausalLM, HFCausalLM], Proposer]
-PROPOSERS: Mapping[str, Make] = {
-    "none": lambda verifier, draft: sd.NoProposer(),
-    "ngram": lambda verifier, draft: sd.NGram(3),
-    "draft_model": lambda verifier, draft: sd.DraftModel(draft, sd.Chain(3)),
-    "draft_tree": lambda verifier, draft: sd.DraftModel(draft, Sparse(PATHS)),
-    "medusa": lambda verifier, draft: sd.Medusa(
-        test_medusa.random_heads(verifier.model), verifier, Sparse(PATHS)
-    ),
-    "chained": lambda verifier, draft: sd.Chained(
-        chained_heads(verifier.model), verifier, sd.Chain(3)
-    ),
-}
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from torch import Tensor
 from specdec.core.outcome import Outcome
 from specdec.core.protocols import VerificationRule
 from specdec.core.randomness import Stream
+from specdec.core.shown import Shown
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.proof.drafting import chain
 from specdec.verification.candidate_nodes import CandidateNodes
@@ -167,11 +168,12 @@ def _prefix_break(c: list[float], s: list[float], i: int, num_nodes: int) -> flo
     return (reached[i] - reached[i + 1]) / (1 - reached[i + 1])
 
 
-def _match_then_redraw(proposal: Proposal, p: Tensor, stream: Stream) -> Verdict:
-    verdict = _follow(proposal, p, stream)
+def _match_then_redraw(shown: Shown) -> list[Verdict]:
+    (verdict,) = _follow(shown)
     if verdict.outcome is Outcome.BONUS:
-        return verdict
-    return replace(verdict, next_token=stream.choose(p[verdict.path[-1] if verdict.path else 0]))
+        return [verdict]
+    p = shown.probs[0, verdict.path[-1] if verdict.path else 0]
+    return [replace(verdict, next_token=shown.streams[0].choose(p))]
 
 
 def _first_token_unverified(nodes: CandidateNodes, draw: Draw) -> Odds:
@@ -208,8 +210,8 @@ BIASING = [
         0.0534,
         rewritten(
             f"{RULES}.rejection._along_chain",
-            "residual(p[place], q[place], p[place])",
-            "residual(p[place - 1], q[place - 1], p[place - 1])",  # of two rows the other one
+            "rows_of(p, places), rows_of(q, places)",
+            "p[[i - 1 for i in places]], q[[i - 1 for i in places]]",  # of two rows the other one
         ),
         LONGER,
         MIXED,
@@ -237,8 +239,8 @@ BIASING = [
         0.2730,
         rewritten(
             f"{RULES}.candidate_nodes.CandidateNodes.of",
-            "_rows(verifier_probs, nodes)",
-            "_rows(verifier_probs, [n + 1 for n in nodes])",
+            "shown.after(where)",
+            "shown.after([(owner, node + 1) for owner, node in where])",
         ),
         LONGER,
         MIXED,
@@ -247,9 +249,9 @@ BIASING = [
         "bonus-from-the-row-above",
         0.1987,
         rewritten(
-            f"{RULES}.rejection.decide",
-            "else verifier_probs[node]",
-            "else verifier_probs[node - 1]",
+            f"{RULES}.last_token.LastToken._weights",
+            "if not refused:\n        return self.shown.after(where)",
+            "if not refused:\n        return self.shown.after([(o, n - 1) for o, n in where])",
         ),
         LONGER,
         MIXED,
@@ -258,9 +260,9 @@ BIASING = [
         "correction-where-a-bonus-is-due",
         0.2675,
         rewritten(
-            f"{RULES}.rejection.decide",
-            "odds.rest(place[node]) if node in place",
-            "odds.rest(min(node, len(place) - 1)) if True",
+            f"{RULES}.last_token.LastToken._weights",
+            "self.nodes.places.get(each)",
+            "min(each[1], len(self.nodes.places) - 1)",
         ),
         LONGER,
         MIXED,
@@ -351,8 +353,8 @@ BIASING = [
         0.0255,
         rewritten(
             f"{RULES}.traversal._refused_levels",
-            "[at[node] for node in nodes.numbers if node in at]",
-            "[at[node] for node in at if node in nodes.numbers]",
+            "[at[node] for node in nodes.places if node in at]",
+            "[at[node] for node in at if node in nodes.places]",
         ),
         _case(Traversal(), Draw.IID, CROSSED),
         SPARSE[1],
@@ -405,7 +407,7 @@ BIASING = [
     of_text(
         "withheld-as-if-nothing-was-drafted",
         0.0700,
-        rewritten(f"{RULES}.candidate_nodes.CandidateNodes.of", "if proposal.withheld", "if False"),
+        rewritten(f"{RULES}.candidate_nodes._nodes_of", "if proposal.withheld", "if False"),
         _case(Rejection(), Draw.FILTERED),
     ),
     of_text(
@@ -435,7 +437,7 @@ REPORTED = [
     ),
     of_report(
         "block-asks-for-too-much",  # lossless: the longest part is not found
-        rewritten(f"{RULES}.block.Block.verify", "accepted = num_drafted\n", "accepted = 0\n"),
+        rewritten(f"{RULES}.block._decided", "accepted = num_drafted\n", "accepted = 0\n"),
         lambda: check_accepted_texts(BLOCK, MIXED, by_blocks),
     ),
     of_report(
@@ -459,7 +461,7 @@ REPORTED = [
     ),
     of_report(
         "bound-of-one-draw-for-all",
-        rewritten(f"{RULES}.walk.transport_bound", "below_q**num_draws", "below_q"),
+        rewritten(f"{RULES}.verdicts.transport_bound", "below_q**num_draws", "below_q"),
         lambda: check_overlap_and_bound(IID, PAIR),
     ),
     of_report(
@@ -470,7 +472,7 @@ REPORTED = [
     of_report(
         "kl-the-wrong-way-round",
         rewritten(
-            f"{RULES}.divergence.divergences",
+            f"{RULES}.lenient.divergences",
             "emitted_probs * (emitted_probs / p)",
             "p * (p / emitted_probs)",
         ),

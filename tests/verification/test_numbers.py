@@ -1,15 +1,13 @@
-"""Rounding, extreme rows, extreme noise, and how often the host waits for the device."""
+"""Rounding, extreme rows, and extreme noise."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from specdec.core.randomness import RandomStream, _drawn_at_once
+from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Draw, Proposal
@@ -222,84 +220,3 @@ def test_no_rule_accepts_an_impossible_token_at_noise_zero(case: Case) -> None:
             Proposal(tree, case.draw, rows), p.clone(), ConstantStream(number)
         )
         assert (verdict.path, verdict.next_token) == ((), 0)
-
-
-# --- waiting for the device ---------------------------------------------------------------------
-
-WAITING = ["tolist", "item", "__int__", "__float__", "__bool__", "__index__", "cpu", "nonzero"]
-
-
-@contextmanager
-def _waits_counted(patch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """Count what would make the host wait if the tables were on a device.
-
-    Not seen: indices and numbers that go to the device, which the host does not wait for longer
-    than the copy takes.
-    """
-    counts: Counter[str] = Counter()
-    depth = 0
-
-    def counting(name: str, method: Callable[..., object]) -> Callable[..., object]:
-        def call(*args: object, **kwargs: object) -> object:
-            nonlocal depth
-            counts[name] += depth == 0  # `int(x)` may call `item`: it waits once
-            depth += 1
-            try:
-                return method(*args, **kwargs)
-            finally:
-                depth -= 1
-
-        return call
-
-    with patch.context() as inner:
-        for name in WAITING:
-            inner.setattr(torch.Tensor, name, counting(name, getattr(torch.Tensor, name)))
-        yield counts
-
-
-# Once more for the fixed candidates; and lossy rules report their divergence.
-NUM_WAITS = {TopPlusOne: 3, Lenient: 4, Typical: 5, TopK: 5}
-PATIENT = [
-    Case(rule, draw, parents)
-    for rule, draw, parents in [
-        *((rule, Draw.SINGLE, chain(4)) for rule in (Rejection(), BlockRule(), Match(), KSeq())),
-        *((rule, Draw.SINGLE, chain(4)) for rule in (Traversal(), TopPlusOne(), Lenient())),
-        *((rule, Draw.SINGLE, chain(4)) for rule in (Typical(), TopK())),
-        *((rule, Draw.FILTERED, chain(4)) for rule in (Rejection(), BlockRule(), Match(), KSeq())),
-        *((rule, Draw.DETERMINISTIC, BINARY) for rule in (Rejection(), Match())),
-    ]
-]
-
-
-class DeviceStream(RandomStream):
-    """Draws for all rows at once, as where there is a device to wait for."""
-
-    def choose_each(self, weights: Tensor) -> Callable[[int], int]:
-        uniforms = [self.uniform() for _ in range(len(weights))]
-        return _drawn_at_once(weights, uniforms).__getitem__
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("case", PATIENT, ids=names(PATIENT))
-def test_the_host_hardly_ever_waits_for_the_device(
-    case: Case, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Once for the probabilities, once for the last token, whatever is accepted and however long.
-
-    Some rules wait more often, but not more often on longer chains either: see NUM_WAITS.
-    """
-    pair = RANDOM[seed]
-    proposal = case.drafts(case.parents, pair.q, RandomStream("draft", seed))
-    p = torch.stack([pair.p((node,)) for node in range(len(proposal.tree.parents))])
-    with _waits_counted(monkeypatch) as counts:
-        case.rule.verify(proposal, p, DeviceStream("verify", seed))
-    assert 1 <= counts.total() <= NUM_WAITS.get(type(case.rule), 2), dict(counts)
-
-
-def test_waiting_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of these waits once."""
-    row = torch.tensor([0.5, 0.5])
-    with _waits_counted(monkeypatch) as counts:
-        for wait in (float, bool, Tensor.item, Tensor.tolist, Tensor.nonzero, Tensor.cpu):
-            wait(row[0])
-    assert counts.total() == 6

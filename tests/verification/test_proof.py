@@ -208,9 +208,9 @@ def test_each_draw_is_enumerated(draw: Draw | None) -> None:
 def test_deep_trees_are_among_the_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug that only the third level of a chain shows."""
     rewritten(
-        "specdec.verification.rejection.decide",
-        "if node in place else verifier_probs[node]",
-        "if node in place and node < 2 else verifier_probs[node]",
+        "specdec.verification.last_token.LastToken._weights",
+        "self.nodes.places.get(each)",
+        "(self.nodes.places.get(each) if each[1] < 2 else None)",
     )(monkeypatch)
     fresh: Callable[[], Any] = type("Fresh", (Rejection,), {})
     assert "a chain of 3" in str(finding(fresh(), Draw.SINGLE).lossy)

@@ -1,0 +1,47 @@
+"""How often a step waits for the device, whatever the batch: once to draft, once to verify."""
+
+import pytest
+
+import specdec as sd
+from specdec.lm.hf import HFCausalLM
+from tests.support.each_proposer import PROPOSERS
+from tests.support.families import noisy_copy, tiny_model
+from tests.support.waiting import on_device
+
+VERIFIER = tiny_model("llama")
+DRAFT = noisy_copy(VERIFIER, 0.02)
+DRAFTS_ON_HOST = ("none", "ngram")
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("name", sorted(PROPOSERS))
+def test_a_step_waits_twice_at_most(
+    name: str, temperature: float, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the text is the same as where reading costs nothing."""
+    verifier, draft = HFCausalLM(VERIFIER), HFCausalLM(DRAFT)
+    decoder = sd.SpeculativeDecoder(
+        verifier,
+        PROPOSERS[name](verifier, draft),
+        sd.Rejection(),
+        sd.Sampling(temperature),
+        sd.Stopping(max_new_tokens=12),
+        batch=batch,
+    )
+    requests = [sd.Request(str(at), [3 + at] * (2 + 3 * at)) for at in range(batch)]
+    expected = [trace.output_ids for trace in decoder.decode(requests)]
+    num_steps = 0
+    forward = verifier.forward
+
+    def counted(*args: object, **kwargs: object) -> object:
+        nonlocal num_steps
+        num_steps += 1
+        return forward(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(verifier, "forward", counted)
+    with on_device(monkeypatch) as counts:
+        traces = decoder.decode(requests)
+    assert [trace.output_ids for trace in traces] == expected
+    waits = 1 if name in DRAFTS_ON_HOST else 2
+    assert num_steps <= counts.total() <= waits * num_steps, dict(counts)

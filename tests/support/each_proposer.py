@@ -1,0 +1,33 @@
+"""One proposer of each kind on tiny models, some of which grow trees."""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import specdec as sd
+from specdec.core.protocols import Proposer
+from specdec.lm.hf import HFCausalLM
+from specdec.tree.sparse import Sparse
+from tests.proposer import test_chained, test_medusa
+
+PATHS = [[0], [1], [0, 0], [1, 0], [0, 0, 0]]
+
+
+@lru_cache(maxsize=2)  # which are not the same twice
+def chained_heads(model: Any) -> Any:
+    return test_chained.random_heads(model, "token prefix")
+
+
+Make = Callable[[HFCausalLM, HFCausalLM], Proposer]
+PROPOSERS: Mapping[str, Make] = {
+    "none": lambda verifier, draft: sd.NoProposer(),
+    "ngram": lambda verifier, draft: sd.NGram(3),
+    "draft_model": lambda verifier, draft: sd.DraftModel(draft, sd.Chain(3)),
+    "draft_tree": lambda verifier, draft: sd.DraftModel(draft, Sparse(PATHS)),
+    "medusa": lambda verifier, draft: sd.Medusa(
+        test_medusa.random_heads(verifier.model), verifier, Sparse(PATHS)
+    ),
+    "chained": lambda verifier, draft: sd.Chained(
+        chained_heads(verifier.model), verifier, sd.Chain(3)
+    ),
+}

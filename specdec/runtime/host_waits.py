@@ -24,6 +24,7 @@ INDEXED = {ATEN.index, ATEN.index_put, ATEN.index_put_}
 COPIES = {ATEN.copy_, ATEN._to_copy}
 # What is no operation of its own: these read memory, or are a copy where there is a GPU.
 CALLS: dict[Any, str] = {Tensor.tolist: "tolist", Tensor.cpu: "cpu", Tensor.numpy: "numpy"}
+INDEXING = {Tensor.__getitem__, Tensor.__setitem__}
 CONSTANTS: dict[Any, str] = {torch.tensor: "torch.tensor", torch.as_tensor: "torch.as_tensor"}
 
 
@@ -67,6 +68,8 @@ class _Calls(TorchFunctionMode):
         found = CALLS.get(func)
         if func in CONSTANTS and kwargs.get("device") is not None:
             found = CONSTANTS[func]  # which is written to memory of the host first
+        if func in INDEXING and _has_list(args[1]):
+            found = "index by a list"  # the same
         if found is not None:
             self._note(f"{found} at {_place()}")
         return func(*args, **kwargs)
@@ -89,6 +92,10 @@ class _Operations(TorchDispatchMode):
         elif packet in COPIES and _between_devices(args, kwargs):
             self._note(f"{packet} between devices at {_place()}")
         return func(*args, **kwargs)
+
+
+def _has_list(index: object) -> bool:
+    return isinstance(index, list) or (isinstance(index, tuple) and any(map(_has_list, index)))
 
 
 def _is_mask(index: Tensor | None) -> bool:

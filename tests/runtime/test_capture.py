@@ -10,7 +10,8 @@ from specdec.lm.cache import RowCache, cache_word
 from specdec.lm.mask import MaskKind
 from specdec.runtime.attention import folding
 from specdec.runtime.program import FULL, SLIDING, Inputs, step_of
-from tests.support.families import FAMILIES, VOCAB_SIZE, tiny_model
+from tests.support.captured import CAPTURABLE, capturable
+from tests.support.families import VOCAB_SIZE
 from tests.support.tape import TapeGraph
 
 CAPACITY, NUM_NEW = 24, 3
@@ -67,12 +68,9 @@ def flat(inputs: Inputs) -> list[Tensor]:
     return [*inputs[:4], *inputs.masks, *inputs.buffers]
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", CAPTURABLE)
 def test_a_captured_step_is_every_step(family: str) -> None:
-    # Experts one by one are looked for by the host; batches of them are not.
-    has_experts = "num_experts_per_tok" in FAMILIES[family]
-    more: dict[str, Any] = {"experts_implementation": "batched_mm"} if has_experts else {}
-    model = tiny_model(family, **more)
+    model = capturable(family)
     word = cache_word(model.forward)
     before = buffers_of(model, word)
     program = step_of(model, word, (0, "final"))

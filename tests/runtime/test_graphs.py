@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 import specdec as sd
-from specdec.core.protocols import Proposer
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Layer
 from specdec.lm.batch import TreeBatch
@@ -18,9 +17,9 @@ from specdec.runtime.graphs import GraphSteps, Shape
 from specdec.runtime.program import Inputs
 from specdec.runtime.proven import ProvenSteps, RefusedError
 from specdec.runtime.stock_steps import StockSteps
-from specdec.tree.sparse import Sparse
-from tests.support.captured import Emulated
-from tests.support.families import FAMILIES, noisy_copy, tiny_model
+from tests.support.captured import CAPTURABLE, Emulated, capturable
+from tests.support.each_proposer import PROPOSERS
+from tests.support.families import noisy_copy, tiny_model
 
 SHAPES = [(-1,), (-1, 0, 1), (-1, 0, 0, 1, 2)]  # one token, a chain, a tree
 PATHS = [[0], [0, 1], [0, 2, 4]]  # of those, what is kept
@@ -39,13 +38,6 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Emulated:
 def without_gradients() -> Iterator[None]:
     with torch.inference_mode():
         yield
-
-
-def capturable(family: str) -> Any:
-    """Build a model; experts one by one are looked for by the host, batches of them are not."""
-    has_experts = "num_experts_per_tok" in FAMILIES[family]
-    more: dict[str, Any] = {"experts_implementation": "batched_mm"} if has_experts else {}
-    return tiny_model(family, **more)
 
 
 class Pair:
@@ -81,7 +73,7 @@ class Pair:
             assert torch.allclose(ours, theirs, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", CAPTURABLE)
 def test_all_families_say_what_they_say_eagerly(family: str, emulated: Emulated) -> None:
     """Texts outgrow buckets and buffers; rows join and leave; caches come and go."""
     pair = Pair(capturable(family))
@@ -94,19 +86,17 @@ def test_all_families_say_what_they_say_eagerly(family: str, emulated: Emulated)
     assert len(lengths) > 1
 
 
-PROPOSERS: dict[str, Callable[[HFCausalLM], Proposer]] = {
-    "none": lambda draft: sd.NoProposer(),
-    "chain": lambda draft: sd.DraftModel(draft, sd.Chain(3)),
-    "tree": lambda draft: sd.DraftModel(draft, Sparse([[0], [1], [0, 0], [1, 0], [0, 0, 0]])),
-}
+CASES = [
+    *(("llama", name) for name in sorted(PROPOSERS)),
+    *((family, "draft_tree") for family in ("gpt2", "gemma3_text", "deepseek_v3")),
+]
 
 
 @pytest.mark.whole
 @pytest.mark.usefixtures("emulated")
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "deepseek_v3"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("name", sorted(PROPOSERS))
-def test_text_is_the_same(name: str, temperature: float, family: str) -> None:
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_text_is_the_same(family: str, name: str, temperature: float) -> None:
     verifier = capturable(family)
     draft = noisy_copy(verifier, 0.02)
     found: list[list[tuple[list[int], int]]] = []  # texts, and in how many steps
@@ -114,7 +104,7 @@ def test_text_is_the_same(name: str, temperature: float, family: str) -> None:
         models = [HFCausalLM(each, runtime=runtime) for each in (verifier, draft)]
         decoder = sd.SpeculativeDecoder(
             models[0],
-            PROPOSERS[name](models[1]),
+            PROPOSERS[name](models[0], models[1]),
             sd.Rejection(),
             sampling=sd.Sampling(temperature),
             stopping=sd.Stopping(max_new_tokens=12),
@@ -201,14 +191,23 @@ def test_buffers_at_one_address_with_another_capacity_are_others() -> None:
     assert len(shapes) == 2
 
 
-def test_what_waits_is_refused_in_one_line(emulated: Emulated) -> None:
-    lm = HFCausalLM(tiny_model("mixtral", experts_implementation="eager"), runtime="cuda_graphs")
+@pytest.mark.parametrize(
+    ("family", "more", "wait"),
+    [
+        ("mixtral", {"experts_implementation": "eager"}, "aten."),
+        ("falcon", {}, "index by a list at "),
+    ],
+)
+def test_what_waits_is_refused_in_one_line(
+    family: str, more: dict[str, Any], wait: str, emulated: Emulated
+) -> None:
+    lm = HFCausalLM(tiny_model(family, **more), runtime="cuda_graphs")
     lm.prefill([0], [[5, 6]])
     with pytest.raises(RefusedError) as refused:
         lm.forward([0], torch.tensor([[5]]))
     said = str(refused.value)
-    assert said.startswith("runtime='cuda_graphs': mixtral cannot be run this way (aten.")
-    assert "modeling_mixtral.py:" in said
+    assert said.startswith(f"runtime='cuda_graphs': {family} cannot be run this way ({wait}")
+    assert f"modeling_{family}.py:" in said
     assert said.endswith("the host would have to wait for the device); runtime=eager runs it")
     assert "\n" not in said
     assert not len(emulated.steps[0])

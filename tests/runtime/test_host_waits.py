@@ -24,6 +24,8 @@ WAITS: Sequence[Callable[[], Any]] = (
     lambda: [X.cpu()],
     lambda: [X.numpy()],
     lambda: [torch.tensor([1, 2], device="cpu")],
+    lambda: [X[[1, 2]]],
+    lambda: [X.view(2, 2)[:, [1, 0]]],
     lambda: [X.to("meta")],  # a device that every machine has
     lambda: [torch.empty(4, device="meta").copy_(X)],
 )

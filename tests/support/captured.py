@@ -2,10 +2,23 @@
 
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from specdec.runtime.graphs import GraphSteps
 from specdec.runtime.proven import ProvenSteps
 from specdec.runtime.stock_steps import StockSteps
+from tests.support.families import FAMILIES, tiny_model
 from tests.support.tape import Pool
+
+# Falcon splits its heads by a list, [-2], which is sent to the device at each step.
+CAPTURABLE = sorted(FAMILIES.keys() - {"falcon"})
+
+
+def capturable(family: str) -> PreTrainedModel:
+    """Build a model; experts one by one are looked for by the host, batches of them are not."""
+    has_experts = "num_experts_per_tok" in FAMILIES[family]
+    more: dict[str, Any] = {"experts_implementation": "batched_mm"} if has_experts else {}
+    return tiny_model(family, **more)
 
 
 class Emulated:

@@ -204,14 +204,10 @@ class Bench:
             for name, make in self.proposers(draft).items():
                 prompts = texts_of(size, 9, verifier.vocab_size)
                 decode = partial(self._decode, verifier, make, prompts)
-                found = waits_per_step(decode, self.device)
+                found = waits_per_step(verifier, decode)
                 yield Row("(g) waits", f"B = {size}, {name}, {self.quick}", found, "a step", 2)
 
     def _decode(
-        self,
-        verifier: sd.HFCausalLM,
-        make: Callable[[], Proposer],
-        prompts: list[list[int]],
-        new_tokens: int,
+        self, verifier: sd.HFCausalLM, make: Callable[[], Proposer], prompts: list[list[int]]
     ) -> Decoded:
-        return decoded(verifier, make(), prompts, new_tokens, batch=len(prompts))
+        return decoded(verifier, make(), prompts, new_tokens=24, batch=len(prompts))

@@ -54,7 +54,7 @@ FAULTS = (
           "lm decoding"),
     Fault("decoding/decoder.py", "len(flight.token_ids) - 1, accepted)",
           "len(flight.token_ids), accepted)", "decoding"),
-    Fault("decoding/decoder.py", "hidden[index, accepted]", "hidden[index, [*accepted][:1]]",
+    Fault("decoding/decoder.py", "hidden[index, kept]", "hidden[index, kept[:1]]",
           "decoding proposer"),
     # The rules and their noise.
     Fault("verification/rejection.py", "left = residual(rest, q, nodes.p)", "left = rest",

@@ -55,9 +55,10 @@ def test_it_runs_from_end_to_end(
     known = {row["measure"]: row["value"] for row in rows}
     by_accuracy = [known[f"recorded, acceptance {each}: tokens per step"] for each in (0.6, 0.9)]
     assert 1 < by_accuracy[0] < by_accuracy[1] < 5
-    # One wait for the text and one for the token: counted, not assumed.
-    assert 1 < known["B = 1, none, eager"] <= 2
-    assert known["B = 8, none, eager"] > 2
+    # Counted, not assumed: one to verify, and one to draft, where something is drafted.
+    waits = [row["value"] for row in rows if row["part"] == "(g) waits"]
+    assert waits[::3] == [1, 1]
+    assert all(1.5 < each <= 2 for each in (*waits[1:3], *waits[4:]))
     shown = capsys.readouterr().out
     assert set(report["left_out"]) == {"cuda_graphs", "compiled"}
     assert "cuda_graphs is left out: runtime='cuda_graphs': a GPU replays them" in shown

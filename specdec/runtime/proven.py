@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec.core.errors import UserError, first_line
+from specdec.core.on_device import on_device
 from specdec.core.values import Layer
 from specdec.runtime.agreement import TOLERANCE, relative_difference
 from specdec.runtime.preparation import preparing
@@ -97,4 +98,7 @@ class ProvenSteps:
 
 
 def _of_rows(found: tuple[Tensor, ...], places: Sequence[int] | None) -> tuple[Tensor, ...]:
-    return found if places is None else tuple(each[list(places)] for each in found)
+    if places is None:
+        return found
+    there = on_device(places, found[0].device)
+    return tuple(each[there] for each in found)

@@ -38,7 +38,7 @@ class Fault:
 FAULTS = (
     # The cache and the mask.
     Fault("lm/cache.py", "self.lengths[row] = end", "self.lengths[row] = end - 1", "lm decoding"),
-    Fault("lm/cache.py", "torch.tensor([prefix + node for", "torch.tensor([prefix + 0 * node for",
+    Fault("lm/cache.py", "on_device([prefix + node for", "on_device([prefix + 0 * node for",
           "lm decoding"),
     Fault("runtime/program.py", "columns <= slots[:, :, None]", "columns < slots[:, :, None] + 2",
           "runtime"),

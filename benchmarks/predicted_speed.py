@@ -30,7 +30,7 @@ from specdec.lab.replay.replayer import Replayer
 from specdec.metrics import Tally, block_efficiency, speedup
 from specdec.prompts import Prompt
 from specdec.recording.scoring import score
-from specdec.replaying.costs import read_costs
+from specdec.replaying.costs_file import read_costs
 
 DEFAULTS = {
     "costs": "???",

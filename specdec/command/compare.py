@@ -135,7 +135,7 @@ def _show(came_of_it: Comparison) -> None:
     rows = [ArmRow(arm.name, arm.rule, came_of_it.summaries[arm.name]) for arm in came_of_it.arms]
     temperature = came_of_it.arms[0].decoder.sampling.temperature
     verifier = came_of_it.arms[0].verifier
-    how = f"temperature {temperature:g}, {verifier.dtype}, {verifier.runtime}"
+    how = f"temperature {temperature:g}, {verifier.precision}, {verifier.runtime}"
     print_table(rows, f"{came_of_it.num_done} prompts, {how}")
     print("".join(f"{line}\n" for line in counted(came_of_it.shortfalls)), end="")
 

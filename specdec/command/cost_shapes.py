@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig
@@ -13,22 +12,14 @@ from specdec.command.options import arm_spec, plain, proposer_part
 from specdec.command.replay_grid import arm_config
 from specdec.core.errors import Unfit
 from specdec.lab.compatibility import require_parts_fit
+from specdec.lab.costs.measurement import TimedShape
 from specdec.lab.identity import draft_of
 from specdec.lab.inputs import require_models
 from specdec.lab.spec import ArmSpec, ProposerPart
 from specdec.proposer.tree_fit import heads_config
-from specdec.replaying.costs import DRAWN, LIKELIEST, ProposerKey
+from specdec.replaying.costs import DRAWN, LIKELIEST
 
 DEEPEST = 4  # levels: as many as there usually are heads
-
-
-@dataclass(frozen=True)
-class TimedShape:
-    """A tree whose seconds are to be known."""
-
-    draft: ProposerKey
-    parents: tuple[int, ...]  # per level
-    choice: str
 
 
 def planned(config: DictConfig) -> tuple[dict[str, TimedShape], dict[str, ArmSpec]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from specdec.command.report import report
 from specdec.core.errors import UserError, require, require_int
 from specdec.core.jsonl import require_writable
 from specdec.lab.arm import sampling_of
+from specdec.lab.costs.suitable import costs_to_predict_by
 from specdec.lab.identity import content_of, identity_of, materials_of
 from specdec.lab.measured_on import measured_on
 from specdec.lab.rendered_runs import read_spec
@@ -29,7 +29,6 @@ from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, summarize
 from specdec.recording.recorded import read_recording, require_made_for
-from specdec.replaying.costs import Costs, costs_of_file
 from specdec.results.run_dir import RunDir
 
 
@@ -51,7 +50,9 @@ def task(config: DictConfig) -> None:
     reader = fingerprint(verifier)
     sampling = sampling_of(recorded, verifier)
     require_made_for(recording, reader, sampling)
-    costs = costs_of(config.costs, reader)
+    costs = None
+    if config.costs is not None:
+        costs = costs_to_predict_by(config.costs, reader, verifier)
     replayer = Replayer.of(recording, verifier, sampling, config.batch, config.seed, costs)
     tallies = replayer.replay(planned.arms)
     for name, tally in tallies.items():
@@ -81,11 +82,6 @@ def check_options(config: DictConfig) -> None:
     require(isinstance(config.check, bool), "check", config.check, "true or false")
     require_int("batch", config.batch, 1)
     require_int("seed", config.seed, 0)
-
-
-def costs_of(path: str | None, fingerprint: Mapping[str, str]) -> Costs | None:
-    """Read what steps cost, if that is known, of the very verifier that wrote the texts."""
-    return None if path is None else costs_of_file(path, fingerprint)
 
 
 def recorded_spec(folder: Path, device: str | None) -> ArmSpec:

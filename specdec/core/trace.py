@@ -6,6 +6,7 @@ a model to be computed again.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from specdec.core.outcome import Outcome
@@ -88,6 +89,12 @@ class Trace:
     def key(self) -> TextKey:
         """What tells the text from all others of an arm."""
         return self.prompt_id, self.sample, self.turn
+
+    @property
+    def contexts(self) -> list[int]:
+        """The cells that are cached when each step begins: all tokens but the last one."""
+        emitted = [0, *accumulate(step.emitted for step in self.steps)]
+        return [self.num_prompt_tokens - 1 + number for number in emitted[: len(self.steps)]]
 
     @property
     def prompt_key(self) -> PromptKey:

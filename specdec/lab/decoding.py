@@ -172,7 +172,7 @@ def _conclude(
     run_dir.summarize(summary, tally)
     hand_to_tracker(spec, run_dir.path, summary, tally)
     if not spec.sweep.is_one_of_many:
-        title = f"{tally.num_prompts} prompts, {arm.verifier.dtype}, {arm.verifier.runtime}"
+        title = f"{tally.num_prompts} prompts, {arm.verifier.precision}, {arm.verifier.runtime}"
         print_table([ArmRow(arm.name, arm.rule, summary)], title)
         print("".join(f"{line}\n" for line in shortfall.lines()), end="")
         print(f"run directory: {run_dir.path}")

@@ -147,6 +147,7 @@ def draft_of(proposer: ProposerPart) -> ProposerKey:
         "content": [path, revision] if content is None else content,
         "trust_remote_code": part.get("trust_remote_code", False),
         "dtype": part.get("dtype"),
+        "quantization": part.get("quantization"),
     }
     return ProposerKey(" ".join(map(str, words)), identity(known))
 

@@ -8,4 +8,4 @@ from specdec.results.provenance import provenance
 
 def measured_on(lm: HFCausalLM) -> dict[str, Any]:
     """Collect versions, source state, hardware and how the model runs."""
-    return provenance(lm.device, lm.dtype, lm.attention, lm.runtime)
+    return provenance(lm.device, lm.precision, lm.attention, lm.runtime)

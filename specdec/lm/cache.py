@@ -57,6 +57,12 @@ class RowCache(Cache):
         """Whether a model has written yet: its first states tell the shapes of the buffers."""
         return all(layer.is_initialized for layer in self._row_layers)
 
+    @property
+    def cell_bytes(self) -> list[int]:
+        """The bytes of one cell's key and value in each layer, once a model has written."""
+        pairs = [layer.buffers() for layer in self._row_layers]
+        return [sum(b.shape[1] * b.shape[3] * b.element_size() for b in pair) for pair in pairs]
+
     def buffers(self, rows: range, longest: int) -> tuple[Tensor, ...]:
         """Return keys and values of each layer, of neighbouring rows, with room for `longest`."""
         if longest > self.capacity:

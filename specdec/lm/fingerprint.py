@@ -20,6 +20,7 @@ from specdec.core.errors import UserError
 from specdec.core.plug_ins import sources_of
 from specdec.lm.checkpoint import name_of, on_card
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.quantization import as_numbers
 
 DIGESTS = ("config", "tokenizer", "weights")
 COARSER = ("bfloat16", "float16")
@@ -138,7 +139,7 @@ def _weights_digest(lm: HFCausalLM, dtype: torch.dtype | None) -> str:
 
 @torch.no_grad()
 def _tensor_digest(tensor: Tensor, dtype: torch.dtype | None) -> str:
-    given = tensor.detach()
+    given = as_numbers(tensor.detach())
     if dtype is not None and given.is_floating_point():
         given = given.to(dtype)
     plain = given.contiguous().cpu().flatten().view(torch.uint8)

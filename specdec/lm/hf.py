@@ -78,6 +78,7 @@ class HFCausalLM:
         self.max_length: int = max_length or steady_length(config)
         self.device: torch.device = model.device
         self.commit: str | None = None  # of the Hub, if the loader read it from there
+        self.quantization: str | None = None  # of its weights, if the loader rounded them
         self._plain = mask.PlainText(self._mask_kind, model.dtype, self.device)
         self._cache_word = cache_word(model.forward)
         self._may_choose, self._chose = runtime == AUTO, False
@@ -112,6 +113,21 @@ class HFCausalLM:
     def dtype(self) -> str:
         """What its weights are: float32, bfloat16 or float16."""
         return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def precision(self) -> str:
+        """Its type, and what its weights are rounded to: float32, or float32 of int8 weights."""
+        return self.dtype if self.quantization is None else f"{self.dtype} of int8 weights"
+
+    @property
+    def window(self) -> int | None:
+        """How far back sliding layers see; None: there are none."""
+        return self._mask_kind.window
+
+    @property
+    def cell_bytes(self) -> list[int]:
+        """The bytes of one cell's key and value, layer by layer, once the model has read."""
+        return self._cache.cell_bytes
 
     @property
     def attention(self) -> str:

@@ -29,6 +29,7 @@ from specdec.lm.context import limited_length
 from specdec.lm.devices import DTYPES, checked_device, require_dtype, settled_dtype
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.mask import MaskKind
+from specdec.lm.quantization import quantized, require_quantization
 from specdec.lm.vocabularies import num_conflicts
 from specdec.lm.weights import require_files
 from specdec.runtime.choice import require_runtime
@@ -50,6 +51,7 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     runtime: str = "eager",
+    quantization: str | None = None,
 ) -> HFCausalLM:
     """Load a model and its tokenizer; the weights are shared with earlier loads of the same.
 
@@ -67,6 +69,7 @@ def load(
         trust_remote_code: run code that comes with the model; nobody has looked at what it does.
         runtime: how steps are run: eager, compiled, cuda_graphs (on a GPU), or auto: the fastest
             that is worth its preparation.
+        quantization: int8: round the weights to that, with torchao; None: they are as they are.
 
     Returns:
         The model behind the protocol `CausalLM`, proven to decode trees rightly.
@@ -77,15 +80,16 @@ def load(
     """
     path = str(path) if isinstance(path, Path) else path
     checkpoint = Checkpoint(path, revision, trust_remote_code, field)
+    require_quantization(quantization, checkpoint.option("quantization"))
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
     there = checked_device(device)
     kind, adapted = DTYPES[settled_dtype(dtype, there)], _signature_of(adapter)
     model, error, differ = _proven(
-        checkpoint, checkpoint.files, there, kind, attention, adapter, adapted
+        checkpoint, checkpoint.files, there, kind, attention, adapter, adapted, quantization
     )
     context = context_length(checkpoint, max_length)
     found = HFCausalLM(model, checkpoint.tokenizer, error, differ, context, runtime)
-    found.commit = checkpoint.commit
+    found.commit, found.quantization = checkpoint.commit, quantization
     return found
 
 
@@ -105,6 +109,7 @@ def require_loadable(
     revision: str | None = None,
     trust_remote_code: bool = False,
     runtime: str = "eager",
+    quantization: str | None = None,
 ) -> None:
     """Refuse what `load` would, as far as that shows without reading weights.
 
@@ -112,6 +117,7 @@ def require_loadable(
         UserError: as of `load`.
     """
     checkpoint = Checkpoint(path, revision, trust_remote_code, field)
+    require_quantization(quantization, checkpoint.option("quantization"))
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
 
 
@@ -172,6 +178,7 @@ def _proven(
     attention: str | None,
     adapter: str | None,
     adapter_files: tuple[Signature, ...],
+    quantization: str | None,
 ) -> tuple[PreTrainedModel, float, str | None]:
     """Load, prove and remember one set of weights; returns what was found about it beside it."""
     refuse_unsupported(checkpoint.config, checkpoint.called)
@@ -183,6 +190,7 @@ def _proven(
             except UserError as error:
                 raise UserError(f"{checkpoint.called}: {error}") from None
         torch.nn.Module.to(model, device)  # typed, unlike the method of transformers
+        model = model if quantization is None else quantized(model)
         model.eval()
     return model, prove(model, checkpoint.called), states_differ(model)
 

@@ -61,6 +61,16 @@ def processed(
     return torch.stack(found)
 
 
+def mean_context(texts: Sequence[Text]) -> float:
+    """Return how many cells are cached, on average, where a token of the texts is decoded."""
+    sums = [
+        (len(text.prompt_ids) - 1) * number + number * (number - 1) / 2
+        for text in texts
+        for number in [len(text.output_ids)]
+    ]
+    return sum(sums) / sum(len(text.output_ids) for text in texts)
+
+
 def output_ids(texts: Sequence[Text], device: torch.device) -> Tensor:  # [B, T] int64, padded
     """Return the tokens of the texts side by side."""
     return pad([text.output_ids for text in texts], device)

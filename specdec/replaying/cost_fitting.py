@@ -7,84 +7,57 @@ machine that is shared stalls now and then.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression, nnls
+from scipy.optimize import nnls
 
 from specdec.core.errors import UserError
 from specdec.core.trace import Step
-from specdec.core.tree import CandidateTree
-from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
-from specdec.replaying.costs import LEAST_FACTOR, Costs, Curve, DraftCosts, ProposerKey
+from specdec.replaying.costs import LEAST_FACTOR, Costs, DraftCosts, ProposerKey
+from specdec.replaying.curves import Curve, rising
+from specdec.replaying.forwards import Forwards, Shape
 
 MIN_STEPS = 8  # whose median makes a point
-
-
-class Filler:
-    """Proposes tokens that are wrong, and of no cost, so that forwards of any size can be timed."""
-
-    draw = Draw.DETERMINISTIC
-    layers: Sequence[Layer] = ()
-
-    def __init__(self, num_tokens: int, branches: bool):
-        self._num_tokens = num_tokens
-        self._branches = branches
-
-    @property
-    def max_depth(self) -> int:
-        """A chain, or as many children of the root."""
-        return min(1, self._num_tokens) if self._branches else self._num_tokens
-
-    def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
-        """Nothing to prepare."""
-
-    def reset(self, contexts: Sequence[Context]) -> None:
-        """Nothing to forget."""
-
-    def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
-        """Say the last token again and again: hardly ever right, and if so, of little harm."""
-        trees = [self._tree(context.token_ids[-1]) for context in contexts]
-        return [Proposal(tree, num_draft_calls=0) for tree in trees]
-
-    def _tree(self, token: int) -> CandidateTree:
-        repeated = (token,) * self._num_tokens
-        if self._branches:
-            return CandidateTree((token, *repeated), (-1, *(0,) * self._num_tokens))
-        return CandidateTree.chain(token, repeated)
-
-    def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
-        """Nothing to learn."""
 
 
 @dataclass(frozen=True)
 class Timed:
     """The steps of one arm that was run to be timed."""
 
-    draft: ProposerKey | None  # None: a filler
+    draft: ProposerKey
     parents: tuple[int, ...]  # per level, as in `TreeShape`; of none: what does not grow trees
     choice: str
     steps: Sequence[Step]
+    contexts: Sequence[int]  # cells that were cached when each step began
 
 
-def fitted(timed: Sequence[Timed], circumstances: Mapping[str, object]) -> Costs:
-    """Fit all curves.
+def fitted(
+    forwards: Forwards,
+    timed: Sequence[Timed],
+    growths: Mapping[str, Curve],
+    circumstances: Mapping[str, object],
+) -> Costs:
+    """Fit what proposers take.
+
+    Args:
+        forwards: of the verifier.
+        timed: steps of all proposers, of plain decoding, too.
+        growths: of proposers that have a model, by what they are known by; see `DraftCosts`.
+        circumstances: of all of it.
 
     Raises:
         UserError: too few steps were timed for any curve.
     """
-    steps = [step for each in timed if each.draft is None for step in each.steps]
-    chain = curve([(s.drafted + 1, s.verify_seconds) for s in steps if is_chain(s)])
-    tree = curve([(s.drafted + 1, s.verify_seconds) for s in steps if not is_chain(s)])
-    groups: dict[str, list[Timed]] = {}
-    names: dict[str, str] = {}
+    groups: dict[ProposerKey, list[Timed]] = {}
     for each in timed:
-        if each.draft is not None:
-            groups.setdefault(each.draft.known_by, []).append(each)
-            names.setdefault(each.draft.known_by, each.draft.name)
-    drafts = {key: _draft(names[key], group, chain, tree) for key, group in groups.items()}
-    return Costs(circumstances, chain, tree, drafts)
+        groups.setdefault(each.draft, []).append(each)
+    drafts = {
+        key.known_by: _draft(key.name, group, forwards, growths.get(key.known_by))
+        for key, group in groups.items()
+    }
+    return Costs(circumstances, forwards, drafts)
 
 
 def curve(pairs: Sequence[tuple[int, float]]) -> Curve:
@@ -99,13 +72,14 @@ def curve(pairs: Sequence[tuple[int, float]]) -> Curve:
     if not often:
         raise _too_few("no size was timed")
     medians = [median(each) for each in often.values()]
-    smooth = isotonic_regression(medians, weights=[len(each) for each in often.values()]).x
-    return Curve(tuple(often), tuple(float(each) for each in smooth))
+    return Curve(tuple(often), rising(medians, [len(each) for each in often.values()]))
 
 
-def _draft(name: str, timed: Sequence[Timed], chain: Curve, tree: Curve) -> DraftCosts:
+def _draft(
+    name: str, timed: Sequence[Timed], forwards: Forwards, growth: Curve | None
+) -> DraftCosts:
     """Fit what one proposer takes: its start and its levels, none of them below 0."""
-    verify = _factor([step for each in timed for step in each.steps], chain, tree)
+    verify = _factor(timed, forwards)
     other = curve([(s.drafted + 1, s.other_seconds) for each in timed for s in each.steps])
     design = Design.of(timed)
     if design is None:
@@ -124,7 +98,8 @@ def _draft(name: str, timed: Sequence[Timed], chain: Curve, tree: Curve) -> Draf
         }
         sizes = tuple(sorted(points))
         levels[choice] = Curve(sizes, tuple(points[size] for size in sizes))
-    return DraftCosts(name, float(found[0]), levels, verify, other)
+    context = mean(context for each in timed for context in each.contexts)
+    return DraftCosts(name, float(found[0]), levels, verify, other, growth, context)
 
 
 @dataclass(frozen=True)
@@ -150,9 +125,9 @@ class Design:
         return cls([full for _, full in measured], levels, counts)
 
 
-def is_chain(step: Step) -> bool:
-    """Whether a step's candidates, if any, hang one from another."""
-    return step.drafted == step.depth
+def shape_of(step: Step, context: int) -> Shape:
+    """Return what the verifier read in a step."""
+    return Shape(step.drafted != step.depth, step.drafted + 1, context)
 
 
 def _too_few(what: str) -> UserError:
@@ -164,13 +139,22 @@ def _whole(timed: Timed) -> list[Step]:
     return [step for step in timed.steps if step.drafted and step.depth >= len(timed.parents)]
 
 
-def _factor(steps: Sequence[Step], chain: Curve, tree: Curve) -> float:
-    """Compare the verifier's forwards among a proposer's steps with those among idle ones."""
+def shares_of(timed: Sequence[Timed], forwards: Forwards) -> dict[tuple[bool, int], list[float]]:
+    """Hold the verifier's forwards among steps to those in a row, by branches and tokens.
+
+    Of a proposer count the steps that have candidates, and all steps of what never has any.
+    """
+    pairs = [pair for each in timed for pair in zip(each.steps, each.contexts, strict=True)]
+    drafting = [pair for pair in pairs if pair[0].drafted] or pairs
     shares: dict[tuple[bool, int], list[float]] = {}
-    for step in steps:
-        size, branches = step.drafted + 1, step.drafted != step.depth
-        expected = (tree if branches else chain).at(size)
-        if step.drafted:
-            shares.setdefault((branches, size), []).append(step.verify_seconds / expected)
-    often = [median(each) for each in shares.values() if len(each) >= MIN_STEPS]
-    return max(LEAST_FACTOR, sum(often) / len(often)) if often else 1.0
+    for step, context in drafting:
+        branches, number, _ = shape_of(step, context)
+        surface = forwards.tree if branches else forwards.chain
+        expected = surface.at(number, context)
+        shares.setdefault((branches, number), []).append(step.verify_seconds / expected)
+    return {key: each for key, each in shares.items() if len(each) >= MIN_STEPS}
+
+
+def _factor(timed: Sequence[Timed], forwards: Forwards) -> float:
+    middles = [median(each) for each in shares_of(timed, forwards).values()]
+    return max(LEAST_FACTOR, mean(middles)) if middles else 1.0

@@ -6,52 +6,26 @@ expects they make the seconds that decoding would take, and so tokens per second
 2023, theorem 3.8, with measured curves in place of a constant cost ratio).
 """
 
-import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from specdec.core.errors import UserError
-from specdec.core.jsonl import unsealed
 from specdec.core.protocols import TreePolicy
 from specdec.core.trace import PlainSteps, Step, Trace
 from specdec.core.values import Draw
-from specdec.core.vouching import write_note
+from specdec.replaying.curves import Curve, Numbers
+from specdec.replaying.forwards import Forwards
 from specdec.tree.fixed import FixedTree
 
-VERSION = 2
 DRAWN, LIKELIEST = "drawn", "likeliest"  # how the children of a node are chosen: by chance or not
-# A forward behind a draft's work finds threads and caches warm, so that it takes less than the same
-# one among idle steps: 0.83 to 0.88 of it on two quiet cores. Much less is a machine that changed.
+# Forwards among a proposer's steps over the same ones in a row: much less is a machine that changed
+# meanwhile.
 LEAST_FACTOR = 0.7
 PLAIN = "none"  # what `Costs.drafts` calls steps without candidates
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Seconds over a size: measured points, joined by lines.
-
-    Below the smallest size they are what they are there; beyond the largest the last line goes on.
-    """
-
-    sizes: tuple[int, ...]
-    seconds: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        assert len(self.sizes) == len(self.seconds) >= 1
-        assert list(self.sizes) == sorted(set(self.sizes))
-
-    def at(self, size: float) -> float:
-        """Return the seconds at a size."""
-        if size <= self.sizes[-1] or len(self.sizes) == 1:
-            return float(np.interp(size, self.sizes, self.seconds))
-        (low, high), (before, last) = self.sizes[-2:], self.seconds[-2:]
-        slope = max(0.0, (last - before) / (high - low))
-        return last + slope * (size - high)
 
 
 class Seconds(NamedTuple):
@@ -76,10 +50,26 @@ class DraftCosts:
     name: str
     start: float  # of a step that drafts, however much
     level: Mapping[str, Curve]  # DRAWN or LIKELIEST: of one level, over the nodes above it
-    # The verifier's forwards over `Costs.chain` or `Costs.tree`: right behind a draft's forwards
-    # threads and caches are warm, and hidden states may be asked for.
+    # The verifier's forwards over those that were timed in a row: in between, caches are used for
+    # other things, and hidden states may be asked for.
     verify: float
     other: Curve  # of the rest of a step, over the tokens that the verifier reads
+    # A forward of one token of its model over the context: levels grow by as much. None: it has no
+    # model, and nothing of it is taken to grow.
+    growth: Curve | None = None
+    context: float = 0.0  # behind which the levels were timed, on average
+
+    def propose(self, shape: "TreeShape", contexts: Numbers) -> Numbers:  # [C] -> [C]
+        """Predict the drafting of one step behind each of some contexts."""
+        found = np.full(len(contexts), self.start)
+        if shape.parents:
+            # Where one kind of tree was not timed, the other is the better guess than nothing.
+            level = self.level.get(shape.choice) or next(iter(self.level.values()))
+            found += sum(level.at(number) for number in shape.parents)
+        if self.growth is not None:
+            longer = self.growth.along(contexts) - self.growth.at(self.context)
+            found += len(shape.parents) * longer
+        return np.maximum(0.0, found)
 
 
 @dataclass(frozen=True)
@@ -112,42 +102,49 @@ class TreeShape:
 
 @dataclass(frozen=True)
 class Costs:
-    """The curves of one verifier and its proposers on one machine, and how they were measured.
+    """The costs of one verifier and its proposers on one machine, and how they were measured.
 
-    A forward of n tokens is timed apart for chains and for trees, which want a mask.
+    A forward of n tokens behind a context of c is timed apart for chains and for trees, which want
+    a mask. The context of a step are the tokens before the last committed one, which it reads.
     """
 
     circumstances: Mapping[str, Any]  # the verifier's fingerprint, machine, batch, sampling, ...
-    chain: Curve  # seconds of a verifier forward over the tokens that it reads
-    tree: Curve
+    forwards: Forwards
     drafts: Mapping[str, DraftCosts]  # by what the proposer is known by
 
     @property
-    def plain(self) -> Seconds:
-        """What a step without candidates takes: the clock of predicted speeds."""
-        plain = next(each for each in self.drafts.values() if each.name == PLAIN)
-        return Seconds(0.0, self.chain.at(1), plain.other.at(1))
+    def _plain(self) -> DraftCosts:
+        return next(each for each in self.drafts.values() if each.name == PLAIN)
+
+    def plain_along(self, contexts: ArrayLike) -> Numbers:  # [C] -> [C, 3]
+        """Predict steps without candidates behind contexts: the clock of predicted speeds."""
+        verify = self._plain.verify * self.forwards.chain.along(1, contexts)
+        return _columns(np.zeros_like(verify), verify, self._plain.other.at(1))
 
     def knows(self, draft: ProposerKey) -> bool:
         """Whether a proposer was measured."""
         return draft.known_by in self.drafts
 
-    def of_step(self, draft: ProposerKey, shape: TreeShape) -> Seconds:
+    def of_step(self, draft: ProposerKey, shape: TreeShape, context: float) -> Seconds:
         """Predict one step of one request: never cheaper than one without candidates."""
-        costs = self.drafts[draft.known_by]
-        propose = 0.0
-        if shape.num_tokens > 1:
-            propose = costs.start
-            if shape.parents:
-                # Where one kind of tree was not timed, the other is the better guess than nothing.
-                level = costs.level.get(shape.choice) or next(iter(costs.level.values()))
-                propose += sum(level.at(number) for number in shape.parents)
-        verify = (self.tree if shape.branches else self.chain).at(shape.num_tokens)
-        if shape.num_tokens > 1:
-            verify *= costs.verify
-        other = costs.other.at(shape.num_tokens)
-        missing = sum(self.plain) - (propose + verify + other)
-        return Seconds(propose, verify + max(0.0, missing), other)
+        return Seconds(*map(float, self.along(draft, shape, [context])[0]))
+
+    def along(
+        self, draft: ProposerKey, shape: TreeShape, contexts: ArrayLike
+    ) -> Numbers:  # [C] -> [C, 3]
+        """Predict the parts (see `Seconds`) of one step behind each of some contexts."""
+        behind = np.asarray(contexts, dtype=np.float64)
+        costs, plain = self.drafts[draft.known_by], self.plain_along(behind)
+        if shape.num_tokens == 1:
+            found = plain.copy()
+            found[:, 2] = costs.other.at(1)
+        else:
+            surface = self.forwards.tree if shape.branches else self.forwards.chain
+            verify = costs.verify * surface.along(shape.num_tokens, behind)
+            propose, other = costs.propose(shape, behind), costs.other.at(shape.num_tokens)
+            found = _columns(propose, verify, other)
+        found[:, 1] += np.maximum(0.0, plain.sum(axis=1) - found.sum(axis=1))
+        return found
 
     def require(self, draft: ProposerKey, where: str) -> None:
         """Refuse a proposer that was not measured.
@@ -163,132 +160,67 @@ class Costs:
         known = ", ".join(each.name for each in self.drafts.values())
         return f"nothing about {draft.name}; there are {known}"
 
-    def of_largest(self, draft: ProposerKey, tree: FixedTree | None) -> Seconds:
+    def of_largest(self, draft: ProposerKey, tree: FixedTree | None, context: float) -> Seconds:
         """Predict a step that submits all of a tree, as most do; None: without candidates."""
         if tree is None:
-            return self.of_step(draft, TreeShape.of(None, 0, 0))
-        return self.of_step(draft, TreeShape.of(tree, tree.num_nodes, tree.max_depth))
+            return self.of_step(draft, TreeShape.of(None, 0, 0), context)
+        return self.of_step(draft, TreeShape.of(tree, tree.num_nodes, tree.max_depth), context)
 
-    def of_tree(self, draft: ProposerKey, tree: FixedTree) -> list[Seconds] | None:  # [D + 1]
-        """Predict steps of a tree that may go down to depth 0, 1, ...; None where it may stop."""
-        if tree.may_stop:
-            return None
+    def of_tree(
+        self, draft: ProposerKey, tree: FixedTree, contexts: ArrayLike
+    ) -> Numbers:  # [C] -> [C, D + 1, 3]
+        """Predict steps of a tree that may go down to depth 0, 1, ... behind some contexts."""
+        assert not tree.may_stop
         depths = [len(path) for path in tree.nodes]
         sizes = [sum(d <= depth for d in depths) for depth in range(tree.max_depth + 1)]
         shapes = [TreeShape.of(tree, size, depth) for depth, size in enumerate(sizes)]
-        return [self.of_step(draft, shape) for shape in shapes]
-
-    def write(self, path: Path) -> None:
-        """Write a file that `read_costs` reads."""
-        write_note(path, {"version": VERSION, **asdict(self)})
+        return np.stack([self.along(draft, shape, contexts) for shape in shapes], axis=1)
 
 
-def read_costs(path: Path) -> Costs:
-    """Read what `specdec-costs` wrote.
-
-    Raises:
-        UserError: the file is missing, damaged or of another version.
-    """
-    try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-        if row["version"] != VERSION:
-            raise ValueError(f"version {row['version']}, and this reads version {VERSION}")
-        costs = Costs(
-            row["circumstances"],
-            _curve(row["chain"]),
-            _curve(row["tree"]),
-            {name: _draft(each) for name, each in row["drafts"].items()},
-        )
-        _require_possible(costs)
-        unsealed(row)
-        return costs
-    except OSError as error:
-        raise UserError(f"costs={str(path)!r}: cannot be read ({error.strerror})") from None
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(
-            f"costs={str(path)!r}: not what specdec-costs writes ({what}); measure anew"
-        ) from None
-
-
-def _require_possible(costs: Costs) -> None:
-    """Refuse seconds that no machine takes.
-
-    Raises:
-        ValueError: a number is below 0 or none at all, more tokens are said to take less, or steps
-            without candidates are missing.
-    """
-    forwards = {"chain": costs.chain, "tree": costs.tree}
-    curves = dict(forwards)
-    if PLAIN not in [draft.name for draft in costs.drafts.values()]:
-        raise ValueError("nothing about plain steps")
-    for draft in costs.drafts.values():
-        name = draft.name
-        curves |= {f"{name}: a level, {choice}": curve for choice, curve in draft.level.items()}
-        curves[f"{name}: the rest of a step"] = draft.other
-        for part, number in (("start", draft.start), ("verify", draft.verify)):
-            if not 0 <= number < math.inf:
-                raise ValueError(f"{name}: {part} {number}")
-        if draft.verify < LEAST_FACTOR:
-            raise ValueError(f"{name}: verify {draft.verify}, expected {LEAST_FACTOR} at least")
-    for name, curve in curves.items():
-        if not all(0 <= each < math.inf for each in curve.seconds):
-            raise ValueError(f"{name}: seconds below 0")
-    for name, curve in forwards.items():
-        if list(curve.seconds) != sorted(curve.seconds):
-            raise ValueError(f"{name}: more tokens take less time")
-
-
-def _curve(row: Mapping[str, Sequence[Any]]) -> Curve:
-    return Curve(tuple(map(int, row["sizes"])), tuple(map(float, row["seconds"])))
-
-
-def _draft(row: Mapping[str, Any]) -> DraftCosts:
-    levels = {name: _curve(each) for name, each in row["level"].items()}
-    return DraftCosts(
-        str(row["name"]), float(row["start"]), levels, float(row["verify"]), _curve(row["other"])
-    )
-
-
-def costs_of_file(where: str, fingerprint: Mapping[str, str]) -> Costs:
-    """Read what one verifier costs; other weights of the same shape cost the same.
-
-    Raises:
-        UserError: the file is no such file, or about another configuration or another dtype.
-    """
-    costs = read_costs(Path(where))
-    theirs = costs.circumstances["verifier"]
-    unlike = [name for name in ("config", "dtype") if theirs.get(name) != fingerprint[name]]
-    if unlike:
-        raise UserError(
-            f"costs={where!r}: measured on another verifier, {theirs.get('path')!r}"
-            f" ({', '.join(unlike)} differ); measure this one with specdec-costs"
-        )
-    return costs
+def _columns(propose: Numbers, verify: Numbers, other: float) -> Numbers:  # [C] -> [C, 3]
+    return np.stack([propose, verify, np.full_like(verify, other)], axis=1)
 
 
 def with_seconds(
     traces: Sequence[Trace], costs: Costs, draft: ProposerKey, policy: TreePolicy | None
 ) -> tuple[list[Trace], list[PlainSteps]]:
-    """Tell the steps of traces the seconds that they are predicted to take, and plain ones."""
-    timed = [
-        replace(trace, steps=tuple(_timed(step, costs, draft, policy) for step in trace.steps))
-        for trace in traces
-    ]
-    verify, decode = costs.plain.verify, sum(costs.plain)
-    clock = [
-        PlainSteps(
-            trace.prompt_id, trace.turn, 1, verify, decode, len(trace.output_ids), trace.sample
-        )
-        for trace in traces
-    ]
-    return timed, clock
+    """Tell the steps of traces the seconds that they are predicted to take, and plain ones.
+
+    Each step, and each plain one, is predicted behind the context where it begins.
+    """
+    timed = [replace(trace, steps=_timed(trace, costs, draft, policy)) for trace in traces]
+    return timed, [_clock(trace, costs) for trace in traces]
 
 
-def _timed(step: Step, costs: Costs, draft: ProposerKey, policy: TreePolicy | None) -> Step:
+def _timed(
+    trace: Trace, costs: Costs, draft: ProposerKey, policy: TreePolicy | None
+) -> tuple[Step, ...]:
+    places: dict[TreeShape, list[int]] = {}
+    for place, step in enumerate(trace.steps):
+        places.setdefault(_shape(step, policy), []).append(place)
+    contexts = np.array(trace.contexts)
+    found = list(trace.steps)
+    for shape, some in places.items():
+        for place, row in zip(some, costs.along(draft, shape, contexts[some]), strict=True):
+            propose, verify, other = map(float, row)
+            found[place] = replace(
+                found[place], propose_seconds=propose, verify_seconds=verify, other_seconds=other
+            )
+    return tuple(found)
+
+
+def _shape(step: Step, policy: TreePolicy | None) -> TreeShape:
     levels = None
     if policy is not None and step.drafted:
         levels = step.depth + 1 if policy.may_stop else policy.max_depth
-    shape = TreeShape.of(policy, step.drafted, step.depth, levels)
-    propose, verify, other = costs.of_step(draft, shape)
-    return replace(step, propose_seconds=propose, verify_seconds=verify, other_seconds=other)
+    return TreeShape.of(policy, step.drafted, step.depth, levels)
+
+
+def _clock(trace: Trace, costs: Costs) -> PlainSteps:
+    """Predict the plain steps of a text: one for each token."""
+    number = len(trace.output_ids)
+    plain = costs.plain_along(trace.num_prompt_tokens - 1 + np.arange(number))
+    verify, decode = float(plain[:, 1].sum()), float(plain.sum())
+    return PlainSteps(
+        trace.prompt_id, trace.turn, number, verify, decode, stand_for=number, sample=trace.sample
+    )

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from specdec.core.trace import Step
-from specdec.replaying.cost_fitting import MIN_STEPS, Design, Timed, is_chain
-from specdec.replaying.costs import LEAST_FACTOR
+from specdec.replaying.cost_fitting import Design, Timed, shares_of
+from specdec.replaying.costs import LEAST_FACTOR, ProposerKey
+from specdec.replaying.forwards import Forwards, Shape
 
 # How much less a larger forward may take than a smaller one, beyond both intervals: kernels have
 # steps of their own, some 5 % of it.
@@ -33,51 +33,54 @@ class Middle(NamedTuple):
         return cls(median(ordered), ordered[low], ordered[high])
 
 
-def doubts(timed: Sequence[Timed]) -> list[str]:
+def doubts(
+    samples: Mapping[Shape, Sequence[float]], forwards: Forwards, timed: Sequence[Timed]
+) -> list[str]:
     """Name every quantity that contradicts what forwards can take, beyond its interval.
 
-    More tokens take no less time; a proposer's forwards are not much cheaper than idle ones; and
-    neither the start of a draft nor one of its levels takes less than nothing.
+    More tokens take no less time, and neither does more context; a proposer's forwards are not much
+    cheaper than those in a row; and neither the start of a draft nor one of its levels takes less
+    than nothing.
     """
-    steps = [step for each in timed if each.draft is None for step in each.steps]
-    chain, tree = _forwards(steps, True), _forwards(steps, False)
-    found = [*_falling("chain", chain), *_falling("tree", tree)]
-    for draft in dict.fromkeys(each.draft for each in timed if each.draft is not None):
-        own = [each for each in timed if each.draft == draft]
-        found += _too_cheap(draft.name, own, chain, tree)
+    found = _falling({shape: Middle.of(each) for shape, each in samples.items()})
+    groups: dict[ProposerKey, list[Timed]] = {}
+    for each in timed:
+        groups.setdefault(each.draft, []).append(each)
+    for draft, own in groups.items():
+        found += _too_cheap(draft.name, own, forwards)
         found += _below_nothing(draft.name, own)
     return found
 
 
-def _forwards(steps: Sequence[Step], chains: bool) -> dict[int, Middle]:
-    """Return the median of the verifier's seconds at each number of tokens."""
-    groups: dict[int, list[float]] = {}
-    for step in steps:
-        if is_chain(step) == chains:
-            groups.setdefault(step.drafted + 1, []).append(step.verify_seconds)
-    often = {size: each for size, each in sorted(groups.items()) if len(each) >= MIN_STEPS}
-    return {size: Middle.of(each) for size, each in often.items()}
+def _falling(middles: Mapping[Shape, Middle]) -> list[str]:
+    """Name the first chain, and the first tree, that takes less than a smaller one."""
+    found: dict[bool, str] = {}
+    for shape, middle in sorted(middles.items()):
+        for smaller, theirs in sorted(middles.items()):
+            less = middle.high < LEAST_SHARE * theirs.low
+            if less and _is_within(smaller, shape):
+                kind = "tree" if shape.branches else "chain"
+                said = f"{_said(shape)} take less time than {_said(smaller)}"
+                found.setdefault(shape.branches, f"verifier, {kind}: {said}")
+    return list(found.values())
 
 
-def _falling(name: str, sizes: Mapping[int, Middle]) -> list[str]:
-    """Name the first size that takes less than a smaller one."""
-    for size, middle in sizes.items():
-        for smaller in (each for each in sizes if each < size):
-            if middle.high < LEAST_SHARE * sizes[smaller].low:
-                return [f"verifier, {name}: {size} tokens take less time than {smaller}"]
-    return []
+def _is_within(smaller: Shape, larger: Shape) -> bool:
+    alike = smaller.branches == larger.branches
+    return alike and smaller.num_tokens <= larger.num_tokens and smaller.context <= larger.context
 
 
-def _too_cheap(
-    name: str, timed: Sequence[Timed], chain: Mapping[int, Middle], tree: Mapping[int, Middle]
-) -> list[str]:
-    """Hold a proposer's forwards to idle ones of the same size."""
-    steps = [step for each in timed for step in each.steps if step.drafted]
-    for idle, own in ((chain, _forwards(steps, True)), (tree, _forwards(steps, False))):
-        for size, middle in own.items():
-            if size in idle and middle.high < LEAST_FACTOR * idle[size].low:
-                what = f"its forwards take less than {LEAST_FACTOR} of idle ones"
-                return [f"{name}: verifier's factor: {what}, of {size} tokens"]
+def _said(shape: Shape) -> str:
+    number = shape.num_tokens
+    return f"{number} token{'s' if number != 1 else ''} behind {shape.context}"
+
+
+def _too_cheap(name: str, timed: Sequence[Timed], forwards: Forwards) -> list[str]:
+    """Hold a proposer's forwards to those in a row of the same size."""
+    for (_, size), shares in shares_of(timed, forwards).items():
+        if Middle.of(shares).high < LEAST_FACTOR:
+            what = f"its forwards take less than {LEAST_FACTOR} of those in a row"
+            return [f"{name}: verifier's factor: {what}, of {size} tokens"]
     return []
 
 

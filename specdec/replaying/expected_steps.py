@@ -6,9 +6,10 @@ that a step begins at s, and with it the exact expectation, given the text, of w
 add up to: of real decoding, as far as its texts have the verifier's distribution.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,12 @@ from specdec.metrics import Tally
 from specdec.metrics.columns import CLOCKED, OWN, clock_columns
 from specdec.recording.texts import Text
 from specdec.replaying.costs import Seconds
+from specdec.replaying.curves import Numbers
 from specdec.replaying.submitted import Submitted
+
+# Seconds (see `Seconds`) of steps that begin behind contexts [C]: of those whose candidates go down
+# to each depth [C, D + 1, 3], or of those without any [C, 3].
+Priced = Callable[[Numbers], Numbers]
 
 
 @dataclass(frozen=True)
@@ -85,14 +91,15 @@ def step_starts(texts: Sequence[Text], survival: Tensor) -> Tensor:  # [B, T, D 
 def tally(
     parts: Sequence[Replayed],
     num_drafted: Sequence[int] | None = None,
-    seconds: Sequence[Seconds] | None = None,
-    plain: Seconds | None = None,
+    seconds: Priced | None = None,
+    plain: Priced | None = None,
 ) -> Tally:
     """Add up what steps are expected to count, prompt by prompt, as `Tally.of` adds up traces.
 
     `num_drafted[d]` is how many nodes a tree has down to depth d (from 0); None: unknown.
-    `seconds[d]` is what a step is predicted to take whose candidates go down there, and `plain`
-    what one without candidates is, which speed is compared with; None: no seconds are predicted.
+    `seconds` predicts steps by their context and the depth of their candidates, and `plain` those
+    without candidates, which speed is compared with; None: no seconds are predicted. The context is
+    that of each place where a step may begin, not an average one.
 
     All columns are exact, given the texts. What would depend on the draft's distributions beside
     the text is not among them (see `submitted`): E[A] given the candidates; how many candidates
@@ -100,7 +107,7 @@ def tally(
     are sampled on three levels and more where something ends texts; and, where such trees branch,
     how many steps are at risk. Predicted seconds let no candidate beside the text end it.
     """
-    several = [_counts(part, num_drafted, seconds, plain) for part in parts]
+    several = [_counts(part, num_drafted, seconds) for part in parts]
     known = set[str].intersection(*({*columns} for columns in several)) if several else set[str]()
     rows: dict[str, dict[str, float | str]] = {}
     for part, columns in zip(parts, several, strict=True):
@@ -121,8 +128,7 @@ def tally(
 def _counts(
     part: Replayed,
     num_drafted: Sequence[int] | None,
-    seconds: Sequence[Seconds] | None,
-    plain: Seconds | None,
+    seconds: Priced | None,
 ) -> dict[str, Tensor]:  # each [B]
     """Return the columns that are known, by text."""
     starts, survival = part.starts, part.survival
@@ -140,7 +146,7 @@ def _counts(
     if num_drafted is not None:
         columns |= _drafted(part, num_drafted)
     if seconds is not None:
-        columns |= _seconds(starts, part.drafted, seconds)
+        columns |= _seconds(part, seconds)
         columns |= {f"{CLOCKED}{name}": columns[name] for name in OWN}
     return columns
 
@@ -162,28 +168,34 @@ def _at_depth(values: Tensor, depths: Tensor) -> Tensor:  # [B, T, D + 1], [B, T
     return values.gather(2, depths[..., None])[..., 0]
 
 
-def _of_text(text: Text, plain: Seconds | None) -> dict[str, float]:
+def _of_text(text: Text, plain: Priced | None) -> dict[str, float]:
     """Return what no step decides."""
     return {
         "num_turns": 1,
         f"finished.{text.finish_reason}": 1,
         "num_emitted": len(text.output_ids),
-        **_clock(len(text.output_ids), plain),
+        **_clock(text, plain),
     }
 
 
-def _clock(num_tokens: int, plain: Seconds | None) -> dict[str, float]:
-    """Add up what plain steps take for as many tokens."""
+def _clock(text: Text, plain: Priced | None) -> dict[str, float]:
+    """Add up what plain steps take for as many tokens, each behind those before it."""
     if plain is None:
         return {}
-    return clock_columns(PlainSteps("", 0, 1, plain.verify, sum(plain), num_tokens))
+    number = len(text.output_ids)
+    found = plain(len(text.prompt_ids) - 1 + np.arange(number, dtype=np.float64))
+    verify, decode = float(found[:, 1].sum()), float(found.sum())
+    return clock_columns(PlainSteps("", 0, number, verify, decode, number))
 
 
-def _seconds(
-    starts: Tensor, depths: Tensor, seconds: Sequence[Seconds]
-) -> dict[str, Tensor]:  # each [B]
+def _seconds(part: Replayed, priced: Priced) -> dict[str, Tensor]:  # each [B]
     """Add up what the steps of each text take."""
-    by_depth = torch.tensor(seconds, dtype=torch.float64, device=starts.device)  # [D + 1, 3]
-    sums = (starts[..., None] * by_depth[depths]).sum(dim=1)  # [B, 3]
+    starts = part.starts
+    firsts = torch.tensor([[len(text.prompt_ids) - 1] for text in part.texts])
+    contexts = firsts + torch.arange(starts.shape[1])  # [B, T]
+    low, high = int(contexts.min()), int(contexts.max())
+    table = torch.from_numpy(priced(np.arange(low, high + 1, dtype=np.float64))).to(starts.device)
+    found = table[(contexts - low).to(starts.device), part.drafted]  # [B, T, 3]
+    sums = (starts[..., None] * found).sum(dim=1)  # [B, 3]
     names = [f"{name}_seconds" for name in Seconds._fields]
     return {**dict(zip(names, sums.unbind(dim=1), strict=True)), "decode_seconds": sums.sum(dim=1)}

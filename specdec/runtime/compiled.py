@@ -5,6 +5,7 @@ or a tree has other nodes.
 """
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -104,7 +105,8 @@ def _tracing(dtype: torch.dtype) -> Iterator[None]:
     alike = shapes.use_duck_shape
     shapes.use_duck_shape = False  # sizes that are equal by chance are not the same size
     try:
-        with inductor.patch(freezing=half):
+        with inductor.patch(freezing=half), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*_stable_hash_for_caching")  # torchao's
             yield
     finally:
         shapes.use_duck_shape = alike

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,25 @@ import pytest
 from specdec.lab.replay.forecast import worth_decoding
 from specdec.lab.replay.ranking import Choice, best_of_each, frontier
 from specdec.metrics import Estimate
+from specdec.replaying.costs_file import read_costs, write_costs
 from tests.support.running import CommandLine, Ended, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder", "quiet")
 
-SMALL = ("proposers=[ngram,draft_model]", "tokens=[1,2,3,4]", "widths=[2]", "max_new_tokens=12")
+FORWARDS = ("tokens=[1,2,3,4]", "contexts=[16,4096]", "repeats=3")
+SMALL = ("proposers=[ngram,draft_model]", *FORWARDS, "widths=[2]", "max_new_tokens=12")
 
 
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Believe whatever is measured: the machine that tests run on has other work."""
-    monkeypatch.setattr("specdec.command.costs.doubts", lambda timed: [])
+    monkeypatch.setattr("specdec.lab.costs.measurement.doubts", lambda *_: [])
+
+
+@pytest.fixture(autouse=True)
+def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copy a little only, however near it is."""
+    monkeypatch.setattr("specdec.lab.costs.copying.MEBIBYTES", {"cpu": 1})
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
@@ -30,9 +39,9 @@ def test_what_cannot_be_is_measured_again_and_then_refused(
     tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch, rounds: int
 ) -> None:
     said = iter([["verifier, chain: 2 tokens take less time than 1"]] * rounds + [[]])
-    monkeypatch.setattr("specdec.command.costs.doubts", lambda timed: next(said))
+    monkeypatch.setattr("specdec.lab.costs.measurement.doubts", lambda *_: next(said))
     models = (f"verifier.path={tiny.verifier}", f"prompts.path={tiny.prompts}")
-    small = ("proposers=[]", "tokens=[1,2,3]", "max_new_tokens=12", "output=costs.json")
+    small = ("proposers=[]", *FORWARDS, "max_new_tokens=12", "output=costs.json")
     ended = cli("costs", *models, *small)
     assert "measured again, since this cannot be: verifier, chain: 2 tokens" in ended.out
     if rounds == 1:
@@ -60,15 +69,46 @@ def recorded(tiny: Tiny, cli: CommandLine) -> Ended:
 def test_every_part_is_measured(measured: Ended) -> None:
     assert measured.status == 0, measured.err
     found = json.loads(Path("costs.json").read_text())
-    assert {1, 2, 3, 4} <= set(found["chain"]["sizes"])
-    assert {3, 4} <= set(found["tree"]["sizes"])
+    points = found["forwards"]["points"]
+    shapes = [(each["branches"], each["num_tokens"], each["context"]) for each in points]
+    # The tiny model reads 256 tokens: behind the longest context there is room for four.
+    chains = [(False, number, context) for number in (1, 2, 3, 4) for context in (16, 252)]
+    trees = [(True, number, context) for number in (3, 4) for context in (16, 252)]
+    assert sorted(shapes) == sorted([*chains, *trees])
+    speed = found["forwards"]["bytes_per_second"]
+    for each in points:
+        assert each["floor_seconds"] == each["num_bytes"] / speed
+        assert each["ratio"] == each["seconds"] / each["floor_seconds"] > 0
     names = {each["name"].split()[0] for each in found["drafts"].values()}
     assert names == {"none", "ngram", "draft_model"}
     draft = next(each for each in found["drafts"].values() if "draft_model" in each["name"])
     assert draft["level"]["drawn"]["sizes"] == draft["level"]["likeliest"]["sizes"] == [1, 2]
-    assert min(found["chain"]["seconds"]) > 0
-    assert found["circumstances"]["batch"] == 1
+    assert draft["growth"]["sizes"] == [16, 252]
+    known = found["circumstances"]
+    assert (known["batch"], known["runtime"], known["dtype"]) == (1, "eager", "float32")
+    assert known["draft_runtime"] == "eager"
+    assert "verifier, eager, float32, batch 1: ms of chains (times the floor)" in measured.out
+    assert "growth with context: " in measured.out
+    assert "growth with tokens: " in measured.out
     assert "predict speed with costs=costs.json" in measured.out
+
+
+def test_files_of_other_batches_are_set_beside(
+    measured: Ended, tiny: Tiny, cli: CommandLine
+) -> None:
+    models = (f"verifier.path={tiny.verifier}", f"prompts.path={tiny.prompts}")
+    small = ("proposers=[]", *FORWARDS, "max_new_tokens=12", "output=two.json")
+    ended = cli("costs", *models, *small, "batch=2", "beside=[costs.json]", plots=True)
+    assert ended.status == 0, ended.err
+    assert "growth with batch: " in ended.out
+    for name in ("two_by_context", "two_by_tokens", "two_by_batch"):
+        assert f"plots/{name}.png" in ended.out
+        assert Path(f"plots/{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in Path(f"plots/{name}.svg").read_text()
+    assert json.loads(Path("two.json").read_text())["forwards"]["batch"] == 2
+    again = cli("costs", *models, *small, "beside=[costs.json]")
+    assert again.status == 2
+    assert again.err.startswith("error: beside='costs.json': batch=1 again")
 
 
 def test_replay_predicts_speed(
@@ -89,10 +129,13 @@ def test_replay_predicts_speed(
     page = Path("replayed/report.html").read_text()
     assert "seconds are predicted from the costs of steps" in page
     summary = json.loads(next(Path("replayed").glob("none*/summary.json")).read_text())
-    costs = json.loads(Path("costs.json").read_text())
-    plain = next(each for each in costs["drafts"].values() if each["name"] == "none")
-    step = costs["chain"]["seconds"][0] + plain["other"]["seconds"][0]
-    assert summary["tokens_per_second"]["value"] == pytest.approx(1 / step)
+    costs = read_costs(Path("costs.json"))
+    plain = next(each for each in costs.drafts.values() if each.name == "none")
+    # The texts lie between the two contexts that were timed, as far as these are apart.
+    ends = [costs.forwards.chain.at(1, context) for context in (16, 252)]
+    fastest, slowest = (plain.verify * end + plain.other.at(1) for end in ends)
+    value = summary["tokens_per_second"]["value"]
+    assert 1 / slowest - 1e-9 <= value <= 1 / fastest + 1e-9
 
 
 def test_compare_says_beforehand_what_is_worth_it(
@@ -106,6 +149,35 @@ def test_compare_says_beforehand_what_is_worth_it(
     assert "worth decoding: " in ended.out
     assert "predicted speedup" in ended.out
     assert not Path("compared").exists() or not list(Path("compared").iterdir())
+
+
+def test_costs_of_another_runtime_are_refused_or_said(
+    measured: Ended, recorded: Ended, tiny: Tiny, cli: CommandLine
+) -> None:
+    """What is decoded next is refused; where nothing is, a line says what is predicted."""
+    assert (measured.status, recorded.status) == (0, 0)
+    known = read_costs(Path("costs.json"))
+    other = {**known.circumstances, "runtime": "compiled", "num_threads": 99}
+    write_costs(replace(known, circumstances=other), Path("other.json"))
+    overrides = ("recording=recording", "costs=other.json")
+    said = "costs='other.json': measured with runtime=compiled, num_threads=99, and this is"
+    arms = ("dry_run=true", 'arms=["proposer=none"]')
+    refused = cli("compare", *tiny.options("compared", *overrides, *arms))
+    assert (refused.status, refused.out) == (2, "")
+    assert refused.err.startswith(f"error: {said} runtime=eager")
+    assert refused.err.endswith("measure anew with specdec-costs\n")
+    own = {**known.circumstances, "draft_runtime": "compiled"}
+    write_costs(replace(known, circumstances=own), Path("draft.json"))
+    with_draft = ("recording=recording", "costs=draft.json", "dry_run=true")
+    drafting = 'arms=["proposer=none","proposer=draft_model"]'
+    refused = cli("compare", *tiny.options("compared", *with_draft, drafting))
+    assert "measured with draft_runtime=compiled, and this is draft_runtime=eager" in refused.err
+    assert cli("compare", *tiny.options("compared", *with_draft, arms[1])).status == 0
+    replayed = cli("replay", *overrides, "grid.proposer=[none]", "output=replayed")
+    assert replayed.status == 0, replayed.err
+    assert f"{said} runtime=eager" in replayed.out
+    fine = cli("replay", "recording=recording", "costs=costs.json", "grid.proposer=[none]")
+    assert "measured with" not in fine.out
 
 
 def test_what_was_not_measured_may_be_worth_decoding(
@@ -148,6 +220,15 @@ def test_costs_choose_the_size_of_a_tree(
         ("costs", ["tokens=5"], "tokens=5: expected a list"),
         ("costs", ["output=null"], "output=None"),
         ("costs", ["rounds=0"], "rounds=0"),
+        ("costs", ["repeats=0"], "repeats=0"),
+        ("costs", ["tokens=[1,2]"], "expected a tree among them, of 3 at least"),
+        ("costs", ["contexts=[]"], "contexts=[]: expected a list of numbers"),
+        (
+            "costs",
+            ["tokens=[4,256]"],
+            "tokens=256: expected fewer than the 256",
+        ),
+        ("costs", ["beside=[gone.json]"], "costs='gone.json': cannot be read"),
         ("compare", ["costs=costs.json"], "expected recording=DIR, too"),
         ("compare", ["dry_run=true"], "expected recording=DIR"),
         ("compare", ["recording=nowhere"], "recording='nowhere'"),

@@ -75,10 +75,10 @@ def test_it_is_compared_and_costed(
     arms = 'arms=["proposer=none","proposer=parrot"]'
     ended = cli("compare", *tiny.options("both", arms, *MINE))
     assert ended.status == 0, ended.err
-    monkeypatch.setattr("specdec.command.costs.doubts", lambda timed: [])
+    monkeypatch.setattr("specdec.lab.costs.measurement.doubts", lambda *_: [])
     models = (f"verifier.path={tiny.verifier}", f"prompts.path={tiny.prompts}")
-    small = ("proposers=[parrot]", "tokens=[1,2,3]", "max_new_tokens=12", "output=costs.json")
-    ended = cli("costs", *models, *small, *MINE)
+    forwards = ("tokens=[1,2,3]", "contexts=[16]", "repeats=3", "output=costs.json")
+    ended = cli("costs", *models, "proposers=[parrot]", "max_new_tokens=12", *forwards, *MINE)
     assert ended.status == 0, ended.err
     assert "parrot" in ended.out
 

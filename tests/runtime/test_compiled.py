@@ -1,7 +1,6 @@
 """Compiled steps: one program for all sizes of its kind, and the same text as eagerly."""
 
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from specdec.runtime.proven import ProvenSteps, RefusedError
 from tests.support.each_proposer import PROPOSERS
 from tests.support.families import FAMILIES, noisy_copy, tiny_model
 from tests.support.tape import Pool
+from tests.support.traced import traced, traced_steps
 
 pytestmark = [pytest.mark.whole, pytest.mark.thorough]
 
@@ -32,18 +32,9 @@ def slow(family: str) -> Any:
     return pytest.param(family, marks=pytest.mark.slow)
 
 
-@lru_cache(maxsize=4)
-def traced(model: Any, cache_word: str) -> ProvenSteps:
-    """Let the compiler read the program, and torch run what it made of it: no C++ is waited for."""
-    return ProvenSteps(CompiledSteps(model, cache_word, backend="aot_eager"), model, "compiled")
-
-
 @pytest.fixture
 def without_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
-    def steps(name: str, model: Any, cache_word: str) -> ProvenSteps | None:
-        return traced(model, cache_word) if name == "compiled" else None
-
-    monkeypatch.setattr("specdec.lm.hf.steps_of", steps)
+    monkeypatch.setattr("specdec.lm.hf.steps_of", traced_steps)
 
 
 @pytest.fixture(autouse=True)

@@ -159,6 +159,8 @@ def run_in_process(entry_point: str, *options: str, plots: bool = False) -> Ende
         patch.setenv("HYDRA_FULL_ERROR", "1")  # the entry point sets it for its whole process
         patch.setattr(sys, "argv", [entry_point, *options])
         compose_once(patch)
+        if entry_point == "costs" and not plots:
+            patch.setattr("specdec.command.costs.draw", lambda *_: [])
         if entry_point in REPORTING and not plots:
             patch.setattr("specdec.report.write.figures", lambda *_: {})
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path as File
 from typing import Any
@@ -13,12 +13,14 @@ from specdec.core.errors import UserError
 from specdec.lab.arm import sampling_of
 from specdec.lab.calibration.along_text import load_heads
 from specdec.lab.calibration.spec import DRAFT_DEPTH, CalibrationSpec
+from specdec.lab.costs.suitable import costs_to_predict_by
 from specdec.lab.identity import draft_of
 from specdec.lab.rendered_runs import read_spec
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.recording.recorded import read_recording, require_made_for
-from specdec.replaying.costs import costs_of_file
+from specdec.recording.texts import mean_context
+from specdec.replaying.costs import Costs
 from specdec.replaying.draft_distributions import HeadDistributions, ModelDistributions
 from specdec.tree.fixed import Path
 from specdec.tree.sparse import Sparse
@@ -46,7 +48,10 @@ def on_recording(spec: CalibrationSpec, folder: File) -> tuple[dict[str, Any], H
     if (folder / "run.yaml").is_file():  # which knows processors of the user's own
         sampling = sampling_of(read_spec(folder, "run.yaml"), verifier)
     parts = ranked(recording.texts, drafts, depth, verifier.vocab_size, sampling)
-    priced = [] if spec.costs is None else priced_sizes(parts, spec, spec.costs, reader)
+    priced: list[Budget] = []
+    if spec.costs is not None:
+        costs = costs_to_predict_by(spec.costs, reader, verifier)
+        priced = priced_sizes(parts, spec, costs)
     num_nodes = spec.num_nodes
     if num_nodes is None:
         num_nodes = max(1, max(priced, key=lambda each: each.throughput).num_nodes)
@@ -60,19 +65,20 @@ def on_recording(spec: CalibrationSpec, folder: File) -> tuple[dict[str, Any], H
     return found, verifier, num_nodes
 
 
-def priced_sizes(
-    parts: Sequence[Ranked], spec: CalibrationSpec, file: str, reader: Mapping[str, str]
-) -> list[Budget]:
+def priced_sizes(parts: Sequence[Ranked], spec: CalibrationSpec, costs: Costs) -> list[Budget]:
     """Say of trees of up to 64 nodes what they bring, and what they cost on the measured machine.
+
+    Steps are priced behind the mean context of the recorded texts.
 
     Raises:
         UserError: nobody measured what this proposer costs.
     """
-    costs, draft = costs_of_file(file, reader), draft_of(spec.proposer)
-    costs.require(draft, file)
+    draft = draft_of(spec.proposer)
+    costs.require(draft, str(spec.costs))
+    context = mean_context([text for part in parts for text in part.texts])
 
     def seconds_of(nodes: Sequence[Path]) -> float:
-        return sum(costs.of_largest(draft, Sparse(nodes) if nodes else None))
+        return sum(costs.of_largest(draft, Sparse(nodes) if nodes else None, context))
 
     largest = best_tree(parts, min(spec.max_nodes, MOST_NODES), spec.max_rank)
     return budgets(parts, largest.nodes, seconds_of)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from specdec.core.errors import Unfit
 from specdec.lab.arm import sampling_of
+from specdec.lab.costs.suitable import costs_to_decode_by
 from specdec.lab.replay.arms import ReplayArm
 from specdec.lab.replay.ranking import choices
 from specdec.lab.replay.replayer import Replayer
@@ -15,7 +17,8 @@ from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Estimate, Tally, block_efficiency
 from specdec.recording.recorded import read_recording, require_made_for
-from specdec.replaying.costs import Costs, costs_of_file
+from specdec.replaying.costs import Costs
+from specdec.runtime.choice import EAGER
 
 # How far predicted speeds are off, one time in two; of tau replay knows the mean, not the texts.
 MARGIN = 0.1
@@ -33,16 +36,30 @@ def foresee(
         verifier: of the arms.
 
     Raises:
-        UserError: the recording or the costs are not of this verifier and sampling, or damaged.
+        UserError: the recording or the costs are not of this verifier and sampling, or damaged, or
+            the costs are of another runtime or device.
     """
     recording, reader = read_recording(folder), fingerprint(verifier)
     shared = next(iter(specs.values()))
     sampling = sampling_of(shared, verifier)
     require_made_for(recording, reader, sampling)
-    costs = None if costs_file is None else costs_of_file(costs_file, reader)
+    costs = None
+    if costs_file is not None:
+        costs = costs_to_decode_by(costs_file, reader, verifier, wanted_of(specs))
     able, unknown = replayable(specs)
     tallies = Replayer.of(recording, verifier, sampling, costs=costs).replay(able)
     show(able, tallies, unknown, costs)
+
+
+def wanted_of(specs: Mapping[str, ArmSpec]) -> dict[str, Any]:
+    """Return under which circumstances the arms are to be decoded, as far as options say."""
+    shared = next(iter(specs.values()))
+    drafts = [part for spec in specs.values() if (part := spec.proposer.draft_model) is not None]
+    found = {"runtime": shared.verifier.get("runtime") or EAGER, "batch": shared.batch}
+    if drafts:
+        runtimes = sorted({str(part.get("runtime") or EAGER) for part in drafts})
+        found["draft_runtime"] = ", ".join(runtimes)
+    return found
 
 
 def replayable(specs: Mapping[str, ArmSpec]) -> tuple[dict[str, ReplayArm], dict[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from specdec.core.errors import Unfit
 from specdec.core.protocols import Proposer
@@ -20,9 +20,9 @@ from specdec.recording.recorded import Recording
 from specdec.recording.texts import Text
 from specdec.replaying.arm import ClosedArm
 from specdec.replaying.closed_form import Rows, replay
-from specdec.replaying.costs import Costs, Seconds, with_seconds
+from specdec.replaying.costs import Costs, with_seconds
 from specdec.replaying.draft_distributions import HeadDistributions, ModelDistributions
-from specdec.replaying.expected_steps import tally
+from specdec.replaying.expected_steps import Priced, tally
 from specdec.replaying.redraft import jump
 from specdec.results.progress import Progress
 
@@ -119,17 +119,17 @@ class Replayer:
                 parts,
                 closed[name].num_drafted,
                 self._seconds_of(arms[name], closed[name]),
-                None if self.costs is None else self.costs.plain,
+                None if self.costs is None else self.costs.plain_along,
             )
             for name, parts in found.items()
         }
 
-    def _seconds_of(self, arm: ReplayArm, closed: ClosedArm) -> Sequence[Seconds] | None:
+    def _seconds_of(self, arm: ReplayArm, closed: ClosedArm) -> Priced | None:
         """Predict steps of an arm down to each depth, if what they cost is known."""
-        costs = self.costs
+        costs, tree = self.costs, closed.tree
         if costs is None or not costs.knows(arm.draft) or closed.may_lack(self.sampling):
             return None
-        return costs.of_tree(arm.draft, closed.tree)
+        return None if tree.may_stop else partial(costs.of_tree, arm.draft, tree)
 
     def _decoded_along(self, arm: ReplayArm) -> Tally:
         """Replay an arm by decoding on the texts."""

@@ -1,0 +1,50 @@
+"""Weights of fewer bits, by torchao: less memory to read a step, for what is bound by that.
+
+Only weights are rounded (int8, one scale for each output); what is computed stays in the model's
+type. It pays in compiled programs of few tokens: for draft models, and less for verifiers.
+"""
+
+import logging
+from importlib.util import find_spec
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from specdec.core.errors import UserError, require
+
+INT8 = "int8"
+PACKAGE = "torchao"
+
+
+def require_quantization(name: object, field: str) -> None:
+    """Refuse what is no way to round weights, or none that can be had here; None is none.
+
+    Raises:
+        UserError: it is not; `field` begins the message.
+    """
+    require(name is None or name == INT8, field, name, f"{INT8}, or null")
+    if name is not None and find_spec(PACKAGE) is None:
+        raise UserError(
+            f"{field}={name!r}: needs the package {PACKAGE}; pip install 'specdec-lab[int8]'"
+        )
+
+
+def quantized(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model with the weights of its linear layers in int8; the one given is used up."""
+    noisy = logging.getLogger(PACKAGE)  # of kernels for other machines
+    level = noisy.level
+    noisy.setLevel(logging.ERROR)
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        quantize_(model, Int8WeightOnlyConfig())
+    finally:
+        noisy.setLevel(level)
+    return model
+
+
+def as_numbers(weight: Tensor) -> Tensor:
+    """Return a weight as the numbers that it stands for; plain ones are themselves."""
+    if type(weight).__module__.split(".")[0] == PACKAGE:
+        return weight.dequantize()
+    return weight

@@ -1,0 +1,214 @@
+"""Forwards over tokens and context: what is timed, what it must move, and how it grows."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from specdec.core.errors import UserError
+from specdec.core.protocols import Forward
+from specdec.lab.costs import copying
+from specdec.lab.costs.forward_timing import (
+    WARM_UPS,
+    ForwardGrid,
+    contexts_within,
+    forwards_of,
+    time_forwards,
+    tree_of,
+)
+from specdec.lab.costs.growing import (
+    by_batch,
+    by_context,
+    by_tokens,
+    exponents,
+    growth_said,
+    require_comparable,
+)
+from specdec.lm.hf import HFCausalLM
+from specdec.lm.traffic import step_bytes, weight_bytes
+from specdec.replaying.forwards import Forwards, Shape, TimedForward
+from specdec.report.plots.growth import Axis, Series, growth
+from tests.support.families import tiny_model
+
+GRID = ForwardGrid(tokens=[1, 2, 4], contexts=[8, 16], batch=2, repeats=3)
+SHAPES = [
+    Shape(branches, number, context)
+    for context in (8, 16)
+    for branches, number in ((False, 1), (False, 2), (False, 4), (True, 4))
+]
+# A layer of the tiny Llama: H = 32, 4 query heads and 2 key heads of 8, 48 inside; two norms.
+LAYER = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 48 + 2 * 32
+HEAD = 61 * 32
+CELL = 2 * 2 * 8 * 4  # bytes of a layer's key and value
+
+
+class Ticking(HFCausalLM):
+    """A model whose forwards take a second for each new cell and a hundredth for each cached one.
+
+    The engine's clock is moved by hand.
+    """
+
+    time = 0.0
+    num_forwards = 0
+
+    def forward(self, rows: Sequence[int], token_ids: Tensor, *args: Any, **kwargs: Any) -> Forward:
+        assert len(rows) == len(token_ids) == GRID.batch
+        lengths = {self.length(row) for row in rows}
+        Ticking.time += token_ids.shape[1] + 0.01 * lengths.pop()
+        Ticking.num_forwards += 1
+        assert not lengths
+        return super().forward(rows, token_ids, *args, **kwargs)
+
+
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> Ticking:
+    monkeypatch.setattr("specdec.lab.costs.forward_timing.HFCausalLM", Ticking)
+    monkeypatch.setattr("specdec.decoding.decoder.now", lambda: Ticking.time)
+    Ticking.time, Ticking.num_forwards = 0.0, 0
+    return Ticking(tiny_model("llama"))
+
+
+def test_every_shape_is_timed_behind_its_own_context(ticking: Ticking) -> None:
+    assert GRID.shapes == SHAPES
+    samples = time_forwards(ticking, GRID)
+    assert set(samples) == set(SHAPES)
+    for shape, seconds in samples.items():
+        expected = shape.num_tokens + 0.01 * shape.context
+        assert list(seconds) == pytest.approx([expected] * GRID.repeats)
+    assert Ticking.num_forwards == len(SHAPES) * (WARM_UPS + GRID.repeats)
+
+
+def test_medians_and_bytes_make_the_points(ticking: Ticking) -> None:
+    samples = {shape: [1.0, 9.0, 2.0] for shape in SHAPES}
+    found = forwards_of(ticking, GRID, samples, bytes_per_second=1e6)
+    assert [point.shape for point in found.points] == SHAPES
+    assert {point.seconds for point in found.points} == {2.0}
+    last = found.points[-1]
+    cells = 2 * 2 * (16 + 4) * CELL  # two rows, two layers
+    assert last.num_bytes == 4 * (2 * LAYER + 32 + HEAD) + 4 * 8 * 32 + cells
+    assert found.ratio(last) == pytest.approx(2e6 / last.num_bytes)
+    assert found.chain.at(1, 8) == 1.0, "seconds are one request's share of a batch of two"
+
+
+def test_weights_are_counted_once_and_of_tables_the_rows() -> None:
+    dense = 4 * (2 * LAYER + 32 + HEAD)
+    assert weight_bytes(tiny_model("llama"), 3) == dense + 4 * 3 * 32
+    assert weight_bytes(tiny_model("llama"), 1000) == dense + 4 * HEAD, "no more than there are"
+    tied = tiny_model("llama", tie_word_embeddings=True)
+    assert weight_bytes(tied, 3) == dense, "the rows lie in the head, which is read anyway"
+    halves: Any = tiny_model("llama").bfloat16()
+    assert weight_bytes(halves, 3) == (dense + 4 * 3 * 32) // 2
+
+
+def test_of_experts_count_those_of_one_token() -> None:
+    model = tiny_model("mixtral")
+    found = {name: p.numel() for name, p in model.named_parameters() if ".experts." in name}
+    every = sum(each.numel() for each in model.parameters()) - HEAD + 32  # a row is looked up
+    assert weight_bytes(model, 1) == 4 * (every - sum(found.values()) // 2)  # two of four
+
+
+@pytest.mark.parametrize(("family", "seen"), [("llama", 40), ("mistral", 5)])
+def test_windows_bound_what_is_read(family: str, seen: int) -> None:
+    lm = HFCausalLM(tiny_model(family))  # mistral's window is of 6 cells, its own among them
+    lm.prefill([0], [[1]])
+    least = weight_bytes(lm.model, 3)
+    assert step_bytes(lm, 1, 3, 40) == least + 2 * (seen + 3) * CELL
+
+
+def test_contexts_end_where_the_model_does() -> None:
+    assert contexts_within([256, 1024, 4096, 8192], [1, 64], 1024) == [256, 960]
+    assert contexts_within([256, 1024], [1, 64], 8192) == [256, 1024]
+    with pytest.raises(UserError, match="tokens=64: expected fewer than the 64"):
+        contexts_within([256], [1, 64], 64)
+
+
+def test_a_filler_is_as_large_as_wanted() -> None:
+    assert tree_of(Shape(False, 4, 9), 7).depths == (0, 1, 2, 3)
+    assert tree_of(Shape(True, 4, 9), 7).depths == (0, 1, 1, 1)
+    assert tree_of(Shape(False, 1, 9), 7).token_ids == (7,)
+
+
+def test_a_copy_counts_what_is_read_and_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 4.0, 10.0, 12.0, *range(20, 60)])
+    monkeypatch.setattr("specdec.decoding.decoder.now", lambda: next(times))
+    monkeypatch.setattr(copying, "MEBIBYTES", {"cpu": 3})
+    monkeypatch.setattr(copying, "REPEATS", 2)
+    found = copying.copied_bytes_per_second(torch.device("cpu"))
+    assert found == 2 * (3 << 20) / 2.0, "the best one"
+
+
+# --- growth -------------------------------------------------------------------------------------
+
+
+def forwards(batch: int = 1, power: float = 0.5) -> Forwards:
+    points = [
+        TimedForward(shape, batch * shape.num_tokens**power * shape.context**0.25, 1)
+        for shape in SHAPES
+    ]
+    return Forwards(batch, 1.0, tuple(points))
+
+
+def test_lines_of_growth_are_the_points() -> None:
+    lines = {line.label: line for line in by_context(forwards())}
+    assert list(lines) == ["chain of 1", "chain of 2", "chain of 4", "tree of 4"]
+    assert list(lines["chain of 4"].x) == [8, 16]
+    assert lines["chain of 4"].milliseconds == pytest.approx([2e3 * 8**0.25, 2e3 * 2])
+    assert [line.label for line in by_tokens(forwards())][-1] == "tree, context 16"
+    assert all(each == pytest.approx((0.25, 8, 16)) for each in exponents(lines["tree of 4"]))
+
+
+def test_what_grows_faster_than_linear_is_named() -> None:
+    fine = growth_said("tokens", by_tokens(forwards()))
+    assert fine.startswith("growth with tokens: never faster than linear")
+    assert "exponent 0.50" in fine
+    steep = growth_said("tokens", by_tokens(forwards(power=2.0)))
+    assert steep.startswith("growth with tokens: FASTER THAN LINEAR (chain, context ")
+    assert "chain, context 8: 1 to 2, exponent 2.00" in steep
+    assert "only one was timed" in growth_said("context", [Series("a", [8], [1.0])])
+
+
+def test_what_a_constant_hides_is_named() -> None:
+    """Exponents of the whole stay below 1, and yet the last stretch adds twice as much for each."""
+    hidden = Series("hidden", [10, 20, 30], [100.0, 101.0, 103.0])
+    flat = Series("flat", [10, 20, 30], [100.0, 102.0, 103.0])
+    assert growth_said("context", [flat]).endswith("; no line bends upwards")
+    said = growth_said("context", [flat, hidden])
+    assert "never faster than linear" in said
+    assert said.endswith(
+        "hidden bends upwards most: 0.2000 ms for each from 20 to 30, 0.1000 before"
+    )
+    assert growth_said("context", [Series("two", [1, 2], [1.0, 1.5])]).endswith("exponent 0.58)")
+
+
+def test_batches_are_compared_where_they_have_shapes_in_common() -> None:
+    lines = by_batch([forwards(1), forwards(4)])
+    assert len(lines) == 6, "one token and four, chains and trees, behind two contexts"
+    assert all(list(line.x) == [1, 4] for line in lines)
+    assert [e for line in lines for e, *_ in exponents(line)] == pytest.approx([1.0] * 6)
+
+
+def test_what_has_nothing_to_be_compared_with_is_refused_beforehand() -> None:
+    require_comparable(GRID, {"one.json": forwards(1), "four.json": forwards(4)})
+    with pytest.raises(UserError, match=r"beside='two\.json': batch=2 again"):
+        require_comparable(GRID, {"two.json": forwards(2)})
+    other = replace(GRID, contexts=[9])
+    with pytest.raises(UserError, match=r"beside='one\.json': expected a file of the same"):
+        require_comparable(other, {"one.json": forwards(1)})
+
+
+def test_growth_is_drawn_with_all_its_points() -> None:
+    axis = Axis("mine_by_context", "context (tokens)", "A forward over the context")
+    lines = [Series(f"line {n}", [8, 16, 32], [1.0 * n, 2.0 * n, 3.0 * n]) for n in range(1, 13)]
+    plots = growth(axis, [*lines, Series("alone", [8], [1.0])], "Medians.")
+    assert list(plots) == ["mine_by_context", "mine_by_context-2"], "ten lines a plot"
+    drawn = [line for plot in plots.values() for line in plot.figure.axes[0].lines]
+    assert [np.asarray(line.get_ydata()).tolist() for line in drawn] == [
+        line.milliseconds for line in lines
+    ]
+    axes = plots["mine_by_context"].figure.axes[0]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert axes.get_xlabel() == "context (tokens)"

@@ -1,0 +1,122 @@
+"""Texts of programs have the verifier's distribution: enumerated exactly, and by many draws."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import specdec as sd
+from specdec.core.protocols import Proposer
+from specdec.core.values import Draw
+from specdec.decoding import request as request_module
+from specdec.lm.hf import HFCausalLM
+from specdec.metrics.pit import uniformity
+from specdec.proof.enumeration import BranchingStream, outcomes
+from specdec.recording.pit_values import Decoded, transforms
+from tests.proposer import test_medusa
+from tests.support.each_proposer import PROPOSERS
+from tests.support.families import noisy_copy, plain_logits, tiny_model
+from tests.support.toy import (
+    NO_END,
+    ChoosingChain,
+    ChoosingTree,
+    EnumeratedStream,
+    Tokens,
+    text_distribution,
+    total_variation,
+)
+from tests.support.traced import traced_steps
+from tests.support.uncompiled import uncompiled_steps
+
+V, LENGTH = 3, 3
+PROMPT: Tokens = (2, 0, 1, 2)
+ROUNDING = 1e-5  # float32, in the logits of three tokens
+TWO = (-1, 0, 0)  # siblings
+PATHS = [[0], [1], [0, 0], [1, 0]]
+# So improbable is a right sampler that is called wrong, for each of the 12 tests below.
+FALSE_ALARM = 1e-4
+VERIFIER = tiny_model("llama", vocab_size=V, num_hidden_layers=1)
+DRAFT = noisy_copy(VERIFIER, 0.5)
+LARGER = tiny_model("llama", seed=3)
+LARGER_DRAFT = noisy_copy(LARGER, 0.05)
+RUNTIMES = [
+    pytest.param(uncompiled_steps, id="programs"),
+    pytest.param(traced_steps, id="compiled", marks=pytest.mark.thorough),
+]
+Make = Callable[[HFCausalLM, HFCausalLM], Proposer]
+ENUMERABLE: Mapping[str, Make] = {
+    "none": lambda verifier, draft: sd.NoProposer(),
+    "ngram": lambda verifier, draft: sd.NGram(2),
+    "chain": lambda verifier, draft: sd.DraftModel(draft, ChoosingChain(1)),
+    "siblings": lambda verifier, draft: sd.DraftModel(draft, ChoosingTree(TWO, Draw.IID)),
+    "tree": lambda verifier, draft: sd.DraftModel(draft, sd.Sparse(PATHS)),
+    "medusa": lambda verifier, draft: sd.Medusa(
+        test_medusa.random_heads(verifier.model), verifier, sd.Sparse(PATHS)
+    ),
+}
+
+
+@cache
+def target(tokens: Tokens) -> Tensor:  # [V] float64
+    """Return what the stock model says comes next, asked about plain text."""
+    return plain_logits(VERIFIER, tokens)[-1].double().softmax(dim=-1)
+
+
+@pytest.mark.parametrize("steps", RUNTIMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *sorted(ENUMERABLE.keys() - {"siblings"}),
+        pytest.param("siblings", marks=pytest.mark.thorough),
+    ],
+)
+def test_the_text_of_programs_is_exactly_the_verifiers(
+    name: str, steps: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All decisions of several steps enumerated, while programs write and rewind the caches."""
+    monkeypatch.setattr("specdec.lm.hf.steps_of", steps)
+    verifier, draft = (HFCausalLM(each, runtime="compiled") for each in (VERIFIER, DRAFT))
+    decoder = sd.SpeculativeDecoder(
+        verifier,
+        ENUMERABLE[name](verifier, draft),
+        sd.Rejection(),
+        stopping=sd.Stopping(LENGTH, NO_END),
+    )
+
+    def play(branching: BranchingStream) -> Tokens:
+        stream = EnumeratedStream(branching)
+        monkeypatch.setattr(request_module, "RandomStream", lambda *key: stream)
+        return decoder.decode([sd.Request("a", PROMPT)])[0].output_ids
+
+    found = total_variation(outcomes(play), text_distribution(target, LENGTH, NO_END, PROMPT))
+    assert found < ROUNDING, f"TV {found:.1e}"
+
+
+@pytest.mark.parametrize("steps", RUNTIMES)
+@pytest.mark.parametrize("name", sorted(PROPOSERS))
+def test_many_texts_of_programs_are_spread_as_the_verifier_says(
+    name: str, steps: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Probability integral transforms, by the stock model asked eagerly about plain text."""
+    monkeypatch.setattr("specdec.lm.hf.steps_of", steps)
+    verifier, draft = (HFCausalLM(each, runtime="compiled") for each in (LARGER, LARGER_DRAFT))
+    decoder = sd.SpeculativeDecoder(
+        verifier,
+        PROPOSERS[name](verifier, draft),
+        sd.Rejection(),
+        stopping=sd.Stopping(24, NO_END),
+        batch=8,
+    )
+    prompts = {str(at): [3 + at % 50, 2 + at % 7, 9] for at in range(64)}
+    traces = decoder.decode([sd.Request(name, ids) for name, ids in prompts.items()])
+    texts = [Decoded(each.prompt_id, prompts[each.prompt_id], each.output_ids) for each in traces]
+    with torch.inference_mode():
+        values = [each[0].numpy() for each in transforms(texts, HFCausalLM(LARGER), sd.Sampling())]
+    found = uniformity(values)
+    assert np.concatenate(values).size == 64 * 24
+    assert found.num_impossible == 0
+    assert found.p_value > FALSE_ALARM, found

@@ -1,4 +1,4 @@
-"""Models of `gpu.py`: Llamas with random weights, and what a step of them must at least read."""
+"""Models of `gpu.py`: Llamas with random weights, and the bandwidth of the memory that they lie in."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -99,16 +99,6 @@ def tables_of(model: PreTrainedModel) -> tuple[Tensor, Tensor]:  # [V, H] each
     embeddings: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
     return embeddings.weight, head.weight
-
-
-def step_bytes(model: PreTrainedModel, num_cached: int, num_rows: int = 1) -> int:
-    """Return what a step of one token must read: weights and cache, not the table of embeddings."""
-    embedded, head = tables_of(model)
-    counted = [each for each in model.parameters() if each is not embedded or each is head]
-    config: Any = model.config
-    cell = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    cached = num_rows * num_cached * cell * embedded.element_size()
-    return sum(each.numel() * each.element_size() for each in counted) + cached
 
 
 def copy_bandwidth(device: torch.device, num_bytes: int, repeats: int) -> float:

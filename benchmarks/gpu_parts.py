@@ -15,7 +15,7 @@ from gpu_measures import (
     texts_of,
     waits_per_step,
 )
-from gpu_models import SCALES, copy_bandwidth, random_llama, small_pair, step_bytes
+from gpu_models import SCALES, copy_bandwidth, random_llama, small_pair
 from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
@@ -24,6 +24,7 @@ from specdec.core.errors import UserError, require
 from specdec.core.protocols import Proposer
 from specdec.lm.check import prove
 from specdec.lm.devices import DTYPES, checked_device, settled_dtype
+from specdec.lm.traffic import step_bytes
 from specdec.runtime.choice import COMPILED, CUDA_GRAPHS, EAGER, require_runtime
 from specdec.tree.sparse import Sparse
 
@@ -147,7 +148,9 @@ class Bench:
     ) -> Iterator[Row]:
         """(c), (d): one token against the floor, a tree of 32 nodes against one token."""
         part, context, repeats = f"(c), (d) {name}", self.scale.context, self.scale.repeats
-        floor = step_bytes(model, context) / bandwidth
+        plain = sd.HFCausalLM(model)
+        plain.prefill([0], [[1, 1]])  # so that it knows its cells
+        floor = step_bytes(plain, 1, 1, context) / bandwidth
         yield Row(part, "floor: bytes over bandwidth", 1e3 * floor, "ms")
 
         def timed(runtime: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""Models of `gpu.py`: Llamas with random weights, and the bandwidth of the memory that they lie in."""
+"""Models of `gpu.py`: Llamas with random weights; and the bandwidth of memory."""
 
 import statistics
 from collections.abc import Mapping, Sequence

@@ -3,18 +3,23 @@ memory that vocabulary logits take.
 
     python benchmarks/training.py                          # the embedded verifier
     python benchmarks/training.py verifier=FOLDER repeats=5
+    python benchmarks/training.py verifier=small           # 26 M parameters, random weights
+    python benchmarks/training.py runtimes=[eager,compiled] dtypes=[float32,bfloat16] shares=[1]
     python benchmarks/training.py memory=true              # 128 k tokens of vocabulary
 
 Everything that is compared runs interleaved in one process; each number is a ratio of medians of
 tokens per second over the repeats, with the smallest and the largest ratio of one repeat.
 """
 
+import itertools
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import specdec as sd
 from specdec.core.sampling import Sampling
 from specdec.heads.base import Heads
+from specdec.lm.devices import DTYPES
 from specdec.lm.hf import HFCausalLM
 from specdec.proposer.medusa import MedusaHeads
 from specdec.training.acceptance import Acceptance
@@ -37,15 +43,19 @@ from specdec.training.loss.kl import KL
 from specdec.training.loss.lk import LK
 from specdec.training.medusa import MedusaTraining
 from specdec.training.objective import Loss
+from specdec.training.read_ahead import ReadAhead
 from specdec.tree.chain import Chain
 
 DEFAULTS = {
     "verifier": "zoo:verifier",
     "device": "cpu",
-    "dtype": "float32",
+    "dtypes": ["float32"],  # of the verifier; heads are trained in float32
+    "runtimes": ["eager"],
+    "heads": None,  # ["medusa, kl"]: not all of them
     "batch_size": 4,
     "max_length": 512,
     "repeats": 5,
+    "clock": "wall",  # processor: seconds of computing, where others compute, too
     "shares": [1.0, 0.25, 0.125],
     "memory": False,
     "vocab_size": 128_000,
@@ -53,14 +63,46 @@ DEFAULTS = {
     "num_tokens": 2048,
     "hidden_size": 64,  # of that model: the logits' size does not depend on it
 }
+SMALL: dict[str, Any] = {
+    "vocab_size": 2048,
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "tie_word_embeddings": True,
+    "eos_token_id": 0,
+    "bos_token_id": None,
+}  # as scripts/build_zoo.py has it
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 Arm = Callable[[], None]
 ACCEPTANCE = Acceptance(Chain(4), Sampling(0))
 
 
-def states(options: DictConfig, text: str, cache: str | None) -> VerifierStates:
-    """Read the text with a verifier, with and without a cache of its states."""
-    verifier = sd.load(options.verifier, options.device, options.dtype)
-    found = VerifierStates(verifier, text, text, options.max_length, 1, cache_path=cache)
+def verifier_of(name: str, device: str, dtype: str, runtime: str) -> HFCausalLM:
+    """Load a verifier, or make `small`: 26 M random weights, which read the zoo's tokens."""
+    if name != "small":
+        return sd.load(name, device, dtype, runtime=runtime)
+    tokenizer = sd.load("zoo:verifier").tokenizer
+    return HFCausalLM(small_model(device, dtype), tokenizer, runtime=runtime)
+
+
+@lru_cache
+def small_model(device: str, dtype: str) -> LlamaForCausalLM:
+    """Make the weights that the runtimes share."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SMALL)).requires_grad_(False).eval()
+    torch.nn.Module.to(model, torch.device(device), DTYPES[dtype])  # typed, unlike its own
+    return model
+
+
+def states(
+    options: DictConfig, text: Path, how: tuple[str, str], cache: Path | None
+) -> VerifierStates:
+    """Read the text with a verifier of a type and a runtime, with and without a cache of states."""
+    verifier = verifier_of(options.verifier, options.device, *how)
+    folder = None if cache is None else str(cache)
+    data = str(text)
+    found = VerifierStates(verifier, data, data, options.max_length, 1, cache_path=folder)
     found.prepare()
     return found
 
@@ -69,9 +111,12 @@ def training_arm(objective: HeadTraining, batch_size: int, device: str) -> Arm:
     """One forward and backward pass and one step of AdamW."""
     module = objective.module.to(device)
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.0, fused=True)
+    steps = itertools.count()
+    ahead = ReadAhead(lambda step: [objective.batch(0, batch_size)], end=sys.maxsize)
 
     def step() -> None:
-        objective.loss(module, objective.batch(0, batch_size).to(torch.device(device))).backward()
+        (batch,) = ahead.of(next(steps))
+        objective.loss(module, batch.to(torch.device(device))).backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -80,11 +125,11 @@ def training_arm(objective: HeadTraining, batch_size: int, device: str) -> Arm:
 
 def forward_arm(source: VerifierStates, batch_size: int, device: str) -> Arm:
     """The verifier's forward with its logits, as training without heads would call it."""
-    token_ids = source.batch(0, batch_size).token_ids.to(device)
+    batch = source.batch(0, batch_size).to(torch.device(device))
 
     @torch.no_grad()
     def forward() -> None:
-        source.verifier.model(input_ids=token_ids, use_cache=False)
+        source.verifier.unembed(source.hidden(batch))
 
     return forward
 
@@ -93,21 +138,34 @@ def arms(options: DictConfig, folder: Path) -> dict[str, Arm]:
     """All that is timed; the first is what the others are divided by."""
     text = folder / "text.txt"
     text.write_text("\n".join(Path(file).read_text() for file in sorted(_sources())[:12]))
-    live = states(options, str(text), None)
-    cached = states(options, str(text), str(folder / "cache"))
-    found = {"verifier forward": forward_arm(live, options.batch_size, options.device)}
+    found: dict[str, Arm] = {}
+    for dtype in options.dtypes:
+        for runtime in options.runtimes:
+            live, how = states(options, text, (dtype, runtime), None), f"{dtype}, {runtime}"
+            found[f"verifier forward, {how}"] = forward_arm(
+                live, options.batch_size, options.device
+            )
+            found |= trainings(options, live, how)
+        cached = states(options, text, (dtype, "eager"), folder / f"cache_{dtype}")
+        found |= trainings(options, cached, f"{dtype}, cached")
+    return found
+
+
+def trainings(options: DictConfig, source: VerifierStates, how: str) -> dict[str, Arm]:
+    """Every kind of heads, with every share of the positions."""
     kinds: dict[str, tuple[type[MedusaTraining | ChainedTraining], Loss]] = {
         "medusa, cross_entropy": (MedusaTraining, CrossEntropy()),
         "medusa, kl": (MedusaTraining, KL()),
         "chained (token), kl": (ChainedTraining, KL()),
     }
-    for name, (kind, loss) in kinds.items():
+    found: dict[str, Arm] = {}
+    for name in options.heads or kinds:
+        kind, loss = kinds[name]
         for share in options.shares:
-            for where, source in (("on the fly", live), ("cached", cached)):
-                objective = kind(source, loss, ACCEPTANCE, share=share)
-                objective.prepare()
-                label = f"{name}, share {share:g}, {where}"
-                found[label] = training_arm(objective, options.batch_size, options.device)
+            objective = kind(source, loss, ACCEPTANCE, share=share)
+            objective.prepare()
+            label = f"{name}, share {share:g}, {how}"
+            found[label] = training_arm(objective, options.batch_size, options.device)
     return found
 
 
@@ -116,27 +174,27 @@ def _sources() -> list[str]:
     return [str(path) for path in Path(statistics.__file__).parent.glob("*.py")]
 
 
-def time_once(arm: Arm, device: str) -> float:
+def time_once(arm: Arm, device: str, clock: Callable[[], float]) -> float:
     """Seconds of one call."""
-    start = time.perf_counter()
+    start = clock()
     arm()
     if device.startswith("cuda"):
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def throughput(options: DictConfig) -> Table:
-    """Tokens per second of training over those of the verifier's forward."""
+    """Tokens per second of training over those of the first forward of the verifier."""
     with tempfile.TemporaryDirectory() as folder:
         timed = arms(options, Path(folder))
         seconds: dict[str, list[float]] = {name: [] for name in timed}
         for repeat in range(options.repeats + 1):
             for name, arm in timed.items():
-                took = time_once(arm, options.device)
+                took = time_once(arm, options.device, CLOCKS[options.clock])
                 if repeat:  # the first is warm-up, and fills the cache
                     seconds[name].append(took)
     baseline, *others = seconds
-    table = Table("training", "tokens/s over verifier forward", "smallest ... largest")
+    table = Table("what is timed", f"tokens/s over {baseline}", "smallest ... largest")
     for name in others:
         ratios = [a / b for a, b in zip(seconds[baseline], seconds[name], strict=True)]
         middle = statistics.median(seconds[baseline]) / statistics.median(seconds[name])

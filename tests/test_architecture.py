@@ -40,7 +40,7 @@ MAY_IMPORT = {
     },
     "training": {
         *("core", "lm", "heads", "prompts", "proposer", "verification", "decoding", "metrics"),
-        *("results", "recording", "replaying", "tree", "zoo"),
+        *("results", "recording", "replaying", "tree", "zoo", "runtime"),
     },
     # For authors of plug-ins; nothing of ours needs it.
     "testing": {

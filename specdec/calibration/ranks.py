@@ -16,8 +16,8 @@ from specdec.heads.forcing import HeadTargets, forced_states
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.vocabularies import fitted, known
 from specdec.training.chunked import LOGITS_AT_ONCE
+from specdec.training.data.last_hidden import last_hidden
 from specdec.training.data.samples import Samples
-from specdec.training.data.verifier_states import last_hidden
 from specdec.training.objective import Batch
 
 # Ranks along a batch: [S, D], of S positions.

@@ -38,7 +38,8 @@ ON_HUB = {
 }
 # Names that a file might have by chance.
 NO_FILES = {
-    *("seed", "dtype", "verifier.dtype", "verifier.attention", "trainer.mixed_precision"),
+    *("seed", "dtype", "verifier.dtype", "verifier.attention", "verifier.runtime"),
+    "trainer.mixed_precision",
     *("verifier.revision", "train.revision"),
     *(f"data.{name}" for name in ("split", "held_out_split", "config", "revision", "field")),
 }
@@ -55,15 +56,10 @@ def record_of(spec: TrainingSpec) -> Record:
     known |= targets
     known |= {name: {"content": content} for name, content in files.items()}
     known |= {f"{name}.code": found for name, found in code.items()}
-    circumstances = provenance(
-        torch.device(training_device()), str(spec.verifier.get("dtype")), _attention(spec)
-    )
+    how = (str(spec.verifier.get(name)) for name in ("dtype", "attention", "runtime"))
+    circumstances = provenance(torch.device(training_device()), *how)
     circumstances |= {"cwd": os.getcwd(), "files": files, "code": code}
     return Record(known, said, to_yaml(_anywhere(spec.options)), circumstances)
-
-
-def _attention(spec: TrainingSpec) -> str:
-    return str(spec.verifier.get("attention"))
 
 
 def _nodes(spec: TrainingSpec) -> list[str]:

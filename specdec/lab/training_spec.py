@@ -12,6 +12,7 @@ from specdec.core.values import CandidateSource
 from specdec.lab.option_names import Points
 from specdec.lab.part import Part
 from specdec.lab.spec import ModelPart, source_of
+from specdec.runtime.choice import AUTO
 from specdec.training.data.distill import Distill
 from specdec.training.data.reading import Reading, Source
 from specdec.training.data.text import require_there
@@ -69,9 +70,12 @@ class TrainingSpec:
         """Heads or a model alone, or heads with their verifier.
 
         Raises:
-            UserError: an option does not fit with `joint`.
+            UserError: an option does not fit with `joint`, or the runtime is left open.
         """
         require_bool("joint", self.joint)
+        runtime = self.verifier.get("runtime")
+        expected = "eager or compiled: a training's length is not known when its verifier is loaded"
+        require(runtime != AUTO, "verifier.runtime", runtime, expected)
         if not self.joint:
             return self.train
         cache_path = self.data["cache_path"]

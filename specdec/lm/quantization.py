@@ -6,6 +6,7 @@ type. It pays in compiled programs of few tokens: for draft models, and less for
 
 import logging
 from importlib.util import find_spec
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -45,6 +46,17 @@ def quantized(model: PreTrainedModel) -> PreTrainedModel:
 
 def as_numbers(weight: Tensor) -> Tensor:
     """Return a weight as the numbers that it stands for; plain ones are themselves."""
-    if type(weight).__module__.split(".")[0] == PACKAGE:
-        return weight.dequantize()
-    return weight
+    return weight.dequantize() if _is_rounded(weight) else weight
+
+
+def num_bytes(weight: Tensor) -> int:
+    """Return the bytes that a weight takes."""
+    if not _is_rounded(weight):
+        return weight.numel() * weight.element_size()
+    packed: Any = weight
+    parts = [getattr(packed, name) for name in packed.__tensor_flatten__()[0]]
+    return sum(part.numel() * part.element_size() for part in parts)
+
+
+def _is_rounded(weight: Tensor) -> bool:
+    return type(weight).__module__.split(".")[0] == PACKAGE

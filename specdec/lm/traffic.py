@@ -4,6 +4,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.quantization import num_bytes
 from specdec.runtime.program import SLIDING
 
 
@@ -44,7 +45,7 @@ def weight_bytes(model: PreTrainedModel, num_tokens: int) -> int:
         tables -= {id(each) for each in head.parameters()}
     total = 0
     for key, (name, each) in named.items():
-        size = each.numel() * each.element_size()
+        size = num_bytes(each)
         if key in tables:
             size = size * min(num_tokens, len(each)) // len(each)
         elif "experts." in name and each.dim() > 1:

@@ -2,9 +2,11 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec.core.cache_folder import cache_folder
@@ -84,10 +86,28 @@ def _programs(name: str, model: PreTrainedModel, cache_word: str) -> ProvenSteps
 
 
 def _compiled(model: PreTrainedModel, cache_word: str) -> Steps:
-    # What was compiled once is found again by the next process; kernels know how many threads.
-    folder = cache_folder("compiled") / f"{torch.get_num_threads()}_threads"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    keep_programs()
     # Here, since a compiler takes a second to import, and most runs need none.
     from specdec.runtime.compiled import CompiledSteps
 
     return CompiledSteps(model, cache_word)
+
+
+@lru_cache(maxsize=4)
+def texts_of(name: str, model: PreTrainedModel) -> Callable[[Tensor], Tensor] | None:
+    """Return what reads whole texts, [B, T] -> [B, T, H]; None: they are read eagerly.
+
+    The model's weights must stay as they are.
+    """
+    if name != COMPILED:
+        return None
+    keep_programs()
+    from specdec.runtime.compiled_texts import CompiledTexts  # here for the same reason
+
+    return CompiledTexts(model, COMPILED)
+
+
+def keep_programs() -> None:
+    """Let what is compiled once be found again by the next process."""
+    folder = cache_folder("compiled") / f"{torch.get_num_threads()}_threads"  # as kernels know
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))

@@ -62,7 +62,7 @@ class CompiledSteps:
         )
         first = _with_room(inputs)
         _let_sizes_differ(first)
-        with folding(self._model), _tracing(self._model.dtype):
+        with folding(self._model), tracing(self._model.dtype):
             program(*first)
         self._programs[kind] = program
         return program(*inputs)
@@ -93,7 +93,7 @@ def _let_sizes_differ(inputs: Inputs) -> None:
 
 
 @contextmanager
-def _tracing(dtype: torch.dtype) -> Iterator[None]:
+def tracing(dtype: torch.dtype) -> Iterator[None]:
     """What holds while a program is compiled."""
     # Weights that are constants can be packed for half precision; float32 gains nothing by it, and
     # what is frozen cannot be kept on disk for the next process.

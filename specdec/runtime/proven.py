@@ -71,7 +71,7 @@ class ProvenSteps:
         with preparing():
             expected = eagerly()
             found = _of_rows(self._tried(inputs, layers), places)
-            self._require_equal(found, expected)
+            require_equal(self._model, self._name, found, expected)
         seen.add(size)
         return found
 
@@ -85,16 +85,23 @@ class ProvenSteps:
                 " runtime=eager runs it"
             ) from problem
 
-    def _require_equal(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-        error = max(map(relative_difference, found, expected))
-        allowed = TOLERANCE[self._model.dtype]
-        if error > allowed:
-            family = self._model.config.model_type
-            raise RefusedError(
-                f"runtime={self._name!r}: {family} differs from itself, run eagerly, by"
-                f" {error:.1e} (relative; {self._model.dtype} allows {allowed:.0e});"
-                " runtime=eager runs it"
-            )
+
+def require_equal(
+    model: PreTrainedModel, name: str, found: Sequence[Tensor], expected: Sequence[Tensor]
+) -> None:
+    """Hold what a runtime called `name` makes of a model against what the model says eagerly.
+
+    Raises:
+        RefusedError: they differ by more than rounding explains.
+    """
+    error = max(map(relative_difference, found, expected))
+    allowed = TOLERANCE[model.dtype]
+    if error > allowed:
+        raise RefusedError(
+            f"runtime={name!r}: {model.config.model_type} differs from itself, run eagerly, by"
+            f" {error:.1e} (relative; {model.dtype} allows {allowed:.0e});"
+            " runtime=eager runs it"
+        )
 
 
 def _of_rows(found: tuple[Tensor, ...], places: Sequence[int] | None) -> tuple[Tensor, ...]:

@@ -14,8 +14,8 @@ from specdec.lm.hf import HFCausalLM
 from specdec.metrics.estimate import Estimate
 from specdec.prompts import Prompt, load_prompts
 from specdec.results.progress import Progress
+from specdec.training.data.last_hidden import is_frozen, with_hidden
 from specdec.training.data.samples import padded
-from specdec.training.data.verifier_states import is_frozen, with_hidden
 from specdec.training.objective import Batch
 from specdec.training.writer import writer
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -16,11 +15,13 @@ from torch import Tensor
 
 from specdec.core.errors import UserError
 from specdec.results.tracking import keep_on, start_trackers
+from specdec.runtime.preparation import now
 from specdec.training.best import Best
 from specdec.training.checkpoints import Checkpoints, replacing
 from specdec.training.counted import Losses, TrainedOn, agreed
 from specdec.training.metrics_log import MetricsLog
 from specdec.training.objective import Batch, Objective
+from specdec.training.read_ahead import ReadAhead
 from specdec.training.schedule import Schedule
 from specdec.training.telling import ProgressReport
 from specdec.training.tracked_name import tracked_name
@@ -71,6 +72,7 @@ class TrainingRun:
         )
         self._record = folder.record
         self.step = self.saved_step = self._resumed(folder)
+        self._batches = ReadAhead(self._read, self.max_steps)
         self._log.begin()
         self._is_tracked = options.log_with is not None and self._starts_tracking()
         self.module.train()
@@ -124,8 +126,7 @@ class TrainingRun:
         return step
 
     def _restart_clock(self) -> None:
-        self._since = time.perf_counter()
-        self._num_tokens = 0
+        self._since, self._num_tokens = now(), 0
 
     def advance(self, ends: bool = False) -> bool:
         """Take one optimizer step on this process's share of the step's samples.
@@ -134,8 +135,7 @@ class TrainingRun:
         """
         accelerator, options = self.accelerator, self.options
         self._rate = self._schedule.apply(self.optimizer, self.step)
-        accumulation = options.gradient_accumulation_steps
-        batches = [self._batch(micro) for micro in range(accumulation)]
+        batches = [batch.to(accelerator.device) for batch in self._batches.of(self.step)]
         count, any_ends = agreed(accelerator, batches, ends)
         step_loss = torch.zeros((), device=accelerator.device)
         for batch in batches:
@@ -143,7 +143,7 @@ class TrainingRun:
                 loss = self.objective.loss(self.module, batch) / count
                 step_loss += loss.detach()
                 # accelerate averages over micro-batches and processes; this is a sum over both.
-                accelerator.backward(loss * accumulation * accelerator.num_processes)
+                accelerator.backward(loss * len(batches) * accelerator.num_processes)
                 if accelerator.sync_gradients:
                     self._gradient_norm = accelerator.clip_grad_norm_(
                         self.module.parameters(), options.max_grad_norm or math.inf
@@ -156,18 +156,18 @@ class TrainingRun:
         self.step += 1
         return any_ends
 
-    def _batch(self, micro: int) -> Batch:
-        """Return this process's samples of one micro-batch of the step."""
-        options, processes = self.options, self.accelerator.num_processes
-        shard = (self.step * options.gradient_accumulation_steps + micro) * processes
-        first = (shard + self.accelerator.process_index) * options.per_device_train_batch_size
-        batch = self.objective.batch(first, options.per_device_train_batch_size)
-        return replace(batch, step=self.step).to(self.accelerator.device)
+    def _read(self, step: int) -> list[Batch]:
+        """Return this process's samples of a step, a batch for each micro-batch."""
+        processes, size = self.accelerator.num_processes, self.options.per_device_train_batch_size
+        samples = self.options.samples_per_step(processes)
+        first = step * samples + self.accelerator.process_index * size
+        firsts = range(first, first + samples, processes * size)
+        return [replace(self.objective.batch(each, size), step=step) for each in firsts]
 
     def log_loss(self, report: ProgressReport) -> None:
         """Log the mean loss per counted token of the steps since the last time."""
         loss = self._mean_loss()
-        speed = self._num_tokens / (time.perf_counter() - self._since)
+        speed = self._num_tokens / (now() - self._since)
         self._write(
             loss=loss,
             learning_rate=self._rate,  # of this step

@@ -78,6 +78,7 @@ def test_the_folder_says_what_was_trained(cli: CommandLine, inputs: list[str]) -
         ("tree.gamma=1", "tree.gamma=1 (was 2)"),
         ("sampling.temperature=1", "sampling.temperature=1 (was 0.0)"),
         ("dtype=bfloat16", "dtype=bfloat16 (was float32)"),
+        ("verifier.runtime=compiled", "verifier.runtime=compiled (was eager)"),
         ("joint=true", "joint=True (was False)"),
     ],
 )
@@ -91,6 +92,13 @@ def test_another_option_is_named(
     assert (ended.status, ended.err.count("\n")) == (2, 1)
     assert named in ended.err
     assert Path("out/status.json").read_bytes() == before
+
+
+def test_a_runtime_cannot_be_left_open(cli: CommandLine, inputs: list[str]) -> None:
+    ended = train(cli, inputs, "verifier.runtime=auto")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "verifier.runtime='auto': expected eager or compiled" in ended.err
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("changed", ["text.txt", "held_out.txt", "verifier"])

@@ -7,7 +7,7 @@ import specdec as sd
 from specdec.core.errors import UserError
 from specdec.lm.fingerprint import differences, fingerprint
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.quantization import as_numbers, quantized
+from specdec.lm.quantization import as_numbers, num_bytes, quantized
 from tests.support.families import FAMILIES, plain_logits, random_ids, tiny_model
 from tests.support.traced import traced_steps
 
@@ -30,6 +30,9 @@ def test_another_model_is_told_apart_from_it() -> None:
     head = rounded.model.get_output_embeddings()
     assert head is not None
     assert as_numbers(head.weight.detach()).shape == head.weight.shape
+    # A byte for each number; for each output a scale of four, and an offset of one.
+    vocab_size, hidden_size = head.weight.shape
+    assert num_bytes(head.weight) == vocab_size * (hidden_size + 5)
 
 
 def test_it_drafts_as_well() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import get_scheduler
 
 from specdec.core.errors import UserError
@@ -42,14 +43,14 @@ def logged(output: Path) -> list[dict[str, float]]:
 
 
 class Asking(LanguageModeling):
-    """Somebody asks the process to end while the batch of some step is read."""
+    """Somebody asks the process to end while the loss of some step is computed."""
 
     asks: dict[int, list[signal.Signals]]
 
-    def batch(self, first: int, count: int) -> Batch:
-        for number in self.asks.get(first // count, ()):
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        for number in self.asks.get(batch.step, ()) if module.training else ():
             os.kill(os.getpid(), number)
-        return super().batch(first, count)
+        return super().loss(module, batch)
 
 
 def asking(build: Build, asks: dict[int, list[signal.Signals]]) -> Any:

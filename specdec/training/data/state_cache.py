@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from specdec.core.errors import UserError
 from specdec.core.jsonl import make_folder, writing
@@ -109,15 +110,20 @@ class StateCache:
 
     def _is_there(self, place: int) -> bool:
         if place not in self._checked:
-            if self._sums[place] == self._checksum(place):
+            noted = int(self._sums[place])  # once: another thread or process may be writing it
+            if noted == self._checksum(place):
                 self._checked.add(place)
-            elif self._sums[place]:
+            elif noted:
                 self._warn(f"states of sample {place} are not as they were written")
         return place in self._checked
 
     def read(self, place: int) -> Tensor:  # [T, H]
         """Return a sample's states."""
         return self._states[self._starts[place] : self._starts[place + 1]]
+
+    def batch(self, places: Sequence[int]) -> Tensor:  # [B, T, H]
+        """Return a copy of the states of several samples, padded at the end."""
+        return pad_sequence([self.read(place) for place in places], batch_first=True)
 
     def write(self, place: int, states: Tensor) -> None:  # [T, H]
         """Store a sample's states; their checksum is set behind them."""

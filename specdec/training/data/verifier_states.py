@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from specdec.core.errors import require, require_int
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
+from specdec.runtime.choice import texts_of
 from specdec.training.data.distill import Distill
+from specdec.training.data.last_hidden import is_frozen, last_hidden, with_hidden
 from specdec.training.data.overlap import RUN
 from specdec.training.data.reading import Reading, Share, Source
 from specdec.training.data.samples import Samples
@@ -35,7 +36,8 @@ class _Data:
 class VerifierStates:
     """Samples of a data file, and the frozen verifier that reads them; `prepare` comes first.
 
-    With `cache_path` each sample is read once, by whichever run comes first. With `distill` the
+    With `cache_path` each sample is read once, by whichever run comes first. A verifier whose
+    runtime is `compiled` reads training texts by a program, too. With `distill` the
     verifier answers the training data anew before they are read; held-out data stay as they are.
     `reading` is how both are read, and what is held out where `held_out_path` is None.
 
@@ -173,8 +175,11 @@ class VerifierStates:
         return self._samples.preview()
 
     def batch(self, first: int, count: int) -> Batch:
-        """Return the samples numbered first ... first + count - 1."""
-        return self._samples.take(first, count)
+        """Return the samples numbered first ... first + count - 1, with states that are stored."""
+        batch, cache = self._samples.take(first, count), self._data.cache
+        if cache is None or cache.missing(batch.places):
+            return batch
+        return replace(batch, hidden=cache.batch(batch.places))
 
     @torch.no_grad()
     def hidden(self, batch: Batch) -> Tensor:  # [B, T, H] float32
@@ -191,8 +196,7 @@ class VerifierStates:
             states = self._run(new.token_ids.to(batch.token_ids.device)).cpu()
             for place, state in zip(missing, states, strict=True):
                 cache.write(place, state[: len(cache.read(place))])
-        stored = [cache.read(place) for place in batch.places]
-        return pad_sequence(stored, batch_first=True).to(batch.token_ids.device).float()
+        return cache.batch(batch.places).to(batch.token_ids.device).float()
 
     @property
     def held_out(self) -> Batch:
@@ -216,7 +220,11 @@ class VerifierStates:
             nn.Module.to(self.verifier.model, device)
 
     def _run(self, token_ids: Tensor) -> Tensor:  # [B, T] -> [B, T, H]
-        return last_hidden(self.verifier, token_ids)
+        read = texts_of(self.verifier.runtime, self.verifier.model)
+        if read is None:
+            return last_hidden(self.verifier, token_ids)
+        with torch.autocast(token_ids.device.type, enabled=False):
+            return read(token_ids)
 
     def of(self, verifier: HFCausalLM) -> "VerifierStates":
         """Return the same samples, read by another verifier with the same tokens, uncached."""
@@ -239,24 +247,3 @@ def _shared(samples: Samples, held_out: Batch, name: str) -> list[str]:
     sharing = f"{num} of {of} held-out samples share {RUN} tokens in a row, or all they have"
     better = "acceptance looks better than it is"
     return [f"{name}: {sharing}, with what is trained on: {better}"] if num else []
-
-
-def is_frozen(lm: HFCausalLM) -> bool:
-    """Whether a model will say the same at the next evaluation."""
-    return not any(weight.requires_grad for weight in lm.model.parameters())
-
-
-@torch.no_grad()
-def with_hidden(lm: HFCausalLM, batch: Batch) -> Batch:
-    """Let a model read samples one after the other; its states wait on the CPU, in its own type."""
-    read = [last_hidden(lm, row.token_ids.to(lm.model.device)).cpu() for row in batch.rows()]
-    return replace(batch, hidden=torch.cat(read))
-
-
-def last_hidden(lm: HFCausalLM, token_ids: Tensor) -> Tensor:  # [B, T] -> [B, T, H]
-    """Run a model below its vocabulary head, in its own type, as decoding does.
-
-    Padding stands behind, where none look.
-    """
-    with torch.autocast(token_ids.device.type, enabled=False):
-        return lm.model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state

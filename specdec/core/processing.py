@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from specdec.core.on_device import on_device
 from specdec.core.tree import CandidateTree
 
 
@@ -63,13 +64,13 @@ def over_tree(
     if not processors:
         return logits
     found = _copied(logits)
-    before = torch.tensor(list(token_ids[:-1]), dtype=torch.int64, device=logits.device)
+    before = on_device(list(token_ids[:-1]), logits.device, torch.int64)
     paths: list[list[int]] = []
     for node, parent in enumerate(tree.parents):
         paths.append([*(paths[parent] if node else ()), tree.token_ids[node]])
     for depth in sorted(set(tree.depths)):  # texts of one length at a time
         nodes = [node for node, each in enumerate(tree.depths) if each == depth]
-        below = torch.tensor([paths[node] for node in nodes], device=logits.device)
+        below = on_device([paths[node] for node in nodes], logits.device)
         input_ids = torch.cat([before.expand(len(nodes), -1), below], dim=1)
         found[nodes] = processed(processors, input_ids, logits[nodes])
     return found
@@ -89,7 +90,7 @@ def along(
     if not processors:
         return logits
     found = _copied(logits)
-    text = torch.tensor([[*prompt_ids, *output_ids]], dtype=torch.int64, device=logits.device)
+    text = on_device([[*prompt_ids, *output_ids]], logits.device, torch.int64)
     for row in range(min(len(logits), len(output_ids) + 1 - first)):
         before = text[:, : len(prompt_ids) + first + row]
         found[row] = processed(processors, before, logits[row : row + 1])[0]

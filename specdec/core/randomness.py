@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from specdec.core.on_device import on_device
 from specdec.core.on_host import integers
 from specdec.core.sampling import draw
 
@@ -81,5 +82,5 @@ class RandomStream:
 
 
 def _drawn_at_once(weights: Tensor, uniforms: Sequence[float]) -> list[int]:
-    numbers = torch.tensor(uniforms, dtype=torch.float64, device=weights.device)
+    numbers = on_device(uniforms, weights.device, torch.float64)
     return integers(draw(weights, numbers[:, None]).squeeze(-1))

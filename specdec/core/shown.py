@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
+from specdec.core.on_device import on_device
 from specdec.core.on_host import reading_waits
 from specdec.core.randomness import RandomStream, Stream
 from specdec.core.values import Draw, Proposal
@@ -43,7 +43,11 @@ class Shown:
     def some(self, places: Sequence[int]) -> "Shown":
         """Return the same for some of the requests."""
         proposals = [self.proposals[place] for place in places]
-        return Shown(proposals, self.probs[[*places]], [self.streams[place] for place in places])
+        return Shown(
+            proposals,
+            self.probs[on_device(places, self.probs.device)],
+            [self.streams[place] for place in places],
+        )
 
     def after(self, where: Sequence[tuple[int, int]]) -> Tensor:  # n (request, node) -> [n, V]
         """Return p after some nodes; neighbours without a copy."""
@@ -58,4 +62,4 @@ def rows_of(matrix: Tensor, rows: Sequence[int]) -> Tensor:
     first = rows[0] if rows else 0
     if list(rows) == list(range(first, first + len(rows))):
         return matrix[first : first + len(rows)]
-    return matrix[torch.tensor(rows, device=matrix.device)]
+    return matrix[on_device(rows, matrix.device)]

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+import torch
 from torch import Tensor
 
+from specdec.core.on_device import on_device
 from specdec.core.outcome import Outcome
 from specdec.core.processing import Processor
 from specdec.core.randomness import RandomStream
@@ -110,7 +112,8 @@ class Proposal:
             return self
         rows = self.draft_probs
         if rows is not None:
-            rows = rows[[node for node in kept if node < len(rows)]]
+            inner = [node for node in kept if node < len(rows)]
+            rows = rows[on_device(inner, rows.device, torch.int64)]
         return replace(self, tree=tree, draft_probs=rows, withheld=withheld)
 
 

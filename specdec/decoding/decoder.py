@@ -9,6 +9,7 @@ from torch import Tensor
 
 from specdec.core.errors import UserError, require_int, require_kind
 from specdec.core.members import require_members
+from specdec.core.on_device import on_device
 from specdec.core.on_host import floats
 from specdec.core.processing import over_tree
 from specdec.core.protocols import CausalLM, Forward, Proposer, VerificationRule
@@ -269,8 +270,9 @@ class SpeculativeDecoder:
                 )
             accepted = [ROOT, *verdict.path]
             self.verifier.keep(flight.row, len(flight.token_ids) - 1, accepted)
+            kept = on_device(accepted, verifier_probs.device)
             flight.features = {
-                layer: hidden[index, accepted] for layer, hidden in forward.hidden.items()
+                layer: hidden[index, kept] for layer, hidden in forward.hidden.items()
             }
             said = forward.logits[index] if self._log_probs else None
             steps.append(flight.commit(proposal, verdict, _log_probs(said, proposal, verdict)))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from specdec.core.on_device import on_device
 from specdec.core.tree import CandidateTree
 from specdec.lm import mask
 
@@ -13,7 +14,7 @@ from specdec.lm import mask
 def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:  # [B, M] int64
     """Stack rows of unlike lengths, zeros at the end."""
     longest = max(map(len, rows))
-    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+    return on_device([[*row, *[0] * (longest - len(row))] for row in rows], device)
 
 
 class TreeBatch(NamedTuple):

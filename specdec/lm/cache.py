@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers import LlamaModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from specdec.core.on_device import on_device
+
 # What transformers calls the cache of a forward: the second word until 5.23.
 CACHE_WORDS = ("cache", "past_key_values")
 
@@ -97,7 +99,7 @@ class RowCache(Cache):
             start = self.lengths[row]
             noted[row, start : start + positions.shape[1]] = positions[index]
         self._positions = noted
-        return noted[list(rows), :length]
+        return noted[on_device(list(rows), noted.device), :length]
 
 
 class Writing:
@@ -122,8 +124,8 @@ class Writing:
         writing.start = starts[0] if in_a_row and min(starts) == max(starts) else None
         if writing.start is None:
             offsets = torch.arange(num_new, device=device)
-            slots = torch.tensor(list(starts), device=device)[:, None] + offsets
-            writing.cells = torch.tensor(list(rows), device=device)[:, None], slots
+            slots = on_device(list(starts), device)[:, None] + offsets
+            writing.cells = on_device(list(rows), device)[:, None], slots
         return writing
 
     def into(self, buffer: Tensor, states: Tensor) -> Tensor:
@@ -191,7 +193,7 @@ class RowLayer(CacheLayerMixin):
         """Move cells `prefix + nodes` of one row to `prefix`, `prefix + 1`, ..."""
         if self.keys is None or self.values is None:
             return
-        source = torch.tensor([prefix + node for node in nodes], device=self.keys.device)
+        source = on_device([prefix + node for node in nodes], self.keys.device)
         for buffer in (self.keys, self.values):
             buffer[row, :, prefix : prefix + len(nodes)] = buffer[row, :, source]
 

@@ -18,7 +18,7 @@ from specdec.lm.context import steady_length
 from specdec.lm.new_cells import NewCells, Span
 from specdec.lm.programs import Programs
 from specdec.lm.unembedding import logits_of
-from specdec.runtime.choice import AUTO, EAGER, steps_of, suited
+from specdec.runtime.choice import AUTO, EAGER, next_best, steps_of, suited
 from specdec.runtime.program import hidden_of
 from specdec.runtime.proven import RefusedError
 
@@ -51,7 +51,8 @@ class HFCausalLM:
         tree_error: the largest difference of logits when trees were proven; None: they were not.
         states_differ: why hidden states cannot be read; None: they can.
         max_length: tokens of context; None: what the configuration says.
-        runtime: how steps are run: eager, compiled, or auto: as suits what `expect` is told.
+        runtime: how steps are run: eager, compiled, cuda_graphs, or auto: as suits what `expect` is
+            told.
     """
 
     def __init__(
@@ -260,8 +261,8 @@ class HFCausalLM:
                 except RefusedError as reason:
                     if not self._chose:
                         raise
-                    print(f"runtime=auto: eager from here on, since {reason}")
-                    self._run_by(EAGER)
+                    self._run_by(next_best(self.runtime, self.device))
+                    print(f"runtime=auto: {self.runtime} from here on, since {reason}")
         output, hidden = self._run(self.model, cells, layers)
         return Forward(output.logits, hidden)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from specdec.core.on_device import on_device
 from specdec.lm import mask
 from specdec.lm.cache import RowCache
 
@@ -45,9 +46,7 @@ class CachedLayer:
         starts = [self._cache.lengths[row] for row in rows]
         num_new, device = hidden.shape[1], hidden.device
         self._cache.place(rows, num_new, device)
-        positions = torch.tensor(starts, device=device)[:, None] + torch.arange(
-            num_new, device=device
-        )
+        positions = on_device(starts, device)[:, None] + torch.arange(num_new, device=device)
         seen = mask.additive(mask.causal(starts, num_new, device), hidden.dtype)
         output = self._layer(hidden, positions, seen, self._cache)
         for row, start, chunk in zip(rows, starts, chunks, strict=True):

@@ -67,7 +67,8 @@ def load(
         adapter: a folder of LoRA weights that are merged into the model's.
         revision: a branch, a tag or a commit of the Hub.
         trust_remote_code: run code that comes with the model; nobody has looked at what it does.
-        runtime: how steps are run: eager, compiled, or auto: compiled if there is much to do.
+        runtime: how steps are run: eager, compiled, cuda_graphs (on a GPU), or auto: the fastest
+            that is worth its preparation.
         quantization: int8: round the weights to that, with torchao; None: they are as they are.
 
     Returns:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from specdec.core.errors import UserError
+from specdec.core.on_device import on_device, sent
 from specdec.lm.cache import RowCache
 from specdec.runtime.program import FULL, SLIDING
 
@@ -134,7 +135,7 @@ def causal(starts: Sequence[int], num_new: int, device: torch.device) -> Tensor:
            x x x x x            x x x . .
     """  # returns [B, M, L] bool
     columns = torch.arange(max(starts) + num_new, device=device)
-    last = torch.tensor(list(starts), device=device)[:, None] + torch.arange(num_new, device=device)
+    last = on_device(list(starts), device)[:, None] + torch.arange(num_new, device=device)
     return columns <= last[:, :, None]
 
 
@@ -152,4 +153,4 @@ def trees(
         attend[index, : len(rows), start : start + len(rows)] = torch.tensor(rows)
         for padding in range(len(rows), num_new):
             attend[index, padding, start + padding] = True
-    return attend.to(device)
+    return sent(attend, device)

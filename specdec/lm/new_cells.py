@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from specdec.core.on_device import on_device
 from specdec.lm import mask
 
 
@@ -28,7 +29,7 @@ class NewCells(NamedTuple):
         positions, attend, device = self.positions, self.attend, self.token_ids.device
         if positions is None:
             offsets = torch.arange(self.num_new, device=device)
-            positions = torch.tensor(list(starts), device=device)[:, None] + offsets
+            positions = on_device(list(starts), device)[:, None] + offsets
             # Only padding can stand behind the context, where learned positions end.
             positions = positions.clamp(max=last_position)
         if attend is None:
@@ -70,7 +71,7 @@ class Span:
         places = self.places
         if places is None:
             return cells._replace(rows=self.rows)
-        where = torch.tensor(places, device=cells.token_ids.device)
+        where = on_device(places, cells.token_ids.device)
         token_ids = cells.token_ids.new_zeros(len(self.rows), cells.num_new)
         found = NewCells(self.rows, token_ids.index_copy(0, where, cells.token_ids))
         if cells.positions is None and cells.attend is None:

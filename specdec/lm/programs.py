@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from specdec.core.on_device import on_device
 from specdec.core.protocols import Forward
 from specdec.core.values import Layer
 from specdec.lm.cache import RowCache
@@ -76,5 +77,5 @@ class Programs:
         """Where new cells go: a view of stored numbers for a single row, which costs least."""
         if len(starts) == 1:
             return self._columns.narrow(0, starts[0], num_new)[None]
-        firsts = torch.tensor(list(starts), device=self._columns.device)
+        firsts = on_device(list(starts), self._columns.device)
         return firsts[:, None] + self._columns.narrow(0, 0, num_new)

@@ -57,8 +57,8 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "forward (verify) and the rest (other).",
         "peak_memory_bytes": "The most memory that was in use while decoding: what torch allocated "
         "on the GPU, else the resident memory of the process; null where arms share a process.",
-        "compile_seconds": "Seconds that compilers took in this process (runtime=compiled): in no "
-        "step's seconds, and in no speed; null where arms share a process.",
+        "compile_seconds": "Seconds that compilers and captures of graphs took in this process: in "
+        "no step's seconds, and in no speed; null where arms share a process.",
         "num_prompts": "Prompts: the units that the bootstrap resamples.",
         "num_turns": "Decoded texts: one a prompt unless it has several turns or samples.",
         "num_steps": "Verifier calls, prefill excluded.",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from specdec.core.on_device import on_device
 from specdec.core.protocols import CausalLM, TreePolicy
 from specdec.core.values import CandidateSource, Context, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
@@ -81,7 +82,7 @@ class DraftModel(TreeProposer):
             self.model.keep(context.row, len(context.token_ids))  # without the padding
         if len(set(map(len, missing))) == 1:
             return logits[:, -1:]
-        last = torch.tensor([[len(ids) - 1] for ids in missing], device=logits.device)
+        last = on_device([[len(ids) - 1] for ids in missing], logits.device)
         return logits[torch.arange(len(contexts), device=logits.device)[:, None], last]
 
     def _readable(self, token_ids: Sequence[int]) -> Sequence[int]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from specdec.core.on_device import on_device
 from specdec.proposer.levels import Frontier
 
 
@@ -36,7 +37,7 @@ class FrontierCells:
         above = frontier.parents[..., None].expand(-1, -1, self._seen.shape[-1])
         own = torch.eye(width, dtype=torch.bool, device=self._device).expand(num_rows, -1, -1)
         self._seen = torch.cat([self._seen.gather(1, above), own], dim=-1)
-        lengths = torch.tensor(self._lengths, device=self._device)[:, None]
+        lengths = on_device(self._lengths, self._device)[:, None]
         positions = (lengths - 1 + self._depth).expand(-1, width)
         return positions, self._attend(self._seen, lengths)
 

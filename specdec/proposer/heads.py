@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from specdec.core.errors import UserError, require
+from specdec.core.on_device import on_device
 from specdec.core.protocols import TreePolicy
 from specdec.core.values import CandidateSource, Context, Layer, Proposal, Verdict
 from specdec.core.vouching import require_as_trained
@@ -125,7 +126,7 @@ class HeadsProposer(TreeProposer):
         heads = self.heads
         state = hidden = self._hidden(contexts)[:, None]  # [B, 1, H]
         roots = [[[context.token_ids[-1]]] for context in contexts]
-        path = torch.tensor(roots, device=hidden.device)  # [B, F, i + 1]: from the root down
+        path = on_device(roots, hidden.device)  # [B, F, i + 1]: from the root down
         embeddings = hidden[:, :, None]  # of the path, for heads that read it
         num_nodes = 1
         for head in range(heads.num_heads):

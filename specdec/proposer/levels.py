@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from specdec.core.on_device import on_device
 from specdec.core.protocols import TreePolicy
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Draw, Level, LevelShape, Proposal
@@ -132,7 +133,7 @@ class Levels:
         for depth, (level, confident) in enumerate(pairs, start=1):
             if depth > min(self._max_depths):  # neighbours in the batch may want more levels
                 usable = [[depth <= deepest] for deepest in self._max_depths]
-                is_open = is_open & torch.tensor(usable, device=device)
+                is_open = is_open & on_device(usable, device)
             sure = is_open if confident is None else is_open & confident
             there = sure.gather(1, level.parents)
             there = there if level.there is None else there & level.there

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from specdec.core.on_device import on_device
 from specdec.core.processing import processed
 from specdec.core.values import Context
 
@@ -16,7 +17,7 @@ class Paths:
         self._processors = [context.processors for context in contexts]
         self._needed = any(self._processors)
         texts = [context.token_ids if self._needed else () for context in contexts]
-        self._texts = [torch.tensor(list(text), device=device) for text in texts]  # each [T]
+        self._texts = [on_device(list(text), device) for text in texts]  # each [T]
         self._below = torch.zeros(len(contexts), 1, 0, dtype=torch.int64, device=device)
 
     def processed(self, logits: Tensor) -> Tensor:  # [B, F, V] -> [B, F, V]

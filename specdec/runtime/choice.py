@@ -9,17 +9,21 @@ from transformers import PreTrainedModel
 
 from specdec.core.cache_folder import cache_folder
 from specdec.core.errors import UserError, require
+from specdec.runtime.cuda_tape import CudaGraphs
+from specdec.runtime.graphs import GraphSteps
 from specdec.runtime.program import Function, reading_of
-from specdec.runtime.proven import ProvenSteps
+from specdec.runtime.proven import ProvenSteps, Steps
+from specdec.runtime.stock_steps import StockSteps
 
-EAGER, COMPILED, AUTO = "eager", "compiled", "auto"
-RUNTIMES = (EAGER, COMPILED, AUTO)
+EAGER, COMPILED, CUDA_GRAPHS, AUTO = "eager", "compiled", "cuda_graphs", "auto"
+RUNTIMES = (EAGER, COMPILED, CUDA_GRAPHS, AUTO)
 COMPILERS = ("g++", "clang++", "c++")
-WORTH = 3  # times the compiler's seconds: below that a run is over before it has paid
+WORTH = 3  # times the seconds of preparation: below that a run is over before it has paid
 # Rough on purpose, and the same everywhere: an interrupted run must choose the same again.
 BYTES_PER_SECOND = {"cpu": 5e9, "cuda": 2e12}
 EAGER_SECONDS_PER_LAYER = 3e-4  # of calls, whatever the sizes
 COMPILER_SECONDS, COMPILER_SECONDS_PER_LAYER = 12.0, 3.0  # of the two or three programs of a run
+CAPTURE_SECONDS, CAPTURE_SECONDS_PER_LAYER = 0.5, 0.05  # of its handful of graphs
 
 
 def require_runtime(name: object, device: torch.device) -> None:
@@ -34,6 +38,11 @@ def require_runtime(name: object, device: torch.device) -> None:
         raise UserError(
             f"runtime={name!r}: no C++ compiler is installed here; runtime=eager needs none"
         )
+    if name == CUDA_GRAPHS and device.type != "cuda":
+        raise UserError(
+            f"runtime={name!r}: a GPU replays them, and device={str(device)!r} is none;"
+            f" runtime={COMPILED} runs there"
+        )
 
 
 def has_compiler(device: torch.device) -> bool:
@@ -47,23 +56,40 @@ def suited(model: PreTrainedModel, num_tokens: int) -> tuple[str, str]:
     layers = model.config.get_text_config().num_hidden_layers
     num_bytes = sum(each.numel() * each.element_size() for each in model.parameters())
     step = num_bytes / BYTES_PER_SECOND[model.device.type] + layers * EAGER_SECONDS_PER_LAYER
-    work, price = num_tokens * step, COMPILER_SECONDS + layers * COMPILER_SECONDS_PER_LAYER
-    name = COMPILED if work > WORTH * price and has_compiler(model.device) else EAGER
-    return name, f"about {work:.0f} s of steps, and {price:.0f} s to compile them"
+    work = num_tokens * step
+    to_compile = COMPILER_SECONDS + layers * COMPILER_SECONDS_PER_LAYER
+    why = f"about {work:.0f} s of steps, and {to_compile:.0f} s to compile them"
+    if work > WORTH * to_compile and has_compiler(model.device):
+        return COMPILED, why
+    to_capture = CAPTURE_SECONDS + layers * CAPTURE_SECONDS_PER_LAYER
+    captured = model.device.type == "cuda" and work > WORTH * to_capture
+    return (CUDA_GRAPHS if captured else EAGER), why
+
+
+def next_best(name: str, device: torch.device) -> str:
+    """Return the runtime that is tried where one was refused."""
+    return CUDA_GRAPHS if name == COMPILED and device.type == "cuda" else EAGER
 
 
 def steps_of(name: str, model: PreTrainedModel, cache_word: str) -> ProvenSteps | None:
     """Return the programs that run a model's steps; None: they are run eagerly."""
-    return _compiled(model, cache_word) if name == COMPILED else None
+    return None if name == EAGER else _programs(name, model, cache_word)
 
 
 @lru_cache(maxsize=4)  # as many as there are models whose weights are kept
-def _compiled(model: PreTrainedModel, cache_word: str) -> ProvenSteps:
+def _programs(name: str, model: PreTrainedModel, cache_word: str) -> ProvenSteps:
+    steps = _compiled(model, cache_word) if name == COMPILED else StockSteps(model, cache_word)
+    if model.device.type == "cuda":  # compiled programs, too: their kernels are many, and short
+        steps = GraphSteps(steps, CudaGraphs(model.device).new_tape)
+    return ProvenSteps(steps, model, name)
+
+
+def _compiled(model: PreTrainedModel, cache_word: str) -> Steps:
     keep_programs()
     # Here, since a compiler takes a second to import, and most runs need none.
     from specdec.runtime.compiled import CompiledSteps
 
-    return ProvenSteps(CompiledSteps(model, cache_word), model, COMPILED)
+    return CompiledSteps(model, cache_word)
 
 
 @lru_cache(maxsize=4)

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec.core.errors import UserError, first_line
+from specdec.core.on_device import on_device
 from specdec.core.values import Layer
 from specdec.runtime.agreement import TOLERANCE, relative_difference
 from specdec.runtime.preparation import preparing
@@ -62,7 +63,7 @@ class ProvenSteps:
             eagerly: returns the same of those rows as the stock model has it.
 
         Raises:
-            RefusedError: the program cannot be compiled, or says something else than the model.
+            RefusedError: the program cannot be had, or says something else than the model.
         """
         seen = self._seen.setdefault(Kind.of(inputs, layers), set())
         size = (*inputs.token_ids.shape, len(inputs.columns))
@@ -79,10 +80,10 @@ class ProvenSteps:
     def _tried(self, inputs: Inputs, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
         try:
             return self._steps(inputs, layers)
-        except Exception as problem:  # whatever a compiler raises
+        except Exception as problem:  # whatever a compiler or a capture raises
             family = self._model.config.model_type
             raise RefusedError(
-                f"runtime={self._name!r}: {family} cannot be compiled here ({first_line(problem)});"
+                f"runtime={self._name!r}: {family} cannot be run this way ({first_line(problem)});"
                 " runtime=eager runs it"
             ) from problem
 
@@ -110,4 +111,7 @@ def require_equal(
 
 
 def _of_rows(found: tuple[Tensor, ...], places: Sequence[int] | None) -> tuple[Tensor, ...]:
-    return found if places is None else tuple(each[list(places)] for each in found)
+    if places is None:
+        return found
+    there = on_device(places, found[0].device)
+    return tuple(each[there] for each in found)

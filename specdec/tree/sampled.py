@@ -8,6 +8,7 @@ from torch import Tensor
 
 from specdec.core.errors import UserError, require
 from specdec.core.narrowing import are_integers
+from specdec.core.on_device import on_device
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import draw
 from specdec.core.values import Draw
@@ -72,7 +73,7 @@ def _drawn(weights: Tensor, num: int, streams: Sequence[RandomStream]) -> Tensor
     if len(uniforms) == 1:  # without a tensor: a chain of one request is the most usual tree
         numbers = uniforms[0]
     else:
-        numbers = torch.tensor(uniforms, dtype=torch.float64, device=weights.device)
+        numbers = on_device(uniforms, weights.device, torch.float64)
         numbers = numbers.view(num_rows, num_nodes, num)
     # Where the draft's numbers are NaN, nothing is below the target; the verifier decides.
     return draw(weights, numbers).clamp_(max=weights.shape[-1] - 1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.closed_form import ClosedForm, Passes, TextNodes
+from specdec.core.on_device import on_device
 from specdec.core.on_host import together
 from specdec.core.randomness import Stream
 from specdec.core.shown import Shown, rows_of
@@ -79,7 +80,7 @@ def _ratios(shown: Shown, nodes: CandidateNodes) -> Tensor:  # [B, gamma]
     places, where = zip(*drafted, strict=True)
     found = nodes.at(places)
     ratios = found.p.gather(1, found.token_ids) / found.q.gather(1, found.token_ids)
-    there = torch.tensor(where, device=ones.device)
+    there = on_device(where, ones.device)
     return ones.flatten().index_copy(0, there, ratios.flatten()).view_as(ones)
 
 

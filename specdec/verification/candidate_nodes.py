@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from specdec.core.on_device import on_device
 from specdec.core.shown import Shown, rows_of
 from specdec.core.values import Proposal
 
@@ -37,7 +38,7 @@ class CandidateNodes:
         counts = [max(1, len(ids)) for ids in tokens]
         width = max(counts, default=0)
         padded = [[*ids, *(ids[:1] or [0]) * (width - len(ids))] for ids in tokens]
-        ids = torch.tensor(padded, dtype=torch.int64, device=shown.probs.device)
+        ids = on_device(padded, shown.probs.device, torch.int64)
         ids, p = ids.view(len(where), width), shown.after(where)
         q = [
             rows_of(proposal.draft_probs, [*nodes])
@@ -80,7 +81,7 @@ class CandidateNodes:
         if all(count > number for count in self.counts):
             return None
         rows = [[count > number] for count in self.counts]
-        return torch.tensor(rows, device=self.token_ids.device)
+        return on_device(rows, self.token_ids.device)
 
 
 def _nodes_of(proposal: Proposal) -> dict[int, list[int]]:

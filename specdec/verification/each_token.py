@@ -6,6 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from specdec.core.on_device import on_device
 from specdec.core.on_host import integers
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import draw
@@ -47,7 +48,7 @@ class EachToken:
             [*(stream.uniform() for _ in range(size)), *[0.0] * (width - size)]
             for stream, size in zip(streams, self._sizes, strict=True)
         ]
-        return torch.tensor(drawn, dtype=torch.float64, device=weights.device)
+        return on_device(drawn, weights.device, torch.float64)
 
     def _lazily(
         self, streams: Sequence[RandomStream], weights: Tensor

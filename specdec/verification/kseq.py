@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.closed_form import ClosedForm, TextNodes
+from specdec.core.on_device import on_device
 from specdec.core.shown import Shown, rows_of
 from specdec.core.values import Draw, Verdict
 from specdec.verification import single_draw
@@ -46,7 +47,7 @@ class KSeq(Batched):
 
 def _odds(nodes: CandidateNodes) -> Odds:
     p, q = nodes.p, nodes.q
-    k = torch.tensor(nodes.counts, dtype=p.dtype, device=p.device)[:, None]
+    k = on_device(nodes.counts, p.device, p.dtype)[:, None]
     rho = smallest_rho(p, q, k) if nodes.width > 1 else k  # then both ends are 1
     scaled = p / rho
     accept = ratio(scaled.gather(1, nodes.token_ids), q.gather(1, nodes.token_ids))

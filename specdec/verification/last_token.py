@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specdec.core.on_device import on_device
 from specdec.core.on_host import integers
 from specdec.core.randomness import RandomStream, Stream
 from specdec.core.sampling import draw
@@ -48,7 +49,7 @@ class LastToken:
             for stream, counts in zip(streams, padded, strict=True)
         ]
         every = [(owner, node) for owner in range(len(padded)) for node in range(width)]
-        numbers = torch.tensor(uniforms, dtype=torch.float64, device=self.shown.probs.device)
+        numbers = on_device(uniforms, self.shown.probs.device, torch.float64)
         return (draw(self._weights(every), numbers.view(-1, 1)).view(-1, width),)
 
     def behind(
@@ -67,7 +68,7 @@ class LastToken:
         if len(refused) == len(where):
             return self.rest(refused)
         rows = [row for row, place in enumerate(places) if place is not None]
-        there = torch.tensor(rows, device=self.shown.probs.device)
+        there = on_device(rows, self.shown.probs.device)
         return self.shown.after(where).index_copy(0, there, self.rest(refused))
 
 
@@ -77,5 +78,5 @@ def choose_all(weights: Tensor, streams: Sequence[Stream]) -> list[int]:  # [B, 
     if len(streams) == 1 or len(numbered) < len(streams):
         return [each.choose(row) for each, row in zip(streams, weights, strict=True)]
     uniforms = [[each.uniform()] for each in numbered]
-    numbers = torch.tensor(uniforms, dtype=torch.float64, device=weights.device)
+    numbers = on_device(uniforms, weights.device, torch.float64)
     return integers(draw(weights, numbers).squeeze(-1))

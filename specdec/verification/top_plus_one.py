@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.closed_form import ClosedForm, TextNodes
+from specdec.core.on_device import on_device
 from specdec.core.on_host import together
 from specdec.core.randomness import Stream
 from specdec.core.shown import Shown
@@ -39,7 +40,7 @@ class TopPlusOne(Batched):
         """Decide on the trees of a batch."""
         nodes = CandidateNodes.of(shown)
         others = _without_fixed(nodes)
-        last = torch.tensor(nodes.counts, dtype=torch.int64, device=nodes.p.device) - 1
+        last = on_device(nodes.counts, nodes.p.device, torch.int64) - 1
         drawn = nodes.token_ids.gather(1, last[:, None])
         accept = ratio(nodes.p.gather(1, drawn), others.gather(1, drawn))
         shared = nodes.p.minimum(others).sum(dim=-1)
@@ -74,7 +75,7 @@ def _weights(shown: Shown, nodes: CandidateNodes, rest: Tensor) -> Tensor:  # [B
     width = shown.probs.shape[1]
     pairs = zip(nodes.owners, nodes.numbers, strict=True)
     rows = [owner * width + number for owner, number in pairs]
-    there = torch.tensor(rows, dtype=torch.int64, device=rest.device)
+    there = on_device(rows, rest.device, torch.int64)
     return shown.probs.flatten(0, 1).index_copy(0, there, rest).view_as(shown.probs)
 
 
@@ -110,7 +111,7 @@ def _without_fixed(nodes: CandidateNodes) -> Tensor:  # [I, V]
     for row, count in enumerate(nodes.counts):
         others[row, nodes.token_ids[row, : count - 1]] = 0.0
     total = others.sum(dim=-1, keepdim=True)
-    last = torch.tensor(nodes.counts, device=others.device)[:, None] - 1
+    last = on_device(nodes.counts, others.device)[:, None] - 1
     fixed = torch.zeros_like(others).scatter_(1, nodes.token_ids.gather(1, last), 1.0)
     return torch.where(total > 0, others / total, fixed)
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from specdec.core.on_device import on_device
 from specdec.core.outcome import Outcome
 from specdec.core.shown import Shown
 from specdec.core.tree import ROOT
@@ -45,7 +45,7 @@ def root_bounds(shown: Shown, nodes: CandidateNodes) -> Tensor:  # [1, R]
     if not places:
         return nodes.p.new_zeros(1, 0)
     some = nodes.at(places)
-    counts = torch.tensor(some.counts, device=some.p.device)[:, None]
+    counts = on_device(some.counts, some.p.device)[:, None]
     return transport_bound(some.p, some.q, counts)[None]
 
 

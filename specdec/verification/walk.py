@@ -5,6 +5,7 @@ from itertools import accumulate, pairwise
 
 from torch import Tensor
 
+from specdec.core.on_device import on_device
 from specdec.core.on_host import together
 from specdec.core.randomness import Stream
 from specdec.core.shown import Shown
@@ -105,7 +106,8 @@ def token_probs(shown: Shown) -> Tensor:  # [N of all trees]
     if not above:
         return shown.probs.new_zeros(0)
     rows = [owner * shown.probs.shape[1] + node for owner, node in above]
-    return shown.probs.flatten(0, 1)[rows, token_ids]
+    there, tokens = on_device([rows, token_ids], shown.probs.device)
+    return shown.probs.flatten(0, 1)[there, tokens]
 
 
 def borne(tree: CandidateTree, probs: Sequence[float]) -> dict[int, list[float]]:

@@ -63,7 +63,8 @@ UNKNOWN = [
     Mistake("device", ["device=gpu"], ["device='gpu'", "cuda"]),
     Mistake("dtype", ["dtype=int8"], ["dtype='int8'", "float32"]),
     Mistake("attention", ["attention=fast"], ["attention", "fast", "sdpa"]),
-    Mistake("runtime", ["runtime=fast"], ["runtime='fast'", "eager, compiled, auto"]),
+    Mistake("runtime", ["runtime=fast"], ["runtime='fast'", "eager, compiled, cuda_graphs"]),
+    Mistake("graphs", ["runtime=cuda_graphs"], ["runtime='cuda_graphs': a GPU replays them"]),
 ]  # fmt: skip
 PROMPT_FILES = [
     Mistake(

@@ -1,6 +1,5 @@
 """Programs can be captured: nothing of a step is read by the host, or taken for a constant."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,8 +10,9 @@ from specdec.lm.cache import RowCache, cache_word
 from specdec.lm.mask import MaskKind
 from specdec.runtime.attention import folding
 from specdec.runtime.program import FULL, SLIDING, Inputs, step_of
-from tests.support.families import FAMILIES, VOCAB_SIZE, tiny_model
-from tests.support.tape import CaptureError, TapeGraph
+from tests.support.captured import CAPTURABLE, capturable
+from tests.support.families import VOCAB_SIZE
+from tests.support.tape import TapeGraph
 
 CAPACITY, NUM_NEW = 24, 3
 
@@ -68,12 +68,9 @@ def flat(inputs: Inputs) -> list[Tensor]:
     return [*inputs[:4], *inputs.masks, *inputs.buffers]
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", CAPTURABLE)
 def test_a_captured_step_is_every_step(family: str) -> None:
-    # Experts one by one are looked for by the host; batches of them are not.
-    has_experts = "num_experts_per_tok" in FAMILIES[family]
-    more: dict[str, Any] = {"experts_implementation": "batched_mm"} if has_experts else {}
-    model = tiny_model(family, **more)
+    model = capturable(family)
     word = cache_word(model.forward)
     before = buffers_of(model, word)
     program = step_of(model, word, (0, "final"))
@@ -92,22 +89,6 @@ def test_a_captured_step_is_every_step(family: str) -> None:
                 assert torch.equal(ours, theirs)
             for ours, theirs in zip(static.buffers, fresh.buffers, strict=True):
                 assert torch.equal(ours, theirs)
-
-
-X = torch.arange(4)
-WAITS: Sequence[Callable[[], Any]] = (
-    lambda: [X + int(X[1])],
-    lambda: [X[X > 1]],
-    lambda: [X.nonzero()],
-    lambda: [X] if bool((X > 0).all()) else [],
-    lambda: [X.unique()],
-)
-
-
-@pytest.mark.parametrize("number", range(len(WAITS)))
-def test_what_waits_for_a_number_is_named(number: int) -> None:
-    with pytest.raises(CaptureError, match=r"test_capture\.py:\d+: the host would have to wait"):
-        TapeGraph().capture(WAITS[number])
 
 
 def test_numbers_of_the_first_run_stay() -> None:

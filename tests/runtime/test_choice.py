@@ -1,5 +1,6 @@
 """Runtimes and types are asked for by name, and chosen by what is to be done, and where."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,18 +9,35 @@ import torch
 from specdec.core.errors import UserError
 from specdec.lm.devices import computes_in_bfloat16, settled_dtype
 from specdec.runtime import preparation
-from specdec.runtime.choice import require_runtime, suited
+from specdec.runtime.choice import next_best, require_runtime, suited
 from tests.support.families import tiny_model
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def test_only_what_there_is() -> None:
     for name in ("eager", "compiled", "auto"):
         require_runtime(name, CPU)
     for name in ("fast", None, 3):
-        with pytest.raises(UserError, match=r"runtime=.*expected one of eager, compiled, auto"):
+        expected = r"runtime=.*expected one of eager, compiled, cuda_graphs, auto"
+        with pytest.raises(UserError, match=expected):
             require_runtime(name, CPU)
+
+
+def test_graphs_are_a_gpus() -> None:
+    require_runtime("cuda_graphs", GPU)
+    with pytest.raises(UserError) as refused:
+        require_runtime("cuda_graphs", CPU)
+    assert str(refused.value) == (
+        "runtime='cuda_graphs': a GPU replays them, and device='cpu' is none;"
+        " runtime=compiled runs there"
+    )
+
+
+def test_one_step_down_at_a_time() -> None:
+    names = ("compiled", "cuda_graphs")
+    assert [next_best(name, GPU) for name in names] == ["cuda_graphs", "eager"]
+    assert [next_best(name, CPU) for name in names] == ["eager", "eager"]
 
 
 def test_without_a_compiler_there_is_only_one_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +54,14 @@ def test_long_work_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     name, why = suited(model, 10**7)
     assert name == "compiled"
     assert "s of steps, and" in why
+
+
+def test_on_a_gpu_graphs_cost_seconds_and_programs_minutes() -> None:
+    tiny = tiny_model("llama")
+    there: Any = SimpleNamespace(device=GPU, config=tiny.config, parameters=tiny.parameters)
+    assert [suited(there, num)[0] for num in (100, 10**4, 10**6)] == [
+        *("eager", "cuda_graphs", "compiled"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,17 @@ import pytest
 import torch
 
 import specdec as sd
+from specdec.core.tree import CandidateTree
+from specdec.lm.batch import TreeBatch
 from specdec.lm.check import largest_error
 from specdec.lm.hf import HFCausalLM
+from specdec.runtime.compiled import CompiledSteps
+from specdec.runtime.graphs import GraphSteps
 from specdec.runtime.preparation import prepared_seconds
-from specdec.runtime.proven import RefusedError
+from specdec.runtime.proven import ProvenSteps, RefusedError
 from tests.support.each_proposer import PROPOSERS
 from tests.support.families import FAMILIES, noisy_copy, tiny_model
+from tests.support.tape import Pool
 from tests.support.traced import traced, without_cpp
 
 pytestmark = [pytest.mark.whole, pytest.mark.thorough]
@@ -86,6 +91,45 @@ def test_inductor_compiles_what_is_decoded() -> None:
             assert torch.allclose(ours, theirs, atol=1e-3)
 
 
+def test_a_full_cache_is_no_size_of_its_own() -> None:
+    """A compiler would take it that there are as many cells as are in sight ever after."""
+    model = tiny_model("llama", num_hidden_layers=1)
+    lm, plain = (HFCausalLM(model, runtime=name) for name in ("compiled", "eager"))
+    for each in (lm, plain):
+        each.open(1, 80)
+        each.prefill([0], [[5] * 48])
+    tree = CandidateTree(tuple(range(32)), (-1, *((node - 1) // 2 for node in range(1, 32))))
+    for length in (48, 47, 42):
+        for each in (lm, plain):
+            each.keep(0, length)
+        batch = TreeBatch.of([tree], [length], lm.device)
+        ours, theirs = (each.forward([0], *batch).logits for each in (lm, plain))
+        assert torch.allclose(ours, theirs, atol=1e-3)
+
+
+def test_compiled_programs_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are on a GPU: one program, in graphs of several lengths and widths."""
+    made: list[GraphSteps] = []
+
+    def steps(name: str, model: Any, cache_word: str) -> ProvenSteps | None:
+        compiled = CompiledSteps(model, cache_word, backend="aot_eager")
+        made.append(GraphSteps(compiled, Pool().new_tape))
+        return None if name == "eager" else ProvenSteps(made[-1], model, name)
+
+    monkeypatch.setattr("specdec.lm.hf.steps_of", steps)
+    monkeypatch.setattr("specdec.runtime.graphs.SMALLEST", 16)
+    model = tiny_model("llama", num_hidden_layers=1)
+    lm, plain = (HFCausalLM(model, runtime=name) for name in ("compiled", "eager"))
+    for each in (lm, plain):
+        each.open(1, 64)
+        each.prefill([0], [[5, 6, 7]])
+    for num_new in (2, 5, 2, 5, 2, 5):
+        token_ids = torch.arange(num_new)[None]
+        ours, theirs = (each.forward([0], token_ids).logits for each in (lm, plain))
+        assert torch.allclose(ours, theirs, atol=1e-3)
+    assert len(made[0]) == 4
+
+
 def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **options: object) -> None:
         raise RuntimeError("g++: out of registers\nat line 5")
@@ -95,7 +139,7 @@ def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch: pytest.Monk
     lm.prefill([0], [[3, 4]])
     with pytest.raises(RefusedError) as refused:
         lm.forward([0], torch.tensor([[5]]))
-    expected = "qwen2 cannot be compiled here (g++: out of registers); runtime=eager runs it"
+    expected = "qwen2 cannot be run this way (g++: out of registers); runtime=eager runs it"
     assert str(refused.value) == f"runtime='compiled': {expected}"
 
 

@@ -3,10 +3,9 @@
 A graph keeps the kernels of one run with their arguments: Python values are those of that run,
 storages are those of that run, and nothing may be read by the host meanwhile. Here the operations
 of one run are kept and run again on the same storages; `poison` fills everything that a run makes
-on its way with NaN, as another graph of the same memory pool would.
+on its way with numbers that are none, as another graph of the same memory pool would.
 """
 
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,17 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-ATEN: Any = torch.ops.aten
-# What needs a number on the host, if only to know how large its result is.
-HOST = {
-    *(ATEN._local_scalar_dense, ATEN.nonzero, ATEN.masked_select, ATEN.equal, ATEN.is_nonzero),
-    *(ATEN._unique2, ATEN.unique_dim, ATEN.unique_consecutive, ATEN.bincount),
-}
-INDEXED = {ATEN.index, ATEN.index_put, ATEN.index_put_}
-
-
-class CaptureError(RuntimeError):
-    """Something cannot be captured; says where it stands."""
+from specdec.runtime.host_waits import refusing_waits
 
 
 class Call(NamedTuple):
@@ -48,7 +37,7 @@ class TapeGraph:
         Raises:
             CaptureError: it reads from the device, or its sizes depend on numbers there.
         """
-        with torch.no_grad(), _Recorder(self._calls):
+        with torch.no_grad(), _Recorder(self._calls), refusing_waits():
             return program()
 
     def replay(self) -> None:
@@ -61,11 +50,42 @@ class TapeGraph:
                         kept.copy_(new)
 
     def poison(self) -> None:
-        """Fill what a run makes on its way with numbers that are none."""
+        """Fill what a run makes on its way with numbers that are none, or name no cell."""
         for call in self._calls:
             for each in call.results:
-                if each.is_floating_point():
-                    each.fill_(float("nan"))
+                each.fill_(float("nan") if each.is_floating_point() else 99)
+
+
+class Pool:
+    """Tapes that share their memory: each replay spoils what the others made."""
+
+    def __init__(self) -> None:
+        self.tapes: list[PooledTape] = []
+
+    def new_tape(self) -> "PooledTape":
+        """Return an empty tape."""
+        return PooledTape(self)
+
+
+class PooledTape(TapeGraph):
+    """One tape of several; a capture keeps work without doing it, as far as anyone can tell."""
+
+    def __init__(self, pool: Pool):
+        super().__init__()
+        self._pool = pool
+        pool.tapes.append(self)
+
+    def capture(self, program: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor]:
+        """Keep the operations of a run whose results nobody can use."""
+        results = super().capture(program)
+        self.poison()
+        return results
+
+    def replay(self) -> None:
+        """Run again on garbage, and leave garbage to all others."""
+        for tape in self._pool.tapes:
+            tape.poison()
+        super().replay()
 
 
 class _Recorder(TorchDispatchMode):
@@ -76,7 +96,6 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        _require_capturable(func, args)
         kwargs = kwargs or {}
         found = func(*args, **kwargs)
         written = [each.alias_info for each in func._schema.arguments]
@@ -88,25 +107,6 @@ class _Recorder(TorchDispatchMode):
         if not is_view:  # the same storage: nothing to do again
             self._calls.append(Call(func, args, kwargs, () if in_place else results))
         return found
-
-
-def _require_capturable(func: Any, args: Sequence[Any]) -> None:
-    packet = func.overloadpacket
-    by_mask = packet in INDEXED and any(
-        each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1]
-    )
-    if packet in HOST or by_mask:
-        raise CaptureError(f"{packet} at {_place()}: the host would have to wait for a number")
-
-
-def _place() -> str:
-    """Name the line that asked for it, the last one that is not torch's own."""
-    frames = [
-        frame
-        for frame in traceback.extract_stack()
-        if "/torch/" not in frame.filename and not frame.filename.endswith("tape.py")
-    ]
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -7,22 +7,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec.core.values import Layer
-from specdec.runtime.attention import folding
-from specdec.runtime.program import Inputs, step_of
+from specdec.runtime.program import Inputs
 from specdec.runtime.proven import ProvenSteps
+from specdec.runtime.stock_steps import StockSteps
 
 
-class Uncompiled:
-    """Run each step's program as it was written."""
+class Uncompiled(StockSteps):
+    """Run each step's program as it was written, if a compiler could have read its inputs."""
 
-    def __init__(self, model: PreTrainedModel, cache_word: str):
-        self._model = model
-        self._cache_word = cache_word
-
-    def __call__(self, inputs: Inputs, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
+    def __call__(self, inputs: Inputs, layers: Sequence[Layer] = ()) -> tuple[Tensor, ...]:
         _require_what_compilers_need(inputs)
-        with folding(self._model):
-            return step_of(self._model, self._cache_word, layers)(*inputs)
+        return super().__call__(inputs, layers)
 
 
 def _require_what_compilers_need(inputs: Inputs) -> None:

@@ -1,0 +1,148 @@
+"""A model's steps as graphs: recorded once for each shape, then run again by one call of the host.
+
+A graph knows addresses and sizes, nothing else: each step copies its inputs to where the recorded
+one had them. Nothing here knows a GPU; see `Tape`.
+"""
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from specdec.core.values import Layer
+from specdec.runtime.host_waits import refusing_waits
+from specdec.runtime.preparation import preparing
+from specdec.runtime.program import Inputs, Kind
+from specdec.runtime.proven import Steps
+
+SMALLEST = 256  # cells in sight of a graph, where the buffers have so many
+MOST_GRAPHS = 64  # of one model; each costs megabytes of the driver's memory
+
+
+class Tape(Protocol):
+    """Keeps the device's work of one run of a program: a CUDA graph, or what stands in for one."""
+
+    def capture(self, program: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor]:
+        """Keep the work of a program, done or not; returns the tensors that replays write to."""
+        ...
+
+    def replay(self) -> None:
+        """Do the work again, on what lies at the same addresses now."""
+        ...
+
+
+class Shape(NamedTuple):
+    """Which graph serves a step."""
+
+    kind: Kind
+    num_rows: int  # B
+    num_new: int  # M
+    length: int  # cells in sight, those that no mask shows included
+    capacity: int
+    addresses: tuple[int, ...]  # of the buffers
+
+    @classmethod
+    def of(cls, inputs: Inputs, layers: Sequence[Layer]) -> "Shape":
+        """Round up the cells in sight to a power of two, or to all that there are."""
+        capacity = inputs.buffers[0].shape[2]
+        length = min(capacity, max(SMALLEST, 1 << (len(inputs.columns) - 1).bit_length()))
+        addresses = tuple(each.data_ptr() for each in inputs.buffers)
+        num_rows, num_new = inputs.token_ids.shape
+        return cls(Kind.of(inputs, layers), num_rows, num_new, length, capacity, addresses)
+
+
+class Graph(NamedTuple):
+    """One step that was captured, and where it reads and writes."""
+
+    tape: Tape
+    static: Inputs  # without the buffers, whose memory is not the graph's to keep
+    results: Sequence[Tensor]
+    storages: Sequence["weakref.ref[Any]"]  # of the buffers
+
+    def __call__(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        """Run the step with other inputs of the same shape."""
+        _fill(self.static, inputs)
+        self.tape.replay()
+        # The next replay, of this graph or of one with the same memory pool, may write there. On
+        # the device the copy stands in line before it.
+        return tuple(each.clone() for each in self.results)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a buffer is gone: its cache was allocated anew."""
+        return any(each() is None for each in self.storages)
+
+
+class GraphSteps:
+    """The graphs of one model, each captured when its shape first comes up.
+
+    Args:
+        steps: what is captured; run a few times before, so whatever it compiles is compiled.
+        new_tape: makes what keeps the work of one run.
+        most: graphs that are kept; beyond that the one that was not used for longest goes.
+    """
+
+    def __init__(self, steps: Steps, new_tape: Callable[[], Tape], most: int = MOST_GRAPHS):
+        self._steps = steps
+        self._new_tape = new_tape
+        self._most = most
+        self._graphs: OrderedDict[Shape, Graph] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._graphs)
+
+    def __call__(self, inputs: Inputs, layers: Sequence[Layer] = ()) -> tuple[Tensor, ...]:
+        """Run a step; returns logits [B, M, V] and the hidden states [B, M, H] of `layers`.
+
+        Raises:
+            CaptureError: the step waits for the device; says where.
+        """
+        shape = Shape.of(inputs, layers)
+        if shape not in self._graphs:
+            with preparing():
+                self._add(shape, inputs)
+        self._graphs.move_to_end(shape)
+        return self._graphs[shape](inputs)
+
+    def _add(self, shape: Shape, inputs: Inputs) -> None:
+        """Capture a step. It is run before, which writes the same cells as it will once more."""
+        static = _widened(inputs, shape.length)
+        layers = shape.kind.layers
+        self._steps(static, layers)
+        with refusing_waits():
+            self._steps(static, layers)
+        tape = self._new_tape()
+        results = tape.capture(lambda: self._steps(static, layers))
+        storages = [weakref.ref(each.untyped_storage()) for each in inputs.buffers]
+        self._graphs[shape] = Graph(tape, static._replace(buffers=()), results, storages)
+        # Behind the capture, which waited for the device: what goes is not at work.
+        self._drop()
+
+    def _drop(self) -> None:
+        for shape in [shape for shape, graph in self._graphs.items() if graph.is_lost]:
+            del self._graphs[shape]
+        while len(self._graphs) > self._most:
+            self._graphs.popitem(last=False)
+
+
+def _widened(inputs: Inputs, length: int) -> Inputs:
+    """Return inputs of the same step in tensors of their own, with `length` cells in sight."""
+    columns = torch.arange(length, device=inputs.columns.device)
+    masks = tuple(mask.new_empty(*mask.shape[:3], length) for mask in inputs.masks)
+    tokens, positions, slots = (torch.empty_like(each) for each in inputs[:3])
+    static = Inputs(tokens, positions, slots, columns, masks, inputs.buffers)
+    _fill(static, inputs)
+    return static
+
+
+def _fill(static: Inputs, inputs: Inputs) -> None:
+    """Copy a step's inputs to where a graph reads them; cells behind the step's are hidden."""
+    for ours, theirs in zip(static[:3], inputs[:3], strict=True):
+        ours.copy_(theirs)
+    length = len(inputs.columns)  # without masks, a cell sees none behind its slot
+    for ours, theirs in zip(static.masks, inputs.masks, strict=True):
+        ours[..., :length].copy_(theirs)
+        ours[..., length:].fill_(torch.finfo(ours.dtype).min)

@@ -23,13 +23,13 @@ from specdec.decoding.pairing import is_lossless, require_judges
 from specdec.decoding.request import Flight, Request, require_decodable, require_samples, rounded
 from specdec.decoding.stopping import Stopping, default_stopping, text_of
 from specdec.decoding.turns import Decodable, beforehand, decode_turns, listed, request_of
+from specdec.decoding.verified import verified
 from specdec.lm.batch import TreeBatch
 from specdec.lm.generation import heeded
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.vocabularies import require_model, require_one_family
 from specdec.prompts import Prompt
 from specdec.runtime.preparation import now
-from specdec.verification.batched import verified
 
 
 class SpeculativeDecoder:

@@ -34,7 +34,7 @@ class Tape(Protocol):
         ...
 
 
-class Shape(NamedTuple):
+class GraphKey(NamedTuple):
     """Which graph serves a step."""
 
     kind: Kind
@@ -45,7 +45,7 @@ class Shape(NamedTuple):
     addresses: tuple[int, ...]  # of the buffers
 
     @classmethod
-    def of(cls, inputs: Inputs, layers: Sequence[Layer]) -> "Shape":
+    def of(cls, inputs: Inputs, layers: Sequence[Layer]) -> "GraphKey":
         """Round up the cells in sight to a power of two, or to all that there are."""
         capacity = inputs.buffers[0].shape[2]
         length = min(capacity, max(SMALLEST, 1 << (len(inputs.columns) - 1).bit_length()))
@@ -89,7 +89,7 @@ class GraphSteps:
         self._steps = steps
         self._new_tape = new_tape
         self._most = most
-        self._graphs: OrderedDict[Shape, Graph] = OrderedDict()
+        self._graphs: OrderedDict[GraphKey, Graph] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -100,14 +100,14 @@ class GraphSteps:
         Raises:
             CaptureError: the step waits for the device; says where.
         """
-        shape = Shape.of(inputs, layers)
+        shape = GraphKey.of(inputs, layers)
         if shape not in self._graphs:
             with preparing():
                 self._add(shape, inputs)
         self._graphs.move_to_end(shape)
         return self._graphs[shape](inputs)
 
-    def _add(self, shape: Shape, inputs: Inputs) -> None:
+    def _add(self, shape: GraphKey, inputs: Inputs) -> None:
         """Capture a step. It is run before, which writes the same cells as it will once more."""
         static = _widened(inputs, shape.length)
         layers = shape.kind.layers

@@ -32,17 +32,17 @@ class LastToken:
     rest: Rest
 
     def ahead(
-        self, asked: Callable[[CandidateTree], Sequence[int]]
+        self, questions: Callable[[CandidateTree], Sequence[int]]
     ) -> tuple[Tensor, ...]:  # [B, M], or nothing
         """Draw after all nodes if that saves waiting.
 
-        `asked` says how many questions are decided before a path ends at each node of a tree.
+        `questions` says how many questions are decided before a path ends at each node of a tree.
         """
         if not self.shown.drawn_ahead:
             return ()
         streams, width = self.shown.numbered, self.shown.probs.shape[1]
         assert streams is not None
-        counted = [asked(each.tree) for each in self.shown.proposals]
+        counted = [questions(each.tree) for each in self.shown.proposals]
         padded = [[*counts, *[0] * (width - len(counts))] for counts in counted]
         uniforms = [
             [stream.peek(1 + max(counts))[count] for count in counts]

@@ -13,7 +13,7 @@ from specdec.core.tree import CandidateTree
 from specdec.core.values import Layer
 from specdec.lm.batch import TreeBatch
 from specdec.lm.hf import HFCausalLM
-from specdec.runtime.graphs import GraphSteps, Shape
+from specdec.runtime.graphs import GraphKey, GraphSteps
 from specdec.runtime.program import Inputs
 from specdec.runtime.proven import ProvenSteps, RefusedError
 from specdec.runtime.stock_steps import StockSteps
@@ -177,7 +177,7 @@ def step_in(buffers: tuple[Tensor, ...]) -> Inputs:
 def test_graphs_go_with_their_buffers() -> None:
     steps = GraphSteps(lambda inputs, layers: (inputs.token_ids * 2,), Forgetful)
     old, new = (tuple(torch.zeros(1, 2, 32, 4) for _ in range(2)) for _ in range(2))
-    shapes = [Shape.of(step_in(each), ()) for each in (old, new)]
+    shapes = [GraphKey.of(step_in(each), ()) for each in (old, new)]
     steps(step_in(old))
     del old
     assert list(steps._graphs) == shapes[:1], "nothing happens until the next is captured"
@@ -187,7 +187,7 @@ def test_graphs_go_with_their_buffers() -> None:
 
 def test_buffers_at_one_address_with_another_capacity_are_others() -> None:
     memory = torch.zeros(1, 2, 64, 4)
-    shapes = {Shape.of(step_in((memory[:, :, :size],)), ()) for size in (32, 64)}
+    shapes = {GraphKey.of(step_in((memory[:, :, :size],)), ()) for size in (32, 64)}
     assert len(shapes) == 2
 
 

@@ -17,7 +17,7 @@ from specdec.metrics.pit import uniformity
 from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.recording.pit_values import Decoded, transforms
 from tests.proposer import test_medusa
-from tests.support.each_proposer import PROPOSERS
+from tests.support.each_proposer import PROPOSERS, runtime_of
 from tests.support.families import noisy_copy, plain_logits, tiny_model
 from tests.support.toy import (
     NO_END,
@@ -55,7 +55,11 @@ ENUMERABLE: Mapping[str, Make] = {
     "siblings": lambda verifier, draft: sd.DraftModel(draft, ChoosingTree(TWO, Draw.IID)),
     "tree": lambda verifier, draft: sd.DraftModel(draft, sd.Sparse(PATHS)),
     "medusa": lambda verifier, draft: sd.Medusa(
-        test_medusa.random_heads(verifier.model), verifier, sd.Sparse(PATHS), None, verifier.runtime
+        test_medusa.random_heads(verifier.model),
+        verifier,
+        sd.Sparse(PATHS),
+        None,
+        runtime_of(verifier),
     ),
 }
 

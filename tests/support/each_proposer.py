@@ -18,6 +18,11 @@ def chained_heads(model: Any) -> Any:
     return test_chained.random_heads(model, "token prefix")
 
 
+def runtime_of(verifier: HFCausalLM) -> str:
+    """Choose how heads are run: compiled with the verifier, and eagerly where it is captured."""
+    return "compiled" if verifier.runtime == "compiled" else "eager"
+
+
 Make = Callable[[HFCausalLM, HFCausalLM], Proposer]
 PROPOSERS: Mapping[str, Make] = {
     "none": lambda verifier, draft: sd.NoProposer(),
@@ -25,9 +30,13 @@ PROPOSERS: Mapping[str, Make] = {
     "draft_model": lambda verifier, draft: sd.DraftModel(draft, sd.Chain(3)),
     "draft_tree": lambda verifier, draft: sd.DraftModel(draft, Sparse(PATHS)),
     "medusa": lambda verifier, draft: sd.Medusa(
-        test_medusa.random_heads(verifier.model), verifier, Sparse(PATHS), None, verifier.runtime
+        test_medusa.random_heads(verifier.model),
+        verifier,
+        Sparse(PATHS),
+        None,
+        runtime_of(verifier),
     ),
     "chained": lambda verifier, draft: sd.Chained(
-        chained_heads(verifier.model), verifier, sd.Chain(3), None, verifier.runtime
+        chained_heads(verifier.model), verifier, sd.Chain(3), None, runtime_of(verifier)
     ),
 }

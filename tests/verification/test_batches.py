@@ -11,8 +11,9 @@ from specdec.core.randomness import RandomStream
 from specdec.core.shown import Shown
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Draw, Proposal, Verdict
+from specdec.decoding.verified import decides_together, verified
 from specdec.proof.drafting import DRAFTERS, ROOT_TOKEN, Parents, chain
-from specdec.verification.batched import Batched, decides_together, verified
+from specdec.verification.batched import Batched
 from specdec.verification.block import Block
 from specdec.verification.kseq import KSeq
 from specdec.verification.lenient import Lenient
@@ -161,9 +162,9 @@ def test_waiting_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_numbers_that_were_peeked_at_still_come() -> None:
     """Whether they are decided with, or drawn with."""
-    told = RandomStream("key").peek(5)
+    expected = RandomStream("key").peek(5)
     stream = RandomStream("key")
-    assert stream.peek(2) == told[:2]
-    assert stream.uniform() == told[0]
-    assert stream.peek(3) == told[1:4]
-    assert [stream.uniform() for _ in range(4)] == told[1:]
+    assert stream.peek(2) == expected[:2]
+    assert stream.uniform() == expected[0]
+    assert stream.peek(3) == expected[1:4]
+    assert [stream.uniform() for _ in range(4)] == expected[1:]

@@ -175,7 +175,7 @@ FAULTS = (
           "verification/test_batches.py"),
     Fault("verification/each_token.py", "numbers[owner, node : node + 1]", "numbers[owner, :1]",
           "verification/test_batches.py"),
-    Fault("decoding/verified.py", "if len(draws) <= 1:", "if True:",
+    Fault("core/verified.py", "if len(draws) <= 1:", "if True:",
           "verification/test_batches.py"),
     Fault("runtime/compiled_function.py", "self._seen.setdefault(ones, set())",
           "self._seen.setdefault((), set())", "runtime/test_compiled_function.py"),

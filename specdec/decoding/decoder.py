@@ -18,12 +18,12 @@ from specdec.core.shown import Shown
 from specdec.core.trace import Step, TextKey, Trace
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Context, Proposal, Verdict
+from specdec.core.verified import verified
 from specdec.decoding.claims import claims_of
 from specdec.decoding.pairing import is_lossless, require_judges
 from specdec.decoding.request import Flight, Request, require_decodable, require_samples, rounded
 from specdec.decoding.stopping import Stopping, default_stopping, text_of
 from specdec.decoding.turns import Decodable, beforehand, decode_turns, listed, request_of
-from specdec.decoding.verified import verified
 from specdec.lm.batch import TreeBatch
 from specdec.lm.generation import heeded
 from specdec.lm.hf import HFCausalLM

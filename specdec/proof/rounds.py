@@ -8,8 +8,10 @@ import torch
 
 from specdec.core.outcome import Outcome
 from specdec.core.protocols import VerificationRule
+from specdec.core.shown import Shown
 from specdec.core.tree import ROOT
 from specdec.core.values import Proposal, Verdict
+from specdec.core.verified import verified
 from specdec.proof.cases import Case, drafted
 from specdec.proof.drafting import Conditional, Tokens, draft_rows
 from specdec.proof.enumeration import BranchingStream, plays
@@ -63,7 +65,8 @@ def _decided(
     """Let the rule decide; what it does to its tensors is no other decision's business."""
     rows = proposal.draft_probs
     shown = proposal if rows is None else replace(proposal, draft_probs=rows.clone())
-    verdict = rule.verify(shown, draft_rows(proposal.tree, case.table.p), stream)
+    p = draft_rows(proposal.tree, case.table.p)
+    (verdict,) = verified(rule, Shown([shown], p[None], [stream]))  # as the decoder lets it decide
     return verdict, len(stream.taken)
 
 

@@ -11,7 +11,7 @@ from specdec.core.randomness import RandomStream
 from specdec.core.shown import Shown
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Draw, Proposal, Verdict
-from specdec.decoding.verified import decides_together, verified
+from specdec.core.verified import decides_together, verified
 from specdec.proof.drafting import DRAFTERS, ROOT_TOKEN, Parents, chain
 from specdec.verification.batched import Batched
 from specdec.verification.block import Block

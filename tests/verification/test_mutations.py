@@ -16,7 +16,6 @@ from torch import Tensor
 
 from specdec.core.outcome import Outcome
 from specdec.core.protocols import VerificationRule
-from specdec.core.randomness import Stream
 from specdec.core.shown import Shown
 from specdec.core.values import Draw, Proposal, Verdict
 from specdec.proof.drafting import chain
@@ -104,7 +103,7 @@ _residual = _original("rejection.residual")
 _holds = _original("block._holds")
 _follow = _original("match.follow")
 _drawn = _original("candidate_nodes.CandidateNodes.drawn")
-_verify = _original("rejection.Rejection.verify")
+_verify = _original("rejection.Rejection.verify_all")
 _recursive = _original("rejection.recursive_rejection")
 
 
@@ -141,16 +140,18 @@ def _duplicates_not_skipped(self: CandidateNodes, number: int) -> Tensor:
 def _sorted_by(likelihood: Callable[[Proposal, Tensor], Tensor]) -> object:
     """Ask two siblings not in the order in which they were drawn, but the likelier one first."""
 
-    def verify(self: Rejection, proposal: Proposal, p: Tensor, stream: Stream) -> Verdict:
-        tree, row = proposal.tree, likelihood(proposal, p)
+    def verify_all(self: Rejection, shown: Shown) -> list[Verdict]:
+        (proposal,), p = shown.proposals, shown.probs
+        tree, row = proposal.tree, likelihood(proposal, p[0])
         first, second = tree.token_ids[1:]
         if row[first] >= row[second]:
-            return _verify(self, proposal, p, stream)
+            return _verify(self, shown)
         swapped = replace(tree, token_ids=(tree.token_ids[0], second, first))
-        verdict = _verify(self, replace(proposal, tree=swapped), p[[0, 2, 1]], stream)
-        return replace(verdict, path=tuple(3 - node for node in verdict.path))
+        other = replace(proposal, tree=swapped)
+        (verdict,) = _verify(self, Shown([other], p[:, [0, 2, 1]], shown.streams))
+        return [replace(verdict, path=tuple(3 - node for node in verdict.path))]
 
-    return verify
+    return verify_all
 
 
 def _root_row_of_q(proposal: Proposal, p: Tensor) -> Tensor:
@@ -300,7 +301,7 @@ BIASING = [
         "siblings-sorted-by-q",
         0.0853,
         replaced(
-            f"{RULES}.rejection.Rejection.verify",
+            f"{RULES}.rejection.Rejection.verify_all",
             _sorted_by(_root_row_of_q),
         ),
         WITHOUT,
@@ -308,7 +309,7 @@ BIASING = [
     of_text(
         "siblings-sorted-by-p",
         0.2339,
-        replaced(f"{RULES}.rejection.Rejection.verify", _sorted_by(lambda proposal, p: p[0])),
+        replaced(f"{RULES}.rejection.Rejection.verify_all", _sorted_by(lambda proposal, p: p[0])),
         WITHOUT,
     ),
     # block verification

@@ -2,6 +2,7 @@
 
     python benchmarks/gpu.py                          # shapes of 1B and 8B, random weights
     python benchmarks/gpu.py runtimes=eager,cuda_graphs       # without minutes of a compiler
+    python benchmarks/gpu.py shapes=half device=cpu   # 0.5B, on a processor: some minutes
     python benchmarks/gpu.py shapes=tiny device=cpu   # the same measures in seconds, anywhere
 
 Texts are first compared between runtimes on the device, in float32. Then come steps against what

@@ -51,6 +51,17 @@ SCALES = {
         context=1024, repeats=40, batches=(1, 8, 32), texts=16, new_tokens=96,
         copied_bytes=2**31,
     ),
+    # Large enough to be bound by memory on processors, too; 0.56 B parameters.
+    "half": Scale(
+        {
+            "0.5B": {
+                **_LLAMA, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 28,
+                "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64,
+                "tie_word_embeddings": True,
+            },
+        },
+        context=256, repeats=7, batches=(1, 4), texts=2, new_tokens=32, copied_bytes=2**28,
+    ),
     "tiny": Scale(
         {
             "tied": {**_TINY, "num_hidden_layers": 1, "tie_word_embeddings": True},

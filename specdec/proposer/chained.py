@@ -76,6 +76,7 @@ class Chained(HeadsProposer):
         verifier: whose hidden states they read.
         tree: how candidates grow, one head a level.
         temperature: of sampled drafts; None: the verifier's.
+        runtime: how heads are run: eager, compiled, or auto: as the verifier's steps are.
 
     Raises:
         UserError: the tree is deeper than there are heads, or the verifier is another.

@@ -31,9 +31,10 @@ class Scored(LanguageModeling):
         step = self.at
         return {**super().evaluate(module), "eval_known": 10.0 - abs(step - BEST)}
 
-    def batch(self, first: int, count: int) -> Any:
-        self.at = first // count + 1
-        return super().batch(first, count)
+    def loss(self, module: Any, batch: Any) -> Any:
+        if module.training:
+            self.at = batch.step + 1
+        return super().loss(module, batch)
 
     def score(self, evaluation: dict[str, float]) -> float:
         return evaluation["eval_known"]
@@ -51,14 +52,14 @@ def trainer(**options: Any) -> Trainer:
 def interrupted(build: Build, output: Path, step: int, **options: Any) -> None:
     """Train as far as a step, as if killed behind its checkpoint."""
     with pytest.MonkeyPatch.context() as patch:
-        original = Scored.batch
+        original = Scored.loss
 
-        def batch(self: Scored, first: int, count: int) -> Any:
-            if first // count == step:
+        def loss(self: Scored, module: Any, batch: Any) -> Any:
+            if module.training and batch.step == step:
                 raise KeyboardInterrupt
-            return original(self, first, count)
+            return original(self, module, batch)
 
-        patch.setattr(Scored, "batch", batch)
+        patch.setattr(Scored, "loss", loss)
         with pytest.raises(KeyboardInterrupt):
             trainer(**options).fit(build(Scored), output)
 

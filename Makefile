@@ -32,7 +32,8 @@ test-all: $(READY)
 traces: $(READY)
 	OMP_NUM_THREADS=1 HF_HUB_DISABLE_PROGRESS_BARS=1 $(BIN)/python -m tests.traces $(if $(UPDATE),--update)
 
-# In throwaway environments that hold their own transformers and find all else in $(VENV). The
+# In throwaway environments that hold their own transformers, and torchao, of which transformers tells
+# every process that has it. They find all else in $(VENV). The
 # warning that does not count is peft's.
 test-versions: $(READY)
 	for version in $(OLDEST) $(NEWEST); do \
@@ -40,7 +41,7 @@ test-versions: $(READY)
 		packages() { $$1 -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; } && \
 		echo "import site; site.addsitedir('$$(packages $(BIN)/python)')" \
 			> $$(packages $$there/bin/python)/shared.pth && \
-		$$there/bin/python -m pip install --quiet --disable-pip-version-check transformers==$$version && \
+		$$there/bin/python -m pip install --quiet --disable-pip-version-check transformers==$$version torchao && \
 		OMP_NUM_THREADS=1 $$there/bin/python -m pytest -n 2 tests/lm tests/runtime tests/proposer tests/heads \
 			-W error::FutureWarning -W error::DeprecationWarning:specdec \
 			-W 'ignore:`is_gradient_checkpointing` is deprecated:FutureWarning' && \

@@ -179,8 +179,6 @@ FAULTS = (
           "verification/test_batches.py"),
     Fault("runtime/compiled_function.py", "self._seen.setdefault(ones, set())",
           "self._seen.setdefault((), set())", "runtime/test_compiled_function.py"),
-    Fault("lm/quantization.py", "return weight.dequantize() if", "return weight if",
-          "lm/test_quantization.py"),
     Fault("metrics/columns.py", "step.drafted != step.depth", "step.drafted > step.depth + 1",
           "replaying/test_every_field.py"),
     Fault("verification/single_draw.py", "accepted + nodes.of_text(missing) * rejected", "accepted",

@@ -5,6 +5,7 @@ type. It pays in compiled programs of few tokens: for draft models, and less for
 """
 
 import logging
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -36,9 +37,8 @@ def quantized(model: PreTrainedModel) -> PreTrainedModel:
     level = noisy.level
     noisy.setLevel(logging.ERROR)
     try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-
-        quantize_(model, Int8WeightOnlyConfig())
+        torchao: Any = import_module(f"{PACKAGE}.quantization")  # which few have installed
+        torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
     finally:
         noisy.setLevel(level)
     return model

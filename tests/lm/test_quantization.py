@@ -1,5 +1,7 @@
 """Weights of int8: near the model's own, told apart from it, and as good a draft."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 
@@ -11,7 +13,12 @@ from specdec.lm.quantization import as_numbers, num_bytes, quantized
 from tests.support.families import FAMILIES, plain_logits, random_ids, tiny_model
 from tests.support.traced import traced_steps
 
+# An extra that `make test-versions` installs; elsewhere only what is refused can be tested.
+INSTALLED = find_spec("torchao") is not None
+with_torchao = pytest.mark.skipif(not INSTALLED, reason="torchao is not installed")
 
+
+@with_torchao
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "mixtral"])
 def test_logits_are_near_the_models_own(family: str) -> None:
     assert family in FAMILIES
@@ -22,6 +29,7 @@ def test_logits_are_near_the_models_own(family: str) -> None:
     assert 1e-5 < error < 5e-2
 
 
+@with_torchao
 def test_another_model_is_told_apart_from_it() -> None:
     plain, rounded = sd.load("zoo:draft"), sd.load("zoo:draft", quantization="int8")
     assert (plain.precision, rounded.precision) == ("float32", "float32 of int8 weights")
@@ -35,6 +43,7 @@ def test_another_model_is_told_apart_from_it() -> None:
     assert num_bytes(head.weight) == vocab_size * (hidden_size + 5)
 
 
+@with_torchao
 def test_it_drafts_as_well() -> None:
     """The verifier decides, so the text is the same, in hardly more steps."""
     verifier = sd.load("zoo:verifier")
@@ -54,6 +63,7 @@ def test_it_drafts_as_well() -> None:
     assert steps["int8"] <= 1.2 * steps[None]
 
 
+@with_torchao
 @pytest.mark.thorough
 def test_its_steps_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("specdec.lm.hf.steps_of", traced_steps)

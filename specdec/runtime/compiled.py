@@ -20,6 +20,7 @@ from specdec.core.values import Layer
 from specdec.runtime.attention import folding
 from specdec.runtime.preparation import preparing
 from specdec.runtime.program import Inputs, Kind, Program, step_of
+from specdec.runtime.thin_products import WeightOnTheLeft, pays
 
 
 class CompiledSteps:

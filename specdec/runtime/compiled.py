@@ -103,10 +103,10 @@ def tracing(dtype: torch.dtype) -> Iterator[None]:
     levels = [each.level for each in noisy]
     for each in noisy:
         each.setLevel(logging.ERROR)
-    alike = shapes.use_duck_shape
-    shapes.use_duck_shape = False  # sizes that are equal by chance are not the same size
     rewrite = WeightOnTheLeft() if dtype == torch.float32 and pays() else None
     settings = {"freezing": half, "post_grad_custom_pre_pass": rewrite}
+    alike = shapes.use_duck_shape
+    shapes.use_duck_shape = False  # sizes that are equal by chance are not the same size
     try:
         with inductor.patch(settings), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*_stable_hash_for_caching")  # torchao's

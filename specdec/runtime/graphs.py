@@ -100,30 +100,30 @@ class GraphSteps:
         Raises:
             CaptureError: the step waits for the device; says where.
         """
-        shape = GraphKey.of(inputs, layers)
-        if shape not in self._graphs:
+        key = GraphKey.of(inputs, layers)
+        if key not in self._graphs:
             with preparing():
-                self._add(shape, inputs)
-        self._graphs.move_to_end(shape)
-        return self._graphs[shape](inputs)
+                self._add(key, inputs)
+        self._graphs.move_to_end(key)
+        return self._graphs[key](inputs)
 
-    def _add(self, shape: GraphKey, inputs: Inputs) -> None:
+    def _add(self, key: GraphKey, inputs: Inputs) -> None:
         """Capture a step. It is run before, which writes the same cells as it will once more."""
-        static = _widened(inputs, shape.length)
-        layers = shape.kind.layers
+        static = _widened(inputs, key.length)
+        layers = key.kind.layers
         self._steps(static, layers)
         with refusing_waits():
             self._steps(static, layers)
         tape = self._new_tape()
         results = tape.capture(lambda: self._steps(static, layers))
         storages = [weakref.ref(each.untyped_storage()) for each in inputs.buffers]
-        self._graphs[shape] = Graph(tape, static._replace(buffers=()), results, storages)
+        self._graphs[key] = Graph(tape, static._replace(buffers=()), results, storages)
         # Behind the capture, which waited for the device: what goes is not at work.
         self._drop()
 
     def _drop(self) -> None:
-        for shape in [shape for shape, graph in self._graphs.items() if graph.is_lost]:
-            del self._graphs[shape]
+        for key in [key for key, graph in self._graphs.items() if graph.is_lost]:
+            del self._graphs[key]
         while len(self._graphs) > self._most:
             self._graphs.popitem(last=False)
 

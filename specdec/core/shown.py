@@ -32,7 +32,8 @@ class Shown:
     @cached_property
     def numbered(self) -> list[RandomStream] | None:
         """The streams, if what they draw next can be told beforehand; None: decide one by one."""
-        found = [each for each in self.streams if isinstance(each, RandomStream)]
+        # One that decides otherwise is asked.
+        found = [each for each in self.streams if type(each) is RandomStream]
         return found if len(found) == len(self.streams) else None
 
     @cached_property

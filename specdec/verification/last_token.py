@@ -74,7 +74,7 @@ class LastToken:
 
 def choose_all(weights: Tensor, streams: Sequence[Stream]) -> list[int]:  # [B, V] -> [B]
     """Draw one token from each row, each with its own stream."""
-    numbered = [each for each in streams if isinstance(each, RandomStream)]
+    numbered = [each for each in streams if type(each) is RandomStream]
     if len(streams) == 1 or len(numbered) < len(streams):
         return [each.choose(row) for each, row in zip(streams, weights, strict=True)]
     uniforms = [[each.uniform()] for each in numbered]

@@ -80,7 +80,8 @@ def steps_of(name: str, model: PreTrainedModel, cache_word: str) -> ProvenSteps 
 def _programs(name: str, model: PreTrainedModel, cache_word: str) -> ProvenSteps:
     steps = _compiled(model, cache_word) if name == COMPILED else StockSteps(model, cache_word)
     if model.device.type == "cuda":  # compiled programs, too: their kernels are many, and short
-        steps = GraphSteps(steps, CudaGraphs(model.device).new_tape)
+        linted = name != COMPILED
+        steps = GraphSteps(steps, CudaGraphs(model.device).new_tape, linted=linted)
     return ProvenSteps(steps, model, name)
 
 

@@ -83,12 +83,21 @@ class GraphSteps:
         steps: what is captured; run a few times before, so whatever it compiles is compiled.
         new_tape: makes what keeps the work of one run.
         most: graphs that are kept; beyond that the one that was not used for longest goes.
+        linted: whether steps are searched for waits before: not those of a compiler, which has
+            refused them already, and would compile anew for who watches.
     """
 
-    def __init__(self, steps: Steps, new_tape: Callable[[], Tape], most: int = MOST_GRAPHS):
+    def __init__(
+        self,
+        steps: Steps,
+        new_tape: Callable[[], Tape],
+        most: int = MOST_GRAPHS,
+        linted: bool = True,
+    ):
         self._steps = steps
         self._new_tape = new_tape
         self._most = most
+        self._linted = linted
         self._graphs: OrderedDict[GraphKey, Graph] = OrderedDict()
 
     def __len__(self) -> int:
@@ -112,8 +121,9 @@ class GraphSteps:
         static = _widened(inputs, key.length)
         layers = key.kind.layers
         self._steps(static, layers)
-        with refusing_waits():
-            self._steps(static, layers)
+        if self._linted:
+            with refusing_waits():
+                self._steps(static, layers)
         tape = self._new_tape()
         results = tape.capture(lambda: self._steps(static, layers))
         storages = [weakref.ref(each.untyped_storage()) for each in inputs.buffers]

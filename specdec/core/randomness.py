@@ -9,7 +9,7 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -79,6 +79,11 @@ class RandomStream:
         if weights.device.type == "cpu":
             return lambda row: int(draw(weights[row], uniforms[row]))
         return _drawn_at_once(weights, uniforms).__getitem__
+
+
+def is_plain(stream: Stream) -> TypeGuard[RandomStream]:
+    """Whether what a stream draws next can be known: one that decides otherwise is to be asked."""
+    return type(stream) is RandomStream
 
 
 def _drawn_at_once(weights: Tensor, uniforms: Sequence[float]) -> list[int]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from specdec.core.on_device import on_device
 from specdec.core.on_host import reading_waits
-from specdec.core.randomness import RandomStream, Stream
+from specdec.core.randomness import RandomStream, Stream, is_plain
 from specdec.core.values import Draw, Proposal
 
 
@@ -32,8 +32,7 @@ class Shown:
     @cached_property
     def numbered(self) -> list[RandomStream] | None:
         """The streams, if what they draw next can be told beforehand; None: decide one by one."""
-        # One that decides otherwise is asked.
-        found = [each for each in self.streams if type(each) is RandomStream]
+        found = [each for each in self.streams if is_plain(each)]
         return found if len(found) == len(self.streams) else None
 
     @cached_property

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from specdec.core.on_device import on_device
 from specdec.core.on_host import integers
-from specdec.core.randomness import RandomStream, Stream
+from specdec.core.randomness import Stream, is_plain
 from specdec.core.sampling import draw
 from specdec.core.shown import Shown
 from specdec.core.tree import CandidateTree
@@ -74,7 +74,7 @@ class LastToken:
 
 def choose_all(weights: Tensor, streams: Sequence[Stream]) -> list[int]:  # [B, V] -> [B]
     """Draw one token from each row, each with its own stream."""
-    numbered = [each for each in streams if type(each) is RandomStream]
+    numbered = [each for each in streams if is_plain(each)]
     if len(streams) == 1 or len(numbered) < len(streams):
         return [each.choose(row) for each, row in zip(streams, weights, strict=True)]
     uniforms = [[each.uniform()] for each in numbered]

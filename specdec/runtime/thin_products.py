@@ -36,7 +36,7 @@ class WeightOnTheLeft(CustomGraphPass):
                 bias, left, right = node.args
                 _rewrite(graph, node, left, right, bias)
 
-    def uuid(self) -> Any:
+    def uuid(self) -> bytes:
         """Tell compilers' caches when this file has changed."""
         return get_hash_for_files((__file__,))
 

@@ -6,11 +6,15 @@ from torch import Tensor
 
 from specdec.core.randomness import Stream
 from specdec.core.shown import Shown
-from specdec.core.values import Proposal, Verdict
+from specdec.core.values import Draw, Proposal, Verdict
 
 
 class Batched(ABC):
     """A rule that is written for a batch, of which a single tree is the smallest."""
+
+    lossless_for: frozenset[Draw]
+    defined_for: frozenset[Draw]
+    needs_q: bool
 
     @abstractmethod
     def verify_all(self, shown: Shown) -> list[Verdict]:

@@ -1,8 +1,11 @@
 """How often a step waits for the device, whatever the batch: once to draft, once to verify."""
 
+from typing import Any
+
 import pytest
 
 import specdec as sd
+from specdec.core.protocols import Forward
 from specdec.lm.hf import HFCausalLM
 from tests.support.each_proposer import PROPOSERS
 from tests.support.families import noisy_copy, tiny_model
@@ -34,10 +37,10 @@ def test_a_step_waits_twice_at_most(
     num_steps = 0
     forward = verifier.forward
 
-    def counted(*args: object, **kwargs: object) -> object:
+    def counted(*args: Any, **kwargs: Any) -> Forward:
         nonlocal num_steps
         num_steps += 1
-        return forward(*args, **kwargs)  # type: ignore[arg-type]
+        return forward(*args, **kwargs)
 
     monkeypatch.setattr(verifier, "forward", counted)
     with on_device(monkeypatch) as counts:

@@ -51,7 +51,9 @@ def test_what_is_no_weight_or_of_another_type_stays() -> None:
 
 
 @pytest.mark.parametrize(("left", "expected"), [(0.5, True), (0.95, False), (2.0, False)])
-def test_a_trial_on_the_machine_decides(left: float, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_on_the_machine_decides(
+    left: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where it gains less than a tenth, products stay as they are."""
     time, weight_first = [0.0], thin_products.WEIGHT[0]
 

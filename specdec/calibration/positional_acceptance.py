@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
+from specdec.core.unlike_vocabularies import fitted, known
 from specdec.core.values import Draw
 from specdec.heads.base import Heads
 from specdec.heads.forcing import HeadTargets, forced_states
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.vocabularies import fitted, known
 from specdec.training.chunked import LOGITS_AT_ONCE
 from specdec.training.data.last_hidden import last_hidden
 from specdec.training.data.samples import Samples

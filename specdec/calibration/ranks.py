@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from specdec.core.ordering import ranks_of
+from specdec.core.unlike_vocabularies import fitted, known
 from specdec.heads.base import Heads
 from specdec.heads.forcing import HeadTargets, forced_states
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.vocabularies import fitted, known
 from specdec.training.chunked import LOGITS_AT_ONCE
 from specdec.training.data.last_hidden import last_hidden
 from specdec.training.data.samples import Samples

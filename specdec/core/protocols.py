@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.closed_form import ClosedForm
+from specdec.core.draft_chain import DraftChain, Drafted
 from specdec.core.randomness import RandomStream, Stream
 from specdec.core.shown import Shown
 from specdec.core.values import Context, Draw, Layer, Level, Proposal, Verdict
@@ -78,6 +79,26 @@ class CausalLM(Protocol):
         """Keep a row's first `prefix` cells and, of those behind, only the ones listed.
 
         `nodes` counts from 0 at cell `prefix`; it must ascend.
+        """
+        ...
+
+
+@runtime_checkable
+class ChainDrafter(Protocol):
+    """What a language model may have besides: a whole chain is drafted by one program."""
+
+    def draft_chain(
+        self,
+        rows: Sequence[int],  # B rows
+        token_ids: Tensor,  # [B, M] int64
+        lengths: Sequence[int],  # [B]: the tokens of each row, without the padding behind them
+        chain: DraftChain,
+        uniforms: Sequence[Sequence[float]],  # [B][depth], in [0, 1)
+    ) -> Drafted | None:
+        """Append tokens to rows and draft a chain behind them, by inverting q's sums at `uniforms`.
+
+        Rows then hold all tokens but the last drafted one. None: nothing was done, since there is
+        no program for it.
         """
         ...
 
@@ -167,6 +188,19 @@ class TreePolicy(Protocol):
 
     def kept(self, levels: Sequence[Level], there: Tensor) -> Tensor:  # [B, N] bool, twice
         """Choose, in the end, among the candidates of all levels that are `there`."""
+        ...
+
+
+@runtime_checkable
+class DrawnChain(Protocol):
+    """What a tree policy may have besides, so that a model may draft its chain in one go."""
+
+    @property
+    def is_drawn_chain(self) -> bool:
+        """Whether `expand` does no more than draw one token after the one before it.
+
+        Each is drawn from q as it is, by inverting its sums at its stream's next number.
+        """
         ...
 
 

@@ -11,9 +11,11 @@ from specdec.core.tree import CandidateTree
 from specdec.lm import mask
 
 
-def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:  # [B, M] int64
-    """Stack rows of unlike lengths, zeros at the end."""
-    longest = max(map(len, rows))
+def pad(
+    rows: Sequence[Sequence[int]], device: torch.device, least: int = 0
+) -> Tensor:  # [B, M] int64
+    """Stack rows of unlike lengths, zeros at the end, at `least` so wide."""
+    longest = max(least, *map(len, rows))
     return on_device([[*row, *[0] * (longest - len(row))] for row in rows], device)
 
 

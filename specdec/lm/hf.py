@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from specdec.core.draft_chain import DraftChain, Drafted
 from specdec.core.errors import UserError
+from specdec.core.on_device import on_device
 from specdec.core.protocols import Forward
 from specdec.core.values import Layer
 from specdec.lm import mask
 from specdec.lm.batch import pad
 from specdec.lm.cache import RowCache, cache_word
+from specdec.lm.chain_cells import ChainCells
 from specdec.lm.context import steady_length
 from specdec.lm.new_cells import NewCells, Span
 from specdec.lm.programs import Programs
@@ -253,26 +256,55 @@ class HFCausalLM:
     ) -> Forward:
         """Append M cells to each row and return their logits; see `CausalLM.forward`."""
         cells = NewCells(rows, token_ids, positions, attend)
-        if self._programs is not None and self._cache.is_allocated:
-            span = Span.around(rows, len(self._cache.lengths))
-            if span is not None:
-                try:
-                    return self._by_program(self._programs, span, cells, layers)
-                except RefusedError as reason:
-                    if not self._chose:
-                        raise
-                    self._run_by(next_best(self.runtime, self.device))
-                    print(f"runtime=auto: {self.runtime} from here on, since {reason}")
+
+        def by_program(programs: Programs, span: Span) -> Forward:
+            found = programs(self._cache, span, cells, layers, self._eagerly)
+            self.num_calls += 1
+            self.num_cells += len(span.rows) * cells.num_new
+            return found
+
+        found = self._by_programs(rows, by_program)
+        if found is not None:
+            return found
         output, hidden = self._run(self.model, cells, layers)
         return Forward(output.logits, hidden)
 
-    def _by_program(
-        self, programs: Programs, span: Span, cells: NewCells, layers: Sequence[Layer]
-    ) -> Forward:
-        found = programs(self._cache, span, cells, layers, self._eagerly)
-        self.num_calls += 1
-        self.num_cells += len(span.rows) * cells.num_new
-        return found
+    @_without_gradients
+    def draft_chain(
+        self,
+        rows: Sequence[int],
+        token_ids: Tensor,
+        lengths: Sequence[int],
+        chain: DraftChain,
+        uniforms: Sequence[Sequence[float]],
+    ) -> Drafted | None:
+        """Append tokens to rows and draft a chain behind them; see `ChainDrafter.draft_chain`."""
+
+        def by_program(programs: Programs, span: Span) -> Drafted:
+            numbers = on_device(uniforms, self.device, torch.float64)
+            cells = ChainCells(rows, token_ids, lengths, numbers)
+            found = programs.draft(self._cache, span, cells, chain, self._eagerly)
+            self.num_calls += chain.depth
+            self.num_cells += len(span.rows) * (cells.num_new + chain.depth - 1)
+            return found
+
+        return self._by_programs(rows, by_program)
+
+    def _by_programs(self, rows: Sequence[int], run: Callable[[Programs, Span], R]) -> R | None:
+        """Run something by programs; None: there are none that could, here or from here on."""
+        if self._programs is None or not self._cache.is_allocated:
+            return None
+        span = Span.around(rows, len(self._cache.lengths))
+        if span is None:
+            return None
+        try:
+            return run(self._programs, span)
+        except RefusedError as reason:
+            if not self._chose:
+                raise
+            self._run_by(next_best(self.runtime, self.device))
+            print(f"runtime=auto: {self.runtime} from here on, since {reason}")
+            return None
 
     def _eagerly(self, cells: NewCells, layers: Sequence[Layer]) -> Sequence[Tensor]:
         """Return logits and hidden states of new cells as if the model had not been asked."""

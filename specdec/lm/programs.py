@@ -6,13 +6,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from specdec.core.draft_chain import DraftChain, Drafted
 from specdec.core.on_device import on_device
 from specdec.core.protocols import Forward
+from specdec.core.unlike_vocabularies import known
 from specdec.core.values import Layer
 from specdec.lm.cache import RowCache
+from specdec.lm.chain_cells import ChainCells
 from specdec.lm.mask import MaskKind
 from specdec.lm.new_cells import NewCells, Span
-from specdec.runtime.program import FULL, SLIDING, Inputs
+from specdec.runtime.program import FULL, SLIDING, Chain, Inputs
 from specdec.runtime.proven import ProvenSteps
 
 
@@ -44,20 +47,55 @@ class Programs:
         """Append cells to rows; `eagerly` says what the model's own code makes of the same."""
         inputs = self._inputs(cache, span, cells)
         shown: list[Layer] = ["final", *(layer for layer in layers if layer != "final")]
-        logits, *hidden = self._steps(inputs, shown, span.places, lambda: eagerly(cells, shown))
+        wanted = tuple(shown)
+        logits, *hidden = self._steps(inputs, wanted, span.places, lambda _: eagerly(cells, shown))
         for row in cells.rows:
             cache.lengths[row] += cells.num_new
         known = dict(zip(shown, hidden, strict=True))
         return Forward(logits, {layer: known[layer] for layer in layers})
 
+    def draft(
+        self,
+        cache: RowCache,
+        span: Span,
+        cells: ChainCells,
+        chain: DraftChain,
+        eagerly: Callable[[NewCells, Sequence[Layer]], Sequence[Tensor]],
+    ) -> Drafted:
+        """Append text to rows and draft a chain behind it; rows hold all but its last token."""
+
+        def plainly(found: tuple[Tensor, ...]) -> Sequence[Tensor]:
+            logits, _, drafted = found
+            token_ids, places = cells.written(known(drafted, logits.shape[2]))
+            said = eagerly(NewCells(cells.rows, token_ids), ())[0].float()
+            at = places[..., None].expand(-1, -1, said.shape[2])
+            return said.gather(1, at), *chain.drawn(logits, cells.uniforms)
+
+        inputs = self._chain_inputs(cache, span, cells.filled(span), chain.depth)
+        wanted = Chain(chain, self._kind.window, self._kind.hybrid, self._last_position)
+        _, probs, token_ids = self._steps(inputs, wanted, span.places, plainly)
+        for row, length in zip(cells.rows, cells.lengths, strict=True):
+            cache.lengths[row] += length + chain.depth - 1
+        return Drafted(token_ids, probs)
+
+    def _chain_inputs(self, cache: RowCache, span: Span, cells: ChainCells, depth: int) -> Inputs:
+        starts = [cache.lengths[row] for row in span.rows]
+        num_new = cells.num_new + depth - 1
+        length = max(starts) + num_new
+        columns, everywhere = self._sight(length), self._slots(starts, num_new)
+        if self._kind.window is not None:
+            cache.note_positions(span.rows, everywhere, length)
+        slots = everywhere[:, : cells.num_new].contiguous()
+        positions = slots.clamp(max=self._last_position)
+        token_ids, draws = cells.token_ids.contiguous(), (cells.last, cells.uniforms)
+        buffers = cache.buffers(span.rows, length)
+        return Inputs(token_ids, positions, slots, columns, (), buffers, draws)
+
     def _inputs(self, cache: RowCache, span: Span, cells: NewCells) -> Inputs:
         starts = [cache.lengths[row] for row in span.rows]
         # One cell in sight would be a size of its own; a second one is there, and unseen.
         length = max(2, max(starts) + cells.num_new)
-        buffers = cache.buffers(span.rows, length)
-        if len(self._columns) < length:
-            self._columns = torch.arange(2 * length, device=self._columns.device)
-        columns = self._columns.narrow(0, 0, length)
+        buffers, columns = cache.buffers(span.rows, length), self._sight(length)
         slots = self._slots(starts, cells.num_new)
         filled = span.filled(cells, starts, self._last_position)
         if filled.attend is None and filled.positions is None and self._kind.window is None:
@@ -72,6 +110,11 @@ class Programs:
         contiguous = tuple(mask.contiguous() for mask in given)
         token_ids, positions = filled.token_ids.contiguous(), positions.contiguous()
         return Inputs(token_ids, positions, slots, columns, contiguous, buffers)
+
+    def _sight(self, length: int) -> Tensor:  # [L]
+        if len(self._columns) < length:
+            self._columns = torch.arange(2 * length, device=self._columns.device)
+        return self._columns.narrow(0, 0, length)
 
     def _slots(self, starts: Sequence[int], num_new: int) -> Tensor:  # [B, M]
         """Where new cells go: a view of stored numbers for a single row, which costs least."""

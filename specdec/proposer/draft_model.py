@@ -5,14 +5,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from specdec.core.draft_chain import DraftChain, Drafted
 from specdec.core.on_device import on_device
-from specdec.core.protocols import CausalLM, TreePolicy
-from specdec.core.values import CandidateSource, Context, Layer, Proposal, Verdict
+from specdec.core.protocols import CausalLM, ChainDrafter, DrawnChain, TreePolicy
+from specdec.core.randomness import is_plain
+from specdec.core.sampling import Sampling
+from specdec.core.tree import CandidateTree
+from specdec.core.unlike_vocabularies import fitted, known, readable
+from specdec.core.values import CandidateSource, Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
-from specdec.lm.vocabularies import fitted, known, readable, require_model
+from specdec.lm.vocabularies import require_model
 from specdec.proposer.frontier_cells import FrontierCells
 from specdec.proposer.growth import LogitSource, grow, propose_where
 from specdec.proposer.tree_proposer import TreeProposer
+
+LEAST_WIDTH = 2  # cells that a chain starts from: a program serves one missing token and two alike
 
 
 class DraftModel(TreeProposer):
@@ -49,10 +56,39 @@ class DraftModel(TreeProposer):
         )
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
-        """Grow one tree per request, all of them level by level in one batch."""
+        """Grow one tree per request, all of them in one batch."""
         return propose_where(self._fits, contexts, self._grow)
 
     def _grow(self, contexts: Sequence[Context]) -> list[Proposal]:
+        return self._at_once(contexts) or self._by_levels(contexts)
+
+    def _at_once(self, contexts: Sequence[Context]) -> list[Proposal] | None:
+        """Let the model draft a whole chain; None: it cannot, or the tree is none."""
+        tree, model, streams = self.tree, self.model, [each.draft_stream for each in contexts]
+        if not (isinstance(tree, DrawnChain) and tree.is_drawn_chain):
+            return None
+        if not isinstance(model, ChainDrafter) or any(each.processors for each in contexts):
+            return None
+        if not all(map(is_plain, streams)):
+            return None
+        # As deep as the tree, though some steps want less: that would be another program.
+        chain = DraftChain(self.max_depth, self._warping(contexts[0]), self._vocab_size)
+        missing = self._missing(contexts)
+        found = model.draft_chain(
+            _rows(contexts),
+            pad(missing, model.device, LEAST_WIDTH),
+            [len(token_ids) for token_ids in missing],
+            chain,
+            [stream.peek(chain.depth) for stream in streams],
+        )
+        return found and _chains(found, contexts)
+
+    def _warping(self, context: Context) -> Sampling:
+        """Return what makes q of logits, and nothing else: it says which program drafts."""
+        own = context.sampling.at(self.temperature)
+        return Sampling(own.temperature, own.top_k, own.top_p, own.min_p)
+
+    def _by_levels(self, contexts: Sequence[Context]) -> list[Proposal]:
         cells = FrontierCells([len(context.token_ids) for context in contexts], self.model.device)
         proposals = grow(self.tree, contexts, self._read(contexts, cells), self.temperature)
         if not cells.is_chain:
@@ -73,10 +109,7 @@ class DraftModel(TreeProposer):
 
     def _catch_up(self, contexts: Sequence[Context]) -> Tensor:  # [B, 1, V]
         """Read the committed tokens that are not cached; return the logits after the last one."""
-        missing = [
-            self._readable(context.token_ids[self.model.length(context.row) :])
-            for context in contexts
-        ]
+        missing = self._missing(contexts)
         logits = self.model.forward(_rows(contexts), pad(missing, self.model.device)).logits
         for context in contexts:
             self.model.keep(context.row, len(context.token_ids))  # without the padding
@@ -84,6 +117,13 @@ class DraftModel(TreeProposer):
             return logits[:, -1:]
         last = on_device([[len(ids) - 1] for ids in missing], logits.device)
         return logits[torch.arange(len(contexts), device=logits.device)[:, None], last]
+
+    def _missing(self, contexts: Sequence[Context]) -> list[Sequence[int]]:
+        """Return the committed tokens that are not cached."""
+        return [
+            self._readable(context.token_ids[self.model.length(context.row) :])
+            for context in contexts
+        ]
 
     def _readable(self, token_ids: Sequence[int]) -> Sequence[int]:
         if self._vocab_size <= self.model.vocab_size:  # without looking at each token
@@ -108,3 +148,18 @@ class DraftModel(TreeProposer):
 
 def _rows(contexts: Sequence[Context]) -> list[int]:
     return [context.row for context in contexts]
+
+
+def _chains(found: Drafted, contexts: Sequence[Context]) -> list[Proposal]:
+    """Return chains, at most as deep as one of the requests can use."""
+    depth = min(found.token_ids.shape[1], max(context.max_depth for context in contexts))
+    token_ids = found.token_ids[:, :depth].tolist()
+    return [
+        Proposal(
+            CandidateTree.chain(context.token_ids[-1], ids),
+            Draw.SINGLE,
+            probs[:depth],
+            min(depth, context.max_depth),
+        )
+        for context, ids, probs in zip(contexts, token_ids, found.draft_probs, strict=True)
+    ]

@@ -13,6 +13,7 @@ from torch import Tensor
 from specdec.core.errors import UserError, require
 from specdec.core.on_device import on_device
 from specdec.core.protocols import TreePolicy
+from specdec.core.unlike_vocabularies import fitted
 from specdec.core.values import CandidateSource, Context, Layer, Proposal, Verdict
 from specdec.core.vouching import require_as_trained
 from specdec.heads.base import Heads
@@ -20,7 +21,7 @@ from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.fingerprint import require_trained_on
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer import CachedLayer
-from specdec.lm.vocabularies import fitted, require_model
+from specdec.lm.vocabularies import require_model
 from specdec.proposer.growth import LogitSource, grow, propose_where
 from specdec.proposer.tree_fit import require_kind, require_levels
 from specdec.proposer.tree_proposer import TreeProposer

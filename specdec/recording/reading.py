@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol, TypeVar
 from torch import Tensor
 
 from specdec.core.protocols import CausalLM
+from specdec.core.unlike_vocabularies import fitted, readable
 from specdec.lm.batch import pad
-from specdec.lm.vocabularies import fitted, readable
 
 LOGITS_AT_ONCE = 1 << 25  # of all rows and models of a forward
 

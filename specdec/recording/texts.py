@@ -10,8 +10,8 @@ from specdec.core.processing import along
 from specdec.core.protocols import CausalLM
 from specdec.core.sampling import Sampling
 from specdec.core.trace import TextKey
+from specdec.core.unlike_vocabularies import fitted
 from specdec.lm.batch import pad
-from specdec.lm.vocabularies import fitted
 from specdec.recording.reading import logits_before, prefill
 
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from specdec.core.errors import UserError
 from specdec.core.protocols import CausalLM
+from specdec.core.unlike_vocabularies import fitted
 from specdec.heads.base import Heads
 from specdec.heads.forcing import HeadTargets, forced_states
 from specdec.lm.batch import pad
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.vocabularies import fitted
 from specdec.recording.hidden_states import FINAL, States
 from specdec.recording.texts import Text, logits_along
 

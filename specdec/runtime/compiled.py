@@ -6,21 +6,22 @@ or a tree has other nodes.
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo import config as dynamo
 from torch._dynamo import mark_dynamic
 from torch._inductor import config as inductor
 from torch.fx.experimental import _config as shapes
 from transformers import PreTrainedModel
 
-from specdec.core.values import Layer
 from specdec.runtime.attention import folding
 from specdec.runtime.preparation import preparing
-from specdec.runtime.program import Inputs, Kind, Program, step_of
-from specdec.runtime.thin_products import WeightOnTheLeft, pays
+from specdec.runtime.program import Inputs, Kind, Program, Wanted, program_of
+from specdec.runtime.thin_products import ThinProducts, pays
 
 
 class CompiledSteps:
@@ -38,13 +39,13 @@ class CompiledSteps:
         self._backend = backend
         self._programs: dict[Kind, Program] = {}
 
-    def __call__(self, inputs: Inputs, layers: Sequence[Layer] = ()) -> tuple[Tensor, ...]:
-        """Run a step; returns logits [B, M, V] and the hidden states [B, M, H] of `layers`.
+    def __call__(self, inputs: Inputs, wanted: Wanted = ()) -> tuple[Tensor, ...]:
+        """Run a step; returns what is wanted.
 
         Raises:
             Exception: whatever the compiler says of code that it cannot compile.
         """
-        kind = Kind.of(inputs, layers)
+        kind = Kind.of(inputs, wanted)
         program = self._programs.get(kind)
         if program is not None:
             return program(*inputs)
@@ -53,7 +54,7 @@ class CompiledSteps:
 
     def _first(self, kind: Kind, inputs: Inputs) -> tuple[Tensor, ...]:
         """Compile a program on its first inputs."""
-        step = step_of(self._model, self._cache_word, kind.layers)
+        step = program_of(self._model, self._cache_word, kind.wanted)
         program = torch.compile(
             step,
             fullgraph=True,
@@ -63,7 +64,7 @@ class CompiledSteps:
         )
         first = _with_room(inputs)
         _let_sizes_differ(first)
-        with folding(self._model), tracing(self._model.dtype):
+        with folding(self._model), tracing(self._model.dtype, self._model.device):
             program(*first)
         self._programs[kind] = program
         return program(*inputs)
@@ -87,14 +88,15 @@ def _let_sizes_differ(inputs: Inputs) -> None:
     wide = [(each, (0, 1)) for each in (inputs.token_ids, inputs.positions, inputs.slots)]
     wide += [(mask, (0, 2, 3)) for mask in inputs.masks]
     wide += [(buffer, (0, 2)) for buffer in inputs.buffers]
-    for tensor, dims in [*wide, (inputs.columns, (0,))]:
+    wide += [(each, (0,)) for each in (inputs.columns, *inputs.draws)]
+    for tensor, dims in wide:
         for dim in dims:
             if tensor.shape[dim] > 1:
                 mark_dynamic(tensor, dim)
 
 
 @contextmanager
-def tracing(dtype: torch.dtype) -> Iterator[None]:
+def tracing(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
     """What holds while a program is compiled."""
     # Weights that are constants can be packed for half precision; float32 gains nothing by it, and
     # what is frozen cannot be kept on disk for the next process.
@@ -103,12 +105,16 @@ def tracing(dtype: torch.dtype) -> Iterator[None]:
     levels = [each.level for each in noisy]
     for each in noisy:
         each.setLevel(logging.ERROR)
-    rewrite = WeightOnTheLeft() if dtype == torch.float32 and pays() else None
-    settings = {"freezing": half, "post_grad_custom_pre_pass": rewrite}
+    settings: dict[str, Any] = {"freezing": half}
+    if dtype == torch.float32 and device.type == "cpu":
+        # Calls of kernels in C++, too: in Python they cost a tenth of a small step.
+        settings |= {"post_grad_custom_pre_pass": ThinProducts(pays()), "cpp_wrapper": True}
     alike = shapes.use_duck_shape
     shapes.use_duck_shape = False  # sizes that are equal by chance are not the same size
+    # Nor are numbers of the model's code sizes, though those of another model were others.
+    constants = dynamo.patch(specialize_float=True)
     try:
-        with inductor.patch(settings), warnings.catch_warnings():
+        with inductor.patch(settings), constants, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*_stable_hash_for_caching")  # torchao's
             yield
     finally:

@@ -66,7 +66,7 @@ class CompiledFunction:
     def _tried(self, ones: Sizes, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         program = self._programs.get(ones) or self._compiled()
         try:
-            with tracing(self._dtype):
+            with tracing(self._dtype, inputs[0].device):
                 found = program(*inputs)
         except Exception as problem:  # whatever a compiler raises
             raise RefusedError(

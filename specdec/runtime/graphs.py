@@ -12,10 +12,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from specdec.core.values import Layer
 from specdec.runtime.host_waits import refusing_waits
 from specdec.runtime.preparation import preparing
-from specdec.runtime.program import Inputs, Kind
+from specdec.runtime.program import Inputs, Kind, Wanted
 from specdec.runtime.proven import Steps
 
 SMALLEST = 256  # cells in sight of a graph, where the buffers have so many
@@ -45,13 +44,13 @@ class GraphKey(NamedTuple):
     addresses: tuple[int, ...]  # of the buffers
 
     @classmethod
-    def of(cls, inputs: Inputs, layers: Sequence[Layer]) -> "GraphKey":
+    def of(cls, inputs: Inputs, wanted: Wanted) -> "GraphKey":
         """Round up the cells in sight to a power of two, or to all that there are."""
         capacity = inputs.buffers[0].shape[2]
         length = min(capacity, max(SMALLEST, 1 << (len(inputs.columns) - 1).bit_length()))
         addresses = tuple(each.data_ptr() for each in inputs.buffers)
         num_rows, num_new = inputs.token_ids.shape
-        return cls(Kind.of(inputs, layers), num_rows, num_new, length, capacity, addresses)
+        return cls(Kind.of(inputs, wanted), num_rows, num_new, length, capacity, addresses)
 
 
 class Graph(NamedTuple):
@@ -103,13 +102,13 @@ class GraphSteps:
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def __call__(self, inputs: Inputs, layers: Sequence[Layer] = ()) -> tuple[Tensor, ...]:
-        """Run a step; returns logits [B, M, V] and the hidden states [B, M, H] of `layers`.
+    def __call__(self, inputs: Inputs, wanted: Wanted = ()) -> tuple[Tensor, ...]:
+        """Run a step; returns what is wanted.
 
         Raises:
             CaptureError: the step waits for the device; says where.
         """
-        key = GraphKey.of(inputs, layers)
+        key = GraphKey.of(inputs, wanted)
         if key not in self._graphs:
             with preparing():
                 self._add(key, inputs)
@@ -119,13 +118,13 @@ class GraphSteps:
     def _add(self, key: GraphKey, inputs: Inputs) -> None:
         """Capture a step. It is run before, which writes the same cells as it will once more."""
         static = _widened(inputs, key.length)
-        layers = key.kind.layers
-        self._steps(static, layers)
+        wanted = key.kind.wanted
+        self._steps(static, wanted)
         if self._linted:
             with refusing_waits():
-                self._steps(static, layers)
+                self._steps(static, wanted)
         tape = self._new_tape()
-        results = tape.capture(lambda: self._steps(static, layers))
+        results = tape.capture(lambda: self._steps(static, wanted))
         storages = [weakref.ref(each.untyped_storage()) for each in inputs.buffers]
         self._graphs[key] = Graph(tape, static._replace(buffers=()), results, storages)
         # Behind the capture, which waited for the device: what goes is not at work.
@@ -143,14 +142,16 @@ def _widened(inputs: Inputs, length: int) -> Inputs:
     columns = torch.arange(length, device=inputs.columns.device)
     masks = tuple(mask.new_empty(*mask.shape[:3], length) for mask in inputs.masks)
     tokens, positions, slots = (torch.empty_like(each) for each in inputs[:3])
-    static = Inputs(tokens, positions, slots, columns, masks, inputs.buffers)
+    draws = tuple(map(torch.empty_like, inputs.draws))
+    static = Inputs(tokens, positions, slots, columns, masks, inputs.buffers, draws)
     _fill(static, inputs)
     return static
 
 
 def _fill(static: Inputs, inputs: Inputs) -> None:
     """Copy a step's inputs to where a graph reads them; cells behind the step's are hidden."""
-    for ours, theirs in zip(static[:3], inputs[:3], strict=True):
+    given = (*inputs[:3], *inputs.draws)
+    for ours, theirs in zip((*static[:3], *static.draws), given, strict=True):
         ours.copy_(theirs)
     length = len(inputs.columns)  # without masks, a cell sees none behind its slot
     for ours, theirs in zip(static.masks, inputs.masks, strict=True):

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from specdec.core.draft_chain import DraftChain
+from specdec.core.unlike_vocabularies import known
 from specdec.core.values import Layer
 from specdec.runtime.slot_cache import SlotCache
 
@@ -28,6 +30,21 @@ class Inputs(NamedTuple):
     # full layers and one for sliding ones.
     masks: tuple[Tensor, ...]
     buffers: tuple[Tensor, ...]  # [B, heads, capacity, dim], keys and values of each layer in turn
+    # Of a chain: the place of each row's last token [B], and uniforms in [0, 1) [B, depth].
+    draws: tuple[Tensor, ...] = ()
+
+
+class Chain(NamedTuple):
+    """A chain that is drafted behind plain text, by a model whose layers see so far back."""
+
+    draft: DraftChain
+    window: int | None  # None: no layer has one
+    hybrid: bool  # full layers and sliding ones
+    last_position: int
+
+
+# What a step returns: logits and the hidden states of some layers, or a chain that it drafts.
+Wanted = tuple[Layer, ...] | Chain
 
 
 class Kind(NamedTuple):
@@ -36,21 +53,28 @@ class Kind(NamedTuple):
     several_rows: bool
     several_cells: bool
     num_masks: int
-    layers: tuple[Layer, ...]  # the hidden states that are returned
+    wanted: Wanted
 
     @classmethod
-    def of(cls, inputs: Inputs, layers: Sequence[Layer]) -> "Kind":
-        """Choose by what is asked and, as compilers do, by which sizes are 1."""
+    def of(cls, inputs: Inputs, wanted: Wanted) -> "Kind":
+        """Choose by what is wanted and, as compilers do, by which sizes are 1."""
         rows, cells = inputs.token_ids.shape
-        return cls(rows > 1, cells > 1, len(inputs.masks), tuple(layers))
+        return cls(rows > 1, cells > 1, len(inputs.masks), wanted)
 
 
 Function = Callable[..., tuple[Tensor, ...]]  # of tensors
-Program = Callable[..., tuple[Tensor, ...]]  # Inputs -> logits [B, M, V], hidden states [B, M, H]
+Program = Callable[..., tuple[Tensor, ...]]  # of Inputs, to what is wanted
 
 
-def step_of(model: PreTrainedModel, cache_word: str, layers: Sequence[Layer]) -> Program:
-    """Write the program of a model that returns logits and the hidden states of `layers`."""
+def program_of(model: PreTrainedModel, cache_word: str, wanted: Wanted) -> Program:
+    """Write the program of a model that returns what is wanted."""
+    if isinstance(wanted, Chain):
+        return _chain_of(model, cache_word, wanted)
+    return _step_of(model, cache_word, wanted)
+
+
+def _step_of(model: PreTrainedModel, cache_word: str, layers: Sequence[Layer]) -> Program:
+    """Write what returns logits [B, M, V] and the hidden states [B, M, H] of `layers`."""
 
     def step(
         token_ids: Tensor,
@@ -59,6 +83,7 @@ def step_of(model: PreTrainedModel, cache_word: str, layers: Sequence[Layer]) ->
         columns: Tensor,
         masks: tuple[Tensor, ...],
         buffers: tuple[Tensor, ...],
+        draws: tuple[Tensor, ...],
     ) -> tuple[Tensor, ...]:
         output = model(
             input_ids=token_ids,
@@ -70,9 +95,57 @@ def step_of(model: PreTrainedModel, cache_word: str, layers: Sequence[Layer]) ->
         )
         return (output.logits, *(hidden_of(output, layer) for layer in layers))
 
-    # The compiler remembers programs by their code object: with one for all models, the first
-    # model's program would be run for the others too.
-    own: Any = FunctionType(step.__code__.replace(), globals(), closure=step.__closure__)
+    return _own(step)
+
+
+def _chain_of(model: PreTrainedModel, cache_word: str, chain: Chain) -> Program:
+    """Write what drafts: its logits and q [B, depth, V], both float32, and tokens [B, depth].
+
+    The draft's steps stand one behind the other, and what each draws is what the next one reads.
+    """
+    depth = chain.draft.depth
+
+    def draft(
+        token_ids: Tensor,
+        positions: Tensor,
+        slots: Tensor,
+        columns: Tensor,
+        masks: tuple[Tensor, ...],
+        buffers: tuple[Tensor, ...],
+        draws: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:
+        last, uniforms = draws
+        found: list[tuple[Tensor, ...]] = []
+        for number in range(depth):
+            output = model(
+                input_ids=token_ids,
+                position_ids=positions,
+                attention_mask=_of_chain(slots, columns, chain, model.dtype),
+                **{cache_word: SlotCache(buffers, slots, columns.shape[0])},
+                use_cache=True,
+            )
+            logits, own_size = output.logits.float(), output.logits.shape[2]
+            if number == 0:  # behind each row's last token may be padding
+                places = last[:, None]
+                logits = logits.gather(1, places[..., None].expand(-1, -1, own_size))
+                slots = slots.gather(1, places)
+            probs, drawn = chain.draft.drawn(logits, uniforms[:, number : number + 1])
+            found.append((logits, probs, drawn))
+            token_ids, slots = known(drawn, own_size), slots + 1
+            positions = slots.clamp(max=chain.last_position)
+        return tuple(torch.cat(each, dim=1) for each in zip(*found, strict=True))
+
+    return _own(draft)
+
+
+def _own(program: Program) -> Program:
+    """Give a program a code object of its own.
+
+    By that the compiler remembers programs: with one for all models, the first model's would be run
+    for the others too.
+    """
+    written: Any = program
+    own: Any = FunctionType(written.__code__.replace(), globals(), closure=written.__closure__)
     return own
 
 
@@ -89,9 +162,21 @@ def _given(masks: tuple[Tensor, ...]) -> Tensor | Mapping[str, Tensor]:
     return masks[0] if len(masks) == 1 else dict(zip((FULL, SLIDING), masks, strict=True))
 
 
-def _of_text(slots: Tensor, columns: Tensor, dtype: torch.dtype) -> Tensor:  # [B, 1, M, L]
+def _of_text(
+    slots: Tensor, columns: Tensor, dtype: torch.dtype, window: int | None = None
+) -> Tensor:  # [B, 1, M, L]
+    """Let each cell see its row up to itself, in a text whose positions are its slots."""
     seen = columns <= slots[:, :, None]
+    if window is not None:
+        seen = seen & (columns > slots[:, :, None] - window)
     return torch.where(seen, 0.0, torch.finfo(dtype).min).to(dtype)[:, None]
+
+
+def _of_chain(
+    slots: Tensor, columns: Tensor, chain: Chain, dtype: torch.dtype
+) -> Tensor | Mapping[str, Tensor]:
+    near = _of_text(slots, columns, dtype, chain.window)
+    return {FULL: _of_text(slots, columns, dtype), SLIDING: near} if chain.hybrid else near
 
 
 def hidden_of(output: Any, layer: Layer) -> Tensor:  # [B, M, H]

@@ -9,10 +9,9 @@ from transformers import PreTrainedModel
 
 from specdec.core.errors import UserError, first_line
 from specdec.core.on_device import on_device
-from specdec.core.values import Layer
 from specdec.runtime.agreement import TOLERANCE, relative_difference
 from specdec.runtime.preparation import preparing
-from specdec.runtime.program import Inputs, Kind
+from specdec.runtime.program import Inputs, Kind, Wanted
 
 PROOFS = 2  # steps of unlike sizes that each program is compared on
 
@@ -24,8 +23,8 @@ class RefusedError(UserError):
 class Steps(Protocol):
     """Programs that run a model's steps."""
 
-    def __call__(self, inputs: Inputs, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
-        """Run a step; returns logits [B, M, V] and the hidden states [B, M, H] of `layers`."""
+    def __call__(self, inputs: Inputs, wanted: Wanted) -> tuple[Tensor, ...]:
+        """Run a step; returns what is wanted."""
         ...
 
 
@@ -50,36 +49,37 @@ class ProvenSteps:
     def __call__(
         self,
         inputs: Inputs,
-        layers: Sequence[Layer],
+        wanted: Wanted,
         places: Sequence[int] | None,
-        eagerly: Callable[[], Sequence[Tensor]],
+        eagerly: Callable[[tuple[Tensor, ...]], Sequence[Tensor]],
     ) -> tuple[Tensor, ...]:
-        """Run a step; returns logits [B, M, V] and the hidden states [B, M, H] of `layers`.
+        """Run a step; returns what is wanted of some rows.
 
         Args:
             inputs: of the program.
-            layers: whose hidden states are asked for.
+            wanted: what it returns.
             places: the rows that were asked for; None: all.
-            eagerly: returns the same of those rows as the stock model has it.
+            eagerly: returns the same of those rows as the stock model has it; it is given what the
+                program found, since a chain goes on with what was drawn.
 
         Raises:
             RefusedError: the program cannot be had, or says something else than the model.
         """
-        seen = self._seen.setdefault(Kind.of(inputs, layers), set())
+        seen = self._seen.setdefault(Kind.of(inputs, wanted), set())
         size = (*inputs.token_ids.shape, len(inputs.columns))
         if len(seen) >= PROOFS or size in seen:
-            return _of_rows(self._steps(inputs, layers), places)
+            return _of_rows(self._steps(inputs, wanted), places)
         with preparing():
-            expected = eagerly()
-            found = _of_rows(self._tried(inputs, layers), places)
+            found = _of_rows(self._tried(inputs, wanted), places)
+            expected = eagerly(found)
             family: str = self._model.config.model_type
             require_equal(self._name, family, self._model.dtype, found, expected)
         seen.add(size)
         return found
 
-    def _tried(self, inputs: Inputs, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
+    def _tried(self, inputs: Inputs, wanted: Wanted) -> tuple[Tensor, ...]:
         try:
-            return self._steps(inputs, layers)
+            return self._steps(inputs, wanted)
         except Exception as problem:  # whatever a compiler or a capture raises
             family = self._model.config.model_type
             raise RefusedError(

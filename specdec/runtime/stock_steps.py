@@ -1,13 +1,10 @@
 """A model's steps as its own code has them, operation by operation, written as programs."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from specdec.core.values import Layer
 from specdec.runtime.attention import folding
-from specdec.runtime.program import Inputs, step_of
+from specdec.runtime.program import Inputs, Wanted, program_of
 
 
 class StockSteps:
@@ -22,7 +19,7 @@ class StockSteps:
         self._model = model
         self._cache_word = cache_word
 
-    def __call__(self, inputs: Inputs, layers: Sequence[Layer] = ()) -> tuple[Tensor, ...]:
-        """Run a step; returns logits [B, M, V] and the hidden states [B, M, H] of `layers`."""
+    def __call__(self, inputs: Inputs, wanted: Wanted = ()) -> tuple[Tensor, ...]:
+        """Run a step; returns what is wanted."""
         with folding(self._model):
-            return step_of(self._model, self._cache_word, layers)(*inputs)
+            return program_of(self._model, self._cache_word, wanted)(*inputs)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from specdec.core.unlike_vocabularies import known
 from specdec.lm.hf import HFCausalLM, head_shape
 from specdec.lm.unembedding import logits_of, trained_above
-from specdec.lm.vocabularies import known
 from specdec.training.chunked import LOGITS_AT_ONCE, chunked_sum
 from specdec.training.objective import Loss
 from specdec.training.position_subset import random_run

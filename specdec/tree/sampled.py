@@ -24,6 +24,13 @@ class SampledTree(FixedTree):
         super().__init__(nodes, min_confidence)
         self.draw = draw if any(path[-1] > 0 for path in nodes) else Draw.SINGLE
 
+    @property
+    def is_drawn_chain(self) -> bool:
+        """Whether there is one draw after another; a subclass may do something else with them."""
+        own = type(self).candidates is SampledTree.candidates
+        own = own and type(self).expand is FixedTree.expand
+        return own and self.draw is Draw.SINGLE and not self.may_stop
+
     def candidates(
         self, draft_probs: Tensor, width: int, streams: Sequence[RandomStream]
     ) -> Candidates:

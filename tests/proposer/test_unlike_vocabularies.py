@@ -11,13 +11,13 @@ from torch import Tensor
 from specdec.core.errors import UserError
 from specdec.core.protocols import Forward, Proposer, TreePolicy, VerificationRule
 from specdec.core.sampling import Sampling
+from specdec.core.unlike_vocabularies import fitted, known
 from specdec.core.values import Context, Draw, Layer, Proposal
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.heads.base import Heads
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.vocabularies import fitted, known
 from specdec.proposer.chained import Chained, ChainedHeads
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.heads import HeadsProposer

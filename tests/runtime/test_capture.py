@@ -9,7 +9,7 @@ from torch import Tensor
 from specdec.lm.cache import RowCache, cache_word
 from specdec.lm.mask import MaskKind
 from specdec.runtime.attention import folding
-from specdec.runtime.program import FULL, SLIDING, Inputs, step_of
+from specdec.runtime.program import FULL, SLIDING, Inputs, program_of
 from tests.support.captured import CAPTURABLE, capturable
 from tests.support.families import VOCAB_SIZE
 from tests.support.tape import TapeGraph
@@ -73,7 +73,7 @@ def test_a_captured_step_is_every_step(family: str) -> None:
     model = capturable(family)
     word = cache_word(model.forward)
     before = buffers_of(model, word)
-    program = step_of(model, word, (0, "final"))
+    program = program_of(model, word, (0, "final"))
     static = drawn(model, 0, tuple(each.clone() for each in before))
     graph = TapeGraph()
     with folding(model):

@@ -109,9 +109,6 @@ def test_a_full_cache_is_no_size_of_its_own() -> None:
 
 def test_compiled_programs_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     """As they are on a GPU: one program, in graphs of several lengths and widths."""
-    # The emulator watches, which makes the compiler look again: numbers that differed between other
-    # tests' models would be inputs then.
-    torch._dynamo.reset()
     made: list[GraphSteps] = []
 
     def steps(name: str, model: Any, cache_word: str) -> ProvenSteps | None:

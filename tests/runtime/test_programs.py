@@ -13,7 +13,7 @@ from specdec.lm.batch import TreeBatch, pad
 from specdec.lm.check import largest_error
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.new_cells import NewCells, Span
-from specdec.runtime.program import Inputs
+from specdec.runtime.program import Inputs, Wanted
 from specdec.runtime.proven import ProvenSteps, RefusedError
 from tests.support.families import FAMILIES, tiny_model
 from tests.support.uncompiled import uncompiled_steps
@@ -113,10 +113,10 @@ class Constant:
         self._first: tuple[Tensor, ...] | None = None
         self._inner = uncompiled_steps("compiled", model, cache_word)
 
-    def __call__(self, inputs: Inputs, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
+    def __call__(self, inputs: Inputs, wanted: Wanted) -> tuple[Tensor, ...]:
         assert self._inner is not None
         if self._first is None:
-            self._first = self._inner._steps(inputs, layers)
+            self._first = self._inner._steps(inputs, wanted)
         return self._first
 
 

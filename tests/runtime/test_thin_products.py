@@ -1,4 +1,4 @@
-"""Products with the weight on the left: the same numbers, where it is given and rows are few."""
+"""Products written otherwise: the same numbers, where the weight is given and rows are few."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from specdec.runtime import thin_products
-from specdec.runtime.thin_products import WeightOnTheLeft, mm
+from specdec.runtime.thin_products import ThinProducts, addmm, mm
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
@@ -16,10 +16,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
     return torch.mm(x, turned) * 2, torch.addmm(bias, x, turned)
 
 
-def rewritten(function: Any, *inputs: Tensor) -> Any:
+def rewritten(function: Any, *inputs: Tensor, turned: bool = True) -> Any:
     """Trace a function with sizes that are not known, and let the pass have its graph."""
     traced = make_fx(function, tracing_mode="symbolic")(*inputs)
-    WeightOnTheLeft()(traced.graph)
+    ThinProducts(turned)(traced.graph)
     traced.recompile()
     return traced
 
@@ -38,6 +38,22 @@ def test_products_are_the_same_for_all_numbers_of_rows() -> None:
         x = torch.randn(rows, 8)
         for found, expected in zip(traced(x, weight, bias), linear(x, weight, bias), strict=True):
             assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_one_row_is_no_product_of_matrices(turned: bool) -> None:
+    x, weight, bias = torch.randn(1, 8), torch.randn(6, 8), torch.randn(6)
+    traced = rewritten(linear, x, weight, bias, turned=turned)
+    assert {node.target for node in traced.graph.nodes}.isdisjoint({mm, addmm})
+    traced.graph.lint()
+    for found, expected in zip(traced(x, weight, bias), linear(x, weight, bias), strict=True):
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_several_rows_stay_where_it_does_not_pay() -> None:
+    inputs = torch.randn(5, 8), torch.randn(6, 8), torch.randn(6)
+    assert lefts(rewritten(linear, *inputs, turned=False)) != ["placeholder"] * 2
+    assert ThinProducts(True).uuid() != ThinProducts(False).uuid(), "for compilers' caches"
 
 
 def test_what_is_no_weight_or_of_another_type_stays() -> None:

@@ -10,7 +10,7 @@ BEHIND_ALL = 1 << 30  # the rank of a token that is not there: more than any voc
 # On the CPU by numpy, whose sort has no branches to mispredict, as torch's has.
 def ascending(values: Tensor) -> Tensor:  # [..., V]
     """Return the values of each row, smallest first; no gradient."""
-    if values.device.type == "cpu":
+    if values.device.type == "cpu" and not torch.compiler.is_compiling():
         return torch.as_tensor(np.sort(values.detach().numpy(), axis=-1))
     return values.sort(dim=-1).values
 

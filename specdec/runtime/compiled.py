@@ -19,6 +19,7 @@ from torch.fx.experimental import _config as shapes
 from transformers import PreTrainedModel
 
 from specdec.runtime.attention import folding
+from specdec.runtime.direct import DirectProgram
 from specdec.runtime.preparation import preparing
 from specdec.runtime.program import Inputs, Kind, Program, Wanted, program_of
 from specdec.runtime.thin_products import ThinProducts, pays
@@ -55,17 +56,13 @@ class CompiledSteps:
     def _first(self, kind: Kind, inputs: Inputs) -> tuple[Tensor, ...]:
         """Compile a program on its first inputs."""
         step = program_of(self._model, self._cache_word, kind.wanted)
-        program = torch.compile(
-            step,
-            fullgraph=True,
-            backend=self._backend,
-            # `Kind` decides which program serves; guards cost a quarter of a small step.
-            options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe},
-        )
+        program = DirectProgram(step, self._backend)
         first = _with_room(inputs)
         _let_sizes_differ(first)
-        with folding(self._model), tracing(self._model.dtype, self._model.device):
-            program(*first)
+        with folding(self._model):
+            step(*first)  # its code installs hooks when it first runs, which no compiler reads
+            with tracing(self._model.dtype, self._model.device):
+                program(*first)
         self._programs[kind] = program
         return program(*inputs)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from specdec.core.errors import first_line
 from specdec.runtime.compiled import tracing
+from specdec.runtime.direct import DirectProgram
 from specdec.runtime.preparation import preparing
 from specdec.runtime.program import Function
 from specdec.runtime.proven import PROOFS, RefusedError, require_equal
@@ -41,8 +42,7 @@ class CompiledFunction:
         self._eagerly = function
         self._dtype = dtype
         self._called = called
-        skipped: Any = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-        self._how: Any = {"backend": backend, "options": None if guarded else skipped}
+        self._guarded, self._backend = guarded, backend
         self._programs: dict[Sizes, Function] = {}
         self._seen: dict[Sizes, set[Sizes]] = {}
 
@@ -82,4 +82,6 @@ class CompiledFunction:
         own: Any = FunctionType(
             given.__code__.replace(), given.__globals__, closure=given.__closure__
         )
-        return torch.compile(own, fullgraph=True, dynamic=True, **self._how)
+        if self._guarded:
+            return torch.compile(own, fullgraph=True, dynamic=True, backend=self._backend)
+        return DirectProgram(own, self._backend, dynamic=True)

@@ -6,15 +6,35 @@ import pytest
 import torch
 from torch import Tensor
 
+from specdec.core.draft_chain import DraftChain
+from specdec.core.sampling import Sampling
 from specdec.lm.cache import RowCache, cache_word
 from specdec.lm.mask import MaskKind
 from specdec.runtime.attention import folding
-from specdec.runtime.program import FULL, SLIDING, Inputs, program_of
+from specdec.runtime.program import FULL, SLIDING, Chain, Inputs, Wanted, program_of
 from tests.support.captured import CAPTURABLE, capturable
 from tests.support.families import VOCAB_SIZE
 from tests.support.tape import TapeGraph
 
-CAPACITY, NUM_NEW = 24, 3
+CAPACITY, NUM_NEW, DEPTH = 24, 3, 3
+FILTERED = DraftChain(DEPTH, Sampling(0.8, top_k=40, top_p=0.9, min_p=0.01), VOCAB_SIZE)
+
+
+def chain_of(model: Any) -> Chain:
+    """Say what it takes to draft with a model."""
+    kind = MaskKind.of(model.config.get_text_config())
+    return Chain(FILTERED, kind.window, kind.hybrid, CAPACITY - 1)
+
+
+def chained(seed: int, buffers: tuple[Tensor, ...]) -> Inputs:
+    """Draft behind two rows of unlike lengths, one of which is padded."""
+    generator = torch.Generator().manual_seed(seed)
+    starts = torch.randint(2, CAPACITY - NUM_NEW - DEPTH, (2, 1), generator=generator)
+    token_ids = torch.randint(VOCAB_SIZE, (2, NUM_NEW), generator=generator)
+    slots = starts + torch.arange(NUM_NEW)
+    last = torch.randint(NUM_NEW, (2,), generator=generator)
+    draws = last, torch.rand(2, DEPTH, dtype=torch.float64, generator=generator)
+    return Inputs(token_ids, slots.clone(), slots, torch.arange(CAPACITY), (), buffers, draws)
 
 
 def drawn(model: Any, seed: int, buffers: tuple[Tensor, ...]) -> Inputs:
@@ -65,25 +85,35 @@ def filled(inputs: Inputs, more: Inputs) -> None:
 
 
 def flat(inputs: Inputs) -> list[Tensor]:
-    return [*inputs[:4], *inputs.masks, *inputs.buffers]
+    return [*inputs[:4], *inputs.masks, *inputs.buffers, *inputs.draws]
 
 
+@pytest.mark.parametrize("is_chain", [False, True])
 @pytest.mark.parametrize("family", CAPTURABLE)
-def test_a_captured_step_is_every_step(family: str) -> None:
+def test_a_captured_program_is_every_step(
+    family: str, is_chain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a GPU; on processors numpy sorts.
+    monkeypatch.setattr("specdec.core.sampling.ascending", lambda probs: probs.sort(dim=-1).values)
     model = capturable(family)
     word = cache_word(model.forward)
     before = buffers_of(model, word)
-    program = program_of(model, word, (0, "final"))
-    static = drawn(model, 0, tuple(each.clone() for each in before))
+    wanted: Wanted = chain_of(model) if is_chain else (0, "final")
+    program = program_of(model, word, wanted)
+
+    def made(seed: int, buffers: tuple[Tensor, ...]) -> Inputs:
+        return chained(seed, buffers) if is_chain else drawn(model, seed, buffers)
+
+    static = made(0, tuple(each.clone() for each in before))
     graph = TapeGraph()
     with folding(model):
         results = graph.capture(lambda: program(*static))
         for seed in (1, 2, 3):
-            fresh = drawn(model, seed, tuple(each.clone() for each in before))
+            fresh = made(seed, tuple(each.clone() for each in before))
             with torch.no_grad():
                 expected = program(*fresh)
             graph.poison()
-            filled(static, drawn(model, seed, before))
+            filled(static, made(seed, before))
             graph.replay()
             for ours, theirs in zip(results, expected, strict=True):
                 assert torch.equal(ours, theirs)

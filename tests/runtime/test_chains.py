@@ -1,17 +1,24 @@
 """Chains that a model drafts by one program: the tokens that it would draft one by one."""
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from specdec.core.draft_chain import DraftChain
+import specdec as sd
+from specdec.core.draft_chain import DraftChain, Drafted
+from specdec.core.protocols import TreePolicy
+from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.lm.batch import pad
 from specdec.lm.hf import HFCausalLM
+from specdec.tree.fixed import Candidates
 from tests.runtime.test_programs import opened
-from tests.support.families import FAMILIES, tiny_model
+from tests.support.families import FAMILIES, noisy_copy, tiny_model
 from tests.support.uncompiled import uncompiled_steps
 
 DEPTH = 3
@@ -66,8 +73,9 @@ def compare(lm: HFCausalLM, plain: HFCausalLM, rows: Sequence[int], chain: Draft
             assert lm.length(row) == plain.length(row)
             for each in (lm, plain):  # one draft token was accepted
                 each.keep(row, kept)
-    every = pad([[11, 12]] * len(STARTS), plain.device)
-    ours, theirs = (each.forward(range(len(STARTS)), every).logits for each in (lm, plain))
+    beside = range(max(rows) + 1)
+    every = pad([[11, 12]] * len(beside), plain.device)
+    ours, theirs = (each.forward(beside, every).logits for each in (lm, plain))
     assert torch.allclose(ours, theirs, atol=1e-3)
 
 
@@ -99,3 +107,64 @@ def test_there_is_no_program_for_rows_far_apart() -> None:
     text = torch.tensor([[3, 4], [5, 6]])
     assert lm.draft_chain([0, 7], text, [2, 2], chain, [[0.5] * DEPTH] * 2) is None
     assert lm.length(0) == 5
+
+
+def drafted_with(tree: TreePolicy, sampling: Sampling, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return how many chains were drafted at once, and compare the text with the one by levels."""
+    calls = list[int]()
+    own = HFCausalLM.draft_chain
+
+    def counted(self: HFCausalLM, *args: Any) -> Drafted | None:
+        found = own(self, *args)
+        calls.append(found is not None)
+        return found
+
+    monkeypatch.setattr(HFCausalLM, "draft_chain", counted)
+    model = tiny_model("llama")
+    texts = list[list[list[int]]]()
+    for runtime in ("compiled", "eager"):
+        verifier, draft = (HFCausalLM(each, runtime=runtime) for each in (model, noisy(model)))
+        proposer = sd.DraftModel(draft, tree)
+        stopping = sd.Stopping(max_new_tokens=12)
+        decoder = sd.SpeculativeDecoder(verifier, proposer, sd.Rejection(), sampling, stopping)
+        traces = decoder.decode([sd.Request("a", [3, 4, 5]), sd.Request("b", [7])])
+        texts.append([list(trace.output_ids) for trace in traces])
+    assert texts[0] == texts[1]
+    return sum(calls)
+
+
+@lru_cache
+def noisy(model: PreTrainedModel) -> PreTrainedModel:
+    return noisy_copy(model, 0.05)
+
+
+class Cautious(sd.Chain):
+    """Draws by a rule of its own."""
+
+    def candidates(
+        self, draft_probs: Tensor, width: int, streams: Sequence[RandomStream]
+    ) -> Candidates:
+        return super().candidates(draft_probs, width, streams)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("tree", [sd.Chain(3), sd.Sampled([1, 1], "iid")])
+def test_chains_are_drafted_at_once(
+    tree: TreePolicy, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert drafted_with(tree, Sampling(temperature), monkeypatch) > 4
+
+
+@pytest.mark.parametrize(
+    ("tree", "sampling"),
+    [
+        (sd.Chain(3, min_confidence=0.1), Sampling()),
+        (sd.Sampled([2, 1], "iid"), Sampling()),
+        (Cautious(3), Sampling()),
+        (sd.Chain(3), Sampling(repetition_penalty=1.2)),
+    ],
+)
+def test_all_else_is_drafted_level_by_level(
+    tree: TreePolicy, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert drafted_with(tree, sampling, monkeypatch) == 0

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import specdec as sd
+from specdec.core.draft_chain import DraftChain
 from specdec.core.tree import CandidateTree
 from specdec.lm.batch import TreeBatch
 from specdec.lm.check import largest_error
@@ -15,8 +16,10 @@ from specdec.runtime.compiled import CompiledSteps
 from specdec.runtime.graphs import GraphSteps
 from specdec.runtime.preparation import prepared_seconds
 from specdec.runtime.proven import ProvenSteps, RefusedError
+from tests.runtime.test_chains import DEPTH, FILTERS, compare
+from tests.runtime.test_programs import opened
 from tests.support.each_proposer import PROPOSERS
-from tests.support.families import FAMILIES, noisy_copy, tiny_model
+from tests.support.families import FAMILIES, VOCAB_SIZE, noisy_copy, tiny_model
 from tests.support.tape import Pool
 from tests.support.traced import traced, without_cpp
 
@@ -73,8 +76,23 @@ def sizes_differ(lm: HFCausalLM, plain: HFCausalLM) -> None:
 def test_one_program_serves_all_sizes() -> None:
     model = tiny_model("llama")
     sizes_differ(HFCausalLM(model, runtime="compiled"), HFCausalLM(model))
-    programs: Any = traced(model, HFCausalLM(model)._cache_word)
-    assert len(programs._steps._programs) == 4  # one row or more, one cell or more
+    steps: Any = traced(model, HFCausalLM(model)._cache_word)
+    programs = steps._steps._programs.values()
+    assert len(programs) == 4  # one row or more, one cell or more
+    assert all(program._direct is not None for program in programs), "no front end is in between"
+
+
+@pytest.mark.usefixtures("without_cpp")
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("sampling", [sd.Sampling(0.0), sd.Sampling(), FILTERS])
+def test_chains_are_compiled(family: str, sampling: sd.Sampling) -> None:
+    model = tiny_model(family)
+    chain = DraftChain(DEPTH, sampling, VOCAB_SIZE)
+    for rows, starts in (([0], [5]), ([0, 1, 3], [5, 9, 3, 12])):
+        lm, plain = (
+            opened(HFCausalLM(model, runtime=name), starts) for name in ("compiled", "eager")
+        )
+        compare(lm, plain, rows, chain)
 
 
 def test_inductor_compiles_what_is_decoded() -> None:

@@ -175,7 +175,7 @@ def step_in(buffers: tuple[Tensor, ...]) -> Inputs:
 
 
 def test_graphs_go_with_their_buffers() -> None:
-    steps = GraphSteps(lambda inputs, layers: (inputs.token_ids * 2,), Forgetful)
+    steps = GraphSteps(lambda inputs, wanted: (inputs.token_ids * 2,), Forgetful)
     old, new = (tuple(torch.zeros(1, 2, 32, 4) for _ in range(2)) for _ in range(2))
     shapes = [GraphKey.of(step_in(each), ()) for each in (old, new)]
     steps(step_in(old))

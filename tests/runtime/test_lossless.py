@@ -1,6 +1,6 @@
 """Texts of programs have the verifier's distribution: enumerated exactly, and by many draws."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 import specdec as sd
 from specdec.core.protocols import Proposer
-from specdec.core.values import Draw
+from specdec.core.values import Context, Draw, Proposal
 from specdec.decoding import request as request_module
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics.pit import uniformity
@@ -98,6 +98,65 @@ def test_the_text_of_programs_is_exactly_the_verifiers(
 
     found = total_variation(outcomes(play), text_distribution(target, LENGTH, NO_END, PROMPT))
     assert found < ROUNDING, f"TV {found:.1e}"
+
+
+class Led(EnumeratedStream):
+    """Uniforms that lead to each token in turn, as likely as the draft makes it."""
+
+    def __init__(self, branching: BranchingStream, proposer: "Watched"):
+        super().__init__(branching)
+        self._proposer = proposer
+
+    def peek(self, count: int) -> list[float]:
+        tokens, uniforms = self._proposer.tokens, list[float]()
+        for _ in range(count):
+            q = plain_logits(DRAFT, tokens)[-1].double().softmax(dim=-1)
+            token = self.choose(q)
+            uniforms.append(float(q[:token].sum() + q[token] / 2))
+            tokens = (*tokens, token)
+        return uniforms
+
+
+class Watched(sd.DraftModel):
+    """Tells what it drafts behind, and how often at once."""
+
+    tokens: Tokens = ()
+    num_chains = 0
+
+    def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
+        self.tokens = tuple(contexts[0].token_ids)
+        return super().propose(contexts)
+
+    def _at_once(self, contexts: Sequence[Context]) -> list[Proposal] | None:
+        found = super()._at_once(contexts)
+        self.num_chains += found is not None
+        return found
+
+
+@pytest.mark.parametrize("run_by", RUNTIMES)
+def test_chains_that_one_program_drafts_leave_the_text_as_it_is(
+    run_by: RunBy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_by(monkeypatch)
+    monkeypatch.setattr("specdec.proposer.draft_model.is_plain", lambda stream: True)
+    verifier, draft = (HFCausalLM(each, runtime="compiled") for each in (VERIFIER, DRAFT))
+    proposer = Watched(draft, sd.Chain(2))
+    decoder = sd.SpeculativeDecoder(
+        verifier,
+        proposer,
+        sd.Rejection(),
+        stopping=sd.Stopping(LENGTH, NO_END),
+        allow_lossy=True,  # an enumeration has other frequencies than draws, and no one minds
+    )
+
+    def play(branching: BranchingStream) -> Tokens:
+        stream = Led(branching, proposer)
+        monkeypatch.setattr(request_module, "RandomStream", lambda *key: stream)
+        return decoder.decode([sd.Request("a", PROMPT)])[0].output_ids
+
+    found = total_variation(outcomes(play), text_distribution(target, LENGTH, NO_END, PROMPT))
+    assert found < ROUNDING, f"TV {found:.1e}"
+    assert proposer.num_chains > 9, "each of three tokens behind each of three"
 
 
 @pytest.mark.parametrize("run_by", RUNTIMES)

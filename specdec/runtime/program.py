@@ -85,6 +85,7 @@ def _step_of(model: PreTrainedModel, cache_word: str, layers: Sequence[Layer]) -
         buffers: tuple[Tensor, ...],
         draws: tuple[Tensor, ...],
     ) -> tuple[Tensor, ...]:
+        _say_capacity(buffers)
         output = model(
             input_ids=token_ids,
             position_ids=positions,
@@ -114,6 +115,7 @@ def _chain_of(model: PreTrainedModel, cache_word: str, chain: Chain) -> Program:
         buffers: tuple[Tensor, ...],
         draws: tuple[Tensor, ...],
     ) -> tuple[Tensor, ...]:
+        _say_capacity(buffers)
         last, uniforms = draws
         found: list[tuple[Tensor, ...]] = []
         for number in range(depth):
@@ -136,6 +138,12 @@ def _chain_of(model: PreTrainedModel, cache_word: str, chain: Chain) -> Program:
         return tuple(torch.cat(each, dim=1) for each in zip(*found, strict=True))
 
     return _own(draft)
+
+
+def _say_capacity(buffers: Sequence[Tensor]) -> None:
+    """Tell compilers that all layers have as many cells: one number instead of dozens."""
+    for each in buffers[1:]:
+        torch._check(each.shape[2] == buffers[0].shape[2])
 
 
 def _own(program: Program) -> Program:

@@ -23,7 +23,7 @@ class DraftChain(NamedTuple):
         return probs, token_ids
 
 
-class Drafted(NamedTuple):
+class DraftedChain(NamedTuple):
     """What was drafted for B requests."""
 
     token_ids: Tensor  # [B, depth]

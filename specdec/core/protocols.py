@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.closed_form import ClosedForm
-from specdec.core.draft_chain import DraftChain, Drafted
+from specdec.core.draft_chain import DraftChain, DraftedChain
 from specdec.core.randomness import RandomStream, Stream
 from specdec.core.shown import Shown
 from specdec.core.values import Context, Draw, Layer, Level, Proposal, Verdict
@@ -94,7 +94,7 @@ class ChainDrafter(Protocol):
         lengths: Sequence[int],  # [B]: the tokens of each row, without the padding behind them
         chain: DraftChain,
         uniforms: Sequence[Sequence[float]],  # [B][depth], in [0, 1)
-    ) -> Drafted | None:
+    ) -> DraftedChain | None:
         """Append tokens to rows and draft a chain behind them, by inverting q's sums at `uniforms`.
 
         Rows then hold all tokens but the last drafted one. None: nothing was done, since there is

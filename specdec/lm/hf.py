@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from specdec.core.draft_chain import DraftChain, Drafted
+from specdec.core.draft_chain import DraftChain, DraftedChain
 from specdec.core.errors import UserError
 from specdec.core.on_device import on_device
 from specdec.core.protocols import Forward
@@ -277,10 +277,10 @@ class HFCausalLM:
         lengths: Sequence[int],
         chain: DraftChain,
         uniforms: Sequence[Sequence[float]],
-    ) -> Drafted | None:
+    ) -> DraftedChain | None:
         """Append tokens to rows and draft a chain behind them; see `ChainDrafter.draft_chain`."""
 
-        def by_program(programs: Programs, span: Span) -> Drafted:
+        def by_program(programs: Programs, span: Span) -> DraftedChain:
             numbers = on_device(uniforms, self.device, torch.float64)
             cells = ChainCells(rows, token_ids, lengths, numbers)
             found = programs.draft(self._cache, span, cells, chain, self._eagerly)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from specdec.core.draft_chain import DraftChain, Drafted
+from specdec.core.draft_chain import DraftChain, DraftedChain
 from specdec.core.on_device import on_device
 from specdec.core.protocols import Forward
 from specdec.core.unlike_vocabularies import known
@@ -15,7 +15,7 @@ from specdec.lm.cache import RowCache
 from specdec.lm.chain_cells import ChainCells
 from specdec.lm.mask import MaskKind
 from specdec.lm.new_cells import NewCells, Span
-from specdec.runtime.program import FULL, SLIDING, Chain, Inputs
+from specdec.runtime.program import FULL, SLIDING, ChainProgram, Inputs
 from specdec.runtime.proven import ProvenSteps
 
 
@@ -61,7 +61,7 @@ class Programs:
         cells: ChainCells,
         chain: DraftChain,
         eagerly: Callable[[NewCells, Sequence[Layer]], Sequence[Tensor]],
-    ) -> Drafted:
+    ) -> DraftedChain:
         """Append text to rows and draft a chain behind it; rows hold all but its last token."""
 
         def plainly(found: tuple[Tensor, ...]) -> Sequence[Tensor]:
@@ -72,11 +72,11 @@ class Programs:
             return said.gather(1, at), *chain.drawn(logits, cells.uniforms)
 
         inputs = self._chain_inputs(cache, span, cells.filled(span), chain.depth)
-        wanted = Chain(chain, self._kind.window, self._kind.hybrid, self._last_position)
+        wanted = ChainProgram(chain, self._kind.window, self._kind.hybrid, self._last_position)
         _, probs, token_ids = self._steps(inputs, wanted, span.places, plainly)
         for row, length in zip(cells.rows, cells.lengths, strict=True):
             cache.lengths[row] += length + chain.depth - 1
-        return Drafted(token_ids, probs)
+        return DraftedChain(token_ids, probs)
 
     def _chain_inputs(self, cache: RowCache, span: Span, cells: ChainCells, depth: int) -> Inputs:
         starts = [cache.lengths[row] for row in span.rows]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from specdec.core.draft_chain import DraftChain, Drafted
+from specdec.core.draft_chain import DraftChain, DraftedChain
 from specdec.core.on_device import on_device
 from specdec.core.protocols import CausalLM, ChainDrafter, DrawnChain, TreePolicy
 from specdec.core.randomness import is_plain
@@ -150,7 +150,7 @@ def _rows(contexts: Sequence[Context]) -> list[int]:
     return [context.row for context in contexts]
 
 
-def _chains(found: Drafted, contexts: Sequence[Context]) -> list[Proposal]:
+def _chains(found: DraftedChain, contexts: Sequence[Context]) -> list[Proposal]:
     """Return chains, at most as deep as one of the requests can use."""
     depth = min(found.token_ids.shape[1], max(context.max_depth for context in contexts))
     token_ids = found.token_ids[:, :depth].tolist()

@@ -34,7 +34,7 @@ class Inputs(NamedTuple):
     draws: tuple[Tensor, ...] = ()
 
 
-class Chain(NamedTuple):
+class ChainProgram(NamedTuple):
     """A chain that is drafted behind plain text, by a model whose layers see so far back."""
 
     draft: DraftChain
@@ -44,7 +44,7 @@ class Chain(NamedTuple):
 
 
 # What a step returns: logits and the hidden states of some layers, or a chain that it drafts.
-Wanted = tuple[Layer, ...] | Chain
+Wanted = tuple[Layer, ...] | ChainProgram
 
 
 class Kind(NamedTuple):
@@ -68,7 +68,7 @@ Program = Callable[..., tuple[Tensor, ...]]  # of Inputs, to what is wanted
 
 def program_of(model: PreTrainedModel, cache_word: str, wanted: Wanted) -> Program:
     """Write the program of a model that returns what is wanted."""
-    if isinstance(wanted, Chain):
+    if isinstance(wanted, ChainProgram):
         return _chain_of(model, cache_word, wanted)
     return _step_of(model, cache_word, wanted)
 
@@ -99,7 +99,7 @@ def _step_of(model: PreTrainedModel, cache_word: str, layers: Sequence[Layer]) -
     return _own(step)
 
 
-def _chain_of(model: PreTrainedModel, cache_word: str, chain: Chain) -> Program:
+def _chain_of(model: PreTrainedModel, cache_word: str, chain: ChainProgram) -> Program:
     """Write what drafts: its logits and q [B, depth, V], both float32, and tokens [B, depth].
 
     The draft's steps stand one behind the other, and what each draws is what the next one reads.
@@ -181,7 +181,7 @@ def _of_text(
 
 
 def _of_chain(
-    slots: Tensor, columns: Tensor, chain: Chain, dtype: torch.dtype
+    slots: Tensor, columns: Tensor, chain: ChainProgram, dtype: torch.dtype
 ) -> Tensor | Mapping[str, Tensor]:
     near = _of_text(slots, columns, dtype, chain.window)
     return {FULL: _of_text(slots, columns, dtype), SLIDING: near} if chain.hybrid else near

@@ -11,7 +11,7 @@ from specdec.core.sampling import Sampling
 from specdec.lm.cache import RowCache, cache_word
 from specdec.lm.mask import MaskKind
 from specdec.runtime.attention import folding
-from specdec.runtime.program import FULL, SLIDING, Chain, Inputs, Wanted, program_of
+from specdec.runtime.program import FULL, SLIDING, ChainProgram, Inputs, Wanted, program_of
 from tests.support.captured import CAPTURABLE, capturable
 from tests.support.families import VOCAB_SIZE
 from tests.support.tape import TapeGraph
@@ -20,10 +20,10 @@ CAPACITY, NUM_NEW, DEPTH = 24, 3, 3
 FILTERED = DraftChain(DEPTH, Sampling(0.8, top_k=40, top_p=0.9, min_p=0.01), VOCAB_SIZE)
 
 
-def chain_of(model: Any) -> Chain:
+def chain_of(model: Any) -> ChainProgram:
     """Say what it takes to draft with a model."""
     kind = MaskKind.of(model.config.get_text_config())
-    return Chain(FILTERED, kind.window, kind.hybrid, CAPACITY - 1)
+    return ChainProgram(FILTERED, kind.window, kind.hybrid, CAPACITY - 1)
 
 
 def chained(seed: int, buffers: tuple[Tensor, ...]) -> Inputs:

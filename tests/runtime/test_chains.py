@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import specdec as sd
-from specdec.core.draft_chain import DraftChain, Drafted
+from specdec.core.draft_chain import DraftChain, DraftedChain
 from specdec.core.protocols import TreePolicy
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
@@ -114,7 +114,7 @@ def drafted_with(tree: TreePolicy, sampling: Sampling, monkeypatch: pytest.Monke
     calls = list[int]()
     own = HFCausalLM.draft_chain
 
-    def counted(self: HFCausalLM, *args: Any) -> Drafted | None:
+    def counted(self: HFCausalLM, *args: Any) -> DraftedChain | None:
         found = own(self, *args)
         calls.append(found is not None)
         return found

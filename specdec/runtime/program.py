@@ -76,24 +76,11 @@ def program_of(model: PreTrainedModel, cache_word: str, wanted: Wanted) -> Progr
 def _step_of(model: PreTrainedModel, cache_word: str, layers: Sequence[Layer]) -> Program:
     """Write what returns logits [B, M, V] and the hidden states [B, M, H] of `layers`."""
 
-    def step(
-        token_ids: Tensor,
-        positions: Tensor,
-        slots: Tensor,
-        columns: Tensor,
-        masks: tuple[Tensor, ...],
-        buffers: tuple[Tensor, ...],
-        draws: tuple[Tensor, ...],
-    ) -> tuple[Tensor, ...]:
-        _say_capacity(buffers)
-        output = model(
-            input_ids=token_ids,
-            position_ids=positions,
-            attention_mask=_given(masks) if masks else _of_text(slots, columns, model.dtype),
-            **{cache_word: SlotCache(buffers, slots, columns.shape[0])},
-            use_cache=True,
-            output_hidden_states=True,
-        )
+    def step(*given: Any) -> tuple[Tensor, ...]:
+        inputs = Inputs(*given)
+        _say_capacity(inputs.buffers)
+        mask = _given(inputs.masks) if inputs.masks else _of_text(inputs, model.dtype)
+        output = _run(model, cache_word, inputs, mask, output_hidden_states=True)
         return (output.logits, *(hidden_of(output, layer) for layer in layers))
 
     return _own(step)
@@ -104,40 +91,40 @@ def _chain_of(model: PreTrainedModel, cache_word: str, chain: ChainProgram) -> P
 
     The draft's steps stand one behind the other, and what each draws is what the next one reads.
     """
-    depth = chain.draft.depth
 
-    def draft(
-        token_ids: Tensor,
-        positions: Tensor,
-        slots: Tensor,
-        columns: Tensor,
-        masks: tuple[Tensor, ...],
-        buffers: tuple[Tensor, ...],
-        draws: tuple[Tensor, ...],
-    ) -> tuple[Tensor, ...]:
-        _say_capacity(buffers)
-        last, uniforms = draws
+    def draft(*given: Any) -> tuple[Tensor, ...]:
+        inputs = Inputs(*given)
+        _say_capacity(inputs.buffers)
+        last, uniforms = inputs.draws
         found: list[tuple[Tensor, ...]] = []
-        for number in range(depth):
-            output = model(
-                input_ids=token_ids,
-                position_ids=positions,
-                attention_mask=_of_chain(slots, columns, chain, model.dtype),
-                **{cache_word: SlotCache(buffers, slots, columns.shape[0])},
-                use_cache=True,
-            )
-            logits, own_size = output.logits.float(), output.logits.shape[2]
+        for number in range(chain.draft.depth):
+            mask = _of_chain(inputs, chain, model.dtype)
+            output = _run(model, cache_word, inputs, mask)
+            logits, slots, own_size = output.logits.float(), inputs.slots, output.logits.shape[2]
             if number == 0:  # behind each row's last token may be padding
                 places = last[:, None]
                 logits = logits.gather(1, places[..., None].expand(-1, -1, own_size))
                 slots = slots.gather(1, places)
             probs, drawn = chain.draft.drawn(logits, uniforms[:, number : number + 1])
             found.append((logits, probs, drawn))
-            token_ids, slots = known(drawn, own_size), slots + 1
+            slots = slots + 1
             positions = slots.clamp(max=chain.last_position)
+            inputs = Inputs(known(drawn, own_size), positions, slots, *inputs[3:])
         return tuple(torch.cat(each, dim=1) for each in zip(*found, strict=True))
 
     return _own(draft)
+
+
+def _run(model: PreTrainedModel, cache_word: str, inputs: Inputs, mask: Any, **more: bool) -> Any:
+    """Call the model's own code; returns its output."""
+    return model(
+        input_ids=inputs.token_ids,
+        position_ids=inputs.positions,
+        attention_mask=mask,
+        **{cache_word: SlotCache(inputs.buffers, inputs.slots, inputs.columns.shape[0])},
+        use_cache=True,
+        **more,
+    )
 
 
 def _say_capacity(buffers: Sequence[Tensor]) -> None:
@@ -171,20 +158,21 @@ def _given(masks: tuple[Tensor, ...]) -> Tensor | Mapping[str, Tensor]:
 
 
 def _of_text(
-    slots: Tensor, columns: Tensor, dtype: torch.dtype, window: int | None = None
+    inputs: Inputs, dtype: torch.dtype, window: int | None = None
 ) -> Tensor:  # [B, 1, M, L]
     """Let each cell see its row up to itself, in a text whose positions are its slots."""
-    seen = columns <= slots[:, :, None]
+    own = inputs.slots[:, :, None]
+    seen = inputs.columns <= own
     if window is not None:
-        seen = seen & (columns > slots[:, :, None] - window)
+        seen = seen & (inputs.columns > own - window)
     return torch.where(seen, 0.0, torch.finfo(dtype).min).to(dtype)[:, None]
 
 
 def _of_chain(
-    slots: Tensor, columns: Tensor, chain: ChainProgram, dtype: torch.dtype
+    inputs: Inputs, chain: ChainProgram, dtype: torch.dtype
 ) -> Tensor | Mapping[str, Tensor]:
-    near = _of_text(slots, columns, dtype, chain.window)
-    return {FULL: _of_text(slots, columns, dtype), SLIDING: near} if chain.hybrid else near
+    near = _of_text(inputs, dtype, chain.window)
+    return {FULL: _of_text(inputs, dtype), SLIDING: near} if chain.hybrid else near
 
 
 def hidden_of(output: Any, layer: Layer) -> Tensor:  # [B, M, H]

@@ -1,6 +1,6 @@
 """Chains that a model drafts by one program: the tokens that it would draft one by one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,22 +19,12 @@ from specdec.lm.hf import HFCausalLM
 from specdec.tree.fixed import Candidates
 from tests.runtime.test_programs import opened
 from tests.support.families import FAMILIES, noisy_copy, tiny_model
-from tests.support.uncompiled import uncompiled_steps
+
+pytestmark = pytest.mark.usefixtures("uncompiled", "without_gradients")
 
 DEPTH = 3
 STARTS = [5, 9, 3, 12]
 FILTERS = Sampling(temperature=0.7, top_k=30, top_p=0.9, min_p=0.01)
-
-
-@pytest.fixture(autouse=True)
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specdec.lm.hf.steps_of", uncompiled_steps)
-
-
-@pytest.fixture(autouse=True)
-def without_gradients() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
 
 
 def one_by_one(

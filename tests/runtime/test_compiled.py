@@ -1,6 +1,5 @@
 """Compiled steps: one program for all sizes of its kind, and the same text as eagerly."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,7 +22,11 @@ from tests.support.families import FAMILIES, VOCAB_SIZE, noisy_copy, tiny_model
 from tests.support.tape import Pool
 from tests.support.traced import traced, without_cpp
 
-pytestmark = [pytest.mark.whole, pytest.mark.thorough]
+pytestmark = [
+    pytest.mark.whole,
+    pytest.mark.thorough,
+    pytest.mark.usefixtures("without_gradients"),
+]
 
 
 # One mask or two, no rotations, latent keys and experts; a family takes a quarter of a minute.
@@ -38,12 +41,6 @@ def slow(family: str) -> Any:
 @pytest.fixture(name="without_cpp")
 def let_torch_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
     without_cpp(monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-def without_gradients() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
 
 
 @pytest.mark.usefixtures("without_cpp")

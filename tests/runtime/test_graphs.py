@@ -1,6 +1,6 @@
 """Steps by graphs: any lengths, trees and rows, in buffers that come and go, are as run eagerly."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -21,6 +21,8 @@ from tests.support.captured import CAPTURABLE, Emulated, capturable
 from tests.support.each_proposer import PROPOSERS
 from tests.support.families import noisy_copy, tiny_model
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 SHAPES = [(-1,), (-1, 0, 1), (-1, 0, 0, 1, 2)]  # one token, a chain, a tree
 PATHS = [[0], [0, 1], [0, 2, 4]]  # of those, what is kept
 LAYERS: tuple[Layer, ...] = (0, "final")
@@ -32,12 +34,6 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Emulated:
     monkeypatch.setattr("specdec.lm.hf.steps_of", made)
     monkeypatch.setattr("specdec.runtime.graphs.SMALLEST", 16)  # so that texts outgrow it
     return made
-
-
-@pytest.fixture(autouse=True)
-def without_gradients() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
 
 
 class Pair:

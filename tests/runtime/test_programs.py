@@ -1,6 +1,6 @@
 """Steps by programs are the model's own steps: all families, trees, ragged rows and idle ones."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -18,18 +18,9 @@ from specdec.runtime.proven import ProvenSteps, RefusedError
 from tests.support.families import FAMILIES, tiny_model
 from tests.support.uncompiled import uncompiled_steps
 
+pytestmark = pytest.mark.usefixtures("uncompiled", "without_gradients")
+
 TREE = CandidateTree((3, 4, 5, 6, 7), (-1, 0, 0, 1, 2))
-
-
-@pytest.fixture(autouse=True)
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specdec.lm.hf.steps_of", uncompiled_steps)
-
-
-@pytest.fixture(autouse=True)
-def without_gradients() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

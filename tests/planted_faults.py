@@ -40,7 +40,7 @@ FAULTS = (
     Fault("lm/cache.py", "self.lengths[row] = end", "self.lengths[row] = end - 1", "lm decoding"),
     Fault("lm/cache.py", "on_device([prefix + node for", "on_device([prefix + 0 * node for",
           "lm decoding"),
-    Fault("runtime/program.py", "columns <= slots[:, :, None]", "columns < slots[:, :, None] + 2",
+    Fault("runtime/program.py", "inputs.columns <= own", "inputs.columns < own + 2",
           "runtime"),
     Fault("runtime/graphs.py", "each.clone() for each in self.results", "self.results", "runtime"),
     Fault("runtime/graphs.py", "each.data_ptr() for each", "0 for each", "runtime"),

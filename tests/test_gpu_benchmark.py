@@ -25,7 +25,7 @@ class Unable:
     def __call__(self, name: str, model: Any, cache_word: str) -> ProvenSteps | None:
         return None if name == "eager" else ProvenSteps(self.refuse, model, name)
 
-    def refuse(self, inputs: object, layers: object) -> tuple[Tensor, ...]:
+    def refuse(self, inputs: object, wanted: object) -> tuple[Tensor, ...]:
         raise RuntimeError("CUDA error: out of memory")
 
 

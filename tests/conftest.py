@@ -46,6 +46,7 @@ WHOLE = (
     *("replaying/test_expected_steps.py", "report/test_comparison.py", "report/test_exports.py"),
     *("report/test_large_report.py", "report/test_page.py", "report/test_plots.py"),
     *("report/test_report_in_browser.py", "results/test_options.py", "results/test_provenance.py"),
+    *("runtime/test_kernels.py", "runtime/test_thin_products.py"),
     *("verification/test_dominance.py", "verification/test_estimators.py"),
     *("verification/test_exact.py", "verification/test_lossy_rules.py"),
     "verification/test_numbers.py",

@@ -15,7 +15,10 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from specdec.runtime.kernels.operators import thin_attention
+
 FOLDED = "specdec_folded"
+THIN = "specdec_thin"  # the same by a kernel of ours, where there are several new cells
 STOCK = "sdpa"  # what it takes the place of; families without sdpa need more than it computes
 
 
@@ -48,13 +51,32 @@ def folded(
     return found.transpose(1, 2).contiguous(), None
 
 
+def thin(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **others: object,
+) -> tuple[Tensor, None]:
+    """Attend as `folded` does, by a kernel where that is faster."""
+    types = {each.dtype for each in (query, key, value, attention_mask)}
+    if query.shape[2] == 1 or len(types) > 1:  # one cell is fused with what stands around it
+        return folded(module, query, key, value, attention_mask, dropout, scaling)
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    mask = attention_mask.expand(query.shape[0], -1, -1, -1)
+    return thin_attention(query, key, value, mask, scale), None
+
+
 @contextmanager
-def folding(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model that runs sdpa attend by `folded` meanwhile; others attend as they do."""
+def folding(model: PreTrainedModel, name: str = FOLDED) -> Iterator[None]:
+    """Let a model that runs sdpa attend by `folded` or `thin` meanwhile; others go on as ever."""
     if model.config._attn_implementation != STOCK:
         yield
         return
-    model.set_attn_implementation(FOLDED)
+    model.set_attn_implementation(name)
     try:
         yield
     finally:
@@ -62,11 +84,12 @@ def folding(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _register() -> None:
-    """Make it known to transformers; its masks are additive, whoever builds them."""
+    """Make them known to transformers; their masks are additive, whoever builds them."""
     functions: Any = ALL_ATTENTION_FUNCTIONS
     masks: Any = ALL_MASK_ATTENTION_FUNCTIONS
-    functions.register(FOLDED, folded)
-    masks.register(FOLDED, eager_mask)
+    for name, function in ((FOLDED, folded), (THIN, thin)):
+        functions.register(name, function)
+        masks.register(name, eager_mask)
 
 
 _register()

@@ -1,7 +1,6 @@
 """How the steps of a model may be run, by name, and which way suits the work to come."""
 
 import os
-import shutil
 from functools import lru_cache
 
 import torch
@@ -11,13 +10,13 @@ from specdec.core.cache_folder import cache_folder
 from specdec.core.errors import UserError, require
 from specdec.runtime.cuda_tape import CudaGraphs
 from specdec.runtime.graphs import GraphSteps
+from specdec.runtime.kernels.build import compiler
 from specdec.runtime.program import Function, reading_of
 from specdec.runtime.proven import ProvenSteps, Steps
 from specdec.runtime.stock_steps import StockSteps
 
 EAGER, COMPILED, CUDA_GRAPHS, AUTO = "eager", "compiled", "cuda_graphs", "auto"
 RUNTIMES = (EAGER, COMPILED, CUDA_GRAPHS, AUTO)
-COMPILERS = ("g++", "clang++", "c++")
 WORTH = 3  # times the seconds of preparation: below that a run is over before it has paid
 # Rough on purpose, and the same everywhere: an interrupted run must choose the same again.
 BYTES_PER_SECOND = {"cpu": 5e9, "cuda": 2e12}
@@ -47,8 +46,7 @@ def require_runtime(name: object, device: torch.device) -> None:
 
 def has_compiler(device: torch.device) -> bool:
     """Whether programs for a device can be compiled: for CPUs that takes a C++ compiler."""
-    compilers = (os.environ.get("CXX", COMPILERS[0]), *COMPILERS)
-    return device.type != "cpu" or any(map(shutil.which, compilers))
+    return device.type != "cpu" or compiler() is not None
 
 
 def suited(model: PreTrainedModel, num_tokens: int) -> tuple[str, str]:

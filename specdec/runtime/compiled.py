@@ -18,11 +18,14 @@ from torch._inductor import config as inductor
 from torch.fx.experimental import _config as shapes
 from transformers import PreTrainedModel
 
-from specdec.runtime.attention import folding
+from specdec.runtime.attention import FOLDED, THIN, folding
 from specdec.runtime.direct import DirectProgram
+from specdec.runtime.kernels.operators import have_kernels
 from specdec.runtime.preparation import preparing
 from specdec.runtime.program import Inputs, Kind, Program, Wanted, program_of
-from specdec.runtime.thin_products import ThinProducts, pays
+from specdec.runtime.thin_products import ThinProducts
+
+INDUCTOR = "inductor"
 
 
 class CompiledSteps:
@@ -34,7 +37,7 @@ class CompiledSteps:
         backend: of `torch.compile`.
     """
 
-    def __init__(self, model: PreTrainedModel, cache_word: str, backend: str = "inductor"):
+    def __init__(self, model: PreTrainedModel, cache_word: str, backend: str = INDUCTOR):
         self._model = model
         self._cache_word = cache_word
         self._backend = backend
@@ -59,9 +62,11 @@ class CompiledSteps:
         program = DirectProgram(step, self._backend)
         first = _with_room(inputs)
         _let_sizes_differ(first)
-        with folding(self._model):
+        dtype, device = self._model.dtype, self._model.device
+        kernels = self._backend == INDUCTOR and have_kernels(dtype, device)
+        with folding(self._model, THIN if kernels else FOLDED):
             step(*first)  # its code installs hooks when it first runs, which no compiler reads
-            with tracing(self._model.dtype, self._model.device):
+            with tracing(dtype, device, kernels):
                 program(*first)
         self._programs[kind] = program
         return program(*inputs)
@@ -93,19 +98,19 @@ def _let_sizes_differ(inputs: Inputs) -> None:
 
 
 @contextmanager
-def tracing(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-    """What holds while a program is compiled."""
-    # Weights that are constants can be packed for half precision; float32 gains nothing by it, and
-    # what is frozen cannot be kept on disk for the next process.
-    half = dtype in (torch.bfloat16, torch.float16)
+def tracing(dtype: torch.dtype, device: torch.device, kernels: bool) -> Iterator[None]:
+    """What holds while a program is compiled, with or without kernels of our own."""
     noisy = logging.getLogger("torch._inductor"), logging.getLogger("torch._dynamo")
     levels = [each.level for each in noisy]
     for each in noisy:
         each.setLevel(logging.ERROR)
-    settings: dict[str, Any] = {"freezing": half}
-    if dtype == torch.float32 and device.type == "cpu":
-        # Calls of kernels in C++, too: in Python they cost a tenth of a small step.
-        settings |= {"post_grad_custom_pre_pass": ThinProducts(pays()), "cpp_wrapper": True}
+    settings: dict[str, Any] = {"cpp_wrapper": device.type == "cpu"}  # or Python calls its kernels
+    if kernels:
+        settings["post_grad_custom_pre_pass"] = ThinProducts()
+    else:
+        # Weights that are constants can be packed for half precision; float32 gains nothing by it,
+        # and what is frozen cannot be kept on disk for the next process.
+        settings["freezing"] = dtype in (torch.bfloat16, torch.float16)
     alike = shapes.use_duck_shape
     shapes.use_duck_shape = False  # sizes that are equal by chance are not the same size
     # Nor are numbers of the model's code sizes, though those of another model were others.

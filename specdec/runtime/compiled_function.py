@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from specdec.core.errors import first_line
-from specdec.runtime.compiled import tracing
+from specdec.runtime.compiled import INDUCTOR, tracing
 from specdec.runtime.direct import DirectProgram
+from specdec.runtime.kernels.operators import have_kernels
 from specdec.runtime.preparation import preparing
 from specdec.runtime.program import Function
 from specdec.runtime.proven import PROOFS, RefusedError, require_equal
@@ -37,7 +38,7 @@ class CompiledFunction:
         dtype: torch.dtype,
         called: str,
         guarded: bool = True,
-        backend: str = "inductor",
+        backend: str = INDUCTOR,
     ):
         self._eagerly = function
         self._dtype = dtype
@@ -66,7 +67,9 @@ class CompiledFunction:
     def _tried(self, ones: Sizes, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         program = self._programs.get(ones) or self._compiled()
         try:
-            with tracing(self._dtype, inputs[0].device):
+            device = inputs[0].device
+            kernels = self._backend == INDUCTOR and have_kernels(self._dtype, device)
+            with tracing(self._dtype, device, kernels):
                 found = program(*inputs)
         except Exception as problem:  # whatever a compiler raises
             raise RefusedError(

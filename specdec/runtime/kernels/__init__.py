@@ -1,0 +1,1 @@
+"""Kernels of our own, for what speculative decoding does most and libraries do least well."""

@@ -128,8 +128,9 @@ class Bench:
         made["draft_model"] = self.draft_model()
         if self.options.verifier == "zoo:verifier":
             tree = sd.Chain(self.options.gamma)
-            made["medusa"] = sd.Medusa.load("zoo:medusa", self.verifier, tree)
-            made["chained"] = sd.Chained.load("zoo:chained", self.verifier, tree)
+            how: dict[str, Any] = {"runtime": self.options.runtime}  # on both sides of each ratio
+            made["medusa"] = sd.Medusa.load("zoo:medusa", self.verifier, tree, **how)
+            made["chained"] = sd.Chained.load("zoo:chained", self.verifier, tree, **how)
         return made
 
     def step_seconds(self, num_tokens: int) -> float:

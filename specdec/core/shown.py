@@ -16,12 +16,14 @@ from specdec.core.values import Draw, Proposal
 class Shown:
     """B candidate trees, p after each of their nodes, and B streams to decide with.
 
-    All candidates were drawn in one way; trees without any are what every way may come to.
+    All candidates were drawn in one way; trees without any are what every way may come to. If
+    `certain`, each row of p is a single token, as at temperature 0: then none needs to be drawn.
     """
 
     proposals: Sequence[Proposal]
     probs: Tensor  # [B, M, V]: row i is p after node i; rows behind a tree's last node are padding
     streams: Sequence[Stream]
+    certain: bool = False
 
     @property
     def draw(self) -> Draw:
@@ -47,6 +49,7 @@ class Shown:
             proposals,
             self.probs[on_device(places, self.probs.device)],
             [self.streams[place] for place in places],
+            self.certain,
         )
 
     def after(self, where: Sequence[tuple[int, int]]) -> Tensor:  # n (request, node) -> [n, V]

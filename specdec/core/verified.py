@@ -1,6 +1,7 @@
 """Verdicts on the trees of a batch, by rules that take it at once, and rules that take one tree."""
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from specdec.core.protocols import BatchedRule, VerificationRule
 from specdec.core.shown import Shown
@@ -9,7 +10,7 @@ from specdec.core.values import Proposal, Verdict
 
 def verified(rule: VerificationRule, shown: Shown) -> list[Verdict]:
     """Let a rule decide: on all trees at once if it can, else on one after the other."""
-    if isinstance(rule, BatchedRule) and decides_together(rule):
+    if decides_together(rule):
         return _by_draw(rule, shown)
     return [
         rule.verify(proposal, probs[: len(proposal.tree.parents)], stream)
@@ -17,7 +18,7 @@ def verified(rule: VerificationRule, shown: Shown) -> list[Verdict]:
     ]
 
 
-def decides_together(rule: object) -> bool:
+def decides_together(rule: object) -> TypeGuard[BatchedRule]:
     """Whether `verify_all` is what a rule does: no `verify` of its own stands below it."""
     for owner in (rule, *type(rule).__mro__):
         names = getattr(owner, "__dict__", {}).keys()

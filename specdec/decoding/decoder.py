@@ -162,7 +162,8 @@ class SpeculativeDecoder:
             clock.lap("verify")
             verifier_probs = self._verifier_probs(contexts, proposals, forward.logits)  # [B, M, V]
             streams = [context.verify_stream for context in contexts]
-            verdicts = verified(self.rule, Shown(proposals, verifier_probs, streams))
+            certain = self.sampling.temperature == 0
+            verdicts = verified(self.rule, Shown(proposals, verifier_probs, streams, certain))
             steps = self._commit(in_flight, proposals, verdicts, verifier_probs, forward)
             self.proposer.update(contexts, verdicts)
             clock.lap("other")
@@ -270,10 +271,11 @@ class SpeculativeDecoder:
                 )
             accepted = [ROOT, *verdict.path]
             self.verifier.keep(flight.row, len(flight.token_ids) - 1, accepted)
-            kept = on_device(accepted, verifier_probs.device)
-            flight.features = {
-                layer: hidden[index, kept] for layer, hidden in forward.hidden.items()
-            }
+            if forward.hidden:
+                kept = on_device(accepted, verifier_probs.device)
+                flight.features = {
+                    layer: hidden[index, kept] for layer, hidden in forward.hidden.items()
+                }
             said = forward.logits[index] if self._log_probs else None
             steps.append(flight.commit(proposal, verdict, _log_probs(said, proposal, verdict)))
         return steps

@@ -40,6 +40,8 @@ class DraftModel(TreeProposer):
         require_model(model, "draft model")
         super().__init__(tree, temperature, model.vocab_size)
         self.model = model
+        whole = isinstance(tree, DrawnChain) and tree.is_drawn_chain
+        self._drafter = model if whole and isinstance(model, ChainDrafter) else None
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
         """Empty the cache; q will be `vocab_size` wide, like p."""
@@ -64,19 +66,17 @@ class DraftModel(TreeProposer):
 
     def _at_once(self, contexts: Sequence[Context]) -> list[Proposal] | None:
         """Let the model draft a whole chain; None: it cannot, or the tree is none."""
-        tree, model, streams = self.tree, self.model, [each.draft_stream for each in contexts]
-        if not (isinstance(tree, DrawnChain) and tree.is_drawn_chain):
-            return None
-        if not isinstance(model, ChainDrafter) or any(each.processors for each in contexts):
+        streams = [each.draft_stream for each in contexts]
+        if self._drafter is None or any(each.processors for each in contexts):
             return None
         if not all(map(is_plain, streams)):
             return None
         # As deep as the tree, though some steps want less: that would be another program.
         chain = DraftChain(self.max_depth, self._warping(contexts[0]), self._vocab_size)
         missing = self._missing(contexts)
-        found = model.draft_chain(
+        found = self._drafter.draft_chain(
             _rows(contexts),
-            pad(missing, model.device, LEAST_WIDTH),
+            pad(missing, self.model.device, LEAST_WIDTH),
             [len(token_ids) for token_ids in missing],
             chain,
             [stream.peek(chain.depth) for stream in streams],

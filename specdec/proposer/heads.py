@@ -73,7 +73,7 @@ class HeadsProposer(TreeProposer):
 
     def _run_by(self, runtime: str) -> None:
         self.runtime = runtime
-        self._levels = levels_of(runtime, self.heads)
+        self._levels = levels_of(runtime, self.heads, self.tree.max_depth)
 
     @classmethod
     def load(
@@ -124,38 +124,43 @@ class HeadsProposer(TreeProposer):
 
     def _read(self, contexts: Sequence[Context]) -> LogitSource:
         """Compute one head's distributions after each of the F nodes of the level above it."""
-        heads = self.heads
-        state = hidden = self._hidden(contexts)[:, None]  # [B, 1, H]
-        roots = [[[context.token_ids[-1]]] for context in contexts]
-        path = on_device(roots, hidden.device)  # [B, F, i + 1]: from the root down
-        embeddings = hidden[:, :, None]  # of the path, for heads that read it
+        hidden = self._hidden(contexts)[:, None]  # [B, 1, H]
+        return self._along(hidden, contexts) if self.heads.reads_tokens else self._at_once(hidden)
+
+    def _at_once(self, hidden: Tensor) -> LogitSource:
+        """Ask all heads before any token is known, since they read none."""
         num_nodes = 1
-        for head in range(heads.num_heads):
-            if heads.reads_tokens:
-                embeddings = self.verifier.embed(path).to(hidden.dtype)
-            state, logits = self._level(head, hidden, embeddings, state)
+        for found in self._run(0, hidden):  # [B, 1, V], or a state
+            logits = found if self.heads.vocabulary_heads else self.verifier.unembed(found)
             frontier = yield fitted(logits, self._vocab_size).expand(-1, num_nodes, -1)
             num_nodes = frontier.token_ids.shape[1]
-            if heads.reads_tokens:
-                path = _below(path, frontier.parents)
-                path = torch.cat([path, frontier.token_ids[..., None]], dim=-1)
-                state = _below(state, frontier.parents)
-                hidden = hidden[:, :1].expand(-1, num_nodes, -1).contiguous()
 
-    def _level(
-        self, head: int, hidden: Tensor, embeddings: Tensor, previous: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return a head's state [B, F, H] and logits [B, F, V]."""
+    def _along(self, hidden: Tensor, contexts: Sequence[Context]) -> LogitSource:
+        """Ask head by head: each reads the tokens that were chosen by those before it."""
+        state = hidden.view(hidden.shape)  # a tensor of its own: programs tell inputs apart
+        roots = [[[context.token_ids[-1]]] for context in contexts]
+        path = on_device(roots, hidden.device)  # [B, F, i + 1]: from the root down
+        for head in range(len(self._levels)):
+            embeddings = self.verifier.embed(path).to(hidden.dtype)
+            state, *own = self._run(head, hidden, embeddings, state)  # [B, F, H], and logits
+            logits = own[0] if own else self.verifier.unembed(state)
+            frontier = yield fitted(logits, self._vocab_size)
+            path = _below(path, frontier.parents)
+            path = torch.cat([path, frontier.token_ids[..., None]], dim=-1)
+            state = _below(state, frontier.parents)
+            hidden = hidden[:, :1].expand(-1, path.shape[1], -1).contiguous()
+
+    def _run(self, number: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Call what runs one head, or all."""
         try:
-            state, *logits = self._levels[head](hidden, embeddings, previous)
+            return self._levels[number](*inputs)
         except RefusedError as reason:
             if not self._may_choose:
                 raise
             print(f"runtime=auto: heads run eagerly from here on, since {reason}")
             self._may_choose = False
             self._run_by(EAGER)
-            state, *logits = self._levels[head](hidden, embeddings, previous)
-        return state, logits[0] if logits else self.verifier.unembed(state)
+            return self._levels[number](*inputs)
 
     def _hidden(self, contexts: Sequence[Context]) -> Tensor:  # [B, H]
         weight = next(self.heads.parameters())
@@ -173,16 +178,34 @@ def _below(values: Tensor, parents: Tensor) -> Tensor:  # [B, F, H], [B, F'] -> 
     return values.gather(1, parents[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def levels_of(runtime: str, heads: Heads) -> list[Function]:
-    """Return what runs each head: see `Heads.level`."""
+def levels_of(runtime: str, heads: Heads, depth: int) -> list[Function]:
+    """Return what runs the first heads, one for each; one for all if they read no tokens."""
     dtype, kind = next(heads.parameters()).dtype, type(heads).__name__
+    if not heads.reads_tokens:
+        return [function_of(runtime, _all_of(heads, depth), dtype, f"the heads of {kind}")]
     return [
         function_of(runtime, _level_of(heads, head), dtype, f"head {head} of {kind}")
-        for head in range(heads.num_heads)
+        for head in range(depth)
     ]
 
 
+def _all_of(heads: Heads, depth: int) -> Function:
+    """Write what returns the logits [B, 1, V] of each head; without vocabulary heads its state."""
+
+    def levels(hidden: Tensor) -> tuple[Tensor, ...]:  # [B, 1, H]
+        found: list[Tensor] = []
+        state = hidden
+        for head in range(depth):
+            state, *logits = heads.level(head, hidden, hidden[:, :, None], state)
+            found.append(logits[0] if logits else state)
+        return tuple(found)
+
+    return levels
+
+
 def _level_of(heads: Heads, head: int) -> Function:
+    """Write what `Heads.level` returns."""
+
     def level(hidden: Tensor, embeddings: Tensor, previous: Tensor) -> tuple[Tensor, ...]:
         return heads.level(head, hidden, embeddings, previous)
 

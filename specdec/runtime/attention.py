@@ -63,7 +63,8 @@ def thin(
 ) -> tuple[Tensor, None]:
     """Attend as `folded` does, by a kernel where that is faster."""
     types = {each.dtype for each in (query, key, value, attention_mask)}
-    if query.shape[2] == 1 or len(types) > 1:  # one cell is fused with what stands around it
+    # A single cell is fused with what stands around it.
+    if query.shape[0] == query.shape[2] == 1 or len(types) > 1:
         return folded(module, query, key, value, attention_mask, dropout, scaling)
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     mask = attention_mask.expand(query.shape[0], -1, -1, -1)

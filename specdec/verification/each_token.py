@@ -28,6 +28,8 @@ class EachToken:
         if streams is not None and shown.drawn_ahead:
             numbers = self._uniforms(streams, weights)
             self.ahead = (draw(weights, numbers[..., None]).squeeze(-1),)
+        elif shown.certain:
+            self._choose = [cache(_likeliest(row)) for row in weights]
         elif streams is not None and len(streams) > 1:
             self._choose = self._lazily(streams, weights)
         else:
@@ -65,6 +67,10 @@ class EachToken:
             return choose
 
         return [cache(chooser(owner)) for owner in range(len(streams))]
+
+
+def _likeliest(weights: Tensor) -> Callable[[int], int]:  # [M, V]
+    return lambda node: int(weights[node].argmax())
 
 
 def _looked_up(tokens: Sequence[float]) -> Callable[[int], int]:

@@ -58,7 +58,10 @@ class LastToken:
         """Return the tokens after the last nodes [B]; `ahead` is what was read of it, if it was."""
         if ahead:
             return [int(row[last]) for row, last in zip(ahead[0], lasts, strict=True)]
-        return choose_all(self._weights([*enumerate(lasts)]), self.shown.streams)
+        weights = self._weights([*enumerate(lasts)])
+        if self.shown.certain:
+            return integers(weights.argmax(dim=-1))
+        return choose_all(weights, self.shown.streams)
 
     def _weights(self, where: Sequence[tuple[int, int]]) -> Tensor:  # [n, V]
         places = [self.nodes.places.get(each) for each in where]

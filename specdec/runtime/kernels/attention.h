@@ -28,33 +28,38 @@ struct Attention {
   int64_t queries_per_key_head() const { return heads / key_heads * num_new; }
   int64_t padded() const { return (length + kLanes - 1) / kLanes * kLanes; }
 
-  void operator()() const {
-    const int64_t chunks = (queries_per_key_head() + kRows - 1) / kRows;
+  void operator()() const { queries_per_key_head() == 1 ? by_chunks<1>() : by_chunks<kRows>(); }
+
+  template <int R>
+  void by_chunks() const {
+    const int64_t chunks = (queries_per_key_head() + R - 1) / R;
 #pragma omp parallel
     {
-      Chunk chunk(*this);
+      Chunk<R> chunk(*this);
 #pragma omp for schedule(static)
       for (int64_t i = 0; i < size * key_heads * chunks; ++i)
-        chunk.run(i / chunks / key_heads, i / chunks % key_heads, i % chunks * kRows);
+        chunk.run(i / chunks / key_heads, i / chunks % key_heads, i % chunks * R);
     }
   }
 
-  // kRows queries of one row and one head of keys; behind the last one it is repeated.
+  // R queries of one row and one head of keys; behind the last one it is repeated.
+  template <int R>
   struct Chunk {
+    static constexpr int kKeys = kLanes / R;  // whose scores are computed at once
     const Attention& of;
     std::vector<T> queries;
     std::vector<float> scores;
-    const T *keys, *values, *masks[kRows];
-    T* results[kRows];
-    float sums[kRows];
+    const T *keys, *values, *masks[R];
+    T* results[R];
+    float sums[R];
 
     explicit Chunk(const Attention& of)
-        : of(of), queries(kRows * of.dim), scores(kRows * of.padded()) {}
+        : of(of), queries(R * of.dim), scores(R * of.padded()) {}
 
     void run(int64_t row, int64_t key_head, int64_t first) {
       gather(row, key_head, first);
       multiply();
-      for (int r = 0; r < kRows; ++r) sums[r] = weigh(scores.data() + r * of.padded(), masks[r]);
+      for (int r = 0; r < R; ++r) sums[r] = weigh(scores.data() + r * of.padded(), masks[r]);
       constexpr int several = kOutputs * kLanes;
       int64_t d = 0;
       for (; d + several <= of.value_dim; d += several) mix<kOutputs>(d, several);
@@ -65,7 +70,7 @@ struct Attention {
     void gather(int64_t row, int64_t key_head, int64_t first) {
       keys = of.key.at(row, key_head);
       values = of.value.at(row, key_head);
-      for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < R; ++r) {
         const int64_t own = std::min(first + r, of.queries_per_key_head() - 1);
         const int64_t head = key_head * (of.heads / of.key_heads) + own / of.num_new;
         const int64_t cell = own % of.num_new;
@@ -77,21 +82,20 @@ struct Attention {
 
     void multiply() {
       int64_t s = 0;
-      for (; s + kOutputs <= of.length; s += kOutputs) score(s);
+      for (; s + kKeys <= of.length; s += kKeys) score(s);
       if (s == of.length) return;
-      if (of.length >= kOutputs) return score(of.length - kOutputs);
+      if (of.length >= kKeys) return score(of.length - kKeys);
       for (; s < of.length; ++s)
-        for (int r = 0; r < kRows; ++r)
+        for (int r = 0; r < R; ++r)
           scores[r * of.padded() + s] =
               of.scale * product(queries.data() + r * of.dim, keys + s * of.key.cell, of.dim);
     }
 
     void score(int64_t s) {
-      const Lanes each = of.scale * products<kRows, kOutputs>(queries.data(), of.dim,
-                                                              keys + s * of.key.cell,
-                                                              of.key.cell, of.dim);
+      const Lanes each = of.scale * products<R, kKeys>(queries.data(), of.dim,
+                                                    keys + s * of.key.cell, of.key.cell, of.dim);
       for (int i = 0; i < kLanes; ++i)
-        scores[i / kOutputs * of.padded() + s + i % kOutputs] = each[i];
+        scores[i / kKeys * of.padded() + s + i % kKeys] = each[i];
     }
 
     // Turns scores into weights; returns what they are to be divided by.
@@ -125,7 +129,7 @@ struct Attention {
     // `count` neighbouring numbers of the weighted values.
     template <int C>
     void mix(int64_t d, int64_t count) const {
-      Lanes mixed[kRows][C] = {};
+      Lanes mixed[R][C] = {};
       const int64_t last = count - (C - 1) * kLanes;  // numbers of the last vector
       const bool whole = last == kLanes;
       for (int64_t s = 0; s < of.length; ++s) {
@@ -134,13 +138,13 @@ struct Attention {
 #pragma GCC unroll 16
         for (int c = 0; c < C; ++c) each[c] = C > 1 || whole ? load(at + c * kLanes) : load(at, last);
 #pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r) {
+        for (int r = 0; r < R; ++r) {
           const float weight = scores[r * of.padded() + s];
 #pragma GCC unroll 16
           for (int c = 0; c < C; ++c) mixed[r][c] += each[c] * weight;
         }
       }
-      for (int r = 0; r < kRows; ++r)
+      for (int r = 0; r < R; ++r)
         for (int c = 0; c < C; ++c)
           store(mixed[r][c] / sums[r], results[r] + d + c * kLanes, C > 1 ? kLanes : last);
     }

@@ -1,10 +1,11 @@
 """Heads on the verifier's hidden states draft: what all kinds of heads share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +29,8 @@ from specdec.proposer.tree_proposer import TreeProposer
 from specdec.runtime.choice import AUTO, EAGER, function_of, require_runtime
 from specdec.runtime.program import Function
 from specdec.runtime.proven import RefusedError
+
+R = TypeVar("R")
 
 
 class HeadsProposer(TreeProposer):
@@ -74,6 +77,8 @@ class HeadsProposer(TreeProposer):
     def _run_by(self, runtime: str) -> None:
         self.runtime = runtime
         self._levels = levels_of(runtime, self.heads, self.tree.max_depth)
+        if self._prefix is not None:
+            self._prefix.run_by(runtime, next(self.heads.parameters()).dtype)
 
     @classmethod
     def load(
@@ -130,7 +135,7 @@ class HeadsProposer(TreeProposer):
     def _at_once(self, hidden: Tensor) -> LogitSource:
         """Ask all heads before any token is known, since they read none."""
         num_nodes = 1
-        for found in self._run(0, hidden):  # [B, 1, V], or a state
+        for found in self._tried(partial(self._level, 0, hidden)):  # [B, 1, V], or a state
             logits = found if self.heads.vocabulary_heads else self.verifier.unembed(found)
             frontier = yield fitted(logits, self._vocab_size).expand(-1, num_nodes, -1)
             num_nodes = frontier.token_ids.shape[1]
@@ -142,7 +147,8 @@ class HeadsProposer(TreeProposer):
         path = on_device(roots, hidden.device)  # [B, F, i + 1]: from the root down
         for head in range(len(self._levels)):
             embeddings = self.verifier.embed(path).to(hidden.dtype)
-            state, *own = self._run(head, hidden, embeddings, state)  # [B, F, H], and logits
+            inputs = hidden, embeddings, state
+            state, *own = self._tried(partial(self._level, head, *inputs))  # [B, F, H], and logits
             logits = own[0] if own else self.verifier.unembed(state)
             frontier = yield fitted(logits, self._vocab_size)
             path = _below(path, frontier.parents)
@@ -150,24 +156,28 @@ class HeadsProposer(TreeProposer):
             state = _below(state, frontier.parents)
             hidden = hidden[:, :1].expand(-1, path.shape[1], -1).contiguous()
 
-    def _run(self, number: int, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Call what runs one head, or all."""
+    def _level(self, head: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self._levels[head](*inputs)
+
+    def _tried(self, run: Callable[[], R]) -> R:
+        """Run something by programs; if they are refused, eagerly from here on."""
         try:
-            return self._levels[number](*inputs)
+            return run()
         except RefusedError as reason:
             if not self._may_choose:
                 raise
             print(f"runtime=auto: heads run eagerly from here on, since {reason}")
             self._may_choose = False
             self._run_by(EAGER)
-            return self._levels[number](*inputs)
+            return run()
 
     def _hidden(self, contexts: Sequence[Context]) -> Tensor:  # [B, H]
         weight = next(self.heads.parameters())
         states = [context.features["final"].to(weight.dtype) for context in contexts]
         if self._prefix is None:
             return torch.stack([state[-1] for state in states])
-        return self._prefix.append([context.row for context in contexts], states)
+        rows = [context.row for context in contexts]
+        return self._tried(partial(self._prefix.append, rows, states))
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         """Nothing to take back: only true states were read."""

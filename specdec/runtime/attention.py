@@ -63,8 +63,10 @@ def thin(
 ) -> tuple[Tensor, None]:
     """Attend as `folded` does, by a kernel where that is faster."""
     types = {each.dtype for each in (query, key, value, attention_mask)}
-    # A single cell is fused with what stands around it.
-    if query.shape[0] == query.shape[2] == 1 or len(types) > 1:
+    # A single cell is fused with what stands around it. (Compilers remember comparisons: rows and
+    # cells are not compared with each other.)
+    single = query.shape[0] == 1 and query.shape[2] == 1
+    if single or len(types) > 1:
         return folded(module, query, key, value, attention_mask, dropout, scaling)
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     mask = attention_mask.expand(query.shape[0], -1, -1, -1)

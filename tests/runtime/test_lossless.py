@@ -83,6 +83,16 @@ def test_the_text_of_programs_is_exactly_the_verifiers(
 ) -> None:
     """All decisions of several steps enumerated, while programs write and rewind the caches."""
     run_by(monkeypatch)
+    require_exact(name, monkeypatch)
+
+
+@pytest.mark.whole
+@pytest.mark.thorough
+def test_so_it_is_through_kernels_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_exact("tree", monkeypatch)
+
+
+def require_exact(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     verifier, draft = (HFCausalLM(each, runtime="compiled") for each in (VERIFIER, DRAFT))
     decoder = sd.SpeculativeDecoder(
         verifier,

@@ -30,7 +30,8 @@ def traced_function(
 def without_cpp(patch: pytest.MonkeyPatch) -> None:
     """Let models and heads run by programs that the compiler has read."""
     patch.setattr("specdec.lm.hf.steps_of", traced_steps)
-    patch.setattr("specdec.proposer.heads.function_of", traced_function)
+    for module in ("specdec.proposer.heads", "specdec.lm.layer"):
+        patch.setattr(f"{module}.function_of", traced_function)
 
 
 def traced_steps(name: str, model: Any, cache_word: str) -> ProvenSteps | None:

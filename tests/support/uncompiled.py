@@ -29,7 +29,8 @@ def _require_what_compilers_need(inputs: Inputs) -> None:
 def without_compiler(patch: pytest.MonkeyPatch) -> None:
     """Let models run by programs, and heads as they are."""
     patch.setattr("specdec.lm.hf.steps_of", uncompiled_steps)
-    patch.setattr("specdec.proposer.heads.function_of", lambda name, function, *how: function)
+    for module in ("specdec.proposer.heads", "specdec.lm.layer"):
+        patch.setattr(f"{module}.function_of", lambda name, function, *how: function)
 
 
 def uncompiled_steps(name: str, model: PreTrainedModel, cache_word: str) -> ProvenSteps | None:

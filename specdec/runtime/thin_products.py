@@ -16,6 +16,7 @@ import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch.fx import Graph, Node
 
+from specdec.runtime.kernels.build import OPERATORS
 from specdec.runtime.kernels.operators import TYPES, linear_operator
 
 mm: Any = torch.ops.aten.mm.default
@@ -46,22 +47,29 @@ class ThinProducts(CustomGraphPass):
         if weight is None or not _is_ours(left):
             return
         with graph.inserting_before(node):
+            inside = bias is not None and _is_one_each(bias, weight)
             if _has_several_rows(left):
-                found = _call(graph, linear_operator(), left, weight, bias)
+                found = _call(graph, linear_operator(), left, weight, bias if inside else None)
             else:
-                found = _sums(graph, weight, left)
-                found = found if bias is None else _call(graph, add, found, bias)
+                found, inside = _sums(graph, weight, left), False
+            if bias is not None and not inside:
+                found = _call(graph, add, found, bias)
         node.replace_all_uses_with(found)
         graph.erase_node(node)
 
     def uuid(self) -> bytes:
-        """Tell compilers' caches when this file has changed."""
-        return get_hash_for_files((__file__,))
+        """Tell compilers' caches when this file, or how operators are called, has changed."""
+        return get_hash_for_files((__file__, str(OPERATORS)))
 
 
 def _sums(graph: Graph, weight: Node, row: Node) -> Node:  # [N, K], [1, K] -> [1, N]
     sums = _call(graph, sum_of, _call(graph, times, weight, row), [1])
     return _call(graph, unsqueeze, sums, 0)
+
+
+def _is_one_each(bias: Node, weight: Node) -> bool:
+    """Whether there is a number for each output, as a layer has it."""
+    return bias.meta["val"].shape == weight.meta["val"].shape[:1]
 
 
 def _transposed(node: Node) -> Node | None:

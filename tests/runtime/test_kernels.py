@@ -53,7 +53,19 @@ def test_products_are_those_of_torch(num_outputs: int, size: int, dtype: torch.d
 @pytest.mark.parametrize("dtype", TYPES)
 def test_strides_do_not_matter(dtype: torch.dtype) -> None:
     x, weight = drawn(8, 5, dtype=dtype).t(), drawn(8, 20, dtype=dtype).t()
-    assert close(linear_operator()(x, weight, None), linear(x.double(), weight.double()))
+    bias = drawn(1, dtype=dtype).expand(20)
+    expected = linear(x.double(), weight.double(), bias.double())
+    assert close(linear_operator()(x, weight, bias), expected)
+
+
+@pytest.mark.parametrize("num_outputs", [3, 16])
+def test_bfloat16_is_rounded_to_the_nearest_and_halves_to_even(num_outputs: int) -> None:
+    added = torch.arange(-64, 64) / 256  # half a unit in the last place of 1, and less below it
+    x = torch.stack([torch.ones(128), added], dim=1).bfloat16()
+    expected = (1 + added).bfloat16()[:, None].expand(-1, num_outputs)
+    for some in (slice(0, 48), slice(48, 96), slice(96, 128)):
+        found = linear_operator()(x[some], torch.ones(num_outputs, 2).bfloat16(), None)
+        assert torch.equal(found, expected[some])
 
 
 @pytest.mark.parametrize("dtype", TYPES)

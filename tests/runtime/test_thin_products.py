@@ -59,6 +59,16 @@ def test_one_row_is_sums(dtype: torch.dtype) -> None:
         assert torch.allclose(found, expected, rtol=5e-2, atol=5e-2)
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("size", [(6,), (1,), (1, 6)])
+def test_what_is_added_is_added(rows: int, size: tuple[int, ...]) -> None:
+    """Also where it is no layer's bias."""
+    inputs = torch.randn(rows, 8), torch.randn(6, 8), torch.randn(size)
+    traced = rewritten(product, *inputs)
+    for found, expected in zip(traced(*inputs), product(*inputs), strict=True):
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
 def test_what_is_no_weight_or_of_another_type_stays() -> None:
     def both_computed(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
         return (torch.mm(x, (weight + 1).permute(1, 0)),)

@@ -1,4 +1,4 @@
-// Attention of a few queries: softmax(scale q k^T + mask) v, in float32 between reading and writing.
+// Attention of a few queries: softmax(scale q k^T + mask) v, computed in float32.
 #pragma once
 
 #include <algorithm>
@@ -136,7 +136,8 @@ struct Attention {
         const T* at = values + s * of.value.cell + d;
         Lanes each[C];
 #pragma GCC unroll 16
-        for (int c = 0; c < C; ++c) each[c] = C > 1 || whole ? load(at + c * kLanes) : load(at, last);
+        for (int c = 0; c < C; ++c)
+          each[c] = C > 1 || whole ? load(at + c * kLanes) : load(at, last);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
           const float weight = scores[r * of.padded() + s];

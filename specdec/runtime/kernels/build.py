@@ -15,6 +15,7 @@ from specdec.core.digest import digest_of
 from specdec.core.errors import first_line
 
 HERE, TORCH = Path(__file__).parent, Path(torch.__file__).parent
+OPERATORS = HERE / "operators.cpp"
 COMPILERS = ("g++", "clang++", "c++")
 ALWAYS = ("-O3", "-std=c++20", "-fPIC", "-shared", "-fopenmp")
 AVX2 = ("-mavx2", "-mfma")
@@ -69,7 +70,7 @@ def _build(command: Sequence[str], library: Path) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder) / library.name
-        files = [f"-I{TORCH / 'include'}", str(HERE / "operators.cpp"), "-o", str(made)]
+        files = [f"-I{TORCH / 'include'}", str(OPERATORS), "-o", str(made)]
         linked = [f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-lc10"]
         subprocess.run([*command, *files, *linked], check=True, capture_output=True, text=True)
         made.replace(library)

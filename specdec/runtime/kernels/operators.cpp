@@ -11,10 +11,9 @@
 
 using torch::stable::Tensor;
 
-// Kernels read numbers that are neighbours.
+// Kernels read numbers that are neighbours: all of a vector or a matrix, else those of each cell.
 Tensor dense(const Tensor& given) {
-  const int64_t last = given.dim() - 1;
-  const bool whole = last == 1 ? given.is_contiguous() : given.stride(last) == 1;
+  const bool whole = given.dim() < 4 ? given.is_contiguous() : given.stride(3) == 1;
   return whole ? given : torch::stable::contiguous(given);
 }
 
@@ -22,7 +21,8 @@ Tensor dense(const Tensor& given) {
 bool is_float(const Tensor& given) {
   using torch::headeronly::ScalarType;
   const bool found = given.scalar_type() == ScalarType::Float;
-  STD_TORCH_CHECK(found || given.scalar_type() == ScalarType::BFloat16, "expected float32 or bfloat16");
+  STD_TORCH_CHECK(found || given.scalar_type() == ScalarType::BFloat16,
+                  "expected float32 or bfloat16");
   return found;
 }
 
@@ -42,19 +42,30 @@ Tensor by_library(const Tensor& x, const Tensor& weight, const std::optional<Ten
 }
 
 template <typename T>
+const T* numbers(const Tensor& of) {
+  return static_cast<const T*>(of.data_ptr());
+}
+
+template <typename T>
 void linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, Tensor& y) {
-  const T* added = bias ? static_cast<const T*>(bias->data_ptr()) : nullptr;
-  Linear<T>{static_cast<const T*>(x.data_ptr()), static_cast<const T*>(weight.data_ptr()), added,
-            static_cast<T*>(y.data_ptr()),       x.size(0), x.size(1), weight.size(0)}();
+  Linear<T>{numbers<T>(x),
+            numbers<T>(weight),
+            bias ? numbers<T>(*bias) : nullptr,
+            static_cast<T*>(y.data_ptr()),
+            x.size(0),
+            x.size(1),
+            weight.size(0)}();
 }
 
 Tensor thin_linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   STD_TORCH_CHECK(x.size(1) == weight.size(1) && alike(x, weight), "x and weight do not fit");
-  STD_TORCH_CHECK(!bias || (alike(x, *bias) && bias->numel() == weight.size(0)), "bias does not fit");
+  const bool fits = !bias || (alike(x, *bias) && bias->numel() == weight.size(0));
+  STD_TORCH_CHECK(fits, "bias does not fit");
   if (x.size(0) > kThin) return by_library(x, weight, bias);
   Tensor y = torch::stable::new_empty(x, {x.size(0), weight.size(0)});
-  is_float(x) ? linear<float>(dense(x), dense(weight), bias, y)
-              : linear<BFloat16>(dense(x), dense(weight), bias, y);
+  const Tensor rows = dense(x), whole = dense(weight);
+  const std::optional<Tensor> added = bias ? std::optional<Tensor>(dense(*bias)) : std::nullopt;
+  is_float(x) ? linear<float>(rows, whole, added, y) : linear<BFloat16>(rows, whole, added, y);
   return y;
 }
 
@@ -95,7 +106,8 @@ Tensor thin_attention(const Tensor& query, const Tensor& key, const Tensor& valu
 
 STABLE_TORCH_LIBRARY(specdec, m) {
   m.def("thin_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
-  m.def("thin_attention(Tensor query, Tensor key, Tensor value, Tensor mask, float scale) -> Tensor");
+  m.def(
+      "thin_attention(Tensor query, Tensor key, Tensor value, Tensor mask, float scale) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(specdec, CPU, m) {

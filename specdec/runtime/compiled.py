@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo import config as dynamo
 from torch._dynamo import mark_dynamic
 from torch._inductor import config as inductor
@@ -62,14 +62,19 @@ class CompiledSteps:
         program = DirectProgram(step, self._backend)
         first = _with_room(inputs)
         _let_sizes_differ(first)
-        dtype, device = self._model.dtype, self._model.device
-        kernels = self._backend == INDUCTOR and have_kernels(dtype, device)
+        kernels = self._has_kernels()
         with folding(self._model, THIN if kernels else FOLDED):
             step(*first)  # its code installs hooks when it first runs, which no compiler reads
-            with tracing(dtype, device, kernels):
+            with tracing(self._model.dtype, self._model.device, kernels):
                 program(*first)
         self._programs[kind] = program
         return program(*inputs)
+
+    def _has_kernels(self) -> bool:
+        # Rounded weights are packed by the compiler, which knows more about them.
+        plain = all(type(each) is nn.Parameter for each in self._model.parameters())
+        known = self._backend == INDUCTOR and plain
+        return known and have_kernels(self._model.dtype, self._model.device)
 
 
 def _with_room(inputs: Inputs) -> Inputs:

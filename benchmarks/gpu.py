@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from specdec.core.errors import UserError
-from specdec.core.jsonl import write_json
+from specdec.core.jsonl import require_writable, write_json
 from specdec.results.provenance import provenance
 
 DEFAULTS = {
@@ -66,6 +66,7 @@ def main() -> None:
     OmegaConf.set_struct(options, True)  # a mistyped option is refused
     options.merge_with_cli()
     try:
+        require_writable(Path(options.output))  # before minutes of measuring, not behind them
         bench = Bench(options)
     except UserError as error:
         sys.exit(f"error: {error}")

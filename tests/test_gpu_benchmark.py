@@ -46,8 +46,9 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_it_runs_from_end_to_end(
     run: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("shapes=tiny", "device=cpu", f"output={tmp_path / 'gpu.json'}")
-    report = json.loads((tmp_path / "gpu.json").read_text())
+    written = tmp_path / "new" / "gpu.json"
+    run("shapes=tiny", "device=cpu", f"output={written}")
+    report = json.loads(written.read_text())
     rows = report["rows"]
     assert all(any(row["part"].startswith(part) for row in rows) for part in PARTS)
     assert all(row["value"] >= 0 for row in rows)

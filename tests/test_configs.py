@@ -365,3 +365,9 @@ def test_help_of_a_real_command_line() -> None:
     assert ended.returncode == 0, ended.stderr
     assert "Examples:" in ended.stdout
     assert not ended.stderr
+
+
+@pytest.mark.parametrize("name", ["compare", "decode", "record", "replay", "train"])
+def test_runs_of_one_second_have_folders_of_their_own(name: str) -> None:
+    text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
+    assert re.search(r"^output: .*\$\{now:[^}]*%S-%f\}", text, re.MULTILINE)

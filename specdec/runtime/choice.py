@@ -112,5 +112,7 @@ def function_of(
 
 def keep_programs() -> None:
     """Let what is compiled once be found again by the next process."""
-    folder = cache_folder("compiled") / f"{torch.get_num_threads()}_threads"  # as kernels know
+    # What was written for other threads or instructions does not run, or not even compile, here.
+    instructions = torch.backends.cpu.get_cpu_capability()
+    folder = cache_folder("compiled") / f"{torch.get_num_threads()}_threads_{instructions}"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))

@@ -4,6 +4,7 @@ import os
 from functools import lru_cache
 
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from transformers import PreTrainedModel
 
 from specdec.core.cache_folder import cache_folder
@@ -15,6 +16,7 @@ from specdec.runtime.program import Function, reading_of
 from specdec.runtime.proven import ProvenSteps, Steps
 from specdec.runtime.stock_steps import StockSteps
 
+CACHE_DIR = "TORCHINDUCTOR_CACHE_DIR"
 EAGER, COMPILED, CUDA_GRAPHS, AUTO = "eager", "compiled", "cuda_graphs", "auto"
 RUNTIMES = (EAGER, COMPILED, CUDA_GRAPHS, AUTO)
 WORTH = 3  # times the seconds of preparation: below that a run is over before it has paid
@@ -115,4 +117,6 @@ def keep_programs() -> None:
     # What was written for other threads or instructions does not run, or not even compile, here.
     instructions = torch.backends.cpu.get_cpu_capability()
     folder = cache_folder("compiled") / f"{torch.get_num_threads()}_threads_{instructions}"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    # Importing a compiler sets it, to a folder that the next start of the machine empties.
+    if os.environ.get(CACHE_DIR) in (None, default_cache_dir()):
+        os.environ[CACHE_DIR] = str(folder)

@@ -7,7 +7,8 @@
 
 Everything that is compared runs interleaved in one process, prompt by prompt, and each number is a
 ratio of medians over prompts and repeats, with its smallest and largest ratio over the repeats. An
-absolute time means little on a shared machine.
+absolute time means little on a shared machine. Prefill counts where transformers is compared, whose
+loops cannot be timed without it; between our own proposers and batches the steps count, as in runs.
 """
 
 import statistics
@@ -71,7 +72,7 @@ class Bench:
         return sd.DraftModel(self.draft, sd.Chain(self.options.gamma))
 
     def arm(self, proposer: Proposer, temperature: float) -> Arm:
-        """Time our decoder on one prompt."""
+        """Time our decoder on one prompt, prefill included, as transformers' loops are timed."""
         decoder = self.ours(proposer, temperature)
 
         def decode(prompt: list[int]) -> float:
@@ -80,6 +81,11 @@ class Bench:
             return len(trace.output_ids) / (time.perf_counter() - start)
 
         return decode
+
+    def steps_arm(self, proposer: Proposer) -> Arm:
+        """Time our decoder's steps on one prompt: the decode speed that runs report."""
+        decoder = self.ours(proposer, 0.0)
+        return lambda prompt: decode_speed(decoder, [sd.Request(str(prompt[:8]), prompt)])
 
     def transformers_arm(
         self, temperature: float, assistant: PreTrainedModel | None, **more: object
@@ -133,18 +139,23 @@ class Bench:
             made["chained"] = sd.Chained.load("zoo:chained", self.verifier, tree, **how)
         return made
 
-    def step_seconds(self, num_tokens: int) -> float:
-        """Return the median seconds of the verifier's step of so many tokens."""
-        token_ids = torch.ones(1, num_tokens, dtype=torch.int64, device=self.verifier.device)
+    def step_ratio(self, above: int, below: int) -> float:
+        """Compare the median steps of the verifier of so many tokens, timed in turns."""
         self.verifier.open(1, 256)
         self.verifier.prefill([0], [self.prompts[0][:96]])
-        length, seconds = self.verifier.length(0), list[float]()
-        for _ in range(40):
-            start = now()
-            self.verifier.forward([0], token_ids).logits[0, 0, 0].item()
-            seconds.append(now() - start)
-            self.verifier.keep(0, length)
-        return statistics.median(seconds[8:])
+        seconds: dict[int, list[float]] = {above: [], below: []}
+        for _ in range(60):
+            for num_tokens, spent in seconds.items():
+                spent.append(self._step(num_tokens))
+        return statistics.median(seconds[above][8:]) / statistics.median(seconds[below][8:])
+
+    def _step(self, num_tokens: int) -> float:
+        token_ids = torch.ones(1, num_tokens, dtype=torch.int64, device=self.verifier.device)
+        length, start = self.verifier.length(0), now()
+        self.verifier.forward([0], token_ids).logits[0, 0, 0].item()
+        seconds = now() - start
+        self.verifier.keep(0, length)
+        return seconds
 
     def race(self, arms: dict[str, Arm]) -> dict[str, list[list[float]]]:
         """Let all arms decode each prompt in turn; returns [repeat][prompt] per arm."""
@@ -161,6 +172,18 @@ class Bench:
                 for name in names[first:] + names[:first]:
                     speeds[name][-1].append(arms[name](prompt))
         return speeds
+
+
+def decode_speed(decoder: sd.SpeculativeDecoder, requests: Sequence[sd.Request]) -> float:
+    """Return tokens per second of all steps, prefill excluded."""
+    traces = decoder.decode(requests)
+    emitted = sum(len(trace.output_ids) for trace in traces)
+    return emitted / sum(map(seconds_of, traces))
+
+
+def seconds_of(trace: sd.Trace) -> float:
+    """Add up a trace's steps."""
+    return sum(s.propose_seconds + s.verify_seconds + s.other_seconds for s in trace.steps)
 
 
 @contextmanager
@@ -208,10 +231,7 @@ def overhead(bench: Bench, temperature: float) -> list[float]:
         with forward_seconds([bench.verifier.model, bench.draft.model]) as spent:
             total = 0.0
             for number, prompt in enumerate(bench.prompts):
-                trace = decoder.decode([sd.Request(str(number), prompt)])[0]
-                total += sum(
-                    s.propose_seconds + s.verify_seconds + s.other_seconds for s in trace.steps
-                )
+                total += seconds_of(decoder.decode([sd.Request(str(number), prompt)])[0])
         shares.append(1 - spent[0] / total)
     return shares[1:]  # the first one warms up
 
@@ -224,7 +244,7 @@ def ratios(above: list[list[float]], below: list[list[float]]) -> list[float]:
 
 
 def batching(bench: Bench, proposer: Callable[[], Proposer], batch: int) -> list[float]:
-    """(d) Tokens per second with `batch` requests in flight over one at a time."""
+    """(d) Decode speed with `batch` requests in flight over one at a time."""
     count = max(3 * batch, len(bench.prompts))
     requests = [
         sd.Request(str(number), bench.prompts[number % len(bench.prompts)])
@@ -236,10 +256,7 @@ def batching(bench: Bench, proposer: Callable[[], Proposer], batch: int) -> list
         decoder.decode(requests[:size])
     for _ in range(bench.options.repeats):
         for size, decoder in decoders.items():
-            start = time.perf_counter()
-            traces = decoder.decode(requests)
-            emitted = sum(len(trace.output_ids) for trace in traces)
-            speeds[size].append([emitted / (time.perf_counter() - start)])
+            speeds[size].append([decode_speed(decoder, requests)])
     return ratios(speeds[batch], speeds[1])
 
 
@@ -287,13 +304,13 @@ def against_itself(bench: Bench) -> Iterator[Row]:
     """(d) to (f): batches, proposers, and trees in the same runtime."""
     for name, proposer in (("none", sd.NoProposer), ("draft_model", bench.draft_model)):
         yield Row(f"(d) batch 8 / batch 1, {name}", batching(bench, proposer, 8), ">= 3.5, >= 3")
-    arms = {name: bench.arm(each, 0.0) for name, each in bench.proposers().items()}
-    speeds = bench.race({"none": bench.arm(sd.NoProposer(), 0.0), **arms})
+    arms = {name: bench.steps_arm(each) for name, each in bench.proposers().items()}
+    speeds = bench.race({"none": bench.steps_arm(sd.NoProposer()), **arms})
     for name in arms:
         values = ratios(speeds[name], speeds["none"])
         yield Row(f"(e) {name} / none, T=0", values, ">= 1.7, >= 1.4 if learned")
     repeats = range(bench.options.repeats)
-    steps = [bench.step_seconds(17) / bench.step_seconds(1) for _ in repeats]
+    steps = [bench.step_ratio(17, 1) for _ in repeats]
     yield Row.spread("(f) step of 17 tokens / step of one", steps, "<= 1.4", "{:.2f}")
 
 

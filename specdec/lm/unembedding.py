@@ -18,14 +18,27 @@ def logits_of(model: PreTrainedModel, states: Tensor) -> Tensor:  # [..., H] -> 
 
     `specdec.lm.check` proves for each model that is loaded that this is what it does.
     """
-    head = model.get_output_embeddings()
-    assert head is not None
-    given = states.reshape(1, -1, states.shape[-1]).to(head.weight.dtype)
-    token_ids = torch.zeros(given.shape[:2], dtype=torch.int64, device=given.device)
-    above = copy.copy(model)  # the same weights
-    above._modules = {**model._modules, model.base_model_prefix: _Below(model, given)}
-    logits: Tensor = above(input_ids=token_ids, use_cache=False).logits
-    return logits.reshape(*states.shape[:-1], logits.shape[-1])
+    return Unembedding(model)(states)
+
+
+class Unembedding:
+    """What a model does behind its last hidden states, with the parts that it has now.
+
+    Of tensors alone, so that compilers can read it.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        head = model.get_output_embeddings()
+        assert head is not None
+        self._dtype = head.weight.dtype
+        self._above: Any = copy.copy(model)  # the same weights
+        self._above._modules = {**model._modules, model.base_model_prefix: _Below(model)}
+
+    def __call__(self, states: Tensor) -> Tensor:  # [..., H] -> [..., V]
+        """Return the logits; see `logits_of`."""
+        given = states.reshape(1, -1, states.shape[-1]).to(self._dtype)
+        logits: Tensor = self._above(inputs_embeds=given, use_cache=False).logits
+        return logits.reshape(*states.shape[:-1], logits.shape[-1])
 
 
 def trained_above(model: PreTrainedModel) -> list[nn.Parameter]:
@@ -53,20 +66,19 @@ def slope(model: PreTrainedModel) -> Tensor:  # [V, H]
 class _Below(nn.Module):
     """Stands in for the model below the vocabulary head, and for the decoder within that."""
 
-    def __init__(self, model: PreTrainedModel, states: Tensor):
+    def __init__(self, model: PreTrainedModel):
         super().__init__()
         # Not registered: as a part of this it would be moved, searched and counted twice.
         self.__dict__.update(_base=model.base_model, _decoder=model.get_decoder())
-        self._output = _Output(states)
 
     def __getattr__(self, name: str) -> Any:
         """All else is as in the true one: factors of the logits may be kept there."""
         found = getattr(self.__dict__["_base"], name)
         return self if found is self.__dict__["_decoder"] else found
 
-    def forward(self, *args: object, **kwargs: object) -> "_Output":
-        """Return the states, whatever is read."""
-        return self._output
+    def forward(self, *args: object, inputs_embeds: Tensor, **kwargs: object) -> "_Output":
+        """Return what is given for embeddings, as if that were the last states."""
+        return _Output(inputs_embeds)
 
 
 class _Output:

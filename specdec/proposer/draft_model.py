@@ -5,19 +5,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from specdec.core.draft_chain import DraftChain, DraftedChain
 from specdec.core.on_device import on_device
-from specdec.core.protocols import CausalLM, ChainDrafter, DrawnChain, TreePolicy
-from specdec.core.randomness import is_plain
-from specdec.core.sampling import Sampling
-from specdec.core.tree import CandidateTree
+from specdec.core.protocols import CausalLM, ChainDrafter, TreePolicy
 from specdec.core.unlike_vocabularies import fitted, known, readable
-from specdec.core.values import CandidateSource, Context, Draw, Layer, Proposal, Verdict
+from specdec.core.values import CandidateSource, Context, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
 from specdec.lm.vocabularies import require_model
 from specdec.proposer.frontier_cells import FrontierCells
 from specdec.proposer.growth import LogitSource, grow, propose_where
-from specdec.proposer.tree_proposer import TreeProposer
+from specdec.proposer.tree_proposer import TreeProposer, chains
 
 LEAST_WIDTH = 2  # cells that a chain starts from: a program serves one missing token and two alike
 
@@ -40,8 +36,7 @@ class DraftModel(TreeProposer):
         require_model(model, "draft model")
         super().__init__(tree, temperature, model.vocab_size)
         self.model = model
-        whole = isinstance(tree, DrawnChain) and tree.is_drawn_chain
-        self._drafter = model if whole and isinstance(model, ChainDrafter) else None
+        self._drafter = model if isinstance(model, ChainDrafter) else None
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
         """Empty the cache; q will be `vocab_size` wide, like p."""
@@ -66,27 +61,17 @@ class DraftModel(TreeProposer):
 
     def _at_once(self, contexts: Sequence[Context]) -> list[Proposal] | None:
         """Let the model draft a whole chain; None: it cannot, or the tree is none."""
-        streams = [each.draft_stream for each in contexts]
-        if self._drafter is None or any(each.processors for each in contexts):
+        whole = None if self._drafter is None else self._whole_chain(contexts)
+        if self._drafter is None or whole is None:
             return None
-        if not all(map(is_plain, streams)):
-            return None
-        # As deep as the tree, though some steps want less: that would be another program.
-        chain = DraftChain(self.max_depth, self._warping(contexts[0]), self._vocab_size)
         missing = self._missing(contexts)
         found = self._drafter.draft_chain(
             _rows(contexts),
             pad(missing, self.model.device, LEAST_WIDTH),
             [len(token_ids) for token_ids in missing],
-            chain,
-            [stream.peek(chain.depth) for stream in streams],
+            *whole,
         )
-        return found and _chains(found, contexts)
-
-    def _warping(self, context: Context) -> Sampling:
-        """Return what makes q of logits, and nothing else: it says which program drafts."""
-        own = context.sampling.at(self.temperature)
-        return Sampling(own.temperature, own.top_k, own.top_p, own.min_p)
+        return found and chains(found, contexts)
 
     def _by_levels(self, contexts: Sequence[Context]) -> list[Proposal]:
         cells = FrontierCells([len(context.token_ids) for context in contexts], self.model.device)
@@ -148,18 +133,3 @@ class DraftModel(TreeProposer):
 
 def _rows(contexts: Sequence[Context]) -> list[int]:
     return [context.row for context in contexts]
-
-
-def _chains(found: DraftedChain, contexts: Sequence[Context]) -> list[Proposal]:
-    """Return chains, at most as deep as one of the requests can use."""
-    depth = min(found.token_ids.shape[1], max(context.max_depth for context in contexts))
-    token_ids = found.token_ids[:, :depth].tolist()
-    return [
-        Proposal(
-            CandidateTree.chain(context.token_ids[-1], ids),
-            Draw.SINGLE,
-            probs[:depth],
-            min(depth, context.max_depth),
-        )
-        for context, ids, probs in zip(contexts, token_ids, found.draft_probs, strict=True)
-    ]

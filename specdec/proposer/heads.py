@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from specdec.core.draft_chain import DraftChain, DraftedChain
 from specdec.core.errors import UserError, require
 from specdec.core.on_device import on_device
 from specdec.core.protocols import TreePolicy
@@ -24,10 +25,11 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer import CachedLayer
 from specdec.lm.vocabularies import require_model
 from specdec.proposer.growth import LogitSource, grow, propose_where
+from specdec.proposer.head_programs import ChainOfHeads, all_levels, one_level
 from specdec.proposer.tree_fit import require_kind, require_levels
-from specdec.proposer.tree_proposer import TreeProposer
+from specdec.proposer.tree_proposer import TreeProposer, chains
 from specdec.runtime.choice import AUTO, EAGER, function_of, require_runtime
-from specdec.runtime.program import Function
+from specdec.runtime.program import Expected, Function
 from specdec.runtime.proven import RefusedError
 
 R = TypeVar("R")
@@ -76,9 +78,34 @@ class HeadsProposer(TreeProposer):
 
     def _run_by(self, runtime: str) -> None:
         self.runtime = runtime
-        self._levels = levels_of(runtime, self.heads, self.tree.max_depth)
+        self._levels = self._levels_by(runtime)
+        self._chains = dict[DraftChain, Function]()
         if self._prefix is not None:
             self._prefix.run_by(runtime, next(self.heads.parameters()).dtype)
+
+    def _levels_by(self, runtime: str) -> list[Function]:
+        """Return what runs the first heads, one for each; one for all if they read no tokens."""
+        heads, depth = self.heads, self.tree.max_depth
+        if not heads.reads_tokens:
+            return [self._function(runtime, all_levels(heads, depth), "the heads")]
+        return [
+            self._function(runtime, one_level(heads, head), f"head {head}") for head in range(depth)
+        ]
+
+    def _chain_by(self, chain: DraftChain) -> Function:
+        """Return what drafts such chains whole."""
+        if chain not in self._chains:
+            of_heads = ChainOfHeads(self.heads, self.verifier, chain)
+            self._chains[chain] = self._function(
+                self.runtime, of_heads.drafted, "the chain", of_heads.expected
+            )
+        return self._chains[chain]
+
+    def _function(
+        self, runtime: str, function: Function, called: str, expected: Expected | None = None
+    ) -> Function:
+        dtype, kind = next(self.heads.parameters()).dtype, type(self.heads).__name__
+        return function_of(runtime, function, dtype, f"{called} of {kind}", expected=expected)
 
     @classmethod
     def load(
@@ -125,7 +152,18 @@ class HeadsProposer(TreeProposer):
         return propose_where(_has_state, contexts, self._grow)
 
     def _grow(self, contexts: Sequence[Context]) -> list[Proposal]:
-        return grow(self.tree, contexts, self._read(contexts), self.temperature)
+        whole = self._whole_chain(contexts)
+        if whole is None:
+            return grow(self.tree, contexts, self._read(contexts), self.temperature)
+        hidden = self._hidden(contexts)[:, None]
+        roots = on_device([[context.token_ids[-1]] for context in contexts], hidden.device)
+        uniforms = on_device(whole.uniforms, hidden.device, torch.float64)
+        draft = partial(self._draft, whole.chain, hidden, roots, uniforms)
+        _, probs, token_ids = self._tried(draft)
+        return chains(DraftedChain(token_ids, probs), contexts)
+
+    def _draft(self, chain: DraftChain, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self._chain_by(chain)(*inputs)
 
     def _read(self, contexts: Sequence[Context]) -> LogitSource:
         """Compute one head's distributions after each of the F nodes of the level above it."""
@@ -186,40 +224,6 @@ class HeadsProposer(TreeProposer):
 def _below(values: Tensor, parents: Tensor) -> Tensor:  # [B, F, H], [B, F'] -> [B, F', H]
     """Give each node of the next frontier what its parent had."""
     return values.gather(1, parents[..., None].expand(-1, -1, values.shape[-1]))
-
-
-def levels_of(runtime: str, heads: Heads, depth: int) -> list[Function]:
-    """Return what runs the first heads, one for each; one for all if they read no tokens."""
-    dtype, kind = next(heads.parameters()).dtype, type(heads).__name__
-    if not heads.reads_tokens:
-        return [function_of(runtime, _all_of(heads, depth), dtype, f"the heads of {kind}")]
-    return [
-        function_of(runtime, _level_of(heads, head), dtype, f"head {head} of {kind}")
-        for head in range(depth)
-    ]
-
-
-def _all_of(heads: Heads, depth: int) -> Function:
-    """Write what returns the logits [B, 1, V] of each head; without vocabulary heads its state."""
-
-    def levels(hidden: Tensor) -> tuple[Tensor, ...]:  # [B, 1, H]
-        found: list[Tensor] = []
-        state = hidden
-        for head in range(depth):
-            state, *logits = heads.level(head, hidden, hidden[:, :, None], state)
-            found.append(logits[0] if logits else state)
-        return tuple(found)
-
-    return levels
-
-
-def _level_of(heads: Heads, head: int) -> Function:
-    """Write what `Heads.level` returns."""
-
-    def level(hidden: Tensor, embeddings: Tensor, previous: Tensor) -> tuple[Tensor, ...]:
-        return heads.level(head, hidden, embeddings, previous)
-
-    return level
 
 
 def load_heads(kind: type[Heads], there: Checkpoint) -> Heads:

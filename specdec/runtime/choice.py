@@ -12,7 +12,7 @@ from specdec.core.errors import UserError, require
 from specdec.runtime.cuda_tape import CudaGraphs
 from specdec.runtime.graphs import GraphSteps
 from specdec.runtime.kernels.build import compiler
-from specdec.runtime.program import Function, reading_of
+from specdec.runtime.program import Expected, Function, reading_of
 from specdec.runtime.proven import ProvenSteps, Steps
 from specdec.runtime.stock_steps import StockSteps
 
@@ -101,7 +101,12 @@ def texts_of(name: str, model: PreTrainedModel) -> Function:
 
 
 def function_of(
-    name: str, function: Function, dtype: torch.dtype, called: str, guarded: bool = False
+    name: str,
+    function: Function,
+    dtype: torch.dtype,
+    called: str,
+    guarded: bool = False,
+    expected: Expected | None = None,
 ) -> Function:
     """Return a function of tensors as it is run in a runtime; see `CompiledFunction`."""
     if name != COMPILED:
@@ -109,7 +114,7 @@ def function_of(
     keep_programs()
     from specdec.runtime.compiled_function import CompiledFunction  # here for the same reason
 
-    return CompiledFunction(function, dtype, called, guarded)
+    return CompiledFunction(function, dtype, called, guarded, expected=expected)
 
 
 def keep_programs() -> None:

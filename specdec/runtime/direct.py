@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import free_symbols
 
 Argument = Tensor | tuple[Tensor, ...]
 Program = Callable[..., tuple[Tensor, ...]]
@@ -41,6 +42,7 @@ class DirectProgram:
             function, fullgraph=True, backend=self._compile, options=unguarded, dynamic=dynamic
         )
         self._direct: _Direct | None = None
+        self._is_looked_at = False
 
     def __call__(self, *inputs: Argument) -> tuple[Tensor, ...]:
         """Run the program.
@@ -53,7 +55,7 @@ class DirectProgram:
         found = self._through_front_end(*inputs)
         if self._first is not None:
             self._direct = _Direct.of(self._first, _flat(inputs), found)
-            self._first = None
+            self._first, self._is_looked_at = None, True
         return found
 
     def _compile(self, graph: torch.fx.GraphModule, examples: list[Any]) -> Graph:
@@ -65,7 +67,8 @@ class DirectProgram:
 
         def noted(*arguments: Any) -> Sequence[Tensor]:
             results = run(*arguments)
-            self._first = _FirstRun(run, shapes, arguments, results)
+            if not self._is_looked_at:
+                self._first = _FirstRun(run, shapes, arguments, results)
             return results
 
         return noted
@@ -106,15 +109,21 @@ class _Direct:
         found = {id(each): place for place, each in enumerate(first.results)}
         if len(places) < len(inputs) or not all(id(each) in found for each in results):
             return None
-        where = _sizes(first.shapes, [places.get(id(each)) for each in first.arguments])
+        held = [places.get(id(each)) for each in first.arguments]
+        where = _sizes(first.shapes, held)
+        pairs = zip(first.shapes, held, strict=True)
+        sized_by = free_symbols([shape for shape, place in pairs if place is not None])
         constants: list[Any] = []
         tensors, sizes = list[tuple[int, int]](), list[tuple[int, Size]]()
         for number, (given, shape) in enumerate(zip(first.arguments, first.shapes, strict=True)):
             place, size = places.get(id(given)), where.get(str(shape))
-            constants.append(given if isinstance(given, Tensor) and place is None else None)
+            # Numbers in which no input has a part are the program's own, as weights are.
+            own = isinstance(given, Tensor) or not free_symbols(shape) & sized_by
+            stays = place is None and own
+            constants.append(given if stays else None)
             if place is not None:
                 tensors.append((number, place))
-            elif not isinstance(given, Tensor):
+            elif not stays:
                 if size is None:
                     return None
                 sizes.append((number, size))

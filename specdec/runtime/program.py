@@ -63,6 +63,9 @@ class Kind(NamedTuple):
 
 
 Function = Callable[..., tuple[Tensor, ...]]  # of tensors
+# Of a function's inputs and what a program found: what it should have found. What is drawn is given
+# back as it was, since rounding may draw another token, and a chain goes on with what was drawn.
+Expected = Callable[[tuple[Tensor, ...], tuple[Tensor, ...]], tuple[Tensor, ...]]
 Program = Callable[..., tuple[Tensor, ...]]  # of Inputs, to what is wanted
 
 

@@ -118,8 +118,9 @@ class Wilful(LlamaForCausalLM):
 
     def forward(self, *args: Any, **given: Any) -> Any:
         output: Any = super().forward(*args, **given)
-        read = nn.functional.one_hot(given["input_ids"], output.logits.shape[-1])
-        output.logits = output.logits + read
+        if "input_ids" in given:
+            read = nn.functional.one_hot(given["input_ids"], output.logits.shape[-1])
+            output.logits = output.logits + read
         return output
 
 

@@ -1,15 +1,24 @@
 """Runtimes and types are asked for by name, and chosen by what is to be done, and where."""
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from specdec.core.errors import UserError
 from specdec.lm.devices import computes_in_bfloat16, settled_dtype
 from specdec.runtime import preparation
-from specdec.runtime.choice import next_best, require_runtime, suited
+from specdec.runtime.choice import (
+    CACHE_DIR,
+    keep_programs,
+    next_best,
+    require_runtime,
+    suited,
+)
 from tests.support.families import tiny_model
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -45,6 +54,35 @@ def test_without_a_compiler_there_is_only_one_way(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match="no C\\+\\+ compiler is installed here"):
         require_runtime("compiled", CPU)
     assert suited(tiny_model("llama"), 10**12)[0] == "eager"
+
+
+@pytest.mark.parametrize("before", [None, default_cache_dir()], ids=["unset", "by torch"])
+def test_programs_are_kept_for_the_next_start_of_the_machine(
+    before: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An import of the compiler sets the variable, to a folder of temporary files."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv(CACHE_DIR, before or "")
+    if before is None:
+        monkeypatch.delenv(CACHE_DIR)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    keep_programs()
+    first = os.environ[CACHE_DIR]
+    assert Path(first).parent == tmp_path / "specdec" / "compiled"
+    assert first.endswith(f"7_threads_{torch.backends.cpu.get_cpu_capability()}")
+    # Another machine, whose instructions those programs may not be.
+    monkeypatch.setenv(CACHE_DIR, default_cache_dir())
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "OTHER")
+    keep_programs()
+    assert os.environ[CACHE_DIR].endswith("7_threads_OTHER")
+
+
+def test_a_folder_that_the_user_named_is_theirs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(CACHE_DIR, str(tmp_path))
+    keep_programs()
+    assert os.environ[CACHE_DIR] == str(tmp_path)
 
 
 def test_long_work_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

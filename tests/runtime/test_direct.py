@@ -1,13 +1,15 @@
 """Graphs called without the compiler's front end: the same results, for all sizes."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo import mark_dynamic
 
+from specdec.runtime import direct
 from specdec.runtime.direct import DirectProgram
+from specdec.runtime.program import Function
 
 WEIGHT = torch.arange(12.0).view(4, 3)
 
@@ -91,3 +93,49 @@ def test_what_cannot_be_told_apart_goes_through_the_front_end(again: Any) -> Non
         x = torch.randn(4)
         assert equal(program(*again(x)), both(*again(x)))
     assert program._direct is None
+
+
+class Settings(NamedTuple):
+    """What a program is written for; compilers ask for its numbers as if they could differ."""
+
+    size: int
+    weight: Tensor
+
+
+class Widening:
+    def __init__(self, settings: Settings):
+        self._settings = settings
+
+    @property
+    def program(self) -> Function:
+        def widened(x: Tensor) -> tuple[Tensor, ...]:
+            return (self._wide(x), x * self._settings.size)
+
+        return widened
+
+    def _wide(self, x: Tensor) -> Tensor:
+        found = x @ self._settings.weight.t()
+        missing = self._settings.size - found.shape[1]
+        return found if missing == 0 else torch.nn.functional.pad(found, (0, missing))
+
+
+@pytest.mark.parametrize("weight", [WEIGHT, nn.Parameter(WEIGHT)], ids=["tensor", "parameter"])
+@pytest.mark.parametrize("size", [4, 9])
+@torch.inference_mode()
+def test_numbers_of_the_programs_own_stay(size: int, weight: Tensor) -> None:
+    written = Widening(Settings(size, weight)).program
+    torch._dynamo.reset()
+    program = DirectProgram(written, "aot_eager", dynamic=True)
+    for rows in (6, 2, 7):
+        x = torch.randn(rows, 3)
+        assert equal(program(x), written(x))
+    assert program._direct is not None
+
+
+def test_what_cannot_be_called_directly_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, looks = compiled(), list[object]()
+    monkeypatch.setattr(direct._Direct, "of", lambda *found: looks.append(found))
+    for rows, length in ((5, 7), (2, 9), (6, 6)):
+        inputs = inputs_of(rows, length)
+        assert equal(program(*inputs), scaled(*inputs))
+    assert len(looks) == 1

@@ -16,7 +16,8 @@ from specdec.lm.hf import HFCausalLM
 from specdec.metrics.pit import uniformity
 from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.recording.pit_values import Decoded, transforms
-from tests.proposer import test_medusa
+from tests.proposer import test_chained, test_medusa
+from tests.support import each_proposer
 from tests.support.each_proposer import PROPOSERS, runtime_of
 from tests.support.families import noisy_copy, plain_logits, tiny_model
 from tests.support.toy import (
@@ -110,47 +111,77 @@ def require_exact(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found < ROUNDING, f"TV {found:.1e}"
 
 
+Drafted = Callable[[Tokens, int], Tensor]  # text, of which so many tokens are drafted -> [V]
+
+
 class Led(EnumeratedStream):
     """Uniforms that lead to each token in turn, as likely as the draft makes it."""
 
-    def __init__(self, branching: BranchingStream, proposer: "Watched"):
+    def __init__(self, branching: BranchingStream, drafted: Drafted, watched: "Watched"):
         super().__init__(branching)
-        self._proposer = proposer
+        self._drafted = drafted
+        self._watched = watched
 
     def peek(self, count: int) -> list[float]:
-        tokens, uniforms = self._proposer.tokens, list[float]()
-        for _ in range(count):
-            q = plain_logits(DRAFT, tokens)[-1].double().softmax(dim=-1)
+        tokens, uniforms = self._watched.tokens, list[float]()
+        for number in range(count):
+            q = self._drafted(tokens, number).double().softmax(dim=-1)
             token = self.choose(q)
             uniforms.append(float(q[:token].sum() + q[token] / 2))
             tokens = (*tokens, token)
+        self._watched.num_chains += 1
         return uniforms
 
 
-class Watched(sd.DraftModel):
-    """Tells what it drafts behind, and how often at once."""
+class Watched:
+    """Tells what a proposer drafts behind, and how often at once."""
 
-    tokens: Tokens = ()
-    num_chains = 0
+    def __init__(self, proposer: Proposer, monkeypatch: pytest.MonkeyPatch):
+        self.tokens: Tokens = ()
+        self.num_chains = 0
+        propose = proposer.propose
 
-    def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
-        self.tokens = tuple(contexts[0].token_ids)
-        return super().propose(contexts)
+        def watched(contexts: Sequence[Context]) -> list[Proposal]:
+            self.tokens = tuple(contexts[0].token_ids)
+            return propose(contexts)
 
-    def _at_once(self, contexts: Sequence[Context]) -> list[Proposal] | None:
-        found = super()._at_once(contexts)
-        self.num_chains += found is not None
-        return found
+        monkeypatch.setattr(proposer, "propose", watched)
+
+
+def drafted_by_model(tokens: Tokens, number: int) -> Tensor:
+    return plain_logits(DRAFT, tokens)[-1]
+
+
+def drafted_by_heads(tokens: Tokens, number: int) -> Tensor:
+    heads = each_proposer.chained_heads(VERIFIER)
+    return test_chained.distribution(heads, VERIFIER, list(tokens), number)
+
+
+CHAINS: Mapping[str, tuple[Make, Drafted]] = {
+    "draft_model": (
+        lambda verifier, draft: sd.DraftModel(draft, sd.Chain(2)),
+        drafted_by_model,
+    ),
+    "chained": (
+        lambda verifier, draft: sd.Chained(
+            each_proposer.chained_heads(VERIFIER), verifier, sd.Chain(2), None, "compiled"
+        ),
+        drafted_by_heads,
+    ),
+}
 
 
 @pytest.mark.parametrize("run_by", RUNTIMES)
+@pytest.mark.parametrize("name", sorted(CHAINS))
 def test_chains_that_one_program_drafts_leave_the_text_as_it_is(
-    run_by: RunBy, monkeypatch: pytest.MonkeyPatch
+    name: str, run_by: RunBy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_by(monkeypatch)
-    monkeypatch.setattr("specdec.proposer.draft_model.is_plain", lambda stream: True)
+    monkeypatch.setattr("specdec.proposer.tree_proposer.is_plain", lambda stream: True)
     verifier, draft = (HFCausalLM(each, runtime="compiled") for each in (VERIFIER, DRAFT))
-    proposer = Watched(draft, sd.Chain(2))
+    make, drafted = CHAINS[name]
+    proposer = make(verifier, draft)
+    watched = Watched(proposer, monkeypatch)
     decoder = sd.SpeculativeDecoder(
         verifier,
         proposer,
@@ -160,13 +191,13 @@ def test_chains_that_one_program_drafts_leave_the_text_as_it_is(
     )
 
     def play(branching: BranchingStream) -> Tokens:
-        stream = Led(branching, proposer)
+        stream = Led(branching, drafted, watched)
         monkeypatch.setattr(request_module, "RandomStream", lambda *key: stream)
         return decoder.decode([sd.Request("a", PROMPT)])[0].output_ids
 
     found = total_variation(outcomes(play), text_distribution(target, LENGTH, NO_END, PROMPT))
     assert found < ROUNDING, f"TV {found:.1e}"
-    assert proposer.num_chains > 9, "each of three tokens behind each of three"
+    assert watched.num_chains > 9, "each of three tokens behind each of three"
 
 
 @pytest.mark.parametrize("run_by", RUNTIMES)

@@ -8,7 +8,7 @@ import torch
 
 from specdec.runtime.compiled import CompiledSteps
 from specdec.runtime.compiled_function import CompiledFunction
-from specdec.runtime.program import Function
+from specdec.runtime.program import Expected, Function
 from specdec.runtime.proven import ProvenSteps
 
 
@@ -19,12 +19,17 @@ def traced(model: Any, cache_word: str) -> ProvenSteps:
 
 
 def traced_function(
-    name: str, function: Function, dtype: torch.dtype, called: str, guarded: bool = False
+    name: str,
+    function: Function,
+    dtype: torch.dtype,
+    called: str,
+    guarded: bool = False,
+    expected: Expected | None = None,
 ) -> Function:
     """Stand in for `specdec.runtime.choice.function_of`."""
     if name != "compiled":
         return function
-    return CompiledFunction(function, dtype, called, guarded, backend="aot_eager")
+    return CompiledFunction(function, dtype, called, guarded, "aot_eager", expected)
 
 
 def without_cpp(patch: pytest.MonkeyPatch) -> None:

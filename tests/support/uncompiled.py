@@ -30,7 +30,7 @@ def without_compiler(patch: pytest.MonkeyPatch) -> None:
     """Let models run by programs, and heads as they are."""
     patch.setattr("specdec.lm.hf.steps_of", uncompiled_steps)
     for module in ("specdec.proposer.heads", "specdec.lm.layer"):
-        patch.setattr(f"{module}.function_of", lambda name, function, *how: function)
+        patch.setattr(f"{module}.function_of", lambda name, function, *how, **more: function)
 
 
 def uncompiled_steps(name: str, model: PreTrainedModel, cache_word: str) -> ProvenSteps | None:

@@ -8,7 +8,8 @@
 Texts are first compared between runtimes on the device, in float32. Then come steps against what
 must be read from memory, trees, speculation with drafts of a known quality against theory, batches,
 and how often the host waits. Where a step is timed, the host reads its token; captures and
-compilers are in no time. Of (e) to (g) models run by graphs, or eagerly where there are none.
+compilers are in no time. Of (e) to (g) models run by graphs, on a processor by compiled
+programs where those were asked for, and else eagerly.
 
 Nothing of this was run on a GPU where it was written: there was none.
 """

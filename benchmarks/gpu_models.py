@@ -60,7 +60,7 @@ SCALES = {
                 "tie_word_embeddings": True,
             },
         },
-        context=256, repeats=7, batches=(1, 4), texts=2, new_tokens=32, copied_bytes=2**28,
+        context=256, repeats=7, batches=(1, 4), texts=2, new_tokens=96, copied_bytes=2**28,
     ),
     "tiny": Scale(
         {

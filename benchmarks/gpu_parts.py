@@ -81,7 +81,9 @@ class Bench:
     @property
     def quick(self) -> str:
         """The runtime of what is not compared between runtimes."""
-        return CUDA_GRAPHS if CUDA_GRAPHS in self.runtimes else EAGER
+        on_cpu = self.device.type == "cpu"
+        best = COMPILED if on_cpu else CUDA_GRAPHS
+        return best if best in self.runtimes else EAGER
 
     def _each(self, run: Callable[[str], T]) -> dict[str, T]:
         """Run something by each runtime; one that is refused is left out from there on."""

@@ -119,7 +119,7 @@ def tracing(dtype: torch.dtype, device: torch.device, kernels: bool) -> Iterator
     alike = shapes.use_duck_shape
     shapes.use_duck_shape = False  # sizes that are equal by chance are not the same size
     # Nor are numbers of the model's code sizes, though those of another model were others.
-    constants = dynamo.patch(specialize_float=True)
+    constants = dynamo.patch(specialize_float=True, specialize_int=True)
     try:
         with inductor.patch(settings), constants, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*_stable_hash_for_caching")  # torchao's

@@ -112,14 +112,15 @@ class _Direct:
         held = [places.get(id(each)) for each in first.arguments]
         where = _sizes(first.shapes, held)
         pairs = zip(first.shapes, held, strict=True)
-        sized_by = free_symbols([shape for shape, place in pairs if place is not None])
+        # Nobody knows whose those are of which no tensor is passed: an input's, perhaps.
+        weights = [each for each, place in pairs if place is None and isinstance(each, Tensor)]
+        own_sizes = free_symbols(weights)
         constants: list[Any] = []
         tensors, sizes = list[tuple[int, int]](), list[tuple[int, Size]]()
         for number, (given, shape) in enumerate(zip(first.arguments, first.shapes, strict=True)):
             place, size = places.get(id(given)), where.get(str(shape))
-            # Numbers in which no input has a part are the program's own, as weights are.
-            own = isinstance(given, Tensor) or not free_symbols(shape) & sized_by
-            stays = place is None and own
+            own = isinstance(given, Tensor) or free_symbols(shape) <= own_sizes
+            stays = place is None and size is None and own
             constants.append(given if stays else None)
             if place is not None:
                 tensors.append((number, place))

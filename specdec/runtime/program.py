@@ -82,6 +82,7 @@ def _step_of(model: PreTrainedModel, cache_word: str, layers: Sequence[Layer]) -
     def step(*given: Any) -> tuple[Tensor, ...]:
         inputs = Inputs(*given)
         _say_capacity(inputs.buffers)
+        _say_sight(inputs)
         mask = _given(inputs.masks) if inputs.masks else _of_text(inputs, model.dtype)
         output = _run(model, cache_word, inputs, mask, output_hidden_states=True)
         return (output.logits, *(hidden_of(output, layer) for layer in layers))
@@ -134,6 +135,12 @@ def _say_capacity(buffers: Sequence[Tensor]) -> None:
     """Tell compilers that all layers have as many cells: one number instead of dozens."""
     for each in buffers[1:]:
         torch._check(each.shape[2] == buffers[0].shape[2])
+
+
+def _say_sight(inputs: Inputs) -> None:
+    """Tell compilers that masks are as wide as what is in sight."""
+    for mask in inputs.masks:
+        torch._check(mask.shape[3] == inputs.columns.shape[0])
 
 
 def _own(program: Program) -> Program:

@@ -81,6 +81,25 @@ def test_one_program_serves_all_sizes() -> None:
 
 
 @pytest.mark.usefixtures("without_cpp")
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_one_program_serves_all_trees(family: str) -> None:
+    model = tiny_model(family)
+    texts = list[list[list[int]]]()
+    for runtime in ("compiled", "eager"):
+        lm = HFCausalLM(model, runtime=runtime)
+        draft = sd.DraftModel(HFCausalLM(model), sd.Sparse([[0], [1], [0, 0], [1, 0], [1, 1]]))
+        stopping = sd.Stopping(max_new_tokens=9)
+        decoder = sd.SpeculativeDecoder(lm, draft, sd.Rejection(), FILTERS, stopping)
+        traces = decoder.decode([sd.Request(str(n), [3] * n) for n in (3, 9, 5)])
+        texts.append([list(trace.output_ids) for trace in traces])
+    assert texts[0] == texts[1]
+    steps: Any = traced(model, lm._cache_word)
+    programs = {kind: each for kind, each in steps._steps._programs.items() if kind.num_masks}
+    assert programs
+    assert all(each._direct is not None for each in programs.values()), "no front end is between"
+
+
+@pytest.mark.usefixtures("without_cpp")
 @pytest.mark.parametrize(
     ("family", "sampling"), [("llama", FILTERS), ("gemma3_text", sd.Sampling(0.0))]
 )

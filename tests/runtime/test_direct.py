@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch._dynamo import mark_dynamic
 
 from specdec.runtime import direct
+from specdec.runtime.compiled import tracing
 from specdec.runtime.direct import DirectProgram
 from specdec.runtime.program import Function
 
@@ -126,10 +127,23 @@ def test_numbers_of_the_programs_own_stay(size: int, weight: Tensor) -> None:
     written = Widening(Settings(size, weight)).program
     torch._dynamo.reset()
     program = DirectProgram(written, "aot_eager", dynamic=True)
+    with tracing(torch.float32, torch.device("cpu"), kernels=False):
+        program(torch.randn(5, 3))
     for rows in (6, 2, 7):
         x = torch.randn(rows, 3)
         assert equal(program(x), written(x))
     assert program._direct is not None
+
+
+def test_inputs_of_which_only_the_size_is_read_are_not_taken_for_constants() -> None:
+    def beside(x: Tensor, columns: Tensor) -> tuple[Tensor, ...]:
+        return (x * columns.shape[0],)
+
+    torch._dynamo.reset()
+    program = DirectProgram(beside, "aot_eager", dynamic=True)
+    for length in (5, 7, 2):
+        inputs = torch.randn(4, 3), torch.arange(length)
+        assert equal(program(*inputs), beside(*inputs))
 
 
 def test_what_cannot_be_called_directly_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,15 +22,23 @@ struct Linear {
   // kLanes outputs of all rows.
   void strip(int64_t n) const {
     int64_t m = 0;
-    for (; m + kRows <= num_rows; m += kRows)
-#pragma GCC unroll 1
-      for (int c = 0; c < kLanes; c += kOutputs) block<kRows, kOutputs>(m, n + c);
+    if (num_rows >= kRows) {
+      rows<true>(m, n);
+      for (m = kRows; m + kRows <= num_rows; m += kRows) rows<false>(m, n);
+    }
     for (; m < num_rows; ++m) block<1, kLanes>(m, n);
   }
 
-  template <int R, int C>
+  // kLanes outputs of kRows rows.
+  template <bool kFirst>
+  void rows(int64_t m, int64_t n) const {
+#pragma GCC unroll 1
+    for (int c = 0; c < kLanes; c += kOutputs) block<kRows, kOutputs, kFirst>(m, n + c);
+  }
+
+  template <int R, int C, bool kFirst = false>
   void block(int64_t m, int64_t n) const {
-    Lanes found = products<R, C>(x + m * size, size, weight + n * size, size, size);
+    Lanes found = products<R, C, kFirst>(x + m * size, size, weight + n * size, size, size);
     if (bias) {
       const Lanes own = load(bias + n, C);
       for (int i = 0; i < kLanes; ++i) found[i] += own[i % C];

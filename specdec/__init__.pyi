@@ -1,5 +1,8 @@
 """The public names, each with where it lives; `__init__.py` imports what is used."""
 
+from .cache.clear import Clear as Clear
+from .cache.error import ErrorWhenFull as ErrorWhenFull
+from .cache.sliding_window import SlidingWindow as SlidingWindow
 from .core.errors import UserError as UserError
 from .core.sampling import Sampling as Sampling
 from .core.trace import Trace as Trace

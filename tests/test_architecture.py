@@ -17,7 +17,8 @@ SPECDEC = ROOT / "specdec"
 MAY_IMPORT = {
     "core": set(),
     "runtime": {"core"},
-    "lm": {"core", "zoo", "runtime"},
+    "cache": {"core"},  # policies as options name them; models in lm do what they say
+    "lm": {"core", "zoo", "runtime", "cache"},
     "tree": {"core"},
     "verification": {"core"},
     "heads": {"core", "lm"},
@@ -50,7 +51,7 @@ MAY_IMPORT = {
     "lab": {
         *("core", "lm", "heads", "prompts", "proposer", "tree", "verification", "decoding"),
         *("metrics", "results", "recording", "calibration", "replaying", "training", "report"),
-        *("zoo", "runtime"),
+        *("zoo", "runtime", "cache"),
     },
     "notebook": {
         *("core", "lm", "heads", "prompts", "proposer", "tree", "verification", "decoding"),

@@ -26,6 +26,7 @@ PACKAGES = {
     "proposer": "specdec.proposer",
     "tree": "specdec.tree",
     "verification": "specdec.verification",
+    "cache": "specdec.cache",
     "train": "specdec.training",
     "loss": "specdec.training.loss",
 }

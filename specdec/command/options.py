@@ -26,6 +26,7 @@ NODES = {
     "sampling": "sampling.temperature=0.7",
     "proposer": "one that --help names, proposer=ngram",
     "tree": "one that --help names, tree=chain",
+    "cache": "one that --help names, cache=sliding_window",
     "verification": "one that --help names, verification=block",
     "verification.rule": "one that --help names, verification=block",
 }

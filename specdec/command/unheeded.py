@@ -39,6 +39,7 @@ def _by_heads(config: DictConfig) -> bool:
 
 DECODING = _of(
     *("verifier", "draft", "prompts", "sampling", "proposer", "tree", "verification", "judges"),
+    "cache",
     *(
         "max_new_tokens",
         "min_new_tokens",
@@ -74,6 +75,7 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
         ),
         Unheeded(_of("verification"), 'expected it among options, options=["verification=block"]'),
         Unheeded(_of("tracker", "keep_candidates", "resume"), "no run is written here"),
+        Unheeded(_of("cache", "verifier.cache"), "steps are timed with all cells of a text kept"),
     ],
     "calibrate": [
         SINGLE,

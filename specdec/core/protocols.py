@@ -103,6 +103,15 @@ class ChainDrafter(Protocol):
         ...
 
 
+@runtime_checkable
+class BoundedRows(Protocol):
+    """What a verifier may have besides, whose rows are emptied when they are full."""
+
+    def room(self, row: int) -> int:
+        """Return how many tokens may be appended to a row before it is emptied, at least one."""
+        ...
+
+
 class Proposer(Protocol):
     """Any source of candidates. State is per row and begins anew with `reset`."""
 

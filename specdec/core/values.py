@@ -64,14 +64,20 @@ class Context:
     # since the last `propose`; the first has those of the prompt, `reset` none. They end one
     # position before the last committed token, which the verifier has not read yet.
     features: Mapping[Layer, Tensor] = field(default_factory=dict[Layer, Tensor])
+    # Tokens that the verifier's cache has room for before it is emptied; None: it never is.
+    room: int | None = None
     # What the distribution applies to logits after this prompt; a draft that does the same agrees
     # more.
     processors: Sequence[Processor] = ()
 
     @property
     def max_depth(self) -> int:
-        """The deepest draft token worth having: the verifier adds one token of its own."""
-        return self.budget - 1
+        """The deepest draft token worth having: the verifier adds one token of its own.
+
+        The root takes one of the places that a cache has room for.
+        """
+        most = self.budget if self.room is None else min(self.budget, self.room)
+        return most - 1
 
 
 @dataclass(frozen=True)

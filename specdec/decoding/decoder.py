@@ -12,7 +12,7 @@ from specdec.core.members import require_members
 from specdec.core.on_device import on_device
 from specdec.core.on_host import floats
 from specdec.core.processing import over_tree
-from specdec.core.protocols import CausalLM, Forward, Proposer, VerificationRule
+from specdec.core.protocols import BoundedRows, CausalLM, Forward, Proposer, VerificationRule
 from specdec.core.sampling import Sampling
 from specdec.core.shown import Shown
 from specdec.core.trace import Step, TextKey, Trace
@@ -21,7 +21,14 @@ from specdec.core.values import Context, Proposal, Verdict
 from specdec.core.verified import verified
 from specdec.decoding.claims import claims_of
 from specdec.decoding.pairing import is_lossless, require_judges
-from specdec.decoding.request import Flight, Request, require_decodable, require_samples, rounded
+from specdec.decoding.request import (
+    Flight,
+    Request,
+    require_cells,
+    require_decodable,
+    require_samples,
+    rounded,
+)
 from specdec.decoding.stopping import Stopping, default_stopping, text_of
 from specdec.decoding.turns import Decodable, beforehand, decode_turns, listed, request_of
 from specdec.lm.batch import TreeBatch
@@ -93,6 +100,7 @@ class SpeculativeDecoder:
         self._allow_lossy = allow_lossy
         self._log_probs = log_probs
         self._claims = claims_of(proposer)
+        self._bounded = verifier if isinstance(verifier, BoundedRows) else None
 
     def check(self, requests: Sequence[Request]) -> None:
         """Refuse requests that cannot be decoded, before any is.
@@ -104,6 +112,7 @@ class SpeculativeDecoder:
         """
         verifier = self.verifier
         tokenizer = getattr(verifier, "tokenizer", None)
+        require_cells(requests, self.stopping.max_new_tokens, getattr(verifier, "max_cells", None))
         require_samples(1 + max((each.sample for each in requests), default=0), self.sampling)
         require_decodable(requests, verifier.max_length, verifier.vocab_size, tokenizer)
 
@@ -153,7 +162,7 @@ class SpeculativeDecoder:
         waiting, in_flight = deque(requests), list[Flight]()
         while waiting or in_flight:
             in_flight = self._admit(waiting, in_flight)
-            contexts = [flight.context() for flight in in_flight]
+            contexts = [flight.context(self._room(flight)) for flight in in_flight]
             clock = Clock(self.verifier.device)
 
             proposals = self._propose(contexts)
@@ -210,6 +219,10 @@ class SpeculativeDecoder:
         most = self.stopping.max_new_tokens
         budget = min(most, room, request.max_new_tokens or most)
         return Flight(request, row, self.sampling, self.stopping, self.seed, budget)
+
+    def _room(self, flight: Flight) -> int | None:
+        """Return how many tokens the step may read, if the verifier's cache bounds that."""
+        return None if self._bounded is None else self._bounded.room(flight.row)
 
     def _propose(self, contexts: Sequence[Context]) -> list[Proposal]:
         """Ask for candidates; what could never be emitted is not submitted."""

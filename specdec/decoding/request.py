@@ -81,6 +81,23 @@ def require_decodable(
             )
 
 
+def require_cells(requests: Sequence[Request], max_new_tokens: int, most: int | None) -> None:
+    """Refuse requests that could need more cells than the verifier may keep for one; None: any.
+
+    Raises:
+        UserError: one could; the last token of a text needs none, since nobody reads it.
+    """
+    for request in requests if most is not None else ():
+        new = min(max_new_tokens, request.max_new_tokens or max_new_tokens)
+        needed = len(request.token_ids) + new - 1
+        if most is not None and needed > most:
+            raise UserError(
+                f"prompt {request.request_id}: {len(request.token_ids)} tokens and"
+                f" max_new_tokens={new} may need {needed} cells, and the cache keeps {most};"
+                " cache=sliding_window or cache=clear goes on with fewer"
+            )
+
+
 def require_samples(number: int, sampling: Sampling) -> None:
     """Refuse several samples of a prompt where there is but one text.
 
@@ -121,7 +138,7 @@ class Flight:
         """The tokens emitted so far."""
         return self.token_ids[len(self.request.token_ids) :]
 
-    def context(self) -> Context:
+    def context(self, room: int | None = None) -> Context:
         """Freeze what proposers and rules may know at the start of the next step."""
         num_prompt_tokens = len(self.request.token_ids)
         return Context(
@@ -135,6 +152,7 @@ class Flight:
             verify_stream=self.stream("verify"),
             processors=self.processors,
             features=self.features,
+            room=room,
         )
 
     def stream(self, *purpose: str) -> RandomStream:

@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from specdec.cache.policy import CachePolicy
 from specdec.core.digest import Signature, signature
 from specdec.core.errors import Unfit
+from specdec.core.narrowing import is_mapping
 from specdec.decoding.request import Request, require_decodable
 from specdec.lab.option_names import named_options
-from specdec.lab.part import TARGET
+from specdec.lab.part import TARGET, Part
 from specdec.lab.prompt_options import PromptOptions, chosen
 from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart
 from specdec.lm.checkpoint import Checkpoint
@@ -66,8 +68,12 @@ def _require_made(node: _Node) -> None:
 
 def require_model(model: ModelPart) -> None:
     """Refuse a model that `specdec.lm.load.load` could not load."""
+    given = {name: value for name, value in model.options.items() if name != TARGET}
+    if is_mapping(given.get("cache")):
+        cache = Part[CachePolicy](f"{model.at}.cache", given["cache"], points=model.points)
+        given["cache"] = cache.build()
     with named_options(model.names):
-        require_loadable(**{name: value for name, value in model.options.items() if name != TARGET})
+        require_loadable(**given)
 
 
 def require_heads_of(path: object, verifier: Checkpoint) -> None:

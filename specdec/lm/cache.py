@@ -87,6 +87,11 @@ class RowCache(Cache):
                 self._positions[row, prefix:end] = self._positions[row, source]
         self.lengths[row] = end
 
+    def drop(self, row: int, start: int, count: int) -> None:
+        """Drop `count` cells of a row from `start` on; those behind them move up."""
+        behind = range(start + count, self.lengths[row])
+        self.keep(row, start, [cell - start for cell in behind])
+
     def note_positions(self, rows: Sequence[int], positions: Tensor, length: int) -> Tensor:
         """Remember where the new cells [B, M] of some rows stand; returns all theirs [B, L]."""
         noted = self._positions

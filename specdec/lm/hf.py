@@ -30,7 +30,7 @@ R = TypeVar("R")
 PREFILL_CHUNK = 512  # tokens of a prompt per forward: bounds the mask, whatever the prompt
 
 
-def _without_gradients(method: Callable[P, R]) -> Callable[P, R]:
+def without_gradients(method: Callable[P, R]) -> Callable[P, R]:
     """Enter inference mode unless the caller has: entering costs as much as some small tensors."""
 
     @wraps(method)
@@ -82,8 +82,10 @@ class HFCausalLM:
         self.device: torch.device = model.device
         self.commit: str | None = None  # of the Hub, if the loader read it from there
         self.quantization: str | None = None  # of its weights, if the loader rounded them
+        self.max_cells: int | None = None  # of a request, if the loader limited them
         self._plain = mask.PlainText(self._mask_kind, model.dtype, self.device)
         self._cache_word = cache_word(model.forward)
+        self._prefill_chunk = PREFILL_CHUNK
         self._may_choose, self._chose = runtime == AUTO, False
         self._run_by(EAGER if runtime == AUTO else runtime)
         self.num_calls = 0
@@ -213,29 +215,32 @@ class HFCausalLM:
         """Return the number of cells of a row."""
         return self._cache.lengths[row]
 
-    @_without_gradients
+    @without_gradients
     def keep(self, row: int, prefix: int, nodes: Sequence[int] = ()) -> None:
         """Keep a row's first `prefix` cells and, of those behind, only the ones listed."""
         self._cache.keep(row, prefix, nodes)
+        self._let_go(row)
 
-    @_without_gradients
+    @without_gradients
     def prefill(
         self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], layers: Sequence[Layer] = ()
     ) -> list[dict[Layer, Tensor]]:
         """Append ordinary text to rows, without logits, in chunks; see `CausalLM.prefill`."""
         pieces: list[dict[Layer, list[Tensor]]] = [{layer: [] for layer in layers} for _ in rows]
         longest = max((len(ids) for ids in token_ids), default=0)
-        for start in range(0, longest, PREFILL_CHUNK):
-            chunks = [list(ids[start : start + PREFILL_CHUNK]) for ids in token_ids]
+        for start in range(0, longest, self._prefill_chunk):
+            chunks = [list(ids[start : start + self._prefill_chunk]) for ids in token_ids]
             active = [index for index, chunk in enumerate(chunks) if chunk]
             some_rows = [rows[index] for index in active]
-            lengths = [self.length(row) for row in some_rows]
-            cells = NewCells(some_rows, pad([chunks[index] for index in active], self.device))
+            lengths = [self._cache.lengths[row] for row in some_rows]
+            new = NewCells(some_rows, pad([chunks[index] for index in active], self.device))
+            cells = self._placed(new)
             # The model below the vocabulary head: nobody asks for the logits of a prompt.
             hidden = self._run(self.model.base_model, cells, layers)[1]
             for number, index in enumerate(active):
                 num_new = len(chunks[index])
-                self.keep(rows[index], lengths[number] + num_new)
+                self._cache.keep(rows[index], lengths[number] + num_new, ())  # without the padding
+                self._let_go(rows[index])
                 for layer in layers:
                     pieces[index][layer].append(hidden[layer][number, :num_new])
         return [{layer: self._joined(parts) for layer, parts in piece.items()} for piece in pieces]
@@ -245,7 +250,7 @@ class HFCausalLM:
             return torch.cat(parts)
         return torch.zeros(0, self.state_size, dtype=self.model.dtype, device=self.device)
 
-    @_without_gradients
+    @without_gradients
     def forward(
         self,
         rows: Sequence[int],
@@ -255,7 +260,7 @@ class HFCausalLM:
         layers: Sequence[Layer] = (),
     ) -> Forward:
         """Append M cells to each row and return their logits; see `CausalLM.forward`."""
-        cells = NewCells(rows, token_ids, positions, attend)
+        cells = self._placed(NewCells(rows, token_ids, positions, attend))
 
         def by_program(programs: Programs, span: Span) -> Forward:
             found = programs(self._cache, span, cells, layers, self._eagerly)
@@ -269,7 +274,7 @@ class HFCausalLM:
         output, hidden = self._run(self.model, cells, layers)
         return Forward(output.logits, hidden)
 
-    @_without_gradients
+    @without_gradients
     def draft_chain(
         self,
         rows: Sequence[int],
@@ -306,6 +311,13 @@ class HFCausalLM:
             print(f"runtime=auto: {self.runtime} from here on, since {reason}")
             return None
 
+    def _let_go(self, row: int) -> None:
+        """Drop the cells of a row that no later token sees, where there are such."""
+
+    def _placed(self, cells: NewCells) -> NewCells:
+        """Say where new cells stand and what they see, where a cache does not hold all cells."""
+        return cells
+
     def _eagerly(self, cells: NewCells, layers: Sequence[Layer]) -> Sequence[Tensor]:
         """Return logits and hidden states of new cells as if the model had not been asked."""
         before = list(self._cache.lengths), self.num_calls, self.num_cells
@@ -317,7 +329,7 @@ class HFCausalLM:
         self, module: torch.nn.Module, cells: NewCells, layers: Sequence[Layer]
     ) -> tuple[Any, dict[Layer, Tensor]]:
         rows, num_new = cells.rows, cells.num_new
-        starts = [self.length(row) for row in rows]
+        starts = [self._cache.lengths[row] for row in rows]
         self._cache.place(rows, num_new, self.device)
         if cells.attend is None and cells.positions is None and self._plain.serves(starts):
             positions, attention_mask = self._plain.at(starts[0], num_new)

@@ -18,10 +18,12 @@ from transformers import (
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from specdec.cache.policy import CachePolicy
 from specdec.core.digest import Signature, signature
 from specdec.core.errors import UserError, require
 from specdec.core.vouching import require_as_trained
 from specdec.lm.adapter import merged, require_adapter
+from specdec.lm.cached_as import cached_as, require_cache
 from specdec.lm.check import prove
 from specdec.lm.check_states import states_differ
 from specdec.lm.checkpoint import Checkpoint
@@ -52,6 +54,7 @@ def load(
     trust_remote_code: bool = False,
     runtime: str = "eager",
     quantization: str | None = None,
+    cache: CachePolicy | str | None = None,
 ) -> HFCausalLM:
     """Load a model and its tokenizer; the weights are shared with earlier loads of the same.
 
@@ -70,6 +73,9 @@ def load(
         runtime: how steps are run: eager, compiled, cuda_graphs (on a GPU), or auto: the fastest
             that is worth its preparation.
         quantization: int8: round the weights to that, with torchao; None: they are as they are.
+        cache: what becomes of the keys and values of a text that grows: a policy of
+            `specdec.cache`, or none: every step reads the whole text again; None: all
+            are kept.
 
     Returns:
         The model behind the protocol `CausalLM`, proven to decode trees rightly.
@@ -81,6 +87,7 @@ def load(
     path = str(path) if isinstance(path, Path) else path
     checkpoint = Checkpoint(path, revision, trust_remote_code, field)
     require_quantization(quantization, checkpoint.option("quantization"))
+    require_cache(cache, runtime)
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
     there = checked_device(device)
     kind, adapted = DTYPES[settled_dtype(dtype, there)], _signature_of(adapter)
@@ -88,7 +95,8 @@ def load(
         checkpoint, checkpoint.files, there, kind, attention, adapter, adapted, quantization
     )
     context = context_length(checkpoint, max_length)
-    found = HFCausalLM(model, checkpoint.tokenizer, error, differ, context, runtime)
+    given = (checkpoint.tokenizer, error, differ, context, runtime)
+    found = cached_as(cache, model, *given)
     found.commit, found.quantization = checkpoint.commit, quantization
     return found
 
@@ -110,6 +118,7 @@ def require_loadable(
     trust_remote_code: bool = False,
     runtime: str = "eager",
     quantization: str | None = None,
+    cache: CachePolicy | str | None = None,
 ) -> None:
     """Refuse what `load` would, as far as that shows without reading weights.
 
@@ -118,6 +127,7 @@ def require_loadable(
     """
     checkpoint = Checkpoint(path, revision, trust_remote_code, field)
     require_quantization(quantization, checkpoint.option("quantization"))
+    require_cache(cache, runtime)
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
 
 

@@ -17,7 +17,7 @@ from specdec.core.plug_ins import is_ours, plug_in_name
 
 Options = Mapping[str, Any]
 
-PLUG_INS = ("proposer", "tree", "verification")
+PLUG_INS = ("proposer", "tree", "verification", "cache")
 NODES = ("verifier", "prompts", "sampling")
 VALUES = (
     *(
@@ -44,6 +44,7 @@ SIDE = (
 HOMES = {"tree": "tree", "model": "draft", "gamma": "tree.gamma", "seed": "seed"}
 DERIVED = {"vocabulary_of"}  # an argument of our loader that follows from other options
 TARGET = "_target_"
+CACHE = "verifier.cache"
 PATHS = ("path", "held_out_path", "init_path", "tokenizer_path")  # that a revision may be of
 PROCESSORS = "sampling.processors."
 NO_PROPOSER = "none"  # whose texts are the same under any rule
@@ -102,6 +103,7 @@ def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {name: plain[name] for name in VALUES}
     for node in NODES:
         found |= dict(_flat(node, plain[node]))
+    found = dict(_cache(found))
     for name in ("prompts.template_options", "prompts.roles"):
         if found.get(name, ()) is None:  # as if none were given
             del found[name]
@@ -121,6 +123,19 @@ def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
             if found.get(f"{node}.{name}") == plain[name]:
                 found.pop(f"{node}.{name}", None)
     return {name: normal(value) for name, value in sorted(found.items())}
+
+
+def _cache(found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield options with the policy of the verifier's cache as a node of its own, if it has one.
+
+    Without a limit any policy does the same: nothing.
+    """
+    limits = [found.get(f"{CACHE}.{name}") for name in ("max_tokens", "max_bytes")]
+    for name, value in found.items():
+        if not name.startswith(f"{CACHE}."):
+            yield name, value
+        elif any(limit is not None for limit in limits):
+            yield name.removeprefix("verifier."), value
 
 
 def _training(training: Mapping[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,70 @@
+"""A model behind the cache that options ask for."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from specdec.cache.clear import Clear
+from specdec.cache.policy import NONE, CachePolicy
+from specdec.cache.sliding_window import SlidingWindow
+from specdec.core.errors import UserError
+from specdec.lm.clearing import ClearingLM
+from specdec.lm.hf import HFCausalLM
+from specdec.lm.recomputing import RecomputingLM
+from specdec.lm.sliding import SlidingLM
+from specdec.runtime.choice import AUTO, EAGER
+
+
+def require_cache(cache: object, runtime: str) -> None:
+    """Refuse what is no cache, or none that goes with a runtime.
+
+    Raises:
+        UserError: it is not.
+    """
+    if cache is not None and cache != NONE and not isinstance(cache, CachePolicy):
+        expected = "none, or a policy such as sd.SlidingWindow(max_tokens=256)"
+        raise UserError(f"cache={cache!r}: expected {expected}")
+    if cache == NONE and runtime not in (EAGER, AUTO):
+        raise UserError(
+            f"cache={NONE!r}: whole texts are read by runtime={EAGER} alone, not by {runtime!r}"
+        )
+
+
+def cached_as(cache: CachePolicy | str | None, model: PreTrainedModel, *given: Any) -> HFCausalLM:
+    """Return a model with a cache of its own; `given` are the other arguments of `HFCausalLM`.
+
+    Raises:
+        UserError: the cache is too small.
+    """
+    if cache == NONE:
+        return RecomputingLM(model, *given)
+    limit = None if cache is None else limit_of(cache, model)
+    if limit is None:
+        return HFCausalLM(model, *given)
+    if isinstance(cache, SlidingWindow):
+        return SlidingLM(cache, limit, model, *given)
+    if isinstance(cache, Clear):
+        return ClearingLM(cache, limit, model, *given)
+    found = HFCausalLM(model, *given)
+    found.max_cells = limit
+    return found
+
+
+def limit_of(cache: CachePolicy | str, model: PreTrainedModel) -> int | None:
+    """Return the cells that a request may keep; None: all.
+
+    Raises:
+        UserError: not even two fit.
+    """
+    assert isinstance(cache, CachePolicy)
+    return cache.limit(sum(cell_bytes_of(model)) if cache.max_bytes is not None else 1)
+
+
+@torch.inference_mode()
+def cell_bytes_of(model: PreTrainedModel) -> list[int]:
+    """Return the bytes of a cell's key and value in each layer, by letting the model write one."""
+    lm = HFCausalLM(model)
+    lm.open(1, 1)
+    lm.prefill([0], [[0]])
+    return lm.cell_bytes

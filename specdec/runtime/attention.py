@@ -18,7 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from specdec.runtime.kernels.operators import thin_attention
 
 FOLDED = "specdec_folded"
-THIN = "specdec_thin"  # the same by a kernel of ours, where there are several new cells
+THIN = "specdec_thin"  # the same by a kernel of ours
 STOCK = "sdpa"  # what it takes the place of; families without sdpa need more than it computes
 
 
@@ -61,12 +61,9 @@ def thin(
     scaling: float | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
-    """Attend as `folded` does, by a kernel where that is faster."""
+    """Attend as `folded` does, by a kernel where all are of one type."""
     types = {each.dtype for each in (query, key, value, attention_mask)}
-    # A single cell is fused with what stands around it. (Compilers remember comparisons: rows and
-    # cells are not compared with each other.)
-    single = query.shape[0] == 1 and query.shape[2] == 1
-    if single or len(types) > 1:
+    if len(types) > 1:
         return folded(module, query, key, value, attention_mask, dropout, scaling)
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     mask = attention_mask.expand(query.shape[0], -1, -1, -1)

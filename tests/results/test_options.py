@@ -147,3 +147,16 @@ def test_names_are_those_that_were_chosen() -> None:
 def test_a_missing_value_is_no_option() -> None:
     with pytest.raises(MissingMandatoryValue):
         compose("prompts.path='???'")
+
+
+def test_policies_of_a_cache_without_a_limit_are_one() -> None:
+    def known(*overrides: str) -> dict[str, Any]:
+        return known_by(compose(*overrides), {}, {})
+
+    assert known("cache=clear") == known() == known("cache=sliding_window", "cache.keep_first=3")
+    limited = [known(f"cache={name}", "cache.max_tokens=9") for name in ("clear", "error")]
+    assert limited[0] != limited[1] != known()
+    assert known("verifier.cache=none") != known()
+    used = options(compose("cache=clear", "cache.max_tokens=9"))
+    assert used["cache"] == "clear"
+    assert used["cache.max_tokens"] == 9

@@ -15,6 +15,7 @@ PUBLIC = {
     "what a notebook does": "generate compare record replay train_heads",
     "what that returns": "Trace Comparison Recording Replay TrainedHeads UserError",
     "models and prompts": "load load_prompts HFCausalLM",
+    "caches": "Clear ErrorWhenFull SlidingWindow",
     "the loop": "SpeculativeDecoder Request Stopping Sampling",
     "proposers": "Chained DraftModel Medusa NGram NoProposer Recorded",
     "trees": "Calibrated Chain Dynamic Filtered Sampled Sequoia Sparse",

@@ -7,4 +7,12 @@ from specdec.cache.policy import CachePolicy
 
 @dataclass(frozen=True)
 class ErrorWhenFull(CachePolicy):
-    """Refuse requests that could need more cells, before anything is decoded."""
+    """Refuse requests that could need more cells, before anything is decoded.
+
+    Args:
+        max_tokens: see `CachePolicy`.
+        max_bytes: see `CachePolicy`.
+
+    Raises:
+        UserError: they are no such numbers.
+    """

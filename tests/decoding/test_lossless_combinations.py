@@ -191,8 +191,8 @@ def test_noise_keyed_by_position_is_found_with_a_rule_that_looks_ahead(
     """
     original = Flight.context
 
-    def context(flight: Flight) -> Context:
-        found = original(flight)
+    def context(flight: Flight, room: int | None = None) -> Context:
+        found = original(flight, room)
         looks_ahead = isinstance(rule, Block)  # asks about the last draft token first
         ahead = min(DEPTH, found.max_depth) - 1 if looks_ahead else 0
         stream = _ByPosition(

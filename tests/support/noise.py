@@ -16,8 +16,8 @@ def rekeyed(
     """Give every step the streams that `key` names for the purposes "draft" and "verify"."""
     original = Flight.context
 
-    def context(flight: Flight) -> Context:
+    def context(flight: Flight, room: int | None = None) -> Context:
         draft, verify = (RandomStream(*key(flight, purpose)) for purpose in ("draft", "verify"))
-        return replace(original(flight), draft_stream=draft, verify_stream=verify)
+        return replace(original(flight, room), draft_stream=draft, verify_stream=verify)
 
     monkeypatch.setattr(Flight, "context", context)

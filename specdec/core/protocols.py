@@ -112,6 +112,31 @@ class BoundedRows(Protocol):
         ...
 
 
+@runtime_checkable
+class SourceReader(Protocol):
+    """What a model may have besides, whose encoder reads a source and whose decoder writes a text.
+
+    A row begins with the cells of its source, which `prefill` makes on an empty row. The text that
+    follows begins with `start_id`: a prompt is the source and that token, which so is the root of
+    the first tree. Rows are rewound to the source at most, or emptied.
+    """
+
+    @property
+    def start_id(self) -> int:
+        """The token that every text of the decoder begins with."""
+        ...
+
+    @property
+    def max_source(self) -> int:
+        """The most tokens of a source."""
+        ...
+
+    @property
+    def max_target(self) -> int:
+        """The most tokens of a decoder's text, its first one included."""
+        ...
+
+
 class Proposer(Protocol):
     """Any source of candidates. State is per row and begins anew with `reset`."""
 

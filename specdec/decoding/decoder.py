@@ -13,6 +13,7 @@ from specdec.core.on_device import on_device
 from specdec.core.on_host import floats
 from specdec.core.processing import over_tree
 from specdec.core.protocols import BoundedRows, CausalLM, Forward, Proposer, VerificationRule
+from specdec.core.room import Room
 from specdec.core.sampling import Sampling
 from specdec.core.shown import Shown
 from specdec.core.trace import Step, TextKey, Trace
@@ -27,6 +28,7 @@ from specdec.decoding.request import (
     require_cells,
     require_decodable,
     require_samples,
+    require_sources,
     rounded,
 )
 from specdec.decoding.stopping import Stopping, default_stopping, text_of
@@ -114,7 +116,8 @@ class SpeculativeDecoder:
         tokenizer = getattr(verifier, "tokenizer", None)
         require_cells(requests, self.stopping.max_new_tokens, getattr(verifier, "max_cells", None))
         require_samples(1 + max((each.sample for each in requests), default=0), self.sampling)
-        require_decodable(requests, verifier.max_length, verifier.vocab_size, tokenizer)
+        require_decodable(requests, Room.of(verifier), verifier.vocab_size, tokenizer)
+        require_sources(requests, verifier)
 
     def expect(self, num_texts: int) -> None:
         """Tell models that choose how they run how many tokens may be written."""
@@ -140,8 +143,8 @@ class SpeculativeDecoder:
         if prompts:
             requests = beforehand(prompts, self._request)
             self.check(requests)
-            tokenizer, room = getattr(self.verifier, "tokenizer", None), self.verifier.max_length
-            found = decode_turns(prompts, self._request, self.stream, tokenizer, room)
+            tokenizer, room = getattr(self.verifier, "tokenizer", None), Room.of(self.verifier)
+            found = decode_turns(prompts, self._request, self.stream, tokenizer, room.too_long)
         else:
             found = self.stream(requests)
         self.expect(len(requests))
@@ -215,7 +218,7 @@ class SpeculativeDecoder:
         return sorted([*in_flight, *entering], key=lambda flight: flight.row)
 
     def _take_off(self, request: Request, row: int) -> Flight:
-        room = self.verifier.max_length - len(request.token_ids)
+        room = Room.of(self.verifier).behind(len(request.token_ids))
         most = self.stopping.max_new_tokens
         budget = min(most, room, request.max_new_tokens or most)
         return Flight(request, row, self.sampling, self.stopping, self.seed, budget)

@@ -14,14 +14,16 @@ from specdec.cache.policy import CachePolicy
 from specdec.core.digest import Signature, signature
 from specdec.core.errors import Unfit
 from specdec.core.narrowing import is_mapping
+from specdec.core.room import Room
 from specdec.decoding.request import Request, require_decodable
+from specdec.decoding.turns import rendered_before
 from specdec.lab.option_names import named_options
 from specdec.lab.part import TARGET, Part
 from specdec.lab.prompt_options import PromptOptions, chosen
 from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart
 from specdec.lm.checkpoint import Checkpoint
-from specdec.lm.load import context_length, require_loadable, vocabulary_size, width
-from specdec.prompts import Prompt, render_turn
+from specdec.lm.load import require_loadable, room_for, vocabulary_size, width
+from specdec.prompts import Prompt
 from specdec.proposer.tree_fit import heads_config
 
 Files = tuple[Signature, ...]
@@ -89,24 +91,25 @@ def require_heads_of(path: object, verifier: Checkpoint) -> None:
 def require_prompts(prompts: PromptOptions, verifier: ModelPart) -> None:
     """Refuse prompts that cannot be read, rendered or decoded, not even after empty answers."""
     reader = verifier.checkpoint
-    context = context_length(reader, verifier.max_length)
+    room = room_for(reader, verifier.max_length)
     there = _files(prompts.path)
-    _require_prompts(json.dumps(asdict(prompts)), there, reader, reader.files, context)
+    _require_prompts(json.dumps(asdict(prompts)), there, reader, reader.files, room)
 
 
 @lru_cache(maxsize=256)
 def _require_prompts(
-    options: str, there: Files, verifier: Checkpoint, model_there: Files, context: int
+    options: str, there: Files, verifier: Checkpoint, model_there: Files, room: Room
 ) -> None:
     prompts = PromptOptions(**json.loads(options))
     tokenizer, vocab_size = verifier.tokenizer, vocabulary_size(verifier)
+    start = () if room.source is None else (0,)  # the decoder's first token, whichever that is
 
     def request(prompt: Prompt, answers: Sequence[str]) -> Request:
-        token_ids = render_turn(prompt, answers, tokenizer, prompts.rendering).token_ids
-        return Request(prompt.prompt_id, token_ids, turn=len(answers), where=prompt.where)
+        found = rendered_before(start, prompt, answers, tokenizer, prompts.rendering)
+        return Request(prompt.prompt_id, found.token_ids, turn=len(answers), where=prompt.where)
 
-    requests = chosen(prompts.load(), prompts, request, context).requests
-    require_decodable(requests, context, vocab_size, tokenizer)
+    requests = chosen(prompts.load(), prompts, request, room.too_long).requests
+    require_decodable(requests, room, vocab_size, tokenizer)
 
 
 def _files(path: object) -> Files:

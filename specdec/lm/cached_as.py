@@ -10,6 +10,7 @@ from specdec.cache.policy import NONE, CachePolicy
 from specdec.cache.sliding_window import SlidingWindow
 from specdec.core.errors import UserError
 from specdec.lm.clearing import ClearingLM
+from specdec.lm.encoder_decoder import EncoderDecoderLM
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.recomputing import RecomputingLM
 from specdec.lm.sliding import SlidingLM
@@ -37,6 +38,10 @@ def cached_as(cache: CachePolicy | str | None, model: PreTrainedModel, *given: A
     Raises:
         UserError: the cache is too small.
     """
+    if model.config.is_encoder_decoder:
+        found = EncoderDecoderLM(model, *given)
+        found.max_cells = None if cache is None else limit_of(cache, model)
+        return found
     if cache == NONE:
         return RecomputingLM(model, *given)
     limit = None if cache is None else limit_of(cache, model)
@@ -64,7 +69,7 @@ def limit_of(cache: CachePolicy | str, model: PreTrainedModel) -> int | None:
 @torch.inference_mode()
 def cell_bytes_of(model: PreTrainedModel) -> list[int]:
     """Return the bytes of a cell's key and value in each layer, by letting the model write one."""
-    lm = HFCausalLM(model)
+    lm = EncoderDecoderLM(model) if model.config.is_encoder_decoder else HFCausalLM(model)
     lm.open(1, 1)
     lm.prefill([0], [[0]])
     return lm.cell_bytes

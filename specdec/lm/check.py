@@ -17,8 +17,10 @@ from specdec.core.errors import UserError, first_line
 from specdec.core.tree import CandidateTree
 from specdec.lm import mask
 from specdec.lm.batch import TreeBatch, pad
+from specdec.lm.check_encoder_decoder import inputs_of, source_error
 from specdec.lm.context import steady_length
 from specdec.lm.hf import HFCausalLM, head_shape
+from specdec.lm.source_room import room_of
 from specdec.runtime.agreement import TOLERANCE, relative_difference
 
 SHAPE = CandidateTree((0, 1, 2, 3, 4, 5), (-1, 0, 0, 1, 2, 2))
@@ -84,7 +86,7 @@ def own_spread(model: PreTrainedModel) -> float:
     With more text behind, which it does not look at, and beside copies of the same.
     """
     generator = torch.Generator().manual_seed(0)
-    vocab_size, most = head_shape(model)[0], steady_length(model.config.get_text_config())
+    vocab_size, most = head_shape(model)[0], _longest(model)
     largest = 0.0
     for length in (5, 8, 9, 10, 11, 12):
         text = torch.randint(vocab_size, (length,), generator=generator).tolist()
@@ -93,9 +95,16 @@ def own_spread(model: PreTrainedModel) -> float:
             behind = torch.randint(vocab_size, (more,), generator=generator).tolist()
             if length + more <= most:
                 read = torch.tensor([text + behind] * more, device=model.device)
-                found = model(input_ids=read, use_cache=False).logits[:, length - 1]
+                found = model(**inputs_of(model, read), use_cache=False).logits[:, length - 1]
                 largest = max(largest, *(relative_difference(each, alone) for each in found))
     return largest
+
+
+def _longest(model: PreTrainedModel) -> int:
+    config = model.config
+    if config.is_encoder_decoder:
+        return room_of(config).tokens
+    return steady_length(config.get_text_config())
 
 
 def _require_one_width(model: PreTrainedModel) -> None:
@@ -111,6 +120,8 @@ def _require_one_width(model: PreTrainedModel) -> None:
 
 def largest_error(model: PreTrainedModel) -> float:
     """Run the comparison on two rows of unlike length, the longer one past any short window."""
+    if model.config.is_encoder_decoder:
+        return source_error(model)
     lm = HFCausalLM(model)
     if lm.max_length < SHORTEST:
         raise ValueError(f"its context of {lm.max_length} tokens is too short for the proof")
@@ -152,4 +163,4 @@ def _path(node: int) -> list[int]:
 def _plain(model: PreTrainedModel, token_ids: list[int]) -> Tensor:  # [V]
     """What the stock model says after ordinary text, without any cache."""
     batch = torch.tensor([token_ids], device=model.device)
-    return model(input_ids=batch, use_cache=False).logits[0, -1]
+    return model(**inputs_of(model, batch), use_cache=False).logits[0, -1]

@@ -11,6 +11,7 @@ from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
@@ -21,17 +22,21 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from specdec.cache.policy import CachePolicy
 from specdec.core.digest import Signature, signature
 from specdec.core.errors import UserError, require
+from specdec.core.room import Room
 from specdec.core.vouching import require_as_trained
 from specdec.lm.adapter import merged, require_adapter
 from specdec.lm.cached_as import cached_as, require_cache
 from specdec.lm.check import prove
+from specdec.lm.check_encoder_decoder import no_trees_of
 from specdec.lm.check_states import states_differ
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.context import limited_length
 from specdec.lm.devices import DTYPES, checked_device, require_dtype, settled_dtype
+from specdec.lm.encoder_decoder_options import require_plain
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.mask import MaskKind
 from specdec.lm.quantization import quantized, require_quantization
+from specdec.lm.source_room import require_sides, room_of
 from specdec.lm.vocabularies import num_conflicts
 from specdec.lm.weights import require_files
 from specdec.runtime.choice import require_runtime
@@ -88,15 +93,17 @@ def load(
     checkpoint = Checkpoint(path, revision, trust_remote_code, field)
     require_quantization(quantization, checkpoint.option("quantization"))
     require_cache(cache, runtime)
-    _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
+    _require(
+        checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime, cache
+    )
     there = checked_device(device)
     kind, adapted = DTYPES[settled_dtype(dtype, there)], _signature_of(adapter)
-    model, error, differ = _proven(
+    model, error, differ, no_trees = _proven(
         checkpoint, checkpoint.files, there, kind, attention, adapter, adapted, quantization
     )
-    context = context_length(checkpoint, max_length)
-    given = (checkpoint.tokenizer, error, differ, context, runtime)
+    given = (checkpoint.tokenizer, error, differ, max_length, runtime)
     found = cached_as(cache, model, *given)
+    found.no_trees = no_trees
     found.commit, found.quantization = checkpoint.commit, quantization
     return found
 
@@ -128,7 +135,9 @@ def require_loadable(
     checkpoint = Checkpoint(path, revision, trust_remote_code, field)
     require_quantization(quantization, checkpoint.option("quantization"))
     require_cache(cache, runtime)
-    _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
+    _require(
+        checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime, cache
+    )
 
 
 def _require(
@@ -140,6 +149,7 @@ def _require(
     max_length: int | None,
     adapter: str | None,
     runtime: str,
+    cache: CachePolicy | str | None,
 ) -> None:
     require_dtype(dtype)
     require_runtime(runtime, checked_device(device))
@@ -148,7 +158,9 @@ def _require(
     _require_model(checkpoint, checkpoint.files)
     if vocabulary_of is not None:
         require_same_vocabulary(checkpoint, Checkpoint.of(vocabulary_of))
-    context_length(checkpoint, max_length)
+    room_for(checkpoint, max_length)
+    if checkpoint.config.is_encoder_decoder:
+        require_plain(checkpoint, cache, runtime)
     if adapter is not None:
         require_adapter(adapter, checkpoint.option("adapter"))
 
@@ -189,7 +201,7 @@ def _proven(
     adapter: str | None,
     adapter_files: tuple[Signature, ...],
     quantization: str | None,
-) -> tuple[PreTrainedModel, float, str | None]:
+) -> tuple[PreTrainedModel, float, str | None, str | None]:
     """Load, prove and remember one set of weights; returns what was found about it beside it."""
     refuse_unsupported(checkpoint.config, checkpoint.called)
     with checkpoint.complaining():
@@ -202,7 +214,8 @@ def _proven(
         torch.nn.Module.to(model, device)  # typed, unlike the method of transformers
         model = model if quantization is None else quantized(model)
         model.eval()
-    return model, prove(model, checkpoint.called), states_differ(model)
+    error = prove(model, checkpoint.called)
+    return model, error, states_differ(model), no_trees_of(model)
 
 
 def _from_pretrained(
@@ -261,6 +274,12 @@ def loader_of(config: PreTrainedConfig, checkpoint: Checkpoint) -> type[Any]:
         UserError: it writes no text.
     """
     trusted = _own_classes(config, checkpoint)
+    if config.is_encoder_decoder:
+        if type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+            return AutoModelForSeq2SeqLM
+        raise UserError(
+            f"{checkpoint.called}: {config.model_type} writes no text, or not from text"
+        )
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in trusted:
         return AutoModelForCausalLM
     shown = "AutoModelForImageTextToText" in trusted
@@ -298,31 +317,30 @@ def vocabulary_size(checkpoint: Checkpoint) -> int:
     """
     config = checkpoint.config
     refuse_unsupported(config, checkpoint.called)
-    return config.get_text_config().vocab_size
+    return config.get_text_config(decoder=True).vocab_size
 
 
-def context_length(checkpoint: Checkpoint, max_length: int | None = None) -> int:
+def room_for(checkpoint: Checkpoint, max_length: int | None = None) -> Room:
     """Return how many tokens a model can read, without loading its weights.
 
     Raises:
         UserError: no such model, or no such `max_length`.
     """
-    config = checkpoint.config.get_text_config()
-    return limited_length(config, max_length, checkpoint.option("max_length"))
+    config, option = checkpoint.config, checkpoint.option("max_length")
+    if config.is_encoder_decoder:
+        return room_of(config, max_length, option)
+    return Room(limited_length(config.get_text_config(), max_length, option))
 
 
 def width(checkpoint: Checkpoint) -> int:
     """Return H, the size of a model's hidden states, without loading its weights."""
-    return checkpoint.config.get_text_config().hidden_size
+    return checkpoint.config.get_text_config(decoder=True).hidden_size
 
 
 def refuse_unsupported(config: PreTrainedConfig, called: str) -> None:
     """Refuse what has no plain KV cache, before any weights are read; complaints begin `called`."""
     if config.is_encoder_decoder:
-        raise UserError(
-            f"{called}: {config.model_type} is an encoder-decoder model;"
-            " only decoder-only models are supported"
-        )
+        return require_sides(config, called)
     text_config = config.get_text_config()
     needed = ("num_hidden_layers", "vocab_size", "max_position_embeddings")
     missing = [name for name in needed if not isinstance(getattr(text_config, name, None), int)]

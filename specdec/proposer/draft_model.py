@@ -7,6 +7,7 @@ from torch import Tensor
 
 from specdec.core.on_device import on_device
 from specdec.core.protocols import CausalLM, ChainDrafter, TreePolicy
+from specdec.core.room import Room
 from specdec.core.unlike_vocabularies import fitted, known, readable
 from specdec.core.values import CandidateSource, Context, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
@@ -36,6 +37,7 @@ class DraftModel(TreeProposer):
         require_model(model, "draft model")
         super().__init__(tree, temperature, model.vocab_size)
         self.model = model
+        self._room = Room.of(model)
         self._drafter = model if isinstance(model, ChainDrafter) else None
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
@@ -122,7 +124,8 @@ class DraftModel(TreeProposer):
 
     def _fits(self, context: Context) -> bool:
         """Whether the text and a whole tree fit the draft model's own context."""
-        return len(context.token_ids) + self.max_depth <= self.model.max_length
+        most = self._room.row(context.num_prompt_tokens)
+        return len(context.token_ids) + self.max_depth <= most
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         """Rewind to the committed text; its last token is read at the start of the next step."""

@@ -21,7 +21,6 @@ from specdec.core.values import Layer
 from specdec.lm import mask
 from specdec.lm.batch import pad
 from specdec.lm.cache import RowCache
-from specdec.lm.decoder_unembedding import decoder_logits_of
 from specdec.lm.hf import HFCausalLM, without_gradients
 from specdec.lm.source_cache import Cells, SourceCache
 from specdec.lm.source_room import num_decoder_layers, room_of, start_id_of
@@ -82,10 +81,6 @@ class EncoderDecoderLM(HFCausalLM):
     def encode(self, text: str) -> list[int]:
         """Turn a source into token ids, and begin the decoder's text behind it."""
         return [*super().encode(text), self.start_id]
-
-    def unembed(self, hidden: Tensor) -> Tensor:  # [..., H] -> [..., V]
-        """Turn the decoder's last hidden states into the model's own logits."""
-        return decoder_logits_of(self.model, hidden)
 
     def length(self, row: int) -> int:
         """Return the number of cells of a row: of its source, and of the text behind it."""
@@ -181,8 +176,8 @@ class EncoderDecoderLM(HFCausalLM):
             assert source, "a row begins with its source"
             standing = list(range(start, start + num_new))
             if given is not None and [each - source for each in given[place]] != standing:
-                # Only padding can stand behind the end.
-                standing = [min(each - source, last) for each in given[place]]
+                # Only padding can stand before the beginning, or behind the end.
+                standing = [min(max(0, each - source), last) for each in given[place]]
             else:
                 standing = [each for each in standing if each <= last]
             alike = found.setdefault((start, *standing), Alike(start, standing, [], []))

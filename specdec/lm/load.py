@@ -275,11 +275,8 @@ def loader_of(config: PreTrainedConfig, checkpoint: Checkpoint) -> type[Any]:
     """
     trusted = _own_classes(config, checkpoint)
     if config.is_encoder_decoder:
-        if type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
-            return AutoModelForSeq2SeqLM
-        raise UserError(
-            f"{checkpoint.called}: {config.model_type} writes no text, or not from text"
-        )
+        require_sides(config, checkpoint.called)
+        return AutoModelForSeq2SeqLM
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in trusted:
         return AutoModelForCausalLM
     shown = "AutoModelForImageTextToText" in trusted

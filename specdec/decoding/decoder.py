@@ -34,6 +34,7 @@ from specdec.decoding.request import (
 from specdec.decoding.stopping import Stopping, default_stopping, text_of
 from specdec.decoding.turns import Decodable, beforehand, decode_turns, listed, request_of
 from specdec.lm.batch import TreeBatch
+from specdec.lm.encoder_decoder import share_encoder
 from specdec.lm.generation import heeded
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.vocabularies import require_model, require_one_family
@@ -90,6 +91,7 @@ class SpeculativeDecoder:
         for each in (rule, *self.judges.values()):
             require_members(each, "verification rule")
         require_one_family(verifier, proposer)
+        share_encoder(verifier, proposer)
         self.lossless = is_lossless(rule, proposer.draw, allow_lossy)
         require_judges(self.judges, proposer.draw)
         self.verifier = verifier

@@ -21,6 +21,7 @@ from specdec.core.values import Layer
 from specdec.lm import mask
 from specdec.lm.batch import pad
 from specdec.lm.cache import RowCache
+from specdec.lm.encoder import Encoder
 from specdec.lm.hf import HFCausalLM, without_gradients
 from specdec.lm.source_cache import Cells, SourceCache
 from specdec.lm.source_room import num_decoder_layers, room_of, start_id_of
@@ -64,6 +65,7 @@ class EncoderDecoderLM(HFCausalLM):
         assert room.source is not None
         self.max_source, self.max_target = room.source, room.tokens
         self.start_id = start_id_of(model)
+        self.encoder = Encoder(model)
         whole = room.source + room.tokens
         super().__init__(model, tokenizer, tree_error, states_differ, whole)
 
@@ -77,6 +79,15 @@ class EncoderDecoderLM(HFCausalLM):
             self._sources = SourceCache(num_layers, num_rows)
         self._cache.lengths = [0] * num_rows
         self._sources.lengths = [0] * num_rows
+
+    def share_encoder(self, draft: "EncoderDecoderLM") -> None:
+        """Let a draft model take what the encoder said of a source, if its own would say the same.
+
+        Then a source is encoded once, and each of both makes cells of its own of that.
+        """
+        if draft.encoder is not self.encoder and draft.encoder.is_like(self.encoder):
+            self.encoder.is_shared = True
+            draft.encoder = self.encoder
 
     def encode(self, text: str) -> list[int]:
         """Turn a source into token ids, and begin the decoder's text behind it."""
@@ -128,8 +139,7 @@ class EncoderDecoderLM(HFCausalLM):
         """
         self._sources.place(rows, list(map(len, sources)))
         seen = self._sources.mask(rows, self.device)
-        read: Any = self.model.get_encoder()
-        encoded = read(input_ids=pad(sources, self.device), attention_mask=seen).last_hidden_state
+        encoded = self.encoder.read(sources, seen)
         first = torch.full((len(rows), 1), self.start_id, device=self.device)
         alone = first.new_ones(len(rows), 1, 1, dtype=torch.bool)
         self._cache.place(rows, 1, self.device)
@@ -238,6 +248,13 @@ class EncoderDecoderLM(HFCausalLM):
             use_cache=True,
             output_hidden_states=bool(layers),
         )
+
+
+def share_encoder(verifier: object, proposer: object) -> None:
+    """Let a draft model share the verifier's encoder, where both have the same."""
+    draft = getattr(proposer, "model", None)
+    if isinstance(verifier, EncoderDecoderLM) and isinstance(draft, EncoderDecoderLM):
+        verifier.share_encoder(draft)
 
 
 class Alike(NamedTuple):

@@ -6,7 +6,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from specdec.core.protocols import CausalLM
+from specdec.core.errors import UserError
+from specdec.core.protocols import CausalLM, SourceReader
 from specdec.core.trace import TextKey
 from specdec.core.values import Layer
 from specdec.recording.texts import Text
@@ -37,8 +38,17 @@ class States:
         """Take up the last states [L, H] of a text's tokens but the last."""
         self._found[text.key, FINAL] = state
 
+    def _require_states(self) -> None:
+        """Refuse a verifier with an encoder: the tokens of a source have no states of a decoder."""
+        if isinstance(self._verifier, SourceReader):
+            raise UserError(
+                "proposer: heads on the states of an encoder-decoder verifier are decoded with,"
+                " and not replayed: a source has no states of the decoder; expected decode"
+            )
+
     @torch.inference_mode()
     def _read(self, texts: Sequence[Text], layers: Sequence[Layer]) -> None:
+        self._require_states()
         verifier = self._verifier
         read = [[*text.prompt_ids, *text.output_ids][:-1] for text in texts]
         verifier.open(len(texts), max(map(len, read)))

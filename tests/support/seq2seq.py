@@ -42,10 +42,21 @@ def tiny_seq2seq(family: str, seed: int = 0, **overrides: object) -> PreTrainedM
         torch.manual_seed(seed)
         model: Any = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
         _disturb_vectors(model)
+        _let_tokens_matter(model)
         bias = getattr(model, "final_logits_bias", None)  # zeros, unless it is trained
         if bias is not None:
-            bias.add_(torch.randn_like(bias))
+            bias.add_(torch.randn_like(bias), alpha=0.1)
     return model.eval()
+
+
+@torch.no_grad()
+def _let_tokens_matter(model: Any) -> None:
+    """Keep random decoders from writing one token again and again, whatever stands before it."""
+    for name, weight in model.get_decoder().named_parameters():
+        if name.endswith(("out_proj.weight", ".o.weight", "fc2.weight", "wo.weight")):
+            weight.mul_(0.25)
+    # One that is tied, as T5's always is, makes each token predict itself.
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
 
 
 @torch.inference_mode()

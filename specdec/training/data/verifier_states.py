@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from specdec.core.errors import require, require_int
+from specdec.core.errors import UserError, require, require_int
+from specdec.core.protocols import SourceReader
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.runtime.choice import COMPILED, texts_of
@@ -74,6 +75,11 @@ class VerifierStates:
         good = cache_path is None or (isinstance(cache_path, str) and bool(cache_path))
         require(good, "cache_path", cache_path, "a folder or null")
         verifier.require_states("verifier.path")
+        if isinstance(verifier, SourceReader):
+            raise UserError(
+                "verifier.path: heads on an encoder-decoder model decode, and are not trained here:"
+                " training reads texts without a source"
+            )
         self.max_length = min(max_length, verifier.max_length)
         self.verifier = verifier
         self.seed = seed

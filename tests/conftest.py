@@ -37,7 +37,12 @@ WHOLE = (
     *("decoding/test_generation_config.py", "decoding/test_judges.py"),
     *("decoding/test_loop_mutations.py", "decoding/test_lossless_combinations.py"),
     *("decoding/test_lossless_multistep.py", "lm/test_adapter.py", "lm/test_greedy_equality.py"),
-    *("lm/test_images_and_text.py", "lm/test_odd_checkpoints.py", "lm/test_remote_code.py"),
+    *(
+        "lm/test_encoder_decoder.py",
+        "lm/test_images_and_text.py",
+        "lm/test_odd_checkpoints.py",
+        "lm/test_remote_code.py",
+    ),
     *("lm/test_revision.py", "lm/test_unembedding.py", "metrics/test_metrics_speed.py"),
     *("prompts/test_conversations.py", "proposer/test_chained.py", "proposer/test_growth.py"),
     *("proposer/test_unlike_vocabularies.py", "recording/test_recording_folder.py"),

@@ -147,7 +147,7 @@ def test_a_window_that_no_layer_uses_is_none() -> None:
 
 
 def test_layers_without_attention_need_no_mask() -> None:
-    """Where masks come by kind of layer, theirs are None; where there are no others, there is none."""
+    """Theirs is None where masks come by kind of layer; without other layers there is none."""
     config = AutoConfig.for_model("llama", sliding_window=4)
     config.layer_types = [FULL, "linear_attention"]
     assert MaskKind.of(config) == MaskKind(None, False, ("linear_attention",))

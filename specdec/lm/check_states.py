@@ -5,7 +5,7 @@ from transformers import PreTrainedModel
 
 from specdec.core.errors import first_line
 from specdec.lm.check_encoder_decoder import decoder_states_error
-from specdec.lm.hf import HFCausalLM
+from specdec.lm.recurrent import causal_lm
 from specdec.runtime.agreement import TOLERANCE, relative_difference
 
 
@@ -31,7 +31,7 @@ def states_error(model: PreTrainedModel) -> float:
     """
     if model.config.is_encoder_decoder:
         return decoder_states_error(model)
-    lm = HFCausalLM(model)
+    lm = causal_lm(model)
     generator = torch.Generator().manual_seed(0)
     token_ids = torch.randint(lm.vocab_size, (2, 5), generator=generator).to(lm.device)
     lm.open(num_rows=2, capacity=8)

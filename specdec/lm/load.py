@@ -25,15 +25,16 @@ from specdec.core.errors import UserError, require
 from specdec.core.room import Room
 from specdec.core.vouching import require_as_trained
 from specdec.lm.adapter import merged, require_adapter
-from specdec.lm.cached_as import cached_as, require_cache
+from specdec.lm.cached_as import cached_as, require_cache, require_for_states
 from specdec.lm.check import prove
 from specdec.lm.check_encoder_decoder import no_trees_of
 from specdec.lm.check_states import states_differ
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.context import limited_length
 from specdec.lm.devices import DTYPES, checked_device, require_dtype, settled_dtype
-from specdec.lm.encoder_decoder_options import require_plain
+from specdec.lm.encoder_decoder_options import require_for_sources
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.layer_kinds import is_recurrent
 from specdec.lm.mask import MaskKind
 from specdec.lm.quantization import quantized, require_quantization
 from specdec.lm.source_room import require_sides, room_of
@@ -93,9 +94,9 @@ def load(
     checkpoint = Checkpoint(path, revision, trust_remote_code, field)
     require_quantization(quantization, checkpoint.option("quantization"))
     require_cache(cache, runtime)
-    _require(
-        checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime, cache
-    )
+    _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
+    require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
+    require_for_sources(checkpoint.config, cache, runtime, checkpoint.called)
     there = checked_device(device)
     kind, adapted = DTYPES[settled_dtype(dtype, there)], _signature_of(adapter)
     model, error, differ, no_trees = _proven(
@@ -135,9 +136,9 @@ def require_loadable(
     checkpoint = Checkpoint(path, revision, trust_remote_code, field)
     require_quantization(quantization, checkpoint.option("quantization"))
     require_cache(cache, runtime)
-    _require(
-        checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime, cache
-    )
+    _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
+    require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
+    require_for_sources(checkpoint.config, cache, runtime, checkpoint.called)
 
 
 def _require(
@@ -149,7 +150,6 @@ def _require(
     max_length: int | None,
     adapter: str | None,
     runtime: str,
-    cache: CachePolicy | str | None,
 ) -> None:
     require_dtype(dtype)
     require_runtime(runtime, checked_device(device))
@@ -159,8 +159,6 @@ def _require(
     if vocabulary_of is not None:
         require_same_vocabulary(checkpoint, Checkpoint.of(vocabulary_of))
     room_for(checkpoint, max_length)
-    if checkpoint.config.is_encoder_decoder:
-        require_plain(checkpoint, cache, runtime)
     if adapter is not None:
         require_adapter(adapter, checkpoint.option("adapter"))
 
@@ -335,16 +333,18 @@ def width(checkpoint: Checkpoint) -> int:
 
 
 def refuse_unsupported(config: PreTrainedConfig, called: str) -> None:
-    """Refuse what has no plain KV cache, before any weights are read; complaints begin `called`."""
+    """Refuse what cannot be rewound, before any weights are read; complaints begin `called`."""
     if config.is_encoder_decoder:
         return require_sides(config, called)
     text_config = config.get_text_config()
-    needed = ("num_hidden_layers", "vocab_size", "max_position_embeddings")
+    needed = ["num_hidden_layers", "vocab_size"]
+    if not is_recurrent(config):
+        needed.append("max_position_embeddings")
     missing = [name for name in needed if not isinstance(getattr(text_config, name, None), int)]
     if missing:
         raise UserError(
-            f"{called}: {config.model_type} has no {', '.join(missing)} and so"
-            " no KV cache of positions; recurrent models are not supported"
+            f"{called}: {config.model_type} has no {', '.join(missing)} and so no KV cache of"
+            " positions, nor recurrent layers that transformers knows as such"
         )
     try:
         MaskKind.of(text_config)

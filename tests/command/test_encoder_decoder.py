@@ -65,8 +65,8 @@ def test_decoded_recorded_and_replayed(
 REFUSED = {
     "tree": (["verifier.path={t5}", "tree=sampled"], "tree=sampled: ", "cannot read trees"),
     "draft": (["draft.path={llama}"], "draft.path=", "has no encoder"),
-    "runtime": (["runtime=compiled"], "verifier.path=", "expected runtime=eager"),
-    "cache": (["verifier.cache=none"], "verifier.path=", "expected none of verifier.cache=none"),
+    "runtime": (["runtime=compiled"], "verifier.path=", "runtime=eager alone"),
+    "cache": (["verifier.cache=none"], "verifier.path=", "not verifier.cache=none"),
     "policy": (["cache=clear", "cache.max_tokens=9"], "verifier.path=", "keeps all cells"),
     "source": (["verifier.max_length=9"], "", "tokens do not fit the 9 of the encoder"),
     "length": (["verifier.max_length=65"], "verifier.max_length=65", "at most 64"),

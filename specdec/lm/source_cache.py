@@ -1,6 +1,7 @@
 """The cells of an encoder-decoder model: those of sources, made once, and those of the text."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -120,11 +121,10 @@ class Cells(EncoderDecoderCache):
 
     def __init__(self, texts: RowCache, sources: SourceCache, standing: int | Tensor, known: bool):
         super().__init__(texts, sources)
-        self._standing = standing
+        self._standing: Any = standing  # decoders add it to numbers, whichever it is
         # Whether the cells of the sources are there, and not to be made.
         self.is_updated = dict.fromkeys(range(len(sources.layers)), known)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return where the first new cell stands, or by how much each stands behind its place."""
-        found: int = self._standing  # pyright: ignore[reportAssignmentType]
-        return found
+        return self._standing

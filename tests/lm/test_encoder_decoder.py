@@ -127,9 +127,9 @@ def test_the_source_is_looked_up() -> None:
     proposer = sd.NGram(3)
     text = [*source, 0, 10, 11]
     proposer.open(1, 64, 61)
-    asked = context(text, num_prompt_tokens=11)
-    proposer.reset([asked])
-    (proposal,) = proposer.propose([asked])
+    here = context(text, num_prompt_tokens=11)
+    proposer.reset([here])
+    (proposal,) = proposer.propose([here])
     assert proposal.tree.token_ids == (11, 12, 13, 14)
 
 

@@ -52,6 +52,13 @@ class Step:
     judged: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     # Parent and token of each draft token, of requests that keep them: for a look at the text.
     candidates: tuple[tuple[int, int], ...] = ()
+    # Where experts are counted, per sparse layer: the distinct ones that the step's forward touched
+    # for all tokens that it read, and the number of these: roots and draft tokens of all requests.
+    experts: tuple[int, ...] = ()
+    forward_tokens: int | None = None
+    # Of requests that keep their candidates, too: the experts that the root and each accepted token
+    # took, [A + 1][L][k].
+    routes: tuple[tuple[tuple[int, ...], ...], ...] = ()
     propose_seconds: float = 0.0
     verify_seconds: float = 0.0  # the verifier's forward
     other_seconds: float = 0.0
@@ -158,6 +165,8 @@ def _step(row: dict[str, Any]) -> Step:
     fields["divergence"] = tuple(tuple(pair) for pair in row["divergence"])
     fields["log_probs"] = tuple(row.get("log_probs", ()))
     fields["candidates"] = tuple(tuple(pair) for pair in row.get("candidates", ()))
+    fields["experts"] = tuple(row.get("experts", ()))
+    fields["routes"] = tuple(tuple(map(tuple, token)) for token in row.get("routes", ()))
     return Step(**fields)
 
 
@@ -169,7 +178,8 @@ def _step_row(step: Step) -> dict[str, Any]:
     row["divergence"] = [list(pair) for pair in step.divergence]
     row["candidates"] = [list(pair) for pair in step.candidates]
     row["log_probs"] = list(step.log_probs)
-    for name in ("candidates", "log_probs"):
+    row["experts"] = list(step.experts)
+    for name in ("candidates", "log_probs", "experts", "forward_tokens", "routes"):
         if not row[name]:  # of most steps
             del row[name]
     return row

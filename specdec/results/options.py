@@ -101,6 +101,8 @@ def proposes_nothing(plain: Options) -> bool:
 def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return options and targets, by name; numbers that are equal are written alike."""
     found: dict[str, Any] = {name: plain[name] for name in VALUES}
+    if plain.get("experts"):  # runs without that say nothing of it, nor do older ones
+        found["experts"] = True
     for node in NODES:
         found |= dict(_flat(node, plain[node]))
     found = dict(_cache(found))

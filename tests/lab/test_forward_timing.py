@@ -12,14 +12,9 @@ from torch import Tensor
 from specdec.core.errors import UserError
 from specdec.core.protocols import Forward
 from specdec.lab.costs import copying
-from specdec.lab.costs.forward_timing import (
-    WARM_UPS,
-    ForwardGrid,
-    contexts_within,
-    forwards_of,
-    time_forwards,
-    tree_of,
-)
+from specdec.lab.costs.candidates import Read
+from specdec.lab.costs.forward_grid import ForwardGrid, contexts_within
+from specdec.lab.costs.forward_timing import WARM_UPS, forwards_of, time_forwards
 from specdec.lab.costs.growing import (
     by_batch,
     by_context,
@@ -127,9 +122,11 @@ def test_contexts_end_where_the_model_does() -> None:
 
 
 def test_a_filler_is_as_large_as_wanted() -> None:
-    assert tree_of(Shape(False, 4, 9), 7).depths == (0, 1, 2, 3)
-    assert tree_of(Shape(True, 4, 9), 7).depths == (0, 1, 1, 1)
-    assert tree_of(Shape(False, 1, 9), 7).token_ids == (7,)
+    read = Read([0] * 9, [7, 8, 9, 10, 11], [1, 2, 3, 4])
+    chain, tree = read.tree(Shape(False, 4, 9)), read.tree(Shape(True, 4, 9))
+    assert (chain.token_ids, chain.depths) == ((7, 8, 9, 10), (0, 1, 2, 3))
+    assert (tree.token_ids, tree.depths) == ((7, 1, 2, 3), (0, 1, 1, 1))
+    assert read.tree(Shape(False, 1, 9)).token_ids == (7,)
 
 
 def test_a_copy_counts_what_is_read_and_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:

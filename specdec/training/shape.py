@@ -94,7 +94,7 @@ class LlamaShape:
         seed: int,
         experts: Experts | None = None,
     ) -> PreTrainedModel:
-        """Return a model with random weights that `seed` fixes: a Llama, or with experts a Mixtral."""
+        """Return a model with random weights that `seed` fixes: a Llama, or a Mixtral."""
         torch.manual_seed(seed)
         sizes: dict[str, Any] = {
             "vocab_size": vocab_size,

@@ -35,6 +35,7 @@ def test_example_by_hand():
         "transport_bound": None,
         "total_variation": None,
         "kl": None,
+        "experts_touched": None,
     }
     assert summary["finish_reasons"] == {"eos": 1, "length": 1}
 

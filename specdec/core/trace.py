@@ -166,7 +166,8 @@ def _step(row: dict[str, Any]) -> Step:
     fields["log_probs"] = tuple(row.get("log_probs", ()))
     fields["candidates"] = tuple(tuple(pair) for pair in row.get("candidates", ()))
     fields["experts"] = tuple(row.get("experts", ()))
-    fields["routes"] = tuple(tuple(map(tuple, token)) for token in row.get("routes", ()))
+    routes: list[list[list[int]]] = row.get("routes", [])
+    fields["routes"] = tuple(tuple(tuple(layer) for layer in token) for token in routes)
     return Step(**fields)
 
 

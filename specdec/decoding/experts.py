@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.errors import UserError
+from specdec.core.on_host import integers
 from specdec.core.protocols import CausalLM, Forward
 from specdec.core.trace import Step
 from specdec.core.tree import ROOT
@@ -61,5 +62,6 @@ def _routes(
 ) -> tuple[tuple[tuple[int, ...], ...], ...]:  # [M, L, k] -> [A + 1][L][k]
     """Return the experts of the root and of each accepted token, from the smallest number on."""
     path = [ROOT, *verdict.path[: step.accepted]]
-    taken: list[list[list[int]]] = chosen[path].sort(dim=-1).values.tolist()
-    return tuple(tuple(map(tuple, token)) for token in taken)
+    return tuple(
+        tuple(tuple(integers(layer)) for layer in token) for token in chosen[path].sort().values
+    )

@@ -38,7 +38,7 @@ class Balance:
         return None if counts is None or weight == 0 else cls(weight, counts)
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def wanted(self) -> dict[str, Any]:
         """What a forward of transformers must be asked for."""
         return {"output_router_logits": True}
 

@@ -165,8 +165,8 @@ class LanguageModeling:
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """Sum of the cross-entropy of every next token, in nats; of experts their balance, too."""
-        asked = {} if self._balance is None else self._balance.asked
-        output = module(input_ids=batch.token_ids, use_cache=False, **asked)
+        wanted = {} if self._balance is None else self._balance.wanted
+        output = module(input_ids=batch.token_ids, use_cache=False, **wanted)
         loss = _cross_entropy(output.logits, batch)
         return loss if self._balance is None else loss + self._balance.loss(output, batch)
 

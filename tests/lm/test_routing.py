@@ -80,7 +80,8 @@ def by_hand(model: PreTrainedModel, family: str, text: Sequence[int]) -> list[se
     def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         states.append(args[0].reshape(-1, args[0].shape[-1])[-1])
 
-    layers = list(model.get_decoder().layers)[2 - SPARSE.get(family, 2) :]
+    decoder: Any = model.get_decoder()
+    layers = list(decoder.layers)[2 - SPARSE.get(family, 2) :]
     routers = [router_of(layer) for layer in layers]
     hooks = [router.register_forward_pre_hook(note) for router in routers]
     plain_logits(model, text)

@@ -60,7 +60,8 @@ def test_the_balance_of_a_layer_is_that_of_transformers_and_of_the_paper() -> No
 def test_layers_do_not_make_up_for_each_other() -> None:
     """One layer wears out two experts, the other one the other two: joined, all seems well."""
     one, other = torch.tensor([[5.0, 5, 0, 0]] * 8), torch.tensor([[0.0, 0, 5, 5]] * 8)
-    assert float(load_balancing_loss_func((one, other), E, K)) == pytest.approx(K)
+    both: Any = (one, other)
+    assert float(load_balancing_loss_func(both, E, K)) == pytest.approx(K)
     output = type("Output", (), {"router_logits": (one, other)})
     batch = Batch.of(torch.zeros(2, 4, dtype=torch.int64))
     found = float(balance(0.5).loss(output, batch))

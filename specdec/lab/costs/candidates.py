@@ -14,6 +14,7 @@ from statistics import mean
 import torch
 
 from specdec.core.errors import UserError
+from specdec.core.on_host import integers
 from specdec.core.tree import CandidateTree
 from specdec.lab.costs.forward_grid import ForwardGrid
 from specdec.lm.batch import TreeBatch
@@ -74,7 +75,8 @@ def of_text(lm: HFCausalLM, grid: ForwardGrid, text: Sequence[int]) -> Reads:
         before = [piece(root - context, context) for root in roots]
         firsts = torch.tensor([[chain[0]] for chain in chains], device=lm.device)
         logits = filled(lm, before, context + 1).forward(rows, firsts).logits[:, 0]
-        beside = logits.topk(min(most, lm.vocab_size)).indices.tolist()
+        likeliest = logits.topk(min(most, lm.vocab_size)).indices
+        beside = [integers(row) for row in likeliest]
         found[context] = [Read(*each) for each in zip(before, chains, beside, strict=True)]
     return found
 

@@ -61,8 +61,7 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "no step's seconds, and in no speed; null where arms share a process.",
         "experts_touched": "Distinct experts that a sparse layer of the verifier took in one "
         "forward, for all roots and draft tokens that it read, those of other requests in flight "
-        "included: the mean over layers and steps; null where they were not counted "
-        "(experts=true).",
+        "included: the mean over layers and steps; of runs that count them (experts=true).",
         "experts_at_tokens": "experts_touched by the number of tokens that the forward read: the "
         "roots and draft tokens of all requests in flight.",
         "num_prompts": "Prompts: the units that the bootstrap resamples.",
@@ -118,10 +117,18 @@ def summarize(tally: Tally | Sequence[Trace]) -> dict[str, Any]:
         "cost_ratio": speed.cost_ratio(tally).to_row(),
         "prefill_seconds": speed.prefill_seconds(tally).to_row(),
         "time_shares": _rows(speed.time_shares(tally)),
-        "experts_touched": _row(experts.experts_touched(tally)),
-        "experts_at_tokens": _rows(experts.experts_at_tokens(tally)),
+        **_experts(tally),
         **_counters(tally),
     }
+
+
+def _experts(tally: Tally) -> dict[str, Any]:
+    """Return what was counted; most runs count none, and say nothing of it."""
+    touched = experts.experts_touched(tally)
+    if touched is None:
+        return {}
+    by_tokens = _rows(experts.experts_at_tokens(tally))
+    return {"experts_touched": touched.to_row(), "experts_at_tokens": by_tokens}
 
 
 def _counters(tally: Tally) -> dict[str, Any]:

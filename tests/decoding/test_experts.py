@@ -189,8 +189,7 @@ def test_the_summary_has_means_over_steps_and_by_tokens() -> None:
 
 def test_without_counting_the_summary_has_none() -> None:
     summary = summarize(decode("tree", 1, 0.0, counting=False))
-    assert summary["experts_touched"] is None
-    assert summary["experts_at_tokens"] == {}
+    assert not {"experts_touched", "experts_at_tokens"} & set(summary)
 
 
 def test_a_model_without_experts_is_refused() -> None:

@@ -16,7 +16,7 @@ def by_tokens(results: Results) -> Iterator[Plot]:
             each.arm.label,
             [
                 Point(float(number), row, setting.label, each.arm)
-                for number, row in each.summary["experts_at_tokens"].items()
+                for number, row in each.summary.get("experts_at_tokens", {}).items()
                 if is_known(row)
             ],
         )

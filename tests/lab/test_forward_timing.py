@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from specdec.core.errors import UserError
 from specdec.core.protocols import Forward
 from specdec.lab.costs import copying
-from specdec.lab.costs.candidates import Read, count_experts, of_text
+from specdec.lab.costs.candidates import Read, along, count_experts, of_text
 from specdec.lab.costs.forward_grid import ForwardGrid, contexts_within
 from specdec.lab.costs.forward_timing import WARM_UPS, forwards_of, time_forwards
 from specdec.lab.costs.growing import (
@@ -65,7 +65,7 @@ class Ticking(HFCausalLM):
 
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> Ticking:
-    monkeypatch.setattr("specdec.lab.costs.forward_timing.HFCausalLM", Ticking)
+    monkeypatch.setattr("specdec.lab.costs.forward_timing.causal_lm", Ticking)
     monkeypatch.setattr("specdec.decoding.decoder.now", lambda: Ticking.time)
     Ticking.time, Ticking.num_forwards = 0.0, 0
     return Ticking(tiny_model("llama"))
@@ -131,7 +131,7 @@ def test_of_experts_count_those_that_are_expected_or_were_counted(family: str) -
 
 
 def test_of_a_mixture_real_text_is_read_and_its_experts_are_counted() -> None:
-    """The same tokens behind every context; a tree is what the verifier finds likeliest."""
+    """The same tokens behind every context, and beside them what the verifier finds likeliest."""
     model = tiny_model("mixtral", num_local_experts=8)
     lm, grid = HFCausalLM(model), ForwardGrid([1, 4], [8, 16], batch=2, repeats=1)
     text = random_ids(23, seed=7)
@@ -141,8 +141,16 @@ def test_of_a_mixture_real_text_is_read_and_its_experts_are_counted() -> None:
             root = (0, 11)[row]
             whole = [text[(root - context + place) % 23] for place in range(context + 4)]
             assert [*read.before, *read.chain] == whole
-            logits = plain_logits(model, whole[: context + 1])[-1]
-            assert list(read.beside) == logits.topk(4).indices.tolist()
+            likeliest = plain_logits(model, whole)[context:].topk(3).indices.tolist()
+            others = [
+                [t for t in each if t != own]
+                for each, own in zip(likeliest, whole[context + 1 :], strict=False)
+            ]
+            assert list(read.nodes) == [
+                (0, read.chain[1]),
+                (0, others[0][0]),
+                (1, read.chain[2]),
+            ]
     counted = count_experts(lm, grid, reads)
     assert set(counted) == set(grid.shapes)
     for shape, number in counted.items():
@@ -154,6 +162,17 @@ def test_of_a_mixture_real_text_is_read_and_its_experts_are_counted() -> None:
                 routes = routes_of([*read.before, *path], model)
                 taken = [a | b for a, b in zip(taken, routes, strict=True)]
         assert number == sum(map(len, taken)) / 2, shape
+
+
+def test_a_tree_lies_along_the_text_with_others_beside_it() -> None:
+    """By depth and rank together; a rank that is the text's own token is passed over."""
+    likeliest = torch.tensor([[11, 21, 31], [12, 22, 32], [43, 13, 53], [14, 24, 34]])
+    nodes = along([9, 11, 22, 13, 14, 15, 16], likeliest)
+    assert nodes == [
+        *((0, 11), (0, 21)),  # depth 1: the text's own, then the likeliest other
+        *((1, 22), (0, 31)),  # depth 2 below the first node
+        *((1, 12), (3, 13)),
+    ]
 
 
 def routes_of(text: Sequence[int], model: PreTrainedModel) -> list[set[int]]:
@@ -179,7 +198,7 @@ def test_experts_are_written_beside_the_seconds_and_make_the_bytes() -> None:
     assert [point.experts for point in older.points] == [None] * 3
     lines = list(experts_said(found))
     assert lines[0].endswith("text that goes on: 1: 2.0, 4: 2.5")
-    assert lines[1].endswith("likeliest tokens beside it: 4: 3.5")
+    assert lines[1].endswith("with others beside it: 4: 3.5")
     assert not list(experts_said(older))
 
 
@@ -199,7 +218,7 @@ def test_contexts_end_where_the_model_does() -> None:
 
 
 def test_a_filler_is_as_large_as_wanted() -> None:
-    read = Read([0] * 9, [7, 8, 9, 10, 11], [1, 2, 3, 4])
+    read = Read([0] * 9, [7, 8, 9, 10, 11], [(0, 1), (0, 2), (0, 3), (0, 4)])
     chain, tree = read.tree(Shape(False, 4, 9)), read.tree(Shape(True, 4, 9))
     assert (chain.token_ids, chain.depths) == ((7, 8, 9, 10), (0, 1, 2, 3))
     assert (tree.token_ids, tree.depths) == ((7, 1, 2, 3), (0, 1, 1, 1))

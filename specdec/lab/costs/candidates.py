@@ -2,8 +2,8 @@
 
 A dense model takes as long for any tokens. A mixture of experts reads the weights of the experts
 that its tokens choose, and tokens of a text choose others than one token again and again. There a
-chain is the text that goes on, which is what a draft that is right proposes, and a tree is the
-likeliest next tokens, which is what a draft that knows the verifier puts beside each other.
+chain is the text that goes on, which is what a draft that is right proposes, and a tree is the text
+with the likeliest other tokens beside it, which is what a draft that knows the verifier proposes.
 """
 
 import random
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 import torch
+from torch import Tensor
 
 from specdec.core.errors import UserError
 from specdec.core.on_host import integers
@@ -19,6 +20,7 @@ from specdec.core.tree import CandidateTree
 from specdec.lab.costs.forward_grid import ForwardGrid
 from specdec.lm.batch import TreeBatch
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.recurrent import causal_lm
 from specdec.lm.routing import Routing, distinct
 from specdec.replaying.forwards import Shape
 
@@ -27,18 +29,25 @@ SEED = 20230228
 
 @dataclass(frozen=True)
 class Read:
-    """What one row of the timed forwards reads behind one context."""
+    """What one row of the timed forwards reads behind one context; smaller trees begin larger ones.
 
-    before: Sequence[int]  # the cached tokens
-    chain: Sequence[int]  # what follows, the root first
-    beside: Sequence[int]  # children of the root
+    Args:
+        before: the cached tokens.
+        chain: what follows, the root first.
+        nodes: of a tree below the root, each with its parent.
+    """
+
+    before: Sequence[int]
+    chain: Sequence[int]
+    nodes: Sequence[tuple[int, int]]  # parent, token
 
     def tree(self, shape: Shape) -> CandidateTree:
-        """Return a chain, or as many children of the root."""
+        """Return the first tokens of the chain, or the first nodes of the tree."""
         number = shape.num_tokens - 1
-        if shape.branches:
-            return CandidateTree((self.chain[0], *self.beside[:number]), (-1, *(0,) * number))
-        return CandidateTree.chain(self.chain[0], tuple(self.chain[1 : number + 1]))
+        if not shape.branches:
+            return CandidateTree.chain(self.chain[0], tuple(self.chain[1 : number + 1]))
+        parents, token_ids = zip(*self.nodes[:number], strict=True)
+        return CandidateTree((self.chain[0], *token_ids), (-1, *parents))
 
 
 Reads = Mapping[int, Sequence[Read]]  # by context, one for each row
@@ -52,14 +61,14 @@ def any_tokens(lm: HFCausalLM, grid: ForwardGrid) -> Reads:
         rng = random.Random(SEED)
         texts = [rng.choices(range(lm.vocab_size), k=context) for _ in range(grid.batch)]
         found[context] = [
-            Read(text, (row,) * most, (row,) * (most - 1)) for row, text in enumerate(texts)
+            Read(text, (row,) * most, [(0, row)] * (most - 1)) for row, text in enumerate(texts)
         ]
     return found
 
 
 @torch.inference_mode()
 def of_text(lm: HFCausalLM, grid: ForwardGrid, text: Sequence[int]) -> Reads:
-    """Read the same tokens of a text behind more and more of it, and what is likely to follow.
+    """Read the same tokens of a text behind more and more of it, and what is likely beside them.
 
     The text is repeated if it is too short. Rows read places that lie as far apart as it allows.
     """
@@ -73,12 +82,30 @@ def of_text(lm: HFCausalLM, grid: ForwardGrid, text: Sequence[int]) -> Reads:
     found: dict[int, Sequence[Read]] = {}
     for context in grid.contexts:
         before = [piece(root - context, context) for root in roots]
-        firsts = torch.tensor([[chain[0]] for chain in chains], device=lm.device)
-        logits = filled(lm, before, context + 1).forward(rows, firsts).logits[:, 0]
-        likeliest = logits.topk(min(most, lm.vocab_size)).indices
-        beside = [integers(row) for row in likeliest]
-        found[context] = [Read(*each) for each in zip(before, chains, beside, strict=True)]
+        read = torch.tensor(chains, device=lm.device)
+        logits = filled(lm, before, context + most).forward(rows, read).logits
+        likeliest = logits.topk(min(most, lm.vocab_size)).indices.cpu()  # [B, M, K]
+        trees = [along(*each) for each in zip(chains, likeliest, strict=True)]
+        found[context] = [Read(*each) for each in zip(before, chains, trees, strict=True)]
     return found
+
+
+def along(chain: Sequence[int], likeliest: Tensor) -> list[tuple[int, int]]:  # [M], [M, K]
+    """Return the nodes of a tree along a text: its tokens, and beside each the likeliest others.
+
+    Deep nodes count as unlikely as low ranks do: the text's own token at depth d is followed by
+    those of rank r at depth d - r, as trees that grow by probability are deep and narrow.
+    """
+    ranks = range(likeliest.shape[1])
+    places = sorted((depth + rank, depth, rank) for depth in range(1, len(chain)) for rank in ranks)
+    order = {place: number for number, place in enumerate(places[: len(chain) - 1], start=1)}
+    nodes: list[tuple[int, int]] = []
+    for _, depth, rank in order:
+        own = chain[depth]
+        others = [token for token in integers(likeliest[depth - 1]) if token != own]
+        parent = order[depth - 1, depth - 1, 0] if depth > 1 else 0
+        nodes.append((parent, own if rank == 0 else others[rank - 1]))
+    return nodes
 
 
 def count_experts(lm: HFCausalLM, grid: ForwardGrid, reads: Reads) -> dict[Shape, float]:
@@ -107,7 +134,7 @@ def count_experts(lm: HFCausalLM, grid: ForwardGrid, reads: Reads) -> dict[Shape
 
 def filled(lm: HFCausalLM, texts: Sequence[Sequence[int]], capacity: int) -> HFCausalLM:
     """Return a model that runs eagerly, with a cache of its own that holds a text in each row."""
-    model = HFCausalLM(lm.model, lm.tokenizer, max_length=lm.max_length)
+    model = causal_lm(lm.model, lm.tokenizer, max_length=lm.max_length)
     model.open(len(texts), capacity)
     model.prefill(range(len(texts)), texts)
     return model

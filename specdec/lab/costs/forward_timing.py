@@ -11,6 +11,7 @@ from specdec.lab.costs.candidates import Read, Reads, any_tokens
 from specdec.lab.costs.forward_grid import ForwardGrid
 from specdec.lm.batch import TreeBatch
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.recurrent import causal_lm
 from specdec.lm.traffic import step_bytes
 from specdec.replaying.forwards import Forwards, Shape, TimedForward
 from specdec.results.progress import Progress
@@ -49,7 +50,7 @@ def time_forwards(lm: HFCausalLM, grid: ForwardGrid, reads: Reads | None = None)
 
 def _filled(lm: HFCausalLM, grid: ForwardGrid, reads: Sequence[Read]) -> HFCausalLM:
     """Return the model with a cache of its own that holds a context in each row."""
-    model = HFCausalLM(lm.model, lm.tokenizer, max_length=lm.max_length, runtime=lm.runtime)
+    model = causal_lm(lm.model, lm.tokenizer, max_length=lm.max_length, runtime=lm.runtime)
     texts = [each.before for each in reads]
     model.open(len(texts), len(texts[0]) + max(grid.tokens))
     model.prefill(range(len(texts)), texts)
@@ -84,7 +85,7 @@ def forwards_of(
         bytes_per_second: that a copy moves.
         experts: that a sparse layer takes, by shape, where that was counted.
     """
-    known = HFCausalLM(lm.model, lm.tokenizer, max_length=lm.max_length)
+    known = causal_lm(lm.model, lm.tokenizer, max_length=lm.max_length)
     known.prefill([0], [[0]])  # cells have a size once there is one
     points: list[TimedForward] = []
     for shape, each in samples.items():

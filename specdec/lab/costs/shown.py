@@ -67,7 +67,7 @@ def _floor_said(forwards: Forwards) -> str:
 def experts_said(forwards: Forwards) -> Iterator[str]:
     """Say how many experts of a sparse layer were taken, at the longest context; maybe nothing."""
     longest = max(each.shape.context for each in forwards.points)
-    for branches, kind in ((False, "text that goes on"), (True, "likeliest tokens beside it")):
+    for branches, kind in ((False, "text that goes on"), (True, "with others beside it")):
         counted = {
             each.shape.num_tokens: each.experts
             for each in forwards.points

@@ -59,6 +59,7 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
     "replay": [SINGLE],
     "check": [SINGLE],
     "report": [SINGLE],
+    "describe": [SINGLE],
     "record": [
         SINGLE,
         Unheeded(

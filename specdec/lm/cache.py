@@ -63,6 +63,11 @@ class RowCache(Cache):
         pairs = [layer.buffers() for layer in self._row_layers]
         return [sum(b.shape[1] * b.shape[3] * b.element_size() for b in pair) for pair in pairs]
 
+    @property
+    def key_heads(self) -> list[int]:
+        """The heads of a cell's key in each layer, once a model has written."""
+        return [layer.buffers()[0].shape[1] for layer in self._row_layers]
+
     def buffers(self, rows: range, longest: int) -> tuple[Tensor, ...]:
         """Return keys and values of each layer, of neighbouring rows, with room for `longest`."""
         if longest > self.capacity:

@@ -1,6 +1,6 @@
 """What a model takes, and what fits it: `python experiments/describe.py verifier.path=MODEL`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from specdec.command.entry import Entry
-from specdec.command.tree_fits import Fit, fits_of
+from specdec.command.tree_fits import Fit, Fits, fits_of
 from specdec.core.errors import require
 from specdec.core.jsonl import require_writable, write_json
 from specdec.lab.description.describe import Description, describe
@@ -28,9 +28,9 @@ def task(config: DictConfig) -> None:
     found = describe(
         checkpoint, config.context, config.batch, config.dtype, config.device, config.memory
     )
-    fits = fits_of(config) if found.refused is None else {}
+    fits = fits_of(config) if found.refused is None else None
     print(found)
-    if fits:
+    if fits is not None:
         print(f"\nproposers and the trees that they can grow\n{in_columns(_fit_lines(fits))}")
     print(f"\n{masks_shown()}")
     if config.output is not None:
@@ -50,13 +50,24 @@ def check_options(config: DictConfig) -> None:
         require(good, f"{name}.path", path, "a folder or Hub id, or null")
 
 
-def _fit_lines(fits: Mapping[str, Fit]) -> Iterator[Line]:
-    for proposer, fit in fits.items():
-        said = [", ".join(fit.trees), fit.needs and f"needs {fit.needs}"]
-        said = ["does not fit: " + fit.against] if fit.against is not None else said
-        said = [each for each in said if each] or ["one token a step, no tree"]
-        said += [f"not {', '.join(trees)}: {reason}" for reason, trees in fit.reasons.items()]
-        yield from zip([proposer, *[""] * len(said)], said, strict=False)
+def _fit_lines(fits: Fits) -> Iterator[Line]:
+    for proposer, fit in fits.proposers.items():
+        yield from zip([proposer, *[""] * 9], _fit_said(fit), strict=False)
+    for reason, trees in fits.incomplete.items():
+        yield "(without)", f"{', '.join(trees)}: {reason}"
+
+
+def _fit_said(fit: Fit) -> Iterator[str]:
+    if fit.against is not None:
+        yield f"does not fit: {fit.against}"
+    elif fit.reasons or fit.trees:
+        yield ", ".join(fit.trees) or "no tree"
+    else:
+        yield "one token a step, no tree"
+    if fit.needs:
+        yield f"needs {fit.needs}"
+    for reason, trees in fit.reasons.items():
+        yield f"not {', '.join(trees)}: {reason}"
 
 
 def masks_shown() -> str:
@@ -68,9 +79,9 @@ def masks_shown() -> str:
     return f"[{prompt} | {rest}], a prompt and what was generated: a row sees its x\n{drawn}"
 
 
-def write(path: Path, found: Description, fits: Mapping[str, Fit]) -> None:
+def write(path: Path, found: Description, fits: Fits | None) -> None:
     """Write the numbers, and what fits, as JSON."""
-    write_json(path, {**found.numbers(), "fits": {name: asdict(fit) for name, fit in fits.items()}})
+    write_json(path, {**found.numbers(), "fits": fits and asdict(fits)})
     print(f"\nwritten: {path}")
 
 

@@ -8,12 +8,14 @@ from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig
 
 from specdec.command.compose import compose_decode, composed
-from specdec.command.options import arm_spec, declared
+from specdec.command.options import arm_spec, declared, plain
 from specdec.core.errors import UserError
 from specdec.core.members import require_members
+from specdec.core.protocols import TreePolicy
 from specdec.core.values import CandidateSource
 from specdec.lab.compatibility import require_proposer, require_tree_fits
 from specdec.lab.inputs import require_heads_of
+from specdec.lab.part import Part
 from specdec.lab.spec import ArmSpec, ProposerPart
 from specdec.lm.load import refuse_unsupported, require_same_vocabulary
 
@@ -36,10 +38,26 @@ class Fit:
     reasons: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # to trees
 
 
-def fits_of(config: DictConfig) -> dict[str, Fit]:
-    """Hold every proposer and every tree that there are against a model, by proposer."""
-    trees = {name: composed("tree", name) for name in _names("tree")}
-    return {name: _fit(name, trees, config) for name in _names("proposer")}
+@dataclass(frozen=True)
+class Fits:
+    """All proposers, and the trees that nobody can grow before an option is given."""
+
+    proposers: dict[str, Fit]
+    incomplete: dict[str, list[str]]  # such trees, by what they lack
+
+
+def fits_of(config: DictConfig) -> Fits:
+    """Hold every proposer and every tree that there are against a model."""
+    nodes = {name: composed("tree", name) for name in _names("tree")}
+    whole: dict[str, DictConfig] = {}
+    incomplete: dict[str, list[str]] = {}
+    for name, node in nodes.items():
+        reason = _complaint(Part[TreePolicy]("tree", plain(node), name).build)
+        if reason is None:
+            whole[name] = node
+        else:
+            incomplete.setdefault(reason, []).append(name)
+    return Fits({name: _fit(name, whole, config) for name in _names("proposer")}, incomplete)
 
 
 def _names(group: str) -> list[str]:
@@ -50,14 +68,12 @@ def _names(group: str) -> list[str]:
 
 def _fit(name: str, trees: Mapping[str, DictConfig], config: DictConfig) -> Fit:
     proposer = composed("proposer", name)
-    chain = _options(name, proposer, "chain", trees["chain"], config)
-    against = _complaint(lambda: _require_fits(arm_spec(chain), config))
-    part = arm_spec(chain).proposer
-    found = Fit(_needs(part, config), against)
-    if against is not None or part.source is CandidateSource.NOTHING:
+    arms = {tree: _options(name, proposer, tree, node, config) for tree, node in trees.items()}
+    own = arm_spec(arms["chain"])
+    found = Fit(_needs(own.proposer, config), _complaint(lambda: _require_fits(own, config)))
+    if found.against is not None or own.proposer.source is CandidateSource.NOTHING:
         return found
-    for tree, node in trees.items():
-        options = _options(name, proposer, tree, node, config)
+    for tree, options in arms.items():
         reason = _complaint(lambda options=options: _require_tree(arm_spec(options)))
         if reason is None:
             found.trees.append(tree)
@@ -101,7 +117,7 @@ def _require_tree(spec: ArmSpec) -> None:
     """Refuse a tree that the proposer cannot grow.
 
     Raises:
-        UserError: it cannot, or the tree itself lacks an option.
+        UserError: it cannot.
     """
     tree = spec.tree.build()
     require_members(tree, "tree")
@@ -114,7 +130,7 @@ def _needs(proposer: ProposerPart, config: DictConfig) -> str:
     return "" if source is None or given.get(source) is not None else NEEDS[source]
 
 
-def _complaint(look: Callable[[], None]) -> str | None:
+def _complaint(look: Callable[[], object]) -> str | None:
     try:
         look()
     except UserError as error:

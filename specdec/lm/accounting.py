@@ -6,6 +6,7 @@ writes one cell into the very cache that decoding uses. No formula of any family
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,10 @@ from specdec.lm.hf import HFCausalLM
 
 META = "meta"
 EXPERTS = "batched_mm"  # reads weights of experts by index: no shape depends on who was chosen
+
+
+class Unaccounted(UserError):
+    """What a model takes cannot be known before it is loaded: its code does not run on shapes."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +98,12 @@ def cells_of(model: PreTrainedModel) -> list[LayerCache]:
     """Return what each layer of a decoder keeps in our cache, by letting it write one cell.
 
     Raises:
-        UserError: its layers are of kinds that our cache does not hold.
+        Unaccounted: it cannot.
     """
-    lm = HFCausalLM(model)
-    lm.open(1, 1)
-    lm.prefill([0], [[0]])
+    with _by_shapes(model):
+        lm = HFCausalLM(model)
+        lm.open(1, 1)
+        lm.prefill([0], [[0]])
     return [LayerCache(*each) for each in zip(lm.cell_bytes, lm.key_heads, strict=True)]
 
 
@@ -108,17 +114,27 @@ def stock_cells_of(model: PreTrainedModel) -> list[LayerCache]:
     Also of models that our cache does not hold: recurrent layers keep a state.
 
     Raises:
-        UserError: it makes none, or its code cannot run without memory.
+        Unaccounted: it makes none, or cannot.
     """
     token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-    try:
+    with _by_shapes(model):
         output: Any = model(input_ids=token, use_cache=True)
-    except Exception as error:  # whatever the code of a family raises
-        raise UserError(f"{model.config.model_type}: {first_line(error)}") from None
     found = [each for each in output.values() if isinstance(each, Cache)]
     if not found:
-        raise UserError(f"{model.config.model_type}: transformers makes no cache of layers for it")
+        raise Unaccounted(f"{model.config.model_type}: transformers makes no cache of layers")
     return [_layer_cache(layer) for layer in found[0].layers]
+
+
+@contextmanager
+def _by_shapes(model: PreTrainedModel) -> Iterator[None]:
+    """Say in a line why a model does not run where there are shapes alone."""
+    try:
+        yield
+    except Exception as error:  # whatever the code of a family raises
+        if model.device.type != META:
+            raise
+        reason = f"its code does not run on shapes alone ({first_line(error)})"
+        raise Unaccounted(f"{model.config.model_type}: {reason}") from None
 
 
 def _layer_cache(layer: object) -> LayerCache:

@@ -1,6 +1,7 @@
 """From a Hub id or a folder to a model that is proven to decode trees rightly, or a refusal."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from specdec.cache.policy import CachePolicy
 from specdec.core.digest import Signature, signature
 from specdec.core.errors import UserError, require
 from specdec.core.vouching import require_as_trained
-from specdec.lm.accounting import on_meta
+from specdec.lm.accounting import Unaccounted, on_meta
 from specdec.lm.adapter import merged, require_adapter
 from specdec.lm.cached_as import cached_as, limit_of, require_cache
 from specdec.lm.check import prove
@@ -163,7 +164,8 @@ def _require_room(
     """Refuse a limit in bytes that has no room for two cells of the model."""
     if isinstance(cache, CachePolicy) and cache.max_bytes is not None:
         kind = DTYPES[settled_dtype(dtype, checked_device(device))]
-        limit_of(cache, weightless(checkpoint, kind))
+        with suppress(Unaccounted):  # then it shows when it is loaded
+            limit_of(cache, weightless(checkpoint, kind))
 
 
 @lru_cache(maxsize=256)

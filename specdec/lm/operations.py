@@ -11,7 +11,8 @@ def forward_operations(lm: HFCausalLM, num_new: int, context: int, num_logits: i
 
     Two for each weight that a token is multiplied with, and four for each pair of tokens of which
     one sees the other, of each number of a head: a query with a key, a probability with a value.
-    Norms, rotations and activations are not counted; windows are not made use of.
+    Norms, rotations and activations are not counted; windows are not made use of. Where latents are
+    cached in place of keys and values, what it takes to read them is not counted either.
 
     Args:
         lm: a model that has read something, so that the sizes of its cells are known.

@@ -12,6 +12,7 @@ from specdec.core.errors import UserError, require, require_int
 from specdec.lab.description.lines import in_columns, lines_of
 from specdec.lm.accounting import (
     LayerCache,
+    Unaccounted,
     Weights,
     cells_of,
     stock_cells_of,
@@ -33,7 +34,7 @@ class Description:
         traits: attention, positions, windows and experts.
         dtype: of weights and cells.
         weights: parameters and their bytes.
-        layers: what each layer keeps of a text; None: `cache_unknown` says why nobody knows.
+        layers: what each layer keeps of a text; None: `cache_remark` says why nobody knows.
         stock_cells: how many cells of `context` transformers' own cache keeps, layer by layer.
         max_length: tokens of context that the model reads; None: it has no such limit.
         context: tokens of a request.
@@ -41,7 +42,8 @@ class Description:
         memory_bytes: of the device.
         refused: why specdec does not decode with it; None: nothing in its configuration is against
             that.
-        cache_unknown: why the cache is not known; None: it is.
+        cache_remark: why it is transformers' own cache that is described, or none; None: it is
+            ours.
         rounded: how config.json says that the weights are rounded, which is not counted here.
     """
 
@@ -56,7 +58,7 @@ class Description:
     batch: int
     memory_bytes: int
     refused: str | None
-    cache_unknown: str | None
+    cache_remark: str | None
     rounded: str | None
 
     @property
@@ -139,24 +141,24 @@ def describe(
     there = checked_device(device)
     own = memory_of(there) if memory is None else bytes_of(memory, "memory")
     refused = _refusal(checkpoint)
-    limit = _limit(checkpoint) if refused is None else _declared(checkpoint)
+    limit = context_length(checkpoint) if refused is None else _declared(checkpoint)
     length = _context(context, limit)
     kind = settled_dtype(dtype, there)
     model = weightless(checkpoint, DTYPES[kind])
-    layers, unknown = _layers(model, refused)
+    layers, remark = _layers(model, refused)
     return Description(
         model=checkpoint.path,
         traits=traits_of(model, layers),
         dtype=kind,
         weights=weights_of(model),
         layers=layers and tuple(layers),
-        stock_cells=_stock(model, layers, length) if refused is None else None,
+        stock_cells=_stock(model, layers, length) if remark is None else None,
         max_length=limit,
         context=length,
         batch=batch,
         memory_bytes=own,
         refused=refused,
-        cache_unknown=unknown,
+        cache_remark=remark,
         rounded=_rounded(checkpoint),
     )
 
@@ -168,10 +170,6 @@ def _refusal(checkpoint: Checkpoint) -> str | None:
     except UserError as error:
         return str(error)
     return None
-
-
-def _limit(checkpoint: Checkpoint) -> int:
-    return context_length(checkpoint)
 
 
 def _declared(checkpoint: Checkpoint) -> int | None:
@@ -201,10 +199,16 @@ def _context(context: object, limit: int | None) -> int:
 def _layers(
     model: PreTrainedModel, refused: str | None
 ) -> tuple[Sequence[LayerCache] | None, str | None]:
-    """Return what layers keep, in our cache or else in transformers' own; or why nobody knows."""
+    """Return what layers keep, in our cache or else in transformers' own, and why not in ours."""
+    remark = "ours does not hold its layers"
     try:
-        return (cells_of(model) if refused is None else stock_cells_of(model)), None
-    except UserError as error:
+        if refused is None:
+            return cells_of(model), None
+    except Unaccounted as error:
+        remark = str(error)
+    try:
+        return stock_cells_of(model), remark
+    except Unaccounted as error:
         return None, str(error)
 
 

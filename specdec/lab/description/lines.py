@@ -65,9 +65,9 @@ def _weights(found: Description) -> Iterator[Line]:
 
 def _traits(found: Description) -> Iterator[Line]:
     traits = found.traits
-    heads = "" if traits.num_heads is None else f", {traits.num_heads} heads of queries"
-    keys = "" if traits.num_key_heads is None else f", {traits.num_key_heads} of keys and values"
-    yield "attention", f"{traits.attention}{heads}{keys}"
+    heads = f" {traits.num_heads}:{traits.num_key_heads}" if traits.num_heads is not None else ""
+    what = " (heads of queries : of keys and values)" if heads else ""
+    yield "attention", f"{traits.attention}{heads}{what}"
     others = [kind for kind in dict.fromkeys(traits.layer_kinds) if kind != "full_attention"]
     for kind in others:
         layers = [number for number, each in enumerate(traits.layer_kinds) if each == kind]
@@ -86,7 +86,7 @@ def _traits(found: Description) -> Iterator[Line]:
 
 def _cache(found: Description) -> Iterator[Line]:
     if found.layers is None:
-        yield "cache", f"not known: {found.cache_unknown}"
+        yield "cache", f"not known: {found.cache_remark}"
         return
     assert found.cell_bytes is not None
     assert found.request_bytes is not None
@@ -96,6 +96,8 @@ def _cache(found: Description) -> Iterator[Line]:
         yield "", f"{in_bytes(found.state_bytes)} of states a request, however long its text"
     yield "", f"{in_bytes(found.request_bytes)} a request of {found.context} tokens"
     yield "", f"{in_bytes(found.cache_bytes)} for batch={found.batch}"
+    if found.cache_remark is not None:
+        yield "", f"of transformers' own cache: {found.cache_remark}"
     if found.stock_bytes is not None and found.stock_bytes < found.request_bytes:
         yield (
             "",

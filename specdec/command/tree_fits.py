@@ -13,7 +13,7 @@ from specdec.core.errors import UserError
 from specdec.core.members import require_members
 from specdec.core.protocols import TreePolicy
 from specdec.core.values import CandidateSource
-from specdec.lab.compatibility import require_proposer, require_tree_fits
+from specdec.lab.compatibility import require_proposer, require_tree_fits, require_tree_read
 from specdec.lab.inputs import require_heads_of
 from specdec.lab.part import Part
 from specdec.lab.spec import ArmSpec, ProposerPart
@@ -122,6 +122,7 @@ def _require_tree(spec: ArmSpec) -> None:
     tree = spec.tree.build()
     require_members(tree, "tree")
     require_tree_fits(spec, tree)
+    require_tree_read(spec, tree)
 
 
 def _needs(proposer: ProposerPart, config: DictConfig) -> str:

@@ -5,7 +5,7 @@ writes one cell into the very cache that decoding uses. No formula of any family
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -104,7 +104,7 @@ def cells_of(model: PreTrainedModel) -> list[LayerCache]:
         lm = HFCausalLM(model)
         lm.open(1, 1)
         lm.prefill([0], [[0]])
-    return [LayerCache(*each) for each in zip(lm.cell_bytes, lm.key_heads, strict=True)]
+        return [LayerCache(*each) for each in zip(lm.cell_bytes, lm.key_heads, strict=True)]
 
 
 @torch.inference_mode()
@@ -156,7 +156,7 @@ def _tensors(layer: object) -> Iterator[tuple[str, Tensor]]:
             yield from ((name, each) for each in listed if isinstance(each, Tensor))
 
 
-def stock_kept(config: PreTrainedConfig, num_layers: int, length: int) -> list[int]:
+def stock_kept(config: PreTrainedConfig, layers: Sequence[LayerCache], length: int) -> list[int]:
     """Return how many cells transformers' own cache keeps of a text in each layer.
 
     Fewer than the text is long where a layer has a sliding window; ours keeps all, since a tree may
@@ -164,6 +164,10 @@ def stock_kept(config: PreTrainedConfig, num_layers: int, length: int) -> list[i
     """
     cache = DynamicCache(config=config.get_text_config())
     cells = torch.empty(1, 1, length, 1, device=META)
-    for layer in range(num_layers):
-        cache.update(cells, cells, layer)
-    return [layer.keys.shape[2] for layer in cache.layers[:num_layers] if layer.keys is not None]
+    kept: list[int] = []
+    for number, each in enumerate(layers):
+        if each.cell_bytes:
+            cache.update(cells, cells, number)
+        keys = cache.layers[number].keys if each.cell_bytes else None
+        kept.append(0 if keys is None else keys.shape[2])
+    return kept

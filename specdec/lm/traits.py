@@ -54,9 +54,12 @@ def traits_of(model: PreTrainedModel, cells: Sequence[LayerCache] | None) -> Tra
     """Look at a model on any device; `cells` are what its layers keep, where that is known."""
     config = model.config.get_text_config(decoder=True)
     kinds = _layer_kinds(config)
-    heads = max((each.num_heads for each in cells or ()), default=0) or None
     queries = getattr(config, "num_attention_heads", None)
-    queries = queries if isinstance(queries, int) and heads is not None else None
+    queries = queries if isinstance(queries, int) else None
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    if cells is not None:  # by which a configuration is not to be believed
+        heads = max(each.num_heads for each in cells) or None
+    queries = None if heads is None else queries
     return Traits(
         family=model.config.model_type,
         num_layers=len(kinds),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 import specdec as sd
 from tests.support.complaints import assert_one_line
@@ -14,6 +14,7 @@ from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
+MAMBA2 = {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "expand": 2}
 LARGE = {
     "hidden_size": 8192,
     "intermediate_size": 28672,
@@ -100,7 +101,7 @@ def test_what_a_window_has_passed_is_said(cli: CommandLine) -> None:
     path = write_config("gemma3_text", **{**SMALL, **FAMILIES["gemma3_text"]})
     options = [f"verifier.path={path}", "context=100"]
     shown, found = described(cli, *options), numbers(cli, *options)
-    window = f"sliding_attention of {WINDOW} tokens in 1 of 2 layers: 0"
+    window = f"sliding_attention of {WINDOW} tokens in 1 of 2: layer 0"
     assert said(shown, "attention")[1] == window
     cell = found["cell_bytes"] // 2
     assert found["stock_bytes"] == cell * (100 + WINDOW - 1)
@@ -118,12 +119,11 @@ def test_experts_are_counted(cli: CommandLine) -> None:
     ("family", "options", "reason", "cache"),
     [
         (
-            "mamba2",
-            {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "expand": 2},
-            "recurrent",
-            "of states a request, however long its text",
+            "gpt_neo",
+            {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
+            "layers of kind local",
+            "of transformers' own cache: ours does not hold its layers",
         ),
-        ("t5", {"d_model": 32, "d_kv": 8, "num_heads": 4}, "encoder-decoder", "not known"),
     ],
 )
 def test_what_is_not_decoded_with_is_described_and_said(
@@ -135,6 +135,24 @@ def test_what_is_not_decoded_with_is_described_and_said(
     assert "parameters" in said(shown, "weights")[0]
     assert any(cache in line for line in said(shown, "cache"))
     assert "proposers" not in shown
+
+
+def test_states_of_recurrent_layers_are_said(cli: CommandLine) -> None:
+    path = write_config("mamba2", **{**SMALL, **MAMBA2})
+    found = numbers(cli, f"verifier.path={path}", "context=64")
+    assert found["cell_bytes"] == 0
+    assert found["request_bytes"] == found["state_bytes"] > 0
+    shown = described(cli, f"verifier.path={path}", "context=64")
+    assert any("of states a request" in line for line in said(shown, "cache"))
+    assert said(shown, "attention")[0] == "none"
+
+
+def test_an_encoder_decoder_is_counted(cli: CommandLine) -> None:
+    path = write_config("t5", **{**SMALL, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 4})
+    found = numbers(cli, f"verifier.path={path}", "context=64")
+    model = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(path))
+    assert found["weights"]["num_parameters"] == sum(each.numel() for each in model.parameters())
+    assert found["traits"]["positions"] == "relative, 32 buckets"
 
 
 # --- What fits ---
@@ -222,8 +240,7 @@ def test_bad_options_are_refused(cli: CommandLine, options: list[str], names: li
 
 
 def test_a_model_without_a_limit_wants_a_context(cli: CommandLine) -> None:
-    options = {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "expand": 2}
-    config = AutoConfig.for_model("mamba2", **{**SMALL, **options})
+    config = AutoConfig.for_model("mamba2", **{**SMALL, **MAMBA2})
     del config.max_position_embeddings
     config.save_pretrained("mamba2")
     assert_one_line(cli("describe", "verifier.path=mamba2"), ["context=None", "context=4096"])

@@ -134,7 +134,7 @@ def test_a_stock_cache_keeps_so_many_cells(family: str, length: int) -> None:
     model = tiny_model(family)
     cache: Any = stock_cache(model, length)
     kept = [layer.keys.shape[2] for layer in cache.layers]
-    assert stock_kept(model.config, 2, length) == kept
+    assert stock_kept(model.config, cells_of(model), length) == kept
     assert (min(kept) < length) == (family in WINDOWED and length >= WINDOW)
 
 

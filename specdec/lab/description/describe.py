@@ -21,6 +21,7 @@ from specdec.lm.accounting import (
 )
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.devices import DTYPES, checked_device, memory_of, require_dtype, settled_dtype
+from specdec.lm.layer_kinds import is_recurrent
 from specdec.lm.load import context_length, refuse_unsupported, weightless
 from specdec.lm.traits import Traits, traits_of
 
@@ -199,10 +200,13 @@ def _context(context: object, limit: int | None) -> int:
 def _layers(
     model: PreTrainedModel, refused: str | None
 ) -> tuple[Sequence[LayerCache] | None, str | None]:
-    """Return what layers keep, in our cache or else in transformers' own, and why not in ours."""
-    remark = "ours does not hold its layers"
+    """Return what layers keep, in our cache or else in transformers' own, and why not in ours.
+
+    States of recurrent layers are those of transformers in any case.
+    """
+    remark = None if refused is None else "ours does not hold its layers"
     try:
-        if refused is None:
+        if refused is None and not is_recurrent(model.config):
             return cells_of(model), None
     except Unaccounted as error:
         remark = str(error)
@@ -215,7 +219,7 @@ def _layers(
 def _stock(
     model: PreTrainedModel, layers: Sequence[LayerCache] | None, length: int
 ) -> tuple[int, ...] | None:
-    return layers and tuple(stock_kept(model.config, len(layers), length))
+    return layers and tuple(stock_kept(model.config, layers, length))
 
 
 def _rounded(checkpoint: Checkpoint) -> str | None:

@@ -21,7 +21,8 @@ def lines_of(found: Description) -> Iterator[Line]:
     yield from _traits(found)
     yield from _cache(found)
     yield from _fit(found)
-    yield "decoding", found.refused or "nothing in its configuration is against it"
+    unproven = "nothing in its configuration is against it; the proof at load time decides"
+    yield "decoding", found.refused or unproven
 
 
 def in_columns(lines: Iterable[Line]) -> str:
@@ -42,7 +43,7 @@ def in_bytes(number: int) -> str:
 
 
 def layers_said(layers: Sequence[int]) -> str:
-    """Write the numbers of layers as stretches: 0 to 4, 6."""
+    """Write the numbers of layers as stretches: layers 0 to 4, 6."""
     stretches: list[list[int]] = []
     for layer in layers:
         if stretches and layer == stretches[-1][-1] + 1:
@@ -50,7 +51,8 @@ def layers_said(layers: Sequence[int]) -> str:
         else:
             stretches.append([layer])
     said = [f"{s[0]} to {s[-1]}" if len(s) > 1 else f"{s[0]}" for s in stretches[:SHOWN]]
-    return ", ".join(said) + (", ..." if len(stretches) > SHOWN else "")
+    listed = ", ".join(said) + (", ..." if len(stretches) > SHOWN else "")
+    return f"layer {listed}" if len(layers) == 1 else f"layers {listed}"
 
 
 def _weights(found: Description) -> Iterator[Line]:
@@ -72,14 +74,12 @@ def _traits(found: Description) -> Iterator[Line]:
     for kind in others:
         layers = [number for number, each in enumerate(traits.layer_kinds) if each == kind]
         window = f" of {traits.window} tokens" if kind == "sliding_attention" else ""
-        listed = f"{len(layers)} of {traits.num_layers} layers: {layers_said(layers)}"
-        yield "", f"{kind}{window} in {listed}"
+        yield "", f"{kind}{window} in {len(layers)} of {traits.num_layers}: {layers_said(layers)}"
     yield "positions", traits.positions
     if traits.experts is not None:
         each = traits.experts.per_token
         taken = "" if each is None else f", of which a token takes {each}"
-        where = f"layers {layers_said(traits.experts.layers)}"
-        yield "experts", f"{traits.experts.number}{taken}, in {where}"
+        yield "experts", f"{traits.experts.number}{taken}, in {layers_said(traits.experts.layers)}"
     limit = "no limit that it says" if found.max_length is None else f"{found.max_length} tokens"
     yield "context", limit
 
@@ -91,7 +91,8 @@ def _cache(found: Description) -> Iterator[Line]:
     assert found.cell_bytes is not None
     assert found.request_bytes is not None
     assert found.cache_bytes is not None
-    yield "cache", f"{in_bytes(found.cell_bytes)} a token ({_by_layer(found.layers)})"
+    by_layer = f" ({_by_layer(found.layers)})" if found.cell_bytes else ""
+    yield "cache", f"{in_bytes(found.cell_bytes)} a token{by_layer}"
     if found.state_bytes:
         yield "", f"{in_bytes(found.state_bytes)} of states a request, however long its text"
     yield "", f"{in_bytes(found.request_bytes)} a request of {found.context} tokens"
@@ -111,10 +112,11 @@ def _cache(found: Description) -> Iterator[Line]:
 def _by_layer(layers: Sequence[LayerCache]) -> str:
     groups: dict[int, list[int]] = {}
     for number, each in enumerate(layers):
-        groups.setdefault(each.cell_bytes, []).append(number)
-    if len(groups) == 1:
+        if each.cell_bytes:
+            groups.setdefault(each.cell_bytes, []).append(number)
+    if {each.cell_bytes for each in layers} == groups.keys() and len(groups) == 1:
         return f"{in_bytes(layers[0].cell_bytes)} in each of {len(layers)} layers"
-    said = [f"{in_bytes(size)} in layers {layers_said(own)}" for size, own in groups.items()]
+    said = [f"{in_bytes(size)} in {layers_said(own)}" for size, own in groups.items()]
     return "; ".join(said)
 
 

@@ -164,10 +164,10 @@ def stock_kept(config: PreTrainedConfig, layers: Sequence[LayerCache], length: i
     """
     cache = DynamicCache(config=config.get_text_config())
     cells = torch.empty(1, 1, length, 1, device=META)
-    kept: list[int] = []
+    kept = [0] * len(layers)
     for number, each in enumerate(layers):
         if each.cell_bytes:
             cache.update(cells, cells, number)
-        keys = cache.layers[number].keys if each.cell_bytes else None
-        kept.append(0 if keys is None else keys.shape[2])
+            own: Any = cache.layers[number]
+            kept[number] = own.keys.shape[2]
     return kept

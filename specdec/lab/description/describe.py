@@ -152,7 +152,7 @@ def describe(
         traits=traits_of(model, layers),
         dtype=kind,
         weights=weights_of(model),
-        layers=layers and tuple(layers),
+        layers=None if layers is None else tuple(layers),
         stock_cells=_stock(model, layers, length) if remark is None else None,
         max_length=limit,
         context=length,
@@ -175,7 +175,8 @@ def _refusal(checkpoint: Checkpoint) -> str | None:
 
 def _declared(checkpoint: Checkpoint) -> int | None:
     """Return the context of a model that is not decoded with, as far as it says one."""
-    config = checkpoint.config.get_text_config(decoder=True)
+    whole: Any = checkpoint.config
+    config = whole.get_text_config(decoder=True)
     found = getattr(config, "max_position_embeddings", None)
     return found if isinstance(found, int) else None
 
@@ -219,7 +220,7 @@ def _layers(
 def _stock(
     model: PreTrainedModel, layers: Sequence[LayerCache] | None, length: int
 ) -> tuple[int, ...] | None:
-    return layers and tuple(stock_kept(model.config, layers, length))
+    return None if layers is None else tuple(stock_kept(model.config, layers, length))
 
 
 def _rounded(checkpoint: Checkpoint) -> str | None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from specdec.cache.clear import Clear
 from specdec.cache.policy import NONE, CachePolicy
@@ -11,7 +11,9 @@ from specdec.core.errors import UserError
 from specdec.lm.accounting import cells_of
 from specdec.lm.clearing import ClearingLM
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.layer_kinds import is_recurrent
 from specdec.lm.recomputing import RecomputingLM
+from specdec.lm.recurrent import causal_lm
 from specdec.lm.sliding import SlidingLM
 from specdec.runtime.choice import AUTO, EAGER
 
@@ -31,6 +33,24 @@ def require_cache(cache: object, runtime: str) -> None:
         )
 
 
+def require_for_states(config: PreTrainedConfig, cache: object, runtime: str, called: str) -> None:
+    """Refuse what layers with states cannot be asked for; complaints begin `called`.
+
+    Raises:
+        UserError: it is a runtime with programs, or a cache that forgets.
+    """
+    if not is_recurrent(config):
+        return
+    what = f"{called}: {config.model_type} has recurrent layers"
+    if runtime not in (EAGER, AUTO):
+        raise UserError(f"{what}, which are run by runtime={EAGER} alone, not by {runtime!r}")
+    if isinstance(cache, SlidingWindow | Clear):
+        kind = "sliding_window" if isinstance(cache, SlidingWindow) else "clear"
+        raise UserError(f"{what}, whose states forget nothing; expected cache=error, not {kind}")
+    if isinstance(cache, CachePolicy) and cache.max_bytes is not None:
+        raise UserError(f"{what}, whose states do not grow; expected cache.max_tokens, not bytes")
+
+
 def cached_as(cache: CachePolicy | str | None, model: PreTrainedModel, *given: Any) -> HFCausalLM:
     """Return a model with a cache of its own; `given` are the other arguments of `HFCausalLM`.
 
@@ -41,12 +61,12 @@ def cached_as(cache: CachePolicy | str | None, model: PreTrainedModel, *given: A
         return RecomputingLM(model, *given)
     limit = None if cache is None else limit_of(cache, model)
     if limit is None:
-        return HFCausalLM(model, *given)
+        return causal_lm(model, *given)
     if isinstance(cache, SlidingWindow):
         return SlidingLM(cache, limit, model, *given)
     if isinstance(cache, Clear):
         return ClearingLM(cache, limit, model, *given)
-    found = HFCausalLM(model, *given)
+    found = causal_lm(model, *given)
     found.max_cells = limit
     return found
 

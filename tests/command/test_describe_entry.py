@@ -9,12 +9,11 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 import specdec as sd
 from tests.support.complaints import assert_one_line
-from tests.support.families import FAMILIES, SMALL, WINDOW
+from tests.support.families import FAMILIES, RECURRENT, SMALL, WINDOW
 from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
-MAMBA2 = {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "expand": 2}
 LARGE = {
     "hidden_size": 8192,
     "intermediate_size": 28672,
@@ -138,13 +137,16 @@ def test_what_is_not_decoded_with_is_described_and_said(
 
 
 def test_states_of_recurrent_layers_are_said(cli: CommandLine) -> None:
-    path = write_config("mamba2", **{**SMALL, **MAMBA2})
+    path = write_config("mamba2", **{**SMALL, **RECURRENT["mamba2"]})
     found = numbers(cli, f"verifier.path={path}", "context=64")
     assert found["cell_bytes"] == 0
     assert found["request_bytes"] == found["state_bytes"] > 0
     shown = described(cli, f"verifier.path={path}", "context=64")
     assert any("of states a request" in line for line in said(shown, "cache"))
     assert said(shown, "attention")[0] == "none"
+    against = next(line for line in said(shown, "draft_model") if line.startswith("not "))
+    assert "cannot read trees" in against
+    assert "sparse" in against.split(":")[0]
 
 
 def test_an_encoder_decoder_is_counted(cli: CommandLine) -> None:
@@ -240,7 +242,7 @@ def test_bad_options_are_refused(cli: CommandLine, options: list[str], names: li
 
 
 def test_a_model_without_a_limit_wants_a_context(cli: CommandLine) -> None:
-    config: Any = AutoConfig.for_model("mamba2", **{**SMALL, **MAMBA2})
+    config: Any = AutoConfig.for_model("mamba2", **{**SMALL, **RECURRENT["mamba2"]})
     del config.max_position_embeddings
     config.save_pretrained("mamba2")
     assert_one_line(cli("describe", "verifier.path=mamba2"), ["context=None", "context=4096"])

@@ -23,22 +23,20 @@ from specdec.lm.accounting import (
     weights_of,
 )
 from specdec.lm.hf import HFCausalLM
-from tests.support.families import FAMILIES, SMALL, WINDOW, WINDOWED, random_ids, tiny_model
+from specdec.lm.recurrent import causal_lm
+from tests.support.families import (
+    FAMILIES,
+    RECURRENT,
+    SMALL,
+    WINDOW,
+    WINDOWED,
+    random_ids,
+    tiny_model,
+)
 
 MIB = 2**20
 TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 BUILD = AutoModelForCausalLM.from_config
-# Layers that keep a state, alone and beside attention.
-RECURRENT: dict[str, dict[str, Any]] = {
-    "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "expand": 2},
-    "lfm2": {"layer_types": ["conv", "full_attention"], "conv_L_cache": 3},
-    "qwen3_next": {
-        "layer_types": ["linear_attention", "full_attention"], "head_dim": 8, "num_experts": 4,
-        "num_experts_per_tok": 2, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
-        "linear_key_head_dim": 8, "linear_value_head_dim": 8, "moe_intermediate_size": 24,
-        "shared_expert_intermediate_size": 24,
-    },
-}  # fmt: skip
 
 
 def loaded(family: str, dtype: torch.dtype, folder: Path) -> PreTrainedModel:
@@ -139,28 +137,15 @@ def test_a_stock_cache_keeps_so_many_cells(family: str, length: int) -> None:
 
 
 @pytest.mark.parametrize("family", RECURRENT)
-def test_states_are_as_large_as_those_of_a_stock_cache(family: str) -> None:
-    model = tiny_model(family, **RECURRENT[family])
-    shapes = on_meta(BUILD, model.config, torch.float32)
-    found = stock_cells_of(shapes)
+def test_states_are_as_large_as_those_that_decoding_keeps(family: str) -> None:
+    model = tiny_model(family)
+    found = stock_cells_of(on_meta(BUILD, model.config, torch.float32))
     assert found == stock_cells_of(model)
-    assert sum(each.state_bytes for each in found) == state_bytes(stock_cache(model, 1))
-    # States stay as they are, however long the text.
-    assert state_bytes(stock_cache(model, 1)) == state_bytes(stock_cache(model, 9))
-    attends = family != "mamba2"
-    assert [each.cell_bytes > 0 for each in found] == [False, attends]
-    assert [each.state_bytes > 0 for each in found] == [True, not attends]
-
-
-def state_bytes(cache: Any) -> int:
-    """Add up the states that `transformers` calls so, layer by layer."""
-    total = 0
-    for layer in cache.layers:
-        for name in ("conv_states", "recurrent_states"):
-            total += sum(
-                each.nbytes for each in getattr(layer, name, {}).values() if each is not None
-            )
-    return total
+    lm = causal_lm(model)
+    lm.prefill([0], [[0, 1, 2]])
+    cache: Any = lm._cache
+    assert sum(each.state_bytes for each in found) == cache.state_bytes > 0
+    assert sum(each.cell_bytes for each in found) == sum(lm.cell_bytes)
 
 
 def test_a_plain_decoder_keeps_the_same_in_both_caches() -> None:

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from specdec.lm.accounting import LayerCache, cells_of, on_meta, stock_cells_of
 from specdec.lm.traits import Experts, Traits, traits_of
-from tests.support.families import FAMILIES, SMALL, WINDOW
+from tests.support.families import FAMILIES, RECURRENT, SMALL, WINDOW
 
 ROTARY = "rotary, not scaled"
 BASE = {"rope_theta": 1e4}
@@ -92,6 +92,5 @@ def test_alibi_is_seen() -> None:
 
 
 def test_a_recurrent_model_has_no_attention() -> None:
-    options = {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "expand": 2}
-    found = seen("mamba2", stock_cells_of, **options)
+    found = seen("mamba2", stock_cells_of, **RECURRENT["mamba2"])
     assert (found.attention, found.num_heads, found.num_key_heads) == ("none", None, None)

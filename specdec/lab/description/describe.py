@@ -142,7 +142,9 @@ def describe(
     there = checked_device(device)
     own = memory_of(there) if memory is None else bytes_of(memory, "memory")
     refused = _refusal(checkpoint)
-    limit = context_length(checkpoint) if refused is None else _declared(checkpoint)
+    limit = _declared(checkpoint)
+    if refused is None and limit is not None:
+        limit = context_length(checkpoint)
     length = _context(context, limit)
     kind = settled_dtype(dtype, there)
     model = weightless(checkpoint, DTYPES[kind])
@@ -174,7 +176,7 @@ def _refusal(checkpoint: Checkpoint) -> str | None:
 
 
 def _declared(checkpoint: Checkpoint) -> int | None:
-    """Return the context of a model that is not decoded with, as far as it says one."""
+    """Return the context that a configuration says, before any scaling; None: it says none."""
     whole: Any = checkpoint.config
     config = whole.get_text_config(decoder=True)
     found = getattr(config, "max_position_embeddings", None)

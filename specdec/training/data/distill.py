@@ -20,6 +20,7 @@ from specdec.core.trace import Trace
 from specdec.decoding.request import Request
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.recurrent import causal_lm
 from specdec.results.progress import Progress
 from specdec.training.data.answer_file import AnswerFile
 from specdec.training.data.distill_prompts import Asking
@@ -215,6 +216,6 @@ def _placed(verifier: HFCausalLM, device: torch.device) -> Iterator[HFCausalLM]:
     model, home = verifier.model, verifier.device
     torch.nn.Module.to(model, device)
     try:
-        yield HFCausalLM(model, verifier.tokenizer, max_length=verifier.max_length)
+        yield causal_lm(model, verifier.tokenizer, max_length=verifier.max_length)
     finally:
         torch.nn.Module.to(model, home)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from specdec.core.errors import require, require_int
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.recurrent import causal_lm
 from specdec.runtime.choice import COMPILED, texts_of
 from specdec.training.data.distill import Distill
 from specdec.training.data.last_hidden import is_frozen, last_hidden, with_hidden
@@ -238,7 +239,7 @@ class VerifierStates:
         """Return the verifier on a device, to decode with."""
         self._place(device)
         verifier = self.verifier
-        return HFCausalLM(verifier.model, verifier.tokenizer, max_length=verifier.max_length)
+        return causal_lm(verifier.model, verifier.tokenizer, max_length=verifier.max_length)
 
 
 def _shared(samples: Samples, held_out: Batch, name: str) -> list[str]:

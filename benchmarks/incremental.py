@@ -31,6 +31,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 import specdec as sd
 from specdec.core.errors import UserError, require, require_int
 from specdec.core.jsonl import require_writable, write_json
+from specdec.decoding.decoder import Clock
 from specdec.lm.context import limited_length
 from specdec.lm.devices import DTYPES, checked_device, require_dtype, settled_dtype
 from specdec.lm.hf import PREFILL_CHUNK
@@ -40,7 +41,6 @@ from specdec.lm.traffic import step_bytes
 from specdec.report.plots import save
 from specdec.report.plots.growth import Axis, Series, growth
 from specdec.results.provenance import provenance
-from specdec.runtime.preparation import now
 
 DEFAULTS = {
     "verifier": "zoo:verifier",  # or a folder; random:FOLDER or random:0.5B has random weights
@@ -78,7 +78,7 @@ class Bench:
     @torch.inference_mode()
     def phases(self) -> Iterator[Phase]:
         """Time everything in turns, and say what each phase needs."""
-        samples: dict[tuple[str, int], list[tuple[float, float]]] = {
+        samples: dict[tuple[str, int], list[dict[str, float]]] = {
             (arm, length): [] for length in self.lengths for arm in self.models
         }
         order, rng = list(samples), random.Random(SEED)
@@ -89,20 +89,26 @@ class Bench:
                 if number >= WARM_UPS:
                     samples[arm, length].append(seconds)
         for (arm, length), found in samples.items():
-            first, further = zip(*found, strict=True)
-            yield Phase(arm, FIRST, length, median(first), *self._needs_first(arm, length))
-            yield Phase(arm, FURTHER, length, median(further), *self._needs_further(arm, length))
+            first = median(each["prefill"] + each["step"] for each in found)
+            further = median(each["further"] for each in found)
+            # Without a cache the first step is what reads the prompt.
+            read = first if arm == NONE else median(each["prefill"] for each in found)
+            speeds = (length - (arm == CACHE)) / read, 1 / further
+            yield Phase(arm, FIRST, length, first, speeds[0], *self._needs_first(arm, length))
+            yield Phase(arm, FURTHER, length, further, speeds[1], *self._needs_further(arm, length))
 
-    def _timed(self, lm: sd.HFCausalLM, length: int) -> tuple[float, float]:
-        """Read a text and return the seconds until its first token, and of one more."""
+    def _timed(self, lm: sd.HFCausalLM, length: int) -> dict[str, float]:
+        """Read a text and return the seconds of its prefill, of the first step, and of one more."""
         *prompt, last = self.text[:length]
         lm.open(1, length + 1)
-        start = now()
+        clock = Clock(self.device)
         lm.prefill([0], [prompt])
+        clock.lap("prefill")
         token = self._step(lm, last)
-        read = now()
+        clock.lap("step")
         self._step(lm, token)
-        return read - start, now() - read
+        clock.lap("further")
+        return clock.seconds
 
     def _step(self, lm: sd.HFCausalLM, token: int) -> int:
         return int(
@@ -222,7 +228,9 @@ def main() -> None:
     machine = Machine.measured(bench.device, DTYPES[bench.dtype])
     phases = list(bench.phases())
     about = f"{options.verifier}, {bench.dtype}, eager, medians of {bench.repeats}"
-    print(f"{about}; first token: tokens/s of the prefill; floor: times what the machine could do")
+    print(
+        f"{about}; tokens/s of a first token: its prefill's; floor: times what the machine can do"
+    )
     Console(width=110).print(table_of(phases, machine))
     print(
         f"machine: {machine.bytes_per_second / 1e9:.1f} GB/s,"

@@ -39,6 +39,7 @@ class Phase:
     phase: str
     length: int
     seconds: float
+    tokens_per_second: float  # of a first token those of its prefill
     num_bytes: int
     operations: int
 
@@ -73,13 +74,12 @@ def table_of(phases: Sequence[Phase], machine: Machine) -> Table:
     )
     table = Table(*columns)
     for each in phases:
-        tokens = each.length if each.phase == FIRST else 1
         table.add_row(
             str(each.length),
             each.phase,
             each.arm,
             f"{1e3 * each.seconds:.2f}",
-            f"{tokens / each.seconds:.0f}",
+            f"{each.tokens_per_second:.0f}",
             f"{each.num_bytes / 1e6:.1f}",
             f"{each.operations / 1e9:.3f}",
             f"{each.intensity:.1f}",

@@ -112,6 +112,15 @@ class BoundedRows(Protocol):
         ...
 
 
+@runtime_checkable
+class Rereading(Protocol):
+    """What a verifier may have besides, whose rows cannot be rewound to any length."""
+
+    def reread(self, row: int) -> int:
+        """Return how many tokens of a row the last forward read once more."""
+        ...
+
+
 class Proposer(Protocol):
     """Any source of candidates. State is per row and begins anew with `reset`."""
 

@@ -50,6 +50,9 @@ class Step:
     log_probs: tuple[float, ...] = ()
     # What rules that were only shown the candidates would have accepted on average, by name.
     judged: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
+    # Tokens that the verifier read once more before the new ones, since states cannot be rewound;
+    # None: it keeps none.
+    reread: int | None = None
     # Parent and token of each draft token, of requests that keep them: for a look at the text.
     candidates: tuple[tuple[int, int], ...] = ()
     propose_seconds: float = 0.0
@@ -172,4 +175,6 @@ def _step_row(step: Step) -> dict[str, Any]:
     for name in ("candidates", "log_probs"):
         if not row[name]:  # of most steps
             del row[name]
+    if step.reread is None:
+        del row["reread"]
     return row

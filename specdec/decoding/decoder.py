@@ -12,7 +12,14 @@ from specdec.core.members import require_members
 from specdec.core.on_device import on_device
 from specdec.core.on_host import floats
 from specdec.core.processing import over_tree
-from specdec.core.protocols import BoundedRows, CausalLM, Forward, Proposer, VerificationRule
+from specdec.core.protocols import (
+    BoundedRows,
+    CausalLM,
+    Forward,
+    Proposer,
+    Rereading,
+    VerificationRule,
+)
 from specdec.core.sampling import Sampling
 from specdec.core.shown import Shown
 from specdec.core.trace import Step, TextKey, Trace
@@ -101,6 +108,7 @@ class SpeculativeDecoder:
         self._log_probs = log_probs
         self._claims = claims_of(proposer)
         self._bounded = verifier if isinstance(verifier, BoundedRows) else None
+        self._rereading = verifier if isinstance(verifier, Rereading) else None
 
     def check(self, requests: Sequence[Request]) -> None:
         """Refuse requests that cannot be decoded, before any is.
@@ -290,7 +298,10 @@ class SpeculativeDecoder:
                     layer: hidden[index, kept] for layer, hidden in forward.hidden.items()
                 }
             said = forward.logits[index] if self._log_probs else None
-            steps.append(flight.commit(proposal, verdict, _log_probs(said, proposal, verdict)))
+            step = flight.commit(proposal, verdict, _log_probs(said, proposal, verdict))
+            if self._rereading is not None:
+                step = replace(step, reread=self._rereading.reread(flight.row))
+            steps.append(step)
         return steps
 
     def _judge(

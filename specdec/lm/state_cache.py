@@ -35,7 +35,7 @@ class Snapshot(NamedTuple):
     """The states that a forward left in one of its rows."""
 
     states: Sequence[Tensor]  # of all B rows of the forward, [B, ...] each
-    index: int  # the row among them
+    row: int  # which of them
     end: int  # the length of the row behind the forward, padding included
     first: int  # they tell the states at lengths of the row from this one
     last: int  # to this one
@@ -75,6 +75,13 @@ class StateCache(RowCache):
         """Empty all rows."""
         super().restart()
         self._empty_rows()
+
+    @property
+    def cell_bytes(self) -> list[int]:
+        """The bytes of one cell's key and value in each layer; 0 where a layer has no cells."""
+        have_cells = {id(each): each for each in self._row_layers if each.is_initialized}
+        buffers = [have_cells[id(e)].buffers() if id(e) in have_cells else () for e in self.layers]
+        return [sum(b.shape[1] * b.shape[3] * b.element_size() for b in pair) for pair in buffers]
 
     @property
     def state_bytes(self) -> int:
@@ -125,7 +132,7 @@ class StateCache(RowCache):
         best, blank = self._best(row), self._blank[number]
         if best is None:
             return blank
-        found = best.states[number][best.index : best.index + 1]
+        found = best.states[number][best.row : best.row + 1]
         if not self._keep_inputs:
             return found
         # The inputs of a convolution up to the row's length, and of those the last ones.

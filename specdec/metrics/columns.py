@@ -27,10 +27,18 @@ def counted(trace: Trace) -> dict[str, float]:
         LARGEST: max((step.drafted for step in steps), default=0),
         **_optional("expected_accepted", [step.expected_accepted for step in steps]),
         **_optional("draft_calls", [step.draft_calls for step in steps]),
+        **_reread(steps),
         **_judged(steps),
         **_by_depth(REACHED, [step.accepted for step in steps], steps),
         **_by_depth(AT_RISK, [_depth_at_risk(step) for step in steps], steps),
     }
+
+
+def _reread(steps: Sequence[Step]) -> dict[str, float]:
+    """Share the forwards' seconds out over their tokens; nothing where none can be read again."""
+    known = [(step, step.reread) for step in steps if step.reread is not None]
+    seconds = [s.verify_seconds * again / (again + s.drafted + 1) for s, again in known]
+    return {"reread_seconds": sum(seconds)} if known else {}
 
 
 COUNTS: Mapping[str, Callable[[Step], float]] = {

@@ -57,6 +57,9 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "forward (verify) and the rest (other).",
         "peak_memory_bytes": "The most memory that was in use while decoding: what torch allocated "
         "on the GPU, else the resident memory of the process; null where arms share a process.",
+        "reread_share": "Share of the steps' seconds that went into tokens that the verifier read "
+        "once more, since recurrent states cannot be rewound; a forward's seconds are shared out "
+        "over its tokens. Only of such verifiers.",
         "compile_seconds": "Seconds that compilers and captures of graphs took in this process: in "
         "no step's seconds, and in no speed; null where arms share a process.",
         "num_prompts": "Prompts: the units that the bootstrap resamples.",
@@ -112,8 +115,14 @@ def summarize(tally: Tally | Sequence[Trace]) -> dict[str, Any]:
         "cost_ratio": speed.cost_ratio(tally).to_row(),
         "prefill_seconds": speed.prefill_seconds(tally).to_row(),
         "time_shares": _rows(speed.time_shares(tally)),
+        **_reread(tally),
         **_counters(tally),
     }
+
+
+def _reread(tally: Tally) -> dict[str, Any]:
+    share = speed.reread_share(tally)
+    return {} if share is None else {"reread_share": share.to_row()}
 
 
 def _counters(tally: Tally) -> dict[str, Any]:

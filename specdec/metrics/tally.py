@@ -103,6 +103,10 @@ class Tally:
         """List the columns whose names begin so."""
         return [name for name in self.columns if name.startswith(prefix)]
 
+    def knows(self, name: str) -> bool:
+        """Whether there is such a column."""
+        return name in self.columns
+
     def total(self, name: str) -> float:
         """Add up over all prompts; NaN where that is unknown."""
         return float(self.column(name).sum())

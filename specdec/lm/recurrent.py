@@ -167,6 +167,7 @@ def _joined(found: Sequence[Forward]) -> Forward:
 
 def _new_ones(found: Forward, lags: Sequence[int], num_new: int) -> Forward:
     """Return what is said of the M new tokens of each row, behind as many others as it lags."""
+
     def cut(said: Tensor) -> Tensor:  # [B, W, ...] -> [B, M, ...]
         rows = zip(said, lags, strict=True)
         return torch.stack([row[lag : lag + num_new] for row, lag in rows])

@@ -107,7 +107,9 @@ def _positions(config: PreTrainedConfig, decoder: nn.Module) -> str:
         if isinstance(found, nn.Embedding) and LEARNED.search(name):
             sinusoidal = "Sinusoid" in type(found).__name__
             return f"{'sinusoidal' if sinusoidal else 'learned'}, {found.num_embeddings}"
-    if any("Rotary" in type(each).__name__ for _, each in tables) or rotations(config):
+    by_module = any("Rotary" in type(each).__name__ for _, each in tables)
+    # GPT-J had no module for it before transformers 5.24.
+    if by_module or rotations(config) or getattr(config, "rotary_dim", None):
         return f"rotary, {_scaling(config)}"
     return "none that its modules show"
 

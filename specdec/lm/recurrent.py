@@ -14,7 +14,7 @@ from specdec.lm.cache import cache_word
 from specdec.lm.hf import HFCausalLM, head_shape, without_gradients
 from specdec.lm.layer_kinds import is_recurrent, layer_kinds
 from specdec.lm.new_cells import NewCells
-from specdec.lm.state_cache import StateCache
+from specdec.lm.recurrent_cache import RecurrentCache
 from specdec.runtime.agreement import TOLERANCE, relative_difference
 
 # More tokens that are to be read again get a forward of their own, which leaves states behind them;
@@ -23,13 +23,13 @@ MOST_AGAIN = 16
 
 
 class RecurrentLM(HFCausalLM):
-    """Chains of candidates for models whose layers keep states; see `StateCache`.
+    """Chains of candidates for models whose layers keep states; see `RecurrentCache`.
 
     Args:
         model: see `HFCausalLM`, as for the other arguments.
     """
 
-    _cache: StateCache
+    _cache: RecurrentCache
 
     def __init__(self, model: PreTrainedModel, *given: Any, **named: Any):
         config = model.config.get_text_config()
@@ -50,8 +50,8 @@ class RecurrentLM(HFCausalLM):
         """Return how many tokens of a row the last forward read once more."""
         return self._reread[row]
 
-    def _new_cache(self, num_rows: int, capacity: int) -> StateCache:
-        return StateCache(self._kinds, self._num_states, num_rows, capacity)
+    def _new_cache(self, num_rows: int, capacity: int) -> RecurrentCache:
+        return RecurrentCache(self._kinds, self._num_states, num_rows, capacity)
 
     @property
     def state_bytes(self) -> int:

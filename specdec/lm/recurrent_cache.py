@@ -22,7 +22,7 @@ from specdec.lm.layer_kinds import LayerKind
 class StatesAndRowLayer(LinearAttentionLayer, RowLayer):
     """A layer with attention beside a recurrent part."""
 
-    def __init__(self, cache: "StateCache", num_rows: int, num_states: int):
+    def __init__(self, cache: "RecurrentCache", num_rows: int, num_states: int):
         LinearAttentionLayer.__init__(self, num_states)
         RowLayer.__init__(self, cache, num_rows)
 
@@ -41,7 +41,7 @@ class Snapshot(NamedTuple):
     last: int  # to this one
 
 
-class StateCache(RowCache):
+class RecurrentCache(RowCache):
     """Cells and states of rows of unlike lengths, and the tokens that they were made of.
 
     Args:
@@ -100,8 +100,8 @@ class StateCache(RowCache):
     def _best(self, row: int) -> Snapshot | None:
         """Return what tells the states of the greatest length up to the row's own."""
         length = self.lengths[row]
-        told = [each for each in self._snapshots[row] if each.first <= length]
-        return max(told, key=lambda each: each.last, default=None)
+        candidates = [each for each in self._snapshots[row] if each.first <= length]
+        return max(candidates, key=lambda each: each.last, default=None)
 
     def _start(self, row: int) -> int:
         best = self._best(row)

@@ -22,7 +22,7 @@ EXPERT = re.compile(r"(?:^|\.)(\d+)\.(?:\w+\.)*experts\.(?:(\d+)\.)?")
 
 
 @dataclass(frozen=True)
-class Experts:
+class ExpertTrait:
     """A mixture of experts."""
 
     number: int  # of a layer
@@ -42,7 +42,7 @@ class Traits:
     num_key_heads: int | None  # at most, where layers differ; None: it keeps no keys
     positions: str
     window: int | None  # tokens that sliding layers see, the token itself included
-    experts: Experts | None
+    experts: ExpertTrait | None
 
     @property
     def sliding_layers(self) -> list[int]:
@@ -129,7 +129,7 @@ def _scaling(config: PreTrainedConfig) -> str:
     return " and ".join(said) or "not scaled"
 
 
-def _experts(config: PreTrainedConfig, decoder: nn.Module) -> Experts | None:
+def _experts(config: PreTrainedConfig, decoder: nn.Module) -> ExpertTrait | None:
     """Find the experts of each layer: in one tensor of all, or in a module each."""
     numbers: dict[int, int] = {}
     for name, each in decoder.named_parameters():
@@ -141,4 +141,4 @@ def _experts(config: PreTrainedConfig, decoder: nn.Module) -> Experts | None:
     if not numbers:
         return None
     per_token = getattr(config, "num_experts_per_tok", None)
-    return Experts(max(numbers.values()), per_token, tuple(sorted(numbers)))
+    return ExpertTrait(max(numbers.values()), per_token, tuple(sorted(numbers)))

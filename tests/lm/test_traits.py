@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from specdec.lm.accounting import LayerCache, cells_of, on_meta, stock_cells_of
-from specdec.lm.traits import Experts, Traits, traits_of
+from specdec.lm.traits import ExpertTrait, Traits, traits_of
 from tests.support.families import FAMILIES, RECURRENT, SMALL, WINDOW
 
 ROTARY = "rotary, not scaled"
@@ -32,8 +32,8 @@ SLIDING = {
 }
 EXPERTS = {
     **dict.fromkeys(FAMILIES),
-    **dict.fromkeys(("mixtral", "olmoe", "gpt_oss"), Experts(4, 2, (0, 1))),
-    "deepseek_v3": Experts(4, 2, (1,)),
+    **dict.fromkeys(("mixtral", "olmoe", "gpt_oss"), ExpertTrait(4, 2, (0, 1))),
+    "deepseek_v3": ExpertTrait(4, 2, (1,)),
 }
 
 

@@ -60,6 +60,7 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
     "replay": [SINGLE],
     "check": [SINGLE],
     "report": [SINGLE],
+    "describe": [SINGLE],
     "record": [
         SINGLE,
         Unheeded(

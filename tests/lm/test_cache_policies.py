@@ -15,7 +15,8 @@ from specdec.core.errors import UserError
 from specdec.core.protocols import Proposer
 from specdec.core.values import Draw
 from specdec.decoding import request as request_module
-from specdec.lm.cached_as import cached_as, cell_bytes_of
+from specdec.lm.accounting import cells_of
+from specdec.lm.cached_as import cached_as
 from specdec.lm.hf import HFCausalLM
 from specdec.proof.enumeration import BranchingStream, outcomes
 from tests.support.each_proposer import PROPOSERS
@@ -225,7 +226,7 @@ def test_bytes_are_those_of_all_layers() -> None:
     model = tiny_model("llama")
     config = model.config
     size = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
-    assert sum(cell_bytes_of(model)) == size
+    assert sum(each.cell_bytes for each in cells_of(model)) == size
     assert sd.SlidingWindow(max_bytes=10 * size + 1).limit(size) == 10
     assert sd.SlidingWindow(max_bytes="1MiB").limit(size) == 2**20 // size
     assert sd.Clear(max_tokens=5, max_bytes="1GB").limit(size) == 5

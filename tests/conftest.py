@@ -31,7 +31,8 @@ if "XDG_CACHE_HOME" not in os.environ:  # workers have that of the process that 
 # What decodes, trains and reports as a user does, or samples and enumerates for seconds.
 WHOLE = (
     *("command", "training", "test_command.py", "test_configs.py", "test_disturbances.py"),
-    *("test_package.py", "test_zoo.py", "calibration/test_best_tree.py"),
+    *("test_incremental_benchmark.py", "test_package.py", "test_zoo.py"),
+    "calibration/test_best_tree.py",
     *("calibration/test_ranks.py", "decoding/test_claims.py"),
     *("decoding/test_copies_of_the_verifier.py", "decoding/test_exact_loop.py"),
     *("decoding/test_generation_config.py", "decoding/test_judges.py"),

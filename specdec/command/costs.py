@@ -17,7 +17,7 @@ from specdec.core.protocols import Rereading
 from specdec.lab.arm import build_arm
 from specdec.lab.checks import check_arm
 from specdec.lab.compatibility import require_decoder
-from specdec.lab.costs.forward_timing import ForwardGrid, contexts_within
+from specdec.lab.costs.forward_grid import ForwardGrid, contexts_within
 from specdec.lab.costs.growing import draw, require_comparable
 from specdec.lab.costs.measurement import Measurement
 from specdec.lab.costs.shown import about, show

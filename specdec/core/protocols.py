@@ -20,6 +20,7 @@ class Forward:
 
     logits: Tensor  # [B, M, V]
     hidden: Mapping[Layer, Tensor]  # per layer asked for: [B, M, H]
+    experts: Tensor | None = None  # [B, M, L, k] int64: chosen in each sparse layer; if asked for
 
 
 class CausalLM(Protocol):

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from specdec.cache.clear import Clear
 from specdec.cache.policy import NONE, CachePolicy
 from specdec.cache.sliding_window import SlidingWindow
 from specdec.core.errors import UserError
+from specdec.lm.accounting import cells_of
 from specdec.lm.clearing import ClearingLM
 from specdec.lm.encoder_decoder import EncoderDecoderLM
 from specdec.lm.hf import HFCausalLM
@@ -77,19 +77,12 @@ def cached_as(cache: CachePolicy | str | None, model: PreTrainedModel, *given: A
 
 
 def limit_of(cache: CachePolicy | str, model: PreTrainedModel) -> int | None:
-    """Return the cells that a request may keep; None: all.
+    """Return the cells that a request may keep; None: all. The model may be without weights.
 
     Raises:
         UserError: not even two fit.
     """
     assert isinstance(cache, CachePolicy)
-    return cache.limit(sum(cell_bytes_of(model)) if cache.max_bytes is not None else 1)
-
-
-@torch.inference_mode()
-def cell_bytes_of(model: PreTrainedModel) -> list[int]:
-    """Return the bytes of a cell's key and value in each layer, by letting the model write one."""
-    lm = EncoderDecoderLM(model) if model.config.is_encoder_decoder else causal_lm(model)
-    lm.open(1, 1)
-    lm.prefill([0], [[0]])
-    return lm.cell_bytes
+    if cache.max_bytes is None:
+        return cache.limit(1)
+    return cache.limit(sum(each.cell_bytes for each in cells_of(model)))

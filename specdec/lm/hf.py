@@ -148,6 +148,11 @@ class HFCausalLM:
         return self._cache.cell_bytes
 
     @property
+    def key_heads(self) -> list[int]:
+        """How many keys a cell has, layer by layer, once the model has read."""
+        return self._cache.key_heads
+
+    @property
     def attention(self) -> str:
         """Which attention implementation of transformers the model runs."""
         return str(self.model.config._attn_implementation)

@@ -1,6 +1,7 @@
 """From a Hub id or a folder to a model that is proven to decode trees rightly, or a refusal."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from specdec.core.digest import Signature, signature
 from specdec.core.errors import UserError, require
 from specdec.core.room import Room
 from specdec.core.vouching import require_as_trained
+from specdec.lm.accounting import Unaccounted, on_meta
 from specdec.lm.adapter import merged, require_adapter
-from specdec.lm.cached_as import cached_as, require_cache, require_for_states
+from specdec.lm.cached_as import cached_as, limit_of, require_cache, require_for_states
 from specdec.lm.check import prove
 from specdec.lm.check_encoder_decoder import no_trees_of
 from specdec.lm.check_states import states_differ
@@ -97,6 +99,7 @@ def load(
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
     require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
     require_for_sources(checkpoint.config, cache, runtime, checkpoint.called)
+    _require_room(checkpoint, device, dtype, cache)
     there = checked_device(device)
     kind, adapted = DTYPES[settled_dtype(dtype, there)], _signature_of(adapter)
     model, error, differ, no_trees = _proven(
@@ -139,6 +142,7 @@ def require_loadable(
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
     require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
     require_for_sources(checkpoint.config, cache, runtime, checkpoint.called)
+    _require_room(checkpoint, device, dtype, cache)
 
 
 def _require(
@@ -161,6 +165,16 @@ def _require(
     room_for(checkpoint, max_length)
     if adapter is not None:
         require_adapter(adapter, checkpoint.option("adapter"))
+
+
+def _require_room(
+    checkpoint: Checkpoint, device: str, dtype: str, cache: CachePolicy | str | None
+) -> None:
+    """Refuse a limit in bytes that has no room for two cells of the model."""
+    if isinstance(cache, CachePolicy) and cache.max_bytes is not None:
+        kind = DTYPES[settled_dtype(dtype, checked_device(device))]
+        with suppress(Unaccounted):  # then it shows when it is loaded
+            limit_of(cache, weightless(checkpoint, kind))
 
 
 @lru_cache(maxsize=256)
@@ -257,6 +271,23 @@ def _with_all_weights(
         what = "weights have other sizes than config.json says"
         raise UserError(f"{checkpoint.called}: {what}: {_some(unlike)}")
     return model
+
+
+def weightless(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
+    """Build a model on the meta device by its configuration alone, whether or not it can decode.
+
+    Raises:
+        UserError: transformers has no such model, or its configuration is damaged.
+    """
+    config = checkpoint.config
+    with checkpoint.complaining():
+        if config.is_encoder_decoder:
+            return on_meta(AutoModelForSeq2SeqLM.from_config, config, dtype)
+        loader = loader_of(config, checkpoint)
+        reference = _own_classes(config, checkpoint).get(loader.__name__)
+        if reference is None:
+            return on_meta(loader.from_config, config, dtype)
+        return on_meta(_own_class(reference, loader, checkpoint)._from_config, config, dtype)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -19,13 +19,14 @@ from specdec.core.errors import require, require_int
 from specdec.core.values import CandidateSource
 from specdec.lm.checkpoint import Checkpoint, on_card
 from specdec.results.progress import Progress
+from specdec.training.balance import Balance
 from specdec.training.data.blocks import ShuffledBlocks
 from specdec.training.data.reading import Reading, Source
 from specdec.training.data.text import Passage, as_text, documents, require_there
 from specdec.training.data.tokenised import Tokenised, tokenised
 from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch, decay_groups
-from specdec.training.shape import LlamaShape
+from specdec.training.shape import LlamaShape, experts_of
 
 DEFAULT_CONTEXT = 2048
 INIT, TOKENIZER = "init_path", "tokenizer_path"
@@ -34,6 +35,11 @@ END_OF_TEXT = "<|endoftext|>"
 
 class LanguageModeling:
     """A Llama-shaped model, its tokenizer and the next-token cross-entropy on plain text.
+
+    With `num_experts` it is Mixtral-shaped: a mixture of as many experts in each layer, of
+    `intermediate_size` each, of which a token takes `experts_per_token`. Then the loss of a
+    training also keeps the experts in balance, with the weight `router_aux_loss_coef` (null: 0.01);
+    a mixture that is continued keeps the weight that its configuration has.
 
     `init_path` continues from a saved folder (model, tokenizer, and its context length unless
     `max_position_embeddings` gives another) instead of starting afresh, in that model's shape;
@@ -67,6 +73,9 @@ class LanguageModeling:
         revision: str | None = None,
         trust_remote_code: bool = False,
         reading: Reading | None = None,
+        num_experts: int | None = None,
+        experts_per_token: int | None = None,
+        router_aux_loss_coef: float | None = None,
     ):
         for name, value, minimum in (
             ("block_length", block_length, 2),
@@ -79,6 +88,9 @@ class LanguageModeling:
         self._shape = LlamaShape(
             hidden_size, intermediate_size, num_hidden_layers, num_attention_heads
         )
+        self._experts = experts_of(num_experts, experts_per_token, router_aux_loss_coef)
+        fresh = self._experts is None or init_path is None
+        require(fresh, "num_experts", num_experts, f"null: the model at {INIT} keeps its own")
         self._paths = data_path, held_out_path
         self._reading = reading or Reading()
         self._start = _checkpoint(init_path, tokenizer_path, revision, trust_remote_code)
@@ -117,7 +129,8 @@ class LanguageModeling:
             self._notes.append(f"{held_out.name}: {same}")
         self._blocks = ShuffledBlocks(read.store, length, self._seed)
         self._held_out = measured.store[: self._eval_tokens]
-        self.module = self._model()
+        self.module = model = self._model()
+        self._balance = Balance.of(model.config)
 
     def _model(self) -> PreTrainedModel:
         if self._start is not None and self._is_continued:
@@ -125,7 +138,8 @@ class LanguageModeling:
             self._require_room(model.config.max_position_embeddings)
             return model
         context, size = self._context or DEFAULT_CONTEXT, len(self.tokenizer)
-        return self._shape.fresh(size, context, _end_id(self.tokenizer), self._seed)
+        end = _end_id(self.tokenizer)
+        return self._shape.fresh(size, context, end, self._seed, self._experts)
 
     @property
     def num_samples(self) -> int:
@@ -150,10 +164,11 @@ class LanguageModeling:
         return Batch.of(self._blocks.take(first, count))
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
-        """Sum of the cross-entropy of every next token, in nats."""
-        logits = module(input_ids=batch.token_ids, use_cache=False).logits[:, :-1]
-        targets = batch.token_ids[:, 1:].flatten()
-        return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets, reduction="sum")
+        """Sum of the cross-entropy of every next token, in nats; of experts their balance, too."""
+        wanted = {} if self._balance is None else self._balance.wanted
+        output = module(input_ids=batch.token_ids, use_cache=False, **wanted)
+        loss = _cross_entropy(output.logits, batch)
+        return loss if self._balance is None else loss + self._balance.loss(output, batch)
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Train the whole model alike."""
@@ -168,7 +183,8 @@ class LanguageModeling:
             block = self._held_out[start : start + self._block_length].to(device)[None]
             if block.shape[1] < 2:
                 continue
-            total += float(self.loss(module, Batch.of(block)))
+            logits = module(input_ids=block, use_cache=False).logits
+            total += float(_cross_entropy(logits, Batch.of(block)))
             num_tokens += block.shape[1] - 1
             scored += block[0, 1:].tolist()
         num_bytes = len(str(self.tokenizer.decode(scored, skip_special_tokens=True)).encode())
@@ -186,6 +202,12 @@ class LanguageModeling:
         assert isinstance(module, PreTrainedModel)
         lines = {} if self._start is None else _origin(self._start)
         save_rounded(module, self.tokenizer, folder, "A language model", {**lines, **card})
+
+
+def _cross_entropy(logits: Tensor, batch: Batch) -> Tensor:  # [B, T, V]
+    targets = batch.token_ids[:, 1:].flatten()
+    predicted = logits[:, :-1].float().flatten(0, 1)
+    return nn.functional.cross_entropy(predicted, targets, reduction="sum")
 
 
 def _checkpoint(

@@ -12,10 +12,12 @@ from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
+from specdec.lm.accounting import cells_of, weights_of
 from specdec.lm.check import prove
 from specdec.lm.check_states import states_differ
+from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.load import load
+from specdec.lm.load import load, weightless
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.medusa import Medusa, MedusaHeads
 from specdec.tree.dynamic import Dynamic
@@ -114,6 +116,15 @@ def test_they_are_proven_and_write_what_generate_writes(name: str) -> None:
         decoder = SpeculativeDecoder(lm, proposer, Rejection(), Sampling(0), Stopping(12), batch=2)
         traces = decoder.decode([Request(str(row), text) for row, text in enumerate(texts)])
         assert [list(trace.output_ids) for trace in traces] == expected
+
+
+@each_model
+def test_bytes_are_those_of_the_loaded_model(name: str, tmp_path: Path) -> None:
+    built(name).save_pretrained(tmp_path)
+    shapes = weightless(Checkpoint(str(tmp_path)), torch.float16)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float16).eval()
+    assert weights_of(shapes) == weights_of(model)
+    assert cells_of(shapes) == cells_of(model)
 
 
 def test_a_folder_is_loaded_for_its_text(tiny: Tiny, tmp_path: Path) -> None:

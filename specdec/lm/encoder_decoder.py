@@ -7,7 +7,7 @@ to know of sources.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,13 +23,13 @@ from specdec.lm.batch import pad
 from specdec.lm.cache import RowCache
 from specdec.lm.encoder import Encoder
 from specdec.lm.hf import HFCausalLM, without_gradients
+from specdec.lm.rows_alike import Alike, side_by_side
 from specdec.lm.source_cache import Cells, SourceCache
 from specdec.lm.source_room import num_decoder_layers, room_of, start_id_of
 from specdec.runtime.choice import AUTO, EAGER
 
-FIRST_CAPACITY = (
-    64  # cells of a row, before it grows: nobody says how long a text without source is
-)
+# Cells of a row, before it grows: nobody says how long a text without its source is.
+FIRST_CAPACITY = 64
 
 
 class EncoderDecoderLM(HFCausalLM):
@@ -169,14 +169,16 @@ class EncoderDecoderLM(HFCausalLM):
             output = found[0][1]
             return Forward(output.logits, {layer: _states(output, layer) for layer in layers})
         return Forward(
-            _placed([(alike, output.logits) for alike, output in found], shape),
+            side_by_side([(alike, output.logits) for alike, output in found], shape),
             {
-                layer: _placed([(alike, _states(output, layer)) for alike, output in found], shape)
+                layer: side_by_side(
+                    [(alike, _states(output, layer)) for alike, output in found], shape
+                )
                 for layer in layers
             },
         )
 
-    def _alike(self, rows: Sequence[int], num_new: int, positions: Tensor | None) -> list["Alike"]:
+    def _alike(self, rows: Sequence[int], num_new: int, positions: Tensor | None) -> list[Alike]:
         """Sort rows by where their new cells stand."""
         last = self.max_target - 1
         given = None if positions is None else positions.tolist()
@@ -196,7 +198,7 @@ class EncoderDecoderLM(HFCausalLM):
         return list(found.values())
 
     def _read(
-        self, alike: "Alike", token_ids: Tensor, attend: Tensor | None, layers: Sequence[Layer]
+        self, alike: Alike, token_ids: Tensor, attend: Tensor | None, layers: Sequence[Layer]
     ) -> Any:
         """Run one forward for rows that stand alike."""
         rows, start, num_new = alike.rows, alike.start, alike.num_new
@@ -257,31 +259,6 @@ def share_encoder(verifier: object, proposer: object) -> None:
         verifier.share_encoder(draft)
 
 
-class Alike(NamedTuple):
-    """Rows that have as many cells of text, and whose new cells stand at the same positions."""
-
-    start: int
-    standing: Sequence[int]  # [M]
-    rows: list[int]
-    places: list[int]  # of the rows in their batch
-
-    @property
-    def num_new(self) -> int:
-        """M, but for padding that would stand behind the context."""
-        return len(self.standing)
-
-    @property
-    def follows(self) -> bool:
-        """Whether each new cell stands behind the one before it."""
-        return list(self.standing) == list(range(self.start, self.start + self.num_new))
-
-    def standing_on(self, device: torch.device) -> int | Tensor:
-        """Return what decoders add to 0, 1, 2, ... to get positions."""
-        if self.follows:
-            return self.start
-        return on_device([each - place for place, each in enumerate(self.standing)], device)
-
-
 def _states(output: Any, layer: Layer) -> Tensor:  # [B, M, H]
     """Return a decoder layer's states; see `specdec.runtime.program.hidden_of`."""
     hidden_states: Sequence[Tensor] = output.decoder_hidden_states
@@ -290,12 +267,3 @@ def _states(output: Any, layer: Layer) -> Tensor:  # [B, M, H]
     assert isinstance(layer, int)
     assert 0 <= layer < len(hidden_states) - 2
     return hidden_states[layer + 1]
-
-
-def _placed(parts: Sequence[tuple[Alike, Tensor]], shape: torch.Size) -> Tensor:  # [B, M, ...]
-    """Put what was read apart side by side; zeros where only padding stood behind the context."""
-    first = parts[0][1]
-    found = first.new_zeros(*shape, first.shape[2])
-    for alike, part in parts:
-        found[on_device(alike.places, found.device), : part.shape[1]] = part
-    return found

@@ -11,13 +11,15 @@ from specdec.cache.sliding_window import SlidingWindow
 from specdec.core.errors import UserError
 from specdec.lm.clearing import ClearingLM
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.mask import PREFIX_LM
+from specdec.lm.prefix_lm import PrefixLM, RecomputingPrefixLM
 from specdec.lm.recomputing import RecomputingLM
 from specdec.lm.sliding import SlidingLM
 from specdec.runtime.choice import AUTO, EAGER
 
 
-def require_cache(cache: object, runtime: str) -> None:
-    """Refuse what is no cache, or none that goes with a runtime.
+def require_cache(cache: object, runtime: str, attention: str | None = None) -> None:
+    """Refuse what is no cache, or none that goes with a runtime and an attention.
 
     Raises:
         UserError: it is not.
@@ -29,24 +31,36 @@ def require_cache(cache: object, runtime: str) -> None:
         raise UserError(
             f"cache={NONE!r}: whole texts are read by runtime={EAGER} alone, not by {runtime!r}"
         )
+    if attention == PREFIX_LM and isinstance(cache, SlidingWindow | Clear):
+        raise UserError(
+            f"attention={PREFIX_LM!r}: the cells of a prompt depend on all of it, so none can go or"
+            " be read again alone; expected cache=error, or verifier.cache=none"
+        )
 
 
-def cached_as(cache: CachePolicy | str | None, model: PreTrainedModel, *given: Any) -> HFCausalLM:
+def cached_as(
+    cache: CachePolicy | str | None,
+    model: PreTrainedModel,
+    *given: Any,
+    prompt_mask: str | None = None,
+) -> HFCausalLM:
     """Return a model with a cache of its own; `given` are the other arguments of `HFCausalLM`.
 
     Raises:
         UserError: the cache is too small.
     """
+    kind = HFCausalLM if prompt_mask is None else PrefixLM
     if cache == NONE:
-        return RecomputingLM(model, *given)
+        recomputing = RecomputingLM if prompt_mask is None else RecomputingPrefixLM
+        return recomputing(model, *given)
     limit = None if cache is None else limit_of(cache, model)
     if limit is None:
-        return HFCausalLM(model, *given)
+        return kind(model, *given)
     if isinstance(cache, SlidingWindow):
         return SlidingLM(cache, limit, model, *given)
     if isinstance(cache, Clear):
         return ClearingLM(cache, limit, model, *given)
-    found = HFCausalLM(model, *given)
+    found = kind(model, *given)
     found.max_cells = limit
     return found
 

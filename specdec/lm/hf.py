@@ -58,6 +58,8 @@ class HFCausalLM:
             told.
     """
 
+    prompt_mask: str | None = None  # how prompts are read, if otherwise than other text
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -136,8 +138,9 @@ class HFCausalLM:
 
     @property
     def attention(self) -> str:
-        """Which attention implementation of transformers the model runs."""
-        return str(self.model.config._attn_implementation)
+        """Which attention implementation of transformers the model runs, and how it reads prompts."""
+        implementation = str(self.model.config._attn_implementation)
+        return f"{self.prompt_mask} by {implementation}" if self.prompt_mask else implementation
 
     @property
     def end_ids(self) -> frozenset[int]:

@@ -16,6 +16,9 @@ from specdec.lm.cache import RowCache
 from specdec.runtime.program import FULL, SLIDING
 
 
+PREFIX_LM = "prefix_lm"  # the attention of which prompts see themselves in both directions
+
+
 @dataclass(frozen=True)
 class MaskKind:
     """Which masks a model wants: `window` is None where it has no sliding-window layer."""
@@ -137,6 +140,26 @@ def causal(starts: Sequence[int], num_new: int, device: torch.device) -> Tensor:
     columns = torch.arange(max(starts) + num_new, device=device)
     last = on_device(list(starts), device)[:, None] + torch.arange(num_new, device=device)
     return columns <= last[:, :, None]
+
+
+def whole_prompts(lengths: Tensor, longest: int) -> Tensor:  # [B] -> [B, 1, longest] bool
+    """Each token of a prompt sees all of it, and so does the padding behind it."""
+    return torch.arange(longest, device=lengths.device) < lengths[:, None, None]
+
+
+def prefix_lm(lengths: Tensor, num_tokens: int) -> Tensor:  # [B] -> [B, T, T] bool
+    """Each token sees its row's prompt of `lengths[b]` tokens, and its row up to itself.
+
+    A prompt of 2 tokens and 3 behind it:
+
+    x x . . .
+    x x . . .
+    x x x . .
+    x x x x .
+    x x x x x
+    """
+    causal_mask = causal([0], num_tokens, lengths.device)
+    return causal_mask | whole_prompts(lengths, num_tokens)
 
 
 def trees(

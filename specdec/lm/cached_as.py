@@ -65,6 +65,12 @@ def cached_as(
     return found
 
 
+def cached_like(lm: HFCausalLM, model: PreTrainedModel) -> HFCausalLM:
+    """Return a model with a cache of its own, of all cells, that reads prompts as another does."""
+    kind = HFCausalLM if lm.prompt_mask is None else PrefixLM
+    return kind(model, lm.tokenizer, max_length=lm.max_length)
+
+
 def limit_of(cache: CachePolicy | str, model: PreTrainedModel) -> int | None:
     """Return the cells that a request may keep; None: all.
 

@@ -138,7 +138,7 @@ class HFCausalLM:
 
     @property
     def attention(self) -> str:
-        """Which attention implementation of transformers the model runs, and how it reads prompts."""
+        """Which attention implementation of transformers it runs, and how prompts are read."""
         implementation = str(self.model.config._attn_implementation)
         return f"{self.prompt_mask} by {implementation}" if self.prompt_mask else implementation
 

@@ -15,7 +15,6 @@ from specdec.core.on_device import on_device, sent
 from specdec.lm.cache import RowCache
 from specdec.runtime.program import FULL, SLIDING
 
-
 PREFIX_LM = "prefix_lm"  # the attention of which prompts see themselves in both directions
 
 

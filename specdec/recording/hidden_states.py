@@ -51,7 +51,7 @@ class States:
 def states_along(
     verifier: CausalLM, texts: Sequence[Text], layers: Sequence[Layer]
 ) -> list[dict[Layer, Tensor]]:  # of [L, H]
-    """Read texts into the first rows, as many and empty; return the states of all tokens but the last."""
+    """Read texts into empty rows, the first ones; return the states of all tokens but the last."""
     rows = range(len(texts))
     if not isinstance(verifier, WholePrompts):
         whole = [[*text.prompt_ids, *text.output_ids][:-1] for text in texts]

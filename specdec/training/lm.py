@@ -17,12 +17,16 @@ from transformers import (
 
 from specdec.core.errors import require, require_int
 from specdec.core.values import CandidateSource
+from specdec.lm.check_prefix import require_no_window
 from specdec.lm.checkpoint import Checkpoint, on_card
+from specdec.lm.mask import PREFIX_LM
 from specdec.results.progress import Progress
-from specdec.training.data.blocks import ShuffledBlocks
+from specdec.training.data.lm_samples import Answers, Blocks, LMSamples, SplitBlocks, has_talks
 from specdec.training.data.reading import Reading, Source
+from specdec.training.data.samples import Samples
 from specdec.training.data.text import Passage, as_text, documents, require_there
 from specdec.training.data.tokenised import Tokenised, tokenised
+from specdec.training.lm_losses import next_token_loss, prefix_lm_loss
 from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch, decay_groups
 from specdec.training.shape import LlamaShape
@@ -40,6 +44,10 @@ class LanguageModeling:
     `tokenizer_path` shares a tokenizer with another model, which a draft model must. `revision` and
     `trust_remote_code` are of either, as of `specdec.lm.load`. `reading` is how the texts are read;
     messages are text, too.
+
+    With `attention=prefix_lm` the beginning of each sample is a prompt that sees itself in both
+    directions, and the loss is that of the tokens behind it. Blocks of text are split at random
+    places; of messages, if the tokenizer has a chat template, each answer stands behind its prompt.
 
     Raises:
         UserError: an option is out of its range, or there are options of two models to begin with.
@@ -67,6 +75,7 @@ class LanguageModeling:
         revision: str | None = None,
         trust_remote_code: bool = False,
         reading: Reading | None = None,
+        attention: str | None = None,
     ):
         for name, value, minimum in (
             ("block_length", block_length, 2),
@@ -76,6 +85,9 @@ class LanguageModeling:
             ("seed", seed, 0),
         ):
             require_int(name, value, minimum)
+        known = attention in (None, PREFIX_LM)
+        require(known, "attention", attention, f"{PREFIX_LM}, or null: causal")
+        self._attention = attention
         self._shape = LlamaShape(
             hidden_size, intermediate_size, num_hidden_layers, num_attention_heads
         )
@@ -106,7 +118,21 @@ class LanguageModeling:
         self.tokenizer = (
             train_tokenizer(_texts(learnt), self._vocab_size) if start is None else start.tokenizer
         )
+        self._samples = self._read(learnt, held_out)
+        self.module = self._model()
+
+    def _read(self, learnt: Source, held_out: Source) -> LMSamples:
+        """Read the texts, and note what is wrong with them."""
         size, length = len(self.tokenizer), self._block_length
+        if self._attention == PREFIX_LM and self.tokenizer.chat_template and has_talks(learnt):
+            own = (self.tokenizer, length, 0, size, self._reading)
+            answers = Answers(
+                Samples.read(learnt, self.tokenizer, length, self._seed, size, self._reading),
+                Samples.read(held_out, *own),
+                self._eval_tokens,
+            )
+            self._notes = answers.notes()
+            return answers
         read, measured = (
             tokenised(each, self._reading, self.tokenizer, length, size, plain=True)
             for each in (learnt, held_out)
@@ -115,13 +141,14 @@ class LanguageModeling:
         if read.store.digest == measured.store.digest:
             same = "the very text that is trained on: the loss looks better than it is"
             self._notes.append(f"{held_out.name}: {same}")
-        self._blocks = ShuffledBlocks(read.store, length, self._seed)
-        self._held_out = measured.store[: self._eval_tokens]
-        self.module = self._model()
+        kind = Blocks if self._attention is None else SplitBlocks
+        return kind(read.store, measured.store, length, self._eval_tokens, self._seed)
 
     def _model(self) -> PreTrainedModel:
         if self._start is not None and self._is_continued:
             model = _continued(self._start, self._context)
+            if self._attention == PREFIX_LM:
+                require_no_window(model.config, f"{INIT}={self._start.path!r}")
             self._require_room(model.config.max_position_embeddings)
             return model
         context, size = self._context or DEFAULT_CONTEXT, len(self.tokenizer)
@@ -129,31 +156,31 @@ class LanguageModeling:
 
     @property
     def num_samples(self) -> int:
-        """How many blocks a pass has."""
-        return self._blocks.per_epoch
+        """How many blocks a pass has, or answered prompts."""
+        return self._samples.num_samples
 
     @property
     def num_tokens(self) -> int:
         """How many tokens of a pass are read as targets."""
-        return self._blocks.per_epoch * (self._block_length - 1)
+        return self._samples.num_tokens
 
     def notes(self) -> Sequence[str]:
         """Say what of the data is left out and the like."""
         return self._notes
 
     def preview(self) -> str:
-        """Return the beginning of the first block."""
-        return f"{self.tokenizer.decode(self._blocks.take(0, 1)[0, :64].tolist())} ..."
+        """Return the beginning of the first sample."""
+        return self._samples.preview(self.tokenizer)
 
     def batch(self, first: int, count: int) -> Batch:
-        """Return the blocks numbered first ... first + count - 1."""
-        return Batch.of(self._blocks.take(first, count))
+        """Return the samples numbered first ... first + count - 1."""
+        return self._samples.batch(first, count)
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
-        """Sum of the cross-entropy of every next token, in nats."""
-        logits = module(input_ids=batch.token_ids, use_cache=False).logits[:, :-1]
-        targets = batch.token_ids[:, 1:].flatten()
-        return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets, reduction="sum")
+        """Sum of the cross-entropy of every next token that counts, in nats."""
+        if self._attention is None:
+            return next_token_loss(module, batch.token_ids, batch.counted)
+        return prefix_lm_loss(module, batch.token_ids, batch.counted)
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Train the whole model alike."""
@@ -164,13 +191,11 @@ class LanguageModeling:
         device = next(module.parameters()).device
         total, num_tokens = 0.0, 0
         scored: list[int] = []
-        for start in range(0, len(self._held_out) - 1, self._block_length):
-            block = self._held_out[start : start + self._block_length].to(device)[None]
-            if block.shape[1] < 2:
-                continue
-            total += float(self.loss(module, Batch.of(block)))
-            num_tokens += block.shape[1] - 1
-            scored += block[0, 1:].tolist()
+        for batch in self._samples.held_out():
+            total += float(self.loss(module, batch.to(device)))
+            counted = batch.counted[:, 1:]
+            num_tokens += int(counted.sum())
+            scored += batch.token_ids[:, 1:][counted].tolist()
         num_bytes = len(str(self.tokenizer.decode(scored, skip_special_tokens=True)).encode())
         return {
             "eval_loss": total / num_tokens,
@@ -185,6 +210,7 @@ class LanguageModeling:
         """Write a Hugging Face folder: bf16 safetensors, config and tokenizer."""
         assert isinstance(module, PreTrainedModel)
         lines = {} if self._start is None else _origin(self._start)
+        lines |= {} if self._attention is None else {"attention": self._attention}
         save_rounded(module, self.tokenizer, folder, "A language model", {**lines, **card})
 
 

@@ -13,7 +13,6 @@ from specdec.core.errors import UserError
 from specdec.core.protocols import Proposer
 from specdec.decoding import request as request_module
 from specdec.lm import mask
-from specdec.lm.cached_as import cached_as
 from specdec.lm.check_prefix import prefix_error
 from specdec.lm.fingerprint import differences, fingerprint
 from specdec.lm.hf import HFCausalLM
@@ -29,7 +28,6 @@ from tests.support.families import (
     FAMILIES,
     WINDOWED,
     noisy_copy,
-    plain_logits,
     random_ids,
     tiny_model,
 )
@@ -228,7 +226,6 @@ def test_it_is_another_verifier_to_recordings_and_heads() -> None:
     assert plain.model is verifier.model, "the weights are shared"
     assert differences(fingerprint(verifier), fingerprint(plain)) == ["config"]
     assert verifier.attention == "prefix_lm by sdpa"
-
 
 
 def test_a_model_that_never_looks_ahead_is_refused() -> None:

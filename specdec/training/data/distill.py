@@ -18,6 +18,7 @@ from specdec.core.errors import RowError, UserError, require, require_int
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
 from specdec.decoding.request import Request
+from specdec.lm.cached_as import cached_like
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.results.progress import Progress
@@ -215,6 +216,6 @@ def _placed(verifier: HFCausalLM, device: torch.device) -> Iterator[HFCausalLM]:
     model, home = verifier.model, verifier.device
     torch.nn.Module.to(model, device)
     try:
-        yield HFCausalLM(model, verifier.tokenizer, max_length=verifier.max_length)
+        yield cached_like(verifier, model)
     finally:
         torch.nn.Module.to(model, home)

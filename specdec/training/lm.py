@@ -1,18 +1,16 @@
 """Train a decoder-only language model from scratch: how the zoo's models come about."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
 from specdec.core.errors import require, require_int
@@ -26,6 +24,7 @@ from specdec.training.data.reading import Reading, Source
 from specdec.training.data.samples import Samples
 from specdec.training.data.text import Passage, as_text, documents, require_there
 from specdec.training.data.tokenised import Tokenised, tokenised
+from specdec.training.data.tokenizer import train_tokenizer
 from specdec.training.lm_losses import next_token_loss, prefix_lm_loss
 from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch, decay_groups
@@ -33,7 +32,6 @@ from specdec.training.shape import LlamaShape
 
 DEFAULT_CONTEXT = 2048
 INIT, TOKENIZER = "init_path", "tokenizer_path"
-END_OF_TEXT = "<|endoftext|>"
 
 
 class LanguageModeling:
@@ -252,17 +250,6 @@ def _texts(source: Source) -> Iterator[str]:
             bar.update()
             if isinstance(found.document, Passage):
                 yield found.document.text
-
-
-def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
-    """Learn a byte-level BPE; every text round-trips, since all 256 bytes are in it."""
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(
-        iter(documents), vocab_size=vocab_size, special_tokens=[END_OF_TEXT], show_progress=False
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, eos_token=END_OF_TEXT, clean_up_tokenization_spaces=False
-    )
 
 
 def _end_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -11,9 +11,7 @@ class SampleReading(NamedTuple):
     """One of the ways in which a batch of B samples of T tokens is read."""
 
     num_prompt: Tensor  # [B] int64: tokens of the prompts, at least one
-    own: (
-        Tensor  # [B, T] bool: the tokens of the answer behind, and those since the answer before it
-    )
+    own: Tensor  # [B, T] bool: the tokens of the answer behind it, and since the answer before
 
 
 def readings(counted: Tensor) -> Iterator[SampleReading]:  # of [B, T] bool

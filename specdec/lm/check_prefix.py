@@ -94,5 +94,5 @@ def _stock(model: PreTrainedModel, token_ids: list[int], num_prompt: int) -> Ten
     """What the stock model says along a text, of which the beginning is a prompt."""
     batch = torch.tensor([token_ids], device=model.device)
     lengths = torch.tensor([num_prompt], device=model.device)
-    seen = mask.additive(mask.prefix_lm(lengths, len(token_ids)), model.dtype)
-    return model(input_ids=batch, attention_mask=seen, use_cache=False).logits[0]
+    sight = mask.sight_of(lengths, len(token_ids), model.dtype)
+    return model(input_ids=batch, use_cache=False, **sight).logits[0]

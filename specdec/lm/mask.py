@@ -161,6 +161,16 @@ def prefix_lm(lengths: Tensor, num_tokens: int) -> Tensor:  # [B] -> [B, T, T] b
     return causal_mask | whole_prompts(lengths, num_tokens)
 
 
+def sight_of(
+    prompt_lengths: Tensor, num_tokens: int, dtype: torch.dtype
+) -> dict[str, Tensor]:  # of [B]
+    """Return what makes a stock model read whole texts [B, T] as a prefix LM."""
+    seen = prefix_lm(prompt_lengths, num_tokens)
+    # Some models would count positions by their mask.
+    positions = torch.arange(num_tokens, device=seen.device).repeat(len(seen), 1)
+    return {"attention_mask": additive(seen, dtype), "position_ids": positions}
+
+
 def trees(
     starts: Sequence[int], ancestors: Sequence[Sequence[Sequence[bool]]], device: torch.device
 ) -> Tensor:

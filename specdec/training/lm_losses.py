@@ -1,5 +1,7 @@
 """The loss of a language model along samples: every next token, or those behind prompts."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -10,14 +12,16 @@ LEFT_OUT = -100  # a target that `cross_entropy` leaves out
 
 
 def next_token_loss(
-    module: nn.Module, token_ids: Tensor, counted: Tensor, seen: Tensor | None = None
+    module: nn.Module,
+    token_ids: Tensor,
+    counted: Tensor,
+    sight: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Sum the cross-entropy of the tokens that count, in nats: ids and counted [B, T] -> scalar.
 
-    `seen` [B, T, T] is what each token sees; None: what stands left of it.
+    `sight` is what each token sees, as the model takes it; None: what stands left of it.
     """
-    sight = {} if seen is None else {"attention_mask": mask.additive(seen, _dtype(module))}
-    logits = module(input_ids=token_ids, use_cache=False, **sight).logits[:, :-1]
+    logits = module(input_ids=token_ids, use_cache=False, **(sight or {})).logits[:, :-1]
     targets = token_ids[:, 1:].masked_fill(~counted[:, 1:], LEFT_OUT)
     return nn.functional.cross_entropy(
         logits.float().flatten(0, 1), targets.flatten(), ignore_index=LEFT_OUT, reduction="sum"
@@ -30,11 +34,8 @@ def prefix_lm_loss(module: nn.Module, token_ids: Tensor, counted: Tensor) -> Ten
     Each answer of a sample is read behind a prompt of its own; see `readings`.
     """
     total = torch.zeros((), device=token_ids.device)
+    dtype = next(module.parameters()).dtype
     for num_prompt, own in readings(counted):
-        seen = mask.prefix_lm(num_prompt, token_ids.shape[1])
-        total = total + next_token_loss(module, token_ids, counted & own, seen)
+        sight = mask.sight_of(num_prompt, token_ids.shape[1], dtype)
+        total = total + next_token_loss(module, token_ids, counted & own, sight)
     return total
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    return next(module.parameters()).dtype

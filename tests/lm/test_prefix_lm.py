@@ -58,7 +58,9 @@ def reference(model: Any, num_prompt: int, text: Sequence[int], **more: Any) -> 
     allowed = seen(num_prompt, len(text))
     mask = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
     ids = torch.tensor([list(text)])
-    return model(input_ids=ids, attention_mask=mask[None, None], use_cache=False, **more)
+    places = torch.arange(len(text))[None]
+    given = {"attention_mask": mask[None, None], "position_ids": places}
+    return model(input_ids=ids, use_cache=False, **given, **more)
 
 
 @cache

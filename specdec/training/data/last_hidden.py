@@ -35,8 +35,7 @@ def last_hidden(lm: HFCausalLM, batch: Batch) -> Tensor:  # [B, T, H]
             return base(input_ids=token_ids, use_cache=False).last_hidden_state
         found = lm.embed(token_ids).new_zeros(*token_ids.shape, lm.state_size)
         for num_prompt, own in readings(batch.counted):
-            seen = mask.prefix_lm(num_prompt, token_ids.shape[1])
-            sight = mask.additive(seen, lm.model.dtype)
-            states = base(input_ids=token_ids, attention_mask=sight, use_cache=False)
+            sight = mask.sight_of(num_prompt, token_ids.shape[1], lm.model.dtype)
+            states = base(input_ids=token_ids, use_cache=False, **sight)
             found = torch.where(own[..., None], states.last_hidden_state, found)
         return found

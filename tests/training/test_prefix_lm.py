@@ -131,7 +131,7 @@ def test_it_learns(build: Build, tmp_path: Path) -> None:
     evaluation = trainer(max_steps=40).fit(objective, tmp_path / "out")
     assert evaluation["eval_loss"] < 0.6 * before
     objective.save(objective.module, tmp_path / "model", {})
-    assert "attention: prefix_lm" in (tmp_path / "model" / "README.md").read_text()
+    assert "| attention | prefix_lm |" in (tmp_path / "model" / "README.md").read_text()
     assert isinstance(sd.load(tmp_path / "model", attention=PREFIX_LM), PrefixLM)
 
 

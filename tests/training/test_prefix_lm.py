@@ -155,7 +155,7 @@ def test_answers_of_conversations_stand_behind_their_prompts(tmp_path: Path) -> 
     batch = objective.batch(0, 6)
     assert objective.num_tokens == int(batch.num_counted)
     said = {
-        objective.tokenizer.decode(ids[marks].tolist())
+        str(objective.tokenizer.decode(ids[marks].tolist()))
         for ids, marks in zip(batch.token_ids, batch.counted, strict=True)
     }
     assert said == {"No.</>\nBecause of its brackets.</>\n", "Yes.</>\n"}

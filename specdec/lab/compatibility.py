@@ -10,11 +10,13 @@ from specdec.decoding.pairing import is_lossless, require_judges
 from specdec.lab.identity import files_of
 from specdec.lab.option_names import named_options
 from specdec.lab.spec import ArmSpec, ProposerPart, pick
+from specdec.lm.layer_kinds import why_no_trees
 from specdec.lm.load import vocabulary_size
 from specdec.proposer.tree_fit import require_heads_fit, require_kind, require_ranks
 from specdec.tree.calibrated import Calibrated
 from specdec.tree.calibration_file import read_calibration
 from specdec.tree.chain import Chain
+from specdec.tree.fixed import is_chain
 from specdec.tree.sequoia import Sequoia
 
 
@@ -29,6 +31,7 @@ def require_parts_fit(spec: ArmSpec) -> None:
     require_members(tree, "tree")
     require_proposer(spec.proposer)
     require_tree_fits(spec, tree)
+    require_tree_read(spec, tree)
     rule, judges = spec.rule.build(), {name: part.build() for name, part in spec.judges.items()}
     for each in (rule, *judges.values()):
         require_members(each, "verification rule")
@@ -67,6 +70,19 @@ def require_tree_fits(spec: ArmSpec, tree: TreePolicy) -> None:
         require_ranks(tree, vocabulary_size(checkpoint), f" in {checkpoint.called}")
     elif proposer.source is CandidateSource.TEXT:
         require_plain_chain(tree, proposer.name, spec.tree.name)
+
+
+def require_tree_read(spec: ArmSpec, tree: TreePolicy) -> None:
+    """Refuse a tree with branches where the verifier, or the draft model, reads chains alone."""
+    if spec.proposer.source is CandidateSource.NOTHING or is_chain(tree):
+        return
+    for model in (spec.verifier, spec.proposer.draft_model):
+        reason = None if model is None else why_no_trees(model.checkpoint.config)
+        if model is not None and reason is not None:
+            raise Unfit(
+                f"tree={spec.tree.name}: {model.checkpoint.called} cannot read trees, since"
+                f" {reason}; expected tree=chain"
+            )
 
 
 def require_plain_chain(tree: TreePolicy, proposer: str, name: str) -> None:

@@ -18,6 +18,7 @@ from specdec.lm.batch import pad
 from specdec.lm.cache import RowCache, cache_word
 from specdec.lm.chain_cells import ChainCells
 from specdec.lm.context import steady_length
+from specdec.lm.layer_kinds import why_no_trees
 from specdec.lm.new_cells import NewCells, Span
 from specdec.lm.programs import Programs
 from specdec.lm.unembedding import logits_of
@@ -76,6 +77,8 @@ class HFCausalLM:
         # Why `unembed` is not to be trusted, if the loader found that it is not.
         self._states_differ = states_differ
         config = model.config.get_text_config()
+        # Why it reads chains of candidates alone, if it does.
+        self.no_trees = why_no_trees(model.config)
         self._mask_kind = mask.MaskKind.of(config)
         self._num_layers: int = config.num_hidden_layers
         # By the weights: a configuration may say something else.

@@ -83,6 +83,11 @@ class FixedTree(ABC):
         return there
 
 
+def is_chain(tree: object) -> bool:
+    """Whether a tree policy never grows siblings, as far as its shape is known beforehand."""
+    return isinstance(tree, FixedTree) and tree.num_nodes == tree.max_depth
+
+
 def require_confidence(min_confidence: object) -> None:
     """Refuse what is no probability that the likeliest token needs for drafting to go on."""
     require_number("min_confidence", min_confidence, 0.0, 1.0)

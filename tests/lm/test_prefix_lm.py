@@ -20,6 +20,7 @@ from specdec.lm.mask import PREFIX_LM
 from specdec.lm.prefix_lm import PrefixLM, RecomputingPrefixLM
 from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.recording.hidden_states import States
+from specdec.recording.pit_values import Decoded, transforms
 from specdec.recording.scoring import score
 from specdec.recording.texts import Text
 from tests.lm.test_cache_policies import DRAFTS
@@ -219,6 +220,19 @@ def test_texts_are_scored_and_read_with_the_mask(kind: type[HFCausalLM]) -> None
         found = states.of(text, ["final", 0], given[int(text.prompt_id) :])
         torch.testing.assert_close(found["final"], stock.hidden_states[-1][0, :-1])
         torch.testing.assert_close(found[0], stock.hidden_states[1][0, :-1])
+
+
+def test_tokens_are_placed_in_the_distribution_with_the_mask() -> None:
+    """At temperature 0, where a token of another text has no place at all."""
+    model = tiny_model("llama")
+    decoded = [Decoded(text.prompt_id, text.prompt_ids, text.output_ids) for text in recorded()]
+    greedy = sd.Sampling(0.0)
+    impossible = [
+        sum(int((found == 1).sum()) for found in transforms(decoded, kind(model), greedy))
+        for kind in (PrefixLM, RecomputingPrefixLM, HFCausalLM)
+    ]
+    assert impossible[:2] == [0, 0]
+    assert impossible[2] > 0, "read as a causal model would"
 
 
 def test_it_is_another_verifier_to_recordings_and_heads() -> None:

@@ -12,12 +12,14 @@ import specdec as sd
 from specdec.core.errors import UserError
 from specdec.core.protocols import Proposer
 from specdec.decoding import request as request_module
+from specdec.decoding.turns import request_of
 from specdec.lm import mask
 from specdec.lm.check_prefix import prefix_error
 from specdec.lm.fingerprint import differences, fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.mask import PREFIX_LM
 from specdec.lm.prefix_lm import PrefixLM, RecomputingPrefixLM
+from specdec.prompts import Message, Prompt
 from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.recording.hidden_states import States
 from specdec.recording.pit_values import Decoded, transforms
@@ -157,6 +159,21 @@ def test_prompts_longer_than_a_chunk_are_read_whole(monkeypatch: pytest.MonkeyPa
     verifier.open(2, 20)
     verifier.begin([0, 1], PROMPTS[:2])
     assert verifier.num_calls == 2, "one row at a time"
+
+
+def test_the_prompt_of_a_later_turn_is_all_before_its_answer() -> None:
+    verifier = sd.load("zoo:verifier", attention=PREFIX_LM)
+    turns = ((Message("user", "def add(a, b):"),), (Message("user", "    return a +"),))
+    prompt = Prompt("talk", "", turns)
+    parts = (sd.NGram(3), sd.Rejection(), sd.Sampling(0.0), sd.Stopping(6, NO_END))
+    first, second = sd.SpeculativeDecoder(verifier, *parts).decode([prompt])
+    assert (first.turn, second.turn) == (0, 1)
+    text = list(request_of(prompt, [first.output_text], verifier).token_ids)
+    num_prompt = len(text)
+    for token in second.output_ids:
+        said = reference(verifier.model, num_prompt, text).logits[0, -1]
+        assert int(said.argmax()) == token
+        text.append(token)
 
 
 V, LENGTH = 3, 3

@@ -4,8 +4,9 @@
     python benchmarks/predicted_speed.py costs=outputs/costs.json
     python benchmarks/predicted_speed.py costs=outputs/costs.json temperature=1 limit=20
 
-All configurations decode the same prompts, interleaved in one process; the texts of plain decoding
-are then replayed with the measured costs. Speedups are over plain decoding, on both sides.
+All configurations decode the same prompts in the runtime and dtype of the costs, interleaved in one
+process; the texts of plain decoding are then replayed with the measured costs. Speedups are over
+plain decoding, on both sides.
 """
 
 import math
@@ -23,10 +24,12 @@ from specdec.command.options import arm_spec, plain
 from specdec.command.replay_grid import arm_config
 from specdec.core.trace import PlainSteps, Trace
 from specdec.lab.arm import Arm, build_arm, sampling_of, stopping_of
+from specdec.lab.costs.suitable import costs_to_decode_by
 from specdec.lab.interleaving import interleave
 from specdec.lab.rendered_runs import texts_of_run
 from specdec.lab.replay.arms import ReplayArm
 from specdec.lab.replay.replayer import Replayer
+from specdec.lm.fingerprint import fingerprint
 from specdec.metrics import Tally, block_efficiency, speedup
 from specdec.prompts import Prompt
 from specdec.recording.scoring import score
@@ -65,12 +68,15 @@ def main() -> None:
     """Decode, replay, and print both speedups of each configuration."""
     options = OmegaConf.merge(OmegaConf.create(DEFAULTS), OmegaConf.from_cli(sys.argv[1:]))
     assert isinstance(options, DictConfig)
+    known = read_costs(Path(options.costs)).circumstances
     shared = compose_decode(
         [
             f"sampling.temperature={options.temperature}",
             f"prompts.path={options.path}",
             f"prompts.limit={options.limit}",
             f"max_new_tokens={options.new_tokens}",
+            f"runtime={known['runtime']}",
+            f"dtype={known['dtype']}",
             PLAIN,
         ]
     )
@@ -86,10 +92,10 @@ def main() -> None:
     measured = {name: Tally.of(each, clock) for name, each in traces.items()}
     unscored = texts_of_run(traces[PLAIN], first, verifier)
     texts = [each.text for each in score(unscored, verifier, first.sampling.build(), top_k=0)]
-    costs = read_costs(Path(options.costs))
+    costs = costs_to_decode_by(options.costs, fingerprint(verifier), verifier, {})
     able = {name: ReplayArm.of(spec) for name, spec in specs.items()}
-    known = texts, verifier, sampling_of(first, verifier), stopping_of(first, verifier)
-    predicted = Replayer(*known, costs=costs).replay(able)
+    given = texts, verifier, sampling_of(first, verifier), stopping_of(first, verifier)
+    predicted = Replayer(*given, costs=costs).replay(able)
     show(measured, predicted)
 
 

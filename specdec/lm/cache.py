@@ -14,8 +14,9 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from specdec.core.on_device import on_device
 
-# What transformers calls the cache of a forward: the second word until 5.23.
-CACHE_WORDS = ("cache", "past_key_values")
+# What transformers calls the cache of a forward: until 5.23 the second word, and the third one
+# where there are nothing but states.
+CACHE_WORDS = ("cache", "past_key_values", "cache_params")
 
 
 def cache_word(forward: Callable[..., object]) -> str:
@@ -43,6 +44,10 @@ class RowCache(Cache):
         self._positions: Tensor | None = None
         self._row_layers = [RowLayer(self, num_rows) for _ in range(num_layers)]
         super().__init__(layers=[*self._row_layers])
+
+    def restart(self) -> None:
+        """Empty all rows."""
+        self.lengths = [0] * len(self.lengths)
 
     def place(self, rows: Sequence[int], num_new: int, device: torch.device) -> None:
         """Announce `num_new` cells for each of `rows`."""

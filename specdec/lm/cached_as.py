@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from specdec.cache.clear import Clear
 from specdec.cache.policy import NONE, CachePolicy
@@ -11,9 +11,11 @@ from specdec.cache.sliding_window import SlidingWindow
 from specdec.core.errors import UserError
 from specdec.lm.clearing import ClearingLM
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.layer_kinds import is_recurrent
 from specdec.lm.mask import PREFIX_LM
 from specdec.lm.prefix_lm import PrefixLM, RecomputingPrefixLM
 from specdec.lm.recomputing import RecomputingLM
+from specdec.lm.recurrent import causal_lm
 from specdec.lm.sliding import SlidingLM
 from specdec.runtime.choice import AUTO, EAGER
 
@@ -38,6 +40,24 @@ def require_cache(cache: object, runtime: str, attention: str | None = None) -> 
         )
 
 
+def require_for_states(config: PreTrainedConfig, cache: object, runtime: str, called: str) -> None:
+    """Refuse what layers with states cannot be asked for; complaints begin `called`.
+
+    Raises:
+        UserError: it is a runtime with programs, or a cache that forgets.
+    """
+    if not is_recurrent(config):
+        return
+    what = f"{called}: {config.model_type} has recurrent layers"
+    if runtime not in (EAGER, AUTO):
+        raise UserError(f"{what}, which are run by runtime={EAGER} alone, not by {runtime!r}")
+    if isinstance(cache, SlidingWindow | Clear):
+        kind = "sliding_window" if isinstance(cache, SlidingWindow) else "clear"
+        raise UserError(f"{what}, whose states forget nothing; expected cache=error, not {kind}")
+    if isinstance(cache, CachePolicy) and cache.max_bytes is not None:
+        raise UserError(f"{what}, whose states do not grow; expected cache.max_tokens, not bytes")
+
+
 def cached_as(
     cache: CachePolicy | str | None,
     model: PreTrainedModel,
@@ -49,7 +69,7 @@ def cached_as(
     Raises:
         UserError: the cache is too small.
     """
-    kind = HFCausalLM if prompt_mask is None else PrefixLM
+    kind = causal_lm if prompt_mask is None else PrefixLM
     if cache == NONE:
         recomputing = RecomputingLM if prompt_mask is None else RecomputingPrefixLM
         return recomputing(model, *given)
@@ -67,7 +87,7 @@ def cached_as(
 
 def cached_like(lm: HFCausalLM, model: PreTrainedModel) -> HFCausalLM:
     """Return a model with a cache of its own, of all cells, that reads prompts as another does."""
-    kind = HFCausalLM if lm.prompt_mask is None else PrefixLM
+    kind = causal_lm if lm.prompt_mask is None else PrefixLM
     return kind(model, lm.tokenizer, max_length=lm.max_length)
 
 
@@ -84,7 +104,7 @@ def limit_of(cache: CachePolicy | str, model: PreTrainedModel) -> int | None:
 @torch.inference_mode()
 def cell_bytes_of(model: PreTrainedModel) -> list[int]:
     """Return the bytes of a cell's key and value in each layer, by letting the model write one."""
-    lm = HFCausalLM(model)
+    lm = causal_lm(model)
     lm.open(1, 1)
     lm.prefill([0], [[0]])
     return lm.cell_bytes

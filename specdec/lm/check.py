@@ -18,11 +18,14 @@ from specdec.core.tree import CandidateTree
 from specdec.lm import mask
 from specdec.lm.batch import TreeBatch, pad
 from specdec.lm.context import steady_length
-from specdec.lm.hf import HFCausalLM, head_shape
+from specdec.lm.hf import head_shape
+from specdec.lm.recurrent import causal_lm
 from specdec.runtime.agreement import TOLERANCE, relative_difference
 
 SHAPE = CandidateTree((0, 1, 2, 3, 4, 5), (-1, 0, 0, 1, 2, 2))
 KEPT = (0, 2, 5)  # the path that is accepted
+CHAIN = CandidateTree.chain(0, (1, 2, 3, 4, 5))  # for models that read no trees
+KEPT_OF_CHAIN = (0, 1, 2)
 MOST_SPREADS = 4  # by which a tree forward may differ more than the stock model from itself
 SHORTEST = 10  # context that the proof needs
 LONGEST_WINDOW = 1024  # beyond this the proof would cost more than it tells
@@ -111,7 +114,7 @@ def _require_one_width(model: PreTrainedModel) -> None:
 
 def largest_error(model: PreTrainedModel) -> float:
     """Run the comparison on two rows of unlike length, the longer one past any short window."""
-    lm = HFCausalLM(model)
+    lm = causal_lm(model)
     if lm.max_length < SHORTEST:
         raise ValueError(f"its context of {lm.max_length} tokens is too short for the proof")
     window = mask.MaskKind.of(model.config.get_text_config()).window or 0
@@ -119,34 +122,36 @@ def largest_error(model: PreTrainedModel) -> float:
     generator = torch.Generator().manual_seed(0)
     sizes = [min(long, lm.max_length - 8), 5]
     texts = [torch.randint(lm.vocab_size, (n,), generator=generator).tolist() for n in sizes]
-    nodes = torch.randint(lm.vocab_size, (2, len(SHAPE.token_ids)), generator=generator).tolist()
+    shape, kept = (SHAPE, KEPT) if lm.no_trees is None else (CHAIN, KEPT_OF_CHAIN)
+    nodes = torch.randint(lm.vocab_size, (2, len(shape.token_ids)), generator=generator).tolist()
 
     # 1) Prefill two rows, then forward one tree on each.
     lm.open(num_rows=2, capacity=max(sizes) + 8)
     lm.prefill([0, 1], texts)
     starts = [lm.length(row) for row in (0, 1)]
-    trees = [CandidateTree(tuple(ids), SHAPE.parents) for ids in nodes]
+    trees = [CandidateTree(tuple(ids), shape.parents) for ids in nodes]
     logits = lm.forward([0, 1], *TreeBatch.of(trees, starts, lm.device)).logits
 
-    # 2) Accept one path in each row and go on from there.
+    # 2) Accept one path in each row and go on from there, one token after another.
     for row in (0, 1):
-        lm.keep(row, starts[row], KEPT)
-    following = [[7 % lm.vocab_size], [8 % lm.vocab_size]]
-    after = lm.forward([0, 1], pad(following, lm.device)).logits
+        lm.keep(row, starts[row], kept)
+    following = [[7 % lm.vocab_size, 1], [8 % lm.vocab_size, 2]]
+    after = [lm.forward([0, 1], pad([[ids[n]] for ids in following], lm.device)) for n in (0, 1)]
 
     errors = []
     for row, text in enumerate(texts):
-        for node in range(len(SHAPE.token_ids)):
-            path = text + [nodes[row][n] for n in _path(node)]
+        for node in range(len(shape.token_ids)):
+            path = text + [nodes[row][n] for n in _path(shape, node)]
             errors.append(relative_difference(logits[row, node], _plain(model, path)))
-        path = text + [nodes[row][n] for n in KEPT] + following[row]
-        errors.append(relative_difference(after[row, 0], _plain(model, path)))
+        for number, found in enumerate(after):
+            path = text + [nodes[row][n] for n in kept] + following[row][: number + 1]
+            errors.append(relative_difference(found.logits[row, 0], _plain(model, path)))
     return max(errors)
 
 
-def _path(node: int) -> list[int]:
+def _path(shape: CandidateTree, node: int) -> list[int]:
     """Nodes from the root to `node`."""
-    return [number for number, marked in enumerate(SHAPE.ancestors()[node]) if marked]
+    return [number for number, marked in enumerate(shape.ancestors()[node]) if marked]
 
 
 def _plain(model: PreTrainedModel, token_ids: list[int]) -> Tensor:  # [V]

@@ -16,6 +16,7 @@ from specdec.core.tree import CandidateTree
 from specdec.lm import mask
 from specdec.lm.batch import TreeBatch
 from specdec.lm.check import MOST_SPREADS, SHAPE, own_spread
+from specdec.lm.layer_kinds import is_recurrent
 from specdec.lm.mask import PREFIX_LM
 from specdec.lm.prefix_lm import PrefixLM
 from specdec.runtime.agreement import TOLERANCE, relative_difference
@@ -23,17 +24,20 @@ from specdec.runtime.agreement import TOLERANCE, relative_difference
 SIZES = (6, 3)  # tokens of the prompts
 
 
-def require_no_window(config: PreTrainedConfig, name: str) -> None:
-    """Refuse a model with sliding windows; `name` begins complaints.
+def require_two_ways(config: PreTrainedConfig, name: str) -> None:
+    """Refuse a model that cannot read in both directions; `name` begins complaints.
 
     Raises:
-        UserError: it has some.
+        UserError: it has recurrent layers or sliding windows.
     """
+    what = f"{name}: attention={PREFIX_LM!r}: {config.model_type} has"
+    if is_recurrent(config):
+        raise UserError(f"{what} recurrent layers, which read from left to right alone")
     window = mask.MaskKind.of(config.get_text_config()).window
     if window is not None:
         raise UserError(
-            f"{name}: attention={PREFIX_LM!r}: {config.model_type} has layers that see {window}"
-            " tokens back, and how far a prompt sees ahead there is not defined"
+            f"{what} layers that see {window} tokens back, and how far a prompt sees ahead there is"
+            " not defined"
         )
 
 

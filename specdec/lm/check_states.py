@@ -4,7 +4,7 @@ import torch
 from transformers import PreTrainedModel
 
 from specdec.core.errors import first_line
-from specdec.lm.hf import HFCausalLM
+from specdec.lm.recurrent import causal_lm
 from specdec.runtime.agreement import TOLERANCE, relative_difference
 
 
@@ -28,7 +28,7 @@ def states_error(model: PreTrainedModel) -> float:
 
     Each time within one forward, so that nothing but rounding can be between them.
     """
-    lm = HFCausalLM(model)
+    lm = causal_lm(model)
     generator = torch.Generator().manual_seed(0)
     token_ids = torch.randint(lm.vocab_size, (2, 5), generator=generator).to(lm.device)
     lm.open(num_rows=2, capacity=8)

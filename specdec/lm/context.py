@@ -7,6 +7,8 @@ from transformers import PreTrainedConfig
 
 from specdec.core.errors import require, require_int
 
+# Of models without positions: as far as anybody decodes.
+UNBOUNDED = 1 << 20
 # Rotations that change for all rows, cached cells included, as soon as one row is longer than the
 # original context: that context is the limit.
 CHANGING = ("longrope", "dynamic")
@@ -19,7 +21,7 @@ def steady_length(config: PreTrainedConfig) -> int:
     `max_position_embeddings` says so: the cards of YaRN models leave that at the original. Linear
     and llama3 scaling reach further only where the configuration does not have both lengths.
     """
-    declared: int = config.max_position_embeddings
+    declared: int = getattr(config, "max_position_embeddings", UNBOUNDED)
     reached = declared
     for kind, scaling in _scalings(config):
         original = scaling.get("original_max_position_embeddings")

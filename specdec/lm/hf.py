@@ -93,6 +93,7 @@ class HFCausalLM:
         self._prefill_chunk = PREFILL_CHUNK
         self._may_choose, self._chose = runtime == AUTO, False
         self._run_by(EAGER if runtime == AUTO else runtime)
+        self._no_logits = torch.zeros(0, device=self.device)
         self.num_calls = 0
         self.num_cells = 0
         self.open(num_rows=1, capacity=64)
@@ -115,9 +116,12 @@ class HFCausalLM:
         self.num_calls = self.num_cells = 0
         cache = getattr(self, "_cache", None)
         if cache is not None and len(cache.lengths) == num_rows and cache.capacity >= capacity:
-            cache.lengths = [0] * num_rows
+            cache.restart()
             return
-        self._cache = RowCache(self._num_layers, num_rows, capacity)
+        self._cache = self._new_cache(num_rows, capacity)
+
+    def _new_cache(self, num_rows: int, capacity: int) -> RowCache:
+        return RowCache(self._num_layers, num_rows, capacity)
 
     @property
     def dtype(self) -> str:
@@ -128,6 +132,12 @@ class HFCausalLM:
     def precision(self) -> str:
         """Its type, and what its weights are rounded to: float32, or float32 of int8 weights."""
         return self.dtype if self.quantization is None else f"{self.dtype} of int8 weights"
+
+    @property
+    def tree_refusal(self) -> str:
+        """What a user is told who wants trees of a model that reads none."""
+        kind = self.model.config.model_type
+        return f"{kind} cannot read trees, since {self.no_trees}; expected tree=chain"
 
     @property
     def window(self) -> int | None:
@@ -242,7 +252,7 @@ class HFCausalLM:
             new = NewCells(some_rows, pad([chunks[index] for index in active], self.device))
             cells = self._placed(new)
             # The model below the vocabulary head: nobody asks for the logits of a prompt.
-            hidden = self._run(self.model.base_model, cells, layers)[1]
+            hidden = self._run(self.model.base_model, cells, layers).hidden
             for number, index in enumerate(active):
                 num_new = len(chunks[index])
                 self._cache.keep(rows[index], lengths[number] + num_new, ())  # without the padding
@@ -277,8 +287,7 @@ class HFCausalLM:
         found = self._by_programs(rows, by_program)
         if found is not None:
             return found
-        output, hidden = self._run(self.model, cells, layers)
-        return Forward(output.logits, hidden)
+        return self._run(self.model, cells, layers)
 
     @without_gradients
     def draft_chain(
@@ -327,13 +336,12 @@ class HFCausalLM:
     def _eagerly(self, cells: NewCells, layers: Sequence[Layer]) -> Sequence[Tensor]:
         """Return logits and hidden states of new cells as if the model had not been asked."""
         before = list(self._cache.lengths), self.num_calls, self.num_cells
-        output, hidden = self._run(self.model, cells, layers)
+        found = self._run(self.model, cells, layers)
         self._cache.lengths, self.num_calls, self.num_cells = before
-        return [output.logits, *hidden.values()]
+        return [found.logits, *found.hidden.values()]
 
-    def _run(
-        self, module: torch.nn.Module, cells: NewCells, layers: Sequence[Layer]
-    ) -> tuple[Any, dict[Layer, Tensor]]:
+    def _run(self, module: torch.nn.Module, cells: NewCells, layers: Sequence[Layer]) -> Forward:
+        """Run the model, or what is below its vocabulary head and has no logits, on new cells."""
         rows, num_new = cells.rows, cells.num_new
         starts = [self._cache.lengths[row] for row in rows]
         self._cache.place(rows, num_new, self.device)
@@ -347,7 +355,7 @@ class HFCausalLM:
         output = module(
             input_ids=cells.token_ids,
             position_ids=positions,
-            attention_mask=attention_mask,
+            attention_mask=attention_mask if self._mask_kind.attends else None,
             **{self._cache_word: self._cache},
             use_cache=True,
             output_hidden_states=bool(layers),
@@ -356,7 +364,8 @@ class HFCausalLM:
         self.num_cells += cells.token_ids.numel()
         for row, start in zip(rows, starts, strict=True):
             self._cache.lengths[row] = start + num_new
-        return output, {layer: hidden_of(output, layer) for layer in layers}
+        hidden = {layer: hidden_of(output, layer) for layer in layers}
+        return Forward(getattr(output, "logits", self._no_logits), hidden)
 
 
 def head_shape(model: PreTrainedModel) -> tuple[int, int]:

@@ -23,14 +23,15 @@ from specdec.core.digest import Signature, signature
 from specdec.core.errors import UserError, require
 from specdec.core.vouching import require_as_trained
 from specdec.lm.adapter import merged, require_adapter
-from specdec.lm.cached_as import cached_as, require_cache
+from specdec.lm.cached_as import cached_as, require_cache, require_for_states
 from specdec.lm.check import prove
-from specdec.lm.check_prefix import prefix_error, require_no_window
+from specdec.lm.check_prefix import prefix_error, require_two_ways
 from specdec.lm.check_states import states_differ
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.context import limited_length
 from specdec.lm.devices import DTYPES, checked_device, require_dtype, settled_dtype
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.layer_kinds import is_recurrent
 from specdec.lm.mask import PREFIX_LM, MaskKind
 from specdec.lm.quantization import quantized, require_quantization
 from specdec.lm.vocabularies import num_conflicts
@@ -91,6 +92,7 @@ def load(
     require_quantization(quantization, checkpoint.option("quantization"))
     require_cache(cache, runtime, attention)
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
+    require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
     there = checked_device(device)
     kind, adapted = DTYPES[settled_dtype(dtype, there)], _signature_of(adapter)
     prompt_mask = PREFIX_LM if attention == PREFIX_LM else None
@@ -135,6 +137,7 @@ def require_loadable(
     require_quantization(quantization, checkpoint.option("quantization"))
     require_cache(cache, runtime, attention)
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
+    require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
 
 
 def _require(
@@ -154,7 +157,7 @@ def _require(
     require(known, "attention", attention, "one of " + ", ".join(every))
     _require_model(checkpoint, checkpoint.files)
     if attention == PREFIX_LM:
-        require_no_window(checkpoint.config, checkpoint.called)
+        require_two_ways(checkpoint.config, checkpoint.called)
     if vocabulary_of is not None:
         require_same_vocabulary(checkpoint, Checkpoint.of(vocabulary_of))
     context_length(checkpoint, max_length)
@@ -326,19 +329,21 @@ def width(checkpoint: Checkpoint) -> int:
 
 
 def refuse_unsupported(config: PreTrainedConfig, called: str) -> None:
-    """Refuse what has no plain KV cache, before any weights are read; complaints begin `called`."""
+    """Refuse what cannot be rewound, before any weights are read; complaints begin `called`."""
     if config.is_encoder_decoder:
         raise UserError(
             f"{called}: {config.model_type} is an encoder-decoder model;"
             " only decoder-only models are supported"
         )
     text_config = config.get_text_config()
-    needed = ("num_hidden_layers", "vocab_size", "max_position_embeddings")
+    needed = ["num_hidden_layers", "vocab_size"]
+    if not is_recurrent(config):
+        needed.append("max_position_embeddings")
     missing = [name for name in needed if not isinstance(getattr(text_config, name, None), int)]
     if missing:
         raise UserError(
-            f"{called}: {config.model_type} has no {', '.join(missing)} and so"
-            " no KV cache of positions; recurrent models are not supported"
+            f"{called}: {config.model_type} has no {', '.join(missing)} and so no KV cache of"
+            " positions, nor recurrent layers that transformers knows as such"
         )
     try:
         MaskKind.of(text_config)

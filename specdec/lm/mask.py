@@ -5,6 +5,7 @@ A boolean mask would be silently wrong under eager attention, which adds whateve
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from specdec.lm.cache import RowCache
 from specdec.runtime.program import FULL, SLIDING
 
 PREFIX_LM = "prefix_lm"  # the attention of which prompts see themselves in both directions
+# Layers without attention, or with full attention beside a recurrent part: "hybrid".
+UNMASKED = ("linear_attention", "conv", "hybrid", "mlp", "moe")
 
 
 @dataclass(frozen=True)
@@ -24,16 +27,19 @@ class MaskKind:
 
     window: int | None
     hybrid: bool  # full and sliding layers mixed: the model takes a dict of both
+    unmasked: tuple[str, ...] = ()  # kinds of layers that it looks up in that dict, too
+    attends: bool = True  # whether any layer takes a mask
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> "MaskKind":
-        """Read it off a configuration; refuse layers that are not plain attention.
+        """Read it off a configuration; refuse layers whose cells or states cannot be taken back.
 
         Raises:
-            UserError: the model has layers (recurrent, linear, chunked, ...) without a KV cache
-                that can be rewound.
+            UserError: the model has such layers (of chunks, of compressed cells, ...).
         """
         kinds = set(getattr(config, "layer_types", None) or [])
+        unmasked = tuple(sorted(kinds & set(UNMASKED)))
+        kinds -= set(unmasked)
         # GPT-Neo's local attention counts cells, not positions, so a tree shifts its windows.
         local = {
             kind for kind in getattr(config, "attention_layers", None) or [] if kind == "local"
@@ -46,8 +52,9 @@ class MaskKind:
             )
         window = getattr(config, "sliding_window", None)
         if kinds:
-            return cls(window if SLIDING in kinds else None, hybrid=len(kinds) == 2)
-        return cls(window, hybrid=False)
+            return cls(window if SLIDING in kinds else None, len(kinds) == 2, unmasked)
+        attends = not unmasked or "hybrid" in unmasked
+        return cls(None if unmasked else window, False, unmasked, attends)
 
     def of_cells(
         self,
@@ -82,7 +89,8 @@ class MaskKind:
         windowed = additive(attend & near, dtype)
         if not self.hybrid:
             return windowed
-        return {FULL: additive(attend, dtype), SLIDING: windowed}
+        none: dict[str, Any] = dict.fromkeys(self.unmasked)
+        return {FULL: additive(attend, dtype), SLIDING: windowed, **none}
 
 
 class PlainText:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from specdec.core.errors import UserError
 from specdec.core.on_device import on_device
 from specdec.lm import mask
 
@@ -35,6 +36,19 @@ class NewCells(NamedTuple):
         if attend is None:
             attend = mask.causal(starts, self.num_new, device)
         return positions, attend
+
+    def require_chain(self, starts: Sequence[int], last_position: int, refusal: str) -> None:
+        """Refuse cells that are no chain; one may come with positions and a mask all the same.
+
+        Raises:
+            UserError: `refusal`.
+        """
+        if self.positions is None and self.attend is None:
+            return
+        plain = NewCells(self.rows, self.token_ids).placed(starts, last_position)
+        given = self.placed(starts, last_position)
+        if not all(torch.equal(*pair) for pair in zip(given, plain, strict=True)):
+            raise UserError(refusal)
 
 
 @dataclass(frozen=True)

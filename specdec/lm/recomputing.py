@@ -75,6 +75,8 @@ class RecomputingLM(HFCausalLM):
         """Append M tokens to each row, read all of them, and return the new ones' logits."""
         cells = NewCells(rows, token_ids, positions, attend)
         starts = [self.length(row) for row in rows]
+        if self.no_trees is not None:
+            cells.require_chain(starts, self.max_length - 1, self.tree_refusal)
         self._texts.append(rows, token_ids)
         read = pad([self._texts[row] for row in rows], self.device)  # [B, T]
         output = self.model(

@@ -14,6 +14,7 @@ from specdec.core.values import CandidateSource
 from specdec.lm.fingerprint import card_name
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
+from specdec.lm.recurrent import causal_lm
 from specdec.lm.vocabularies import require_shared_vocabulary
 from specdec.proposer.draft_model import DraftModel
 from specdec.training.acceptance import Acceptance
@@ -116,7 +117,7 @@ class DraftModelTraining(OnStates):
         assert isinstance(module, DraftLosses)
         loss, overlap = self._means(module)
         verifier = self.states.placed(module.model.device)
-        draft = HFCausalLM(module.model, verifier.tokenizer)
+        draft = causal_lm(module.model, verifier.tokenizer)
         proposer = DraftModel(draft, self._acceptance.tree)
         measured = self._acceptance.measure(verifier, proposer, draft, self.states.held_out)
         return {"eval_loss": loss, "eval_overlap": overlap, **measured}

@@ -15,7 +15,7 @@ from transformers import (
 
 from specdec.core.errors import require, require_int
 from specdec.core.values import CandidateSource
-from specdec.lm.check_prefix import require_no_window
+from specdec.lm.check_prefix import require_two_ways
 from specdec.lm.checkpoint import Checkpoint, on_card
 from specdec.lm.mask import PREFIX_LM
 from specdec.results.progress import Progress
@@ -146,7 +146,7 @@ class LanguageModeling:
         if self._start is not None and self._is_continued:
             model = _continued(self._start, self._context)
             if self._attention == PREFIX_LM:
-                require_no_window(model.config, f"{INIT}={self._start.path!r}")
+                require_two_ways(model.config, f"{INIT}={self._start.path!r}")
             self._require_room(model.config.max_position_embeddings)
             return model
         context, size = self._context or DEFAULT_CONTEXT, len(self.tokenizer)

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from specdec.core.errors import UserError, require
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.recurrent import causal_lm
 
 
 class Method(Protocol):
@@ -113,7 +114,7 @@ class Tuned:
         self._method = method
         self._device = original.device
         self._tokenizer = original.tokenizer
-        self.lm = HFCausalLM(method.model, original.tokenizer, max_length=original.max_length)
+        self.lm = causal_lm(method.model, original.tokenizer, max_length=original.max_length)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Return the weights that are trained, by name; tied ones once."""
@@ -143,7 +144,7 @@ class Tuned:
         # Code that lies there came with the original, which was trusted.
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=True)
         saved = type(merged).from_pretrained(str(folder), dtype=dtype)
-        return fingerprint(HFCausalLM(saved, tokenizer))
+        return fingerprint(causal_lm(saved, tokenizer))
 
 
 def tuned(

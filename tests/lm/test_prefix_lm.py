@@ -14,7 +14,7 @@ from specdec.core.protocols import Proposer
 from specdec.decoding import request as request_module
 from specdec.decoding.turns import request_of
 from specdec.lm import mask
-from specdec.lm.check_prefix import prefix_error
+from specdec.lm.check_prefix import prefix_error, require_two_ways
 from specdec.lm.fingerprint import differences, fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.mask import PREFIX_LM
@@ -294,6 +294,22 @@ def test_the_proof_finds_mistakes(mistake: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(PrefixLM, "_begin", wrong)
     with pytest.raises(UserError, match=r"attention='prefix_lm': qwen2 is not supported"):
         prefix_error(tiny_model("qwen2"), mistake)
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("mistral", r"^m: attention='prefix_lm': mistral has layers that see 6 tokens back"),
+        ("gemma3_text", r"^m: attention='prefix_lm': gemma3_text has layers that see"),
+        ("mamba2", r"^m: attention='prefix_lm': mamba2 has recurrent layers"),
+        ("lfm2", r"^m: attention='prefix_lm': lfm2 has recurrent layers"),
+    ],
+)
+def test_models_that_cannot_are_refused_in_a_line(family: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        require_two_ways(tiny_model(family).config, "m")
+    assert "\n" not in str(refused.value)
+    require_two_ways(tiny_model("qwen2").config, "m")
 
 
 REFUSED = [

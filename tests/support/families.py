@@ -43,6 +43,59 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 4,
     },
 }  # fmt: skip
+LINEAR = {
+    "head_dim": 8, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "num_hidden_layers": 4,
+}  # fmt: skip
+MAMBA2 = {
+    "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 2, "mamba_d_state": 8,
+    "mamba_chunk_size": 8, "num_hidden_layers": 3,
+}  # fmt: skip
+CONVOLUTIONS = {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}
+# Layers that keep states, alone or beside attention.
+RECURRENT: dict[str, dict[str, Any]] = {
+    "qwen3_next": {
+        **LINEAR, **EXPERTS, "num_experts": 4, "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+    },
+    "qwen3_5_text": LINEAR,
+    "olmo_hybrid": LINEAR,
+    "nemotron_h": {
+        "layers_block_type": ["linear_attention", "full_attention", "mlp", "linear_attention"],
+        "head_dim": 8, "mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 8,
+        "n_groups": 2, "chunk_size": 8,
+    },
+    "zamba2": {
+        "num_hidden_layers": 3, "layers_block_type": ["mamba", "hybrid", "mamba"],
+        "hybrid_layer_ids": [1], "mamba_d_state": 8, "mamba_headdim": 16, "n_mamba_heads": 4,
+        "mamba_ngroups": 2, "chunk_size": 8, "num_mem_blocks": 1, "adapter_rank": 4,
+        "attention_head_dim": 16,
+    },
+    "bamba": {**MAMBA2, "attn_layer_indices": [1], "mamba_expand": 2},
+    "granitemoehybrid": {
+        **MAMBA2, **EXPERTS, "num_local_experts": 4, "shared_intermediate_size": 16,
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    },
+    "falcon_h1": {**MAMBA2, "mamba_d_ssm": 32, "mamba_d_head": 8, "head_dim": 8},  # both in one
+    "lfm2": {**CONVOLUTIONS, "block_multiple_of": 8},  # nothing but inputs of convolutions
+    "lfm2_moe": {
+        **CONVOLUTIONS, **EXPERTS, "num_experts": 4, "moe_intermediate_size": 16,
+        "num_dense_layers": 1,
+    },
+    "mamba2": {
+        "num_heads": 4, "head_dim": 16, "expand": 2, "state_size": 8, "n_groups": 2,
+        "chunk_size": 8,
+    },
+    # Several tokens at once start from nothing: the first Mamba.
+    "mamba": {"state_size": 8},
+    "jamba": {
+        "num_hidden_layers": 3, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2,
+        "mamba_dt_rank": 4, "mamba_d_state": 8,
+    },
+}  # fmt: skip
+ONE_AT_A_TIME = frozenset({"mamba", "jamba"})
+# Of a single token transformers leaves their bound on time steps out: `generate` mixes two models.
+BOUNDED_STEPS = frozenset({"nemotron_h", "zamba2"})
 # What some families do to their logits, each far from doing nothing.
 SCALED: dict[str, dict[str, Any]] = {
     "granite": {"logits_scaling": 8.0},
@@ -57,7 +110,8 @@ def tiny_model(
     family: str, seed: int = 0, attention: str | None = None, **overrides: object
 ) -> PreTrainedModel:
     """Build a random model whose logits vary as much as a trained one's."""
-    settings = {**SMALL, "initializer_range": 0.3, **FAMILIES.get(family, {}), **overrides}
+    known = FAMILIES.get(family) or RECURRENT.get(family, {})
+    settings = {**SMALL, "initializer_range": 0.3, **known, **overrides}
     config = AutoConfig.for_model(family, **settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

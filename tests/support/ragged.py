@@ -13,7 +13,7 @@ from specdec.core.protocols import Forward
 from specdec.core.tree import CandidateTree
 from specdec.core.values import Layer
 from specdec.lm.batch import TreeBatch
-from specdec.lm.hf import HFCausalLM
+from specdec.lm.recurrent import causal_lm
 from tests.support.families import plain_logits, random_ids
 
 EXACT = 1e-5  # relative 2-norm in fp32; a wrong mask, position or cell gives 1e-2 and more
@@ -39,7 +39,7 @@ class Conversation:
     def __init__(
         self, model: PreTrainedModel, lengths: Sequence[int], capacity: int, seed: int = 0
     ):
-        self.lm = HFCausalLM(model)
+        self.lm = causal_lm(model)
         self.model = model
         self.texts = [random_ids(num, seed + row) for row, num in enumerate(lengths)]
         self.worst = 0.0

@@ -12,6 +12,7 @@ from specdec.core.tree import CandidateTree
 from specdec.decoding.decoder import Clock
 from specdec.lm.batch import TreeBatch
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.recurrent import causal_lm
 from specdec.lm.traffic import step_bytes
 from specdec.replaying.forwards import Forwards, Shape, TimedForward
 from specdec.results.progress import Progress
@@ -85,7 +86,7 @@ def time_forwards(lm: HFCausalLM, grid: ForwardGrid) -> Samples:
 
 def _filled(lm: HFCausalLM, context: int, grid: ForwardGrid) -> HFCausalLM:
     """Return the model with a cache of its own that holds so many cells in each row."""
-    model = HFCausalLM(lm.model, lm.tokenizer, max_length=lm.max_length, runtime=lm.runtime)
+    model = causal_lm(lm.model, lm.tokenizer, max_length=lm.max_length, runtime=lm.runtime)
     model.open(grid.batch, context + max(grid.tokens))
     rng = random.Random(SEED)
     texts = [rng.choices(range(lm.vocab_size), k=context) for _ in range(grid.batch)]
@@ -116,7 +117,7 @@ def forwards_of(
     lm: HFCausalLM, grid: ForwardGrid, samples: Samples, bytes_per_second: float
 ) -> Forwards:
     """Take medians, and say of each shape what it must move."""
-    known = HFCausalLM(lm.model, lm.tokenizer, max_length=lm.max_length)
+    known = causal_lm(lm.model, lm.tokenizer, max_length=lm.max_length)
     known.prefill([0], [[0]])  # cells have a size once there is one
     points = [
         TimedForward(shape, median(each), step_bytes(known, grid.batch, *shape[1:]))

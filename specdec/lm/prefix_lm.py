@@ -53,7 +53,7 @@ class PrefixLM(HFCausalLM):
         lengths = on_device([len(prompt) for prompt in prompts], self.device)
         seen = mask.whole_prompts(lengths, token_ids.shape[1])
         cells = NewCells(rows, token_ids, attend=seen)
-        hidden = self._run(self.model.base_model, cells, layers)[1]
+        hidden = self._run(self.model.base_model, cells, layers).hidden
         for row, prompt in zip(rows, prompts, strict=True):
             self.keep(row, len(prompt) - 1)  # the last token is read again, with the first tree
         return [

@@ -1,8 +1,8 @@
 """Prefix-LM attention: a prompt sees itself in both directions.
 
-Liu et al. 2018 (section 4.2) and Raffel et al. 2020 (section 3.2.1, figure 4). Tokens behind the
-prompt see all of it, and what stands left of them. So a prompt's cells depend on all of the prompt,
-and on nothing behind it: once they are there, everything is read as in a causal model.
+Dong et al. 2019 (the sequence-to-sequence mask); Raffel et al. 2020 (section 3.2.1). Tokens behind
+the prompt see all of it, and what stands left of them. So a prompt's cells depend on all of the
+prompt, and on nothing behind it: once they are there, everything is read as in a causal model.
 """
 
 from collections.abc import Sequence

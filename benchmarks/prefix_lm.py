@@ -42,7 +42,7 @@ DEFAULTS = {
     "seed": 0,
     "prefixes": [16, 64, 128, 192],  # tokens
     "distances": [4, 16, 64],  # behind the prefix: the last tokens of the first groups
-    "blocks": 40,  # of a file, at most
+    "blocks": 10,  # of a file, at most
     "new_tokens": 64,
 }
 ARMS = {"causal": None, "half": None, PREFIX_LM: PREFIX_LM}

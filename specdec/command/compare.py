@@ -27,6 +27,7 @@ from specdec.lab.interleaving import Comparison, compete, expect
 from specdec.lab.replay.forecast import foresee
 from specdec.lab.shortfall import counted
 from specdec.lab.spec import ArmSpec
+from specdec.metrics.speed import eaten
 from specdec.prompts import Prompt
 from specdec.report.table import ArmRow, print_table
 from specdec.report.write import write_report
@@ -138,6 +139,9 @@ def _show(came_of_it: Comparison) -> None:
     how = f"temperature {temperature:g}, {verifier.precision}, {verifier.runtime}"
     print_table(rows, f"{came_of_it.num_done} prompts, {how}")
     print("".join(f"{line}\n" for line in counted(came_of_it.shortfalls)), end="")
+    for name, tally in came_of_it.tallies.items():
+        if warning := eaten(tally):
+            print(f"{name}: {warning}")
 
 
 def entered(stack: ExitStack, path: Path, spec: ArmSpec) -> RunDir:

@@ -13,9 +13,10 @@ from specdec.command.entry import Entry
 from specdec.command.options import arm_spec
 from specdec.core.errors import UserError, require, require_int
 from specdec.core.jsonl import require_writable
+from specdec.core.protocols import Rereading
 from specdec.lab.arm import build_arm
 from specdec.lab.checks import check_arm
-from specdec.lab.costs.forward_timing import ForwardGrid, contexts_within
+from specdec.lab.costs.forward_grid import ForwardGrid, contexts_within
 from specdec.lab.costs.growing import draw, require_comparable
 from specdec.lab.costs.measurement import Measurement
 from specdec.lab.costs.shown import about, show
@@ -38,6 +39,11 @@ def task(config: DictConfig) -> None:
     shapes, specs = planned(config)
     prompts: Sequence[Prompt] = shared.prompts.load()
     verifier = shared.verifier.build()
+    if isinstance(verifier, Rereading):
+        raise UserError(
+            f"{shared.verifier.checkpoint.called}: its states cannot be rewound, and what is read"
+            " once more depends on what is accepted; measure speeds with specdec-compare"
+        )
     grid = grid_of(config, verifier.max_length)
     running = {name: build_arm(spec, verifier, name) for name, spec in specs.items()}
     prompts = running["none"].choose(prompts)

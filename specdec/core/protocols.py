@@ -20,6 +20,7 @@ class Forward:
 
     logits: Tensor  # [B, M, V]
     hidden: Mapping[Layer, Tensor]  # per layer asked for: [B, M, H]
+    experts: Tensor | None = None  # [B, M, L, k] int64: chosen in each sparse layer; if asked for
 
 
 class CausalLM(Protocol):
@@ -123,6 +124,15 @@ class BoundedRows(Protocol):
 
     def room(self, row: int) -> int:
         """Return how many tokens may be appended to a row before it is emptied, at least one."""
+        ...
+
+
+@runtime_checkable
+class Rereading(Protocol):
+    """What a verifier may have besides, whose rows cannot be rewound to any length."""
+
+    def reread(self, row: int) -> int:
+        """Return how many tokens of a row the last forward read once more."""
         ...
 
 

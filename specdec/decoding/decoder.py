@@ -12,7 +12,14 @@ from specdec.core.members import require_members
 from specdec.core.on_device import on_device
 from specdec.core.on_host import floats
 from specdec.core.processing import over_tree
-from specdec.core.protocols import BoundedRows, CausalLM, Forward, Proposer, VerificationRule
+from specdec.core.protocols import (
+    BoundedRows,
+    CausalLM,
+    Forward,
+    Proposer,
+    Rereading,
+    VerificationRule,
+)
 from specdec.core.sampling import Sampling
 from specdec.core.shown import Shown
 from specdec.core.trace import Step, TextKey, Trace
@@ -20,6 +27,7 @@ from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Context, Proposal, Verdict
 from specdec.core.verified import verified
 from specdec.decoding.claims import claims_of
+from specdec.decoding.experts import routing_of, with_experts
 from specdec.decoding.pairing import is_lossless, require_judges
 from specdec.decoding.request import (
     Flight,
@@ -46,7 +54,8 @@ class SpeculativeDecoder:
     `judges` are further rules that are shown the same proposals and decide nothing: what each would
     have accepted on average is recorded in `Step.judged`, outside of all seconds. So rules are
     compared on the very same candidates, which texts of their own would not give them. With
-    `log_probs` the steps say how likely each emitted token was to the verifier.
+    `log_probs` the steps say how likely each emitted token was to the verifier, with `experts` how
+    many experts of the verifier each forward touched.
 
     Args:
         verifier: the large model.
@@ -59,10 +68,12 @@ class SpeculativeDecoder:
         allow_lossy: whether the rule may change the distribution.
         judges: further rules, by name.
         log_probs: whether steps say how likely each token was, in nats.
+        experts: whether steps say which experts of the verifier they took; slower.
 
     Raises:
         UserError: a part lacks a member of its protocol, the rule or a judge cannot decide on the
-            proposer's candidates, or the rule is not lossless for them and `allow_lossy` is off.
+            proposer's candidates, or the rule is not lossless for them and `allow_lossy` is off; or
+            the verifier has no experts that can be counted.
     """
 
     def __init__(
@@ -77,6 +88,7 @@ class SpeculativeDecoder:
         allow_lossy: bool = False,
         judges: Mapping[str, VerificationRule] | None = None,
         log_probs: bool = False,
+        experts: bool = False,
     ):
         require_int("batch", batch, 1)
         require_int("seed", seed, 0)
@@ -100,8 +112,10 @@ class SpeculativeDecoder:
         self.seed = seed
         self._allow_lossy = allow_lossy
         self._log_probs = log_probs
+        self._routing = routing_of(verifier) if experts else None
         self._claims = claims_of(proposer)
         self._bounded = verifier if isinstance(verifier, BoundedRows) else None
+        self._rereading = verifier if isinstance(verifier, Rereading) else None
 
     def check(self, requests: Sequence[Request]) -> None:
         """Refuse requests that cannot be decoded, before any is.
@@ -179,6 +193,8 @@ class SpeculativeDecoder:
             clock.lap("other")
 
             steps = self._judge(in_flight, proposals, verifier_probs, steps)
+            if self._routing is not None:
+                steps = with_experts(steps, in_flight, proposals, verdicts, forward, self._routing)
             for flight, step in zip(in_flight, steps, strict=True):
                 flight.steps.append(clock.stamp(step, share=len(in_flight)))
             yield from (self._trace(flight) for flight in in_flight if flight.finish_reason)
@@ -250,7 +266,8 @@ class SpeculativeDecoder:
         trees: list[CandidateTree] = [proposal.tree for proposal in proposals]
         starts = [self.verifier.length(row) for row in rows]
         batch = TreeBatch.of(trees, starts, self.verifier.device)
-        return self.verifier.forward(rows, *batch, layers=self.proposer.layers)
+        reader = self._routing or self.verifier
+        return reader.forward(rows, *batch, layers=self.proposer.layers)
 
     def _verifier_probs(
         self, contexts: Sequence[Context], proposals: Sequence[Proposal], logits: Tensor
@@ -291,7 +308,10 @@ class SpeculativeDecoder:
                     layer: hidden[index, kept] for layer, hidden in forward.hidden.items()
                 }
             said = forward.logits[index] if self._log_probs else None
-            steps.append(flight.commit(proposal, verdict, _log_probs(said, proposal, verdict)))
+            step = flight.commit(proposal, verdict, _log_probs(said, proposal, verdict))
+            if self._rereading is not None:
+                step = replace(step, reread=self._rereading.reread(flight.row))
+            steps.append(step)
         return steps
 
     def _judge(

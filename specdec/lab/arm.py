@@ -149,6 +149,7 @@ def build_arm(spec: ArmSpec, verifier: HFCausalLM, name: str = "") -> Arm:
         allow_lossy=spec.allow_lossy,
         judges={judge: part.build() for judge, part in spec.judges.items()},
         log_probs=spec.log_probs,
+        experts=spec.experts,
     )
     called = name or spec.proposer.name
     return Arm(called, spec.rule.name, verifier, decoder, spec.prompts, spec.keep_candidates)

@@ -16,6 +16,7 @@ from specdec.lab.plain_clock import PlainClock
 from specdec.lab.shortfall import Shortfall
 from specdec.lab.spec import ArmSpec
 from specdec.metrics import Tally
+from specdec.metrics.speed import eaten
 from specdec.prompts import Prompt
 from specdec.report.cells import one_line
 from specdec.report.table import ArmRow, print_table
@@ -175,5 +176,7 @@ def _conclude(
         title = f"{tally.num_prompts} prompts, {arm.verifier.precision}, {arm.verifier.runtime}"
         print_table([ArmRow(arm.name, arm.rule, summary)], title)
         print("".join(f"{line}\n" for line in shortfall.lines()), end="")
+        if warning := eaten(tally):
+            print(warning)
         print(f"run directory: {run_dir.path}")
     return summary

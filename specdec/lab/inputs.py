@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from specdec.cache.policy import CachePolicy
 from specdec.core.digest import Signature, signature
@@ -21,8 +22,10 @@ from specdec.lab.prompt_options import PromptOptions, chosen
 from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.load import context_length, require_loadable, vocabulary_size, width
+from specdec.lm.routing import require_experts, require_plain_steps
 from specdec.prompts import Prompt, render_turn
 from specdec.proposer.tree_fit import heads_config
+from specdec.runtime.choice import EAGER
 
 Files = tuple[Signature, ...]
 
@@ -34,6 +37,8 @@ def require_inputs(spec: ArmSpec) -> None:
         UserError: with the option and its value; heads of a verifier of another size are Unfit.
     """
     require_models(spec)
+    if spec.experts:
+        require_counted_experts(spec.verifier)
     require_prompts(spec.prompts, spec.verifier)
 
 
@@ -68,12 +73,30 @@ def _require_made(node: _Node) -> None:
 
 def require_model(model: ModelPart) -> None:
     """Refuse a model that `specdec.lm.load.load` could not load."""
-    given = {name: value for name, value in model.options.items() if name != TARGET}
-    if is_mapping(given.get("cache")):
-        cache = Part[CachePolicy](f"{model.at}.cache", given["cache"], points=model.points)
-        given["cache"] = cache.build()
+    given: dict[str, Any] = {n: value for n, value in model.options.items() if n != TARGET}
+    if "cache" in given:
+        given["cache"] = _cache_of(model)
     with named_options(model.names):
         require_loadable(**given)
+
+
+def _cache_of(model: ModelPart) -> object:
+    """Return the policy of a model's cache; what options say instead, if that is no policy."""
+    given = model.get("cache")
+    if not is_mapping(given):
+        return given
+    return Part[CachePolicy](f"{model.at}.cache", given, points=model.points).build()
+
+
+def require_counted_experts(verifier: ModelPart) -> None:
+    """Refuse a verifier whose experts cannot be counted, as far as that shows without weights.
+
+    Raises:
+        UserError: it is dense, or its steps are not read by one forward of its own code.
+    """
+    option, runtime = "experts=true", str(verifier.get("runtime", EAGER))
+    require_experts(option, verifier.checkpoint.config)
+    require_plain_steps(option, runtime, _cache_of(verifier))
 
 
 def require_heads_of(path: object, verifier: Checkpoint) -> None:

@@ -100,7 +100,7 @@ class RecomputingLM(HFCausalLM):
 
     def _whole(
         self, cells: NewCells, starts: Sequence[int], length: int
-    ) -> dict[str, Tensor | dict[str, Tensor]]:
+    ) -> dict[str, Tensor | dict[str, Tensor] | None]:
         """Return positions and masks of whole texts [B, T], new cells included."""
         last = self.max_length - 1
         new_positions, seen = cells.placed(starts, last)
@@ -113,4 +113,7 @@ class RecomputingLM(HFCausalLM):
             attend[number, there, : seen.shape[2]] = seen[number]
         attend = self._seen(cells.rows, attend)
         masks = self._mask_kind.masks(attend, positions, positions, self.model.dtype)
-        return {"position_ids": positions, "attention_mask": masks}
+        return {
+            "position_ids": positions,
+            "attention_mask": masks if self._mask_kind.attends else None,
+        }

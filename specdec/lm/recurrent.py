@@ -14,7 +14,7 @@ from specdec.lm.cache import cache_word
 from specdec.lm.hf import HFCausalLM, head_shape, without_gradients
 from specdec.lm.layer_kinds import is_recurrent, layer_kinds
 from specdec.lm.new_cells import NewCells
-from specdec.lm.state_cache import StateCache
+from specdec.lm.recurrent_cache import RecurrentCache
 from specdec.runtime.agreement import TOLERANCE, relative_difference
 
 # More tokens that are to be read again get a forward of their own, which leaves states behind them;
@@ -23,16 +23,13 @@ MOST_AGAIN = 16
 
 
 class RecurrentLM(HFCausalLM):
-    """Chains of candidates for models whose layers keep states; see `StateCache`.
-
-    Counts `num_reread`, the tokens that were read again, beside `num_calls` and `num_cells`, in
-    which they are contained.
+    """Chains of candidates for models whose layers keep states; see `RecurrentCache`.
 
     Args:
         model: see `HFCausalLM`, as for the other arguments.
     """
 
-    _cache: StateCache
+    _cache: RecurrentCache
 
     def __init__(self, model: PreTrainedModel, *given: Any, **named: Any):
         config = model.config.get_text_config()
@@ -46,11 +43,15 @@ class RecurrentLM(HFCausalLM):
 
     def open(self, num_rows: int, capacity: int) -> None:
         """Start afresh with empty rows."""
-        self.num_reread = 0
         super().open(num_rows, capacity)
+        self._reread = [0] * num_rows
 
-    def _new_cache(self, num_rows: int, capacity: int) -> StateCache:
-        return StateCache(self._kinds, self._num_states, num_rows, capacity)
+    def reread(self, row: int) -> int:
+        """Return how many tokens of a row the last forward read once more."""
+        return self._reread[row]
+
+    def _new_cache(self, num_rows: int, capacity: int) -> RecurrentCache:
+        return RecurrentCache(self._kinds, self._num_states, num_rows, capacity)
 
     @property
     def state_bytes(self) -> int:
@@ -77,6 +78,8 @@ class RecurrentLM(HFCausalLM):
         """Read new tokens, and before them those behind which no states were kept."""
         starts = [self._cache.lengths[row] for row in cells.rows]
         cells.require_chain(starts, self.max_length - 1, self.tree_refusal)
+        for row in cells.rows:
+            self._reread[row] = self._cache.lag(row)
         self._catch_up(cells.rows)
         return self._read(module, cells, layers)
 
@@ -92,7 +95,6 @@ class RecurrentLM(HFCausalLM):
         cache, rows, num_new = self._cache, cells.rows, cells.num_new
         lengths = [cache.lengths[row] + num_new for row in rows]
         lags = [cache.lag(row) for row in rows]
-        self.num_reread += sum(lags)
         unread = cache.texts(rows, cells.token_ids)
         missing = max(0, self._least - unread.shape[1])
         unread = torch.nn.functional.pad(unread, (0, missing))
@@ -104,7 +106,8 @@ class RecurrentLM(HFCausalLM):
         for piece in pieces:
             found.append(super()._run(module, NewCells(rows, piece), layers))
             cache.noted(rows, lengths, piece.shape[1])
-        return _new_ones(_joined(found), lags, num_new)
+        joined = _joined(found)
+        return joined if unread.shape[1] == num_new else _new_ones(joined, lags, num_new)
 
 
 def causal_lm(model: PreTrainedModel, *given: Any, **named: Any) -> HFCausalLM:
@@ -164,8 +167,6 @@ def _joined(found: Sequence[Forward]) -> Forward:
 
 def _new_ones(found: Forward, lags: Sequence[int], num_new: int) -> Forward:
     """Return what is said of the M new tokens of each row, behind as many others as it lags."""
-    if not any(lags):
-        return found
 
     def cut(said: Tensor) -> Tensor:  # [B, W, ...] -> [B, M, ...]
         rows = zip(said, lags, strict=True)

@@ -78,6 +78,32 @@ def cost_ratio(tally: Tally) -> Estimate:
     return draft.over(_plain(tally, "verify_seconds")).estimate()
 
 
+def reread_share(tally: Tally) -> Estimate | None:
+    """Return the share of the steps' seconds that went into tokens that were read once more.
+
+    A recurrent verifier cannot be rewound to just any length. The seconds of a forward are shared
+    out over its tokens. None: nothing is ever read again.
+    """
+    if not tally.knows("reread_seconds"):
+        return None
+    return tally.ratio("reread_seconds", "decode_seconds")
+
+
+def eaten(tally: Tally) -> str | None:
+    """Warn where decoding is slower than one token at a time for what is read once more alone."""
+    share, found = reread_share(tally), speedup(tally).value
+    if share is None or share.value is None or found is None or found >= 1:
+        return None
+    without = found / (1 - share.value)
+    if without <= 1:
+        return None
+    return (
+        f"warning: {share.value:.0%} of the steps' seconds went into tokens that the verifier read"
+        f" once more, since its states cannot be rewound: speedup {found:.2f}, and about"
+        f" {without:.2f} without; a shorter chain is rewound less often"
+    )
+
+
 def speedup_contrast(tally: Tally, reference: Tally) -> Contrast | None:
     """Compare the speedups of two arms over the same prompts; None where one has none."""
     tally.assert_paired(reference)

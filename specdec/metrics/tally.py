@@ -32,6 +32,10 @@ class Tally:
     arm's, as many as the texts have tokens, and `clocked.*` the arm's own steps of these texts:
     their number and seconds.
 
+    Where experts were counted, `experts` adds up a step's distinct ones, the mean over layers,
+    `known.experts` the steps, and `experts_at.N` and `counted_at.N` both of those steps whose
+    forwards read N tokens.
+
     Args:
         prompt_ids: [P].
         categories: [P], of the prompts.
@@ -102,6 +106,10 @@ class Tally:
     def named(self, prefix: str) -> list[str]:
         """List the columns whose names begin so."""
         return [name for name in self.columns if name.startswith(prefix)]
+
+    def knows(self, name: str) -> bool:
+        """Whether there is such a column."""
+        return name in self.columns
 
     def total(self, name: str) -> float:
         """Add up over all prompts; NaN where that is unknown."""

@@ -19,16 +19,17 @@ from specdec.lm.check_prefix import require_two_ways
 from specdec.lm.checkpoint import Checkpoint, on_card
 from specdec.lm.mask import PREFIX_LM
 from specdec.results.progress import Progress
+from specdec.training.balance import Balance
 from specdec.training.data.lm_samples import Answers, Blocks, LMSamples, SplitBlocks, has_talks
 from specdec.training.data.reading import Reading, Source
 from specdec.training.data.samples import Samples
 from specdec.training.data.text import Passage, as_text, documents, require_there
 from specdec.training.data.tokenised import Tokenised, tokenised
 from specdec.training.data.tokenizer import train_tokenizer
-from specdec.training.lm_losses import next_token_loss, prefix_lm_loss
+from specdec.training.lm_losses import text_loss
 from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch, decay_groups
-from specdec.training.shape import LlamaShape
+from specdec.training.shape import LlamaShape, experts_of
 
 DEFAULT_CONTEXT = 2048
 INIT, TOKENIZER = "init_path", "tokenizer_path"
@@ -36,6 +37,11 @@ INIT, TOKENIZER = "init_path", "tokenizer_path"
 
 class LanguageModeling:
     """A Llama-shaped model, its tokenizer and the next-token cross-entropy on plain text.
+
+    With `num_experts` it is Mixtral-shaped: a mixture of as many experts in each layer, of
+    `intermediate_size` each, of which a token takes `experts_per_token`. Then the loss of a
+    training also keeps the experts in balance, with the weight `router_aux_loss_coef` (null: 0.01);
+    a mixture that is continued keeps the weight that its configuration has.
 
     `init_path` continues from a saved folder (model, tokenizer, and its context length unless
     `max_position_embeddings` gives another) instead of starting afresh, in that model's shape;
@@ -73,6 +79,9 @@ class LanguageModeling:
         revision: str | None = None,
         trust_remote_code: bool = False,
         reading: Reading | None = None,
+        num_experts: int | None = None,
+        experts_per_token: int | None = None,
+        router_aux_loss_coef: float | None = None,
         attention: str | None = None,
     ):
         for name, value, minimum in (
@@ -89,6 +98,9 @@ class LanguageModeling:
         self._shape = LlamaShape(
             hidden_size, intermediate_size, num_hidden_layers, num_attention_heads
         )
+        self._experts = experts_of(num_experts, experts_per_token, router_aux_loss_coef)
+        fresh = self._experts is None or init_path is None
+        require(fresh, "num_experts", num_experts, f"null: the model at {INIT} keeps its own")
         self._paths = data_path, held_out_path
         self._reading = reading or Reading()
         self._start = _checkpoint(init_path, tokenizer_path, revision, trust_remote_code)
@@ -117,7 +129,13 @@ class LanguageModeling:
             train_tokenizer(_texts(learnt), self._vocab_size) if start is None else start.tokenizer
         )
         self._samples = self._read(learnt, held_out)
-        self.module = self._model()
+        model = self._model()
+        self._balance = balance = Balance.of(model.config)
+        if balance is not None:
+            alike = not isinstance(self._samples, Answers)
+            expected = "0 for answers of conversations, whose padding would be balanced, too"
+            require(alike, "router_aux_loss_coef", balance.weight, expected)
+        self.module = model
 
     def _read(self, learnt: Source, held_out: Source) -> LMSamples:
         """Read the texts, and note what is wrong with them."""
@@ -150,7 +168,8 @@ class LanguageModeling:
             self._require_room(model.config.max_position_embeddings)
             return model
         context, size = self._context or DEFAULT_CONTEXT, len(self.tokenizer)
-        return self._shape.fresh(size, context, _end_id(self.tokenizer), self._seed)
+        end = _end_id(self.tokenizer)
+        return self._shape.fresh(size, context, end, self._seed, self._experts)
 
     @property
     def num_samples(self) -> int:
@@ -175,10 +194,8 @@ class LanguageModeling:
         return self._samples.batch(first, count)
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
-        """Sum of the cross-entropy of every next token that counts, in nats."""
-        if self._attention is None:
-            return next_token_loss(module, batch.token_ids, batch.counted)
-        return prefix_lm_loss(module, batch.token_ids, batch.counted)
+        """Sum of the cross-entropy of what counts, in nats; of experts their balance, too."""
+        return text_loss(module, batch, self._attention, self._balance)
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Train the whole model alike."""
@@ -190,7 +207,7 @@ class LanguageModeling:
         total, num_tokens = 0.0, 0
         scored: list[int] = []
         for batch in self._samples.held_out():
-            total += float(self.loss(module, batch.to(device)))
+            total += float(text_loss(module, batch.to(device), self._attention))
             counted = batch.counted[:, 1:]
             num_tokens += int(counted.sum())
             scored += batch.token_ids[:, 1:][counted].tolist()

@@ -30,8 +30,6 @@ from tests.support.families import (
 from tests.support.ragged import EXACT, Conversation, difference
 
 # Small settings of models that are not in FAMILIES.
-STATE_SPACE = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
-CONVOLUTION_AND_ATTENTION = {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}
 LOCAL = {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]}
 HYBRID = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 BERT = {"hidden_size": 32}
@@ -322,16 +320,6 @@ def test_models_that_change_with_the_length_are_refused_or_served_rightly(
         ("t5", {}, "encoder-decoder"),
         ("bart", {}, "encoder-decoder"),
         ("whisper", {}, "encoder-decoder"),
-        ("mamba", STATE_SPACE, "no max_position_embeddings"),
-        ("mamba2", {}, "no max_position_embeddings"),
-        ("falcon_mamba", STATE_SPACE, "no max_position_embeddings"),
-        ("recurrent_gemma", {}, "no max_position_embeddings"),
-        ("qwen3_next", {}, "linear_attention cannot be rewound"),
-        ("jamba", {}, "linear_attention cannot be rewound"),
-        ("bamba", {"attn_layer_indices": [1]}, "linear_attention cannot be rewound"),
-        ("minimax", {}, "linear_attention cannot be rewound"),
-        ("lfm2", CONVOLUTION_AND_ATTENTION, "conv cannot be rewound"),
-        ("zamba2", {}, "hybrid, linear_attention cannot be rewound"),
         ("llama4", {}, "chunked_attention cannot be rewound"),
     ],
 )

@@ -146,7 +146,26 @@ def test_a_window_that_no_layer_uses_is_none() -> None:
     assert MaskKind.of(config) == MaskKind(4, hybrid=True)
 
 
-@pytest.mark.parametrize("kind", ["linear_attention", "chunked_attention", "conv", "hybrid"])
+def test_layers_without_attention_need_no_mask() -> None:
+    """Theirs is None where masks come by kind of layer; without other layers there is none."""
+    config = AutoConfig.for_model("llama", sliding_window=4)
+    config.layer_types = [FULL, "linear_attention"]
+    assert MaskKind.of(config) == MaskKind(None, False, ("linear_attention",))
+    config.layer_types = [FULL, SLIDING, "conv"]
+    kind = MaskKind.of(config)
+    assert kind == MaskKind(4, True, ("conv",))
+    attend, places = torch.ones(1, 1, 1, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.int64)
+    found = kind.masks(attend, places, places, torch.float32)
+    assert isinstance(found, dict)
+    assert found.keys() == {FULL, SLIDING, "conv"}
+    assert found["conv"] is None
+    config.layer_types = ["linear_attention", "linear_attention"]
+    assert not MaskKind.of(config).attends
+    config.layer_types = ["linear_attention", "hybrid"]
+    assert MaskKind.of(config).attends
+
+
+@pytest.mark.parametrize("kind", ["chunked_attention", "compressed_sparse_attention"])
 def test_layers_that_cannot_be_rewound_are_named(kind: str) -> None:
     config = AutoConfig.for_model("llama")
     config.layer_types = [FULL, kind]

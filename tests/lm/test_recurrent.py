@@ -43,6 +43,7 @@ from tests.support.toy import (
     text_distribution,
     total_variation,
 )
+from tests.support.uniform import drawn_texts, fallen
 
 EXACT = 1e-4  # relative 2-norm in fp32; scans in pieces add up in another order
 PROMPTS = [random_ids(14, 1), random_ids(2, 2), [7], random_ids(23, 4)]
@@ -168,7 +169,7 @@ def test_all_proposers_write_what_generate_writes(family: str, proposer: str, ba
     assert texts(decoder) == generated(family)
 
 
-@pytest.mark.parametrize("family", ["qwen3_next", "jamba", "lfm2"])
+@pytest.mark.parametrize("family", ["qwen3_next", "jamba", "lfm2", "mamba"])
 def test_without_a_cache_the_same_is_written(family: str) -> None:
     model = tiny_model(family)
     verifier = cached_as("none", model)
@@ -216,6 +217,22 @@ def test_the_text_has_exactly_the_distribution_of_the_model(
         aim = text_distribution(target, LENGTH, NO_END, PROMPT)
     found = total_variation(outcomes(play), aim)
     assert found < 1e-4, f"TV {found:.1e}"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("proposer", ["medusa", "chained", "draft_model"])
+@pytest.mark.parametrize("family", ["qwen3_next", "lfm2", "mamba"])
+def test_texts_of_heads_fall_where_the_model_says(family: str, proposer: str) -> None:
+    """Probability integral transforms at T=1: too many states to enumerate heads."""
+    model = tiny_model(family)
+    verifier, draft = causal_lm(model), causal_lm(noisy_copy(model, 0.3))
+    decoder = decoder_of(verifier, CHAINS[proposer](verifier, draft), 1.0, batch=3, new=30)
+    drawn = drawn_texts(decoder)
+    found = fallen(drawn, cached_as("none", model))
+    assert found.num_impossible == 0
+    assert found.p_value > 1e-4, f"p {found.p_value:.1e}"
+    wrong = fallen(drawn, causal_lm(noisy_copy(model, 0.5)))
+    assert wrong.p_value < 1e-4, "too few tokens to tell another model"
 
 
 # --- what is read again, and what is kept -------------------------------------------------------

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -16,7 +17,7 @@ from specdec.metrics import (
     time_shares,
     tokens_per_second,
 )
-from specdec.metrics.speed import NO_CLOCK, TOO_CHEAP
+from specdec.metrics.speed import NO_CLOCK, TOO_CHEAP, eaten, reread_share
 from tests.support.metric_traces import clocked, make_step, make_trace, paced, random_traces
 
 
@@ -180,3 +181,30 @@ def test_without_seconds_speed_is_undefined():
     traces = [make_trace(name, make_step(0, 0)) for name in "ab"]
     assert tokens_per_second(Tally.of(traces)).value is None
     assert speedup(clocked(traces, traces)) == Estimate(None, None, None, 2), "no reason, either"
+
+
+def test_what_is_read_once_more_is_a_share_of_the_seconds() -> None:
+    """3 of 6 tokens of a forward of 0.6 seconds, and none of the next."""
+    steps = [make_step(2, 2, seconds=(0.1, 0.6, 0.1)), make_step(0, 2, seconds=(0.0, 0.2, 0.0))]
+    steps = [replace(step, reread=again) for step, again in zip(steps, (3, 0), strict=True)]
+    tally = Tally.of([make_trace("a", *steps)])
+    share = reread_share(tally)
+    assert share is not None
+    assert share.value == pytest.approx(0.3 / 1.0)
+    assert reread_share(Tally.of([make_trace("a", make_step(2, 2))])) is None
+
+
+def test_a_gain_that_is_eaten_is_warned_of() -> None:
+    """Tau 2, 2.5 plain steps' seconds a step, half of them for what was read once more."""
+
+    def tally(again: int | None) -> Tally:
+        step = replace(make_step(1, 2, seconds=(0.0, 2.5, 0.0)), reread=again)
+        plain = make_step(0, 0, seconds=(0.0, 1.0, 0.0))
+        return clocked([make_trace("a", step)], [make_trace("a", plain)])
+
+    warning = eaten(tally(3))
+    assert warning is not None
+    assert warning.startswith("warning: 50% of the steps' seconds went into tokens")
+    assert "speedup 0.80, and about 1.60 without" in warning
+    assert eaten(tally(0)) is None, "slow for other reasons"
+    assert eaten(tally(None)) is None

@@ -17,7 +17,7 @@ from specdec.training.data.readings import readings
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.expected_acceptance import HeldOut
 from specdec.training.lm import LanguageModeling
-from specdec.training.lm_losses import prefix_lm_loss
+from specdec.training.lm_losses import text_loss
 from specdec.training.loss.kl import KL
 from specdec.training.medusa import MedusaTraining
 from specdec.training.objective import Batch
@@ -72,7 +72,7 @@ def test_the_loss_is_that_of_the_stock_model_with_the_mask() -> None:
             log_p = reference(model, max(1, start), ids).logits[0].log_softmax(dim=-1)
             total -= sum(float(log_p[at - 1, ids[at]]) for at in range(max(1, start), end))
     with torch.no_grad():
-        found = prefix_lm_loss(model, batch.token_ids, batch.counted)
+        found = text_loss(model, batch, PREFIX_LM)
     assert float(found) == pytest.approx(total, rel=1e-5)
 
 
@@ -161,6 +161,19 @@ def test_answers_of_conversations_stand_behind_their_prompts(tmp_path: Path) -> 
     assert said == {"No.</>\nBecause of its brackets.</>\n", "Yes.</>\n"}
     with torch.no_grad():
         assert objective.evaluate(objective.module)["eval_loss"] > 0
+
+
+def test_experts_are_kept_in_balance(build: Build) -> None:
+    objective: LanguageModeling = build(
+        attention=PREFIX_LM, num_experts=4, experts_per_token=2, num_hidden_layers=2
+    )
+    batch = objective.batch(0, 3)
+    with torch.no_grad():
+        plain = text_loss(objective.module, batch, PREFIX_LM)
+        balance = objective.loss(objective.module, batch) - plain
+    weight = objective.module.config.router_aux_loss_coef  # type: ignore[union-attr]
+    # It is 2, the experts that a token takes, where all are taken alike, and at most 4.
+    assert 2 * weight * 0.9 < float(balance) / int(batch.num_counted) < 4 * weight
 
 
 def test_heads_are_trained_on_what_decoding_shows_them(tmp_path: Path, tiny: Any) -> None:

@@ -22,7 +22,7 @@ from specdec.lm.layer_kinds import LayerKind
 class StatesAndRowLayer(LinearAttentionLayer, RowLayer):
     """A layer with attention beside a recurrent part."""
 
-    def __init__(self, cache: "StateCache", num_rows: int, num_states: int):
+    def __init__(self, cache: "RecurrentCache", num_rows: int, num_states: int):
         LinearAttentionLayer.__init__(self, num_states)
         RowLayer.__init__(self, cache, num_rows)
 
@@ -35,13 +35,13 @@ class Snapshot(NamedTuple):
     """The states that a forward left in one of its rows."""
 
     states: Sequence[Tensor]  # of all B rows of the forward, [B, ...] each
-    index: int  # the row among them
+    row: int  # which of them
     end: int  # the length of the row behind the forward, padding included
     first: int  # they tell the states at lengths of the row from this one
     last: int  # to this one
 
 
-class StateCache(RowCache):
+class RecurrentCache(RowCache):
     """Cells and states of rows of unlike lengths, and the tokens that they were made of.
 
     Args:
@@ -77,6 +77,13 @@ class StateCache(RowCache):
         self._empty_rows()
 
     @property
+    def cell_bytes(self) -> list[int]:
+        """The bytes of one cell's key and value in each layer; 0 where a layer has no cells."""
+        have_cells = {id(each): each for each in self._row_layers if each.is_initialized}
+        buffers = [have_cells[id(e)].buffers() if id(e) in have_cells else () for e in self.layers]
+        return [sum(b.shape[1] * b.shape[3] * b.element_size() for b in pair) for pair in buffers]
+
+    @property
     def state_bytes(self) -> int:
         """The bytes of one row's states, once a model has read."""
         return sum(each.numel() * each.element_size() for each in self._blank)
@@ -93,8 +100,8 @@ class StateCache(RowCache):
     def _best(self, row: int) -> Snapshot | None:
         """Return what tells the states of the greatest length up to the row's own."""
         length = self.lengths[row]
-        told = [each for each in self._snapshots[row] if each.first <= length]
-        return max(told, key=lambda each: each.last, default=None)
+        candidates = [each for each in self._snapshots[row] if each.first <= length]
+        return max(candidates, key=lambda each: each.last, default=None)
 
     def _start(self, row: int) -> int:
         best = self._best(row)
@@ -125,7 +132,7 @@ class StateCache(RowCache):
         best, blank = self._best(row), self._blank[number]
         if best is None:
             return blank
-        found = best.states[number][best.index : best.index + 1]
+        found = best.states[number][best.row : best.row + 1]
         if not self._keep_inputs:
             return found
         # The inputs of a convolution up to the row's length, and of those the last ones.

@@ -132,9 +132,9 @@ class LanguageModeling:
         model = self._model()
         self._balance = balance = Balance.of(model.config)
         if balance is not None:
-            alike = not isinstance(self._samples, Answers)
-            expected = "0 for answers of conversations, whose padding would be balanced, too"
-            require(alike, "router_aux_loss_coef", balance.weight, expected)
+            # Which transformers computes by masks of two dimensions alone.
+            expected = f"0 with attention={PREFIX_LM}"
+            require(self._attention is None, "router_aux_loss_coef", balance.weight, expected)
         self.module = model
 
     def _read(self, learnt: Source, held_out: Source) -> LMSamples:

@@ -105,6 +105,20 @@ class ChainDrafter(Protocol):
 
 
 @runtime_checkable
+class WholePrompts(Protocol):
+    """What a language model may have besides, whose prompts are read otherwise than other text."""
+
+    def begin(
+        self, rows: Sequence[int], prompts: Sequence[Sequence[int]], layers: Sequence[Layer] = ()
+    ) -> list[dict[Layer, Tensor]]:
+        """Read whole prompts into empty rows; of the last tokens no cells are kept.
+
+        They are read again, as roots of the first trees. Returns the hidden states of the others.
+        """
+        ...
+
+
+@runtime_checkable
 class BoundedRows(Protocol):
     """What a verifier may have besides, whose rows are emptied when they are full."""
 

@@ -42,6 +42,7 @@ from specdec.decoding.request import (
 from specdec.decoding.stopping import Stopping, default_stopping, text_of
 from specdec.decoding.turns import Decodable, beforehand, decode_turns, listed, request_of
 from specdec.lm.batch import TreeBatch
+from specdec.lm.begin import begin
 from specdec.lm.encoder_decoder import share_encoder
 from specdec.lm.generation import heeded
 from specdec.lm.hf import HFCausalLM
@@ -225,8 +226,8 @@ class SpeculativeDecoder:
         for row in rows:
             self.verifier.keep(row, 0)
         # The last token of a prompt is the root of the first tree, and is read with it.
-        prompts = [flight.token_ids[:-1] for flight in entering]
-        features = self.verifier.prefill(rows, prompts, self.proposer.layers)
+        prompts = [flight.token_ids for flight in entering]
+        features = begin(self.verifier, rows, prompts, self.proposer.layers)
         self.proposer.reset([flight.context() for flight in entering])
         for flight, hidden in zip(entering, features, strict=True):
             flight.features = hidden

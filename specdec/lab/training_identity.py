@@ -43,6 +43,7 @@ ON_HUB = {
 # Names that a file might have by chance.
 NO_FILES = {
     *("seed", "dtype", "verifier.dtype", "verifier.attention", "verifier.runtime"),
+    "train.attention",
     "trainer.mixed_precision",
     *("verifier.revision", "train.revision"),
     *(f"data.{name}" for name in ("split", "held_out_split", "config", "revision", "field")),

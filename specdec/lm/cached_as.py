@@ -13,14 +13,16 @@ from specdec.lm.clearing import ClearingLM
 from specdec.lm.encoder_decoder import EncoderDecoderLM
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer_kinds import is_recurrent
+from specdec.lm.mask import PREFIX_LM
+from specdec.lm.prefix_lm import PrefixLM, RecomputingPrefixLM
 from specdec.lm.recomputing import RecomputingLM
 from specdec.lm.recurrent import causal_lm
 from specdec.lm.sliding import SlidingLM
 from specdec.runtime.choice import AUTO, EAGER
 
 
-def require_cache(cache: object, runtime: str) -> None:
-    """Refuse what is no cache, or none that goes with a runtime.
+def require_cache(cache: object, runtime: str, attention: str | None = None) -> None:
+    """Refuse what is no cache, or none that goes with a runtime and an attention.
 
     Raises:
         UserError: it is not.
@@ -31,6 +33,11 @@ def require_cache(cache: object, runtime: str) -> None:
     if cache == NONE and runtime not in (EAGER, AUTO):
         raise UserError(
             f"cache={NONE!r}: whole texts are read by runtime={EAGER} alone, not by {runtime!r}"
+        )
+    if attention == PREFIX_LM and isinstance(cache, SlidingWindow | Clear):
+        raise UserError(
+            f"attention={PREFIX_LM!r}: the cells of a prompt depend on all of it, so none can go or"
+            " be read again alone; expected cache=error, or verifier.cache=none"
         )
 
 
@@ -52,7 +59,12 @@ def require_for_states(config: PreTrainedConfig, cache: object, runtime: str, ca
         raise UserError(f"{what}, whose states do not grow; expected cache.max_tokens, not bytes")
 
 
-def cached_as(cache: CachePolicy | str | None, model: PreTrainedModel, *given: Any) -> HFCausalLM:
+def cached_as(
+    cache: CachePolicy | str | None,
+    model: PreTrainedModel,
+    *given: Any,
+    prompt_mask: str | None = None,
+) -> HFCausalLM:
     """Return a model with a cache of its own; `given` are the other arguments of `HFCausalLM`.
 
     Raises:
@@ -62,18 +74,26 @@ def cached_as(cache: CachePolicy | str | None, model: PreTrainedModel, *given: A
         found = EncoderDecoderLM(model, *given)
         found.max_cells = None if cache is None else limit_of(cache, model)
         return found
+    kind = causal_lm if prompt_mask is None else PrefixLM
     if cache == NONE:
-        return RecomputingLM(model, *given)
+        recomputing = RecomputingLM if prompt_mask is None else RecomputingPrefixLM
+        return recomputing(model, *given)
     limit = None if cache is None else limit_of(cache, model)
     if limit is None:
-        return causal_lm(model, *given)
+        return kind(model, *given)
     if isinstance(cache, SlidingWindow):
         return SlidingLM(cache, limit, model, *given)
     if isinstance(cache, Clear):
         return ClearingLM(cache, limit, model, *given)
-    found = causal_lm(model, *given)
+    found = kind(model, *given)
     found.max_cells = limit
     return found
+
+
+def cached_like(lm: HFCausalLM, model: PreTrainedModel) -> HFCausalLM:
+    """Return a model with a cache of its own, of all cells, that reads prompts as another does."""
+    kind = causal_lm if lm.prompt_mask is None else PrefixLM
+    return kind(model, lm.tokenizer, max_length=lm.max_length)
 
 
 def limit_of(cache: CachePolicy | str, model: PreTrainedModel) -> int | None:

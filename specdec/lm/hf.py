@@ -59,6 +59,8 @@ class HFCausalLM:
             told.
     """
 
+    prompt_mask: str | None = None  # how prompts are read, if otherwise than other text
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -154,8 +156,9 @@ class HFCausalLM:
 
     @property
     def attention(self) -> str:
-        """Which attention implementation of transformers the model runs."""
-        return str(self.model.config._attn_implementation)
+        """Which attention implementation of transformers it runs, and how prompts are read."""
+        implementation = str(self.model.config._attn_implementation)
+        return f"{self.prompt_mask} by {implementation}" if self.prompt_mask else implementation
 
     @property
     def end_ids(self) -> frozenset[int]:

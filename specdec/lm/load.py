@@ -30,6 +30,7 @@ from specdec.lm.adapter import merged, require_adapter
 from specdec.lm.cached_as import cached_as, limit_of, require_cache, require_for_states
 from specdec.lm.check import prove
 from specdec.lm.check_encoder_decoder import no_trees_of
+from specdec.lm.check_prefix import prefix_error, require_two_ways
 from specdec.lm.check_states import states_differ
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.context import limited_length
@@ -37,7 +38,7 @@ from specdec.lm.devices import DTYPES, checked_device, require_dtype, settled_dt
 from specdec.lm.encoder_decoder_options import require_for_sources
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer_kinds import is_recurrent
-from specdec.lm.mask import MaskKind
+from specdec.lm.mask import PREFIX_LM, MaskKind
 from specdec.lm.quantization import quantized, require_quantization
 from specdec.lm.source_room import require_sides, room_of
 from specdec.lm.vocabularies import num_conflicts
@@ -70,7 +71,8 @@ def load(
         path: a Hub id, a folder, or `zoo:verifier` and `zoo:draft` for the embedded family.
         device: where it runs: cpu, cuda, cuda:1, mps.
         dtype: float32, bfloat16, float16, or auto: bfloat16 where the device computes in it.
-        attention: transformers' `attn_implementation`; by default sdpa where the model has it.
+        attention: transformers' `attn_implementation`; by default sdpa where the model has it. Or
+            prefix_lm: prompts see themselves in both directions, by the default implementation.
         vocabulary_of: another model whose tokens must be the same, but for more at the end of
             either: a draft's are its verifier's. Its path, or `path` with the two last options.
         field: how error messages name the path, where it is not this parameter that was told.
@@ -95,18 +97,22 @@ def load(
     path = str(path) if isinstance(path, Path) else path
     checkpoint = Checkpoint(path, revision, trust_remote_code, field)
     require_quantization(quantization, checkpoint.option("quantization"))
-    require_cache(cache, runtime)
+    require_cache(cache, runtime, attention)
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
     require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
     require_for_sources(checkpoint.config, cache, runtime, checkpoint.called)
     _require_room(checkpoint, device, dtype, cache)
     there = checked_device(device)
     kind, adapted = DTYPES[settled_dtype(dtype, there)], _signature_of(adapter)
+    prompt_mask = PREFIX_LM if attention == PREFIX_LM else None
+    implementation = None if prompt_mask else attention
     model, error, differ, no_trees = _proven(
-        checkpoint, checkpoint.files, there, kind, attention, adapter, adapted, quantization
+        checkpoint, checkpoint.files, there, kind, implementation, adapter, adapted, quantization
     )
+    if prompt_mask:
+        error = max(error, prefix_error(model, checkpoint.called))
     given = (checkpoint.tokenizer, error, differ, max_length, runtime)
-    found = cached_as(cache, model, *given)
+    found = cached_as(cache, model, *given, prompt_mask=prompt_mask)
     found.no_trees = no_trees
     found.commit, found.quantization = checkpoint.commit, quantization
     return found
@@ -138,7 +144,7 @@ def require_loadable(
     """
     checkpoint = Checkpoint(path, revision, trust_remote_code, field)
     require_quantization(quantization, checkpoint.option("quantization"))
-    require_cache(cache, runtime)
+    require_cache(cache, runtime, attention)
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
     require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
     require_for_sources(checkpoint.config, cache, runtime, checkpoint.called)
@@ -157,9 +163,12 @@ def _require(
 ) -> None:
     require_dtype(dtype)
     require_runtime(runtime, checked_device(device))
-    known = attention is None or attention in ATTENTIONS or "/" in str(attention)  # on the Hub
-    require(known, "attention", attention, "one of " + ", ".join(ATTENTIONS))
+    every = (*ATTENTIONS, PREFIX_LM)
+    known = attention is None or attention in every or "/" in str(attention)  # on the Hub
+    require(known, "attention", attention, "one of " + ", ".join(every))
     _require_model(checkpoint, checkpoint.files)
+    if attention == PREFIX_LM:
+        require_two_ways(checkpoint.config, checkpoint.called)
     if vocabulary_of is not None:
         require_same_vocabulary(checkpoint, Checkpoint.of(vocabulary_of))
     room_for(checkpoint, max_length)

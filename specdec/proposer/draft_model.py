@@ -11,6 +11,7 @@ from specdec.core.room import Room
 from specdec.core.unlike_vocabularies import fitted, known, readable
 from specdec.core.values import CandidateSource, Context, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
+from specdec.lm.begin import begin
 from specdec.lm.vocabularies import require_model
 from specdec.proposer.frontier_cells import FrontierCells
 from specdec.proposer.growth import LogitSource, grow, propose_where
@@ -50,9 +51,7 @@ class DraftModel(TreeProposer):
         for context in contexts:
             self.model.keep(context.row, 0)
         able = [context for context in contexts if self._fits(context)]
-        self.model.prefill(
-            _rows(able), [self._readable(context.token_ids[:-1]) for context in able]
-        )
+        begin(self.model, _rows(able), [self._readable(context.token_ids) for context in able])
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
         """Grow one tree per request, all of them in one batch."""

@@ -73,7 +73,11 @@ def _fit_said(fit: Fit) -> Iterator[str]:
 def masks_shown() -> str:
     """Draw what tokens of a prompt and generated ones see."""
     cpu = torch.device("cpu")
-    masks = {"causal attention": mask.causal([0], len(TOKENS), cpu)[0]}
+    prompt_length = torch.tensor([PROMPT], device=cpu)
+    masks = {
+        "causal attention": mask.causal([0], len(TOKENS), cpu)[0],
+        "attention=prefix_lm": mask.prefix_lm(prompt_length, len(TOKENS))[0],
+    }
     prompt, rest = " ".join(TOKENS[:PROMPT]), " ".join(TOKENS[PROMPT:])
     drawn = pictures(masks, TOKENS, PROMPT)
     return f"[{prompt} | {rest}], a prompt and what was generated: a row sees its x\n{drawn}"

@@ -203,7 +203,7 @@ def test_masks_are_drawn(cli: CommandLine) -> None:
     shown = described(cli)
     lines = shown.splitlines()
     first = next(line for line in lines if line.startswith("A  "))
-    assert first.split() == "A x . | . . . A x x | . . .".split()
+    assert first.split() == ["A", "x", ".", "|", ".", ".", ".", "A", "x", "x", "|", ".", ".", "."]
     assert "E   x x | x x x      E   x x | x x x" in shown
 
 

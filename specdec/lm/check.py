@@ -57,8 +57,8 @@ def prove(model: PreTrainedModel, name: str) -> float:
         )
     if not by_rounding:
         raise UserError(
-            f"{name}: {model.config.model_type} is not supported: a forward of candidates differs from"
-            f" plain forwards by {error:.1e} (relative; {model.dtype} allows {tolerance:.0e})"
+            f"{name}: {model.config.model_type} is not supported: a forward of candidates"
+            f" differs from plain forwards by {error:.1e} (relative; {model.dtype} allows {tolerance:.0e})"
         )
     return error
 

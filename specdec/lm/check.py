@@ -56,10 +56,9 @@ def prove(model: PreTrainedModel, name: str) -> float:
             " weights are damaged, or a wider dtype may help, dtype=bfloat16 or float32"
         )
     if not by_rounding:
-        raise UserError(
-            f"{name}: {model.config.model_type} is not supported: a forward of candidates"
-            f" differs from plain forwards by {error:.1e} (relative; {model.dtype} allows {tolerance:.0e})"
-        )
+        differs = f"a forward of candidates differs from plain forwards by {error:.1e}"
+        allowed = f"(relative; {model.dtype} allows {tolerance:.0e})"
+        raise UserError(f"{name}: {model.config.model_type} is not supported: {differs} {allowed}")
     return error
 
 

@@ -19,6 +19,7 @@ from specdec.lm import mask
 from specdec.lm.batch import TreeBatch, pad
 from specdec.lm.context import steady_length
 from specdec.lm.hf import head_shape
+from specdec.lm.placement import device_of, is_spread
 from specdec.lm.recurrent import causal_lm
 from specdec.runtime.agreement import TOLERANCE, relative_difference
 
@@ -67,12 +68,15 @@ def _rounding_alone(model: PreTrainedModel, error: float) -> bool:
 
     Near a tie rounding sends a token to another expert, whenever a text is read in another batch.
     In float32 such ties are ten thousand times rarer, and a wrong mask, position or cell is as
-    wrong as before. Costs a copy of the weights, where it is needed and there is room for it.
+    wrong as before. Costs a copy of the weights, where it is needed and there is room for it: not
+    where they had to be spread over several devices.
     """
     if model.dtype is torch.float32 or not math.isfinite(error):
         return False
     if error > MOST_SPREADS * own_spread(model):
         return False
+    if is_spread(model):
+        return True
     try:
         exact: Any = copy.deepcopy(model)
         return largest_error(exact.to(torch.float32)) <= TOLERANCE[torch.float32]
@@ -95,7 +99,7 @@ def own_spread(model: PreTrainedModel) -> float:
         for more in (1, 2, 5, 11, 30):
             behind = torch.randint(vocab_size, (more,), generator=generator).tolist()
             if length + more <= most:
-                read = torch.tensor([text + behind] * more, device=model.device)
+                read = torch.tensor([text + behind] * more, device=device_of(model))
                 found = model(input_ids=read, use_cache=False).logits[:, length - 1]
                 largest = max(largest, *(relative_difference(each, alone) for each in found))
     return largest
@@ -156,5 +160,5 @@ def _path(shape: CandidateTree, node: int) -> list[int]:
 
 def _plain(model: PreTrainedModel, token_ids: list[int]) -> Tensor:  # [V]
     """What the stock model says after ordinary text, without any cache."""
-    batch = torch.tensor([token_ids], device=model.device)
+    batch = torch.tensor([token_ids], device=device_of(model))
     return model(input_ids=batch, use_cache=False).logits[0, -1]

@@ -32,6 +32,7 @@ from specdec.lm.devices import DTYPES, checked_device, require_dtype, settled_dt
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer_kinds import is_recurrent
 from specdec.lm.mask import MaskKind
+from specdec.lm.placement import Placement, require_spreadable
 from specdec.lm.quantization import quantized, require_quantization
 from specdec.lm.vocabularies import num_conflicts
 from specdec.lm.weights import require_files
@@ -61,7 +62,8 @@ def load(
 
     Args:
         path: a Hub id, a folder, or `zoo:verifier` and `zoo:draft` for the embedded family.
-        device: where it runs: cpu, cuda, cuda:1, mps.
+        device: where it runs: cpu, cuda, cuda:1, or auto: spread over all GPUs and, what they
+            cannot hold, the CPU; a draft model beside its verifier's vocabulary head.
         dtype: float32, bfloat16, float16, or auto: bfloat16 where the device computes in it.
         attention: transformers' `attn_implementation`; by default sdpa where the model has it.
         vocabulary_of: another model whose tokens must be the same, but for more at the end of
@@ -91,8 +93,8 @@ def load(
     require_cache(cache, runtime)
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
     require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
-    there = checked_device(device)
-    kind, adapted = DTYPES[settled_dtype(dtype, there)], _signature_of(adapter)
+    there = _placement(device, vocabulary_of)
+    kind, adapted = DTYPES[settled_dtype(dtype, there.device)], _signature_of(adapter)
     model, error, differ = _proven(
         checkpoint, checkpoint.files, there, kind, attention, adapter, adapted, quantization
     )
@@ -100,7 +102,21 @@ def load(
     given = (checkpoint.tokenizer, error, differ, context, runtime)
     found = cached_as(cache, model, *given)
     found.commit, found.quantization = checkpoint.commit, quantization
+    if there.is_spread:
+        _heads_of_spread[checkpoint] = found.device
     return found
+
+
+# Where the logits of models that are spread over devices come out.
+_heads_of_spread: dict[Checkpoint, torch.device] = {}
+
+
+def _placement(device: str, vocabulary_of: str | Mapping[str, Any] | None) -> Placement:
+    """Say where a model goes: a draft model is not spread, but goes where its verifier says."""
+    found = Placement.of(device)
+    if not found.is_spread or vocabulary_of is None:
+        return found
+    return Placement(_heads_of_spread.get(Checkpoint.of(vocabulary_of), found.device))
 
 
 def _signature_of(adapter: str | None) -> tuple[Signature, ...]:
@@ -146,6 +162,7 @@ def _require(
 ) -> None:
     require_dtype(dtype)
     require_runtime(runtime, checked_device(device))
+    require_spreadable(device, runtime, adapter)
     known = attention is None or attention in ATTENTIONS or "/" in str(attention)  # on the Hub
     require(known, "attention", attention, "one of " + ", ".join(ATTENTIONS))
     _require_model(checkpoint, checkpoint.files)
@@ -186,7 +203,7 @@ def require_same_vocabulary(checkpoint: Checkpoint, other: Checkpoint) -> None:
 def _proven(
     checkpoint: Checkpoint,
     files: tuple[Signature, ...],
-    device: torch.device,
+    placement: Placement,
     dtype: torch.dtype,
     attention: str | None,
     adapter: str | None,
@@ -196,32 +213,32 @@ def _proven(
     """Load, prove and remember one set of weights; returns what was found about it beside it."""
     refuse_unsupported(checkpoint.config, checkpoint.called)
     with checkpoint.complaining():
-        model = _from_pretrained(checkpoint, dtype, attention)
+        model = _from_pretrained(checkpoint, dtype, attention, placement.arguments)
         if adapter is not None:
             try:
                 model = merged(model, adapter)
             except UserError as error:
                 raise UserError(f"{checkpoint.called}: {error}") from None
-        torch.nn.Module.to(model, device)  # typed, unlike the method of transformers
+        placement.placed(model)
         model = model if quantization is None else quantized(model)
         model.eval()
     return model, prove(model, checkpoint.called), states_differ(model)
 
 
 def _from_pretrained(
-    checkpoint: Checkpoint, dtype: torch.dtype, attention: str | None
+    checkpoint: Checkpoint, dtype: torch.dtype, attention: str | None, how: Mapping[str, Any]
 ) -> PreTrainedModel:
     try:
-        return _with_all_weights(checkpoint, dtype, attention or "sdpa")
+        return _with_all_weights(checkpoint, dtype, attention or "sdpa", how)
     except ValueError as error:
         # A few families (gpt_oss, gemma2, bloom) have no sdpa; the message names it.
         if attention is not None or "scaled_dot_product_attention" not in str(error):
             raise
-        return _with_all_weights(checkpoint, dtype, "eager")
+        return _with_all_weights(checkpoint, dtype, "eager", how)
 
 
 def _with_all_weights(
-    checkpoint: Checkpoint, dtype: torch.dtype, attention: str
+    checkpoint: Checkpoint, dtype: torch.dtype, attention: str, how: Mapping[str, Any]
 ) -> PreTrainedModel:
     """Refuse a checkpoint that lacks weights: transformers would make them up."""
     config = checkpoint.config
@@ -236,6 +253,7 @@ def _with_all_weights(
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # since they are refused by name below
         **checkpoint.how,
+        **how,
     )
     model, info = loaded
     missing = sorted(info["missing_keys"])

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from specdec.lm.placement import device_of, is_spread
+
 
 def logits_of(model: PreTrainedModel, states: Tensor) -> Tensor:  # [..., H] -> [..., V]
     """Return what a model says where these are the last hidden states, as the base model returns.
@@ -33,6 +35,8 @@ class Unembedding:
         self._dtype = head.weight.dtype
         self._above: Any = copy.copy(model)  # the same weights
         self._above._modules = {**model._modules, model.base_model_prefix: _Below(model)}
+        if is_spread(model):  # the forward that accelerate put there is the whole model's
+            del self._above.forward
 
     def __call__(self, states: Tensor) -> Tensor:  # [..., H] -> [..., V]
         """Return the logits; see `logits_of`."""
@@ -56,7 +60,7 @@ def slope(model: PreTrainedModel) -> Tensor:  # [V, H]
     """
     head = model.get_output_embeddings()
     assert head is not None
-    directions = torch.eye(head.weight.shape[1], dtype=head.weight.dtype, device=model.device)
+    directions = torch.eye(head.weight.shape[1], dtype=head.weight.dtype, device=device_of(model))
     jvp: Any = torch.func.jvp  # typed as if it always returned three things
     zeros = torch.zeros_like(directions)
     _, found = jvp(lambda states: logits_of(model, states), (zeros,), (directions,))

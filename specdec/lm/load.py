@@ -33,7 +33,15 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer_kinds import is_recurrent
 from specdec.lm.mask import MaskKind
 from specdec.lm.placement import Placement, require_spreadable
-from specdec.lm.quantization import quantized, require_quantization
+from specdec.lm.quantization import (
+    INT8,
+    method_of,
+    quantized,
+    require_loadable_weights,
+    require_once,
+    require_quantization,
+    while_loading,
+)
 from specdec.lm.vocabularies import num_conflicts
 from specdec.lm.weights import require_files
 from specdec.runtime.choice import require_runtime
@@ -75,7 +83,8 @@ def load(
         trust_remote_code: run code that comes with the model; nobody has looked at what it does.
         runtime: how steps are run: eager, compiled, cuda_graphs (on a GPU), or auto: the fastest
             that is worth its preparation.
-        quantization: int8: round the weights to that, with torchao; None: they are as they are.
+        quantization: round the weights: int8, int4, bnb_8bit or bnb_4bit; see
+            `specdec.lm.quantization`. None: they are as the checkpoint has them.
         cache: what becomes of the keys and values of a text that grows: a policy of
             `specdec.cache`, or none: every step reads the whole text again; None: all
             are kept.
@@ -92,6 +101,7 @@ def load(
     require_quantization(quantization, checkpoint.option("quantization"))
     require_cache(cache, runtime)
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
+    _require_rounded(checkpoint, quantization, device, runtime, adapter)
     require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
     there = _placement(device, vocabulary_of)
     kind, adapted = DTYPES[settled_dtype(dtype, there.device)], _signature_of(adapter)
@@ -101,7 +111,8 @@ def load(
     context = context_length(checkpoint, max_length)
     given = (checkpoint.tokenizer, error, differ, context, runtime)
     found = cached_as(cache, model, *given)
-    found.commit, found.quantization = checkpoint.commit, quantization
+    found.commit = checkpoint.commit
+    found.quantization = quantization or method_of(checkpoint.config)
     if there.is_spread:
         _heads_of_spread[checkpoint] = found.device
     return found
@@ -147,6 +158,7 @@ def require_loadable(
     require_quantization(quantization, checkpoint.option("quantization"))
     require_cache(cache, runtime)
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
+    _require_rounded(checkpoint, quantization, device, runtime, adapter)
     require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
 
 
@@ -162,7 +174,6 @@ def _require(
 ) -> None:
     require_dtype(dtype)
     require_runtime(runtime, checked_device(device))
-    require_spreadable(device, runtime, adapter)
     known = attention is None or attention in ATTENTIONS or "/" in str(attention)  # on the Hub
     require(known, "attention", attention, "one of " + ", ".join(ATTENTIONS))
     _require_model(checkpoint, checkpoint.files)
@@ -171,6 +182,20 @@ def _require(
     context_length(checkpoint, max_length)
     if adapter is not None:
         require_adapter(adapter, checkpoint.option("adapter"))
+
+
+def _require_rounded(
+    checkpoint: Checkpoint,
+    quantization: str | None,
+    device: str,
+    runtime: str,
+    adapter: str | None,
+) -> None:
+    """Refuse weights of fewer bits, or on several devices, that cannot be had or run here."""
+    config = checkpoint.config
+    require_spreadable(device, runtime, adapter, quantization)
+    require_loadable_weights(config, checkpoint.called)
+    require_once(config, quantization, runtime, adapter, checkpoint.option("quantization"))
 
 
 @lru_cache(maxsize=256)
@@ -213,14 +238,19 @@ def _proven(
     """Load, prove and remember one set of weights; returns what was found about it beside it."""
     refuse_unsupported(checkpoint.config, checkpoint.called)
     with checkpoint.complaining():
-        model = _from_pretrained(checkpoint, dtype, attention, placement.arguments)
+        rounding = while_loading(quantization, dtype)
+        rounds = rounding is not None or method_of(checkpoint.config) is not None
+        how = placement.arguments(rounds)
+        if rounding is not None:
+            how["quantization_config"] = rounding
+        model = _from_pretrained(checkpoint, dtype, attention, how)
         if adapter is not None:
             try:
                 model = merged(model, adapter)
             except UserError as error:
                 raise UserError(f"{checkpoint.called}: {error}") from None
         placement.placed(model)
-        model = model if quantization is None else quantized(model)
+        model = quantized(model) if quantization == INT8 else model
         model.eval()
     return model, prove(model, checkpoint.called), states_differ(model)
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from specdec.core.errors import UserError
 from specdec.lm.devices import checked_device
+from specdec.lm.quantization import BNB_8BIT, INT8
 from specdec.runtime.choice import AUTO, EAGER
 
 SPREAD = "auto"  # the device that stands for all that there are
@@ -39,18 +40,21 @@ class Placement:
         """
         return cls(checked_device(device), device == SPREAD)
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What transformers is told when it loads the weights."""
-        return {"device_map": DEVICE_MAP} if self.is_spread else {}
+    def arguments(self, rounds: bool) -> dict[str, Any]:
+        """Return what transformers is told when it loads weights, which it may round there."""
+        if self.is_spread:
+            return {"device_map": DEVICE_MAP}
+        return {"device_map": {"": str(self.device)}} if rounds else {}
 
     def placed(self, model: PreTrainedModel) -> None:
         """Move a model that was just loaded, unless it was loaded to where it belongs."""
-        if not self.is_spread:
+        if not self.is_spread and not is_rounded(model):
             torch.nn.Module.to(model, self.device)  # typed, unlike the method of transformers
 
 
-def require_spreadable(device: str, runtime: str, adapter: str | None) -> None:
+def require_spreadable(
+    device: str, runtime: str, adapter: str | None, quantization: str | None = None
+) -> None:
     """Refuse what a model over several devices cannot be asked for.
 
     Raises:
@@ -68,6 +72,11 @@ def require_spreadable(device: str, runtime: str, adapter: str | None) -> None:
             f"device={device!r}: an adapter is merged on one device; expected cpu or cuda, or a"
             " model that it has been merged into"
         )
+    if quantization == INT8:
+        raise UserError(
+            f"device={device!r}: weights are rounded to {INT8} on one device; expected"
+            f" quantization={BNB_8BIT}, or null"
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             f"device={device!r}: one process spreads a model over all devices; start it without"
@@ -78,6 +87,11 @@ def require_spreadable(device: str, runtime: str, adapter: str | None) -> None:
 def is_spread(model: nn.Module) -> bool:
     """Whether accelerate's hooks move what goes in and out of a model's layers."""
     return hasattr(model, "_hf_hook")
+
+
+def is_rounded(model: nn.Module) -> bool:
+    """Whether transformers loaded it with weights of fewer bits, which stay where they are."""
+    return getattr(model, "hf_quantizer", None) is not None
 
 
 def device_of(model: PreTrainedModel) -> torch.device:

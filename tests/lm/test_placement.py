@@ -16,7 +16,7 @@ from specdec.lm.check import prove
 from specdec.lm.check_states import states_differ
 from specdec.lm.fingerprint import fingerprint
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.placement import device_of, is_spread
+from specdec.lm.placement import device_of, is_spread, require_spreadable
 from specdec.lm.recurrent import causal_lm
 from tests.support.families import tiny_model
 from tests.support.ragged import EXACT, Conversation
@@ -160,19 +160,13 @@ def test_what_one_device_holds_is_not_spread() -> None:
     assert found.runtime == "eager"
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"runtime": "compiled"}, r"device='auto': layers .* are run by runtime=eager alone"),
-        ({"adapter": "x"}, r"device='auto': an adapter is merged on one device"),
-    ],
-)
-def test_what_goes_with_one_device_alone_is_refused(
-    options: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_goes_with_one_device_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("specdec.runtime.choice.compiler", lambda: "c++")
+    expected = r"device='auto': layers .* are run by runtime=eager alone, not by 'compiled'"
     with pytest.raises(UserError, match=expected):
-        sd.load("zoo:verifier", device="auto", **options)  # pyright: ignore[reportArgumentType]
+        load.require_loadable("zoo:verifier", device="auto", runtime="compiled")
+    with pytest.raises(UserError, match=r"device='auto': an adapter is merged on one device"):
+        require_spreadable("auto", "eager", "a folder")
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

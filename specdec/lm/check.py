@@ -19,7 +19,7 @@ from specdec.lm import mask
 from specdec.lm.batch import TreeBatch, pad
 from specdec.lm.context import steady_length
 from specdec.lm.hf import head_shape
-from specdec.lm.placement import device_of, is_rounded, is_spread
+from specdec.lm.placement import device_of, is_rounded, is_whole
 from specdec.lm.recurrent import causal_lm
 from specdec.runtime.agreement import TOLERANCE, relative_difference
 
@@ -69,14 +69,14 @@ def _rounding_alone(model: PreTrainedModel, error: float) -> bool:
     Near a tie rounding sends a token to another expert, whenever a text is read in another batch.
     In float32 such ties are ten thousand times rarer, and a wrong mask, position or cell is as
     wrong as before. Costs a copy of the weights, where it is needed and there is room for it: not
-    where they had to be spread over several devices. Of weights that transformers rounded there is
-    none; in float32, too, their products may depend on what else is read (8 bits of bitsandbytes).
+    where they had to be spread over devices or processes. Of weights that transformers rounded
+    there is none; in float32, too, their products may depend on what else is read.
     """
     if not math.isfinite(error) or (model.dtype is torch.float32 and not is_rounded(model)):
         return False
     if error > MOST_SPREADS * own_spread(model):
         return False
-    if is_spread(model) or is_rounded(model):
+    if not is_whole(model):
         return True
     try:
         exact: Any = copy.deepcopy(model)

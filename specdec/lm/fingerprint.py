@@ -20,7 +20,7 @@ from specdec.core.errors import UserError
 from specdec.core.plug_ins import sources_of
 from specdec.lm.checkpoint import name_of, on_card
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.placement import is_spread, tensors_of
+from specdec.lm.placement import is_whole, tensors_of
 from specdec.lm.quantization import as_numbers
 
 DIGESTS = ("config", "tokenizer", "weights")
@@ -135,7 +135,7 @@ def _weights_digest(lm: HFCausalLM, dtype: torch.dtype | None) -> str:
     def of_one(tensor: Tensor) -> str:
         return _tensor_digest(tensor, dtype)
 
-    if is_spread(lm.model):  # weights may be offloaded, and are fetched one after another
+    if not is_whole(lm.model):  # weights may have to be fetched, one after another
         pieces = list(map(of_one, tensors_of(lm.model)))
     else:
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:

@@ -20,7 +20,7 @@ from specdec.lm.chain_cells import ChainCells
 from specdec.lm.context import steady_length
 from specdec.lm.layer_kinds import why_no_trees
 from specdec.lm.new_cells import NewCells, Span
-from specdec.lm.placement import device_of, entry_of, is_rounded, is_spread, moved
+from specdec.lm.placement import device_of, entry_of, is_whole, moved
 from specdec.lm.programs import Programs
 from specdec.lm.unembedding import logits_of
 from specdec.runtime.choice import AUTO, EAGER, next_best, steps_of, suited
@@ -105,7 +105,7 @@ class HFCausalLM:
 
     def expect(self, num_tokens: int) -> None:
         """Choose how steps are run, if that was left open, for so many tokens to come."""
-        if self._may_choose and not (is_spread(self.model) or is_rounded(self.model)):
+        if self._may_choose and is_whole(self.model):
             self._may_choose, self._chose = False, True
             runtime, why = suited(self.model, num_tokens)
             self._run_by(runtime)

@@ -32,7 +32,7 @@ from specdec.lm.devices import DTYPES, checked_device, require_dtype, settled_dt
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer_kinds import is_recurrent
 from specdec.lm.mask import MaskKind
-from specdec.lm.placement import Placement, require_spreadable
+from specdec.lm.placement import Placement, require_shardable, require_spreadable
 from specdec.lm.quantization import (
     INT8,
     method_of,
@@ -65,6 +65,7 @@ def load(
     runtime: str = "eager",
     quantization: str | None = None,
     cache: CachePolicy | str | None = None,
+    tp_plan: str | None = None,
 ) -> HFCausalLM:
     """Load a model and its tokenizer; the weights are shared with earlier loads of the same.
 
@@ -88,6 +89,8 @@ def load(
         cache: what becomes of the keys and values of a text that grows: a policy of
             `specdec.cache`, or none: every step reads the whole text again; None: all
             are kept.
+        tp_plan: auto: each process of torchrun holds a part of each weight, by the plan that
+            transformers has for the model; None: each holds all.
 
     Returns:
         The model behind the protocol `CausalLM`, proven to decode trees rightly.
@@ -101,9 +104,9 @@ def load(
     require_quantization(quantization, checkpoint.option("quantization"))
     require_cache(cache, runtime)
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
-    _require_rounded(checkpoint, quantization, device, runtime, adapter)
+    _require_placed(checkpoint, quantization, device, runtime, adapter, tp_plan)
     require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
-    there = _placement(device, vocabulary_of)
+    there = _placement(device, vocabulary_of, tp_plan)
     kind, adapted = DTYPES[settled_dtype(dtype, there.device)], _signature_of(adapter)
     model, error, differ = _proven(
         checkpoint, checkpoint.files, there, kind, attention, adapter, adapted, quantization
@@ -122,9 +125,11 @@ def load(
 _heads_of_spread: dict[Checkpoint, torch.device] = {}
 
 
-def _placement(device: str, vocabulary_of: str | Mapping[str, Any] | None) -> Placement:
+def _placement(
+    device: str, vocabulary_of: str | Mapping[str, Any] | None, tp_plan: str | None = None
+) -> Placement:
     """Say where a model goes: a draft model is not spread, but goes where its verifier says."""
-    found = Placement.of(device)
+    found = Placement.of(device, tp_plan)
     if not found.is_spread or vocabulary_of is None:
         return found
     return Placement(_heads_of_spread.get(Checkpoint.of(vocabulary_of), found.device))
@@ -148,6 +153,7 @@ def require_loadable(
     runtime: str = "eager",
     quantization: str | None = None,
     cache: CachePolicy | str | None = None,
+    tp_plan: str | None = None,
 ) -> None:
     """Refuse what `load` would, as far as that shows without reading weights.
 
@@ -158,7 +164,7 @@ def require_loadable(
     require_quantization(quantization, checkpoint.option("quantization"))
     require_cache(cache, runtime)
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
-    _require_rounded(checkpoint, quantization, device, runtime, adapter)
+    _require_placed(checkpoint, quantization, device, runtime, adapter, tp_plan)
     require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
 
 
@@ -184,15 +190,19 @@ def _require(
         require_adapter(adapter, checkpoint.option("adapter"))
 
 
-def _require_rounded(
+def _require_placed(
     checkpoint: Checkpoint,
     quantization: str | None,
     device: str,
     runtime: str,
     adapter: str | None,
+    tp_plan: str | None,
 ) -> None:
-    """Refuse weights of fewer bits, or on several devices, that cannot be had or run here."""
+    """Refuse weights of fewer bits, or in several places, that cannot be had or run here."""
     config = checkpoint.config
+    others = {"quantization": quantization or method_of(config), "adapter": adapter}
+    field = checkpoint.option("tp_plan")
+    require_shardable(tp_plan, config, device, runtime, field, others)
     require_spreadable(device, runtime, adapter, quantization)
     require_loadable_weights(config, checkpoint.called)
     require_once(config, quantization, runtime, adapter, checkpoint.option("quantization"))

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel, TorchAoConfig
 
 from specdec.core.errors import UserError, require
@@ -140,7 +141,12 @@ def quantized(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def as_numbers(weight: Tensor) -> Tensor:
-    """Return a weight as the numbers that it stands for; plain ones are themselves."""
+    """Return a weight as the numbers that it stands for; plain ones are themselves.
+
+    Of one that processes share, all of it: each of them must ask.
+    """
+    if isinstance(weight, DTensor):
+        weight = weight.full_tensor()
     return weight.dequantize() if _is_rounded(weight) else weight
 
 

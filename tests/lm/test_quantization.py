@@ -124,7 +124,7 @@ def test_each_way_to_round_is_near_the_model_and_proven(
     assert 1e-4 < float((found - truth).norm() / truth.norm()) < near
     assert rounded.precision == f"float32 of {name} weights"
     assert rounded.tree_error is not None
-    # bitsandbytes multiplies in 8 bits or in bfloat16, where a rounding of float32 may tip a number.
+    # bitsandbytes multiplies in 8 bits or in bfloat16, where a rounding of float32 tips numbers.
     assert rounded.tree_error < (0.1 if name.startswith("bnb") else 1e-4)
     assert differences(fingerprint(plain), fingerprint(rounded))[-1] == "weights"
 

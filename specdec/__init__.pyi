@@ -9,12 +9,14 @@ from .core.trace import Trace as Trace
 from .decoding.decoder import SpeculativeDecoder as SpeculativeDecoder
 from .decoding.request import Request as Request
 from .decoding.stopping import Stopping as Stopping
+from .lab.description.describe import Description as Description
 from .lab.interleaving import Comparison as Comparison
 from .lm.hf import HFCausalLM as HFCausalLM
 from .lm.load import load as load
 from .metrics import Tally as Tally
 from .metrics import summarize as summarize
 from .notebook.compare import compare as compare
+from .notebook.describe import describe as describe
 from .notebook.generate import generate as generate
 from .notebook.record import record as record
 from .notebook.replay import Replay as Replay

@@ -25,6 +25,10 @@ USES = {
     "measure which tree to grow": ("calibrate", "data.path=zoo:held_out output=tree.json"),
     "record texts, once": ("record", "sampling.temperature=1 output=outputs/recording"),
     "predict acceptance from them without decoding": ("replay", "recording=outputs/recording"),
+    "see what a model takes in memory, and what fits it": (
+        "describe",
+        "verifier.path=zoo:verifier context=512 batch=8 dtype=float16",
+    ),
     "measure what steps cost here, to predict speed": ("costs", "output=outputs/costs.json"),
     "check that a run is lossless": ("check", "run=outputs/decode/RUN"),
     "make a report of a folder of runs": ("report", "outputs/mine"),

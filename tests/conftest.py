@@ -31,13 +31,15 @@ if "XDG_CACHE_HOME" not in os.environ:  # workers have that of the process that 
 # What decodes, trains and reports as a user does, or samples and enumerates for seconds.
 WHOLE = (
     *("command", "training", "test_command.py", "test_configs.py", "test_disturbances.py"),
-    *("test_package.py", "test_zoo.py", "calibration/test_best_tree.py"),
+    *("test_incremental_benchmark.py", "test_package.py", "test_zoo.py"),
+    "calibration/test_best_tree.py",
     *("calibration/test_ranks.py", "decoding/test_claims.py"),
     *("decoding/test_copies_of_the_verifier.py", "decoding/test_exact_loop.py"),
     *("decoding/test_generation_config.py", "decoding/test_judges.py"),
     *("decoding/test_loop_mutations.py", "decoding/test_lossless_combinations.py"),
     *("decoding/test_lossless_multistep.py", "lm/test_adapter.py", "lm/test_greedy_equality.py"),
-    *("lm/test_images_and_text.py", "lm/test_odd_checkpoints.py", "lm/test_remote_code.py"),
+    *("lm/test_encoder_decoder.py", "lm/test_images_and_text.py", "lm/test_odd_checkpoints.py"),
+    "lm/test_remote_code.py",
     *("lm/test_revision.py", "lm/test_unembedding.py", "metrics/test_metrics_speed.py"),
     *("prompts/test_conversations.py", "proposer/test_chained.py", "proposer/test_growth.py"),
     *("proposer/test_unlike_vocabularies.py", "recording/test_recording_folder.py"),

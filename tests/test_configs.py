@@ -40,6 +40,7 @@ ENTRY_POINTS = (
     "replay",
     "report",
     "costs",
+    "describe",
 )
 # What a plug-in cannot do without: one line for each that needs a file or a folder.
 NEEDED = {

@@ -28,7 +28,7 @@ class CachePolicy:
         if self.max_tokens is not None:
             require_int("max_tokens", self.max_tokens, 2)
         if self.max_bytes is not None:
-            _bytes_of(self.max_bytes)
+            bytes_of(self.max_bytes, "max_bytes")
         if self.max_tokens is not None:
             self.require_room(self.max_tokens, "")
 
@@ -40,7 +40,7 @@ class CachePolicy:
         """
         found = self.max_tokens
         if self.max_bytes is not None:
-            fit = _bytes_of(self.max_bytes) // cell_bytes
+            fit = bytes_of(self.max_bytes, "max_bytes") // cell_bytes
             found = fit if found is None else min(found, fit)
             expected = f"room for 2 cells of {cell_bytes} bytes"
             require(fit > 1, "cache.max_bytes", self.max_bytes, expected)
@@ -52,12 +52,16 @@ class CachePolicy:
         """Refuse a limit that leaves no room for what the policy keeps; options are of `node`."""
 
 
-def _bytes_of(size: int | str) -> int:
-    """Return bytes, of a number or of a text such as 1MiB, 10GB or 4096."""
+def bytes_of(size: int | str, field: str) -> int:
+    """Return bytes, of a number or of a text such as 1MiB, 10GB or 4096.
+
+    Raises:
+        UserError: it is neither; `field` is its name.
+    """
     try:
         found = int(size) if str(size).isdigit() else convert_file_size_to_int(size)
     except ValueError:
         found = 0
     if isinstance(size, bool) or found < 1:
-        raise UserError(f"max_bytes={size!r}: expected bytes, as a number or like 1MiB")
+        raise UserError(f"{field}={size!r}: expected bytes, as a number or like 1MiB")
     return found

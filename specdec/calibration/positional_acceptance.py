@@ -7,7 +7,7 @@ too, so that what is left is the noise of the draws before it and that of the ch
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -127,8 +127,9 @@ def _draft_pieces(
 ) -> Iterator[ScoredPositions]:
     batch = batch.to(verifier.device)
     positions = nn.functional.pad(batch.counted[:, 1:], (0, 1)).flatten().nonzero()[:, 0]
-    verifier_hidden = last_hidden(verifier, batch.token_ids).flatten(0, 1)
-    states = last_hidden(draft, known(batch.token_ids, draft.vocab_size)).flatten(0, 1)
+    verifier_hidden = last_hidden(verifier, batch).flatten(0, 1)
+    read = replace(batch, token_ids=known(batch.token_ids, draft.vocab_size))
+    states = last_hidden(draft, read).flatten(0, 1)
     for some in positions.split(_positions_at_once(verifier, draft)):
         logits = fitted(draft.unembed(states[some]), verifier.vocab_size)
         yield ScoredPositions(0, some, verifier.unembed(verifier_hidden[some]), logits)
@@ -144,7 +145,7 @@ def _head_pieces(
 ) -> Iterator[ScoredPositions]:
     batch = batch.to(verifier.device)
     targets = HeadTargets.of(batch.token_ids, batch.counted, heads.num_heads).with_all(depth)
-    hidden = last_hidden(verifier, batch.token_ids)
+    hidden = last_hidden(verifier, batch)
     verifier_hidden = hidden.flatten(0, 1)
     states = forced_states(heads, verifier, hidden.to(next(heads.parameters()).dtype), targets)
     size = _positions_at_once(verifier)

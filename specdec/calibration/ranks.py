@@ -6,6 +6,7 @@ for each position whose D tokens all are there and count.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def head_ranks(heads: Heads, verifier: HFCausalLM, depth: int, batch: Batch) -> 
     """Rank the tokens for the first `depth` heads, which read the true tokens, if any."""
     batch = batch.to(verifier.device)
     targets = HeadTargets.of(batch.token_ids, batch.counted, heads.num_heads).with_all(depth)
-    hidden = last_hidden(verifier, batch.token_ids).to(next(heads.parameters()).dtype)
+    hidden = last_hidden(verifier, batch).to(next(heads.parameters()).dtype)
     states = forced_states(heads, verifier, hidden, targets)
     columns = [
         _in_pieces(
@@ -51,7 +52,8 @@ def draft_ranks(model: HFCausalLM, vocab_size: int, depth: int, batch: Batch) ->
     model.require_states("draft.path")
     batch = batch.to(model.device)
     targets = HeadTargets.of(batch.token_ids, batch.counted, depth).with_all(depth)
-    hidden = last_hidden(model, known(batch.token_ids, model.vocab_size)).flatten(0, 1)
+    read = replace(batch, token_ids=known(batch.token_ids, model.vocab_size))
+    hidden = last_hidden(model, read).flatten(0, 1)
     # Neighbours look at the same tokens: each one's rank is computed once, after the token before.
     ahead = targets.positions[:, None] + torch.arange(1, depth + 1, device=model.device)
     before, place = ahead.unique(return_inverse=True)

@@ -26,6 +26,7 @@ INSTEAD = {
     "costs": "one machine's costs are one file; run it for each value, each output=FILE",
     "calibrate": "there is one calibration in a file; run it for each value, each output=FILE",
     "check": "runs are checked together; list them, run=[A,B]",
+    "describe": "one model is described; run it for each",
     "report": "there is one report of a folder; run it for each",
 }
 

@@ -16,7 +16,8 @@ from specdec.core.jsonl import require_writable
 from specdec.core.protocols import Rereading
 from specdec.lab.arm import build_arm
 from specdec.lab.checks import check_arm
-from specdec.lab.costs.forward_timing import ForwardGrid, contexts_within
+from specdec.lab.compatibility import require_decoder
+from specdec.lab.costs.forward_grid import ForwardGrid, contexts_within
 from specdec.lab.costs.growing import draw, require_comparable
 from specdec.lab.costs.measurement import Measurement
 from specdec.lab.costs.shown import about, show
@@ -82,6 +83,7 @@ def check_options(config: DictConfig) -> ArmSpec:
     require_int("repeats", config.repeats, 1)
     require_int("rounds", config.rounds, 1)
     shared = arm_spec(config)
+    require_decoder(shared.verifier, "costs are those of decoders, whose steps have one context")
     check_arm(shared)
     return shared
 

@@ -33,6 +33,11 @@ def decode() -> None:
     run("decode")
 
 
+def describe() -> None:
+    """Say what a model takes in memory, and what fits it."""
+    run("describe")
+
+
 def record() -> None:
     """Record texts for replay."""
     run("record")

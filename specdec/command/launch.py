@@ -35,7 +35,7 @@ FLAGS = {
 }
 LONE_FLAGS = {"--multirun", "-m", "--resolve"}  # that take no value
 OURS = {"--dry-run": "dry_run=true"}  # flags that are options
-WRITE_A_FILE = ("calibrate", "costs")
+WRITE_A_FILE = ("calibrate", "costs", "describe")
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")  # Hydra's own words for `output`
 
 

@@ -46,6 +46,7 @@ DECODING = _of(
         "stop_strings",
         "ignore_eos",
         "log_probs",
+        "experts",
         "batch",
         "device",
     ),
@@ -59,6 +60,7 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
     "replay": [SINGLE],
     "check": [SINGLE],
     "report": [SINGLE],
+    "describe": [SINGLE],
     "record": [
         SINGLE,
         Unheeded(
@@ -76,6 +78,7 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
         Unheeded(_of("verification"), 'expected it among options, options=["verification=block"]'),
         Unheeded(_of("tracker", "keep_candidates", "resume"), "no run is written here"),
         Unheeded(_of("cache", "verifier.cache"), "steps are timed with all cells of a text kept"),
+        Unheeded(_of("experts"), "experts of a sparse verifier are counted here anyway, untimed"),
     ],
     "calibrate": [
         SINGLE,

@@ -20,6 +20,7 @@ class Forward:
 
     logits: Tensor  # [B, M, V]
     hidden: Mapping[Layer, Tensor]  # per layer asked for: [B, M, H]
+    experts: Tensor | None = None  # [B, M, L, k] int64: chosen in each sparse layer; if asked for
 
 
 class CausalLM(Protocol):
@@ -104,11 +105,50 @@ class ChainDrafter(Protocol):
 
 
 @runtime_checkable
+class WholePrompts(Protocol):
+    """What a language model may have besides, whose prompts are read otherwise than other text."""
+
+    def begin(
+        self, rows: Sequence[int], prompts: Sequence[Sequence[int]], layers: Sequence[Layer] = ()
+    ) -> list[dict[Layer, Tensor]]:
+        """Read whole prompts into empty rows; of the last tokens no cells are kept.
+
+        They are read again, as roots of the first trees. Returns the hidden states of the others.
+        """
+        ...
+
+
+@runtime_checkable
 class BoundedRows(Protocol):
     """What a verifier may have besides, whose rows are emptied when they are full."""
 
     def room(self, row: int) -> int:
         """Return how many tokens may be appended to a row before it is emptied, at least one."""
+        ...
+
+
+@runtime_checkable
+class SourceReader(Protocol):
+    """What a model may have besides, whose encoder reads a source and whose decoder writes a text.
+
+    A row begins with the cells of its source, which `prefill` makes on an empty row. The text that
+    follows begins with `start_id`: a prompt is the source and that token, which so is the root of
+    the first tree. Rows are rewound to the source at most, or emptied.
+    """
+
+    @property
+    def start_id(self) -> int:
+        """The token that every text of the decoder begins with."""
+        ...
+
+    @property
+    def max_source(self) -> int:
+        """The most tokens of a source."""
+        ...
+
+    @property
+    def max_target(self) -> int:
+        """The most tokens of a decoder's text, its first one included."""
         ...
 
 

@@ -159,8 +159,13 @@ def _listed(value: object) -> object:
 def _described(processor: object) -> str:
     named: Any = processor if hasattr(processor, "__qualname__") else type(processor)
     held = sorted(getattr(processor, "__dict__", {}).items())
-    arguments = ", ".join(f"{name}={value!r}" for name, value in held)
+    arguments = ", ".join(f"{name}={_shown(value)}" for name, value in held)
     return f"{named.__module__}.{named.__qualname__}({arguments})"
+
+
+def _shown(value: object) -> str:
+    """Spell what a processor holds: another one by what it is, and not by where it lies."""
+    return _described(value) if callable(value) else repr(value)
 
 
 def _keep_top_k(logits: Tensor, k: int) -> Tensor:

@@ -55,6 +55,13 @@ class Step:
     reread: int | None = None
     # Parent and token of each draft token, of requests that keep them: for a look at the text.
     candidates: tuple[tuple[int, int], ...] = ()
+    # Where experts are counted, per sparse layer: the distinct ones that the step's forward touched
+    # for all tokens that it read, and the number of these: roots and draft tokens of all requests.
+    experts: tuple[int, ...] = ()
+    forward_tokens: int | None = None
+    # Of requests that keep their candidates, too: the experts that the root and each accepted token
+    # took, [A + 1][L][k].
+    routes: tuple[tuple[tuple[int, ...], ...], ...] = ()
     propose_seconds: float = 0.0
     verify_seconds: float = 0.0  # the verifier's forward
     other_seconds: float = 0.0
@@ -161,6 +168,9 @@ def _step(row: dict[str, Any]) -> Step:
     fields["divergence"] = tuple(tuple(pair) for pair in row["divergence"])
     fields["log_probs"] = tuple(row.get("log_probs", ()))
     fields["candidates"] = tuple(tuple(pair) for pair in row.get("candidates", ()))
+    fields["experts"] = tuple(row.get("experts", ()))
+    routes: list[list[list[int]]] = row.get("routes", [])
+    fields["routes"] = tuple(tuple(tuple(layer) for layer in token) for token in routes)
     return Step(**fields)
 
 
@@ -172,7 +182,8 @@ def _step_row(step: Step) -> dict[str, Any]:
     row["divergence"] = [list(pair) for pair in step.divergence]
     row["candidates"] = [list(pair) for pair in step.candidates]
     row["log_probs"] = list(step.log_probs)
-    for name in ("candidates", "log_probs"):
+    row["experts"] = list(step.experts)
+    for name in ("candidates", "log_probs", "experts", "forward_tokens", "routes"):
         if not row[name]:  # of most steps
             del row[name]
     if step.reread is None:

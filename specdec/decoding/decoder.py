@@ -20,6 +20,7 @@ from specdec.core.protocols import (
     Rereading,
     VerificationRule,
 )
+from specdec.core.room import Room
 from specdec.core.sampling import Sampling
 from specdec.core.shown import Shown
 from specdec.core.trace import Step, TextKey, Trace
@@ -27,6 +28,7 @@ from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Context, Proposal, Verdict
 from specdec.core.verified import verified
 from specdec.decoding.claims import claims_of
+from specdec.decoding.experts import routing_of, with_experts
 from specdec.decoding.pairing import is_lossless, require_judges
 from specdec.decoding.request import (
     Flight,
@@ -34,11 +36,14 @@ from specdec.decoding.request import (
     require_cells,
     require_decodable,
     require_samples,
+    require_sources,
     rounded,
 )
 from specdec.decoding.stopping import Stopping, default_stopping, text_of
 from specdec.decoding.turns import Decodable, beforehand, decode_turns, listed, request_of
 from specdec.lm.batch import TreeBatch
+from specdec.lm.begin import begin
+from specdec.lm.encoder_decoder import share_encoder
 from specdec.lm.generation import heeded
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.vocabularies import require_model, require_one_family
@@ -52,7 +57,8 @@ class SpeculativeDecoder:
     `judges` are further rules that are shown the same proposals and decide nothing: what each would
     have accepted on average is recorded in `Step.judged`, outside of all seconds. So rules are
     compared on the very same candidates, which texts of their own would not give them. With
-    `log_probs` the steps say how likely each emitted token was to the verifier.
+    `log_probs` the steps say how likely each emitted token was to the verifier, with `experts` how
+    many experts of the verifier each forward touched.
 
     Args:
         verifier: the large model.
@@ -65,10 +71,12 @@ class SpeculativeDecoder:
         allow_lossy: whether the rule may change the distribution.
         judges: further rules, by name.
         log_probs: whether steps say how likely each token was, in nats.
+        experts: whether steps say which experts of the verifier they took; slower.
 
     Raises:
         UserError: a part lacks a member of its protocol, the rule or a judge cannot decide on the
-            proposer's candidates, or the rule is not lossless for them and `allow_lossy` is off.
+            proposer's candidates, or the rule is not lossless for them and `allow_lossy` is off; or
+            the verifier has no experts that can be counted.
     """
 
     def __init__(
@@ -83,6 +91,7 @@ class SpeculativeDecoder:
         allow_lossy: bool = False,
         judges: Mapping[str, VerificationRule] | None = None,
         log_probs: bool = False,
+        experts: bool = False,
     ):
         require_int("batch", batch, 1)
         require_int("seed", seed, 0)
@@ -95,6 +104,7 @@ class SpeculativeDecoder:
         for each in (rule, *self.judges.values()):
             require_members(each, "verification rule")
         require_one_family(verifier, proposer)
+        share_encoder(verifier, proposer)
         self.lossless = is_lossless(rule, proposer.draw, allow_lossy)
         require_judges(self.judges, proposer.draw)
         self.verifier = verifier
@@ -106,6 +116,7 @@ class SpeculativeDecoder:
         self.seed = seed
         self._allow_lossy = allow_lossy
         self._log_probs = log_probs
+        self._routing = routing_of(verifier) if experts else None
         self._claims = claims_of(proposer)
         self._bounded = verifier if isinstance(verifier, BoundedRows) else None
         self._rereading = verifier if isinstance(verifier, Rereading) else None
@@ -122,7 +133,8 @@ class SpeculativeDecoder:
         tokenizer = getattr(verifier, "tokenizer", None)
         require_cells(requests, self.stopping.max_new_tokens, getattr(verifier, "max_cells", None))
         require_samples(1 + max((each.sample for each in requests), default=0), self.sampling)
-        require_decodable(requests, verifier.max_length, verifier.vocab_size, tokenizer)
+        require_decodable(requests, Room.of(verifier), verifier.vocab_size, tokenizer)
+        require_sources(requests, verifier)
 
     def expect(self, num_texts: int) -> None:
         """Tell models that choose how they run how many tokens may be written."""
@@ -148,8 +160,8 @@ class SpeculativeDecoder:
         if prompts:
             requests = beforehand(prompts, self._request)
             self.check(requests)
-            tokenizer, room = getattr(self.verifier, "tokenizer", None), self.verifier.max_length
-            found = decode_turns(prompts, self._request, self.stream, tokenizer, room)
+            tokenizer, room = getattr(self.verifier, "tokenizer", None), Room.of(self.verifier)
+            found = decode_turns(prompts, self._request, self.stream, tokenizer, room.too_long)
         else:
             found = self.stream(requests)
         self.expect(len(requests))
@@ -186,6 +198,8 @@ class SpeculativeDecoder:
             clock.lap("other")
 
             steps = self._judge(in_flight, proposals, verifier_probs, steps)
+            if self._routing is not None:
+                steps = with_experts(steps, in_flight, proposals, verdicts, forward, self._routing)
             for flight, step in zip(in_flight, steps, strict=True):
                 flight.steps.append(clock.stamp(step, share=len(in_flight)))
             yield from (self._trace(flight) for flight in in_flight if flight.finish_reason)
@@ -212,8 +226,8 @@ class SpeculativeDecoder:
         for row in rows:
             self.verifier.keep(row, 0)
         # The last token of a prompt is the root of the first tree, and is read with it.
-        prompts = [flight.token_ids[:-1] for flight in entering]
-        features = self.verifier.prefill(rows, prompts, self.proposer.layers)
+        prompts = [flight.token_ids for flight in entering]
+        features = begin(self.verifier, rows, prompts, self.proposer.layers)
         self.proposer.reset([flight.context() for flight in entering])
         for flight, hidden in zip(entering, features, strict=True):
             flight.features = hidden
@@ -223,7 +237,7 @@ class SpeculativeDecoder:
         return sorted([*in_flight, *entering], key=lambda flight: flight.row)
 
     def _take_off(self, request: Request, row: int) -> Flight:
-        room = self.verifier.max_length - len(request.token_ids)
+        room = Room.of(self.verifier).behind(len(request.token_ids))
         most = self.stopping.max_new_tokens
         budget = min(most, room, request.max_new_tokens or most)
         return Flight(request, row, self.sampling, self.stopping, self.seed, budget)
@@ -257,7 +271,8 @@ class SpeculativeDecoder:
         trees: list[CandidateTree] = [proposal.tree for proposal in proposals]
         starts = [self.verifier.length(row) for row in rows]
         batch = TreeBatch.of(trees, starts, self.verifier.device)
-        return self.verifier.forward(rows, *batch, layers=self.proposer.layers)
+        reader = self._routing or self.verifier
+        return reader.forward(rows, *batch, layers=self.proposer.layers)
 
     def _verifier_probs(
         self, contexts: Sequence[Context], proposals: Sequence[Proposal], logits: Tensor

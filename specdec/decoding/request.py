@@ -10,7 +10,9 @@ from torch import Tensor
 from specdec.core.errors import UserError
 from specdec.core.outcome import Outcome
 from specdec.core.processing import Processor
+from specdec.core.protocols import SourceReader
 from specdec.core.randomness import RandomStream
+from specdec.core.room import Room
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Step, Trace, request_id
 from specdec.core.tree import CandidateTree
@@ -51,9 +53,9 @@ class Request:
 
 
 def require_decodable(
-    requests: Sequence[Request], max_length: int, vocab_size: int, tokenizer: Any = None
+    requests: Sequence[Request], room: Room, vocab_size: int, tokenizer: Any = None
 ) -> None:
-    """Refuse requests that a verifier cannot decode: V is `vocab_size`, its context `max_length`.
+    """Refuse requests that a verifier cannot decode: V is `vocab_size`.
 
     Raises:
         UserError: two prompts bear one name, or one is empty, leaves no room in the context, or has
@@ -67,17 +69,32 @@ def require_decodable(
             raise UserError(f"{called}: there are two of that name")
         if not request.token_ids:
             raise UserError(f"{called}: it is empty")
-        if len(request.token_ids) >= max_length:
-            raise UserError(
-                f"{called}: {len(request.token_ids)} tokens do not fit the"
-                f" verifier's context of {max_length}"
-            )
+        refusal = room.refusal(len(request.token_ids))
+        if refusal is not None:
+            raise UserError(f"{called}: {refusal}")
         strange = next((t for t in request.token_ids if not 0 <= t < vocab_size), None)
         if strange is not None:
             spelt = "" if tokenizer is None else f" {tokenizer.convert_ids_to_tokens(strange)!r}"
             raise UserError(
                 f"{called}: token {strange}{spelt} is beyond the verifier's"
                 f" embedding of {vocab_size} tokens"
+            )
+
+
+def require_sources(requests: Sequence[Request], verifier: object) -> None:
+    """Refuse requests of a verifier with an encoder that are not a source and the token behind it.
+
+    Raises:
+        UserError: one lacks either.
+    """
+    for request in requests if isinstance(verifier, SourceReader) else ():
+        assert isinstance(verifier, SourceReader)
+        *source, start = request.token_ids or [None]
+        if start != verifier.start_id or not source:
+            what = "its source is empty" if start == verifier.start_id else f"it ends with {start}"
+            raise UserError(
+                f"prompt {request.request_id}: {what}; expected a source and token"
+                f" {verifier.start_id}, which the decoder begins with, as verifier.encode(text) has"
             )
 
 

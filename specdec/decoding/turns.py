@@ -8,6 +8,7 @@ from typing import Any
 
 from specdec.core.errors import UserError
 from specdec.core.narrowing import is_sequence
+from specdec.core.protocols import SourceReader
 from specdec.core.trace import PromptKey, Trace
 from specdec.decoding.request import Request
 from specdec.prompts import AUTO, Message, Prompt, Rendered, Rendering, answer_of, render_turn
@@ -107,6 +108,8 @@ def rendered(
 ) -> Rendered:
     """Render the turn that comes after `answers` as the verifier reads it.
 
+    Behind a source stands the token that the decoder begins with.
+
     Raises:
         UserError: the verifier has no tokenizer, or the template refuses the prompt.
     """
@@ -115,7 +118,26 @@ def rendered(
         raise UserError(
             f"{prompt.name}: the verifier has no tokenizer; expected sd.Request(name, token_ids)"
         )
-    return render_turn(prompt, answers, tokenizer, how)
+    start = (verifier.start_id,) if isinstance(verifier, SourceReader) else ()
+    return rendered_before(start, prompt, answers, tokenizer, how)
+
+
+def rendered_before(
+    start: Sequence[int],
+    prompt: Prompt,
+    answers: Sequence[str],
+    tokenizer: Any,
+    how: Rendering = AUTO,
+) -> Rendered:
+    """Render a turn, with `start` behind it, which counts among its tokens.
+
+    Raises:
+        UserError: the template refuses the prompt.
+    """
+    if start and how.max_tokens is not None:
+        how = replace(how, max_tokens=max(1, how.max_tokens - len(start)))
+    found = render_turn(prompt, answers, tokenizer, how)
+    return replace(found, token_ids=(*found.token_ids, *start))
 
 
 def request_of(

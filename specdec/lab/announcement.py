@@ -22,10 +22,11 @@ def announce(specs: Sequence[ArmSpec], arm: Arm, prompts: Sequence[Prompt]) -> N
         prompts: that will be decoded.
     """
     verifier = arm.verifier
+    kind = "tree" if verifier.no_trees is None else "chain"
     millions = verifier.model.num_parameters() / 1e6
     print(
         f"verifier {specs[0].verifier.path}: {verifier.model.config.model_type},"
-        f" {millions:.1f} M parameters; proven: tree forwards equal plain forwards"
+        f" {millions:.1f} M parameters; proven: {kind} forwards equal plain forwards"
         f" (relative difference {verifier.tree_error:.0e})"
     )
     for note in dict.fromkeys(note for spec in specs for note in calibration_notes(spec)):

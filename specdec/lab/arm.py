@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from specdec.core.errors import require, require_kind
 from specdec.core.escapes import unescaped
+from specdec.core.room import Room
 from specdec.core.sampling import Sampling
 from specdec.core.trace import PromptKey, Trace
 from specdec.decoding.decoder import SpeculativeDecoder
@@ -46,7 +47,7 @@ class Arm:
             shown = prompt.key in looked_at
             return replace(self.request(prompt, answers), keep_candidates=shown)
 
-        room = self.prompts.room(self.verifier.max_length)
+        room = self.prompts.room(Room.of(self.verifier).too_long)
         yield from decode_turns(
             prompts, request, self.decoder.stream, self.verifier.tokenizer, room
         )
@@ -77,7 +78,7 @@ class Arm:
         Raises:
             UserError: one of them cannot be decoded, not even after empty answers.
         """
-        found = chosen(prompts, self.prompts, self.request, self.verifier.max_length)
+        found = chosen(prompts, self.prompts, self.request, Room.of(self.verifier).too_long)
         self.decoder.check(found.requests)
         self.skipped = found.skipped
         return found.prompts
@@ -149,6 +150,7 @@ def build_arm(spec: ArmSpec, verifier: HFCausalLM, name: str = "") -> Arm:
         allow_lossy=spec.allow_lossy,
         judges={judge: part.build() for judge, part in spec.judges.items()},
         log_probs=spec.log_probs,
+        experts=spec.experts,
     )
     called = name or spec.proposer.name
     return Arm(called, spec.rule.name, verifier, decoder, spec.prompts, spec.keep_candidates)

@@ -38,5 +38,6 @@ def check_options(spec: ArmSpec) -> None:
         require_int("min_new_tokens", spec.min_new_tokens, 0)
     require_bool("ignore_eos", spec.ignore_eos)
     require_bool("log_probs", spec.log_probs)
+    require_bool("experts", spec.experts)
     strings = stop_strings_of(spec)
     Stopping(spec.max_new_tokens, frozenset(), strings or (), show=lambda ids: "")

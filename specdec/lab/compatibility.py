@@ -9,9 +9,10 @@ from specdec.core.values import CandidateSource, Draw
 from specdec.decoding.pairing import is_lossless, require_judges
 from specdec.lab.identity import files_of
 from specdec.lab.option_names import named_options
-from specdec.lab.spec import ArmSpec, ProposerPart, pick
+from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart, pick
 from specdec.lm.layer_kinds import why_no_trees
 from specdec.lm.load import vocabulary_size
+from specdec.lm.vocabularies import UNLIKE_SIDES
 from specdec.proposer.tree_fit import require_heads_fit, require_kind, require_ranks
 from specdec.tree.calibrated import Calibrated
 from specdec.tree.calibration_file import read_calibration
@@ -31,6 +32,7 @@ def require_parts_fit(spec: ArmSpec) -> None:
     require_members(tree, "tree")
     require_proposer(spec.proposer)
     require_tree_fits(spec, tree)
+    require_sides_fit(spec)
     require_tree_read(spec, tree)
     rule, judges = spec.rule.build(), {name: part.build() for name, part in spec.judges.items()}
     for each in (rule, *judges.values()):
@@ -70,6 +72,32 @@ def require_tree_fits(spec: ArmSpec, tree: TreePolicy) -> None:
         require_ranks(tree, vocabulary_size(checkpoint), f" in {checkpoint.called}")
     elif proposer.source is CandidateSource.TEXT:
         require_plain_chain(tree, proposer.name, spec.tree.name)
+
+
+def require_sides_fit(spec: ArmSpec) -> None:
+    """Refuse a draft model without an encoder beside a verifier with one, and the reverse."""
+    draft = spec.proposer.draft_model
+    if draft is None:
+        return
+    reads, drafts = has_encoder(spec.verifier), has_encoder(draft)
+    if reads != drafts:
+        raise Unfit(f"{draft.checkpoint.called}: {UNLIKE_SIDES[drafts]}")
+
+
+def has_encoder(model: ModelPart) -> bool:
+    """Whether a model reads a source beside its text."""
+    return bool(model.checkpoint.config.is_encoder_decoder)
+
+
+def require_decoder(model: ModelPart, why: str) -> None:
+    """Refuse a model with an encoder; `why` says what it does not go with.
+
+    Raises:
+        UserError: it has one.
+    """
+    if has_encoder(model):
+        kind = f"{model.checkpoint.config.model_type} is an encoder-decoder model"
+        raise UserError(f"{model.checkpoint.called}: {kind}; {why}")
 
 
 def require_tree_read(spec: ArmSpec, tree: TreePolicy) -> None:

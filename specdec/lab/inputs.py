@@ -9,20 +9,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from specdec.cache.policy import CachePolicy
 from specdec.core.digest import Signature, signature
 from specdec.core.errors import Unfit
 from specdec.core.narrowing import is_mapping
+from specdec.core.room import Room
 from specdec.decoding.request import Request, require_decodable
+from specdec.decoding.turns import rendered_before
 from specdec.lab.option_names import named_options
 from specdec.lab.part import TARGET, Part
 from specdec.lab.prompt_options import PromptOptions, chosen
 from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart
 from specdec.lm.checkpoint import Checkpoint
-from specdec.lm.load import context_length, require_loadable, vocabulary_size, width
-from specdec.prompts import Prompt, render_turn
+from specdec.lm.load import require_loadable, room_for, vocabulary_size, width
+from specdec.lm.routing import require_experts, require_plain_steps
+from specdec.prompts import Prompt
 from specdec.proposer.tree_fit import heads_config
+from specdec.runtime.choice import EAGER
 
 Files = tuple[Signature, ...]
 
@@ -34,6 +39,8 @@ def require_inputs(spec: ArmSpec) -> None:
         UserError: with the option and its value; heads of a verifier of another size are Unfit.
     """
     require_models(spec)
+    if spec.experts:
+        require_counted_experts(spec.verifier)
     require_prompts(spec.prompts, spec.verifier)
 
 
@@ -68,12 +75,30 @@ def _require_made(node: _Node) -> None:
 
 def require_model(model: ModelPart) -> None:
     """Refuse a model that `specdec.lm.load.load` could not load."""
-    given = {name: value for name, value in model.options.items() if name != TARGET}
-    if is_mapping(given.get("cache")):
-        cache = Part[CachePolicy](f"{model.at}.cache", given["cache"], points=model.points)
-        given["cache"] = cache.build()
+    given: dict[str, Any] = {n: value for n, value in model.options.items() if n != TARGET}
+    if "cache" in given:
+        given["cache"] = _cache_of(model)
     with named_options(model.names):
         require_loadable(**given)
+
+
+def _cache_of(model: ModelPart) -> object:
+    """Return the policy of a model's cache; what options say instead, if that is no policy."""
+    given = model.get("cache")
+    if not is_mapping(given):
+        return given
+    return Part[CachePolicy](f"{model.at}.cache", given, points=model.points).build()
+
+
+def require_counted_experts(verifier: ModelPart) -> None:
+    """Refuse a verifier whose experts cannot be counted, as far as that shows without weights.
+
+    Raises:
+        UserError: it is dense, or its steps are not read by one forward of its own code.
+    """
+    option, runtime = "experts=true", str(verifier.get("runtime", EAGER))
+    require_experts(option, verifier.checkpoint.config)
+    require_plain_steps(option, runtime, _cache_of(verifier))
 
 
 def require_heads_of(path: object, verifier: Checkpoint) -> None:
@@ -89,24 +114,25 @@ def require_heads_of(path: object, verifier: Checkpoint) -> None:
 def require_prompts(prompts: PromptOptions, verifier: ModelPart) -> None:
     """Refuse prompts that cannot be read, rendered or decoded, not even after empty answers."""
     reader = verifier.checkpoint
-    context = context_length(reader, verifier.max_length)
+    room = room_for(reader, verifier.max_length)
     there = _files(prompts.path)
-    _require_prompts(json.dumps(asdict(prompts)), there, reader, reader.files, context)
+    _require_prompts(json.dumps(asdict(prompts)), there, reader, reader.files, room)
 
 
 @lru_cache(maxsize=256)
 def _require_prompts(
-    options: str, there: Files, verifier: Checkpoint, model_there: Files, context: int
+    options: str, there: Files, verifier: Checkpoint, model_there: Files, room: Room
 ) -> None:
     prompts = PromptOptions(**json.loads(options))
     tokenizer, vocab_size = verifier.tokenizer, vocabulary_size(verifier)
+    start = () if room.source is None else (0,)  # the decoder's first token, whichever that is
 
     def request(prompt: Prompt, answers: Sequence[str]) -> Request:
-        token_ids = render_turn(prompt, answers, tokenizer, prompts.rendering).token_ids
-        return Request(prompt.prompt_id, token_ids, turn=len(answers), where=prompt.where)
+        found = rendered_before(start, prompt, answers, tokenizer, prompts.rendering)
+        return Request(prompt.prompt_id, found.token_ids, turn=len(answers), where=prompt.where)
 
-    requests = chosen(prompts.load(), prompts, request, context).requests
-    require_decodable(requests, context, vocab_size, tokenizer)
+    requests = chosen(prompts.load(), prompts, request, room.too_long).requests
+    require_decodable(requests, room, vocab_size, tokenizer)
 
 
 def _files(path: object) -> Files:

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from specdec.core.protocols import SourceReader
 from specdec.core.trace import PlainSteps, TextKey, Trace
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
@@ -80,7 +81,8 @@ class PlainClock:
 
         What a step takes grows with the context, about linearly, so that such a stretch takes what
         all the text takes on average; and all texts are shortened by the same share, so that as
-        many requests are in flight as in a whole run without candidates.
+        many requests are in flight as in a whole run without candidates. Behind an encoder a text
+        is asked from its beginning: what stands before it is a source, and no text.
         """
         earlier = [traces[*prompt.key, number] for number in range(turn)]
         answers = answers_of(earlier, self._arm.verifier).get(prompt.key, [])
@@ -88,6 +90,8 @@ class PlainClock:
         text = traces[*prompt.key, turn].output_ids
         number = min(len(text), max(MIN_STEPS, round(TEXT_SHARE * len(text))))
         written = text[: (len(text) - number) // 2]
+        if isinstance(self._arm.verifier, SourceReader):
+            written = ()
         return replace(request, token_ids=[*request.token_ids, *written], max_new_tokens=number)
 
     def _run(self, requests: Sequence[Request]) -> list[Trace]:

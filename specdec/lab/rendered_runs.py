@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from specdec.core.errors import UserError
+from specdec.core.room import Room
 from specdec.core.trace import Trace, request_id
 from specdec.decoding.turns import rendered
 from specdec.lab.arm import answers_of
@@ -89,7 +90,7 @@ def texts_of(
     """
     texts: list[Text] = []
     for trace, prompt_ids in _with_prompts(traces, prompts, rendering, verifier, named):
-        budget = min(max_new_tokens, verifier.max_length - len(prompt_ids))
+        budget = min(max_new_tokens, Room.of(verifier).behind(len(prompt_ids)))
         texts.append(
             Text(
                 trace.prompt_id,

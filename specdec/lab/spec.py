@@ -174,6 +174,7 @@ class ArmSpec:
     stop_strings: Sequence[str] | None  # escapes unresolved; None: as the checkpoint says
     ignore_eos: bool  # whether end tokens are tokens like any other
     log_probs: bool  # whether traces say how likely each token was
+    experts: bool  # whether the experts of the verifier are counted
     keep_candidates: int  # of how many prompts the candidates are kept, to be looked at
     resume: bool  # whether an interrupted run goes on, and a complete one stays
     tracker: str  # where results go beside the run directory
@@ -214,6 +215,7 @@ class ArmSpec:
             prompts=PromptOptions(**options["prompts"]),
             sweep=SweepJob.of(options.get("sweep")),
             allow_lossy=options["verification"]["allow_lossy"],
+            experts=options.get("experts", False),  # older runs do not say
             **{name: options[name] for name in PLAIN},
         )
 

@@ -30,6 +30,10 @@ LEFT_OUT = {
     "tuning": {"training"},
     "verifier": {"device", "vocabulary_of"},
 }
+# Without a value there are none, as in trainings from before there were such options.
+OF_EXPERTS = {
+    f"train.{name}" for name in ("num_experts", "experts_per_token", "router_aux_loss_coef")
+}
 NAMED = ("train", "loss", "tree")  # nodes that are chosen by a name
 # What may be on a Hub, and as what.
 ON_HUB = {
@@ -39,6 +43,7 @@ ON_HUB = {
 # Names that a file might have by chance.
 NO_FILES = {
     *("seed", "dtype", "verifier.dtype", "verifier.attention", "verifier.runtime"),
+    "train.attention",
     "trainer.mixed_precision",
     *("verifier.revision", "train.revision"),
     *(f"data.{name}" for name in ("split", "held_out_split", "config", "revision", "field")),
@@ -84,6 +89,8 @@ def _said(spec: TrainingSpec) -> Iterator[tuple[str, Any]]:
             yield node, plug_in_name(options[node][TARGET])
         for name, value in _flat(node, options[node]):
             left_out = LEFT_OUT.get(node, ())
+            if name in OF_EXPERTS and value is None:
+                continue
             if not name.endswith(TARGET) and name.split(".")[1] not in left_out:
                 yield name, value
 

@@ -12,6 +12,7 @@ from specdec.core.values import CandidateSource
 from specdec.lab.option_names import Points
 from specdec.lab.part import Part
 from specdec.lab.spec import ModelPart, source_of
+from specdec.lm.mask import PREFIX_LM
 from specdec.runtime.choice import AUTO
 from specdec.training.data.distill import Distill
 from specdec.training.data.reading import Reading, Source
@@ -84,6 +85,9 @@ class TrainingSpec:
         cache_path = self.data["cache_path"]
         expected = "null with joint=true, since the states of a verifier that is tuned do not last"
         require(cache_path is None, "data.cache_path", cache_path, expected)
+        attention = self.verifier.get("attention")
+        expected = "another with joint=true, which tunes verifiers that read from left to right"
+        require(attention != PREFIX_LM, "verifier.attention", attention, expected)
         return self.tuning
 
     def require_data(self) -> tuple[Source, Source]:

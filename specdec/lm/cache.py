@@ -64,9 +64,24 @@ class RowCache(Cache):
 
     @property
     def cell_bytes(self) -> list[int]:
-        """The bytes of one cell's key and value in each layer, once a model has written."""
-        pairs = [layer.buffers() for layer in self._row_layers]
+        """The bytes of one cell's key and value in each layer, once a model has written.
+
+        None of a layer that has no cells of its own: it reads those of another.
+        """
+        pairs = [layer.buffers() if layer.is_initialized else () for layer in self._written]
         return [sum(b.shape[1] * b.shape[3] * b.element_size() for b in pair) for pair in pairs]
+
+    @property
+    def key_heads(self) -> list[int]:
+        """The heads of a cell's key in each layer, once a model has written; 0 without cells."""
+        layers = self._written
+        return [layer.buffers()[0].shape[1] if layer.is_initialized else 0 for layer in layers]
+
+    @property
+    def _written(self) -> "list[RowLayer]":
+        written = [layer.is_initialized for layer in self._row_layers]
+        assert any(written) or not written, "no key was written into the cache"
+        return self._row_layers
 
     def buffers(self, rows: range, longest: int) -> tuple[Tensor, ...]:
         """Return keys and values of each layer, of neighbouring rows, with room for `longest`."""

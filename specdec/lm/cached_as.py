@@ -2,24 +2,27 @@
 
 from typing import Any
 
-import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from specdec.cache.clear import Clear
 from specdec.cache.policy import NONE, CachePolicy
 from specdec.cache.sliding_window import SlidingWindow
 from specdec.core.errors import UserError
+from specdec.lm.accounting import cells_of
 from specdec.lm.clearing import ClearingLM
+from specdec.lm.encoder_decoder import EncoderDecoderLM
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer_kinds import is_recurrent
+from specdec.lm.mask import PREFIX_LM
+from specdec.lm.prefix_lm import PrefixLM, RecomputingPrefixLM
 from specdec.lm.recomputing import RecomputingLM
 from specdec.lm.recurrent import causal_lm
 from specdec.lm.sliding import SlidingLM
 from specdec.runtime.choice import AUTO, EAGER
 
 
-def require_cache(cache: object, runtime: str) -> None:
-    """Refuse what is no cache, or none that goes with a runtime.
+def require_cache(cache: object, runtime: str, attention: str | None = None) -> None:
+    """Refuse what is no cache, or none that goes with a runtime and an attention.
 
     Raises:
         UserError: it is not.
@@ -30,6 +33,11 @@ def require_cache(cache: object, runtime: str) -> None:
     if cache == NONE and runtime not in (EAGER, AUTO):
         raise UserError(
             f"cache={NONE!r}: whole texts are read by runtime={EAGER} alone, not by {runtime!r}"
+        )
+    if attention == PREFIX_LM and isinstance(cache, SlidingWindow | Clear):
+        raise UserError(
+            f"attention={PREFIX_LM!r}: the cells of a prompt depend on all of it, so none can go or"
+            " be read again alone; expected cache=error, or verifier.cache=none"
         )
 
 
@@ -51,40 +59,50 @@ def require_for_states(config: PreTrainedConfig, cache: object, runtime: str, ca
         raise UserError(f"{what}, whose states do not grow; expected cache.max_tokens, not bytes")
 
 
-def cached_as(cache: CachePolicy | str | None, model: PreTrainedModel, *given: Any) -> HFCausalLM:
+def cached_as(
+    cache: CachePolicy | str | None,
+    model: PreTrainedModel,
+    *given: Any,
+    prompt_mask: str | None = None,
+) -> HFCausalLM:
     """Return a model with a cache of its own; `given` are the other arguments of `HFCausalLM`.
 
     Raises:
         UserError: the cache is too small.
     """
+    if model.config.is_encoder_decoder:
+        found = EncoderDecoderLM(model, *given)
+        found.max_cells = None if cache is None else limit_of(cache, model)
+        return found
+    kind = causal_lm if prompt_mask is None else PrefixLM
     if cache == NONE:
-        return RecomputingLM(model, *given)
+        recomputing = RecomputingLM if prompt_mask is None else RecomputingPrefixLM
+        return recomputing(model, *given)
     limit = None if cache is None else limit_of(cache, model)
     if limit is None:
-        return causal_lm(model, *given)
+        return kind(model, *given)
     if isinstance(cache, SlidingWindow):
         return SlidingLM(cache, limit, model, *given)
     if isinstance(cache, Clear):
         return ClearingLM(cache, limit, model, *given)
-    found = causal_lm(model, *given)
+    found = kind(model, *given)
     found.max_cells = limit
     return found
 
 
+def cached_like(lm: HFCausalLM, model: PreTrainedModel) -> HFCausalLM:
+    """Return a model with a cache of its own, of all cells, that reads prompts as another does."""
+    kind = causal_lm if lm.prompt_mask is None else PrefixLM
+    return kind(model, lm.tokenizer, max_length=lm.max_length)
+
+
 def limit_of(cache: CachePolicy | str, model: PreTrainedModel) -> int | None:
-    """Return the cells that a request may keep; None: all.
+    """Return the cells that a request may keep; None: all. The model may be without weights.
 
     Raises:
         UserError: not even two fit.
     """
     assert isinstance(cache, CachePolicy)
-    return cache.limit(sum(cell_bytes_of(model)) if cache.max_bytes is not None else 1)
-
-
-@torch.inference_mode()
-def cell_bytes_of(model: PreTrainedModel) -> list[int]:
-    """Return the bytes of a cell's key and value in each layer, by letting the model write one."""
-    lm = causal_lm(model)
-    lm.open(1, 1)
-    lm.prefill([0], [[0]])
-    return lm.cell_bytes
+    if cache.max_bytes is None:
+        return cache.limit(1)
+    return cache.limit(sum(each.cell_bytes for each in cells_of(model)))

@@ -17,10 +17,12 @@ from specdec.core.errors import UserError, first_line
 from specdec.core.tree import CandidateTree
 from specdec.lm import mask
 from specdec.lm.batch import TreeBatch, pad
+from specdec.lm.check_encoder_decoder import inputs_of, source_error
 from specdec.lm.context import steady_length
 from specdec.lm.hf import head_shape
 from specdec.lm.placement import device_of, is_rounded, is_whole
 from specdec.lm.recurrent import causal_lm
+from specdec.lm.source_room import room_of
 from specdec.runtime.agreement import TOLERANCE, relative_difference
 
 SHAPE = CandidateTree((0, 1, 2, 3, 4, 5), (-1, 0, 0, 1, 2, 2))
@@ -47,8 +49,7 @@ def prove(model: PreTrainedModel, name: str) -> float:
     except Exception as problem:  # whatever foreign code raises, it cannot be used
         reason = first_line(problem)
         raise UserError(
-            f"{name}: {model.config.model_type} cannot decode trees with a stock KV cache"
-            f" ({reason})"
+            f"{name}: {model.config.model_type} cannot decode candidates with our cache ({reason})"
         ) from problem
     if not math.isfinite(error):
         raise UserError(
@@ -57,8 +58,9 @@ def prove(model: PreTrainedModel, name: str) -> float:
         )
     if not by_rounding:
         raise UserError(
-            f"{name}: {model.config.model_type} is not supported: a tree forward differs from plain"
-            f" forwards by {error:.1e} (relative; {model.dtype} allows {tolerance:.0e})"
+            f"{name}: {model.config.model_type} is not supported: a forward of candidates"
+            f" differs from plain forwards by {error:.1e} (relative; {model.dtype} allows"
+            f" {tolerance:.0e})"
         )
     return error
 
@@ -94,7 +96,7 @@ def own_spread(model: PreTrainedModel) -> float:
     bits, bfloat16): then inputs that differ by a rounding of the model's type count as well.
     """
     generator = torch.Generator().manual_seed(0)
-    vocab_size, most = head_shape(model)[0], steady_length(model.config.get_text_config())
+    vocab_size, most = head_shape(model)[0], _longest(model)
     largest = 0.0
     for length in (5, 8, 9, 10, 11, 12):
         text = torch.randint(vocab_size, (length,), generator=generator).tolist()
@@ -105,7 +107,7 @@ def own_spread(model: PreTrainedModel) -> float:
             behind = torch.randint(vocab_size, (more,), generator=generator).tolist()
             if length + more <= most:
                 read = torch.tensor([text + behind] * more, device=device_of(model))
-                found = model(input_ids=read, use_cache=False).logits[:, length - 1]
+                found = model(**inputs_of(model, read), use_cache=False).logits[:, length - 1]
                 largest = max(largest, *(relative_difference(each, alone) for each in found))
     return largest
 
@@ -116,6 +118,13 @@ def _shaken(model: PreTrainedModel, text: list[int], generator: torch.Generator)
     noise = torch.randn(read.shape, generator=generator).to(read.device, torch.float32)
     off = (read.float() * (1 + torch.finfo(read.dtype).eps * noise)).to(read.dtype)
     return model(inputs_embeds=off, use_cache=False).logits[0, -1]
+
+
+def _longest(model: PreTrainedModel) -> int:
+    config = model.config
+    if config.is_encoder_decoder:
+        return room_of(config).tokens
+    return steady_length(config.get_text_config())
 
 
 def _require_one_width(model: PreTrainedModel) -> None:
@@ -131,6 +140,8 @@ def _require_one_width(model: PreTrainedModel) -> None:
 
 def largest_error(model: PreTrainedModel) -> float:
     """Run the comparison on two rows of unlike length, the longer one past any short window."""
+    if model.config.is_encoder_decoder:
+        return source_error(model)
     lm = causal_lm(model)
     if lm.max_length < SHORTEST:
         raise ValueError(f"its context of {lm.max_length} tokens is too short for the proof")
@@ -174,4 +185,4 @@ def _path(shape: CandidateTree, node: int) -> list[int]:
 def _plain(model: PreTrainedModel, token_ids: list[int]) -> Tensor:  # [V]
     """What the stock model says after ordinary text, without any cache."""
     batch = torch.tensor([token_ids], device=device_of(model))
-    return model(input_ids=batch, use_cache=False).logits[0, -1]
+    return model(**inputs_of(model, batch), use_cache=False).logits[0, -1]

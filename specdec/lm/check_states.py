@@ -4,6 +4,7 @@ import torch
 from transformers import PreTrainedModel
 
 from specdec.core.errors import first_line
+from specdec.lm.check_encoder_decoder import decoder_states_error
 from specdec.lm.placement import entry_of
 from specdec.lm.recurrent import causal_lm
 from specdec.runtime.agreement import TOLERANCE, relative_difference
@@ -29,6 +30,8 @@ def states_error(model: PreTrainedModel) -> float:
 
     Each time within one forward, so that nothing but rounding can be between them.
     """
+    if model.config.is_encoder_decoder:
+        return decoder_states_error(model)
     lm = causal_lm(model)
     generator = torch.Generator().manual_seed(0)
     token_ids = torch.randint(lm.vocab_size, (2, 5), generator=generator).to(lm.device)

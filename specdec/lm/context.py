@@ -53,14 +53,18 @@ def limited_length(config: PreTrainedConfig, limit: int | None, field: str) -> i
     return limit
 
 
-def _scalings(config: PreTrainedConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield how positions are rotated: one way, or one for each kind of layer."""
+def rotations(config: PreTrainedConfig) -> list[Mapping[str, Any]]:
+    """Return how positions are rotated: one way, one for each kind of layer, or none."""
     found: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
     kinds = [each for each in found.values() if isinstance(each, Mapping)]
-    if kinds:
-        for each in kinds:
-            # Where layers differ the lengths are those that the whole model was trained for.
-            kind = str(each.get("rope_type", "default"))
-            yield ("default" if kind == "linear" else kind), each
-    elif found:
-        yield str(found.get("rope_type", "default")), found
+    return kinds or ([found] if found else [])
+
+
+def _scalings(config: PreTrainedConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the kind of each rotation, as far as the context follows from it, and the rest."""
+    found = rotations(config)
+    by_layer = found != [getattr(config, "rope_parameters", None)]
+    for each in found:
+        # Where layers differ the lengths are those that the whole model was trained for.
+        kind = str(each.get("rope_type", "default"))
+        yield ("default" if by_layer and kind == "linear" else kind), each

@@ -1,5 +1,6 @@
 """Where models run, and which types they compute in there."""
 
+import os
 from collections.abc import Mapping
 
 import torch
@@ -64,6 +65,13 @@ def computes_in_bfloat16(device: torch.device) -> bool:
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     found: Mapping[str, object] = say()
     return any(name.endswith("bf16") and value is True for name, value in found.items())
+
+
+def memory_of(device: torch.device) -> int:
+    """Return the bytes of memory that a device has, free or not; of a CPU those of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def training_device() -> str:

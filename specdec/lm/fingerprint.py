@@ -37,6 +37,7 @@ def fingerprint(lm: HFCausalLM) -> dict[str, str]:
     """
     config = lm.model.config.to_dict()
     settings = {name: config[name] for name in config if name not in INCIDENTAL}
+    settings |= {"prompt_mask": lm.prompt_mask} if lm.prompt_mask else {}
     dtype = lm.dtype
     exact = _weights_digest(lm, None)
     uniform = all(p.dtype == lm.model.dtype for p in lm.model.parameters())

@@ -13,6 +13,7 @@ from transformers.generation import logits_process
 
 from specdec.core.errors import UserError, first_line
 from specdec.core.processing import OfPrompt, Processor, bound, processed
+from specdec.core.protocols import SourceReader
 from specdec.core.sampling import HEEDED, Sampling
 
 stock: Any = logits_process  # whose annotations want LongTensor, which plain tensors are not
@@ -78,11 +79,14 @@ def heeded(sampling: Sampling, verifier: object, end_ids: frozenset[int] = froze
     if not values and not own:
         return sampling
     device = getattr(verifier, "device", torch.device("cpu"))
-    settings = Settings(values, tuple(sorted(end_ids)), device)
+    kind = SettingsBehindSource if isinstance(verifier, SourceReader) else Settings
+    settings = kind(values, tuple(sorted(end_ids)), device)
     vocab_size = int(getattr(verifier, "vocab_size", 2))
     settings.require_usable(vocab_size)
     for each in own:
         _require_function(each, vocab_size, device)
+    if isinstance(verifier, SourceReader):
+        own = [each if isinstance(each, BehindSource) else BehindSource(each) for each in own]
     return replace(sampling, processors=(*([settings] if values else []), *own))
 
 
@@ -133,8 +137,14 @@ class Settings:
 
     def for_prompt(self, prompt_ids: Sequence[int], budget: int) -> list[Processor]:
         """Make transformers' processors for a prompt, in the order of `generate()`."""
+        return self._made(prompt_ids, prompt_ids, budget)
+
+    def _made(
+        self, read_ids: Sequence[int], prompt_ids: Sequence[int], budget: int
+    ) -> list[Processor]:
+        """Make them for a text that begins with `prompt_ids`, of whatever was read for it."""
         ends, length = list(self.end_ids), len(prompt_ids)
-        prompt = torch.tensor([list(prompt_ids)], dtype=torch.int64, device=self.device)
+        prompt = torch.tensor([list(read_ids)], dtype=torch.int64, device=self.device)
         begins = length + (length == 1 and "forced_bos_token_id" in self.values)
         on = {"device": str(self.device)}
         make: Mapping[str, Callable[[Any], Processor]] = {
@@ -189,6 +199,39 @@ class Settings:
                 processed(one.for_prompt([0, 0], 1), input_ids, scores)
             except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
                 raise UserError(f"sampling.{name}={value!r}: {first_line(error)}") from None
+
+
+@dataclass(frozen=True)
+class SettingsBehindSource(Settings):
+    """Those of a model with an encoder: they look at the decoder's text, as in `generate()`.
+
+    What the encoder read matters to those alone that name it.
+    """
+
+    def for_prompt(self, prompt_ids: Sequence[int], budget: int) -> list[Processor]:
+        """Make them for a source and the token that the text begins with."""
+        *source, start = prompt_ids
+        return _behind(len(source), self._made(source, [start], budget))
+
+
+@dataclass(frozen=True)
+class BehindSource:
+    """A user's processor, or what makes some, that looks at the decoder's text."""
+
+    processor: Processor | OfPrompt
+
+    def for_prompt(self, prompt_ids: Sequence[int], budget: int) -> list[Processor]:
+        """Bind it to a source and the token that the text begins with."""
+        return _behind(len(prompt_ids) - 1, bound([self.processor], prompt_ids[-1:], budget))
+
+
+def _behind(num_source: int, processors: Sequence[Processor]) -> list[Processor]:
+    """Let processors see what stands behind the source."""
+
+    def shortened(processor: Processor) -> Processor:
+        return lambda input_ids, scores: processor(input_ids[:, num_source:], scores)
+
+    return [shortened(each) for each in processors]
 
 
 def _floats(biases: Any) -> Any:

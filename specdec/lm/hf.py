@@ -60,6 +60,8 @@ class HFCausalLM:
             told.
     """
 
+    prompt_mask: str | None = None  # how prompts are read, if otherwise than other text
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -151,9 +153,15 @@ class HFCausalLM:
         return self._cache.cell_bytes
 
     @property
+    def key_heads(self) -> list[int]:
+        """How many keys a cell has, layer by layer, once the model has read."""
+        return self._cache.key_heads
+
+    @property
     def attention(self) -> str:
-        """Which attention implementation of transformers the model runs."""
-        return str(self.model.config._attn_implementation)
+        """Which attention implementation of transformers it runs, and how prompts are read."""
+        implementation = str(self.model.config._attn_implementation)
+        return f"{self.prompt_mask} by {implementation}" if self.prompt_mask else implementation
 
     @property
     def end_ids(self) -> frozenset[int]:

@@ -5,6 +5,8 @@ from enum import Enum
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 
+from specdec.lm.source_room import is_relative
+
 
 class LayerKind(Enum):
     """What a layer keeps while a text is read."""
@@ -44,4 +46,6 @@ def why_no_trees(config: PreTrainedConfig) -> str | None:
     """Say why a model cannot read a tree of candidates in one forward; None: it can."""
     if is_recurrent(config):
         return "its recurrent layers read tokens one after another, and siblings are not"
+    if config.is_encoder_decoder and is_relative(config):
+        return "its decoder knows positions by distances in the cache, and siblings stand at one"
     return None

@@ -1,6 +1,7 @@
 """From a Hub id or a folder to a model that is proven to decode trees rightly, or a refusal."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
@@ -21,18 +23,23 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from specdec.cache.policy import CachePolicy
 from specdec.core.digest import Signature, signature
 from specdec.core.errors import UserError, require
+from specdec.core.room import Room
 from specdec.core.vouching import require_as_trained
+from specdec.lm.accounting import Unaccounted, on_meta
 from specdec.lm.adapter import merged, require_adapter
-from specdec.lm.cached_as import cached_as, require_cache, require_for_states
+from specdec.lm.cached_as import cached_as, limit_of, require_cache, require_for_states
 from specdec.lm.check import prove
+from specdec.lm.check_encoder_decoder import no_trees_of
+from specdec.lm.check_prefix import prefix_error, require_two_ways
 from specdec.lm.check_states import states_differ
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.context import limited_length
 from specdec.lm.devices import DTYPES, checked_device, require_dtype, settled_dtype
+from specdec.lm.encoder_decoder_options import require_for_sources
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer_kinds import is_recurrent
-from specdec.lm.mask import MaskKind
-from specdec.lm.placement import Placement, require_shardable, require_spreadable
+from specdec.lm.mask import PREFIX_LM, MaskKind
+from specdec.lm.placement import SPREAD, Placement, require_shardable, require_spreadable
 from specdec.lm.quantization import (
     INT8,
     method_of,
@@ -42,6 +49,7 @@ from specdec.lm.quantization import (
     require_quantization,
     while_loading,
 )
+from specdec.lm.source_room import require_sides, room_of
 from specdec.lm.vocabularies import num_conflicts
 from specdec.lm.weights import require_files
 from specdec.runtime.choice import require_runtime
@@ -74,7 +82,8 @@ def load(
         device: where it runs: cpu, cuda, cuda:1, or auto: spread over all GPUs and, what they
             cannot hold, the CPU; a draft model beside its verifier's vocabulary head.
         dtype: float32, bfloat16, float16, or auto: bfloat16 where the device computes in it.
-        attention: transformers' `attn_implementation`; by default sdpa where the model has it.
+        attention: transformers' `attn_implementation`; by default sdpa where the model has it. Or
+            prefix_lm: prompts see themselves in both directions, by the default implementation.
         vocabulary_of: another model whose tokens must be the same, but for more at the end of
             either: a draft's are its verifier's. Its path, or `path` with the two last options.
         field: how error messages name the path, where it is not this parameter that was told.
@@ -102,18 +111,24 @@ def load(
     path = str(path) if isinstance(path, Path) else path
     checkpoint = Checkpoint(path, revision, trust_remote_code, field)
     require_quantization(quantization, checkpoint.option("quantization"))
-    require_cache(cache, runtime)
+    require_cache(cache, runtime, attention)
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
     _require_placed(checkpoint, quantization, device, runtime, adapter, tp_plan)
     require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
+    require_for_sources(checkpoint.config, cache, runtime, checkpoint.called)
+    _require_room(checkpoint, device, dtype, cache)
     there = _placement(device, vocabulary_of, tp_plan)
     kind, adapted = DTYPES[settled_dtype(dtype, there.device)], _signature_of(adapter)
-    model, error, differ = _proven(
-        checkpoint, checkpoint.files, there, kind, attention, adapter, adapted, quantization
+    prompt_mask = PREFIX_LM if attention == PREFIX_LM else None
+    implementation = None if prompt_mask else attention
+    model, error, differ, no_trees = _proven(
+        checkpoint, checkpoint.files, there, kind, implementation, adapter, adapted, quantization
     )
-    context = context_length(checkpoint, max_length)
-    given = (checkpoint.tokenizer, error, differ, context, runtime)
-    found = cached_as(cache, model, *given)
+    if prompt_mask:
+        error = max(error, prefix_error(model, checkpoint.called))
+    given = (checkpoint.tokenizer, error, differ, max_length, runtime)
+    found = cached_as(cache, model, *given, prompt_mask=prompt_mask)
+    found.no_trees = no_trees
     found.commit = checkpoint.commit
     found.quantization = quantization or method_of(checkpoint.config)
     if there.is_spread:
@@ -162,10 +177,12 @@ def require_loadable(
     """
     checkpoint = Checkpoint(path, revision, trust_remote_code, field)
     require_quantization(quantization, checkpoint.option("quantization"))
-    require_cache(cache, runtime)
+    require_cache(cache, runtime, attention)
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
     _require_placed(checkpoint, quantization, device, runtime, adapter, tp_plan)
     require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
+    require_for_sources(checkpoint.config, cache, runtime, checkpoint.called)
+    _require_room(checkpoint, device, dtype, cache)
 
 
 def _require(
@@ -180,12 +197,15 @@ def _require(
 ) -> None:
     require_dtype(dtype)
     require_runtime(runtime, checked_device(device))
-    known = attention is None or attention in ATTENTIONS or "/" in str(attention)  # on the Hub
-    require(known, "attention", attention, "one of " + ", ".join(ATTENTIONS))
+    every = (*ATTENTIONS, PREFIX_LM)
+    known = attention is None or attention in every or "/" in str(attention)  # on the Hub
+    require(known, "attention", attention, "one of " + ", ".join(every))
     _require_model(checkpoint, checkpoint.files)
+    if attention == PREFIX_LM:
+        require_two_ways(checkpoint.config, checkpoint.called)
     if vocabulary_of is not None:
         require_same_vocabulary(checkpoint, Checkpoint.of(vocabulary_of))
-    context_length(checkpoint, max_length)
+    room_for(checkpoint, max_length)
     if adapter is not None:
         require_adapter(adapter, checkpoint.option("adapter"))
 
@@ -203,9 +223,22 @@ def _require_placed(
     others = {"quantization": quantization or method_of(config), "adapter": adapter}
     field = checkpoint.option("tp_plan")
     require_shardable(tp_plan, config, device, runtime, field, others)
+    if config.is_encoder_decoder and (device == SPREAD or tp_plan is not None):
+        option = f"device={device!r}" if device == SPREAD else f"{field}={tp_plan!r}"
+        raise UserError(f"{option}: {config.model_type} has an encoder; expected one device")
     require_spreadable(device, runtime, adapter, quantization)
     require_loadable_weights(config, checkpoint.called)
     require_once(config, quantization, runtime, adapter, checkpoint.option("quantization"))
+
+
+def _require_room(
+    checkpoint: Checkpoint, device: str, dtype: str, cache: CachePolicy | str | None
+) -> None:
+    """Refuse a limit in bytes that has no room for two cells of the model."""
+    if isinstance(cache, CachePolicy) and cache.max_bytes is not None:
+        kind = DTYPES[settled_dtype(dtype, checked_device(device))]
+        with suppress(Unaccounted):  # then it shows when it is loaded
+            limit_of(cache, weightless(checkpoint, kind))
 
 
 @lru_cache(maxsize=256)
@@ -244,7 +277,7 @@ def _proven(
     adapter: str | None,
     adapter_files: tuple[Signature, ...],
     quantization: str | None,
-) -> tuple[PreTrainedModel, float, str | None]:
+) -> tuple[PreTrainedModel, float, str | None, str | None]:
     """Load, prove and remember one set of weights; returns what was found about it beside it."""
     refuse_unsupported(checkpoint.config, checkpoint.called)
     with checkpoint.complaining():
@@ -262,7 +295,8 @@ def _proven(
         placement.placed(model)
         model = quantized(model) if quantization == INT8 else model
         model.eval()
-    return model, prove(model, checkpoint.called), states_differ(model)
+    error = prove(model, checkpoint.called)
+    return model, error, states_differ(model), no_trees_of(model)
 
 
 def _from_pretrained(
@@ -309,6 +343,23 @@ def _with_all_weights(
     return model
 
 
+def weightless(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
+    """Build a model on the meta device by its configuration alone, whether or not it can decode.
+
+    Raises:
+        UserError: transformers has no such model, or its configuration is damaged.
+    """
+    config = checkpoint.config
+    with checkpoint.complaining():
+        if config.is_encoder_decoder:
+            return on_meta(AutoModelForSeq2SeqLM.from_config, config, dtype)
+        loader = loader_of(config, checkpoint)
+        reference = _own_classes(config, checkpoint).get(loader.__name__)
+        if reference is None:
+            return on_meta(loader.from_config, config, dtype)
+        return on_meta(_own_class(reference, loader, checkpoint)._from_config, config, dtype)
+
+
 def _some(names: Sequence[str]) -> str:
     """List the first few of many."""
     more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -322,6 +373,9 @@ def loader_of(config: PreTrainedConfig, checkpoint: Checkpoint) -> type[Any]:
         UserError: it writes no text.
     """
     trusted = _own_classes(config, checkpoint)
+    if config.is_encoder_decoder:
+        require_sides(config, checkpoint.called)
+        return AutoModelForSeq2SeqLM
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in trusted:
         return AutoModelForCausalLM
     shown = "AutoModelForImageTextToText" in trusted
@@ -359,31 +413,30 @@ def vocabulary_size(checkpoint: Checkpoint) -> int:
     """
     config = checkpoint.config
     refuse_unsupported(config, checkpoint.called)
-    return config.get_text_config().vocab_size
+    return config.get_text_config(decoder=True).vocab_size
 
 
-def context_length(checkpoint: Checkpoint, max_length: int | None = None) -> int:
+def room_for(checkpoint: Checkpoint, max_length: int | None = None) -> Room:
     """Return how many tokens a model can read, without loading its weights.
 
     Raises:
         UserError: no such model, or no such `max_length`.
     """
-    config = checkpoint.config.get_text_config()
-    return limited_length(config, max_length, checkpoint.option("max_length"))
+    config, option = checkpoint.config, checkpoint.option("max_length")
+    if config.is_encoder_decoder:
+        return room_of(config, max_length, option)
+    return Room(limited_length(config.get_text_config(), max_length, option))
 
 
 def width(checkpoint: Checkpoint) -> int:
     """Return H, the size of a model's hidden states, without loading its weights."""
-    return checkpoint.config.get_text_config().hidden_size
+    return checkpoint.config.get_text_config(decoder=True).hidden_size
 
 
 def refuse_unsupported(config: PreTrainedConfig, called: str) -> None:
     """Refuse what cannot be rewound, before any weights are read; complaints begin `called`."""
     if config.is_encoder_decoder:
-        raise UserError(
-            f"{called}: {config.model_type} is an encoder-decoder model;"
-            " only decoder-only models are supported"
-        )
+        return require_sides(config, called)
     text_config = config.get_text_config()
     needed = ["num_hidden_layers", "vocab_size"]
     if not is_recurrent(config):

@@ -16,6 +16,7 @@ from specdec.core.on_device import on_device, sent
 from specdec.lm.cache import RowCache
 from specdec.runtime.program import FULL, SLIDING
 
+PREFIX_LM = "prefix_lm"  # the attention of which prompts see themselves in both directions
 # Layers without attention, or with full attention beside a recurrent part: "hybrid".
 UNMASKED = ("linear_attention", "conv", "hybrid", "mlp", "moe")
 
@@ -146,6 +147,36 @@ def causal(starts: Sequence[int], num_new: int, device: torch.device) -> Tensor:
     columns = torch.arange(max(starts) + num_new, device=device)
     last = on_device(list(starts), device)[:, None] + torch.arange(num_new, device=device)
     return columns <= last[:, :, None]
+
+
+def whole_prompts(lengths: Tensor, longest: int) -> Tensor:  # [B] -> [B, 1, longest] bool
+    """Each token of a prompt sees all of it, and so does the padding behind it."""
+    return torch.arange(longest, device=lengths.device) < lengths[:, None, None]
+
+
+def prefix_lm(lengths: Tensor, num_tokens: int) -> Tensor:  # [B] -> [B, T, T] bool
+    """Each token sees its row's prompt of `lengths[b]` tokens, and its row up to itself.
+
+    A prompt of 2 tokens and 3 behind it:
+
+    x x . . .
+    x x . . .
+    x x x . .
+    x x x x .
+    x x x x x
+    """
+    causal_mask = causal([0], num_tokens, lengths.device)
+    return causal_mask | whole_prompts(lengths, num_tokens)
+
+
+def sight_of(
+    prompt_lengths: Tensor, num_tokens: int, dtype: torch.dtype
+) -> dict[str, Tensor]:  # of [B]
+    """Return what makes a stock model read whole texts [B, T] as a prefix LM."""
+    seen = prefix_lm(prompt_lengths, num_tokens)
+    # Some models would count positions by their mask.
+    positions = torch.arange(num_tokens, device=seen.device).repeat(len(seen), 1)
+    return {"attention_mask": additive(seen, dtype), "position_ids": positions}
 
 
 def trees(

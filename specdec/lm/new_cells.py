@@ -18,7 +18,7 @@ class NewCells(NamedTuple):
     rows: Sequence[int]
     token_ids: Tensor  # [B, M]
     positions: Tensor | None = None  # [B, M]; None: they count on
-    attend: Tensor | None = None  # [B, M, L] bool; None: each sees its row up to itself
+    attend: Tensor | None = None  # [B, M or 1, L] bool; None: each sees its row up to itself
 
     @property
     def num_new(self) -> int:

@@ -94,9 +94,13 @@ class RecomputingLM(HFCausalLM):
         hidden = {layer: hidden_of(output, layer)[rows_of, new] for layer in layers}
         return Forward(output.logits[rows_of, new], hidden)
 
+    def _seen(self, rows: Sequence[int], attend: Tensor) -> Tensor:  # [B, T, T]
+        """Return what tokens of whole texts see, who see what stands left of them."""
+        return attend
+
     def _whole(
         self, cells: NewCells, starts: Sequence[int], length: int
-    ) -> dict[str, Tensor | dict[str, Tensor]]:
+    ) -> dict[str, Tensor | dict[str, Tensor] | None]:
         """Return positions and masks of whole texts [B, T], new cells included."""
         last = self.max_length - 1
         new_positions, seen = cells.placed(starts, last)
@@ -107,5 +111,9 @@ class RecomputingLM(HFCausalLM):
             there = slice(start, start + cells.num_new)
             positions[number, there] = new_positions[number]
             attend[number, there, : seen.shape[2]] = seen[number]
+        attend = self._seen(cells.rows, attend)
         masks = self._mask_kind.masks(attend, positions, positions, self.model.dtype)
-        return {"position_ids": positions, "attention_mask": masks}
+        return {
+            "position_ids": positions,
+            "attention_mask": masks if self._mask_kind.attends else None,
+        }

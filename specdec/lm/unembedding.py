@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from specdec.lm.decoder_states import GivenStates, of_encoder, with_other
 from specdec.lm.placement import device_of, is_spread
 
 
@@ -33,7 +34,12 @@ class Unembedding:
         head = model.get_output_embeddings()
         assert head is not None
         self._dtype = head.weight.dtype
-        self._above: Any = copy.copy(model)  # the same weights
+        self._has_encoder = bool(model.config.is_encoder_decoder)
+        self._above: Any
+        if self._has_encoder:
+            self._above = with_other(model, model.get_decoder(), GivenStates())
+            return
+        self._above = copy.copy(model)  # the same weights
         self._above._modules = {**model._modules, model.base_model_prefix: _Below(model)}
         if is_spread(model):  # the forward that accelerate put there is the whole model's
             del self._above.forward
@@ -41,13 +47,18 @@ class Unembedding:
     def __call__(self, states: Tensor) -> Tensor:  # [..., H] -> [..., V]
         """Return the logits; see `logits_of`."""
         given = states.reshape(1, -1, states.shape[-1]).to(self._dtype)
-        logits: Tensor = self._above(inputs_embeds=given, use_cache=False).logits
+        said = of_encoder(given) if self._has_encoder else {"inputs_embeds": given}
+        logits: Tensor = self._above(**said, use_cache=False).logits
         return logits.reshape(*states.shape[:-1], logits.shape[-1])
 
 
 def trained_above(model: PreTrainedModel) -> list[nn.Parameter]:
     """Return the weights between last hidden states and logits that are trained."""
     parts = [part for name, part in model.named_children() if name != model.base_model_prefix]
+    if model.config.is_encoder_decoder:
+        head = model.get_output_embeddings()
+        assert head is not None
+        parts = [head]
     weights = (weight for part in parts for weight in part.parameters() if weight.requires_grad)
     return list({id(weight): weight for weight in weights}.values())
 

@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 
 from specdec.core.errors import UserError
+from specdec.core.protocols import SourceReader
 from specdec.lm.hf import HFCausalLM
+
+UNLIKE_SIDES = {
+    False: "has no encoder, to read the verifier's source with; expected an encoder-decoder model",
+    True: "has an encoder, and the verifier has no source for it; expected a decoder alone",
+}
 
 
 def require_model(model: object, role: str) -> None:
@@ -34,11 +40,29 @@ def require_one_family(verifier: object, proposer: object) -> None:
     if isinstance(draft, HFCausalLM):
         called = f"draft model {draft.model.config._name_or_path!r}"
         require_shared_vocabulary(verifier, draft, called)
+        require_same_sides(verifier, draft, called)
     if isinstance(seat, HFCausalLM) and seat.model is not verifier.model:
         raise UserError(
             f"{type(proposer).__qualname__}: its heads sit on another model than the one that"
             " verifies; expected the same for both"
         )
+
+
+def require_same_sides(verifier: HFCausalLM, draft: HFCausalLM, called: str) -> None:
+    """Refuse a draft without an encoder where the verifier has one, and the other way round.
+
+    Raises:
+        UserError: so it is, or their texts begin with unlike tokens.
+    """
+    reads, drafts = isinstance(verifier, SourceReader), isinstance(draft, SourceReader)
+    if reads != drafts:
+        raise UserError(f"{called}: {UNLIKE_SIDES[drafts]}")
+    if isinstance(verifier, SourceReader) and isinstance(draft, SourceReader):
+        ours, theirs = draft.start_id, verifier.start_id
+        if ours != theirs:
+            raise UserError(
+                f"{called}: its texts begin with token {ours}, and the verifier's with {theirs}"
+            )
 
 
 def require_shared_vocabulary(verifier: HFCausalLM, draft: HFCausalLM, called: str) -> None:

@@ -23,6 +23,7 @@ from specdec.metrics.expected import (
     total_variation,
     transport_bound,
 )
+from specdec.metrics.experts import experts_at_tokens, experts_touched
 from specdec.metrics.significance import LEVEL, Contrast, efficiency_contrast, holm, holm_levels
 from specdec.metrics.speed import (
     cost_ratio,
@@ -51,6 +52,8 @@ __all__ = [
     "cost_ratio",
     "efficiency_contrast",
     "expected_accepted",
+    "experts_at_tokens",
+    "experts_touched",
     "holm",
     "holm_levels",
     "incomparable",

@@ -9,6 +9,7 @@ from specdec.core.trace import PlainSteps, Step, Trace
 
 REACHED, AT_RISK, JUDGED, FINISHED = "reached.", "at_risk.", "judged.", "finished."
 KNOWN, GAINED = "known.", "gained."
+EXPERTS, EXPERTS_AT, COUNTED_AT = "experts", "experts_at.", "counted_at."
 CLOCK, CLOCKED = "clock.", "clocked."
 PLAIN = ("num_steps", "verify_seconds", "decode_seconds")  # of a clock's steps
 OWN = ("num_steps", "propose_seconds", "decode_seconds")  # of the arm's own beside them
@@ -29,6 +30,7 @@ def counted(trace: Trace) -> dict[str, float]:
         **_optional("draft_calls", [step.draft_calls for step in steps]),
         **_reread(steps),
         **_judged(steps),
+        **_experts(steps),
         **_by_depth(REACHED, [step.accepted for step in steps], steps),
         **_by_depth(AT_RISK, [_depth_at_risk(step) for step in steps], steps),
     }
@@ -75,6 +77,19 @@ def _judged(steps: Sequence[Step]) -> dict[str, float]:
         gains = [None if a is None or b is None else a - b for a, b in said]
         found |= _optional(f"{JUDGED}{name}", [judged for judged, _ in said])
         found |= _optional(f"{GAINED}{name}", gains)
+    return found
+
+
+def _experts(steps: Sequence[Step]) -> dict[str, float]:
+    """Add up the experts of a layer, on average, over all steps and by what their forwards read."""
+    counted = [step for step in steps if step.experts]
+    found: dict[str, float] = {}
+    for step in counted:
+        mean = sum(step.experts) / len(step.experts)
+        numbers = {EXPERTS: mean, f"{EXPERTS_AT}{step.forward_tokens}": mean}
+        numbers |= {f"{KNOWN}{EXPERTS}": 1, f"{COUNTED_AT}{step.forward_tokens}": 1}
+        for name, number in numbers.items():
+            found[name] = found.get(name, 0) + number
     return found
 
 

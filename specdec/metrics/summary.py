@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from specdec.core.trace import Trace
-from specdec.metrics import acceptance, expected, speed
+from specdec.metrics import acceptance, expected, experts, speed
 from specdec.metrics.columns import FINISHED
 from specdec.metrics.estimate import Estimate
 from specdec.metrics.tally import Tally
@@ -62,6 +62,11 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "over its tokens. Only of such verifiers.",
         "compile_seconds": "Seconds that compilers and captures of graphs took in this process: in "
         "no step's seconds, and in no speed; null where arms share a process.",
+        "experts_touched": "Distinct experts that a sparse layer of the verifier took in one "
+        "forward, for all roots and draft tokens that it read, those of other requests in flight "
+        "included: the mean over layers and steps; of runs that count them (experts=true).",
+        "experts_at_tokens": "experts_touched by the number of tokens that the forward read: the "
+        "roots and draft tokens of all requests in flight.",
         "num_prompts": "Prompts: the units that the bootstrap resamples.",
         "num_turns": "Decoded texts: one a prompt unless it has several turns or samples.",
         "num_steps": "Verifier calls, prefill excluded.",
@@ -115,9 +120,19 @@ def summarize(tally: Tally | Sequence[Trace]) -> dict[str, Any]:
         "cost_ratio": speed.cost_ratio(tally).to_row(),
         "prefill_seconds": speed.prefill_seconds(tally).to_row(),
         "time_shares": _rows(speed.time_shares(tally)),
+        **_experts(tally),
         **_reread(tally),
         **_counters(tally),
     }
+
+
+def _experts(tally: Tally) -> dict[str, Any]:
+    """Return what was counted; most runs count none, and say nothing of it."""
+    touched = experts.experts_touched(tally)
+    if touched is None:
+        return {}
+    by_tokens = _rows(experts.experts_at_tokens(tally))
+    return {"experts_touched": touched.to_row(), "experts_at_tokens": by_tokens}
 
 
 def _reread(tally: Tally) -> dict[str, Any]:

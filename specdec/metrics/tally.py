@@ -32,6 +32,10 @@ class Tally:
     arm's, as many as the texts have tokens, and `clocked.*` the arm's own steps of these texts:
     their number and seconds.
 
+    Where experts were counted, `experts` adds up a step's distinct ones, the mean over layers,
+    `known.experts` the steps, and `experts_at.N` and `counted_at.N` both of those steps whose
+    forwards read N tokens.
+
     Args:
         prompt_ids: [P].
         categories: [P], of the prompts.

@@ -7,9 +7,11 @@ from torch import Tensor
 
 from specdec.core.on_device import on_device
 from specdec.core.protocols import CausalLM, ChainDrafter, TreePolicy
+from specdec.core.room import Room
 from specdec.core.unlike_vocabularies import fitted, known, readable
 from specdec.core.values import CandidateSource, Context, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
+from specdec.lm.begin import begin
 from specdec.lm.vocabularies import require_model
 from specdec.proposer.frontier_cells import FrontierCells
 from specdec.proposer.growth import LogitSource, grow, propose_where
@@ -36,6 +38,7 @@ class DraftModel(TreeProposer):
         require_model(model, "draft model")
         super().__init__(tree, temperature, model.vocab_size)
         self.model = model
+        self._room = Room.of(model)
         self._drafter = model if isinstance(model, ChainDrafter) else None
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
@@ -48,9 +51,7 @@ class DraftModel(TreeProposer):
         for context in contexts:
             self.model.keep(context.row, 0)
         able = [context for context in contexts if self._fits(context)]
-        self.model.prefill(
-            _rows(able), [self._readable(context.token_ids[:-1]) for context in able]
-        )
+        begin(self.model, _rows(able), [self._readable(context.token_ids) for context in able])
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
         """Grow one tree per request, all of them in one batch."""
@@ -122,7 +123,8 @@ class DraftModel(TreeProposer):
 
     def _fits(self, context: Context) -> bool:
         """Whether the text and a whole tree fit the draft model's own context."""
-        return len(context.token_ids) + self.max_depth <= self.model.max_length
+        most = self._room.row(context.num_prompt_tokens)
+        return len(context.token_ids) + self.max_depth <= most
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         """Rewind to the committed text; its last token is read at the start of the next step."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from specdec.core.protocols import CausalLM
 from specdec.core.unlike_vocabularies import fitted, readable
 from specdec.lm.batch import pad
+from specdec.lm.begin import begin
 
 LOGITS_AT_ONCE = 1 << 25  # of all rows and models of a forward
 
@@ -76,8 +77,8 @@ def prefill(model: CausalLM, texts: Sequence[Continued], chunk: int) -> None:
     """Read all of the prompts but the last token, whose logits are wanted."""
     longest = max(len(text.prompt_ids) + len(text.output_ids) for text in texts)
     model.open(len(texts), longest + chunk)  # with padding
-    prompts = [readable(text.prompt_ids[:-1], model.vocab_size) for text in texts]
-    model.prefill(range(len(texts)), prompts)
+    prompts = [readable(text.prompt_ids, model.vocab_size) for text in texts]
+    begin(model, range(len(texts)), prompts)
 
 
 def logits_before(

@@ -24,6 +24,8 @@ class TimedForward:
     shape: Shape
     seconds: float  # median; of the whole batch
     num_bytes: int  # that it must move: the weights, and keys and values of all rows
+    # Distinct ones of a sparse layer, on average, that all rows together take; None: it is dense.
+    experts: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Forwards:
                 **each.shape._asdict(),
                 "seconds": each.seconds,
                 "num_bytes": each.num_bytes,
+                "experts": each.experts,
                 "floor_seconds": self.floor(each),
                 "ratio": self.ratio(each),
             }
@@ -104,4 +107,6 @@ def is_grid(shapes: Sequence[Shape]) -> bool:
 
 def _point(row: Mapping[str, Any]) -> TimedForward:
     shape = Shape(bool(row["branches"]), int(row["num_tokens"]), int(row["context"]))
-    return TimedForward(shape, float(row["seconds"]), int(row["num_bytes"]))
+    experts = row.get("experts")  # which older files do not have
+    experts = None if experts is None else float(experts)
+    return TimedForward(shape, float(row["seconds"]), int(row["num_bytes"]), experts)

@@ -177,6 +177,11 @@ COLUMNS = (
         ("acceptance_at_depth",),
     ),
     MetricColumn("overlap and\nroot bound", overlap_and_bound, ("overlap", "transport_bound")),
+    MetricColumn(
+        "experts\nper layer\nand step",
+        lambda summary: estimate(summary.get("experts_touched")),
+        ("experts_touched",),
+    ),
     MetricColumn("tokens/s", lambda summary: estimate(summary["tokens_per_second"], digits=1), ()),
     MetricColumn("speedup", faster, ("speedup",)),
     MetricColumn("lossless", losslessness, ("total_variation", "kl"), justify_right=False),

@@ -45,6 +45,7 @@ HOMES = {"tree": "tree", "model": "draft", "gamma": "tree.gamma", "seed": "seed"
 DERIVED = {"vocabulary_of"}  # an argument of our loader that follows from other options
 TARGET = "_target_"
 CACHE = "verifier.cache"
+EXPERTS = "experts"
 PATHS = ("path", "held_out_path", "init_path", "tokenizer_path")  # that a revision may be of
 PROCESSORS = "sampling.processors."
 NO_PROPOSER = "none"  # whose texts are the same under any rule
@@ -85,6 +86,8 @@ def known_by(plain: Options, files: Options, code: Options) -> dict[str, Any]:
         code: digests of the plug-ins that are not of `specdec`, by node.
     """
     heeded = _heeded(plain)
+    if not heeded[EXPERTS]:  # a run that does not count is the run that it was before one could
+        del heeded[EXPERTS]
     found = {
         name: _by_content(name, value, files)
         for name, value in heeded.items()
@@ -101,6 +104,7 @@ def proposes_nothing(plain: Options) -> bool:
 def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return options and targets, by name; numbers that are equal are written alike."""
     found: dict[str, Any] = {name: plain[name] for name in VALUES}
+    found[EXPERTS] = plain.get(EXPERTS, False)  # which older runs do not say
     for node in NODES:
         found |= dict(_flat(node, plain[node]))
     found = dict(_cache(found))

@@ -12,6 +12,7 @@ PART = "\ufffd"  # what decoding makes of bytes that are no whole character
 LONGEST = 4  # bytes of a character in UTF-8, and so tokens
 Words = Callable[[Sequence[int]], str]  # the text of some tokens
 Piece = Callable[[int], str | None]  # a token as the vocabulary has it, if it does
+Experts = tuple[tuple[int, ...], ...]  # [L][k]
 # How byte-level vocabularies write bytes (Radford et al. 2019): printable ones as they are, the
 # others as the characters from 256 on.
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -25,6 +26,8 @@ class SeenToken:
 
     `depth` counts from 1 within a step: accepted tokens first, then the verifier's own. A character
     of several tokens is the text of the last of them; those before it have none, but are a `part`.
+    `experts` are those that the verifier took for the token when it read it, [L][k]; nobody reads
+    the last token of a text.
     """
 
     text: str
@@ -32,10 +35,12 @@ class SeenToken:
     depth: int
     rejected: tuple[str, ...]  # candidates for this place that were not taken, in drawing order
     part: str = ""  # a token without a text, as the vocabulary has it
+    experts: Experts = ()
 
     def to_row(self) -> dict[str, Any]:
         """Leave out what most tokens do not have."""
-        return {name: value for name, value in asdict(self).items() if name != "part" or value}
+        rare = ("part", "experts")
+        return {name: value for name, value in asdict(self).items() if name not in rare or value}
 
 
 class Spelling:
@@ -89,13 +94,23 @@ def token_view(trace: Trace, prompt: str, words: Words, piece: Piece) -> dict[st
     """Return a row of `tokens.jsonl`, of a trace whose steps kept their candidates."""
     places = iter(range(len(trace.output_ids)))
     spelling = Spelling(trace.output_ids, words, piece)
-    seen = [t for step in trace.steps for t in _seen(step, places, trace.output_ids, spelling)]
+    # The verifier's own token is the root of the next step, and is read there.
+    following = [*trace.steps[1:], None]
+    seen = [
+        token
+        for step, after in zip(trace.steps, following, strict=True)
+        for token in _seen(step, after, places, trace.output_ids, spelling)
+    ]
     ids = {"prompt_id": trace.prompt_id, "sample": trace.sample, "turn": trace.turn}
     return {**ids, "prompt": prompt, "tokens": [token.to_row() for token in seen]}
 
 
 def _seen(
-    step: Step, places: Iterator[int], output_ids: Sequence[int], spelling: Spelling
+    step: Step,
+    after: Step | None,
+    places: Iterator[int],
+    output_ids: Sequence[int],
+    spelling: Spelling,
 ) -> Iterator[SeenToken]:
     node: int | None = ROOT
     for depth in range(1, step.emitted + 1):
@@ -106,8 +121,13 @@ def _seen(
         rejected = dict.fromkeys(token for token in children if not taken or token != token_id)
         others = tuple(spelling.instead(place, token) for token in rejected)
         kind, part = "accepted" if taken else _own(step), spelling.part(place)
-        yield SeenToken(spelling.texts[place], kind, depth, others, part)
+        experts = _experts(step.routes[depth:] if taken else after.routes if after else ())
+        yield SeenToken(spelling.texts[place], kind, depth, others, part, experts)
         node = children.get(token_id) if taken else None
+
+
+def _experts(routes: Sequence[Experts]) -> Experts:
+    return routes[0] if routes else ()
 
 
 def _own(step: Step) -> str:

@@ -1,45 +1,57 @@
 """Train a decoder-only language model from scratch: how the zoo's models come about."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
 from specdec.core.errors import require, require_int
 from specdec.core.values import CandidateSource
+from specdec.lm.check_prefix import require_two_ways
 from specdec.lm.checkpoint import Checkpoint, on_card
+from specdec.lm.mask import PREFIX_LM
 from specdec.results.progress import Progress
-from specdec.training.data.blocks import ShuffledBlocks
+from specdec.training.balance import Balance
+from specdec.training.data.lm_samples import Answers, Blocks, LMSamples, SplitBlocks, has_talks
 from specdec.training.data.reading import Reading, Source
+from specdec.training.data.samples import Samples
 from specdec.training.data.text import Passage, as_text, documents, require_there
 from specdec.training.data.tokenised import Tokenised, tokenised
+from specdec.training.data.tokenizer import train_tokenizer
+from specdec.training.lm_losses import text_loss
 from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch, decay_groups
-from specdec.training.shape import LlamaShape
+from specdec.training.shape import LlamaShape, experts_of
 
 DEFAULT_CONTEXT = 2048
 INIT, TOKENIZER = "init_path", "tokenizer_path"
-END_OF_TEXT = "<|endoftext|>"
 
 
 class LanguageModeling:
     """A Llama-shaped model, its tokenizer and the next-token cross-entropy on plain text.
+
+    With `num_experts` it is Mixtral-shaped: a mixture of as many experts in each layer, of
+    `intermediate_size` each, of which a token takes `experts_per_token`. Then the loss of a
+    training also keeps the experts in balance, with the weight `router_aux_loss_coef` (null: 0.01);
+    a mixture that is continued keeps the weight that its configuration has.
 
     `init_path` continues from a saved folder (model, tokenizer, and its context length unless
     `max_position_embeddings` gives another) instead of starting afresh, in that model's shape;
     `tokenizer_path` shares a tokenizer with another model, which a draft model must. `revision` and
     `trust_remote_code` are of either, as of `specdec.lm.load`. `reading` is how the texts are read;
     messages are text, too.
+
+    With `attention=prefix_lm` the beginning of each sample is a prompt that sees itself in both
+    directions, and the loss is that of the tokens behind it. Blocks of text are split at random
+    places; of messages, if the tokenizer has a chat template, each answer stands behind its prompt.
 
     Raises:
         UserError: an option is out of its range, or there are options of two models to begin with.
@@ -67,6 +79,10 @@ class LanguageModeling:
         revision: str | None = None,
         trust_remote_code: bool = False,
         reading: Reading | None = None,
+        num_experts: int | None = None,
+        experts_per_token: int | None = None,
+        router_aux_loss_coef: float | None = None,
+        attention: str | None = None,
     ):
         for name, value, minimum in (
             ("block_length", block_length, 2),
@@ -76,9 +92,15 @@ class LanguageModeling:
             ("seed", seed, 0),
         ):
             require_int(name, value, minimum)
+        known = attention in (None, PREFIX_LM)
+        require(known, "attention", attention, f"{PREFIX_LM}, or null: causal")
+        self._attention = attention
         self._shape = LlamaShape(
             hidden_size, intermediate_size, num_hidden_layers, num_attention_heads
         )
+        self._experts = experts_of(num_experts, experts_per_token, router_aux_loss_coef)
+        fresh = self._experts is None or init_path is None
+        require(fresh, "num_experts", num_experts, f"null: the model at {INIT} keeps its own")
         self._paths = data_path, held_out_path
         self._reading = reading or Reading()
         self._start = _checkpoint(init_path, tokenizer_path, revision, trust_remote_code)
@@ -106,7 +128,27 @@ class LanguageModeling:
         self.tokenizer = (
             train_tokenizer(_texts(learnt), self._vocab_size) if start is None else start.tokenizer
         )
+        self._samples = self._read(learnt, held_out)
+        model = self._model()
+        self._balance = balance = Balance.of(model.config)
+        if balance is not None:
+            # Which transformers computes by masks of two dimensions alone.
+            expected = f"0 with attention={PREFIX_LM}"
+            require(self._attention is None, "router_aux_loss_coef", balance.weight, expected)
+        self.module = model
+
+    def _read(self, learnt: Source, held_out: Source) -> LMSamples:
+        """Read the texts, and note what is wrong with them."""
         size, length = len(self.tokenizer), self._block_length
+        if self._attention == PREFIX_LM and self.tokenizer.chat_template and has_talks(learnt):
+            own = (self.tokenizer, length, 0, size, self._reading)
+            answers = Answers(
+                Samples.read(learnt, self.tokenizer, length, self._seed, size, self._reading),
+                Samples.read(held_out, *own),
+                self._eval_tokens,
+            )
+            self._notes = answers.notes()
+            return answers
         read, measured = (
             tokenised(each, self._reading, self.tokenizer, length, size, plain=True)
             for each in (learnt, held_out)
@@ -115,45 +157,45 @@ class LanguageModeling:
         if read.store.digest == measured.store.digest:
             same = "the very text that is trained on: the loss looks better than it is"
             self._notes.append(f"{held_out.name}: {same}")
-        self._blocks = ShuffledBlocks(read.store, length, self._seed)
-        self._held_out = measured.store[: self._eval_tokens]
-        self.module = self._model()
+        kind = Blocks if self._attention is None else SplitBlocks
+        return kind(read.store, measured.store, length, self._eval_tokens, self._seed)
 
     def _model(self) -> PreTrainedModel:
         if self._start is not None and self._is_continued:
             model = _continued(self._start, self._context)
+            if self._attention == PREFIX_LM:
+                require_two_ways(model.config, f"{INIT}={self._start.path!r}")
             self._require_room(model.config.max_position_embeddings)
             return model
         context, size = self._context or DEFAULT_CONTEXT, len(self.tokenizer)
-        return self._shape.fresh(size, context, _end_id(self.tokenizer), self._seed)
+        end = _end_id(self.tokenizer)
+        return self._shape.fresh(size, context, end, self._seed, self._experts)
 
     @property
     def num_samples(self) -> int:
-        """How many blocks a pass has."""
-        return self._blocks.per_epoch
+        """How many blocks a pass has, or answered prompts."""
+        return self._samples.num_samples
 
     @property
     def num_tokens(self) -> int:
         """How many tokens of a pass are read as targets."""
-        return self._blocks.per_epoch * (self._block_length - 1)
+        return self._samples.num_tokens
 
     def notes(self) -> Sequence[str]:
         """Say what of the data is left out and the like."""
         return self._notes
 
     def preview(self) -> str:
-        """Return the beginning of the first block."""
-        return f"{self.tokenizer.decode(self._blocks.take(0, 1)[0, :64].tolist())} ..."
+        """Return the beginning of the first sample."""
+        return self._samples.preview(self.tokenizer)
 
     def batch(self, first: int, count: int) -> Batch:
-        """Return the blocks numbered first ... first + count - 1."""
-        return Batch.of(self._blocks.take(first, count))
+        """Return the samples numbered first ... first + count - 1."""
+        return self._samples.batch(first, count)
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
-        """Sum of the cross-entropy of every next token, in nats."""
-        logits = module(input_ids=batch.token_ids, use_cache=False).logits[:, :-1]
-        targets = batch.token_ids[:, 1:].flatten()
-        return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets, reduction="sum")
+        """Sum of the cross-entropy of what counts, in nats; of experts their balance, too."""
+        return text_loss(module, batch, self._attention, self._balance)
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Train the whole model alike."""
@@ -164,13 +206,11 @@ class LanguageModeling:
         device = next(module.parameters()).device
         total, num_tokens = 0.0, 0
         scored: list[int] = []
-        for start in range(0, len(self._held_out) - 1, self._block_length):
-            block = self._held_out[start : start + self._block_length].to(device)[None]
-            if block.shape[1] < 2:
-                continue
-            total += float(self.loss(module, Batch.of(block)))
-            num_tokens += block.shape[1] - 1
-            scored += block[0, 1:].tolist()
+        for batch in self._samples.held_out():
+            total += float(text_loss(module, batch.to(device), self._attention))
+            counted = batch.counted[:, 1:]
+            num_tokens += int(counted.sum())
+            scored += batch.token_ids[:, 1:][counted].tolist()
         num_bytes = len(str(self.tokenizer.decode(scored, skip_special_tokens=True)).encode())
         return {
             "eval_loss": total / num_tokens,
@@ -185,6 +225,7 @@ class LanguageModeling:
         """Write a Hugging Face folder: bf16 safetensors, config and tokenizer."""
         assert isinstance(module, PreTrainedModel)
         lines = {} if self._start is None else _origin(self._start)
+        lines |= {} if self._attention is None else {"attention": self._attention}
         save_rounded(module, self.tokenizer, folder, "A language model", {**lines, **card})
 
 
@@ -226,17 +267,6 @@ def _texts(source: Source) -> Iterator[str]:
             bar.update()
             if isinstance(found.document, Passage):
                 yield found.document.text
-
-
-def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
-    """Learn a byte-level BPE; every text round-trips, since all 256 bytes are in it."""
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(
-        iter(documents), vocab_size=vocab_size, special_tokens=[END_OF_TEXT], show_progress=False
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, eos_token=END_OF_TEXT, clean_up_tokenization_spaces=False
-    )
 
 
 def _end_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -64,7 +64,7 @@ MODELS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut_off": (truncated, "model.safetensors is damaged or not wholly there"),
     "shard_lost": (indexed, "model-00002-of-00002.safetensors is missing"),
     "unknown_kind": (configured(model_type="no_such_model"), "not loaded"),
-    "encoder": (configured(model_type="t5", architectures=["T5"]), "encoder-decoder"),
+    "encoder": (configured(model_type="whisper", architectures=["Whisper"]), "encoder-decoder"),
     "vision": (configured(model_type="vit"), "vit"),
 }
 

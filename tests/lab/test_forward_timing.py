@@ -8,18 +8,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from specdec.core.errors import UserError
 from specdec.core.protocols import Forward
 from specdec.lab.costs import copying
-from specdec.lab.costs.forward_timing import (
-    WARM_UPS,
-    ForwardGrid,
-    contexts_within,
-    forwards_of,
-    time_forwards,
-    tree_of,
-)
+from specdec.lab.costs.candidates import Read, along, count_experts, of_text
+from specdec.lab.costs.forward_grid import ForwardGrid, contexts_within
+from specdec.lab.costs.forward_timing import WARM_UPS, forwards_of, time_forwards
 from specdec.lab.costs.growing import (
     by_batch,
     by_context,
@@ -28,11 +24,14 @@ from specdec.lab.costs.growing import (
     growth_said,
     require_comparable,
 )
+from specdec.lab.costs.shown import experts_said
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.routing import Routing
 from specdec.lm.traffic import step_bytes, weight_bytes
 from specdec.replaying.forwards import Forwards, Shape, TimedForward
 from specdec.report.plots.growth import Axis, Series, growth
-from tests.support.families import tiny_model
+from tests.support.families import plain_logits, random_ids, tiny_model
+from tests.support.ragged import path_to
 
 GRID = ForwardGrid(tokens=[1, 2, 4], contexts=[8, 16], batch=2, repeats=3)
 SHAPES = [
@@ -66,7 +65,7 @@ class Ticking(HFCausalLM):
 
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> Ticking:
-    monkeypatch.setattr("specdec.lab.costs.forward_timing.HFCausalLM", Ticking)
+    monkeypatch.setattr("specdec.lab.costs.forward_timing.causal_lm", Ticking)
     monkeypatch.setattr("specdec.decoding.decoder.now", lambda: Ticking.time)
     Ticking.time, Ticking.num_forwards = 0.0, 0
     return Ticking(tiny_model("llama"))
@@ -104,11 +103,103 @@ def test_weights_are_counted_once_and_of_tables_the_rows() -> None:
     assert weight_bytes(halves, 3) == (dense + 4 * 3 * 32) // 2
 
 
-def test_of_experts_count_those_of_one_token() -> None:
-    model = tiny_model("mixtral")
-    found = {name: p.numel() for name, p in model.named_parameters() if ".experts." in name}
-    every = sum(each.numel() for each in model.parameters()) - HEAD + 32  # a row is looked up
-    assert weight_bytes(model, 1) == 4 * (every - sum(found.values()) // 2)  # two of four
+@pytest.mark.parametrize(
+    "family",
+    ["mixtral", "olmoe", "gpt_oss", "deepseek_v3"],  # the last with shared experts
+)
+def test_of_experts_count_those_that_are_expected_or_were_counted(family: str) -> None:
+    model = tiny_model(family)
+    parameters = dict(model.named_parameters())
+    routed = sum(each.numel() for name, each in parameters.items() if ".experts." in name)
+    rest = sum(each.numel() for each in parameters.values()) - HEAD - routed
+    assert routed > 0
+
+    def expected(number: int, share: float) -> float:
+        return 4 * (rest + number * 32 + routed * share)  # rows of the embeddings are looked up
+
+    for number in (1, 2, 5):  # two of four, whatever the others take
+        found = weight_bytes(model, number)
+        assert found == pytest.approx(expected(number, 1 - 0.5**number), abs=50)
+    assert weight_bytes(model, 5, experts=2.5) == pytest.approx(expected(5, 2.5 / 4), abs=50)
+    lm = HFCausalLM(model)
+    lm.prefill([0], [[1]])
+    more = step_bytes(lm, 1, 5, 9) - step_bytes(lm, 1, 5, 9, experts=2.0)
+    assert more == pytest.approx(4 * routed * (1 - 0.5**5 - 0.5), abs=50)
+
+
+# --- what is read -------------------------------------------------------------------------------
+
+
+def test_of_a_mixture_real_text_is_read_and_its_experts_are_counted() -> None:
+    """The same tokens behind every context, and beside them what the verifier finds likeliest."""
+    model = tiny_model("mixtral", num_local_experts=8)
+    lm, grid = HFCausalLM(model), ForwardGrid([1, 4], [8, 16], batch=2, repeats=1)
+    text = random_ids(23, seed=7)
+    reads = of_text(lm, grid, text)
+    for context in grid.contexts:
+        for row, read in enumerate(reads[context]):
+            root = (0, 11)[row]
+            whole = [text[(root - context + place) % 23] for place in range(context + 4)]
+            assert [*read.before, *read.chain] == whole
+            likeliest = plain_logits(model, whole)[context:].topk(3).indices.tolist()
+            others = [
+                [t for t in each if t != own]
+                for each, own in zip(likeliest, whole[context + 1 :], strict=False)
+            ]
+            assert list(read.nodes) == [
+                (0, read.chain[1]),
+                (0, others[0][0]),
+                (1, read.chain[2]),
+            ]
+    counted = count_experts(lm, grid, reads)
+    assert set(counted) == set(grid.shapes)
+    for shape, number in counted.items():
+        taken: list[set[int]] = [set(), set()]
+        for read in reads[shape.context]:
+            tree = read.tree(shape)
+            for node in range(len(tree.token_ids)):
+                path = [tree.token_ids[each] for each in path_to(tree, node)]
+                routes = routes_of([*read.before, *path], model)
+                taken = [a | b for a, b in zip(taken, routes, strict=True)]
+        assert number == sum(map(len, taken)) / 2, shape
+
+
+def test_a_tree_lies_along_the_text_with_others_beside_it() -> None:
+    """By depth and rank together; a rank that is the text's own token is passed over."""
+    likeliest = torch.tensor([[11, 21, 31], [12, 22, 32], [43, 13, 53], [14, 24, 34]])
+    nodes = along([9, 11, 22, 13, 14, 15, 16], likeliest)
+    assert nodes == [
+        *((0, 11), (0, 21)),  # depth 1: the text's own, then the likeliest other
+        *((1, 22), (0, 31)),  # depth 2 below the first node
+        *((1, 12), (3, 13)),
+    ]
+
+
+def routes_of(text: Sequence[int], model: PreTrainedModel) -> list[set[int]]:
+    """Return the experts of a text's last token, layer by layer."""
+    experts = Routing(HFCausalLM(model)).forward([0], torch.tensor([list(text)])).experts
+    assert experts is not None
+    return [set(layer) for layer in experts[0, -1].tolist()]
+
+
+def test_experts_are_written_beside_the_seconds_and_make_the_bytes() -> None:
+    lm = HFCausalLM(tiny_model("mixtral"))
+    shapes = [Shape(False, 1, 8), Shape(False, 4, 8), Shape(True, 4, 8)]
+    grid, samples = ForwardGrid([1, 4], [8], 1, 1), {shape: [1.0] for shape in shapes}
+    experts = dict(zip(shapes, (2.0, 2.5, 3.5), strict=True))
+    found = forwards_of(lm, grid, samples, 1e6, experts)
+    assert [point.experts for point in found.points] == [2.0, 2.5, 3.5]
+    assert found.points[1].num_bytes < found.points[2].num_bytes, "as many tokens, more experts"
+    row = found.to_row()
+    assert Forwards.of_row(row) == found
+    for point in row["points"]:
+        del point["experts"]
+    older = Forwards.of_row(row)
+    assert [point.experts for point in older.points] == [None] * 3
+    lines = list(experts_said(found))
+    assert lines[0].endswith("text that goes on: 1: 2.0, 4: 2.5")
+    assert lines[1].endswith("with others beside it: 4: 3.5")
+    assert not list(experts_said(older))
 
 
 @pytest.mark.parametrize(("family", "seen"), [("llama", 40), ("mistral", 5)])
@@ -127,9 +218,11 @@ def test_contexts_end_where_the_model_does() -> None:
 
 
 def test_a_filler_is_as_large_as_wanted() -> None:
-    assert tree_of(Shape(False, 4, 9), 7).depths == (0, 1, 2, 3)
-    assert tree_of(Shape(True, 4, 9), 7).depths == (0, 1, 1, 1)
-    assert tree_of(Shape(False, 1, 9), 7).token_ids == (7,)
+    read = Read([0] * 9, [7, 8, 9, 10, 11], [(0, 1), (0, 2), (0, 3), (0, 4)])
+    chain, tree = read.tree(Shape(False, 4, 9)), read.tree(Shape(True, 4, 9))
+    assert (chain.token_ids, chain.depths) == ((7, 8, 9, 10), (0, 1, 2, 3))
+    assert (tree.token_ids, tree.depths) == ((7, 1, 2, 3), (0, 1, 1, 1))
+    assert read.tree(Shape(False, 1, 9)).token_ids == (7,)
 
 
 def test_a_copy_counts_what_is_read_and_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:

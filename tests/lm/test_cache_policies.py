@@ -15,7 +15,8 @@ from specdec.core.errors import UserError
 from specdec.core.protocols import Proposer
 from specdec.core.values import Draw
 from specdec.decoding import request as request_module
-from specdec.lm.cached_as import cached_as, cell_bytes_of
+from specdec.lm.accounting import cells_of
+from specdec.lm.cached_as import cached_as
 from specdec.lm.hf import HFCausalLM
 from specdec.proof.enumeration import BranchingStream, outcomes
 from tests.support.each_proposer import PROPOSERS
@@ -30,6 +31,7 @@ from tests.support.toy import (
     total_variation,
 )
 from tests.support.uncompiled import without_compiler
+from tests.support.uniform import drawn_texts, fallen
 
 Policy = CachePolicy | str | None
 Reference = Callable[[Any, Sequence[int]], Tensor]  # model, text -> logits [V] of the next token
@@ -224,7 +226,7 @@ def test_bytes_are_those_of_all_layers() -> None:
     model = tiny_model("llama")
     config = model.config
     size = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
-    assert sum(cell_bytes_of(model)) == size
+    assert sum(each.cell_bytes for each in cells_of(model)) == size
     assert sd.SlidingWindow(max_bytes=10 * size + 1).limit(size) == 10
     assert sd.SlidingWindow(max_bytes="1MiB").limit(size) == 2**20 // size
     assert sd.Clear(max_tokens=5, max_bytes="1GB").limit(size) == 5
@@ -258,3 +260,20 @@ def test_what_might_not_fit_is_refused_before_anything_is_decoded() -> None:
     with pytest.raises(UserError, match="may need 21 cells, and the cache keeps 20") as refused:
         decoder_of(verifier, sd.NoProposer(), new=8).decode([sd.Request("a", random_ids(14, 1))])
     assert "cache=sliding_window" in str(refused.value)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["none", "first two and a window", "cleared"])
+@pytest.mark.parametrize("proposer", ["medusa", "chained", "draft_tree"])
+def test_texts_of_heads_fall_where_the_policy_says(proposer: str, name: str) -> None:
+    """Probability integral transforms at T=1: too many states to enumerate heads."""
+    model = tiny_model("llama")
+    verifier, reader = (lm_of(model, POLICIES[name][0]) for _ in range(2))
+    draft = HFCausalLM(noisy_copy(model, 0.3))
+    decoder = decoder_of(verifier, PROPOSERS[proposer](verifier, draft), 1.0, batch=3, new=30)
+    texts = drawn_texts(decoder)
+    found = fallen(texts, reader)
+    assert found.num_impossible == 0
+    assert found.p_value > 1e-4, f"p {found.p_value:.1e}"
+    wrong = fallen(texts, HFCausalLM(noisy_copy(model, 0.5)))
+    assert wrong.p_value < 1e-4, "too few tokens to tell another model"

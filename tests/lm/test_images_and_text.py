@@ -12,10 +12,12 @@ from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
+from specdec.lm.accounting import cells_of, weights_of
 from specdec.lm.check import prove
 from specdec.lm.check_states import states_differ
+from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.load import load
+from specdec.lm.load import load, weightless
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.medusa import Medusa, MedusaHeads
 from specdec.tree.dynamic import Dynamic
@@ -116,6 +118,15 @@ def test_they_are_proven_and_write_what_generate_writes(name: str) -> None:
         assert [list(trace.output_ids) for trace in traces] == expected
 
 
+@each_model
+def test_bytes_are_those_of_the_loaded_model(name: str, tmp_path: Path) -> None:
+    built(name).save_pretrained(tmp_path)
+    shapes = weightless(Checkpoint(str(tmp_path)), torch.float16)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float16).eval()
+    assert weights_of(shapes) == weights_of(model)
+    assert cells_of(shapes) == cells_of(model)
+
+
 def test_a_folder_is_loaded_for_its_text(tiny: Tiny, tmp_path: Path) -> None:
     built("llava").save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(str(tiny.verifier)).save_pretrained(tmp_path)
@@ -132,5 +143,5 @@ def test_one_that_reads_its_prompt_both_ways_is_refused_with_the_reason() -> Non
         vision_config={"model_type": "siglip_vision_model", **CLIP},
     )
     model = AutoModelForImageTextToText.from_config(config).eval()
-    with pytest.raises(UserError, match="paligemma is not supported: a tree forward differs"):
+    with pytest.raises(UserError, match="paligemma is not supported: a forward of candidates"):
         prove(model, "x")

@@ -190,7 +190,7 @@ def config_of_another_kind(folder: Path) -> None:
 
 
 def encoder_decoder(folder: Path) -> None:
-    AutoConfig.for_model("t5").save_pretrained(folder)
+    AutoConfig.for_model("whisper").save_pretrained(folder)
     without_weights(folder)
 
 

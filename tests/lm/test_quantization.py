@@ -140,7 +140,7 @@ def test_a_wrong_mask_is_refused_of_rounded_weights_too(
         return torch.zeros(attend.shape, dtype=dtype)[:, None]
 
     monkeypatch.setattr("specdec.lm.mask.additive", all_seen)
-    with pytest.raises(UserError, match="a tree forward differs from plain forwards"):
+    with pytest.raises(UserError, match="differs from plain forwards"):
         sd.load(path, quantization="bnb_8bit")
 
 

@@ -15,7 +15,7 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.stopping import Stopping
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.fingerprint import fingerprint
-from specdec.lm.load import context_length, load, require_loadable, vocabulary_size
+from specdec.lm.load import load, require_loadable, room_for, vocabulary_size
 from specdec.proposer.draft_model import DraftModel
 from specdec.results.run_dir import read_traces
 from specdec.tree.chain import Chain
@@ -75,11 +75,11 @@ def test_code_is_run_only_if_that_is_asked_for(folder: Path, tiny: Tiny) -> None
             f"path={str(folder)!r}: comes with code of its own, which is not run unasked;"
             f" read it, and allow it with trust_remote_code=true"
         )
-    for ask in (vocabulary_size, context_length):
+    for ask in (vocabulary_size, room_for):
         with pytest.raises(UserError, match=r"allow it with draft\.trust_remote_code=true$"):
             ask(Checkpoint(str(folder), field="draft.path"))
     trusted = Checkpoint(str(folder), trust_remote_code=True)
-    assert (vocabulary_size(trusted), context_length(trusted)) == (300, 256)
+    assert (vocabulary_size(trusted), room_for(trusted).tokens) == (300, 256)
 
 
 def test_what_is_trusted_is_proven_and_decodes_as_generate_does(folder: Path, tiny: Tiny) -> None:
@@ -104,7 +104,7 @@ TRUST = {"trust_remote_code": True}
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (WITHOUT_A_MASK, "cannot decode trees|is not supported"),
+        (WITHOUT_A_MASK, "cannot decode candidates|is not supported"),
         (f"import gone_for_ever\n{MODEL}", "not loaded"),
         (f"def wrong(\n{MODEL}", "not loaded"),
         (MODEL.replace("class Twisted", "class Renamed"), "not loaded"),

@@ -12,8 +12,8 @@ import specdec
 
 sd: Any = specdec
 PUBLIC = {
-    "what a notebook does": "generate compare record replay train_heads",
-    "what that returns": "Trace Comparison Recording Replay TrainedHeads UserError",
+    "what a notebook does": "generate compare record replay train_heads describe",
+    "what that returns": "Trace Comparison Recording Replay TrainedHeads Description UserError",
     "models and prompts": "load load_prompts HFCausalLM",
     "caches": "Clear ErrorWhenFull SlidingWindow",
     "the loop": "SpeculativeDecoder Request Stopping Sampling",

@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,24 @@ def test_depths_are_labelled_as_what_they_are(sweep: Drawn) -> None:
     for name in ("acceptance_at_depth", "reached_depth"):
         rows = [item for each in first for item in each.summary[name].items()]
         assert marks(plots[name]) == sorted((float(depth), row["value"]) for depth, row in rows)
+
+
+def test_experts_are_drawn_where_they_were_counted(tmp_path: Path) -> None:
+    """A line for each arm, through its means by the tokens of a forward."""
+    step, small = make_step(1, 3), make_step(0, 1)
+    counted = [
+        replace(step, experts=(5, 8), forward_tokens=4),
+        replace(step, experts=(6, 7), forward_tokens=4),
+        replace(small, experts=(2, 3), forward_tokens=2),
+    ]
+    traces = [make_trace(f"prompt {number}", *counted) for number in range(12)]
+    write_run(tmp_path / "counted", make_config("ngram", 3), traces)
+    write_run(tmp_path / "not", make_config("draft_model", 3), easy_traces(12, seed=0))
+    plots = draw(tmp_path)[2]
+    plot = plots["experts_by_tokens"]
+    assert marks(plot) == [(2.0, 2.5), (4.0, 6.5)]
+    assert len(legend(plot)) == 1
+    assert DEFINITIONS["experts_touched"] in plot.caption
 
 
 def test_bars_add_up_to_a_step(sweep: Drawn) -> None:

@@ -1,6 +1,7 @@
 """Each token of a text is explained by what stood in its place."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -109,6 +110,19 @@ def test_a_token_without_a_text_is_shown_with_its_bytes() -> None:
     assert "part" not in first | last, "most tokens have none, and need not say so"
     packed = [packed_token(each) for each in (first, second)]
     assert packed == [["a", 2, 1], ["", 2, 1, [], "<226>"]]
+
+
+def test_tokens_show_the_experts_that_read_them() -> None:
+    """An accepted token was read in its step, the verifier's own as the root of the next one."""
+    a, b, c = (((number, 7),) for number in range(3))  # of one layer
+    first = replace(make_step(1, 2, Outcome.RECOVERED), routes=(a, b))  # a root, and token 10
+    last = replace(make_step(0, 1, Outcome.BONUS, candidates=()), routes=(c,))
+    trace = Trace("p", "any", 0, 3, (10, 7, 5), "text", "length", 0.0, (first, last))
+    tokens = token_view(trace, "", words, str)["tokens"]
+    assert [token.get("experts") for token in tokens] == [b, c, None], "nobody reads the last one"
+    packed = [packed_token(token) for token in tokens]
+    assert packed[0] == ["<10>", 0, 1, ["<11>"], "", [(1, 7)]]
+    assert packed[2] == ["<5>", 2, 1]
 
 
 def test_bytes_that_are_no_character_do_not_swallow_the_rest() -> None:

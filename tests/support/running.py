@@ -99,7 +99,7 @@ def write_llama(
 
 def write_tiny(folder: Path) -> Tiny:
     """Write random Llamas, 2 layers of 32, and their byte-level tokenizers."""
-    from specdec.training.lm import train_tokenizer
+    from specdec.training.data.tokenizer import train_tokenizer
 
     shared = train_tokenizer([TEXT], VOCAB_SIZE)
     foreign = train_tokenizer([OTHER_TEXT], VOCAB_SIZE)

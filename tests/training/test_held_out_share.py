@@ -14,8 +14,8 @@ from specdec.training.data.overlap import RUN
 from specdec.training.data.reading import Reading, Share
 from specdec.training.data.samples import Samples
 from specdec.training.data.text import Passage, documents
+from specdec.training.data.tokenizer import train_tokenizer
 from specdec.training.data.verifier_states import VerifierStates
-from specdec.training.lm import train_tokenizer
 
 
 def rows(path: Path, number: int) -> str:

@@ -17,7 +17,7 @@ from specdec.core.errors import UserError
 from specdec.prompts import Prompt, Rendering, read_message, render_turn
 from specdec.training.data.reading import Reading
 from specdec.training.data.samples import Samples
-from specdec.training.lm import train_tokenizer
+from specdec.training.data.tokenizer import train_tokenizer
 
 LENGTH = 400
 WORDS = ["why", "a cat", "on the mat", "\u4e8c\U0001f600", " two\nlines ", "{{ 7 }}", "<think>"]

@@ -10,7 +10,7 @@ import torch
 from specdec.core.errors import UserError
 from specdec.training.data.reading import Reading
 from specdec.training.data.samples import Samples
-from specdec.training.lm import train_tokenizer
+from specdec.training.data.tokenizer import train_tokenizer
 
 CHATML = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>\n{% endfor %}"

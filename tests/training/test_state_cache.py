@@ -15,6 +15,7 @@ from specdec.training.acceptance import Acceptance
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.loss.kl import KL
 from specdec.training.medusa import MedusaTraining
+from specdec.training.objective import Batch
 from specdec.training.trainer import Trainer
 from specdec.tree.chain import Chain
 from tests.support.running import Tiny
@@ -36,9 +37,9 @@ def count_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     original = VerifierStates._run
 
-    def counted(self: VerifierStates, token_ids: torch.Tensor) -> torch.Tensor:
-        seen.append(len(token_ids))
-        return original(self, token_ids)
+    def counted(self: VerifierStates, batch: Batch) -> torch.Tensor:
+        seen.append(len(batch.token_ids))
+        return original(self, batch)
 
     monkeypatch.setattr(VerifierStates, "_run", counted)
     return seen

@@ -9,7 +9,7 @@ from specdec.core.errors import RowError, UserError
 from specdec.training.data import text as module
 from specdec.training.data.reading import Reading
 from specdec.training.data.text import Found, Passage, as_text, documents, pieces
-from specdec.training.lm import END_OF_TEXT, train_tokenizer
+from specdec.training.data.tokenizer import END_OF_TEXT, train_tokenizer
 
 
 def write_rows(folder: Path, *rows: object) -> Path:

@@ -16,7 +16,7 @@ from specdec.training.data.reading import Reading
 from specdec.training.data.samples import Samples
 from specdec.training.data.token_store import HEADER, STARTS, TOKENS, TokenStore, TokenWriter
 from specdec.training.data.tokenised import Builder
-from specdec.training.lm import train_tokenizer
+from specdec.training.data.tokenizer import train_tokenizer
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ mood }}</>{% endfor %}"

@@ -17,6 +17,7 @@ from specdec.core.errors import (
 )
 from specdec.core.protocols import TreePolicy
 from specdec.core.sampling import Sampling
+from specdec.lab.compatibility import require_decoder
 from specdec.lab.option_names import Points
 from specdec.lab.part import Part
 from specdec.lab.spec import ModelPart, ProposerPart
@@ -92,6 +93,9 @@ class CalibrationSpec:
             ("batch", self.batch, 1),
         ):
             require_int(name, value, least)
+        if self.recording is None:
+            why = "texts are read here without a source; expected recording=DIR, which has them"
+            require_decoder(self.verifier, why)
         self._check_num_nodes()
         for name, value in (("depth", self.depth), ("data.limit", self.data["limit"])):
             if value is not None:

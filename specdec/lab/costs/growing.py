@@ -6,7 +6,7 @@ from math import log
 from pathlib import Path
 
 from specdec.core.errors import UserError
-from specdec.lab.costs.forward_timing import ForwardGrid
+from specdec.lab.costs.forward_grid import ForwardGrid
 from specdec.replaying.forwards import Forwards, Shape
 from specdec.report.plots import Plot, save
 from specdec.report.plots.growth import Axis, Series, growth

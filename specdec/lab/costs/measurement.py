@@ -10,14 +10,12 @@ from typing import Any
 from specdec.core.errors import UserError
 from specdec.core.trace import Trace
 from specdec.lab.arm import Arm
+from specdec.lab.costs.candidates import count_experts, of_text
 from specdec.lab.costs.copying import copied_bytes_per_second
-from specdec.lab.costs.forward_timing import (
-    ForwardGrid,
-    contexts_within,
-    forwards_of,
-    time_forwards,
-)
+from specdec.lab.costs.forward_grid import ForwardGrid, contexts_within
+from specdec.lab.costs.forward_timing import Samples, forwards_of, time_forwards
 from specdec.lab.interleaving import interleave
+from specdec.lm.expert_counts import ExpertCounts
 from specdec.lm.hf import HFCausalLM
 from specdec.prompts import Prompt
 from specdec.proposer.draft_model import DraftModel
@@ -25,6 +23,7 @@ from specdec.replaying.cost_fitting import Timed, fitted
 from specdec.replaying.costs import Costs, ProposerKey
 from specdec.replaying.curves import Curve, rising
 from specdec.replaying.doubts import doubts
+from specdec.replaying.forwards import Forwards
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,9 @@ class Measurement:
 
     def _once(self, circumstances: Mapping[str, Any]) -> tuple[list[str], Costs]:
         # Steps come first: a model that has to step down from a runtime does so there.
-        timed = self._steps()
-        samples = time_forwards(self.verifier, self.grid)
-        speed = copied_bytes_per_second(self.verifier.device)
-        forwards = forwards_of(self.verifier, self.grid, samples, speed)
+        traces = self._steps()
+        timed = [_timed(self.shapes[name], each) for name, each in traces.items()]
+        forwards, samples = self._forwards(traces)
         number = sum(len(each.steps) for each in timed)
         known = {**circumstances, "runtime": self.verifier.runtime, "num_steps": number}
         for model in self._draft_models.values():
@@ -86,14 +84,33 @@ class Measurement:
         costs = fitted(forwards, timed, self._growths(), known)
         return doubts(samples, forwards, timed), costs
 
-    def _steps(self) -> list[Timed]:
-        """Decode all prompts with everything, in turns, and say what each arm's steps tell."""
+    def _forwards(self, traces: Mapping[str, Sequence[Trace]]) -> tuple[Forwards, Samples]:
+        """Time the verifier's forwards: of a mixture of experts, over the texts of all arms."""
+        reads, experts = None, None
+        if ExpertCounts.of(self.verifier.model.config) is not None:
+            reads = of_text(self.verifier, self.grid, self._text(traces))
+            experts = count_experts(self.verifier, self.grid, reads)
+        samples = time_forwards(self.verifier, self.grid, reads)
+        speed = copied_bytes_per_second(self.verifier.device)
+        return forwards_of(self.verifier, self.grid, samples, speed, experts), samples
+
+    def _text(self, traces: Mapping[str, Sequence[Trace]]) -> list[int]:
+        """Join the prompts, and what was written to each of them."""
+        arm = next(iter(self.running.values()))
+        answers = {each.prompt_key: each for each in traces[arm.name] if each.turn == 0}
+        text: list[int] = []
+        for prompt in self.prompts:
+            text += [*arm.request(prompt, []).token_ids, *answers[prompt.key].output_ids]
+        return text
+
+    def _steps(self) -> dict[str, list[Trace]]:
+        """Decode all prompts with everything, in turns."""
         arms = list(self.running.values())
         traces: dict[str, list[Trace]] = {name: [] for name in self.running}
         for _ in range(self.rounds):
             for arm, trace in interleave(arms, self.prompts, arms[0].turn_size):
                 traces[arm.name].append(trace)
-        return [_timed(self.shapes[name], each) for name, each in traces.items()]
+        return traces
 
     @property
     def _draft_models(self) -> dict[str, HFCausalLM]:

@@ -1,6 +1,6 @@
 """The tables of `specdec-costs`: forwards over tokens and context, proposers, and growth."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -25,6 +25,7 @@ def show(costs: Costs, beside: Sequence[Forwards]) -> None:
         print(f"verifier, {about(costs)}: ms of {kind} (times the floor)")
         console.print(table)
     print(_floor_said(forwards))
+    print("".join(f"{line}\n" for line in experts_said(forwards)), end="")
     print(growth_said("context", by_context(forwards)))
     print(growth_said("tokens", by_tokens(forwards)))
     if beside:
@@ -61,6 +62,20 @@ def _floor_said(forwards: Forwards) -> str:
         " copy of a large tensor moves here, read and written, at best; weights that fit the"
         " processor's caches may take less"
     )
+
+
+def experts_said(forwards: Forwards) -> Iterator[str]:
+    """Say how many experts of a sparse layer were taken, at the longest context; maybe nothing."""
+    longest = max(each.shape.context for each in forwards.points)
+    for branches, kind in ((False, "text that goes on"), (True, "with others beside it")):
+        counted = {
+            each.shape.num_tokens: each.experts
+            for each in forwards.points
+            if each.shape.branches == branches and each.shape.context == longest
+        }
+        known = [f"{n}: {number:.1f}" for n, number in sorted(counted.items()) if number]
+        if known:
+            yield f"distinct experts of a layer for n tokens, {kind}: {', '.join(known)}"
 
 
 def _show_drafts(costs: Costs) -> None:

@@ -108,6 +108,7 @@ def _columns(compared: Sequence[Compared]) -> dict[GridColumn, Callable[[Compare
         ),
         GridColumn("acceptance_rate", "acceptance rate"): number("acceptance_rate"),
         GridColumn("overlap", "overlap"): number("overlap"),
+        GridColumn("experts_touched", "experts per layer and step"): number("experts_touched"),
         GridColumn("tokens_per_second", "tokens/s"): number("tokens_per_second", 1),
         GridColumn("speedup", "speedup"): speedup,
         GridColumn("cost_ratio", "cost ratio"): number("cost_ratio"),

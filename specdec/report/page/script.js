@@ -141,7 +141,7 @@
     code.textContent = `\u201c${text.replace(/[\n\r\t]/g, (c) => marks[c])}\u201d`;
     return code;
   };
-  const explain = (text, kind, depth, rejected) => {
+  const explain = (text, kind, depth, rejected, experts) => {
     const first = make("p");
     first.append(quoted(text));
     const parts = [first, make("p", "", means[kind]), make("p", "", `depth ${depth}`)];
@@ -154,6 +154,12 @@
     } else {
       parts.push(make("p", "", "no other candidates here"));
     }
+    if (experts.length) {
+      parts.push(make("p", "", "experts that it took, by sparse layer:"));
+      const list = make("ol");
+      for (const each of experts) list.append(make("li", "", each.join(", ")));
+      parts.push(list);
+    }
     return parts;
   };
   const box = get("tokens");
@@ -164,15 +170,15 @@
     const text = ofArm()[Number(prompts.value)];
     if (!text) return;
     hide();
-    const spans = text[4].map(([word, kind, depth, rejected = [], part = "\u2205"]) => {
+    const spans = text[4].map(([word, kind, depth, rejected = [], part = "", experts = []]) => {
       const step = depth === 1 ? " step" : "";
       const span = make("span", `token ${kinds[kind]} d${Math.min(depth, 5)}${step}`);
       if (kind !== 0) span.classList.remove(`d${Math.min(depth, 5)}`);
-      span.append(...visible(word, part));
+      span.append(...visible(word, part || "\u2205"));
       span.tabIndex = -1;
       span.setAttribute("role", "button");
       span.setAttribute("aria-describedby", "tip");
-      span.explain = () => explain(word || part, kind, depth, rejected);
+      span.explain = () => explain(word || part || "\u2205", kind, depth, rejected, experts);
       return span;
     });
     if (spans.length) spans[0].tabIndex = 0;

@@ -40,8 +40,10 @@ def _first_of_each(texts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 
 
 def packed_token(token: Mapping[str, Any]) -> list[object]:
-    """Return text, kind, depth and, where there are any, rejected candidates and a part."""
+    """Return text, kind and depth, and of rejected candidates, part and experts what there is."""
     assert token["kind"] in KINDS, f"a token is one of {KINDS}, not {token['kind']!r}"
     packed: list[object] = [token["text"], KINDS.index(token["kind"]), token["depth"]]
-    rejected, part = list(token["rejected"]), token.get("part", "")
-    return [*packed, rejected, *([part] if part else [])] if rejected or part else packed
+    rare = [list(token["rejected"]), token.get("part", ""), list(token.get("experts", ()))]
+    while rare and not rare[-1]:
+        rare.pop()
+    return [*packed, *rare]

@@ -5,6 +5,7 @@ import matplotlib
 from specdec.report.collection import Collection
 from specdec.report.plots.bars import step_seconds
 from specdec.report.plots.canvas import STYLE, Plot
+from specdec.report.plots.experts import by_tokens
 from specdec.report.plots.files import save, svg
 from specdec.report.plots.frontier import frontiers
 from specdec.report.plots.lines import Results, against_options, against_size, by_depth
@@ -23,6 +24,7 @@ def figures(collection: Collection, results: Results) -> dict[str, Plot]:
             *against_options(collection, results),
             *against_size(results),
             *by_depth(results),
+            *by_tokens(results),
             *step_seconds(results),
         ]
     return {plot.name: plot for plot in found}

@@ -33,6 +33,7 @@ class Axis:
     name: str  # fit for a file
     words: str  # context (tokens)
     title: str
+    y_words: str = "a forward (milliseconds)"
 
 
 def growth(axis: Axis, lines: Sequence[Series], caption: str) -> dict[str, Plot]:
@@ -52,7 +53,7 @@ def _drawn(axis: Axis, lines: Sequence[Series], caption: str) -> Iterator[Plot]:
             axes.plot(line.x, line.milliseconds, **look_of(index))
         _scale(axes, sorted({x for line in lines for x in line.x}))
         axes.set_xlabel(axis.words)
-        axes.set_ylabel("a forward (milliseconds)")
+        axes.set_ylabel(axis.y_words)
         yield Plot(name, "Growth", number, axis.title, f"{caption} {LINEAR}", figure)
 
 

@@ -18,9 +18,9 @@ from specdec.core.errors import RowError, UserError, require, require_int
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
 from specdec.decoding.request import Request
+from specdec.lm.cached_as import cached_like
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.recurrent import causal_lm
 from specdec.results.progress import Progress
 from specdec.training.data.answer_file import AnswerFile
 from specdec.training.data.distill_prompts import Asking
@@ -216,6 +216,6 @@ def _placed(verifier: HFCausalLM, device: torch.device) -> Iterator[HFCausalLM]:
     model, home = verifier.model, verifier.device
     torch.nn.Module.to(model, device)
     try:
-        yield causal_lm(model, verifier.tokenizer, max_length=verifier.max_length)
+        yield cached_like(verifier, model)
     finally:
         torch.nn.Module.to(model, home)

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from specdec.core.errors import require, require_int
+from specdec.core.errors import UserError, require, require_int
+from specdec.core.protocols import SourceReader
+from specdec.lm.cached_as import cached_like
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.recurrent import causal_lm
 from specdec.runtime.choice import COMPILED, texts_of
 from specdec.training.data.distill import Distill
 from specdec.training.data.last_hidden import is_frozen, last_hidden, with_hidden
@@ -75,6 +76,11 @@ class VerifierStates:
         good = cache_path is None or (isinstance(cache_path, str) and bool(cache_path))
         require(good, "cache_path", cache_path, "a folder or null")
         verifier.require_states("verifier.path")
+        if isinstance(verifier, SourceReader):
+            raise UserError(
+                "verifier.path: heads on an encoder-decoder model decode, and are not trained here:"
+                " training reads texts without a source"
+            )
         self.max_length = min(max_length, verifier.max_length)
         self.verifier = verifier
         self.seed = seed
@@ -190,11 +196,11 @@ class VerifierStates:
         self._place(batch.token_ids.device)
         cache = self._data.cache
         if cache is None or not batch.places:
-            return self._run(batch.token_ids).float()
+            return self._run(batch).float()
         missing = cache.missing(batch.places)
         if missing:
             new = self._samples.batch(missing)
-            states = self._run(new.token_ids.to(batch.token_ids.device)).cpu()
+            states = self._run(new.to(batch.token_ids.device)).cpu()
             for place, state in zip(missing, states, strict=True):
                 cache.write(place, state[: len(cache.read(place))])
         return cache.batch(batch.places).to(batch.token_ids.device).float()
@@ -220,9 +226,10 @@ class VerifierStates:
         if self._device != device:
             nn.Module.to(self.verifier.model, device)
 
-    def _run(self, token_ids: Tensor) -> Tensor:  # [B, T] -> [B, T, H]
-        if self.verifier.runtime != COMPILED:
-            return last_hidden(self.verifier, token_ids)
+    def _run(self, batch: Batch) -> Tensor:  # [B, T, H]
+        token_ids = batch.token_ids
+        if self.verifier.runtime != COMPILED or self.verifier.prompt_mask is not None:
+            return last_hidden(self.verifier, batch)
         read = texts_of(self.verifier.runtime, self.verifier.model)
         with torch.autocast(token_ids.device.type, enabled=False):
             return read(token_ids)[0]
@@ -238,8 +245,7 @@ class VerifierStates:
     def placed(self, device: torch.device) -> HFCausalLM:
         """Return the verifier on a device, to decode with."""
         self._place(device)
-        verifier = self.verifier
-        return causal_lm(verifier.model, verifier.tokenizer, max_length=verifier.max_length)
+        return cached_like(self.verifier, self.verifier.model)
 
 
 def _shared(samples: Samples, held_out: Batch, name: str) -> list[str]:

@@ -83,7 +83,7 @@ def _decode(
     """
     with processes.together():
         prompts: Sequence[Prompt] = spec.prompts.load()
-        arm = build_arm(spec, spec.verifier.build())
+        arm = build_arm(spec, spec.verifier.build_shared())
         prompts = arm.choose(prompts)
         expect([arm], prompts)
     if not spec.sweep.is_one_of_many:

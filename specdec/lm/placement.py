@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from specdec.lm.devices import checked_device
 from specdec.lm.quantization import BNB_8BIT, INT8
 from specdec.runtime.choice import AUTO, EAGER
 
+V = TypeVar("V")
 SPREAD = "auto"  # the device that stands for all that there are
 TP_PLAN = "auto"  # transformers' own for a model
 DEVICE_MAP = "auto"  # what accelerate is asked for: layers over all GPUs alike, what is left on CPU
@@ -197,11 +198,14 @@ def _runs_on(module: nn.Module) -> torch.device | None:
     return None if found is None else torch.device(found)
 
 
-def moved(value: Any, device: torch.device) -> Any:
+def moved(value: V, device: torch.device) -> V:
     """Return a tensor, or a mapping of tensors and of nothing, on a device."""
+    found: Any = value
     if isinstance(value, Mapping):
-        return {name: moved(each, device) for name, each in value.items()}
-    return value.to(device) if isinstance(value, Tensor) else value
+        found = {name: moved(each, device) for name, each in value.items()}
+    elif isinstance(value, Tensor):
+        found = value.to(device)
+    return found
 
 
 def tensors_of(model: PreTrainedModel) -> Iterator[Tensor]:

@@ -112,7 +112,9 @@ def method_of(config: PreTrainedConfig) -> str | None:
     return str(getattr(method, "value", method))
 
 
-def while_loading(name: str | None, dtype: torch.dtype) -> Any:
+def while_loading(
+    name: str | None, dtype: torch.dtype
+) -> BitsAndBytesConfig | TorchAoConfig | None:
     """Return the configuration by which transformers rounds weights; None: it does not."""
     if name == BNB_8BIT:
         return BitsAndBytesConfig(load_in_8bit=True)

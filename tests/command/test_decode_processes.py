@@ -112,3 +112,13 @@ def test_weights_are_not_shared_where_they_cannot_be(
     ended = cli("decode", *tiny.options("run"), "verifier.tp_plan=auto", *options)
     assert ended.status == 2
     assert ended.err.startswith(f"error: verifier.tp_plan='auto': {expected}")
+
+
+def test_other_commands_share_no_weights(
+    tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ended = cli("record", *tiny.options("recorded"), "verifier.tp_plan=auto")
+    assert ended.status == 2
+    expected = "error: verifier.tp_plan='auto': expected null: processes share"
+    assert ended.err.startswith(expected)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from pandas.testing import assert_frame_equal
 
+from specdec.core.errors import UserError
+from specdec.lab.spec import ModelPart
 from specdec.metrics import Tally
 from specdec.results.run_dir import read_tally, read_traces
 from tests.support.running import CommandLine, Tiny
@@ -114,11 +116,7 @@ def test_weights_are_not_shared_where_they_cannot_be(
     assert ended.err.startswith(f"error: verifier.tp_plan='auto': {expected}")
 
 
-def test_other_commands_share_no_weights(
-    tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    ended = cli("record", *tiny.options("recorded"), "verifier.tp_plan=auto")
-    assert ended.status == 2
-    expected = "error: verifier.tp_plan='auto': expected null: processes share"
-    assert ended.err.startswith(expected)
+def test_other_commands_share_no_weights() -> None:
+    part = ModelPart("verifier", {"path": "zoo:verifier", "tp_plan": "auto"})
+    with pytest.raises(UserError, match=r"verifier.tp_plan='auto': expected null: processes share"):
+        part.build()

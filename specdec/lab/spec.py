@@ -74,10 +74,18 @@ class ModelPart(Part[HFCausalLM]):
         Raises:
             UserError: it cannot be loaded, or processes are to share its weights.
         """
+        self.require_whole()
+        return self.build_shared(**given)
+
+    def require_whole(self) -> None:
+        """Refuse a model whose weights processes are to share.
+
+        Raises:
+            UserError: they are.
+        """
         expected = "null: processes share a verifier's weights in decode alone"
         plan = self.options.get("tp_plan")
         require(plan is None, f"{self.at}.tp_plan", plan, expected)
-        return self.build_shared(**given)
 
     def build_shared(self, **given: Any) -> HFCausalLM:
         """Load it; each process holds a part of its weights where `tp_plan` says so.

@@ -1,23 +1,13 @@
 """From a Hub id or a folder to a model that is proven to decode trees rightly, or a refusal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoModelForSeq2SeqLM,
-    GenerationMixin,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from specdec.cache.policy import CachePolicy
@@ -25,7 +15,7 @@ from specdec.core.digest import Signature, signature
 from specdec.core.errors import UserError, require
 from specdec.core.room import Room
 from specdec.core.vouching import require_as_trained
-from specdec.lm.accounting import Unaccounted, on_meta
+from specdec.lm.accounting import Unaccounted
 from specdec.lm.adapter import merged, require_adapter
 from specdec.lm.cached_as import cached_as, limit_of, require_cache, require_for_states
 from specdec.lm.check import prove
@@ -36,6 +26,7 @@ from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.context import limited_length
 from specdec.lm.devices import DTYPES, checked_device, require_dtype, settled_dtype
 from specdec.lm.encoder_decoder_options import require_for_sources
+from specdec.lm.from_checkpoint import from_checkpoint, loader_of, weightless
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer_kinds import is_recurrent
 from specdec.lm.mask import PREFIX_LM, MaskKind
@@ -56,7 +47,6 @@ from specdec.runtime.choice import require_runtime
 
 _OTHERS = (name for name in ALL_ATTENTION_FUNCTIONS if name != "sdpa" and "|" not in name)
 ATTENTIONS = ("sdpa", "eager", *_OTHERS)
-SHOWN = 3  # names of weights in a line
 
 
 def load(
@@ -286,7 +276,7 @@ def _proven(
         how = placement.arguments(rounds)
         if rounding is not None:
             how["quantization_config"] = rounding
-        model = _from_pretrained(checkpoint, dtype, attention, how)
+        model = from_checkpoint(checkpoint, dtype, attention, how)
         if adapter is not None:
             try:
                 model = merged(model, adapter)
@@ -297,112 +287,6 @@ def _proven(
         model.eval()
     error = prove(model, checkpoint.called)
     return model, error, states_differ(model), no_trees_of(model)
-
-
-def _from_pretrained(
-    checkpoint: Checkpoint, dtype: torch.dtype, attention: str | None, how: Mapping[str, Any]
-) -> PreTrainedModel:
-    try:
-        return _with_all_weights(checkpoint, dtype, attention or "sdpa", how)
-    except ValueError as error:
-        # A few families (gpt_oss, gemma2, bloom) have no sdpa; the message names it.
-        if attention is not None or "scaled_dot_product_attention" not in str(error):
-            raise
-        return _with_all_weights(checkpoint, dtype, "eager", how)
-
-
-def _with_all_weights(
-    checkpoint: Checkpoint, dtype: torch.dtype, attention: str, how: Mapping[str, Any]
-) -> PreTrainedModel:
-    """Refuse a checkpoint that lacks weights: transformers would make them up."""
-    config = checkpoint.config
-    loader = loader_of(config, checkpoint)
-    reference = _own_classes(config, checkpoint).get(loader.__name__)
-    kind: Any = loader if reference is None else _own_class(reference, loader, checkpoint)
-    loaded: Any = kind.from_pretrained(
-        checkpoint.source,
-        config=config,
-        dtype=dtype,
-        attn_implementation=attention,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # since they are refused by name below
-        **checkpoint.how,
-        **how,
-    )
-    model, info = loaded
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise UserError(f"{checkpoint.called}: weights are missing: {_some(missing)}")
-    unlike = sorted(
-        f"{name} is {list(there)}, not {list(expected)}"
-        for name, there, expected in info["mismatched_keys"]
-    )
-    if unlike:
-        what = "weights have other sizes than config.json says"
-        raise UserError(f"{checkpoint.called}: {what}: {_some(unlike)}")
-    return model
-
-
-def weightless(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
-    """Build a model on the meta device by its configuration alone, whether or not it can decode.
-
-    Raises:
-        UserError: transformers has no such model, or its configuration is damaged.
-    """
-    config = checkpoint.config
-    with checkpoint.complaining():
-        if config.is_encoder_decoder:
-            return on_meta(AutoModelForSeq2SeqLM.from_config, config, dtype)
-        loader = loader_of(config, checkpoint)
-        reference = _own_classes(config, checkpoint).get(loader.__name__)
-        if reference is None:
-            return on_meta(loader.from_config, config, dtype)
-        return on_meta(_own_class(reference, loader, checkpoint)._from_config, config, dtype)
-
-
-def _some(names: Sequence[str]) -> str:
-    """List the first few of many."""
-    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
-
-
-def loader_of(config: PreTrainedConfig, checkpoint: Checkpoint) -> type[Any]:
-    """Choose the class of transformers that loads a model; of images and text, to read text alone.
-
-    Raises:
-        UserError: it writes no text.
-    """
-    trusted = _own_classes(config, checkpoint)
-    if config.is_encoder_decoder:
-        require_sides(config, checkpoint.called)
-        return AutoModelForSeq2SeqLM
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in trusted:
-        return AutoModelForCausalLM
-    shown = "AutoModelForImageTextToText" in trusted
-    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or shown:
-        return AutoModelForImageTextToText
-    raise UserError(f"{checkpoint.called}: {config.model_type} is no causal language model")
-
-
-def _own_classes(config: PreTrainedConfig, checkpoint: Checkpoint) -> Mapping[str, str]:
-    """Return what comes with a model and may run: references to classes, by what they stand for."""
-    found: Mapping[str, str] = getattr(config, "auto_map", None) or {}
-    return found if checkpoint.trust_remote_code else {}
-
-
-def _own_class(reference: str, loader: type[Any], checkpoint: Checkpoint) -> type[Any]:
-    """Import the class of a model from the code that comes with it.
-
-    The loaders of transformers would take the first class of a process for all configurations of
-    one class, whatever code lies beside the next.
-    """
-    kind: type[Any] = get_class_from_dynamic_module(
-        reference, checkpoint.source, revision=checkpoint.revision
-    )
-    kind.register_for_auto_class(loader)  # so that it is saved with its code
-    if issubclass(kind, GenerationMixin):  # which reads the settings for decoding
-        return kind
-    return type(kind.__name__, (kind, GenerationMixin), {"__module__": kind.__module__})
 
 
 def vocabulary_size(checkpoint: Checkpoint) -> int:

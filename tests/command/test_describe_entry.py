@@ -261,7 +261,7 @@ def test_a_limit_in_bytes_is_refused_before_weights_are_read(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("weights are read")
 
-    monkeypatch.setattr("specdec.lm.load._from_pretrained", refuse)
+    monkeypatch.setattr("specdec.lm.load.from_checkpoint", refuse)
     options = tiny.options("run", "cache=sliding_window", "cache.max_bytes=300")
     assert_one_line(
         cli("decode", *options), ["cache.max_bytes=300", "room for 2 cells of 256 bytes"]

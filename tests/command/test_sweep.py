@@ -164,18 +164,18 @@ def test_an_experiment_sweeps_without_a_flag(tiny: Tiny, cli: CommandLine) -> No
 def test_models_are_loaded_once_for_all_jobs(
     tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from specdec.lm import load
+    from specdec.lm import from_checkpoint, load
     from specdec.lm.checkpoint import Checkpoint
 
     loaded: list[str] = []
-    original = load._with_all_weights
+    original = from_checkpoint._with_all_weights
 
     def counting(checkpoint: Checkpoint, *arguments: Any) -> Any:
         loaded.append(Path(checkpoint.path).name)
         return original(checkpoint, *arguments)
 
     load._proven.cache_clear()
-    monkeypatch.setattr(load, "_with_all_weights", counting)
+    monkeypatch.setattr(from_checkpoint, "_with_all_weights", counting)
     options = ("proposer=draft_model", "tree.gamma=1,2,3", "seed=0,1")
     ended = cli("decode", *sweep_options(tiny, "sweep", *options))
     assert ended.status == 0, ended.err

@@ -16,8 +16,9 @@ from specdec.lm.accounting import cells_of, weights_of
 from specdec.lm.check import prove
 from specdec.lm.check_states import states_differ
 from specdec.lm.checkpoint import Checkpoint
+from specdec.lm.from_checkpoint import weightless
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.load import load, weightless
+from specdec.lm.load import load
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.medusa import Medusa, MedusaHeads
 from specdec.tree.dynamic import Dynamic

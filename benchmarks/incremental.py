@@ -35,6 +35,7 @@ from specdec.decoding.decoder import Clock
 from specdec.lm.context import limited_length
 from specdec.lm.devices import DTYPES, checked_device, require_dtype, settled_dtype
 from specdec.lm.hf import PREFILL_CHUNK
+from specdec.lm.layer_kinds import is_recurrent
 from specdec.lm.operations import forward_operations
 from specdec.lm.recomputing import RecomputingLM
 from specdec.lm.traffic import step_bytes
@@ -165,6 +166,9 @@ def model_of(name: str, device: torch.device, dtype: str, longest: int) -> PreTr
     else:
         require(not kind, "verifier", name, "random:FOLDER, random:0.5B, or a model")
         model = drawn_model(shape, device, DTYPES[dtype])
+    if model.config.is_encoder_decoder or is_recurrent(model.config):
+        kind = model.config.model_type
+        raise UserError(f"verifier={name!r}: {kind} keeps more than cells; expected a decoder")
     limited_length(model.config.get_text_config(), longest, "the longest of lengths, and one more")
     return model
 

@@ -10,7 +10,6 @@ from specdec.lab.costs.copying import copied_bytes_per_second
 from specdec.lab.costs.multiplying import multiplied_per_second
 
 FIRST, FURTHER = "first token", "further token"
-COLUMNS = ("text", "phase", "", "ms", "tokens/s", "MB", "GFLOP", "FLOP/byte", "bound by", "floor")
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from specdec.results.run_dir import RunDir
 SHARED = (  # the same in all arms
     *("verifier", "prompts", "sampling", "dtype", "device"),
     *("max_new_tokens", "min_new_tokens", "stop_strings", "ignore_eos"),
+    "experts",  # counting takes time
 )
 
 

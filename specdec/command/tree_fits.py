@@ -13,7 +13,12 @@ from specdec.core.errors import UserError
 from specdec.core.members import require_members
 from specdec.core.protocols import TreePolicy
 from specdec.core.values import CandidateSource
-from specdec.lab.compatibility import require_proposer, require_tree_fits, require_tree_read
+from specdec.lab.compatibility import (
+    require_proposer,
+    require_sides_fit,
+    require_tree_fits,
+    require_tree_read,
+)
 from specdec.lab.inputs import require_heads_of
 from specdec.lab.part import Part
 from specdec.lab.spec import ArmSpec, ProposerPart
@@ -111,6 +116,7 @@ def _require_fits(spec: ArmSpec, config: DictConfig) -> None:
         draft = model.checkpoint
         refuse_unsupported(draft.config, draft.called)
         require_same_vocabulary(draft, verifier)
+        require_sides_fit(spec)
 
 
 def _require_tree(spec: ArmSpec) -> None:

@@ -29,7 +29,7 @@ from specdec.core.values import Context, Proposal, Verdict
 from specdec.core.verified import verified
 from specdec.decoding.claims import claims_of
 from specdec.decoding.experts import routing_of, with_experts
-from specdec.decoding.pairing import is_lossless, require_judges
+from specdec.decoding.pairing import is_lossless, require_judges, require_reads
 from specdec.decoding.request import (
     Flight,
     Request,
@@ -104,6 +104,7 @@ class SpeculativeDecoder:
         for each in (rule, *self.judges.values()):
             require_members(each, "verification rule")
         require_one_family(verifier, proposer)
+        require_reads(verifier, proposer)
         share_encoder(verifier, proposer)
         self.lossless = is_lossless(rule, proposer.draw, allow_lossy)
         require_judges(self.judges, proposer.draw)
@@ -131,7 +132,8 @@ class SpeculativeDecoder:
         """
         verifier = self.verifier
         tokenizer = getattr(verifier, "tokenizer", None)
-        require_cells(requests, self.stopping.max_new_tokens, getattr(verifier, "max_cells", None))
+        most, forgets = getattr(verifier, "max_cells", None), getattr(verifier, "may_forget", False)
+        require_cells(requests, self.stopping.max_new_tokens, most, forgets)
         require_samples(1 + max((each.sample for each in requests), default=0), self.sampling)
         require_decodable(requests, Room.of(verifier), verifier.vocab_size, tokenizer)
         require_sources(requests, verifier)

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 
 from specdec.core.errors import Unfit, UserError
-from specdec.core.protocols import VerificationRule
+from specdec.core.protocols import Proposer, VerificationRule
 from specdec.core.values import Draw
+from specdec.lm.hf import HFCausalLM
 from specdec.proof.lossless import finding
+from specdec.tree.fixed import is_chain
 
 
 def is_lossless(rule: VerificationRule, draw: Draw | None, allow_lossy: bool) -> bool:
@@ -33,6 +35,19 @@ def is_lossless(rule: VerificationRule, draw: Draw | None, allow_lossy: bool) ->
         )
     _require_honest(found.miscounts, field)
     return lossless
+
+
+def require_reads(verifier: object, proposer: Proposer) -> None:
+    """Refuse a tree with branches where the verifier reads chains alone, as far as shapes tell.
+
+    Raises:
+        Unfit: so it is.
+    """
+    tree = getattr(proposer, "tree", None)
+    if not isinstance(verifier, HFCausalLM) or verifier.no_trees is None:
+        return
+    if tree is not None and not is_chain(tree):
+        raise Unfit(verifier.tree_refusal)
 
 
 def require_judges(judges: Mapping[str, VerificationRule], draw: Draw | None) -> None:

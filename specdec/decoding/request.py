@@ -98,8 +98,12 @@ def require_sources(requests: Sequence[Request], verifier: object) -> None:
             )
 
 
-def require_cells(requests: Sequence[Request], max_new_tokens: int, most: int | None) -> None:
+def require_cells(
+    requests: Sequence[Request], max_new_tokens: int, most: int | None, may_forget: bool
+) -> None:
     """Refuse requests that could need more cells than the verifier may keep for one; None: any.
+
+    Where the verifier `may_forget` the complaint says how.
 
     Raises:
         UserError: one could; the last token of a text needs none, since nobody reads it.
@@ -108,10 +112,11 @@ def require_cells(requests: Sequence[Request], max_new_tokens: int, most: int | 
         new = min(max_new_tokens, request.max_new_tokens or max_new_tokens)
         needed = len(request.token_ids) + new - 1
         if most is not None and needed > most:
+            hint = "; cache=sliding_window or cache=clear goes on with fewer"
             raise UserError(
                 f"prompt {request.request_id}: {len(request.token_ids)} tokens and"
-                f" max_new_tokens={new} may need {needed} cells, and the cache keeps {most};"
-                " cache=sliding_window or cache=clear goes on with fewer"
+                f" max_new_tokens={new} may need {needed} cells, and the cache keeps {most}"
+                f"{hint if may_forget else ''}"
             )
 
 

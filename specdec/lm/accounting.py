@@ -42,7 +42,7 @@ class Weights:
 class LayerCache:
     """What one layer keeps of a text.
 
-    Other kinds of memory have a field of their own here, and a line in `Accounts`.
+    Other kinds of memory have a field of their own here, and a line in what is printed.
     """
 
     cell_bytes: int  # of each token: its key and its value; 0: none is kept

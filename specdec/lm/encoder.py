@@ -28,7 +28,9 @@ class Encoder:
         keys = [tuple(source) for source in sources]
         if all(key in self._said for key in keys):
             return pad_sequence([self._said[key] for key in keys], batch_first=True)
-        given = {"input_ids": pad(sources, self._device), "attention_mask": seen}
+        # Without padding nothing is masked, and it runs where there are shapes alone.
+        mask = seen if len(set(map(len, keys))) > 1 else None
+        given = {"input_ids": pad(sources, self._device), "attention_mask": mask}
         states: Tensor = self.module(**given).last_hidden_state
         if self.is_shared:
             self._said = {key: states[row, : len(key)].clone() for row, key in enumerate(keys)}

@@ -51,6 +51,8 @@ class EncoderDecoderLM(HFCausalLM):
         UserError: nothing says what the decoder's text begins with.
     """
 
+    may_forget = False
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -143,7 +145,8 @@ class EncoderDecoderLM(HFCausalLM):
         first = torch.full((len(rows), 1), self.start_id, device=self.device)
         alone = first.new_ones(len(rows), 1, 1, dtype=torch.bool)
         self._cache.place(rows, 1, self.device)
-        self._ask(Cells(self._cache, self._sources, 0, known=False), first, alone, encoded, seen)
+        cells = Cells(self._cache, self._sources, 0, known=False)
+        self._ask(cells, first, alone, encoded, self._if_padded(rows, seen))
         self.num_cells += seen.numel()
         self._width = encoded.shape[2]
 
@@ -224,11 +227,20 @@ class EncoderDecoderLM(HFCausalLM):
         unread = torch.zeros(1, dtype=self.model.dtype, device=self.device)
         cells = Cells(self._cache, self._sources, alike.standing_on(self.device), known=True)
         output = self._ask(
-            cells, token_ids, seen, unread.expand(*known.shape, self._width), known, layers
+            cells,
+            token_ids,
+            seen,
+            unread.expand(*known.shape, self._width),
+            self._if_padded(rows, known),
+            layers,
         )
         for row in rows:
             self._cache.lengths[row] = start + num_new
         return output
+
+    def _if_padded(self, rows: Sequence[int], source_mask: Tensor) -> Tensor | None:
+        """Return the mask of sources where one is shorter than another."""
+        return source_mask if len({self._sources.lengths[row] for row in rows}) > 1 else None
 
     def _ask(
         self,
@@ -236,7 +248,7 @@ class EncoderDecoderLM(HFCausalLM):
         token_ids: Tensor,  # [B, M]
         seen: Tensor,  # [B, M, L] bool
         encoded: Tensor,  # [B, S, H]
-        source_mask: Tensor,  # [B, S]
+        source_mask: Tensor | None,  # [B, S]; None: nothing is padding
         layers: Sequence[Layer] = (),
     ) -> Any:
         self.num_calls += 1

@@ -61,6 +61,7 @@ class HFCausalLM:
     """
 
     prompt_mask: str | None = None  # how prompts are read, if otherwise than other text
+    may_forget = True  # whether a cache can let some of its cells go
 
     def __init__(
         self,

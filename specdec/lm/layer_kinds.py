@@ -42,6 +42,15 @@ def is_recurrent(config: PreTrainedConfig) -> bool:
     return any(kind.has_states for kind in layer_kinds(config))
 
 
+def reads_in_pieces(config: PreTrainedConfig) -> bool:
+    """Whether a step may read more than its tokens, or one after another: states were rewound.
+
+    Convolutions alone can be rewound: their last inputs are kept.
+    """
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or [])
+    return is_recurrent(config) and bool(kinds & {"linear_attention", "hybrid", "mamba"})
+
+
 def why_no_trees(config: PreTrainedConfig) -> str | None:
     """Say why a model cannot read a tree of candidates in one forward; None: it can."""
     if is_recurrent(config):

@@ -3,7 +3,9 @@
 from torch import nn
 from transformers import PreTrainedModel
 
+from specdec.lm.expert_counts import ExpertCounts
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.traffic import ROUTED
 
 
 def forward_operations(lm: HFCausalLM, num_new: int, context: int, num_logits: int) -> int:
@@ -43,11 +45,11 @@ def multiplied_weights(model: PreTrainedModel) -> tuple[int, int]:
     """
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     tables = {id(each.weight) for each in decoder.modules() if isinstance(each, nn.Embedding)}
-    taken = getattr(model.config.get_text_config(), "num_experts_per_tok", None)
-    layers = 0
+    counts, layers = ExpertCounts.of(model.config), 0
     for name, each in decoder.named_parameters():
         if id(each) in tables or each.dim() < 2:
             continue
-        share = min(taken, len(each)) / len(each) if "experts." in name and taken else 1
+        is_routed = counts is not None and ROUTED.search(name)
+        share = min(counts.per_token, len(each)) / len(each) if counts and is_routed else 1
         layers += int(each.numel() * share)
     return layers, 0 if head is None else sum(each.numel() for each in head.parameters())

@@ -27,6 +27,7 @@ class PrefixLM(HFCausalLM):
     """
 
     prompt_mask = PREFIX_LM
+    may_forget = False
 
     @without_gradients
     def begin(

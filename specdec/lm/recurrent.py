@@ -30,6 +30,7 @@ class RecurrentLM(HFCausalLM):
         model: see `HFCausalLM`, as for the other arguments.
     """
 
+    may_forget = False
     _cache: RecurrentCache
 
     def __init__(self, model: PreTrainedModel, *given: Any, **named: Any):

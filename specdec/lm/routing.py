@@ -23,7 +23,7 @@ from specdec.core.protocols import Forward
 from specdec.core.values import Layer
 from specdec.lm.expert_counts import ExpertCounts
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.layer_kinds import is_recurrent
+from specdec.lm.layer_kinds import reads_in_pieces
 from specdec.runtime.choice import EAGER
 
 # What the experts' modules of transformers call the numbers that they are given, [tokens, k].
@@ -47,8 +47,8 @@ def require_experts(option: str, config: PreTrainedConfig) -> ExpertCounts:
     counts = ExpertCounts.of(config)
     if counts is None:
         raise UserError(f"{option}: {config.model_type} has no experts to count; expected false")
-    if is_recurrent(config):
-        reason = "reads some tokens once more, since its states cannot be rewound"
+    if reads_in_pieces(config):
+        reason = "reads some tokens once more, or one at a time, since its states cannot be rewound"
         raise UserError(f"{option}: {config.model_type} {reason}; expected false")
     return counts
 

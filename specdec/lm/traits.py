@@ -10,6 +10,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from specdec.lm.accounting import LayerCache
 from specdec.lm.context import rotations
+from specdec.lm.expert_counts import ExpertCounts
+from specdec.lm.source_room import num_decoder_layers
 from specdec.runtime.program import FULL, SLIDING
 
 MULTI_HEAD, GROUPED, MULTI_QUERY = "multi-head", "grouped-query", "multi-query"
@@ -53,7 +55,9 @@ class Traits:
 def traits_of(model: PreTrainedModel, cells: Sequence[LayerCache] | None) -> Traits:
     """Look at a model on any device; `cells` are what its layers keep, where that is known."""
     config = model.config.get_text_config(decoder=True)
-    kinds = _layer_kinds(config)
+    whole = model.config
+    decoders = num_decoder_layers(whole) if whole.is_encoder_decoder else config.num_hidden_layers
+    kinds = _layer_kinds(config, int(decoders))
     queries = getattr(config, "num_attention_heads", None)
     queries = queries if isinstance(queries, int) else None
     heads = getattr(config, "num_key_value_heads", None) or queries
@@ -77,12 +81,12 @@ def _decoder_of(model: PreTrainedModel) -> nn.Module:
     return model.get_decoder()
 
 
-def _layer_kinds(config: PreTrainedConfig) -> tuple[str, ...]:
+def _layer_kinds(config: PreTrainedConfig, num_layers: int) -> tuple[str, ...]:
     named = getattr(config, "layer_types", None)
     if named:
         return tuple(named)
     windowed = getattr(config, "sliding_window", None) is not None
-    return (SLIDING if windowed else FULL,) * int(config.num_hidden_layers)
+    return (SLIDING if windowed else FULL,) * num_layers
 
 
 def _attention(config: PreTrainedConfig, queries: int | None, heads: int | None) -> str:
@@ -140,5 +144,6 @@ def _experts(config: PreTrainedConfig, decoder: nn.Module) -> ExpertTrait | None
             numbers[layer] = max(number, numbers.get(layer, 0))
     if not numbers:
         return None
-    per_token = getattr(config, "num_experts_per_tok", None)
+    counts = ExpertCounts.of(config)
+    per_token = None if counts is None else counts.per_token
     return ExpertTrait(max(numbers.values()), per_token, tuple(sorted(numbers)))

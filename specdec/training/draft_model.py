@@ -15,7 +15,7 @@ from specdec.lm.fingerprint import card_name
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.lm.recurrent import causal_lm
-from specdec.lm.vocabularies import require_shared_vocabulary
+from specdec.lm.vocabularies import require_same_sides, require_shared_vocabulary
 from specdec.proposer.draft_model import DraftModel
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.verifier_states import VerifierStates
@@ -162,6 +162,7 @@ def _loaded(
     """Load a draft of the verifier's vocabulary in fp32."""
     own = {"revision": revision, "trust_remote_code": trust_remote_code}
     loaded = load(init_path, field="init_path", **own)
+    require_same_sides(verifier, loaded, f"init_path={init_path!r}")
     require_shared_vocabulary(verifier, loaded, f"init_path={init_path!r}")
     loaded.require_states("init_path")
     return loaded

@@ -13,10 +13,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from specdec.core.errors import require, require_int
+from specdec.core.errors import UserError, require, require_int
 from specdec.core.values import CandidateSource
 from specdec.lm.check_prefix import require_two_ways
 from specdec.lm.checkpoint import Checkpoint, on_card
+from specdec.lm.expert_counts import ExpertCounts
 from specdec.lm.mask import PREFIX_LM
 from specdec.results.progress import Progress
 from specdec.training.balance import Balance
@@ -33,6 +34,7 @@ from specdec.training.shape import LlamaShape, experts_of
 
 DEFAULT_CONTEXT = 2048
 INIT, TOKENIZER = "init_path", "tokenizer_path"
+BALANCE_WEIGHT = "router_aux_loss_coef"
 
 
 class LanguageModeling:
@@ -98,7 +100,9 @@ class LanguageModeling:
         self._shape = LlamaShape(
             hidden_size, intermediate_size, num_hidden_layers, num_attention_heads
         )
-        self._experts = experts_of(num_experts, experts_per_token, router_aux_loss_coef)
+        fresh_balance = router_aux_loss_coef if init_path is None else None
+        self._experts = experts_of(num_experts, experts_per_token, fresh_balance)
+        self._balance_weight = router_aux_loss_coef
         fresh = self._experts is None or init_path is None
         require(fresh, "num_experts", num_experts, f"null: the model at {INIT} keeps its own")
         self._paths = data_path, held_out_path
@@ -162,7 +166,7 @@ class LanguageModeling:
 
     def _model(self) -> PreTrainedModel:
         if self._start is not None and self._is_continued:
-            model = _continued(self._start, self._context)
+            model = _continued(self._start, self._context, self._balance_weight)
             if self._attention == PREFIX_LM:
                 require_two_ways(model.config, f"{INIT}={self._start.path!r}")
             self._require_room(model.config.max_position_embeddings)
@@ -248,8 +252,15 @@ def _origin(start: Checkpoint) -> dict[str, str]:
     return {what: on_card(start.path, start.commit)}
 
 
-def _continued(start: Checkpoint, context: int | None) -> PreTrainedModel:
-    changes = {} if context is None else {"max_position_embeddings": context}
+def _continued(start: Checkpoint, context: int | None, balance: float | None) -> PreTrainedModel:
+    given = {"max_position_embeddings": context, BALANCE_WEIGHT: balance}
+    changes = {name: value for name, value in given.items() if value is not None}
+    config = start.config
+    if config.is_encoder_decoder:
+        kind = f"{config.model_type} is an encoder-decoder model"
+        raise UserError(f"{start.called}: {kind}; train=lm trains decoders")
+    if balance is not None and ExpertCounts.of(config) is None:
+        require(False, BALANCE_WEIGHT, balance, f"null: {config.model_type} has no experts")
     with start.complaining():
         return AutoModelForCausalLM.from_pretrained(
             start.source, dtype=torch.float32, **start.how, **changes

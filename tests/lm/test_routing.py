@@ -234,3 +234,4 @@ def test_no_preference_of_the_router_touches_more() -> None:
 def test_layers_with_states_read_more_than_a_step() -> None:
     with pytest.raises(UserError, match=r"^experts=True: qwen3_next reads some tokens once more"):
         Routing(causal_lm(tiny_model("qwen3_next")))
+    Routing(causal_lm(tiny_model("lfm2_moe")))  # convolutions are rewound

@@ -90,12 +90,13 @@ RECURRENT: dict[str, dict[str, Any]] = {
     },
     # Several tokens at once start from nothing: the first Mamba.
     "mamba": {"state_size": 8},
+    "falcon_mamba": {"state_size": 8},
     "jamba": {
         "num_hidden_layers": 3, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2,
         "mamba_dt_rank": 4, "mamba_d_state": 8,
     },
 }  # fmt: skip
-ONE_AT_A_TIME = frozenset({"mamba", "jamba"})
+ONE_AT_A_TIME = frozenset({"mamba", "falcon_mamba", "jamba"})
 # Of a single token transformers leaves their bound on time steps out: `generate` mixes two models.
 BOUNDED_STEPS = frozenset({"nemotron_h", "zamba2"})
 # What some families do to their logits, each far from doing nothing.

@@ -96,7 +96,7 @@ class Description:
         if self.stock_cells is None or self.layers is None:
             return None
         pairs = zip(self.stock_cells, self.layers, strict=True)
-        return sum(kept * each.cell_bytes for kept, each in pairs)
+        return sum(kept * each.cell_bytes + each.state_bytes for kept, each in pairs)
 
     @property
     def most_requests(self) -> int | None:
@@ -217,7 +217,7 @@ def _layers(
     try:
         return stock_cells_of(model), remark
     except Unaccounted as error:
-        return None, str(error)
+        return None, remark or str(error)
 
 
 def _stock(

@@ -208,9 +208,7 @@ class Builder:
             raise UserError(f"{self.source}: {reason}")
         return AnswerSplitter(self.tokenizer, self.length, self.reading.options)
 
-    def _cut(
-        self, prompt: list[int], text: list[int], where: str
-    ) -> tuple[list[int], list[bool]]:
+    def _cut(self, prompt: list[int], text: list[int], where: str) -> tuple[list[int], list[bool]]:
         """Return a sample of at most `length` tokens, and which of them count."""
         token_ids, num_prompt = prompt + text, len(prompt)
         if not all(0 <= token < self.vocab_size for token in token_ids):

@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from specdec.core.errors import require, require_int
+from specdec.core.errors import UserError, require, require_int
 from specdec.core.values import CandidateSource
 from specdec.lm.check_prefix import require_two_ways
 from specdec.lm.checkpoint import Checkpoint, on_card
@@ -125,6 +125,8 @@ class LanguageModeling:
         learnt, held_out = self._reading.sources(*self._paths)
         require_there(held_out)
         start = self._start
+        if start is not None and self._is_continued and start.config.is_encoder_decoder:
+            raise UserError(f"{start.called}: an encoder-decoder model; expected a decoder alone")
         self.tokenizer = (
             train_tokenizer(_texts(learnt), self._vocab_size) if start is None else start.tokenizer
         )

@@ -9,8 +9,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from specdec.core.errors import UserError
 from specdec.core.sampling import Sampling
+from specdec.heads.forcing import HeadTargets, forced_states
 from specdec.lm.cached_as import cached_like
 from specdec.lm.encoder_decoder import EncoderDecoderLM
+from specdec.proposer.chained import ChainedHeads
+from specdec.recording.hidden_states import States
+from specdec.recording.texts import Text
+from specdec.replaying.draft_distributions import HeadDistributions
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.distill_prompts import Asking
 from specdec.training.data.last_hidden import last_hidden, with_hidden
@@ -210,6 +215,33 @@ def test_heads_are_trained_on_texts_alone(states: VerifierStates) -> None:
         text = [each[:, start:] for each in (hidden, row.token_ids, row.counted)]
         total += float(training.module(states.verifier, *text))
     assert float(training.loss(training.module, batch)) == pytest.approx(total, rel=1e-5)
+
+
+@torch.no_grad()
+def test_prefix_layers_look_at_the_decoder_alone() -> None:
+    """Replay's distributions are those of training, whatever stands in front as a source."""
+    lm = EncoderDecoderLM(tiny_seq2seq("bart"))
+    heads = ChainedHeads(lm.state_size, lm.vocab_size, 2, 1, True, "token", True, 4)
+    for weight in heads.parameters():
+        weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)))
+    batch, known = batch_of(lm.start_id), States(lm)
+    hidden, texts = last_hidden(lm, batch), list[Text]()
+    for row, (source, text) in enumerate(PAIRS):
+        prompt = (*source, lm.start_id)
+        texts.append(Text(f"{row}", "", 0, prompt, tuple(text), (), "length", len(text)))
+        known.know(texts[-1], hidden[row, : len(source) + len(text)])
+    read = HeadDistributions(heads, lm, known)
+    assert [read.first_start(text) for text in texts] == [1, 1, 1]
+    found = list(read.along(texts, lm.vocab_size))
+    for row, (source, text) in enumerate(PAIRS):
+        own = [each[row : row + 1, len(source) :] for each in (hidden, batch.token_ids)]
+        counted = batch.counted[row : row + 1, len(source) :]
+        targets = HeadTargets.of(own[1], counted, 2)
+        states = forced_states(heads, lm, own[0], targets)
+        for head, state in enumerate(states):
+            number = len(text) - 1 - head  # that a step would draft at this depth
+            expected = heads.logits(head, state, lm.unembed)[: max(0, number)]
+            torch.testing.assert_close(found[head][row, 1 : 1 + len(expected)], expected)
 
 
 def test_acceptance_is_decoded_or_computed(states: VerifierStates, tmp_path: Path) -> None:

@@ -48,8 +48,7 @@ def prove(model: PreTrainedModel, name: str) -> float:
     except Exception as problem:  # whatever foreign code raises, it cannot be used
         reason = first_line(problem)
         raise UserError(
-            f"{name}: {model.config.model_type} cannot decode trees with a stock KV cache"
-            f" ({reason})"
+            f"{name}: {model.config.model_type} cannot decode candidates with our cache ({reason})"
         ) from problem
     if not math.isfinite(error):
         raise UserError(
@@ -57,10 +56,9 @@ def prove(model: PreTrainedModel, name: str) -> float:
             " weights are damaged, or a wider dtype may help, dtype=bfloat16 or float32"
         )
     if not by_rounding:
-        raise UserError(
-            f"{name}: {model.config.model_type} is not supported: a tree forward differs from plain"
-            f" forwards by {error:.1e} (relative; {model.dtype} allows {tolerance:.0e})"
-        )
+        differs = f"a forward of candidates differs from plain forwards by {error:.1e}"
+        allowed = f"(relative; {model.dtype} allows {tolerance:.0e})"
+        raise UserError(f"{name}: {model.config.model_type} is not supported: {differs} {allowed}")
     return error
 
 

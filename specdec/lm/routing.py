@@ -23,6 +23,7 @@ from specdec.core.protocols import Forward
 from specdec.core.values import Layer
 from specdec.lm.expert_counts import ExpertCounts
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.layer_kinds import is_recurrent
 from specdec.runtime.choice import EAGER
 
 # What the experts' modules of transformers call the numbers that they are given, [tokens, k].
@@ -38,14 +39,17 @@ class ExpertLayer(NamedTuple):
 
 
 def require_experts(option: str, config: PreTrainedConfig) -> ExpertCounts:
-    """Refuse a dense model.
+    """Refuse a dense model, and one whose steps read more than their own tokens.
 
     Raises:
-        UserError: it has no experts; the message begins with `option`.
+        UserError: it has no experts, or recurrent layers; the message begins with `option`.
     """
     counts = ExpertCounts.of(config)
     if counts is None:
         raise UserError(f"{option}: {config.model_type} has no experts to count; expected false")
+    if is_recurrent(config):
+        reason = "reads some tokens once more, since its states cannot be rewound"
+        raise UserError(f"{option}: {config.model_type} {reason}; expected false")
     return counts
 
 

@@ -143,5 +143,5 @@ def test_one_that_reads_its_prompt_both_ways_is_refused_with_the_reason() -> Non
         vision_config={"model_type": "siglip_vision_model", **CLIP},
     )
     model = AutoModelForImageTextToText.from_config(config).eval()
-    with pytest.raises(UserError, match="paligemma is not supported: a tree forward differs"):
+    with pytest.raises(UserError, match="paligemma is not supported: a forward of candidates"):
         prove(model, "x")

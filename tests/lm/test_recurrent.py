@@ -285,7 +285,8 @@ def test_kinds_of_layers_are_those_of_the_configuration() -> None:
     assert layer_kinds(tiny_model("lfm2").config) == [states, cells, states]
     assert layer_kinds(tiny_model("falcon_h1").config) == [LayerKind.BOTH] * 3
     found = layer_kinds(tiny_model("nemotron_h").config)
-    assert found == [states, cells, LayerKind.NOTHING, states]
+    assert found[:2] + found[3:] == [states, cells, states]
+    assert found[2] in (LayerKind.NOTHING, states)  # until 5.23 its cache had a state for it
     assert all(why_no_trees(tiny_model(family).config) is None for family in FAMILIES)
 
 
@@ -294,7 +295,7 @@ def test_kinds_of_layers_are_those_of_the_configuration() -> None:
 def test_trees_are_refused_in_a_line(family: str, policy: str | None) -> None:
     model = tiny_model(family)
     verifier = cached_as(policy, model)
-    tree = sd.Sparse([[0], [1], [0, 0]])
+    tree = sd.Sparse([[0], [1], [0, 0], [1, 0]])  # a draft reads both of the first two
     proposer = sd.DraftModel(HFCausalLM(tiny_model("llama")), tree)
     with pytest.raises(UserError, match=f"^{family} cannot read trees, since its recurrent") as no:
         texts(decoder_of(verifier, proposer))

@@ -104,7 +104,7 @@ TRUST = {"trust_remote_code": True}
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (WITHOUT_A_MASK, "cannot decode trees|is not supported"),
+        (WITHOUT_A_MASK, "cannot decode candidates|is not supported"),
         (f"import gone_for_ever\n{MODEL}", "not loaded"),
         (f"def wrong(\n{MODEL}", "not loaded"),
         (MODEL.replace("class Twisted", "class Renamed"), "not loaded"),

@@ -21,6 +21,7 @@ from specdec.lm.batch import TreeBatch
 from specdec.lm.cached_as import cached_as
 from specdec.lm.expert_counts import ExpertCounts
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.recurrent import causal_lm
 from specdec.lm.routing import Routing, distinct, expert_layers, require_plain_steps
 from tests.support.families import SMALL, plain_logits, random_ids, tiny_model
 from tests.support.ragged import SHAPES, path_to
@@ -228,3 +229,8 @@ def test_no_preference_of_the_router_touches_more() -> None:
         for number in (1, 3, 8):
             touched = float((1 - (1 - shares) ** number).sum())
             assert touched <= ExpertCounts(E, K).expected(number) + 1e-9
+
+
+def test_layers_with_states_read_more_than_a_step() -> None:
+    with pytest.raises(UserError, match=r"^experts=True: qwen3_next reads some tokens once more"):
+        Routing(causal_lm(tiny_model("qwen3_next")))

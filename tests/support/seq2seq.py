@@ -25,13 +25,12 @@ SEQ2SEQ: dict[str, dict[str, Any]] = {
     "marian": {**BART, "decoder_start_token_id": 1},
     "mt5": {**T5, "is_gated_act": True, "feed_forward_proj": "gated-gelu",
             "tie_word_embeddings": False},
-    "umt5": T5,
     "mbart": BART,
     "pegasus": {**BART, "decoder_start_token_id": 1},
     "blenderbot": BART,
     "m2m_100": BART,
 }  # fmt: skip
-READS_TREES = frozenset(SEQ2SEQ) - {"t5", "mt5", "umt5", "m2m_100"}
+READS_TREES = frozenset(SEQ2SEQ) - {"t5", "mt5", "m2m_100"}
 
 
 def tiny_seq2seq(family: str, seed: int = 0, **overrides: object) -> PreTrainedModel:

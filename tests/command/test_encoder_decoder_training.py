@@ -14,7 +14,7 @@ from tests.support.seq2seq import tiny_seq2seq
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
-ASKED = ("def add(first, second):", "print(add(1, 2))", "return first + second", "first second")
+QUESTIONS = ("def add(first, second):", "print(add(1, 2))", "return first + second", "first second")
 MEDUSA = ("train=medusa", "train.num_heads=2", "train.own_vocabulary_head=false")
 CHAINED = ("train=chained", "train.num_heads=2", "train.prefix_attention=true")
 TRAINED = {"bart": (*MEDUSA, "max_steps=24"), "t5": (*CHAINED, "max_steps=12")}
@@ -30,10 +30,10 @@ def pairs(tiny: Tiny) -> list[str]:
         tokenizer.save_pretrained(family)
     talk = [
         {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": text}]}
-        for text in ASKED
+        for text in QUESTIONS
     ]
     write(Path("pairs.jsonl"), talk)
-    prompts = [{"id": f"{place}", "prompt": text} for place, text in enumerate(ASKED)]
+    prompts = [{"id": f"{place}", "prompt": text} for place, text in enumerate(QUESTIONS)]
     write(Path("prompts.jsonl"), prompts)
     return ["data.path=pairs.jsonl", "data.held_out_path=pairs.jsonl", "output=heads"]
 

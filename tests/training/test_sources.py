@@ -89,8 +89,8 @@ def sources(**limits: int) -> Sources:
 
 
 def pair(question: str, answer: str) -> dict[str, Any]:
-    asked, said = {"role": "user", "content": question}, {"role": "assistant", "content": answer}
-    return {"messages": [asked, said]}
+    first, second = {"role": "user", "content": question}, {"role": "assistant", "content": answer}
+    return {"messages": [first, second]}
 
 
 def test_a_message_is_the_source_and_the_next_one_the_text(tmp_path: Path) -> None:

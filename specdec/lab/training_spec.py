@@ -17,7 +17,11 @@ from specdec.lm.mask import PREFIX_LM
 from specdec.runtime.choice import AUTO
 from specdec.training.data.distill import Distill
 from specdec.training.data.reading import Reading, Source
-from specdec.training.data.sources import NOT_BESIDE_ENCODER, require_pairs
+from specdec.training.data.sources import (
+    NOT_BESIDE_ENCODER,
+    require_pairs,
+    require_untemplated,
+)
 from specdec.training.data.text import require_there
 from specdec.training.expected_acceptance import HeldOut
 from specdec.training.objective import Loss, Objective
@@ -118,5 +122,6 @@ class TrainingSpec:
         if self.joint or self.source is not CandidateSource.HEADS:
             what = "joint=true" if self.joint else f"train={self.train.name}"
             raise Unfit(f"{what}: {NOT_BESIDE_ENCODER}")
+        require_untemplated(self.reading.build())
         for source in sources:
             require_pairs(source)

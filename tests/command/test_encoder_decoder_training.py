@@ -117,6 +117,7 @@ REFUSED = {
     "joint": (["joint=true"], ["joint=true", "has an encoder"]),
     "text": (["data.path=text.txt"], ["data.path='text.txt'", "plain text", "`messages`"]),
     "held out": (["data.held_out_path=text.txt"], ["data.held_out_path='text.txt'", "plain text"]),
+    "template": (["data.template_options={a: 1}"], ["data.template_options", "no chat template"]),
     "strict": (["data.path=turns.jsonl", "data.strict=true"], ["several turns"]),
     "turns": (["data.path=turns.jsonl"], ["data.path=", "several turns"]),
     "start": (["data.path=written.jsonl"], ["data.path=", "does not end with 2"]),

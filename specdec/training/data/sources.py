@@ -5,13 +5,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from specdec.core.errors import RowError, Unfit, UserError, first_line
+from specdec.core.errors import RowError, Unfit, UserError, first_line, require
 from specdec.core.protocols import SourceReader
 from specdec.prompts import Conversation, Message
 from specdec.prompts.message import has_content
 from specdec.training.data.answers import end_of
 from specdec.training.data.left_out import LeftOut
-from specdec.training.data.reading import Source
+from specdec.training.data.reading import Reading, Source
 from specdec.training.data.text import Document, Passage, Written, first_document
 
 NOT_BESIDE_ENCODER = (
@@ -150,6 +150,16 @@ def require_pairs(source: Source) -> None:
     """
     if isinstance(first_document(source), Passage):
         raise plain_text(source)
+
+
+def require_untemplated(reading: Reading) -> None:
+    """Refuse options of a chat template, which is not asked beside an encoder.
+
+    Raises:
+        UserError: there are some.
+    """
+    given, expected = reading.options, "none: beside an encoder no chat template is asked"
+    require(not given, "data.template_options", given, expected)
 
 
 def plain_text(source: Source) -> UserError:

@@ -20,7 +20,7 @@ from specdec.training.data.overlap import RUN
 from specdec.training.data.reading import Reading, Share, Source
 from specdec.training.data.samples import Samples
 from specdec.training.data.source_split import SourceSplit
-from specdec.training.data.sources import Sources
+from specdec.training.data.sources import Sources, require_untemplated
 from specdec.training.data.state_cache import StateCache
 from specdec.training.objective import Batch
 
@@ -87,6 +87,8 @@ class VerifierStates:
         self._cache_path = cache_path
         self.distill = distill or Distill()
         self.reading = reading or Reading()
+        if isinstance(verifier, SourceReader):
+            require_untemplated(self.reading)
         self._prepared: _Data | None = None
 
     def prepare(self) -> None:

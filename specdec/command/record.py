@@ -25,6 +25,7 @@ def task(config: DictConfig) -> None:
     check_arm(spec)
     if spec.allow_lossy:
         raise UserError("verification.allow_lossy=true: texts of a lossy rule cannot be replayed")
+    spec.verifier.require_whole()
     decode_into(spec, folder / "run")
     record(folder / "run", folder, config.top_k)
 

@@ -39,7 +39,7 @@ def decode_into(
     Raises:
         UserError: the folder holds a run of other options, or a prompt cannot be decoded.
     """
-    processes = Processes(spec.device)
+    processes = Processes(spec.device, alike=spec.verifier.get("tp_plan") is not None)
     folder, identity = processes.agreed((folder, identity_of(spec)))
     file = trace_file(folder, processes.rank, identity)
     if not processes.is_main:
@@ -83,7 +83,7 @@ def _decode(
     """
     with processes.together():
         prompts: Sequence[Prompt] = spec.prompts.load()
-        arm = build_arm(spec, spec.verifier.build())
+        arm = build_arm(spec, spec.verifier.build_shared())
         prompts = arm.choose(prompts)
         expect([arm], prompts)
     if not spec.sweep.is_one_of_many:
@@ -97,7 +97,7 @@ def _decode(
     memory, prepared = PeakMemory(arm.verifier.device), prepared_seconds()
     try:
         with processes.together():
-            _decode_share(arm, prompts, share, file)
+            _decode_share(arm, prompts, share, file, processes)
     except BaseException as error:
         if run_dir is not None:
             with suppress(Unwritable, BrokenPipeError):  # which may be what ended it
@@ -116,7 +116,11 @@ def _used(memory: PeakMemory, prepared: float) -> dict[str, float]:
 
 
 def _decode_share(
-    arm: Arm, prompts: Sequence[Prompt], share: Sequence[Prompt], file: TraceFile
+    arm: Arm,
+    prompts: Sequence[Prompt],
+    share: Sequence[Prompt],
+    file: TraceFile,
+    processes: Processes,
 ) -> None:
     """Decode some of the prompts, each of them to a line of a file as soon as it is there.
 
@@ -124,7 +128,7 @@ def _decode_share(
     """
     if not share:
         return
-    clock = PlainClock(arm)
+    clock = PlainClock(arm, processes.same)
     clock.warm_up(prompts[0])
     arm.warm_up(prompts[0])
     turns = sum(prompt.num_turns for prompt in share)
@@ -133,11 +137,20 @@ def _decode_share(
             some = share[start : start + arm.turn_size]
             traces: list[Trace] = []
             for trace in arm.decode(some, arm.looked_at(prompts)):
-                file.append(trace)
+                if processes.writes:
+                    file.append(trace)
                 traces.append(trace)
                 bar.update()
+            _require_same(traces, processes)
             for plain in clock.beside(some, traces):
-                file.clock.append(plain)
+                if processes.writes:
+                    file.clock.append(plain)
+
+
+def _require_same(traces: Sequence[Trace], processes: Processes) -> None:
+    """Make sure that processes which run parts of one model wrote the same."""
+    written = [trace.output_ids for trace in traces]
+    assert processes.same(written) == written, "the processes wrote unlike texts"
 
 
 def _conclude_early(

@@ -7,7 +7,7 @@ nobody's but the clock's.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from specdec.core.protocols import SourceReader
@@ -25,11 +25,21 @@ TEXT_SHARE = 1 / 16  # of a text's tokens
 TIME_SHARE = 0.1  # that the clock may take of a job's seconds, once enough prompts were timed
 
 
-class PlainClock:
-    """Times plain steps beside an arm."""
+def _alone(value: bool) -> bool:
+    return value
 
-    def __init__(self, arm: Arm):
+
+class PlainClock:
+    """Times plain steps beside an arm.
+
+    Args:
+        arm: what it is beside.
+        agreed: makes processes that run parts of one model decide alike, whatever their clocks say.
+    """
+
+    def __init__(self, arm: Arm, agreed: Callable[[bool], bool] = _alone):
         self._arm = arm
+        self._agreed = agreed
         self._decoder: SpeculativeDecoder = copy.copy(arm.decoder)
         self._decoder.proposer = NoProposer()
         self._decoder.rule = Rejection()
@@ -49,7 +59,7 @@ class PlainClock:
         """
         self._arm_seconds += sum(map(_seconds, traces))
         enough = len(self._prompts) >= MIN_PROMPTS
-        if enough and self._own_seconds > TIME_SHARE * self._arm_seconds:
+        if self._agreed(enough and self._own_seconds > TIME_SHARE * self._arm_seconds):
             return []
         self._prompts |= {prompt.prompt_id for prompt in prompts}
         by_turn = {trace.key: trace for trace in traces}

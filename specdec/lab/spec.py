@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
+from specdec.core.errors import require
 from specdec.core.narrowing import is_mapping
 from specdec.core.protocols import Proposer, TreePolicy, VerificationRule
 from specdec.core.sampling import Sampling
@@ -66,6 +67,33 @@ class ModelPart(Part[HFCausalLM]):
             UserError: one of the options that say so is wrong.
         """
         return Checkpoint.of(self.options, option_of(f"{self.at}.path", self.points))
+
+    def build(self, **given: Any) -> HFCausalLM:
+        """Load it whole.
+
+        Raises:
+            UserError: it cannot be loaded, or processes are to share its weights.
+        """
+        self.require_whole()
+        return self.build_shared(**given)
+
+    def require_whole(self) -> None:
+        """Refuse a model whose weights processes are to share.
+
+        Raises:
+            UserError: they are.
+        """
+        expected = "null: processes share a verifier's weights in decode alone"
+        plan = self.options.get("tp_plan")
+        require(plan is None, f"{self.at}.tp_plan", plan, expected)
+
+    def build_shared(self, **given: Any) -> HFCausalLM:
+        """Load it; each process holds a part of its weights where `tp_plan` says so.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
+        return super().build(**given)
 
 
 @dataclass(frozen=True)

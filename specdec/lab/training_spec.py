@@ -83,6 +83,9 @@ class TrainingSpec:
         runtime = self.verifier.get("runtime")
         expected = "eager or compiled: a training's length is not known when its verifier is loaded"
         require(runtime != AUTO, "verifier.runtime", runtime, expected)
+        device = self.verifier.get("device")
+        expected = "cpu: the trainer moves it to where it trains, whole"
+        require(device != AUTO, "verifier.device", device, expected)
         if not self.joint:
             return self.train
         cache_path = self.data["cache_path"]

@@ -135,6 +135,7 @@ class Writing:
         self.neighbours: tuple[int, int] | None = (0, 0)  # first row and B, if they are in a row
         self.start: int | None = 0  # where all rows start, if neighbours start alike
         self.cells: tuple[Tensor, Tensor]  # rows [B, 1] and slots [B, M] otherwise
+        self._elsewhere: dict[torch.device, tuple[Tensor, Tensor]] = {}  # the same on other devices
 
     @classmethod
     def of(
@@ -153,16 +154,25 @@ class Writing:
             writing.cells = on_device(list(rows), device)[:, None], slots
         return writing
 
+    def cells_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the cells on a layer's device; models may lie on several."""
+        if self.cells[0].device == device:
+            return self.cells
+        if device not in self._elsewhere:
+            rows, slots = self.cells
+            self._elsewhere[device] = rows.to(device), slots.to(device)
+        return self._elsewhere[device]
+
     def into(self, buffer: Tensor, states: Tensor) -> Tensor:
         """Write states [B, heads, M, dim] into a buffer; return its B rows [B, heads, L, dim]."""
         if self.neighbours is None:
-            rows, slots = self.cells
+            rows, slots = self.cells_on(buffer.device)
             buffer[rows, :, slots] = states.transpose(1, 2)
             return buffer.narrow(2, 0, self.length).index_select(0, rows[:, 0])
         # narrow() is a slice that costs half as much, and this runs in every layer.
         batch = buffer.narrow(0, *self.neighbours)
         if self.start is None:
-            rows, slots = self.cells
+            rows, slots = self.cells_on(buffer.device)
             buffer[rows, :, slots] = states.transpose(1, 2)
         else:
             batch.narrow(2, self.start, states.shape[2]).copy_(states)

@@ -20,6 +20,7 @@ from specdec.lm.batch import TreeBatch, pad
 from specdec.lm.check_encoder_decoder import inputs_of, source_error
 from specdec.lm.context import steady_length
 from specdec.lm.hf import head_shape
+from specdec.lm.placement import device_of, is_rounded, is_whole
 from specdec.lm.recurrent import causal_lm
 from specdec.lm.source_room import room_of
 from specdec.runtime.agreement import TOLERANCE, relative_difference
@@ -67,12 +68,16 @@ def _rounding_alone(model: PreTrainedModel, error: float) -> bool:
 
     Near a tie rounding sends a token to another expert, whenever a text is read in another batch.
     In float32 such ties are ten thousand times rarer, and a wrong mask, position or cell is as
-    wrong as before. Costs a copy of the weights, where it is needed and there is room for it.
+    wrong as before. Costs a copy of the weights, where it is needed and there is room for it: not
+    where they had to be spread over devices or processes. Of weights that transformers rounded
+    there is none; in float32, too, their products may depend on what else is read.
     """
-    if model.dtype is torch.float32 or not math.isfinite(error):
+    if not math.isfinite(error) or (model.dtype is torch.float32 and not is_rounded(model)):
         return False
     if error > MOST_SPREADS * own_spread(model):
         return False
+    if not is_whole(model):
+        return True
     try:
         exact: Any = copy.deepcopy(model)
         return largest_error(exact.to(torch.float32)) <= TOLERANCE[torch.float32]
@@ -84,7 +89,9 @@ def _rounding_alone(model: PreTrainedModel, error: float) -> bool:
 def own_spread(model: PreTrainedModel) -> float:
     """Return how much the stock model differs from itself on ordinary texts, read otherwise.
 
-    With more text behind, which it does not look at, and beside copies of the same.
+    With more text behind, which it does not look at, and beside copies of the same. Weights that
+    transformers rounded may be multiplied in a coarser type than the model's (activations of 8
+    bits, bfloat16): then inputs that differ by a rounding of the model's type count as well.
     """
     generator = torch.Generator().manual_seed(0)
     vocab_size, most = head_shape(model)[0], _longest(model)
@@ -92,13 +99,23 @@ def own_spread(model: PreTrainedModel) -> float:
     for length in (5, 8, 9, 10, 11, 12):
         text = torch.randint(vocab_size, (length,), generator=generator).tolist()
         alone = _plain(model, text)
+        if is_rounded(model):
+            largest = max(largest, relative_difference(_shaken(model, text, generator), alone))
         for more in (1, 2, 5, 11, 30):
             behind = torch.randint(vocab_size, (more,), generator=generator).tolist()
             if length + more <= most:
-                read = torch.tensor([text + behind] * more, device=model.device)
+                read = torch.tensor([text + behind] * more, device=device_of(model))
                 found = model(**inputs_of(model, read), use_cache=False).logits[:, length - 1]
                 largest = max(largest, *(relative_difference(each, alone) for each in found))
     return largest
+
+
+def _shaken(model: PreTrainedModel, text: list[int], generator: torch.Generator) -> Tensor:  # [V]
+    """What the stock model says where all that it embeds is off by about one rounding."""
+    read = model.get_input_embeddings()(torch.tensor([text], device=device_of(model)))
+    noise = torch.randn(read.shape, generator=generator).to(read.device, torch.float32)
+    off = (read.float() * (1 + torch.finfo(read.dtype).eps * noise)).to(read.dtype)
+    return model(inputs_embeds=off, use_cache=False).logits[0, -1]
 
 
 def _longest(model: PreTrainedModel) -> int:
@@ -165,5 +182,5 @@ def _path(shape: CandidateTree, node: int) -> list[int]:
 
 def _plain(model: PreTrainedModel, token_ids: list[int]) -> Tensor:  # [V]
     """What the stock model says after ordinary text, without any cache."""
-    batch = torch.tensor([token_ids], device=model.device)
+    batch = torch.tensor([token_ids], device=device_of(model))
     return model(**inputs_of(model, batch), use_cache=False).logits[0, -1]

@@ -18,6 +18,7 @@ from specdec.lm.batch import TreeBatch
 from specdec.lm.check import MOST_SPREADS, SHAPE, own_spread
 from specdec.lm.layer_kinds import is_recurrent
 from specdec.lm.mask import PREFIX_LM
+from specdec.lm.placement import device_of
 from specdec.lm.prefix_lm import PrefixLM
 from specdec.runtime.agreement import TOLERANCE, relative_difference
 
@@ -98,7 +99,7 @@ def largest_prefix_error(model: PreTrainedModel) -> float:
 
 def _stock(model: PreTrainedModel, token_ids: list[int], num_prompt: int) -> Tensor:  # [T, V]
     """What the stock model says along a text, of which the beginning is a prompt."""
-    batch = torch.tensor([token_ids], device=model.device)
-    lengths = torch.tensor([num_prompt], device=model.device)
+    batch = torch.tensor([token_ids], device=device_of(model))
+    lengths = torch.tensor([num_prompt], device=device_of(model))
     sight = mask.sight_of(lengths, len(token_ids), model.dtype)
     return model(input_ids=batch, use_cache=False, **sight).logits[0]

@@ -5,6 +5,7 @@ from transformers import PreTrainedModel
 
 from specdec.core.errors import first_line
 from specdec.lm.check_encoder_decoder import decoder_states_error
+from specdec.lm.placement import entry_of
 from specdec.lm.recurrent import causal_lm
 from specdec.runtime.agreement import TOLERANCE, relative_difference
 
@@ -36,7 +37,8 @@ def states_error(model: PreTrainedModel) -> float:
     token_ids = torch.randint(lm.vocab_size, (2, 5), generator=generator).to(lm.device)
     lm.open(num_rows=2, capacity=8)
     decoding = lm.forward([0, 1], token_ids, layers=("final",))
-    training = model.base_model(input_ids=token_ids, use_cache=False, output_hidden_states=True)
+    below = {"input_ids": token_ids.to(entry_of(model)), "use_cache": False}
+    training = model.base_model(**below, output_hidden_states=True)
     logits = model(input_ids=token_ids, use_cache=False).logits
     return max(
         relative_difference(lm.unembed(decoding.hidden["final"]), decoding.logits),

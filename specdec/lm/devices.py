@@ -12,13 +12,22 @@ AUTO = "auto"
 NAMES = (*DTYPES, AUTO)
 
 
+EXPECTED = "cpu, cuda or cuda:0, ..., or auto"
+
+
 def checked_device(device: str) -> torch.device:
-    """Turn a name into a device that is there."""
+    """Turn a name into a device that is there; of `auto`, all of them, return the first.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if device == AUTO:
+        return torch.device(training_device())
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError):
-        raise UserError(f"device={device!r}: expected cpu, cuda or cuda:0, ...") from None
-    require(found.type in ("cpu", "cuda"), "device", device, "cpu, cuda or cuda:0, ...")
+        raise UserError(f"device={device!r}: expected {EXPECTED}") from None
+    require(found.type in ("cpu", "cuda"), "device", device, EXPECTED)
     if found.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={device!r}: no GPU is available here; use device=cpu")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():

@@ -20,6 +20,7 @@ from specdec.core.errors import UserError
 from specdec.core.plug_ins import sources_of
 from specdec.lm.checkpoint import name_of, on_card
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.placement import is_whole, tensors_of
 from specdec.lm.quantization import as_numbers
 
 DIGESTS = ("config", "tokenizer", "weights")
@@ -131,10 +132,15 @@ def _weights_digest(lm: HFCausalLM, dtype: torch.dtype | None) -> str:
 
     Tied weights count once. Hashing leaves Python's lock, so that tensors are read side by side.
     """
-    state = lm.model.state_dict(keep_vars=True)
-    tensors = list({id(tensor): tensor for tensor in state.values()}.values())
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
-        pieces = list(threads.map(lambda tensor: _tensor_digest(tensor, dtype), tensors))
+
+    def of_one(tensor: Tensor) -> str:
+        return _tensor_digest(tensor, dtype)
+
+    if not is_whole(lm.model):  # weights may have to be fetched, one after another
+        pieces = list(map(of_one, tensors_of(lm.model)))
+    else:
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+            pieces = list(threads.map(of_one, tensors_of(lm.model)))
     return hashlib.sha256("\n".join(pieces).encode()).hexdigest()[:16]
 
 

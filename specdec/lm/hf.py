@@ -20,6 +20,7 @@ from specdec.lm.chain_cells import ChainCells
 from specdec.lm.context import steady_length
 from specdec.lm.layer_kinds import why_no_trees
 from specdec.lm.new_cells import NewCells, Span
+from specdec.lm.placement import device_of, entry_of, is_whole, moved
 from specdec.lm.programs import Programs
 from specdec.lm.unembedding import logits_of
 from specdec.runtime.choice import AUTO, EAGER, next_best, steps_of, suited
@@ -84,7 +85,8 @@ class HFCausalLM:
         # By the weights: a configuration may say something else.
         self.vocab_size, self.state_size = head_shape(model)
         self.max_length: int = max_length or steady_length(config)
-        self.device: torch.device = model.device
+        self.device: torch.device = device_of(model)
+        self._entry = entry_of(model)
         self.commit: str | None = None  # of the Hub, if the loader read it from there
         self.quantization: str | None = None  # of its weights, if the loader rounded them
         self.max_cells: int | None = None  # of a request, if the loader limited them
@@ -105,7 +107,7 @@ class HFCausalLM:
 
     def expect(self, num_tokens: int) -> None:
         """Choose how steps are run, if that was left open, for so many tokens to come."""
-        if self._may_choose:
+        if self._may_choose and is_whole(self.model):
             self._may_choose, self._chose = False, True
             runtime, why = suited(self.model, num_tokens)
             self._run_by(runtime)
@@ -131,7 +133,8 @@ class HFCausalLM:
     @property
     def precision(self) -> str:
         """Its type, and what its weights are rounded to: float32, or float32 of int8 weights."""
-        return self.dtype if self.quantization is None else f"{self.dtype} of int8 weights"
+        rounded = self.quantization
+        return self.dtype if rounded is None else f"{self.dtype} of {rounded} weights"
 
     @property
     def tree_refusal(self) -> str:
@@ -214,7 +217,7 @@ class HFCausalLM:
 
     def embed(self, token_ids: Tensor) -> Tensor:  # [...] -> [..., H]
         """Look up what the first layer reads."""
-        return self.model.get_input_embeddings()(token_ids)
+        return self.model.get_input_embeddings()(token_ids).to(self.device)
 
     def unembed(self, hidden: Tensor) -> Tensor:  # [..., H] -> [..., V]
         """Turn last hidden states into the model's own logits, scaled and capped as it does."""
@@ -358,9 +361,9 @@ class HFCausalLM:
                 self._cache, rows, positions, attend, self.model.dtype
             )
         output = module(
-            input_ids=cells.token_ids,
-            position_ids=positions,
-            attention_mask=attention_mask if self._mask_kind.attends else None,
+            input_ids=moved(cells.token_ids, self._entry),
+            position_ids=moved(positions, self._entry),
+            attention_mask=moved(attention_mask, self._entry) if self._mask_kind.attends else None,
             **{self._cache_word: self._cache},
             use_cache=True,
             output_hidden_states=bool(layers),
@@ -369,8 +372,8 @@ class HFCausalLM:
         self.num_cells += cells.token_ids.numel()
         for row, start in zip(rows, starts, strict=True):
             self._cache.lengths[row] = start + num_new
-        hidden = {layer: hidden_of(output, layer) for layer in layers}
-        return Forward(getattr(output, "logits", self._no_logits), hidden)
+        hidden = {layer: hidden_of(output, layer).to(self.device) for layer in layers}
+        return Forward(getattr(output, "logits", self._no_logits).to(self.device), hidden)
 
 
 def head_shape(model: PreTrainedModel) -> tuple[int, int]:

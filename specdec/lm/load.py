@@ -39,7 +39,16 @@ from specdec.lm.encoder_decoder_options import require_for_sources
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer_kinds import is_recurrent
 from specdec.lm.mask import PREFIX_LM, MaskKind
-from specdec.lm.quantization import quantized, require_quantization
+from specdec.lm.placement import SPREAD, Placement, require_shardable, require_spreadable
+from specdec.lm.quantization import (
+    INT8,
+    method_of,
+    quantized,
+    require_loadable_weights,
+    require_once,
+    require_quantization,
+    while_loading,
+)
 from specdec.lm.source_room import require_sides, room_of
 from specdec.lm.vocabularies import num_conflicts
 from specdec.lm.weights import require_files
@@ -64,12 +73,14 @@ def load(
     runtime: str = "eager",
     quantization: str | None = None,
     cache: CachePolicy | str | None = None,
+    tp_plan: str | None = None,
 ) -> HFCausalLM:
     """Load a model and its tokenizer; the weights are shared with earlier loads of the same.
 
     Args:
         path: a Hub id, a folder, or `zoo:verifier` and `zoo:draft` for the embedded family.
-        device: where it runs: cpu, cuda, cuda:1, mps.
+        device: where it runs: cpu, cuda, cuda:1, or auto: spread over all GPUs and, what they
+            cannot hold, the CPU; a draft model beside its verifier's vocabulary head.
         dtype: float32, bfloat16, float16, or auto: bfloat16 where the device computes in it.
         attention: transformers' `attn_implementation`; by default sdpa where the model has it. Or
             prefix_lm: prompts see themselves in both directions, by the default implementation.
@@ -82,10 +93,13 @@ def load(
         trust_remote_code: run code that comes with the model; nobody has looked at what it does.
         runtime: how steps are run: eager, compiled, cuda_graphs (on a GPU), or auto: the fastest
             that is worth its preparation.
-        quantization: int8: round the weights to that, with torchao; None: they are as they are.
+        quantization: round the weights: int8, int4, bnb_8bit or bnb_4bit; see
+            `specdec.lm.quantization`. None: they are as the checkpoint has them.
         cache: what becomes of the keys and values of a text that grows: a policy of
             `specdec.cache`, or none: every step reads the whole text again; None: all
             are kept.
+        tp_plan: auto: each process of torchrun holds a part of each weight, by the plan that
+            transformers has for the model; None: each holds all.
 
     Returns:
         The model behind the protocol `CausalLM`, proven to decode trees rightly.
@@ -99,11 +113,12 @@ def load(
     require_quantization(quantization, checkpoint.option("quantization"))
     require_cache(cache, runtime, attention)
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
+    _require_placed(checkpoint, quantization, device, runtime, adapter, tp_plan)
     require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
     require_for_sources(checkpoint.config, cache, runtime, checkpoint.called)
     _require_room(checkpoint, device, dtype, cache)
-    there = checked_device(device)
-    kind, adapted = DTYPES[settled_dtype(dtype, there)], _signature_of(adapter)
+    there = _placement(device, vocabulary_of, tp_plan)
+    kind, adapted = DTYPES[settled_dtype(dtype, there.device)], _signature_of(adapter)
     prompt_mask = PREFIX_LM if attention == PREFIX_LM else None
     implementation = None if prompt_mask else attention
     model, error, differ, no_trees = _proven(
@@ -114,8 +129,25 @@ def load(
     given = (checkpoint.tokenizer, error, differ, max_length, runtime)
     found = cached_as(cache, model, *given, prompt_mask=prompt_mask)
     found.no_trees = no_trees
-    found.commit, found.quantization = checkpoint.commit, quantization
+    found.commit = checkpoint.commit
+    found.quantization = quantization or method_of(checkpoint.config)
+    if there.is_spread:
+        _heads_of_spread[checkpoint] = found.device
     return found
+
+
+# Where the logits of models that are spread over devices come out.
+_heads_of_spread: dict[Checkpoint, torch.device] = {}
+
+
+def _placement(
+    device: str, vocabulary_of: str | Mapping[str, Any] | None, tp_plan: str | None = None
+) -> Placement:
+    """Say where a model goes: a draft model is not spread, but goes where its verifier says."""
+    found = Placement.of(device, tp_plan)
+    if not found.is_spread or vocabulary_of is None:
+        return found
+    return Placement(_heads_of_spread.get(Checkpoint.of(vocabulary_of), found.device))
 
 
 def _signature_of(adapter: str | None) -> tuple[Signature, ...]:
@@ -136,6 +168,7 @@ def require_loadable(
     runtime: str = "eager",
     quantization: str | None = None,
     cache: CachePolicy | str | None = None,
+    tp_plan: str | None = None,
 ) -> None:
     """Refuse what `load` would, as far as that shows without reading weights.
 
@@ -146,6 +179,7 @@ def require_loadable(
     require_quantization(quantization, checkpoint.option("quantization"))
     require_cache(cache, runtime, attention)
     _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
+    _require_placed(checkpoint, quantization, device, runtime, adapter, tp_plan)
     require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
     require_for_sources(checkpoint.config, cache, runtime, checkpoint.called)
     _require_room(checkpoint, device, dtype, cache)
@@ -174,6 +208,27 @@ def _require(
     room_for(checkpoint, max_length)
     if adapter is not None:
         require_adapter(adapter, checkpoint.option("adapter"))
+
+
+def _require_placed(
+    checkpoint: Checkpoint,
+    quantization: str | None,
+    device: str,
+    runtime: str,
+    adapter: str | None,
+    tp_plan: str | None,
+) -> None:
+    """Refuse weights of fewer bits, or in several places, that cannot be had or run here."""
+    config = checkpoint.config
+    others = {"quantization": quantization or method_of(config), "adapter": adapter}
+    field = checkpoint.option("tp_plan")
+    require_shardable(tp_plan, config, device, runtime, field, others)
+    if config.is_encoder_decoder and (device == SPREAD or tp_plan is not None):
+        option = f"device={device!r}" if device == SPREAD else f"{field}={tp_plan!r}"
+        raise UserError(f"{option}: {config.model_type} has an encoder; expected one device")
+    require_spreadable(device, runtime, adapter, quantization)
+    require_loadable_weights(config, checkpoint.called)
+    require_once(config, quantization, runtime, adapter, checkpoint.option("quantization"))
 
 
 def _require_room(
@@ -216,7 +271,7 @@ def require_same_vocabulary(checkpoint: Checkpoint, other: Checkpoint) -> None:
 def _proven(
     checkpoint: Checkpoint,
     files: tuple[Signature, ...],
-    device: torch.device,
+    placement: Placement,
     dtype: torch.dtype,
     attention: str | None,
     adapter: str | None,
@@ -226,33 +281,38 @@ def _proven(
     """Load, prove and remember one set of weights; returns what was found about it beside it."""
     refuse_unsupported(checkpoint.config, checkpoint.called)
     with checkpoint.complaining():
-        model = _from_pretrained(checkpoint, dtype, attention)
+        rounding = while_loading(quantization, dtype)
+        rounds = rounding is not None or method_of(checkpoint.config) is not None
+        how = placement.arguments(rounds)
+        if rounding is not None:
+            how["quantization_config"] = rounding
+        model = _from_pretrained(checkpoint, dtype, attention, how)
         if adapter is not None:
             try:
                 model = merged(model, adapter)
             except UserError as error:
                 raise UserError(f"{checkpoint.called}: {error}") from None
-        torch.nn.Module.to(model, device)  # typed, unlike the method of transformers
-        model = model if quantization is None else quantized(model)
+        placement.placed(model)
+        model = quantized(model) if quantization == INT8 else model
         model.eval()
     error = prove(model, checkpoint.called)
     return model, error, states_differ(model), no_trees_of(model)
 
 
 def _from_pretrained(
-    checkpoint: Checkpoint, dtype: torch.dtype, attention: str | None
+    checkpoint: Checkpoint, dtype: torch.dtype, attention: str | None, how: Mapping[str, Any]
 ) -> PreTrainedModel:
     try:
-        return _with_all_weights(checkpoint, dtype, attention or "sdpa")
+        return _with_all_weights(checkpoint, dtype, attention or "sdpa", how)
     except ValueError as error:
         # A few families (gpt_oss, gemma2, bloom) have no sdpa; the message names it.
         if attention is not None or "scaled_dot_product_attention" not in str(error):
             raise
-        return _with_all_weights(checkpoint, dtype, "eager")
+        return _with_all_weights(checkpoint, dtype, "eager", how)
 
 
 def _with_all_weights(
-    checkpoint: Checkpoint, dtype: torch.dtype, attention: str
+    checkpoint: Checkpoint, dtype: torch.dtype, attention: str, how: Mapping[str, Any]
 ) -> PreTrainedModel:
     """Refuse a checkpoint that lacks weights: transformers would make them up."""
     config = checkpoint.config
@@ -267,6 +327,7 @@ def _with_all_weights(
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # since they are refused by name below
         **checkpoint.how,
+        **how,
     )
     model, info = loaded
     missing = sorted(info["missing_keys"])

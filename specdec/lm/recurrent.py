@@ -14,6 +14,7 @@ from specdec.lm.cache import cache_word
 from specdec.lm.hf import HFCausalLM, head_shape, without_gradients
 from specdec.lm.layer_kinds import is_recurrent, layer_kinds
 from specdec.lm.new_cells import NewCells
+from specdec.lm.placement import device_of
 from specdec.lm.recurrent_cache import RecurrentCache
 from specdec.runtime.agreement import TOLERANCE, relative_difference
 
@@ -144,8 +145,8 @@ def bounds_time_steps(model: PreTrainedModel) -> bool:
 @torch.inference_mode()
 def _says_the_same(model: PreTrainedModel) -> bool:
     """Compare a text in two pieces with the same text in one, in the stock model's own cache."""
-    token_ids = torch.arange(1, 9, device=model.device)[None] % head_shape(model)[0]
-    places = torch.arange(8, device=model.device)[None]
+    token_ids = torch.arange(1, 9, device=device_of(model))[None] % head_shape(model)[0]
+    places = torch.arange(8, device=device_of(model))[None]
     given: dict[str, Any] = {cache_word(model.forward): DynamicCache(config=model.config)}
     given["use_cache"] = True
     model(input_ids=token_ids[:, :4], position_ids=places[:, :4], **given)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from specdec.lm.decoder_states import GivenStates, of_encoder, with_other
+from specdec.lm.placement import device_of, is_spread
 
 
 def logits_of(model: PreTrainedModel, states: Tensor) -> Tensor:  # [..., H] -> [..., V]
@@ -40,6 +41,8 @@ class Unembedding:
             return
         self._above = copy.copy(model)  # the same weights
         self._above._modules = {**model._modules, model.base_model_prefix: _Below(model)}
+        if is_spread(model):  # the forward that accelerate put there is the whole model's
+            del self._above.forward
 
     def __call__(self, states: Tensor) -> Tensor:  # [..., H] -> [..., V]
         """Return the logits; see `logits_of`."""
@@ -68,7 +71,7 @@ def slope(model: PreTrainedModel) -> Tensor:  # [V, H]
     """
     head = model.get_output_embeddings()
     assert head is not None
-    directions = torch.eye(head.weight.shape[1], dtype=head.weight.dtype, device=model.device)
+    directions = torch.eye(head.weight.shape[1], dtype=head.weight.dtype, device=device_of(model))
     jvp: Any = torch.func.jvp  # typed as if it always returned three things
     zeros = torch.zeros_like(directions)
     _, found = jvp(lambda states: logits_of(model, states), (zeros,), (directions,))

@@ -18,11 +18,16 @@ class Processes:
     """Deal prompts out and bring results together; with one process there is nothing to do.
 
     Noise is keyed by prompt, so the texts are the same however many processes there are.
+
+    Args:
+        device: where models run.
+        alike: all do the same on parts of one model, and only the main one writes.
     """
 
-    def __init__(self, device: str):
+    def __init__(self, device: str, alike: bool = False):
         self.number = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
+        self.alike = alike and self.number > 1
         if self.number > 1:
             from accelerate import PartialState
 
@@ -33,9 +38,18 @@ class Processes:
         """Whether this is the one that writes and speaks."""
         return self.rank == 0
 
+    @property
+    def writes(self) -> bool:
+        """Whether what this one makes is its own."""
+        return self.is_main or not self.alike
+
     def share(self, items: Sequence[T]) -> list[T]:
         """Return this process's part."""
-        return list(items[self.rank :: self.number])
+        return list(items if self.alike else items[self.rank :: self.number])
+
+    def same(self, value: T) -> T:
+        """Return the main process's value where all do the same, and this one's own elsewhere."""
+        return self.agreed(value) if self.alike else value
 
     def agreed(self, value: T) -> T:
         """Return the main process's value, everywhere."""

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from pandas.testing import assert_frame_equal
 
+from specdec.core.errors import UserError
+from specdec.lab.spec import ModelPart
 from specdec.metrics import Tally
 from specdec.results.run_dir import read_tally, read_traces
 from tests.support.running import CommandLine, Tiny
@@ -68,3 +70,53 @@ def test_arms_are_timed_in_one_process(
     ended = cli("compare", *tiny.options("run"))
     assert ended.status == 2
     assert ended.err.startswith("error: compare times arms against each other, in one process")
+
+
+@pytest.mark.parametrize(
+    ("proposer", "temperature"), [("none", 0), ("ngram", 1), ("draft_model", 0)]
+)
+def test_processes_that_share_weights_write_what_one_writes(
+    proposer: str, temperature: float, tiny: Tiny, cli: CommandLine
+) -> None:
+    """Tensor parallelism: the same tokens, written and said once."""
+    drawn = (f"sampling.temperature={temperature}", f"proposer={proposer}", "batch=2")
+    options = (*tiny.options("unused"), *drawn)
+    ended = launch(2, *options, "verifier.tp_plan=auto", "output=two")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("run directory: ") == 1, "both processes speak"
+    assert cli("decode", *options, "output=one").status == 0
+    one, two = (
+        [(trace.prompt_id, trace.output_ids) for trace in read_traces(Path(folder))]
+        for folder in ("one", "two")
+    )
+    assert one == two
+    assert not list(Path("two").glob("*.part-*")), "both processes wrote"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], "needs several processes, torchrun"),
+        (["device=auto"], "splits each weight, and does not go with device"),
+        (["verifier.quantization=int8"], "splits each weight, and does not go with quantization"),
+        (["runtime=compiled"], "run by runtime=eager alone, not by 'compiled'"),
+    ],
+)
+def test_weights_are_not_shared_where_they_cannot_be(
+    options: list[str],
+    expected: str,
+    tiny: Tiny,
+    cli: CommandLine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("specdec.lm.quantization.find_spec", lambda name: True)
+    monkeypatch.setattr("specdec.runtime.choice.compiler", lambda: "c++")
+    ended = cli("decode", *tiny.options("run"), "verifier.tp_plan=auto", *options)
+    assert ended.status == 2
+    assert ended.err.startswith(f"error: verifier.tp_plan='auto': {expected}")
+
+
+def test_other_commands_share_no_weights() -> None:
+    part = ModelPart("verifier", {"path": "zoo:verifier", "tp_plan": "auto"})
+    with pytest.raises(UserError, match=r"verifier.tp_plan='auto': expected null: processes share"):
+        part.build()

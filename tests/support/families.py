@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from specdec.lm.placement import device_of
+
 VOCAB_SIZE = 61
 WINDOW = 6  # of the sliding-window families: shorter than most texts of the tests
 SMALL = {
@@ -133,7 +135,7 @@ def _disturb_vectors(model: PreTrainedModel) -> None:
 @torch.inference_mode()
 def plain_logits(model: PreTrainedModel, token_ids: Sequence[int]) -> torch.Tensor:  # [T, V]
     """Return what the stock model says of ordinary text: one row, no cache, no mask of ours."""
-    batch = torch.tensor([list(token_ids)], device=model.device)
+    batch = torch.tensor([list(token_ids)], device=device_of(model))
     return model(input_ids=batch, use_cache=False).logits[0]
 
 

@@ -59,6 +59,7 @@ def check(config: DictConfig) -> None:
         raise UserError("a sweep gives each training one process; see hydra/launcher for several")
     spec = training_spec(config)
     sources = spec.require_data()
+    spec.require_sides(sources)
     _check_training(spec)
     # A draft will have the verifier's vocabulary; what heads there will be was checked above.
     drafts = spec.source is CandidateSource.MODEL

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from specdec.lab.compatibility import require_decoder
 from specdec.lab.option_names import named_options
 from specdec.lab.training_identity import record_of
 from specdec.lab.training_spec import TrainingSpec
@@ -24,10 +23,7 @@ def train(spec: TrainingSpec, output: Path) -> None:
     Raises:
         UserError: an option is wrong, or the folder holds another training.
     """
-    spec.require_data()
-    if spec.source is not None:
-        why = "nothing is trained on one here, since training reads texts without a source"
-        require_decoder(spec.verifier, why)
+    spec.require_sides(spec.require_data())
     if _trained(spec, output, group=None, speaks=True):
         print(f"trained {training_steps(output)} steps; saved in {output}")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from specdec.core.errors import require, require_bool
+from specdec.core.errors import Unfit, require, require_bool
 from specdec.core.protocols import TreePolicy
 from specdec.core.values import CandidateSource
+from specdec.lab.compatibility import has_encoder
 from specdec.lab.option_names import Points
 from specdec.lab.part import Part
 from specdec.lab.spec import ModelPart, source_of
@@ -16,6 +17,11 @@ from specdec.lm.mask import PREFIX_LM
 from specdec.runtime.choice import AUTO
 from specdec.training.data.distill import Distill
 from specdec.training.data.reading import Reading, Source
+from specdec.training.data.sources import (
+    NOT_BESIDE_ENCODER,
+    require_pairs,
+    require_untemplated,
+)
 from specdec.training.data.text import require_there
 from specdec.training.expected_acceptance import HeldOut
 from specdec.training.objective import Loss, Objective
@@ -107,3 +113,18 @@ class TrainingSpec:
         for source in sources:
             require_there(source)
         return sources
+
+    def require_sides(self, sources: Sequence[Source]) -> None:
+        """Refuse what cannot be trained on a verifier with an encoder, or not on such data.
+
+        Raises:
+            UserError: it is no heads, or the verifier is trained, too, or a text has no source.
+        """
+        if self.source is None or not has_encoder(self.verifier):
+            return
+        if self.joint or self.source is not CandidateSource.HEADS:
+            what = "joint=true" if self.joint else f"train={self.train.name}"
+            raise Unfit(f"{what}: {NOT_BESIDE_ENCODER}")
+        require_untemplated(self.reading.build())
+        for source in sources:
+            require_pairs(source)

@@ -92,6 +92,9 @@ def cached_as(
 
 def cached_like(lm: HFCausalLM, model: PreTrainedModel) -> HFCausalLM:
     """Return a model with a cache of its own, of all cells, that reads prompts as another does."""
+    if isinstance(lm, EncoderDecoderLM):
+        longest = max(lm.max_source, lm.max_target)
+        return EncoderDecoderLM(model, lm.tokenizer, max_length=longest)
     kind = causal_lm if lm.prompt_mask is None else PrefixLM
     return kind(model, lm.tokenizer, max_length=lm.max_length)
 

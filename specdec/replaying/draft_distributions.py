@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from specdec.core.errors import UserError
-from specdec.core.protocols import CausalLM
+from specdec.core.protocols import CausalLM, SourceReader
 from specdec.core.unlike_vocabularies import fitted
 from specdec.heads.base import Heads
 from specdec.heads.forcing import HeadTargets, forced_states
@@ -101,8 +101,9 @@ class HeadDistributions:
         known = self.states or States(self.verifier, len(texts))
         found = [known.of(text, (FINAL,), texts[row:])[FINAL] for row, text in enumerate(texts)]
         states = found[0].new_zeros(len(texts), length, found[0].shape[-1])
-        for row, state in enumerate(found):
-            states[row, : len(state)] = state
+        for row, (text, state) in enumerate(zip(texts, found, strict=True)):
+            begins = self._num_unread(text)
+            states[row, : len(state) - begins] = state[begins:]
         return states.to(next(self.heads.parameters()).dtype)
 
     def _head_targets(self, texts: Sequence[Text]) -> HeadTargets:
@@ -122,15 +123,20 @@ class HeadDistributions:
         token_ids = pad([row[: width + num_heads + 1] for row in padded], device)
         ahead = places[..., None] + torch.arange(1, num_heads + 2, device=device)
         following = token_ids.gather(1, ahead.clamp(max=token_ids.shape[1] - 1).flatten(1))
-        positions = places.clamp(max=width - 1)
+        unread = torch.tensor([self._num_unread(text) for text in texts], device=device)
+        positions = (places - unread[:, None]).clamp(0, width - 1)
         positions = positions + width * torch.arange(len(texts), device=device)[:, None]
         following = following.view(-1, num_heads + 1)
         wanted = torch.ones(len(following), num_heads, dtype=torch.bool, device=device)
         return HeadTargets(positions.flatten(), following, wanted)
 
     def first_start(self, text: Text) -> int:
-        """A prompt of one token has no hidden state below it."""
-        return 0 if len(text.prompt_ids) > 1 else 1
+        """A prompt of one token has no hidden state below it, and a source has none at all."""
+        return 0 if len(text.prompt_ids) - self._num_unread(text) > 1 else 1
+
+    def _num_unread(self, text: Text) -> int:
+        """Return how many tokens have no states: a source's, which stands before the last one."""
+        return len(text.prompt_ids) - 1 if isinstance(self.verifier, SourceReader) else 0
 
 
 def _length(text: Text) -> int:

@@ -18,6 +18,7 @@ from specdec.lm.recurrent import causal_lm
 from specdec.lm.vocabularies import require_same_sides, require_shared_vocabulary
 from specdec.proposer.draft_model import DraftModel
 from specdec.training.acceptance import Acceptance
+from specdec.training.data.sources import require_no_source
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.draft_losses import DraftLosses
 from specdec.training.loss.total_variation import TotalVariation
@@ -36,7 +37,8 @@ class DraftModelTraining(OnStates):
     run at a random place, scaled so that the expected gradient is the same.
 
     Raises:
-        UserError: an option is out of range, or the loss is one of steps.
+        UserError: an option is out of range, the loss is one of steps, or the verifier has an
+            encoder.
     """
 
     source = CandidateSource.MODEL
@@ -62,6 +64,7 @@ class DraftModelTraining(OnStates):
             name = type(loss).__name__
             raise Unfit(f"loss={name}: is of heads; expected a loss of tokens with draft_model")
         require_int("seed", seed, 0)
+        require_no_source(states.verifier, "train=draft_model")
         named = init_path is None or isinstance(init_path, str)
         require(named, "init_path", init_path, "a folder, a Hub id or null")
         is_read = init_path is not None or revision is None

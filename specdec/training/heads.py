@@ -120,8 +120,7 @@ class HeadTraining(OnStates):
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """Sum of all heads' losses over the counted tokens."""
-        hidden = self.states.hidden(batch)
-        return module(self.states.verifier, hidden, batch.token_ids, batch.counted)
+        return module(self.states.verifier, *self.states.along_texts(batch))
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Train all heads alike."""
@@ -156,8 +155,7 @@ def _accuracies(module: HeadLosses, states: VerifierStates) -> dict[str, float]:
     device = next(module.parameters()).device
     hits = torch.zeros(module.heads.num_heads, 3)
     for batch in states.held_out.rows():
-        batch = batch.to(device)
-        read = (states.hidden(batch), batch.token_ids, batch.counted)
+        read = states.along_texts(batch.to(device))
         hits += module.hits(states.verifier, *read).cpu()
     rates = hits[:, :2] / hits[:, 2:].clamp(min=1)
     return {

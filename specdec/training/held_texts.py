@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 
 from specdec.core.errors import UserError
+from specdec.core.room import Room
 from specdec.core.sampling import Sampling
 from specdec.decoding.request import Request
 from specdec.decoding.turns import decode_turns, request_of
@@ -86,7 +87,7 @@ class OwnPrompts:
         rows: list[tuple[torch.Tensor, torch.Tensor]] = []
         owners: list[Request] = []
         number = sum(prompt.num_turns for prompt in self._prompts)
-        room = verifier.max_length
+        room = Room.of(verifier).too_long
         turns = (self._prompts, request, decoder.stream, verifier.tokenizer, room)
         with Progress(number, "answer", "prompt") as bar:
             for trace in decode_turns(*turns):

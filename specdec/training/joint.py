@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from specdec.core.errors import UserError, require, require_int, require_number
 from specdec.lm.fingerprint import card_name
+from specdec.training.data.sources import require_no_source
 from specdec.training.head_losses import HeadLosses
 from specdec.training.heads import HeadTraining
 from specdec.training.joint_losses import JointLosses
@@ -31,7 +32,8 @@ class Joint(OnStates):
     loss, their teacher is the tuned verifier as it is at that step.
 
     Raises:
-        UserError: `training` trains no heads, or an option is out of its range.
+        UserError: `training` trains no heads, the verifier has an encoder, or an option is out of
+            its range.
     """
 
     tuned: Tuned  # both there once prepared
@@ -68,6 +70,7 @@ class Joint(OnStates):
             }
         )
         require_int("seed", seed, 0)
+        require_no_source(training.states.verifier, "joint=true")
         self._training = training
         self.states = training.states
         self._how = (method, lora_rank, lora_alpha, lora_targets, seed)

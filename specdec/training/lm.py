@@ -129,6 +129,8 @@ class LanguageModeling:
         learnt, held_out = self._reading.sources(*self._paths)
         require_there(held_out)
         start = self._start
+        if start is not None and self._is_continued and start.config.is_encoder_decoder:
+            raise UserError(f"{start.called}: an encoder-decoder model; expected a decoder alone")
         self.tokenizer = (
             train_tokenizer(_texts(learnt), self._vocab_size) if start is None else start.tokenizer
         )

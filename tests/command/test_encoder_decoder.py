@@ -93,7 +93,6 @@ def test_refused_in_a_line(
     [
         ("costs", [], "costs are those of decoders"),
         ("calibrate", ["proposer=draft_model"], "expected recording=DIR"),
-        ("train", ["train=medusa"], "training reads texts without a source"),
     ],
 )
 def test_what_measures_decoders_alone_says_so(

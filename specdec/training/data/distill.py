@@ -26,6 +26,7 @@ from specdec.training.data.answer_file import AnswerFile
 from specdec.training.data.distill_prompts import Asking
 from specdec.training.data.left_out import LeftOut
 from specdec.training.data.reading import Reading, Source
+from specdec.training.data.sources import Sources
 from specdec.training.data.text import data_digest
 from specdec.training.writer import writer
 
@@ -128,6 +129,7 @@ class Distill:
         """Name all that decides what the answers are."""
         known = fingerprint(verifier)
         assert verifier.tokenizer is not None
+        sources = Sources.of(verifier)
         return {
             "verifier": [known[name] for name in DIGESTS],
             "dtype": known["dtype"],
@@ -144,6 +146,7 @@ class Distill:
             "prompt_tokens": self._prompt_tokens,
             "limit": self._limit,
             "seed": self._seed,
+            **({} if sources is None else {"start_id": sources.start_id}),
         }
 
     def _requests(self, verifier: HFCausalLM, source: Source, reading: Reading) -> list[Request]:
@@ -151,7 +154,8 @@ class Distill:
         assert verifier.tokenizer is not None
         length = self._prompt_tokens + self._max_new_tokens
         left_out = LeftOut()
-        asking = Asking(verifier.tokenizer, reading.options, self._prompt_tokens, length)
+        given = (reading.options, self._prompt_tokens, length, Sources.of(verifier))
+        asking = Asking(verifier.tokenizer, *given)
         found: list[Request] = []
         context = f"the verifier's context of {verifier.max_length} tokens"
         for request in asking.requests(source, left_out):

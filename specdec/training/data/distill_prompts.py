@@ -12,6 +12,7 @@ from specdec.prompts import Conversation
 from specdec.training.data.answers import end_of, prompts_of_answers, tokens_alone
 from specdec.training.data.left_out import LeftOut
 from specdec.training.data.reading import Source
+from specdec.training.data.sources import Sources, plain_text
 from specdec.training.data.text import Document, Passage, Written, documents
 
 
@@ -21,19 +22,21 @@ class Asking:
 
     Every turn of an assistant is asked for, after the messages before it; texts are joined, and the
     first `prompt_tokens` of each block of `block_length` tokens are to be continued; of written
-    tokens it is their prompt.
+    tokens it is their prompt. A model with an encoder is asked for texts behind sources alone.
     """
 
     tokenizer: PreTrainedTokenizerBase
     options: Mapping[str, Any]  # of the chat template
     prompt_tokens: int
     block_length: int
+    sources: Sources | None = None  # of a model with an encoder
 
     def requests(self, source: Source, left_out: LeftOut) -> Iterator[Request]:
         """Yield them in the order of the data; what cannot be asked is counted.
 
         Raises:
-            UserError: there is no such data, or a conversation and no chat template.
+            UserError: there is no such data, a conversation and no chat template, or plain text
+                for a model with an encoder.
         """
         blocks = PromptBlocks(self.block_length)
         for found in documents(source):
@@ -43,6 +46,8 @@ class Asking:
             try:
                 if isinstance(document, RowError):
                     raise document
+                if self.sources is not None and isinstance(document, Passage):
+                    raise plain_text(source)
                 if isinstance(document, Passage):
                     token_ids = tokens_alone(document.text, self.tokenizer, found.where)
                     blocks.add(token_ids + (end_of(self.tokenizer) if document.ends else []))
@@ -63,6 +68,9 @@ class Asking:
     def _of_row(
         self, document: Document, row: str, where: str, left_out: LeftOut, source: Source
     ) -> Iterator[Request]:
+        if self.sources is not None:
+            yield Request(row, self.sources.prompt(document, self.tokenizer, where), where=where)
+            return
         if isinstance(document, Written):
             yield Request(row, document.token_ids[: document.num_prompt_tokens], where=where)
             return

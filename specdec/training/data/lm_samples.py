@@ -1,21 +1,18 @@
 """What a language model is trained and measured on: blocks of text, or answers behind prompts."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from specdec.core.errors import RowError
 from specdec.core.randomness import RandomStream
 from specdec.prompts import Conversation
 from specdec.training.data.blocks import ShuffledBlocks
-from specdec.training.data.left_out import ROWS_UNTIL_SURE
 from specdec.training.data.reading import Source
 from specdec.training.data.samples import Samples
-from specdec.training.data.text import documents
+from specdec.training.data.text import first_document
 from specdec.training.data.token_store import TokenStore
 from specdec.training.objective import Batch
 
@@ -24,10 +21,7 @@ SHOWN = 64  # tokens of a preview
 
 def has_talks(source: Source) -> bool:
     """Whether the first row that can be used is a conversation."""
-    for found in islice(documents(source), ROWS_UNTIL_SURE):
-        if not isinstance(found.document, RowError):
-            return isinstance(found.document, Conversation)
-    return False
+    return isinstance(first_document(source), Conversation)
 
 
 class LMSamples(Protocol):

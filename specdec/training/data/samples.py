@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from specdec.training.data.overlap import num_shared
 from specdec.training.data.reading import Reading, Source
+from specdec.training.data.sources import Sources
 from specdec.training.data.tokenised import Tokenised, tokenised
 from specdec.training.objective import Batch
 
@@ -41,15 +42,19 @@ class Samples:
         seed: int = 0,
         vocab_size: int | None = None,
         reading: Reading | None = None,
+        sources: Sources | None = None,
     ) -> "Samples":
         """Tokenise what no run has tokenised before; hours, for a large data set.
+
+        `sources` says how rows are read for a model that has an encoder.
 
         Raises:
             UserError: there is no such data, or most of it is of no use (with `data.strict`, any).
         """
         reading = reading or Reading()
         source = reading.source(source, "data.path") if isinstance(source, str) else source
-        found = tokenised(source, reading, tokenizer, max_length, vocab_size or len(tokenizer))
+        size = vocab_size or len(tokenizer)
+        found = tokenised(source, reading, tokenizer, max_length, size, sources=sources)
         return cls(found, tokenizer, source.name, seed)
 
     def __len__(self) -> int:

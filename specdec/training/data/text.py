@@ -126,6 +126,14 @@ def require_readable(source: Source) -> None:
     )
 
 
+def first_document(source: Source) -> Document | None:
+    """Return what the first row holds that can be used; None: it is not among the first ones."""
+    for found in islice(documents(source), ROWS_UNTIL_SURE):
+        if not isinstance(found.document, RowError):
+            return found.document
+    return None
+
+
 def _may_be_on_hub(path: str) -> bool:
     return bool(path) and not path.startswith((".", "/", "~")) and path.count("/") <= 1
 

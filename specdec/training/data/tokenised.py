@@ -22,6 +22,7 @@ from specdec.results.progress import Progress
 from specdec.training.data.answers import AnswerSplitter, behind, end_of, tokens_alone, tokens_of
 from specdec.training.data.left_out import LeftOut
 from specdec.training.data.reading import Reading, Source
+from specdec.training.data.sources import Sources, plain_text
 from specdec.training.data.text import Found, Passage, Written, as_text, data_digest, documents
 from specdec.training.data.token_store import TokenStore, TokenWriter
 
@@ -46,19 +47,20 @@ def tokenised(
     length: int,
     vocab_size: int,
     plain: bool = False,
+    sources: Sources | None = None,
 ) -> Tokenised:
     """Return the samples of a source: plain text in blocks of `length`, else by `AnswerSplitter`.
 
     They are stored under the digest of all that decides on them, in `data.tokens_path` or the
     user's cache; one process makes them, and others wait for it. With `plain` messages are text,
-    too, `role: content`, and all text is one sample.
+    too, `role: content`, and all text is one sample; with `sources` each is a source and a text.
 
     Raises:
         UserError: there is no such data, most of it is of no use, or all is not with
             `data.strict`.
     """
     home = _home(reading)
-    folder = home / _key(source, reading, tokenizer, length, vocab_size, plain)
+    folder = home / _key(source, reading, tokenizer, length, vocab_size, plain, sources)
     make_folder(home)
     lock = FileLock(folder.with_suffix(".lock"))
     with writing(folder):
@@ -69,7 +71,7 @@ def tokenised(
             if folder.exists():
                 what = "not whole, or not as it was written"
                 print(f"{folder}: {what}; {source} is tokenised again", flush=True)
-            builder = Builder(source, reading, tokenizer, length, vocab_size, plain)
+            builder = Builder(source, reading, tokenizer, length, vocab_size, plain, sources)
             store = builder.build(folder)
     finally:
         lock.release()
@@ -98,6 +100,7 @@ def _key(
     length: int,
     vocab_size: int,
     plain: bool,
+    sources: Sources | None,
 ) -> str:
     """Tell apart what would become other tokens."""
     parts = {
@@ -115,6 +118,8 @@ def _key(
         "plain": plain,
         "versions": [transformers.__version__, tokenizers.__version__],
     }
+    if sources is not None:
+        parts["sources"] = astuple(sources)
     return digest_of(json.dumps(parts, sort_keys=True, default=str).encode())
 
 
@@ -140,6 +145,7 @@ class Builder:
     length: int
     vocab_size: int
     plain: bool
+    sources: Sources | None = None  # of a model with an encoder
     left_out: LeftOut = field(default_factory=LeftOut)
     _kind: type | None = None  # of the first row that can be used
     _waiting: list[Passage] = field(default_factory=list[Passage])
@@ -177,15 +183,21 @@ class Builder:
             if not isinstance(document, self._kind):
                 reason = f"{NAMES[type(document)]} among {NAMES[self._kind]}; expected one of both"
                 raise RowError(found.where, reason)
+            if self.sources is not None and isinstance(document, Passage):
+                raise plain_text(self.source)
             if isinstance(document, Passage):
                 self._hold(document, found.where, writer)
+            elif self.sources is not None:
+                read = self.sources.sample(document, self.tokenizer, found.where, self.left_out)
+                writer.add(*self._cut(*read, found.where))
             elif isinstance(document, Conversation):
                 for token_ids, counted in self._splitter.samples(
                     document, found.where, self.left_out
                 ):
                     writer.add(token_ids, counted)
             else:
-                writer.add(*self._written(document, found.where))
+                ids, num_prompt = list(document.token_ids), document.num_prompt_tokens
+                writer.add(*self._cut(ids[:num_prompt], ids[num_prompt:], found.where))
         except RowError as error:
             self.left_out.add_row(error)
 
@@ -196,8 +208,9 @@ class Builder:
             raise UserError(f"{self.source}: {reason}")
         return AnswerSplitter(self.tokenizer, self.length, self.reading.options)
 
-    def _written(self, document: Written, where: str) -> tuple[list[int], list[bool]]:
-        token_ids, num_prompt = list(document.token_ids), document.num_prompt_tokens
+    def _cut(self, prompt: list[int], text: list[int], where: str) -> tuple[list[int], list[bool]]:
+        """Return a sample of at most `length` tokens, and which of them count."""
+        token_ids, num_prompt = prompt + text, len(prompt)
         if not all(0 <= token < self.vocab_size for token in token_ids):
             raise RowError(where, "token ids of another tokenizer")
         if num_prompt >= self.length:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from specdec.core.errors import UserError, require, require_int
+from specdec.core.errors import require, require_int
 from specdec.core.protocols import SourceReader
 from specdec.lm.cached_as import cached_like
 from specdec.lm.fingerprint import DIGESTS, fingerprint
@@ -19,6 +19,8 @@ from specdec.training.data.last_hidden import is_frozen, last_hidden, with_hidde
 from specdec.training.data.overlap import RUN
 from specdec.training.data.reading import Reading, Share, Source
 from specdec.training.data.samples import Samples
+from specdec.training.data.source_split import SourceSplit
+from specdec.training.data.sources import Sources, require_untemplated
 from specdec.training.data.state_cache import StateCache
 from specdec.training.objective import Batch
 
@@ -76,11 +78,6 @@ class VerifierStates:
         good = cache_path is None or (isinstance(cache_path, str) and bool(cache_path))
         require(good, "cache_path", cache_path, "a folder or null")
         verifier.require_states("verifier.path")
-        if isinstance(verifier, SourceReader):
-            raise UserError(
-                "verifier.path: heads on an encoder-decoder model decode, and are not trained here:"
-                " training reads texts without a source"
-            )
         self.max_length = min(max_length, verifier.max_length)
         self.verifier = verifier
         self.seed = seed
@@ -90,6 +87,8 @@ class VerifierStates:
         self._cache_path = cache_path
         self.distill = distill or Distill()
         self.reading = reading or Reading()
+        if isinstance(verifier, SourceReader):
+            require_untemplated(self.reading)
         self._prepared: _Data | None = None
 
     def prepare(self) -> None:
@@ -124,8 +123,9 @@ class VerifierStates:
     def _read(self, source: Source, reading: Reading, seed: int) -> Samples:
         verifier = self.verifier
         assert verifier.tokenizer is not None
-        size = verifier.vocab_size
-        return Samples.read(source, verifier.tokenizer, self.max_length, seed, size, reading)
+        size, sources = verifier.vocab_size, Sources.of(verifier)
+        given = (self.max_length, seed, size, reading, sources)
+        return Samples.read(source, verifier.tokenizer, *given)
 
     @property
     def _data(self) -> _Data:
@@ -204,6 +204,17 @@ class VerifierStates:
             for place, state in zip(missing, states, strict=True):
                 cache.write(place, state[: len(cache.read(place))])
         return cache.batch(batch.places).to(batch.token_ids.device).float()
+
+    def along_texts(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what heads read: states [B, T, H], and token ids and what counts, [B, T] each.
+
+        Of a verifier with an encoder that is what its decoder reads, without the sources.
+        """
+        found = self.hidden(batch), batch.token_ids, batch.counted
+        if not isinstance(self.verifier, SourceReader):
+            return found
+        states, token_ids, counted = map(SourceSplit.of(batch.counted).behind, found)
+        return states, token_ids, counted
 
     @property
     def held_out(self) -> Batch:

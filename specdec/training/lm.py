@@ -257,12 +257,8 @@ def _origin(start: Checkpoint) -> dict[str, str]:
 def _continued(start: Checkpoint, context: int | None, balance: float | None) -> PreTrainedModel:
     given = {"max_position_embeddings": context, BALANCE_WEIGHT: balance}
     changes = {name: value for name, value in given.items() if value is not None}
-    config = start.config
-    if config.is_encoder_decoder:
-        kind = f"{config.model_type} is an encoder-decoder model"
-        raise UserError(f"{start.called}: {kind}; train=lm trains decoders")
-    if balance is not None and ExpertCounts.of(config) is None:
-        require(False, BALANCE_WEIGHT, balance, f"null: {config.model_type} has no experts")
+    if balance is not None and ExpertCounts.of(start.config) is None:
+        require(False, BALANCE_WEIGHT, balance, f"null: {start.config.model_type} has no experts")
     with start.complaining():
         return AutoModelForCausalLM.from_pretrained(
             start.source, dtype=torch.float32, **start.how, **changes

@@ -37,6 +37,7 @@ def task(config: DictConfig) -> None:
     spec = CalibrationSpec.of(plain(config), chosen_as, points(config))
     spec.check()
     require_writable(output)
+    spec.check_verifier()
     if spec.recording is None:
         found, reader = along_text(spec)
         num_nodes = spec.num_nodes or 0

@@ -163,6 +163,8 @@ def stock_kept(config: PreTrainedConfig, layers: Sequence[LayerCache], length: i
     Fewer than the text is long where a layer has a sliding window; ours keeps all, since a tree may
     be taken back.
     """
+    if config.is_encoder_decoder:  # whose decoders have no windows
+        return [length if each.cell_bytes else 0 for each in layers]
     cache = DynamicCache(config=config.get_text_config())
     cells = torch.empty(1, 1, length, 1, device=META)
     kept = [0] * len(layers)

@@ -147,6 +147,7 @@ def test_states_of_recurrent_layers_are_said(cli: CommandLine) -> None:
     against = next(line for line in said(shown, "draft_model") if line.startswith("not "))
     assert "cannot read trees" in against
     assert "sparse" in against.split(":")[0]
+    assert "window" not in shown, "there is none, and states do not go"
 
 
 def test_an_encoder_decoder_is_counted(cli: CommandLine) -> None:
@@ -155,6 +156,9 @@ def test_an_encoder_decoder_is_counted(cli: CommandLine) -> None:
     model = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(path))
     assert found["weights"]["num_parameters"] == sum(each.numel() for each in model.parameters())
     assert found["traits"]["positions"] == "relative, 32 buckets"
+    assert found["cell_bytes"] == found["traits"]["num_layers"] * 2 * 32 * 4
+    fits = described(cli, f"verifier.path={path}", "context=64", "draft.path=zoo:draft")
+    assert said(fits, "draft_model")[0].startswith("does not fit: draft.path='zoo:draft'")
 
 
 # --- What fits ---

@@ -144,3 +144,12 @@ def test_a_trained_mixture_is_one_command(tiny: Tiny, cli: CommandLine) -> None:
     ended = cli("train", *given, "train.experts_per_token=2", "output=other")
     assert ended.status == 2
     assert ended.err == "error: train.experts_per_token=2: expected train.num_experts=8, too\n"
+
+
+def test_arms_that_count_are_not_compared_with_others(cli: CommandLine) -> None:
+    """Counting takes time, which would be read as the proposer's."""
+    ended = cli(
+        "compare", 'arms=["proposer=none","proposer=ngram experts=true"]', "prompts.limit=1"
+    )
+    assert ended.status == 2
+    assert "the same experts in every arm" in ended.err

@@ -8,6 +8,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     LlamaConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -22,6 +23,7 @@ from specdec.lm.accounting import (
     stock_kept,
     weights_of,
 )
+from specdec.lm.encoder_decoder import EncoderDecoderLM
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.recurrent import causal_lm
 from tests.support.families import (
@@ -33,6 +35,7 @@ from tests.support.families import (
     random_ids,
     tiny_model,
 )
+from tests.support.seq2seq import tiny_seq2seq
 
 MIB = 2**20
 TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -151,3 +154,15 @@ def test_states_are_as_large_as_those_that_decoding_keeps(family: str) -> None:
 def test_a_plain_decoder_keeps_the_same_in_both_caches() -> None:
     model = tiny_model("llama")
     assert stock_cells_of(model) == cells_of(model) == [LayerCache(2 * 2 * 8 * 4, 2)] * 2
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "marian"])
+def test_an_encoder_takes_nothing_and_its_source_as_much_as_text(family: str) -> None:
+    model = tiny_seq2seq(family)
+    lm = EncoderDecoderLM(model)
+    lm.open(1, 8)
+    lm.prefill([0], [[3, 4, 5]])
+    lm.prefill([0], [[6]])
+    shapes = on_meta(AutoModelForSeq2SeqLM.from_config, model.config, torch.float32)
+    assert [each.cell_bytes for each in cells_of(shapes)] == lm.cell_bytes
+    assert stock_kept(model.config, cells_of(shapes), 9) == [9] * len(lm.cell_bytes)

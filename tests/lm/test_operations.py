@@ -66,3 +66,12 @@ def test_of_experts_those_count_that_a_token_takes() -> None:
     attention = 32 * 32 + 2 * 32 * 16 + 32 * 32
     router = 4 * 32
     assert multiplied_weights(model)[0] == 2 * (attention + router + 2 * expert)
+
+
+def test_experts_that_all_tokens_take_count_whole() -> None:
+    """DeepSeek's shared experts stand beside those that are chosen."""
+    one, two = (
+        multiplied_weights(tiny_model("deepseek_v3", n_shared_experts=number))[0]
+        for number in (1, 2)
+    )
+    assert two - one == 3 * 32 * 24, "one network more, in the one sparse layer"

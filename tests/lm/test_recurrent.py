@@ -334,3 +334,10 @@ def test_models_that_keep_their_states_themselves_are_refused(family: str) -> No
     with pytest.raises(UserError, match=f"^{family}: {family} ") as refused:
         prove(tiny_model(family, **overrides[family]), family)
     assert "\n" not in str(refused.value)
+
+
+def test_a_full_cache_is_not_told_to_forget() -> None:
+    """Policies that forget are refused for it, so nobody is sent there."""
+    verifier = cached_as(sd.ErrorWhenFull(max_tokens=10), tiny_model("qwen3_next"))
+    with pytest.raises(UserError, match=r"the cache keeps 10$"):
+        decoder_of(verifier, sd.NoProposer()).decode([sd.Request("a", random_ids(9, 1))])

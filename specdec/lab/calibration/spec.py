@@ -93,9 +93,6 @@ class CalibrationSpec:
             ("batch", self.batch, 1),
         ):
             require_int(name, value, least)
-        if self.recording is None:
-            why = "texts are read here without a source; expected recording=DIR, which has them"
-            require_decoder(self.verifier, why)
         self._check_num_nodes()
         for name, value in (("depth", self.depth), ("data.limit", self.data["limit"])):
             if value is not None:
@@ -108,6 +105,16 @@ class CalibrationSpec:
             require_readable(self.reading.build().source(self.data_path, "data.path"))
         if self.proposer.has_heads:
             require_depth(self.depth, heads_config(self.proposer.path).get("num_heads"))
+
+    def check_verifier(self) -> None:
+        """Refuse a verifier that does not read the text, by its configuration.
+
+        Raises:
+            UserError: there is none, or it has an encoder and no recording tells its sources.
+        """
+        if self.recording is None:
+            why = "texts are read here without a source; expected recording=DIR, which has them"
+            require_decoder(self.verifier, why)
 
     def _check_text(self) -> None:
         recording = self.recording

@@ -34,9 +34,9 @@ def test_masks_stand_beside_each_other() -> None:
     assert drawn[3] == "B   x x | . . .     B   x x | . . ."
 
 
-def test_the_command_draws_the_mask_that_decoding_uses() -> None:
+def test_the_command_draws_the_masks_that_decoding_uses() -> None:
+    drawn = {"causal attention": CAUSAL, "attention=prefix_lm": PREFIX}
     assert masks_shown().splitlines() == [
         "[A B | C D E], a prompt and what was generated: a row sees its x",
-        "causal attention",
-        *picture_of(CAUSAL, "ABCDE", 2),
+        *pictures(drawn, "ABCDE", 2).splitlines(),
     ]

@@ -48,7 +48,7 @@ def let_torch_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("family", [*TYPICAL, *(slow(each) for each in OTHERS)])
 def test_all_families_compile_as_they_are(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "specdec.lm.check.HFCausalLM", lambda model: HFCausalLM(model, runtime="compiled")
+        "specdec.lm.check.causal_lm", lambda model: HFCausalLM(model, runtime="compiled")
     )
     assert largest_error(tiny_model(family)) < 1e-4
 

@@ -33,7 +33,7 @@ def test_trees_are_read_as_the_stock_model_reads_their_paths(
         ran.append(HFCausalLM(model, runtime="compiled"))
         return ran[-1]
 
-    monkeypatch.setattr("specdec.lm.check.HFCausalLM", by_program)
+    monkeypatch.setattr("specdec.lm.check.causal_lm", by_program)
     assert largest_error(tiny_model(family)) < 1e-4
     assert ran
     assert ran[0].runtime == "compiled"

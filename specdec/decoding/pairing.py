@@ -7,7 +7,6 @@ from specdec.core.protocols import Proposer, VerificationRule
 from specdec.core.values import Draw
 from specdec.lm.hf import HFCausalLM
 from specdec.proof.lossless import finding
-from specdec.tree.fixed import is_chain
 
 
 def is_lossless(rule: VerificationRule, draw: Draw | None, allow_lossy: bool) -> bool:
@@ -46,7 +45,8 @@ def require_reads(verifier: object, proposer: Proposer) -> None:
     tree = getattr(proposer, "tree", None)
     if not isinstance(verifier, HFCausalLM) or verifier.no_trees is None:
         return
-    if tree is not None and not is_chain(tree):
+    nodes, depth = (getattr(tree, name, None) for name in ("num_nodes", "max_depth"))
+    if tree is not None and nodes != depth:  # of a chain they are the same
         raise Unfit(verifier.tree_refusal)
 
 

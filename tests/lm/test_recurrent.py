@@ -49,6 +49,12 @@ EXACT = 1e-4  # relative 2-norm in fp32; scans in pieces add up in another order
 PROMPTS = [random_ids(14, 1), random_ids(2, 2), [7], random_ids(23, 4)]
 NEW = 16
 each_family = pytest.mark.parametrize("family", sorted(RECURRENT))
+# One of each kind; the others take as long, and find the same.
+TYPICAL = ("lfm2", "mamba", "nemotron_h", "qwen3_next")
+OTHERS = (
+    pytest.param(each, marks=pytest.mark.thorough) for each in RECURRENT if each not in TYPICAL
+)
+typical_first = pytest.mark.parametrize("family", [*TYPICAL, *OTHERS])
 
 
 def decoder_of(
@@ -82,7 +88,7 @@ def test_each_family_passes_the_proof(family: str) -> None:
 
 
 @pytest.mark.parametrize("most", [0, 3, 1000])
-@each_family
+@typical_first
 def test_ragged_chains_equal_plain_text(
     family: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +166,7 @@ def generated(family: str) -> list[list[int]]:
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("proposer", sorted(CHAINS))
-@each_family
+@typical_first
 def test_all_proposers_write_what_generate_writes(family: str, proposer: str, batch: int) -> None:
     """The draft model is of the same family: it is rewound, too."""
     model = tiny_model(family)

@@ -29,6 +29,7 @@ class Draw(Enum):
     DETERMINISTIC = "deterministic"  # point masses: n-grams, top-k, Medusa
     SINGLE = "single"  # one draw from q: a sampled chain
     IID = "iid"  # independent draws from q, so that one token can come twice
+    PATHS = "paths"  # whole chains of single draws, independent of each other: only the root forks
     WITHOUT_REPLACEMENT = "without_replacement"  # each from q without the tokens drawn before it
     TOP_PLUS_ONE = "top_plus_one"  # the likeliest tokens of q, then one draw from the rest of it
     # One draw from q, submitted only if it passes a filter. `draft_probs` hold what q gives to the

@@ -98,7 +98,7 @@ class Claims:
         drawn = tokens[-1:] if draw is Draw.TOP_PLUS_ONE else tokens
         if any(float(row[token]) <= 0 for token in drawn):
             raise self._wrong("a draft token that its draft_probs exclude")
-        if draw in (Draw.SINGLE, Draw.IID):
+        if draw in (Draw.SINGLE, Draw.IID, Draw.PATHS):
             self._count(tokens, row.double())
         elif draw is Draw.WITHOUT_REPLACEMENT:  # the first is drawn from all of the distribution
             self._count(tokens[:1], row.double())

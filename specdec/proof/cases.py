@@ -24,6 +24,9 @@ BELOW_SECOND: Parents = (-1, 0, 0, 2)
 FORKED: Parents = (-1, 0, 0, 1, 1)
 CROSSED: Parents = (-1, 0, 0, 2, 1, 3, 4)  # a level in another order than the one above it
 BINARY: Parents = (-1, 0, 0, 1, 1, 2, 2)
+TWO_PATHS: Parents = (-1, 0, 0, 1, 2)
+THREE_PATHS: Parents = (-1, 0, 0, 0, 1, 2, 3)
+TWO_LONGER: Parents = (-1, 0, 0, 1, 2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,25 @@ TREES = (
     (FORKED, SPARSE),
     *((shape, NARROW) for shape in (BINARY, CROSSED)),
 )
+PATHS = (
+    *((TWO, table) for table in CORNERS),
+    *((THREE, table) for table in (SPARSE, BOTH_SPARSE)),
+    (chain(2), MIXED),
+    *((TWO_PATHS, table) for table in (SPARSE, BOTH_SPARSE)),
+    *((shape, NARROW) for shape in (THREE_PATHS, TWO_LONGER)),
+)
 FIXED = ((chain(1), table) for table in CORNERS), ((s, MIXED) for s in (chain(3), BINARY, CROSSED))
 SHAPES: dict[Draw, Sequence[tuple[Parents, Table]]] = {
     Draw.DETERMINISTIC: [pair for pairs in FIXED for pair in pairs],
     Draw.SINGLE: CHAINS,
     Draw.FILTERED: CHAINS,
     Draw.IID: TREES,
+    Draw.PATHS: PATHS,
     Draw.WITHOUT_REPLACEMENT: (*TREES, (THREE, MIXED)),
     Draw.TOP_PLUS_ONE: TREES,
 }
+# What is pruned.
+LONGEST = {Draw.SINGLE: chain(2), Draw.FILTERED: chain(2), Draw.PATHS: TWO_PATHS}
 
 
 def cases(draw: Draw | None) -> Iterator[Case]:
@@ -83,7 +96,7 @@ def cases(draw: Draw | None) -> Iterator[Case]:
     drafter = DRAFTERS[draw]
     for parents, table in SHAPES[draw]:
         yield Case(draw, parents, table, drafter)
-    longest = chain(2) if draw in (Draw.SINGLE, Draw.FILTERED) else BELOW_SECOND
+    longest = LONGEST.get(draw, BELOW_SECOND)
     yield Case(draw, longest, BOTH_SPARSE, drafter, max_depth=0)
     yield Case(draw, longest, BOTH_SPARSE, drafter, max_depth=1)
     yield Case(draw, longest, BOTH_SPARSE, drafter, ends=frozenset({0}))

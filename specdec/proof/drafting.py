@@ -36,6 +36,12 @@ def independent(parents: Parents, q: Conditional, stream: Stream) -> Proposal:
     return Proposal(tree, Draw.IID, draft_rows(tree, q, 1 + max(parents)))
 
 
+def whole_paths(parents: Parents, q: Conditional, stream: Stream) -> Proposal:
+    """Draw chains that know nothing of each other: below the root no node has two children."""
+    assert max(map(parents[1:].count, range(1, len(parents))), default=0) <= 1
+    return replace(independent(parents, q, stream), draw=Draw.PATHS)
+
+
 def without_replacement(parents: Parents, q: Conditional, stream: Stream) -> Proposal:
     """Draw each child from q without its elder siblings; none where q has no more tokens."""
     tree = _grown(parents, lambda text, above: _drawn(_without(q(text), above), stream))
@@ -108,6 +114,7 @@ DRAFTERS: dict[Draw, Drafter] = {
     Draw.DETERMINISTIC: ranked,
     Draw.SINGLE: single,
     Draw.IID: independent,
+    Draw.PATHS: whole_paths,
     Draw.WITHOUT_REPLACEMENT: without_replacement,
     Draw.TOP_PLUS_ONE: top_plus_one,
     Draw.FILTERED: filtered,

@@ -28,7 +28,7 @@ class KSeq(Batched):
     lossless too, so that rho need not be exact.
     """
 
-    lossless_for = frozenset({Draw.SINGLE, Draw.IID, Draw.FILTERED})
+    lossless_for = frozenset({Draw.SINGLE, Draw.IID, Draw.PATHS, Draw.FILTERED})
     defined_for = lossless_for
     needs_q = True
     decided_by_text = frozenset[Draw]()
@@ -40,7 +40,7 @@ class KSeq(Batched):
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
         """Tell replay how sampled candidates are accepted, given the text."""
-        if draw is Draw.IID:
+        if draw in (Draw.IID, Draw.PATHS):
             return _IID
         return single_draw.FORM if draw in self.defined_for else None
 

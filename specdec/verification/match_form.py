@@ -96,6 +96,7 @@ FORMS: Mapping[Draw, ClosedForm] = {
     Draw.SINGLE: _DRAWN,
     Draw.FILTERED: _DRAWN,
     Draw.IID: _DRAWN,
+    Draw.PATHS: _DRAWN,
     Draw.TOP_PLUS_ONE: _TOP_PLUS_ONE,
     Draw.WITHOUT_REPLACEMENT: _WITHOUT_REPLACEMENT,
 }

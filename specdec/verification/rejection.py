@@ -28,7 +28,10 @@ class Rejection(Batched):
     """
 
     lossless_for = frozenset(
-        {Draw.DETERMINISTIC, Draw.SINGLE, Draw.IID, Draw.WITHOUT_REPLACEMENT, Draw.FILTERED}
+        {
+            *(Draw.DETERMINISTIC, Draw.SINGLE, Draw.IID, Draw.PATHS),
+            *(Draw.WITHOUT_REPLACEMENT, Draw.FILTERED),
+        }
     )
     defined_for = lossless_for
     needs_q = True

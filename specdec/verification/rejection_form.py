@@ -130,10 +130,12 @@ def _second_behind_end(nodes: TextNodes, is_end: Tensor) -> Tensor:  # [n]
     return ratio(accepted, nodes.of_text(nodes.p))
 
 
+_INDEPENDENT = ClosedForm(_iid, ends=Independent(covered_iid, _iid))
 FORMS: Mapping[Draw, ClosedForm] = {
     Draw.SINGLE: single_draw.FORM,
     Draw.FILTERED: single_draw.FORM,
-    Draw.IID: ClosedForm(_iid, ends=Independent(covered_iid, _iid)),
+    Draw.IID: _INDEPENDENT,
+    Draw.PATHS: _INDEPENDENT,
     Draw.WITHOUT_REPLACEMENT: ClosedForm(
         without_replacement,
         ends=TwoWithoutReplacement(single_draw.ENDS, _second_ended, _second_behind_end),

@@ -58,7 +58,7 @@ class GreedyMultiPath(Batched):
 
         last = LastToken(shown, nodes, rest)
         numbers = torch.stack([seen.own, excess, overlaps(nodes)], dim=1)
-        columns = torch.cat([numbers.double(), seen.reached.double(), seen.ranks.double()], dim=1)
+        columns = torch.cat([numbers.double(), seen.reached, seen.ranks.double()], dim=1)
         bounds = root_bounds(shown, nodes)
         table, bound, *drawn = together(columns, bounds, *last.ahead(_asked_before))
         by_request = nodes.by_request([_Row.of(row, nodes.width) for row in table], len(trees))
@@ -86,10 +86,8 @@ class _Seen(NamedTuple):
 def _along(nodes: CandidateNodes, order: Order, trees: Sequence[CandidateTree]) -> _Seen:
     """Follow all paths from the root at once, depth by depth."""
     depths = [trees[owner].depths[node] for owner, node in nodes.places]
-    counts = {owner: len(tree.children[ROOT]) for owner, tree in enumerate(trees)}
-    num_paths = on_device([counts[owner] for owner in nodes.owners], nodes.p.device, torch.float64)
     p, q = (each.gather(1, nodes.token_ids).double() for each in (nodes.p, nodes.q))
-    own, share = torch.ones_like(num_paths), torch.ones_like(num_paths)
+    own, share = p.new_ones(len(p)), p.new_ones(len(p))
     reached, shares = torch.ones_like(p), torch.ones_like(p)
     for depth in range(1 + max(depths, default=-1)):
         here = [place for place, found in enumerate(depths) if found == depth]
@@ -97,12 +95,18 @@ def _along(nodes: CandidateNodes, order: Order, trees: Sequence[CandidateTree]) 
         if depth:
             above = on_device(_of_parents(nodes, trees, here), p.device, torch.int64)
             own[at], share[at] = reached.flatten()[above], shares.flatten()[above]
-        tilt = Tilt(share[at], num_paths[at])
+        tilt = _tilt(share[at], trees, [nodes.owners[place] for place in here])
         taken, below = tilt.of_tokens(order.at(here), q[at], nodes.token_ids[at])
         reached[at] = ratio(own[at][:, None] * p[at], taken)
         shares[at] = below
     ranks = order.ranks.gather(1, nodes.token_ids)
-    return _Seen(own, Tilt(share, num_paths), reached, ranks)
+    return _Seen(own.to(nodes.p.dtype), _tilt(share, trees, nodes.owners), reached, ranks)
+
+
+def _tilt(share: Tensor, trees: Sequence[CandidateTree], owners: Sequence[int]) -> Tilt:
+    """Return how nodes with these shares are tilted, whose trees are those of `owners`."""
+    counts = [len(trees[owner].children[ROOT]) for owner in owners]
+    return Tilt(share, on_device(counts, share.device, torch.int64), max(counts, default=1))
 
 
 def _of_parents(

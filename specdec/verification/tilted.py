@@ -45,7 +45,8 @@ class Tilt(NamedTuple):
     """
 
     share: Tensor  # [I] float64: t
-    num_paths: Tensor  # [I] float64: K
+    num_paths: Tensor  # [I] int64: K
+    most_paths: int  # of all nodes: no waiting for the device
 
     def of_tokens(
         self, order: Order, q: Tensor, token_ids: Tensor
@@ -70,8 +71,7 @@ class Tilt(NamedTuple):
     def _sums(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the sum over k < K of a^(K - 1 - k) b^k."""
         total = power = torch.ones_like(a)
-        most = int(self.num_paths.max()) if len(self.num_paths) else 0
-        for k in range(1, most):
+        for k in range(1, self.most_paths):
             power = power * b
             total = torch.where(k < self.num_paths[:, None], total * a + power, total)
         return total

@@ -42,6 +42,8 @@ DRAWS = {
     ("sampled",): Draw.WITHOUT_REPLACEMENT,
     ("sampled", "tree.draw=iid"): Draw.IID,
     ("sampled", "tree.draw=top_plus_one"): Draw.TOP_PLUS_ONE,
+    ("paths",): Draw.PATHS,
+    ("paths", "tree.num_paths=1"): Draw.SINGLE,
     ("sampled", "tree.widths=[1,1]", "tree.draw=iid"): Draw.SINGLE,
 }
 

@@ -23,7 +23,9 @@ from specdec.proof.drafting import (
     unlikely,
 )
 from specdec.verification.block import Block as BlockRule
+from specdec.verification.gbv import GreedyMultiPath
 from specdec.verification.kseq import KSeq
+from specdec.verification.kseq_block import KSeqBlock
 from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 from specdec.verification.top_plus_one import TopPlusOne
@@ -51,6 +53,13 @@ FULL: Parents = (-1, 0, 0, 0, 2, 2, 2)  # all V tokens as children: the root nev
 CHAINS: Sequence[Parents] = (EMPTY, chain(1), chain(2), chain(3))
 SMALL_TREES = (EMPTY, chain(2), TWO, THREE, BELOW_FIRST, BELOW_SECOND, FORKED)
 SAMPLED_TREES: Sequence[Parents] = (*SMALL_TREES, BINARY)
+TWO_PATHS: Parents = (-1, 0, 0, 1, 2)
+THREE_PATHS: Parents = (-1, 0, 0, 0, 1, 2, 3)
+TWO_LONGER: Parents = (-1, 0, 0, 1, 2, 3, 4)
+MANY_PATHS: Sequence[Parents] = (
+    *(EMPTY, chain(2), TWO, THREE),
+    *(TWO_PATHS, THREE_PATHS, TWO_LONGER),
+)
 
 # --- pairs of distributions
 # ------------------------------------------------------------------------------
@@ -147,11 +156,11 @@ class Case:
             return PAIRS
         if len(self.parents) == 4:
             return [RANDOM[3], RANDOM[4], *HAND[:9]]
-        if self.parents == CROSSED or isinstance(self.rule, KSeq):
+        if self.parents == CROSSED or isinstance(self.rule, KSeq | KSeqBlock):
             return SPARSE[1:]  # slow; k-SEQ walks down as rejection does
         if len(self.parents) == 5:
             return FEW_PAIRS
-        return SPARSE if self.draw is Draw.IID else [RANDOM[4], SPARSE[1]]
+        return SPARSE if self.draw in (Draw.IID, Draw.PATHS) else [RANDOM[4], SPARSE[1]]
 
     def __str__(self) -> str:
         drafter = self.drafter.__name__ if self.drafter else self.draw.value
@@ -175,12 +184,14 @@ CASES = [
     *cases(Rejection(), Draw.SINGLE, CHAINS),
     *cases(Rejection(), Draw.FILTERED, CHAINS),
     *cases(Rejection(), Draw.IID, SAMPLED_TREES),
+    *cases(Rejection(), Draw.PATHS, (THREE, TWO_PATHS)),
     *cases(Rejection(), Draw.WITHOUT_REPLACEMENT, SAMPLED_TREES),
     *cases(Match(), Draw.DETERMINISTIC, (*CHAINS, FULL)),
     *cases(Match(), Draw.DETERMINISTIC, FIXED_TREES, (None, unlikely, repeated)),
     *cases(Match(), Draw.SINGLE, CHAINS),
     *cases(Match(), Draw.FILTERED, CHAINS),
     *cases(Match(), Draw.IID, (TWO, FORKED)),
+    *cases(Match(), Draw.PATHS, (TWO, TWO_PATHS)),
     *cases(Match(), Draw.WITHOUT_REPLACEMENT, (TWO, FORKED)),
     *cases(Match(), Draw.TOP_PLUS_ONE, (TWO, FORKED)),
     *cases(BlockRule(), Draw.SINGLE, CHAINS),
@@ -188,10 +199,18 @@ CASES = [
     *cases(Traversal(), Draw.SINGLE, CHAINS),
     *cases(Traversal(), Draw.FILTERED, CHAINS),
     *cases(Traversal(), Draw.IID, (*SAMPLED_TREES, DEEP, CROSSED)),
+    *cases(Traversal(), Draw.PATHS, (TWO, TWO_PATHS)),
     *cases(Traversal(), Draw.WITHOUT_REPLACEMENT, (*SAMPLED_TREES, DEEP, CROSSED)),
     *cases(KSeq(), Draw.SINGLE, CHAINS),
     *cases(KSeq(), Draw.FILTERED, CHAINS),
     *cases(KSeq(), Draw.IID, SAMPLED_TREES),
+    *cases(KSeq(), Draw.PATHS, (TWO, TWO_PATHS)),
+    *cases(KSeqBlock(), Draw.SINGLE, CHAINS),
+    *cases(KSeqBlock(), Draw.FILTERED, CHAINS),
+    *cases(KSeqBlock(), Draw.IID, (*SAMPLED_TREES, DEEP, CROSSED)),
+    *cases(KSeqBlock(), Draw.PATHS, MANY_PATHS),
+    *cases(GreedyMultiPath(), Draw.SINGLE, CHAINS),
+    *cases(GreedyMultiPath(), Draw.PATHS, MANY_PATHS),
     *cases(TopPlusOne(), Draw.SINGLE, CHAINS),
     *cases(TopPlusOne(), Draw.TOP_PLUS_ONE, SAMPLED_TREES),
     *cases(TopPlusOne(), Draw.TOP_PLUS_ONE, (THREE, FORKED), (top_plus_one_at_any_rate,)),

@@ -15,7 +15,9 @@ from specdec.core.verified import decides_together, verified
 from specdec.proof.drafting import DRAFTERS, ROOT_TOKEN, Parents, chain
 from specdec.verification.batched import Batched
 from specdec.verification.block import Block
+from specdec.verification.gbv import GreedyMultiPath
 from specdec.verification.kseq import KSeq
+from specdec.verification.kseq_block import KSeqBlock
 from specdec.verification.lenient import Lenient
 from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
@@ -23,14 +25,27 @@ from specdec.verification.top_k import TopK
 from specdec.verification.top_plus_one import TopPlusOne
 from specdec.verification.traversal import Traversal
 from specdec.verification.typical import Typical
-from tests.support.rule_cases import BINARY, CROSSED, DEEP, EMPTY, RANDOM, THREE, TWO, UNEVEN
+from tests.support.rule_cases import (
+    BINARY,
+    CROSSED,
+    DEEP,
+    EMPTY,
+    RANDOM,
+    THREE,
+    THREE_PATHS,
+    TWO,
+    TWO_LONGER,
+    UNEVEN,
+)
 from tests.support.waiting import on_device, waits_counted
 
 CHAINS = (chain(3), EMPTY, chain(1), chain(4))
 TREES = (UNEVEN, EMPTY, BINARY, chain(1), CROSSED, DEEP, THREE)
+PATHS = (TWO_LONGER, EMPTY, THREE, chain(1), THREE_PATHS, chain(4))
 LEVEL = (TWO, EMPTY, TWO, THREE)
 RULES: Sequence[Batched] = (
     *(Rejection(), Match(), KSeq(), Block(), Traversal(), TopPlusOne()),
+    *(KSeqBlock(), GreedyMultiPath()),
     *(Lenient(), Typical(), TopK(2)),
 )
 SHAPES = {
@@ -38,6 +53,7 @@ SHAPES = {
     Draw.SINGLE: (CHAINS,),
     Draw.FILTERED: (CHAINS,),
     Draw.IID: (TREES,),
+    Draw.PATHS: (PATHS,),
     Draw.WITHOUT_REPLACEMENT: (TREES,),
     Draw.TOP_PLUS_ONE: (LEVEL,),
 }

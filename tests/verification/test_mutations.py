@@ -353,7 +353,7 @@ BIASING = [
         "traversal-children-in-the-order-of-their-parents",
         0.0255,
         rewritten(
-            f"{RULES}.traversal._refused_levels",
+            f"{RULES}.leaves_first._refused_levels",
             "[at[node] for node in nodes.places if node in at]",
             "[at[node] for node in at if node in nodes.places]",
         ),

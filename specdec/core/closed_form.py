@@ -27,6 +27,9 @@ class TextNodes:
     # Each [n] float64: log q(x)/p(x) along a chain from depth 1 down to here; see `reads_path`.
     log_ratios: Sequence[Tensor] = ()
     generator: torch.Generator | None = None  # noise for what can only be averaged over draws
+    # Each [n, m] float64: what the form noted of the nodes from depth 1 down to here; see `note`.
+    notes: Sequence[Tensor] = ()
+    num_paths: int = 1  # K children of the root where each is the beginning of one whole path
 
     @property
     def p(self) -> Tensor:  # [n, V]
@@ -37,6 +40,9 @@ class TextNodes:
     def of_text(self, probs: Tensor) -> Tensor:  # [n, V] -> [n]
         """Return the entries of the text's tokens."""
         return probs.gather(1, self.token_ids[:, None]).squeeze(1)
+
+
+Note = Callable[[TextNodes], Tensor]
 
 
 class Ends(Protocol):
@@ -84,5 +90,8 @@ class ClosedForm:
     shares: Callable[[TextNodes], Tensor]
     needs_p: bool = True  # whether `shares` reads `nodes.p`, of tokens that the text does not have
     reads_path: bool = False  # chains: whether `shares` or `passes` reads `nodes.log_ratios`
+    # Whole paths: m numbers of each node, [n, m] float64, for it and those below. They may read all
+    # that the node has, but nothing of those above; with `reads_path` and `needs_p` alone.
+    note: Note | None = None
     passes: Passes | None = None  # of filtered chains
     ends: Ends | None = None

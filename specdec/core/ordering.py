@@ -15,11 +15,12 @@ def ascending(values: Tensor) -> Tensor:  # [..., V]
     return values.sort(dim=-1).values
 
 
-def ascending_order(values: Tensor) -> Tensor:  # [..., V] -> [..., V] int64
-    """Return where the values of each row stand, smallest first."""
+def ascending_order(values: Tensor, stable: bool = False) -> Tensor:  # [..., V] -> [..., V] int64
+    """Return where the values of each row stand, smallest first; of equal ones, if `stable`, too."""
     if values.device.type == "cpu":
-        return torch.as_tensor(np.argsort(values.detach().numpy(), axis=-1))
-    return values.argsort(dim=-1)
+        kind = "stable" if stable else None
+        return torch.as_tensor(np.argsort(values.detach().numpy(), axis=-1, kind=kind))
+    return values.argsort(dim=-1, stable=stable)
 
 
 def ranks_of(logits: Tensor, token_ids: Tensor) -> Tensor:  # [n, V], [n] -> [n]

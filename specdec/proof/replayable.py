@@ -142,7 +142,10 @@ class _Along:
             1 + max(place for place, d in zip(places, depths, strict=True) if d == depth)
             for depth in range(1, 1 + max(depths))
         ]
-        shares = [self._shares(form, depth, k) for depth, k in enumerate(widths, start=1)]
+        shares = [
+            form.shares(self._nodes(form, depth, k, widths[0], depth)).double()
+            for depth, k in enumerate(widths, start=1)
+        ]
         reached = [torch.ones(len(self.texts), dtype=torch.float64)]
         survival = [reached[0], *(torch.zeros_like(reached[0]) for _ in shares)]
         for node, parent in enumerate(parents[1:], start=1):
@@ -151,17 +154,23 @@ class _Along:
             survival[depth] = survival[depth] + reached[node]
         return torch.stack(survival, dim=1)
 
-    def _shares(self, form: ClosedForm, depth: int, num_children: int) -> Tensor:  # [n, K]
-        nodes = TextNodes(
+    def _nodes(
+        self, form: ClosedForm, depth: int, num_children: int, num_paths: int, reads: int
+    ) -> TextNodes:
+        """Return the nodes above one depth of texts; `reads` depths of them know of each other."""
+        path = range(reads if form.reads_path else 0)
+        note = form.note
+        return TextNodes(
             self.q[depth - 1],
             self._tokens(depth - 1),
             self._log_p(depth - 1),
             num_children,
             self.p[depth - 1] if form.needs_p else None,
-            [self._log_q(d) - self._log_p(d) for d in range(depth)] if form.reads_path else (),
+            [self._log_q(d) - self._log_p(d) for d in path],
             torch.Generator().manual_seed(0),
+            [note(self._nodes(form, d + 1, 1, num_paths, 0)) for d in path if note],
+            num_paths if note else 1,
         )
-        return form.shares(nodes).double()
 
     def _tokens(self, depth: int) -> Tensor:  # [n]
         return torch.tensor([text[depth] for text in self.texts])

@@ -114,7 +114,8 @@ def score(
         if stops_early:
             scores.note_confidence(depth, logits.float().softmax(dim=-1).amax(dim=-1))
         said = processed(texts, sampling, logits, depth)
-        places = Places(texts, depth, p, said, sampling, scores.log_ratios, generator, stops)
+        above = (scores.log_ratios, scores.notes)
+        places = Places(texts, depth, p, said, sampling, *above, generator, stops)
         scores.answer(wanted[depth], depth, places)
     return scores
 

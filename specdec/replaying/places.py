@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from specdec.core.closed_form import TextNodes
+from specdec.core.closed_form import Note, TextNodes
 from specdec.core.sampling import Sampling
 from specdec.recording.texts import Text, output_ids
 from specdec.replaying.stops import Stops
@@ -23,6 +23,8 @@ class Drawn:
     passing: tuple[float, int] | None = None  # of filtered chains: least probability, and top-k
     # How deep the candidates are, where an answer depends on the text's tokens above; else 0.
     depth: int = 0
+    note: Note | None = None  # what such an answer wants to know of each token above and its own
+    num_paths: int = 1  # of whole paths, if it does
 
 
 class Places:
@@ -39,13 +41,14 @@ class Places:
         logits: Tensor,  # [B, T, V]: the draft's
         sampling: Sampling,
         log_ratios: Callable[[Drawn], Sequence[Tensor]],  # of [B, T]: see `TextNodes`
+        notes: Callable[[Drawn], Sequence[Tensor]] = lambda drawn: (),  # of [B, T, m]
         generator: torch.Generator | None = None,
         stops: Stops | None = None,
     ):
         self._texts = texts
         self._stops = stops
         self._sampling = sampling
-        self._log_ratios = log_ratios
+        self._log_ratios, self._notes = log_ratios, notes
         self._generator = generator
         self._latest: dict[Drawn, Tensor] = {}
         self.shape = logits.shape[:2]
@@ -87,6 +90,8 @@ class Places:
             self._p if needs_p else None,
             [log_ratio.flatten() for log_ratio in log_ratios],
             self._generator,
+            [note.flatten(0, 1) for note in (self._notes(drawn) if drawn.depth else ())],
+            drawn.num_paths,
         )
 
     @cached_property

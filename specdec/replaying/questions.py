@@ -5,12 +5,12 @@ A question holds all that decides its answer, so equal questions of several arms
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from specdec.core.closed_form import ClosedForm, Ends, Passes
+from specdec.core.closed_form import ClosedForm, Ends, Note, Passes
 from specdec.core.ordering import likeliest, ranks_of
 from specdec.core.values import Draw
 from specdec.replaying.arm import LIMITED, ClosedArm
@@ -78,6 +78,22 @@ class LogRatio(Question):
         """Return float64."""
         nodes = places.nodes(self.drawn, 1, needs_p=False)
         return (nodes.of_text(nodes.q).double().log() - nodes.log_p)[:, None]
+
+
+@dataclass(frozen=True)
+class Noted(Question):
+    """What a rule notes of each place, for those where the text goes on."""
+
+    note: Note
+
+    @property
+    def needs_p(self) -> bool:
+        """Always."""
+        return True
+
+    def answer(self, places: Places) -> Tensor:
+        """Ask the rule."""
+        return self.note(places.nodes(self.drawn, 1, needs_p=True))
 
 
 @dataclass(frozen=True)
@@ -191,12 +207,20 @@ def of_stuck(arm: ClosedArm, depth: int) -> Stuck | None:
 
 
 def _drawn(arm: ClosedArm, depth: int) -> Drawn:
-    return Drawn(arm.temperature, arm.passing, depth if arm.form.reads_path else 0)
+    if not arm.form.reads_path:
+        return Drawn(arm.temperature, arm.passing)
+    note = arm.form.note
+    return Drawn(arm.temperature, arm.passing, depth, note, arm.width(1) if note else 1)
 
 
 def log_ratio_of(drawn: Drawn) -> LogRatio:
     """Ask for what `TextNodes.log_ratios` is made of."""
-    return LogRatio(replace(drawn, depth=0))
+    return LogRatio(Drawn(drawn.temperature, drawn.passing))
+
+
+def noted_of(drawn: Drawn, note: Note) -> Noted:
+    """Ask for what `TextNodes.notes` is made of."""
+    return Noted(Drawn(drawn.temperature, drawn.passing, num_paths=drawn.num_paths), note)
 
 
 def questions(
@@ -208,8 +232,10 @@ def questions(
         for depth in range(1, arm.tree.max_depth + 1):
             place = 1 if num_depths is None else depth
             several = [of_acceptance(arm, depth), of_submitted(arm, depth)]
-            if several[0].drawn.depth:  # the answer builds on this one, which comes first
-                several.insert(0, log_ratio_of(several[0].drawn))
+            drawn = several[0].drawn
+            if drawn.depth:  # the answer builds on these, which come first
+                several.insert(0, log_ratio_of(drawn))
+                several.insert(0, drawn.note and noted_of(drawn, drawn.note))
             if ends:
                 several += [of_ends(arm, depth), of_stuck(arm, depth)]
             wanted.setdefault(place, {}).update({each: None for each in several if each})

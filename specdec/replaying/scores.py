@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from specdec.replaying.places import Drawn, Places
-from specdec.replaying.questions import Question, log_ratio_of
+from specdec.replaying.questions import Question, log_ratio_of, noted_of
 from specdec.replaying.survival import ahead, behind
 
 
@@ -53,11 +53,17 @@ class Scores:
 
     def log_ratios(self, drawn: Drawn) -> list[Tensor]:  # of [B, T]
         """Return log q/p of the tokens of a chain down to a depth, where its answer will stand."""
-        question = log_ratio_of(drawn)
-        ratios = [self.at(question, depth)[..., 0] for depth in range(1, drawn.depth + 1)]
+        return [each[..., 0] for each in self._along(log_ratio_of(drawn), drawn.depth)]
+
+    def notes(self, drawn: Drawn) -> list[Tensor]:  # of [B, T, m]
+        """Return what a form noted of these tokens, if it does."""
+        return [] if drawn.note is None else self._along(noted_of(drawn, drawn.note), drawn.depth)
+
+    def _along(self, question: Question, depth: int) -> list[Tensor]:  # of [B, T, K]
+        answers = [self.at(question, above) for above in range(1, depth + 1)]
         if self._num_depths is None:
-            return [behind(ratio, drawn.depth) for ratio in ratios]
-        return ratios
+            return [behind(answer, depth) for answer in answers]
+        return answers
 
     def is_confident(self, threshold: float, depth: int) -> Tensor:  # [B, T] bool
         """Return whether drafting goes on to a depth."""

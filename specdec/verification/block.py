@@ -129,12 +129,16 @@ def _shares(nodes: TextNodes) -> Tensor:  # [n, 1]
 
     P(A >= k | text) is the least of the products of the first j <= k ratios q/p, and of 1.
     """
-    above = torch.zeros_like(nodes.log_p)
-    total, least = above, above
-    for log_ratio in nodes.log_ratios:
+    return shares_along(nodes.log_ratios, torch.zeros_like(nodes.log_p))[:, None]
+
+
+def shares_along(log_ratios: Sequence[Tensor], most: Tensor) -> Tensor:  # of [n], [n] -> [n]
+    """Return the last one's factor in the least of sums of logarithms, of which none is `most`."""
+    total, above, least = torch.zeros_like(most), most, most
+    for log_ratio in log_ratios:
         total = total + log_ratio
         above, least = least, least.minimum(total)
-    return (least - above).exp().where(above > -torch.inf, 0.0)[:, None]
+    return (least - above).exp().where(above > -torch.inf, 0.0)
 
 
 def clipped_along(log_ratios: Sequence[Tensor]) -> Tensor:  # of [n] -> [n]

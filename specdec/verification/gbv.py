@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from specdec.core.closed_form import ClosedForm
+from specdec.core.closed_form import ClosedForm, TextNodes
 from specdec.core.on_device import on_device
 from specdec.core.on_host import together
 from specdec.core.randomness import Stream
@@ -14,12 +14,12 @@ from specdec.core.shown import Shown, rows_of
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Draw, Verdict
 from specdec.verification.batched import Batched
-from specdec.verification.block import CHAIN_FORM
+from specdec.verification.block import CHAIN_FORM, shares_along
 from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.last_token import LastToken
 from specdec.verification.odds import ratio, residual
 from specdec.verification.overlap import overlaps
-from specdec.verification.tilted import Order, Tilt
+from specdec.verification.tilted import Order, Tilt, worse_than_text
 from specdec.verification.verdicts import Decided, last_of, root_bounds, verdicts
 
 
@@ -70,8 +70,8 @@ class GreedyMultiPath(Batched):
         return verdicts(shown, decided, tokens, nodes, bound[0])
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
-        """Tell replay of a single path, which is a block."""
-        return CHAIN_FORM if draw is Draw.SINGLE else None
+        """Tell replay of paths, of which a single one is a block."""
+        return {Draw.SINGLE: CHAIN_FORM, Draw.PATHS: _PATHS}.get(draw)
 
 
 class _Seen(NamedTuple):
@@ -182,3 +182,28 @@ def _asked_before(tree: CandidateTree) -> list[int]:  # [N+1]
     """The deepest test is asked first; the one that holds ends the questions."""
     deepest = max(tree.depths)
     return [deepest - max(0, depth - 1) for depth in tree.depths]
+
+
+def _note(nodes: TextNodes) -> Tensor:  # [n, 2] float64
+    """Note q of the text's token, and of all worse ones."""
+    return torch.stack([nodes.of_text(nodes.q).double(), worse_than_text(nodes)], dim=1)
+
+
+def _shares(nodes: TextNodes) -> Tensor:  # [n, K]
+    """Return P(A >= d | text, A >= d - 1) of a block that is drawn from the tilted distribution.
+
+    Of equal paths the first is accepted; which one that is tells nothing of A, so here each is as
+    likely as the others.
+    """
+    share = torch.ones_like(nodes.log_p)
+    tilted: list[Tensor] = []
+    for note, log_ratio in zip(nodes.notes, nodes.log_ratios, strict=True):
+        q, worse = note.unbind(dim=1)
+        tilt = Tilt(share, torch.full_like(share, nodes.num_paths), nodes.num_paths)
+        weight, share = tilt.of_text(worse, q)
+        tilted.append(log_ratio + weight.log())
+    found = shares_along(tilted, torch.zeros_like(nodes.log_p))
+    return (found / nodes.num_children)[:, None].expand(-1, nodes.num_children)
+
+
+_PATHS = ClosedForm(_shares, reads_path=True, note=_note)

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from specdec.core.closed_form import ClosedForm
+from specdec.core.closed_form import ClosedForm, TextNodes
 from specdec.core.on_device import on_device
 from specdec.core.shown import Shown
 from specdec.core.values import Draw, Verdict
 from specdec.verification.batched import Batched
-from specdec.verification.block import CHAIN_FORM
+from specdec.verification.block import CHAIN_FORM, shares_along
 from specdec.verification.candidate_nodes import CandidateNodes
 from specdec.verification.kseq import smallest_rho
 from specdec.verification.leaves_first import RefusedLevel, decide_from_leaves
@@ -41,7 +41,12 @@ class KSeqBlock(Batched):
         return decide_from_leaves(shown, _refuse_all)
 
     def closed_form(self, draw: Draw) -> ClosedForm | None:
-        """Tell replay of chains, which are blocks."""
+        """Tell replay of chains, which are blocks, and of whole paths.
+
+        Where children have children that fork, c decides on rho, and no closed form is known.
+        """
+        if draw is Draw.PATHS:
+            return _PATHS
         return CHAIN_FORM if draw in (Draw.SINGLE, Draw.FILTERED) else None
 
 
@@ -60,3 +65,29 @@ def _refuse_all(here: CandidateNodes, own: Tensor, draw: Draw) -> RefusedLevel:
     total = excess + 1 - own
     left = torch.where(total > 0, excess / total, 1.0)
     return RefusedLevel(here, reached, left, residual(ahead, taken, here.p))
+
+
+def _note(nodes: TextNodes) -> Tensor:  # [n, 2] float64
+    """Note log rho and beta of a root here: of K draws that are asked at c = 1."""
+    p = nodes.p
+    k = p.new_full((len(p), 1), float(nodes.num_paths))
+    rho = smallest_rho(p, nodes.q, k) if nodes.num_paths > 1 else k
+    beta = (p / rho).minimum(nodes.q).sum(dim=1, keepdim=True)
+    return torch.cat([rho.log(), beta], dim=1).double()
+
+
+def _shares(nodes: TextNodes) -> Tensor:  # [n, K], below the root [n, 1]
+    """Return P(the k-th child is the accepted one | text): at the root one after another is asked.
+
+    P(A >= d | text) is the least of 1 / rho and the products of the first j <= d ratios q/p, times
+    the sum over k < K of (1 - beta)^k.
+    """
+    log_rho, beta = nodes.notes[0].unbind(dim=1)
+    share = shares_along(nodes.log_ratios, -log_rho)
+    if len(nodes.log_ratios) > 1:
+        return share[:, None]
+    first = share * (-log_rho).exp()
+    return torch.stack([first * (1 - beta) ** k for k in range(nodes.num_children)], dim=1)
+
+
+_PATHS = ClosedForm(_shares, reads_path=True, note=_note)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from specdec.core.closed_form import TextNodes
 from specdec.core.ordering import ascending_order
 from specdec.core.shown import rows_of
 
@@ -18,8 +19,8 @@ class Order(NamedTuple):
 
     @classmethod
     def of(cls, p: Tensor, q: Tensor) -> "Order":  # [I, V] each
-        """Order tokens by p / q, the largest last; of equal ones in any order, but in one."""
-        order = ascending_order((p / q).nan_to_num(nan=0.0, posinf=torch.inf))
+        """Order tokens by p / q, the largest last, of equal ones the larger number."""
+        order = ascending_order(_liking(p, q), stable=True)
         sorted_q = q.gather(1, order).double()
         worse = torch.zeros_like(sorted_q).scatter(1, order, sorted_q.cumsum(dim=1) - sorted_q)
         places = torch.arange(q.shape[1], device=q.device).expand_as(order)
@@ -45,7 +46,7 @@ class Tilt(NamedTuple):
     """
 
     share: Tensor  # [I] float64: t
-    num_paths: Tensor  # [I] int64: K
+    num_paths: Tensor  # [I]: K
     most_paths: int  # of all nodes: no waiting for the device
 
     def of_tokens(
@@ -53,7 +54,12 @@ class Tilt(NamedTuple):
     ) -> tuple[Tensor, Tensor]:  # [I, C] each
         """Return the tilted probabilities of some tokens, and the shares behind them."""
         a, b = self._ends(order.worse.gather(1, token_ids), q)
-        return q * self._weight(a, b), self.share[:, None] * q / a.clamp(min=_TINY)
+        return q * self._weight(a, b), self._below(q, a)
+
+    def of_text(self, worse: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:  # [I] each
+        """Return how much likelier one token of each node becomes, and the shares behind them."""
+        a, b = self._ends(worse[:, None], q[:, None])
+        return self._weight(a, b).squeeze(1), self._below(q[:, None], a).squeeze(1)
 
     def applied(self, order: Order, q: Tensor) -> Tensor:  # [I, V] -> [I, V]
         """Return the tilted distributions."""
@@ -62,6 +68,9 @@ class Tilt(NamedTuple):
     def _ends(self, worse: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:  # [I, C]
         b = 1 - self.share[:, None] * (1 - worse)
         return b + self.share[:, None] * q, b
+
+    def _below(self, q: Tensor, a: Tensor) -> Tensor:  # [I, C] each
+        return self.share[:, None] * q / a.clamp(min=_TINY)
 
     def _weight(self, a: Tensor, b: Tensor) -> Tensor:  # [I, C]
         share = self.share[:, None]
@@ -75,6 +84,20 @@ class Tilt(NamedTuple):
             power = power * b
             total = torch.where(k < self.num_paths[:, None], total * a + power, total)
         return total
+
+
+def worse_than_text(nodes: TextNodes) -> Tensor:  # [n] float64
+    """Return what q gives to the tokens that are worse than the text's, without sorting."""
+    liking = _liking(nodes.p, nodes.q)
+    own, token_ids = nodes.of_text(liking)[:, None], nodes.token_ids[:, None]
+    ids = torch.arange(liking.shape[1], device=liking.device)
+    is_worse = (liking < own) | ((liking == own) & (ids < token_ids))
+    return (nodes.q * is_worse).sum(dim=1, dtype=torch.float64)
+
+
+def _liking(p: Tensor, q: Tensor) -> Tensor:  # [..., V]
+    """Return p / q; what neither wants comes last."""
+    return (p / q).nan_to_num(nan=0.0, posinf=torch.inf)
 
 
 _TINY = torch.finfo(torch.float64).tiny

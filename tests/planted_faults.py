@@ -92,6 +92,20 @@ FAULTS = (
     Fault("metrics/pit.py", "(NUM_PAIR_BINS - 1) ** 2)", "NUM_PAIR_BINS**2 - 1)", "metrics"),
     Fault("metrics/pit.py", "stats.chisquare(counts).pvalue",
           "stats.chisquare(counts, ddof=-1).pvalue", "metrics"),
+    # Block verification as a public port had it: ratios for tests, and the residual of one token.
+    Fault("verification/block.py", "if i >= num_nodes:", "if True:", "verification/test_exact.py"),
+    Fault("verification/block.py", "return residual(ours, q, p)", "return residual(p, q, p)",
+          "verification/test_exact.py"),
+    # Several paths.
+    Fault("verification/tilted.py", "power = power * b", "power = power * a",
+          "verification/test_exact.py"),
+    Fault("verification/gbv.py", "p[at], taken)", "p[at], q[at])", "verification/test_exact.py"),
+    Fault("verification/gbv.py", "deepest - max(0, depth - 1)", "deepest - depth",
+          "verification/test_batches.py"),
+    Fault("verification/kseq_block.py", "excess + 1 - own", "excess + 1",
+          "verification/test_exact.py"),
+    Fault("verification/kseq_block.py", "first * (1 - beta) ** k", "first", "replaying"),
+    Fault("replaying/questions.py", "arm.width(1) if note else 1", "1", "replaying"),
     Fault("verification/top_plus_one.py", "torch.where(total > 0, others / total, fixed)",
           "others / total.clamp(min=1e-30)", "verification/test_estimators.py"),
     # Samples of a prompt, and code that comes with a model.

@@ -30,6 +30,8 @@ from specdec.proposer.recorded import Recorded
 from specdec.testing.table_lm import TableLM
 from specdec.tree.chain import Chain
 from specdec.verification.block import Block
+from specdec.verification.gbv import GreedyMultiPath
+from specdec.verification.kseq_block import KSeqBlock
 from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 from specdec.verification.top_plus_one import TopPlusOne
@@ -93,6 +95,11 @@ def forking(draw: Draw) -> DraftModel:
     return DraftModel(table_lm(without_least), ChoosingTree(FORK, draw))
 
 
+def two_paths() -> DraftModel:
+    """Draft two tokens, and one more below each of them."""
+    return DraftModel(table_lm(without_least), ChoosingTree((-1, 0, 0, 1, 2), Draw.PATHS))
+
+
 ARMS = [
     Arm("none", NoProposer, 5),
     Arm("ngram", lambda: NGram(3, max_ngram=2), 5),
@@ -106,6 +113,8 @@ ARMS = [
     Arm("filtered", lambda: drafting(ChoosingFiltered(2, PASSES)), 3),
     Arm("filtered_block", lambda: drafting(ChoosingFiltered(2, PASSES)), 3, Block()),
     Arm("iid", lambda: forking(Draw.IID), 3),
+    Arm("paths_gbv", two_paths, 3, GreedyMultiPath()),
+    Arm("paths_kseq_block", two_paths, 3, KSeqBlock()),
     Arm("iid_traversal", lambda: forking(Draw.IID), 3, Traversal()),
     Arm("without_replacement", lambda: forking(Draw.WITHOUT_REPLACEMENT), 3),
     Arm("without_replacement_match", lambda: forking(Draw.WITHOUT_REPLACEMENT), 3, Match()),

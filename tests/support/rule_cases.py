@@ -156,7 +156,7 @@ class Case:
             return PAIRS
         if len(self.parents) == 4:
             return [RANDOM[3], RANDOM[4], *HAND[:9]]
-        if self.parents == CROSSED or isinstance(self.rule, KSeq | KSeqBlock):
+        if self.parents in (CROSSED, TWO_LONGER) or isinstance(self.rule, KSeq | KSeqBlock):
             return SPARSE[1:]  # slow; k-SEQ walks down as rejection does
         if len(self.parents) == 5:
             return FEW_PAIRS

@@ -29,7 +29,9 @@ from tests.support.rule_cases import (
     TWO,
     BlockRule,
     Case,
+    GreedyMultiPath,
     KSeq,
+    KSeqBlock,
     Match,
     Pair,
     Rejection,
@@ -55,7 +57,8 @@ several_draws = pytest.mark.parametrize("parents", [chain(1), TWO, THREE], ids=s
 
 # --- chains -------------------------------------------------------------------------------------
 
-CLOSED_FORMS = {BlockRule(): by_blocks, Traversal(): by_blocks, Match(): by_matches} | {
+BLOCKS = (BlockRule(), Traversal(), KSeqBlock(), GreedyMultiPath())
+CLOSED_FORMS = {rule: by_blocks for rule in BLOCKS} | {Match(): by_matches} | {
     rule: by_tokens for rule in (Rejection(), KSeq(), TopPlusOne(), Lenient(1.0))
 }
 
@@ -222,7 +225,7 @@ def test_top_plus_one_accepts_the_fixed_ones_and_the_overlap(
 @wide_pairs
 @several_draws
 @pytest.mark.parametrize(
-    "rule", [Rejection(), Match(), Traversal(), K_SEQ], ids=lambda r: type(r).__name__
+    "rule", [Rejection(), Match(), Traversal(), K_SEQ, KSeqBlock()], ids=lambda r: type(r).__name__
 )
 def test_no_rule_accepts_more_than_the_transport_bound(
     rule: VerificationRule, parents: tuple[int, ...], pair: Pair
@@ -240,5 +243,5 @@ def test_no_rule_accepts_more_than_the_transport_bound(
 def test_every_rule_for_independent_draws_is_held_to_the_bound() -> None:
     """A new one must be added to the list above."""
     assert {type(case.rule) for case in CASES if case.draw is Draw.IID} == {
-        *(Rejection, Match, Traversal, KSeq),
+        *(Rejection, Match, Traversal, KSeq, KSeqBlock),
     }

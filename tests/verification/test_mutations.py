@@ -6,6 +6,7 @@ distributions of its check, as enumerated; None where the bug biases no text, bu
 reported.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,9 +34,12 @@ from tests.support.rule_cases import (
     SPARSE,
     THREE,
     TWO,
+    TWO_PATHS,
     BlockRule,
     Case,
+    GreedyMultiPath,
     KSeq,
+    KSeqBlock,
     Match,
     Pair,
     Rejection,
@@ -169,6 +173,27 @@ def _prefix_break(c: list[float], s: list[float], i: int, num_nodes: int) -> flo
     return (reached[i] - reached[i + 1]) / (1 - reached[i + 1])
 
 
+def _product_of_uniforms(c: list[float], s: list[float], i: int, num_nodes: int) -> float:
+    """Ask of two tokens whether c_i is at least u_1 ... u_i, the last i for which it is counting.
+
+    So a public port had it, and drew what follows from the residual of one token.
+    """
+    assert len(c) == 3, "in closed form for chains of two"
+    both = c[2] * (1 - math.log(c[2])) if c[2] > 0 else 0.0
+    if i == 2:
+        return both
+    first = c[1] - c[2] - c[2] * math.log(c[1] / c[2]) if 0 < c[2] < c[1] else max(0.0, c[1] - c[2])
+    return first / (1 - both) if both < 1 else 1.0
+
+
+def _both(*plants: Plant) -> Plant:
+    def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+        for each in plants:
+            each(monkeypatch)
+
+    return plant
+
+
 def _match_then_redraw(shown: Shown) -> list[Verdict]:
     (verdict,) = _follow(shown)
     if verdict.outcome is Outcome.BONUS:
@@ -194,6 +219,8 @@ WITHOUT = _case(Rejection(), Draw.WITHOUT_REPLACEMENT, TWO)
 BLOCK = _case(BlockRule(), Draw.SINGLE, chain(2))
 DEEP_CHAIN = _case(Traversal(), Draw.SINGLE, chain(2))
 TREE = _case(Traversal(), Draw.IID, BELOW_SECOND)
+PATHS = _case(GreedyMultiPath(), Draw.PATHS, TWO_PATHS)
+FORKED_BLOCKS = _case(KSeqBlock(), Draw.IID, FORKED)
 TREE_WITHOUT = _case(Traversal(), Draw.WITHOUT_REPLACEMENT, BELOW_SECOND)
 
 # --- the table ----------------------------------------------------------------------------------
@@ -340,6 +367,68 @@ BIASING = [
         rewritten(f"{RULES}.block._holds", "if i >= num_nodes", "if True"),
         BLOCK,
         MIXED,
+    ),
+    of_text(
+        "block-test-against-a-product-of-uniforms",
+        0.1445,
+        replaced(f"{RULES}.block._holds", _product_of_uniforms),
+        BLOCK,
+        WIDE,
+    ),
+    of_text(
+        "block-as-a-public-port-had-it",
+        0.1615,
+        _both(
+            replaced(f"{RULES}.block._holds", _product_of_uniforms),
+            replaced(f"{RULES}.block.residual", _token_level_residual),
+        ),
+        BLOCK,
+        WIDE,
+    ),
+    # several paths
+    of_text(
+        "best-path-as-if-it-were-any",
+        0.0310,
+        replaced(f"{RULES}.tilted.Tilt._weight", lambda self, a, b: torch.ones_like(a)),
+        PATHS,
+        MIXED,
+    ),
+    of_text(
+        "all-paths-as-if-they-agreed",
+        0.0693,
+        replaced(f"{RULES}.tilted.Tilt._below", lambda self, q, a: torch.ones_like(a)),
+        PATHS,
+        MIXED,
+    ),
+    of_text(
+        "worst-path-as-if-it-were-the-best",
+        0.1377,
+        rewritten(f"{RULES}.gbv._chosen", "max(below", "min(below"),
+        PATHS,
+        MIXED,
+    ),
+    of_text(
+        "blocks-of-k-seq-residual-of-one-candidate",
+        0.1325,
+        rewritten(
+            f"{RULES}.kseq_block._refuse_all", "torch.where(beta > 0, some / beta, k)", "1.0"
+        ),
+        FORKED_BLOCKS,
+        SPARSE[1],
+    ),
+    of_text(
+        "blocks-of-k-seq-with-rho-1",
+        0.2215,
+        replaced(f"{RULES}.kseq_block.smallest_rho", lambda p, q, k: torch.ones_like(k)),
+        FORKED_BLOCKS,
+        SPARSE[1],
+    ),
+    of_text(
+        "blocks-of-k-seq-forget-the-path-above",
+        0.5295,
+        rewritten(f"{RULES}.kseq_block._refuse_all", "own[:, None] * here.p", "here.p"),
+        FORKED_BLOCKS,
+        SPARSE[1],
     ),
     # traversal
     of_text(

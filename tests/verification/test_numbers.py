@@ -13,7 +13,9 @@ from specdec.core.tree import CandidateTree
 from specdec.core.values import Draw, Proposal
 from specdec.proof.drafting import DRAFTERS, ROOT_TOKEN, chain
 from specdec.verification.block import Block as BlockRule
+from specdec.verification.gbv import GreedyMultiPath
 from specdec.verification.kseq import KSeq
+from specdec.verification.kseq_block import KSeqBlock
 from specdec.verification.lenient import Lenient
 from specdec.verification.match import Match
 from specdec.verification.odds import ratio, residual
@@ -23,7 +25,17 @@ from specdec.verification.top_plus_one import TopPlusOne
 from specdec.verification.traversal import Traversal
 from specdec.verification.typical import Typical
 from tests.support.harness import bias, names
-from tests.support.rule_cases import BINARY, CASES, HAND, RANDOM, THREE, TWO, Case, cases
+from tests.support.rule_cases import (
+    BINARY,
+    CASES,
+    HAND,
+    RANDOM,
+    THREE,
+    THREE_PATHS,
+    TWO,
+    Case,
+    cases,
+)
 from tests.support.rule_checks import ConstantStream, check_zero_is_never_accepted
 from tests.support.toy import Conditional, Tokens
 
@@ -110,6 +122,8 @@ LARGE = [
     *cases(Traversal(), Draw.IID, (BINARY,)),
     *cases(Traversal(), Draw.WITHOUT_REPLACEMENT, (BINARY,)),
     *cases(KSeq(), Draw.IID, (BINARY,)),
+    *cases(KSeqBlock(), Draw.IID, (BINARY,)),
+    *cases(GreedyMultiPath(), Draw.PATHS, (THREE_PATHS,)),
     *cases(TopPlusOne(), Draw.TOP_PLUS_ONE, (BINARY,)),
     *cases(Match(), Draw.IID, (BINARY,)),
     *(Case(rule, Draw.SINGLE, chain(3)) for rule in (Lenient(), Typical(), TopK())),

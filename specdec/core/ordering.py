@@ -16,7 +16,7 @@ def ascending(values: Tensor) -> Tensor:  # [..., V]
 
 
 def ascending_order(values: Tensor, stable: bool = False) -> Tensor:  # [..., V] -> [..., V] int64
-    """Return where the values of each row stand, smallest first; of equal ones, if `stable`, too."""
+    """Return where the values of each row stand, smallest first; `stable`: of equal ones, too."""
     if values.device.type == "cpu":
         kind = "stable" if stable else None
         return torch.as_tensor(np.argsort(values.detach().numpy(), axis=-1, kind=kind))

@@ -19,7 +19,5 @@ class Paths(SampledTree):
     def __init__(self, num_paths: int, gamma: int, min_confidence: float = 0.0):
         require_int("num_paths", num_paths, 1)
         require_int("gamma", gamma, 1)
-        nodes = [
-            (path, *(0,) * depth) for depth in range(gamma) for path in range(num_paths)
-        ]
+        nodes = [(path, *(0,) * depth) for depth in range(gamma) for path in range(num_paths)]
         super().__init__(nodes, Draw.PATHS, min_confidence)

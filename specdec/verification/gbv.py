@@ -159,9 +159,7 @@ def _chosen(tree: CandidateTree, rows: Mapping[int, _Row]) -> list[int]:
     return tree.path_to(last)
 
 
-def _holds(
-    tree: CandidateTree, rows: Mapping[int, _Row], path: Sequence[int], i: int
-) -> float:
+def _holds(tree: CandidateTree, rows: Mapping[int, _Row], path: Sequence[int], i: int) -> float:
     """Return the probability that block verification's test of x_1 .. x_i holds.
 
     No test of what is not there holds; it is asked for, so that it is known how many questions a

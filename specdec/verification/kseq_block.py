@@ -61,7 +61,9 @@ def _refuse_all(here: CandidateNodes, own: Tensor, draw: Draw) -> RefusedLevel:
     beta = once.sum(dim=-1, keepdim=True)
     some = 1 - (1 - beta) ** k
     taken = once * torch.where(beta > 0, some / beta, k)
-    excess = (ahead - taken).clamp(min=0).sum(dim=-1)  # c - s, which rounding hides where both are 1
+    excess = (
+        (ahead - taken).clamp(min=0).sum(dim=-1)
+    )  # c - s, which rounding hides where both are 1
     total = excess + 1 - own
     left = torch.where(total > 0, excess / total, 1.0)
     return RefusedLevel(here, reached, left, residual(ahead, taken, here.p))

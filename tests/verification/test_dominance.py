@@ -58,9 +58,11 @@ several_draws = pytest.mark.parametrize("parents", [chain(1), TWO, THREE], ids=s
 # --- chains -------------------------------------------------------------------------------------
 
 BLOCKS = (BlockRule(), Traversal(), KSeqBlock(), GreedyMultiPath())
-CLOSED_FORMS = {rule: by_blocks for rule in BLOCKS} | {Match(): by_matches} | {
-    rule: by_tokens for rule in (Rejection(), KSeq(), TopPlusOne(), Lenient(1.0))
-}
+CLOSED_FORMS = (
+    {rule: by_blocks for rule in BLOCKS}
+    | {Match(): by_matches}
+    | {rule: by_tokens for rule in (Rejection(), KSeq(), TopPlusOne(), Lenient(1.0))}
+)
 
 
 @several_pairs

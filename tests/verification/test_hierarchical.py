@@ -1,4 +1,4 @@
-"""Hierarchical and greedy block verification, by their papers' definitions: why neither is a rule here.
+"""Hierarchical and greedy block verification, by their papers' definitions: neither is a rule here.
 
 Hierarchical speculative decoding with capped branch resampling (Zhou et al. 2026, HSD) turns out
 to be block verification, outcome by outcome. Without the cap it is greedy block verification (Sun

@@ -102,7 +102,7 @@ FAULTS = (
     Fault("verification/gbv.py", "p[at], taken)", "p[at], q[at])", "verification/test_exact.py"),
     Fault("verification/gbv.py", "deepest - max(0, depth - 1)", "deepest - depth",
           "verification/test_batches.py"),
-    Fault("verification/kseq_block.py", "excess + 1 - own", "excess + 1",
+    Fault("verification/kseq_block.py", "excess + (1 - own)", "excess + 1",
           "verification/test_exact.py"),
     Fault("verification/kseq_block.py", "first * (1 - beta) ** k", "first", "replaying"),
     Fault("replaying/questions.py", "arm.width(1) if note else 1", "1", "replaying"),

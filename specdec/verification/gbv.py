@@ -170,7 +170,7 @@ def _holds(tree: CandidateTree, rows: Mapping[int, _Row], path: Sequence[int], i
     node = path[i - 1]
     if node in rows:
         row = rows[node]
-        total = row.excess + 1 - row.own
+        total = row.excess + (1 - row.own)
         return row.excess / total if total > 0 else 1.0
     parent = tree.parents[node]
     return rows[parent].reached[tree.children[parent].index(node)]

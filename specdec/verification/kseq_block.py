@@ -64,7 +64,7 @@ def _refuse_all(here: CandidateNodes, own: Tensor, draw: Draw) -> RefusedLevel:
     excess = (
         (ahead - taken).clamp(min=0).sum(dim=-1)
     )  # c - s, which rounding hides where both are 1
-    total = excess + 1 - own
+    total = excess + (1 - own)
     left = torch.where(total > 0, excess / total, 1.0)
     return RefusedLevel(here, reached, left, residual(ahead, taken, here.p))
 

@@ -34,7 +34,9 @@ from specdec.replaying.redraft import jump
 from specdec.tree.fixed import FixedTree
 from specdec.tree.sparse import Sparse
 from specdec.verification.block import Block, clipped_along
+from specdec.verification.gbv import GreedyMultiPath
 from specdec.verification.kseq import KSeq
+from specdec.verification.kseq_block import KSeqBlock
 from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 from specdec.verification.top_plus_one import TopPlusOne
@@ -65,6 +67,8 @@ RULES: dict[str, VerificationRule] = {
     "match": Match(),
     "kseq": KSeq(),
     "traversal": Traversal(),
+    "gbv": GreedyMultiPath(),
+    "kseq_block": KSeqBlock(),
     "top_plus_one": TopPlusOne(),
 }
 STOPS: dict[str, Callable[[int], Stopping]] = {
@@ -180,6 +184,9 @@ CASES = [
     Case("top filtered", "block", filtered(2, 0.0, 1), (SIZE,), draft=DRAFT),
     Case("filtered token", "block", filtered(1, 0.47), draft=DRAFT),
     Case("two", "rejection", tree(IID, TWO)),
+    Case("two paths", "rejection", tree(Draw.PATHS, TWIGS)),
+    Case("two paths", "gbv", tree(Draw.PATHS, TWIGS), ends=(SIZE,)),
+    Case("two paths", "kseq_block", tree(Draw.PATHS, TWIGS), ends=(SIZE,)),
     Case("two", "rejection without", tree(WITHOUT, TWO), draft=DRAFT),
     Case("sure two", "rejection without", tree(WITHOUT, TWO, WHOLE), draft=DRAFT),
     Case("two of a peaked distribution", "rejection without", tree(WITHOUT, TWO), sampling=PEAKED),

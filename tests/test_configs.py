@@ -41,6 +41,7 @@ ENTRY_POINTS = (
     "report",
     "costs",
     "describe",
+    "explain",
 )
 # What a plug-in cannot do without: one line for each that needs a file or a folder.
 NEEDED = {

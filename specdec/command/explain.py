@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from specdec.command.entry import Entry
 from specdec.command.options import arm_spec
 from specdec.core.errors import require, require_int
+from specdec.core.escapes import unescaped
 from specdec.core.jsonl import require_writable, write_text
 from specdec.decoding.request import Request
 from specdec.lab.arm import Arm, build_arm
@@ -64,7 +65,7 @@ def _request(arm: Arm, spec: ArmSpec, text: object) -> Request:
     if text is None:
         prompts = arm.choose(spec.prompts.load()[:1])
         return arm.request(prompts[0], [])
-    prompt = Prompt("prompt", "", ((Message("user", str(text)),),), raw=True)
+    prompt = Prompt("prompt", "", ((Message("user", unescaped(str(text))),),), raw=True)
     return arm.request(arm.choose([prompt])[0], [])
 
 

@@ -7,7 +7,7 @@ from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.decoding.turns import listed, request_of
 from specdec.lab.explanation.explain import Names
-from specdec.lab.explanation.explain import explain as told
+from specdec.lab.explanation.explain import explain as explained
 from specdec.lm.hf import HFCausalLM
 from specdec.notebook.given import require_verifier
 from specdec.prompts import Prompt
@@ -56,4 +56,4 @@ def explain(
     request = requests[0] if requests else request_of(prompts[0], [], verifier)
     tree = getattr(proposer, "tree", None)
     names = (type(part).__name__ for part in (verifier.model, proposer, tree, deciding))
-    return told(decoder, request, Names(*names), top)
+    return explained(decoder, request, Names(*names), top)

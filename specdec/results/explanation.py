@@ -10,7 +10,7 @@ Fate = Literal["accepted", "refused", "out of reach"]
 
 
 @dataclass(frozen=True)
-class Part:
+class NamedPart:
     """A part by its name, and what it does in a sentence of its own."""
 
     name: str
@@ -35,7 +35,7 @@ class Likely:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Outlook:
     """A place where a model said what may come next."""
 
     after: tuple[str, ...]  # draft tokens between the text and this place
@@ -71,12 +71,12 @@ class ExplainedStep:
     num_tokens: int  # of the text before, the prompt included
     before: str  # its end
     draft_calls: int | None  # forwards of the draft; None: the proposer does not say
-    asked: tuple[Asked, ...]  # where the draft was asked, as far as it has probabilities
+    draft_says: tuple[Outlook, ...]  # where the draft was asked, as far as it has probabilities
     left_out: tuple[str, ...]  # the first candidates that were grown, and are not in the tree
     num_left_out: int
     withheld: bool  # whether a candidate that did not pass the filter ended the chain
     candidates: tuple[Candidate, ...]
-    verifier: tuple[Asked, ...]  # p after the text, and after each accepted token
+    verifier_says: tuple[Outlook, ...]  # p after the text, and after each accepted token
     decisions: tuple[Decision, ...]
     accepted: tuple[str, ...]
     own: str  # the verifier's own token; "" where the text ended before
@@ -92,15 +92,30 @@ class ExplainedStep:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A prompt, the parts that decoded it, and each of its steps."""
+    """A prompt, the parts that decoded it, and each of its steps.
+
+    Args:
+        prompt: as text.
+        prompt_tokens: its tokens.
+        verifier: the large model.
+        proposer: what guessed.
+        tree: what chose among the guesses; None: the proposer grows no tree.
+        draw: how candidates were chosen, in words.
+        rule: what decided.
+        lossless: whether the text has the verifier's distribution.
+        sampling: temperature and filters.
+        steps: one for each forward of the verifier.
+        text: what was written.
+        finish_reason: eos, stop, length or context.
+    """
 
     prompt: str
     prompt_tokens: tuple[Token, ...]
     verifier: str
-    proposer: Part
-    tree: Part | None  # of proposers that grow one
-    draw: str  # how candidates were chosen
-    rule: Part
+    proposer: NamedPart
+    tree: NamedPart | None
+    draw: str
+    rule: NamedPart
     lossless: bool
     sampling: str
     steps: tuple[ExplainedStep, ...]
@@ -131,15 +146,15 @@ class Explanation:
         fields = dict(row)
         fields["prompt_tokens"] = tuple(Token(**each) for each in row["prompt_tokens"])
         for name in ("proposer", "rule", "tree"):
-            fields[name] = None if row[name] is None else Part(**row[name])
+            fields[name] = None if row[name] is None else NamedPart(**row[name])
         fields["steps"] = tuple(_step(each) for each in row["steps"])
         return cls(**fields)
 
 
 def _step(row: Mapping[str, Any]) -> ExplainedStep:
     fields = dict(row)
-    for name in ("asked", "verifier"):
-        fields[name] = tuple(_asked(each) for each in row[name])
+    for name in ("draft_says", "verifier_says"):
+        fields[name] = tuple(_outlook(each) for each in row[name])
     fields["candidates"] = tuple(Candidate(**each) for each in row["candidates"])
     fields["decisions"] = tuple(Decision(**each) for each in row["decisions"])
     for name in ("accepted", "left_out"):
@@ -147,6 +162,6 @@ def _step(row: Mapping[str, Any]) -> ExplainedStep:
     return ExplainedStep(**fields)
 
 
-def _asked(row: Mapping[str, Any]) -> Asked:
+def _outlook(row: Mapping[str, Any]) -> Outlook:
     likely = tuple(Likely(**each) for each in row["likely"])
-    return Asked(tuple(row["after"]), likely, row["possible"])
+    return Outlook(tuple(row["after"]), likely, row["possible"])

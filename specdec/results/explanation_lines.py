@@ -8,7 +8,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from specdec.results.explanation import Asked, Candidate, Decision, ExplainedStep, Explanation
+    from specdec.results.explanation import Candidate, Decision, ExplainedStep, Explanation, Outlook
 
 WIDTH = 100  # characters of a line
 LEAD = (
@@ -82,9 +82,9 @@ def result_of(step: ExplainedStep) -> str:
 
 def drafting_of(step: ExplainedStep) -> str:
     """Say what the proposer did."""
-    if not step.candidates and not step.asked:
+    if not step.candidates and not step.draft_says:
         return "The proposer puts nothing forward."
-    if not step.asked:
+    if not step.draft_says:
         return "The proposer gives no probabilities: it copies what may come next."
     calls = step.draft_calls
     times = "" if calls is None else f", in {calls} forward{'s' if calls != 1 else ''} of its own"
@@ -142,7 +142,7 @@ def _parts(found: Explanation) -> Iterator[str]:
 def _step(number: int, step: ExplainedStep, found: Explanation) -> Iterator[str]:
     yield f"step {number}, behind {step.num_tokens} tokens: {quoted(step.before)}"
     yield f"  {drafting_of(step)}"
-    yield from _distributions(step.asked)
+    yield from _distributions(step.draft_says)
     if step.left_out:
         yield from _indented(left_out_of(step))
     if step.withheld:
@@ -151,14 +151,14 @@ def _step(number: int, step: ExplainedStep, found: Explanation) -> Iterator[str]
         yield "  The verifier reads the candidates at once:"
         yield from _candidates(step.candidates)
     yield "  The verifier says what may come next (p):"
-    yield from _distributions(step.verifier)
+    yield from _distributions(step.verifier_says)
     if step.decisions:
         yield "  The rule decides, by random numbers between 0 and 1:"
     yield from (f"    {decision_of(each)}" for each in step.decisions)
     yield from _indented(result_of(step), "  => ")
 
 
-def _distributions(places: Sequence[Asked]) -> Iterator[str]:
+def _distributions(places: Sequence[Outlook]) -> Iterator[str]:
     starts = [" ".join(place.after) or "the text" for place in places]
     width = min(30, max(map(len, starts), default=0))
     for start, place in zip(starts, places, strict=True):

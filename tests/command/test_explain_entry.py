@@ -18,7 +18,7 @@ def explained(cli: CommandLine, tiny: Tiny, *options: str) -> Ended:
     return cli("explain", *models, *prompts, "max_new_tokens=6", *options)
 
 
-def test_it_is_told_on_the_terminal_and_on_a_page(cli: CommandLine, tiny: Tiny) -> None:
+def test_the_terminal_and_a_page_show_it(cli: CommandLine, tiny: Tiny) -> None:
     ended = explained(cli, tiny, "proposer=draft_model", 'prompt="<i>&"', "output=told")
     assert ended.status == 0, ended.err
     for text in ("A language model writes one token", "proposer    draft_model", "step 1, behind"):
@@ -44,8 +44,8 @@ def test_reports_show_it(cli: CommandLine, tiny: Tiny) -> None:
     before = cli("report", "run=runs")
     assert before.status == 0, before.err
     assert "Step by step" not in Path("runs/report.html").read_text(encoding="utf-8")
-    told = explained(cli, tiny, "proposer=draft_model", "tree=dynamic", "output=runs/told")
-    assert told.status == 0, told.err
+    page_too = explained(cli, tiny, "proposer=draft_model", "tree=dynamic", "output=runs/told")
+    assert page_too.status == 0, page_too.err
     after = cli("report", "run=runs")
     assert after.status == 0, after.err
     page = Path("runs/report.html").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import torch
 
 import specdec as sd
 from specdec.core.protocols import TreePolicy, VerificationRule
-from specdec.lab.explanation.explain import told_by
+from specdec.lab.explanation.explain import purpose_of
 from specdec.lab.explanation.spelling import Spelt
 from specdec.results.explanation import Explanation
 from specdec.verification.traversal import Traversal
@@ -70,9 +70,9 @@ def test_numbers_are_those_of_the_models(models: tuple[sd.HFCausalLM, sd.HFCausa
         while path[0].parent:
             path.insert(0, step.candidates[path[0].parent - 1])
         text = torch.tensor([[*whole, *(ids[one.text] for one in path[:-1])]])
-        for model, told in ((verifier, each.verifier), (draft, each.draft)):
+        for model, shown in ((verifier, each.verifier), (draft, each.draft)):
             own = model.model(input_ids=text).logits[0, -1].softmax(-1).detach()
-            assert told == pytest.approx(float(own[ids[each.text]]), rel=1e-4)
+            assert shown == pytest.approx(float(own[ids[each.text]]), rel=1e-4)
 
 
 def test_decisions_are_those_of_the_rule(models: tuple[sd.HFCausalLM, sd.HFCausalLM]) -> None:
@@ -80,9 +80,9 @@ def test_decisions_are_those_of_the_rule(models: tuple[sd.HFCausalLM, sd.HFCausa
     found = sd.explain(verifier, sd.DraftModel(draft, sd.Chain(4)), PROMPT, max_new_tokens=40)
     outcomes = set[str]()
     for step in found.steps:
-        asked = [each for each in step.decisions if each.chance is not None]
-        pairs = list(zip(asked, step.candidates, strict=False))
-        assert len(asked) == min(len(step.accepted) + 1, len(step.candidates))
+        questions = [each for each in step.decisions if each.chance is not None]
+        pairs = list(zip(questions, step.candidates, strict=False))
+        assert len(questions) == min(len(step.accepted) + 1, len(step.candidates))
         for each, candidate in pairs:
             assert candidate.draft is not None
             ratio = min(1.0, candidate.verifier / candidate.draft)
@@ -95,11 +95,11 @@ def test_decisions_are_those_of_the_rule(models: tuple[sd.HFCausalLM, sd.HFCausa
     assert outcomes == {"bonus", "recovered"}
 
 
-def test_what_is_likely_is_told_in_order(models: tuple[sd.HFCausalLM, sd.HFCausalLM]) -> None:
+def test_what_is_likely_comes_in_order(models: tuple[sd.HFCausalLM, sd.HFCausalLM]) -> None:
     verifier, draft = models
     proposer = sd.DraftModel(draft, sd.Sparse([[0], [1], [0, 0]]))
     found = sd.explain(verifier, proposer, PROMPT, top=4, max_new_tokens=4)
-    places = found.steps[0].asked
+    places = found.steps[0].draft_says
     assert [len(each.after) for each in places] == [0, 1]
     for place in places:
         chances = [each.probability for each in place.likely]
@@ -109,7 +109,7 @@ def test_what_is_likely_is_told_in_order(models: tuple[sd.HFCausalLM, sd.HFCausa
     assert [each.is_candidate for each in places[1].likely] == [True, False, False, False]
 
 
-def test_what_is_left_out_is_told(models: tuple[sd.HFCausalLM, sd.HFCausalLM]) -> None:
+def test_what_is_left_out_is_said(models: tuple[sd.HFCausalLM, sd.HFCausalLM]) -> None:
     verifier, draft = models
     dynamic = sd.explain(verifier, sd.DraftModel(draft, sd.Dynamic(3)), PROMPT, max_new_tokens=4)
     assert dynamic.steps[0].num_left_out > 5 == len(dynamic.steps[0].left_out)
@@ -129,7 +129,7 @@ def test_without_probabilities_or_guesses(models: tuple[sd.HFCausalLM, sd.HFCaus
     step = copied.steps[0]
     assert len(step.candidates) == 3
     assert step.candidates[0].draft is None
-    assert not step.asked
+    assert not step.draft_says
     assert copied.tree is None
     assert "copies what may come next" in str(copied)
     plain = sd.explain(verifier, sd.NoProposer(), PROMPT, max_new_tokens=4)
@@ -144,7 +144,7 @@ def test_greedy_decoding_leaves_nothing_to_chance(
     proposer = sd.DraftModel(draft, sd.Chain(3))
     found = sd.explain(verifier, proposer, PROMPT, sampling=sd.Sampling(0.0), max_new_tokens=6)
     assert not any(step.decisions for step in found.steps)
-    assert found.steps[0].verifier[0].possible == 1
+    assert found.steps[0].verifier_says[0].possible == 1
 
 
 def test_token_ids_without_a_tokenizer(models: tuple[sd.HFCausalLM, sd.HFCausalLM]) -> None:
@@ -162,9 +162,9 @@ def test_it_is_the_same_after_a_file(models: tuple[sd.HFCausalLM, sd.HFCausalLM]
 
 
 def test_a_part_says_what_it_does() -> None:
-    assert told_by(sd.Rejection()).startswith("Accept x ~ q with probability min(1, p(x)/q(x))")
-    assert told_by(sd.Chain(3)) == "A chain of gamma draft tokens, each drawn from q"
-    assert told_by(object()) != ""
+    assert purpose_of(sd.Rejection()).startswith("Accept x ~ q with probability min(1, p(x)/q(x))")
+    assert purpose_of(sd.Chain(3)) == "A chain of gamma draft tokens, each drawn from q"
+    assert purpose_of(object()) != ""
 
 
 def test_no_likely_tokens_are_refused(models: tuple[sd.HFCausalLM, sd.HFCausalLM]) -> None:

@@ -16,7 +16,7 @@ from specdec.lab.explanation.steps import Telling, explained
 from specdec.lab.explanation.watch import watching
 from specdec.lm.hf import HFCausalLM
 from specdec.proposer.tree_proposer import TreeProposer
-from specdec.results.explanation import Explanation, Part, Token
+from specdec.results.explanation import Explanation, NamedPart, Token
 
 SENTENCE = re.compile(r"(?<=[.:;])\s")
 CITED = re.compile(r" \([^()]*\b(et al\.|arXiv)[^()]*\)")
@@ -72,10 +72,10 @@ def explain(
         prompt=spelt.text(request.token_ids),
         prompt_tokens=tuple(Token(spelt.token(each), each) for each in request.token_ids),
         verifier=names.verifier,
-        proposer=Part(names.proposer, told_by(proposer)),
+        proposer=NamedPart(names.proposer, purpose_of(proposer)),
         tree=_tree(proposer, names),
         draw=NO_CANDIDATES if proposer.draw is None else HOW[proposer.draw],
-        rule=Part(names.rule, told_by(decoder.rule)),
+        rule=NamedPart(names.rule, purpose_of(decoder.rule)),
         lossless=decoder.lossless,
         sampling=", ".join(_sampling(decoder.sampling)),
         steps=tuple(
@@ -87,17 +87,17 @@ def explain(
     )
 
 
-def told_by(part: object) -> str:
+def purpose_of(part: object) -> str:
     """Return the first sentence that a class says of itself, without what it cites."""
     paragraph = (inspect.getdoc(type(part)) or "").split("\n\n")[0]
     sentence = SENTENCE.split(CITED.sub("", " ".join(paragraph.split())))[0]
     return sentence.rstrip(".:;")
 
 
-def _tree(proposer: object, names: Names) -> Part | None:
+def _tree(proposer: object, names: Names) -> NamedPart | None:
     if not isinstance(proposer, TreeProposer):
         return None
-    return Part(names.tree, told_by(proposer.tree))
+    return NamedPart(names.tree, purpose_of(proposer.tree))
 
 
 def _sampling(sampling: Sampling) -> Iterator[str]:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from specdec.core.on_host import floats, integers
 from specdec.core.trace import Step
 from specdec.core.tree import ROOT
 from specdec.core.values import Proposal
 from specdec.lab.explanation.spelling import Spelt
 from specdec.lab.explanation.watched_rule import Heard, Judged
 from specdec.lab.explanation.watched_tree import Growth, Path
-from specdec.results.explanation import Asked, Candidate, Decision, ExplainedStep, Fate, Likely
+from specdec.results.explanation import Candidate, Decision, ExplainedStep, Fate, Likely, Outlook
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ def explained(
         num_tokens=len(before),
         before=spelt.end_of(before),
         draft_calls=step.draft_calls,
-        asked=tuple(_asked(telling, proposal, drafted)),
+        draft_says=tuple(_of_draft(telling, proposal, drafted)),
         left_out=tuple(" ".join(spelt.tokens(path)) for path in others[: telling.num_likely]),
         num_left_out=len(others),
         withheld=proposal.withheld,
         candidates=tuple(_candidates(judged, drafted, spelt)),
-        verifier=tuple(_verifier(telling, judged)),
+        verifier_says=tuple(_of_verifier(telling, judged)),
         decisions=decisions,
         accepted=accepted,
         own=own,
@@ -78,28 +79,30 @@ def left_out(proposal: Proposal, growth: Growth) -> list[Path]:
     return [path for path in dict.fromkeys(growth.grown) if path not in read]
 
 
-def _asked(telling: Telling, proposal: Proposal, drafted: Mapping[Path, Tensor]) -> Iterator[Asked]:
+def _of_draft(
+    telling: Telling, proposal: Proposal, drafted: Mapping[Path, Tensor]
+) -> Iterator[Outlook]:
     """Tell q after the text, and after each draft token that has children."""
     for node, children in enumerate(proposal.tree.children):
         path = path_of(proposal, node)
         if path in drafted and (children or node == ROOT):
             token_ids = [proposal.tree.token_ids[child] for child in children]
-            yield _said(telling, path, drafted[path], token_ids)
+            yield _outlook(telling, path, drafted[path], token_ids)
 
 
-def _verifier(telling: Telling, judged: Judged) -> Iterator[Asked]:
+def _of_verifier(telling: Telling, judged: Judged) -> Iterator[Outlook]:
     """Tell p after the text, and after each accepted token."""
     tree = judged.proposal.tree
     for node in (ROOT, *judged.verdict.path):
         children = [tree.token_ids[child] for child in tree.children[node]]
         path = path_of(judged.proposal, node)
-        yield _said(telling, path, judged.verifier_probs[node], children)
+        yield _outlook(telling, path, judged.verifier_probs[node], children)
 
 
-def _said(telling: Telling, path: Path, probs: Tensor, candidates: Sequence[int]) -> Asked:
+def _outlook(telling: Telling, path: Path, probs: Tensor, candidates: Sequence[int]) -> Outlook:
     values, token_ids = probs.topk(min(telling.num_likely, len(probs)))
-    pairs = zip(token_ids.tolist(), values.tolist(), strict=True)
-    return Asked(
+    pairs = zip(integers(token_ids), floats(values), strict=True)
+    return Outlook(
         after=telling.spelt.tokens(path),
         likely=tuple(
             Likely(telling.spelt.token(token), value, token in candidates)

@@ -1,6 +1,6 @@
 """Look on while a decoder works: its rule and its tree remember what they see."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ class Watch:
 
 
 @contextmanager
-def watching(decoder: SpeculativeDecoder) -> Iterator[Watch]:
+def watching(decoder: SpeculativeDecoder) -> Generator[Watch]:
     """Yield what will be seen of a decoder's steps, one request in flight; nothing is changed."""
     assert decoder.batch == 1, "of several requests in flight only one would be seen"
     watch, rule = Watch(), decoder.rule

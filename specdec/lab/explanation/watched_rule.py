@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -71,11 +70,10 @@ class WatchedRule:
 
     def __init__(self, rule: VerificationRule, see: Callable[[Judged], None]):
         self.rule = rule
+        self.lossless_for = rule.lossless_for
+        self.defined_for = rule.defined_for
+        self.needs_q = rule.needs_q
         self._see = see
-
-    def __getattr__(self, name: str) -> Any:
-        """What the rule declares is its own; what replay and batches ask for, nobody needs here."""
-        return getattr(self.rule, name)
 
     def verify(self, proposal: Proposal, verifier_probs: Tensor, stream: Stream) -> Verdict:
         """Decide on one tree, as the rule does."""

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import Any
 
 from torch import Tensor
 
@@ -26,19 +25,18 @@ class Growth:
 class WatchedTree:
     """Decides as another policy does; of the first request of a batch `growth` is what it saw.
 
-    Chains are grown level by level, since what is drafted in one go shows nobody its levels.
+    It is no `DrawnChain`: what is drafted in one go shows nobody its levels.
     """
-
-    is_drawn_chain = False
 
     def __init__(self, tree: TreePolicy):
         self.tree = tree
+        self.draw = tree.draw
+        self.max_depth = tree.max_depth
+        self.parents = tree.parents
+        self.min_confidence = tree.min_confidence
+        self.may_stop = tree.may_stop
         self.growth = Growth()
         self._frontier: list[Path] = []
-
-    def __getattr__(self, name: str) -> Any:
-        """Everything else is the policy's own."""
-        return getattr(self.tree, name)
 
     def expand(
         self, above: Level | None, depth: int, draft_probs: Tensor, streams: Sequence[RandomStream]

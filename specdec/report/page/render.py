@@ -37,7 +37,7 @@ from specdec.results.explanation_lines import (
 
 # How a candidate looks, by what became of it.
 FATES = {"accepted": "token accepted d3", "refused": "token recovered", "out of reach": "mark"}
-TOLD = (parts_of, drafting_of, left_out_of, branches, percent, decision_of, result_of, sum_of)
+WORDING = (parts_of, drafting_of, left_out_of, branches, percent, decision_of, result_of, sum_of)
 Results = Sequence[tuple[Setting, Sequence[Compared]]]
 
 
@@ -122,7 +122,7 @@ def _environment() -> Environment:
     found.globals |= {"tie": TIE, "intervals": INTERVALS, "min_prompts": MIN_PROMPTS}
     found.globals |= {"definitions": {**DEFINITIONS, **MORE}, "kinds": KINDS}
     found.globals |= {"lead": LEAD, "fates": FATES}
-    found.globals |= {told.__name__: told for told in TOLD}
+    found.globals |= {each.__name__: each for each in WORDING}
     return found
 
 

@@ -8,7 +8,7 @@ import torch
 
 import specdec as sd
 from specdec.core.protocols import TreePolicy, VerificationRule
-from specdec.lab.explanation.explain import purpose_of
+from specdec.lab.explanation.explain import Names, explain, purpose_of
 from specdec.lab.explanation.spelling import Spelt
 from specdec.results.explanation import Explanation
 from specdec.verification.traversal import Traversal
@@ -56,6 +56,14 @@ def test_the_text_is_the_one_that_nobody_looked_at(
     assert [len(step.accepted) for step in found.steps] == [s.accepted for s in trace.steps]
     (again,) = sd.generate(verifier, proposer, PROMPT, **options)  # pyright: ignore
     assert again.output_ids == trace.output_ids
+
+
+def test_a_decoder_is_left_as_it_was(models: tuple[sd.HFCausalLM, sd.HFCausalLM]) -> None:
+    verifier, rule, stopping = models[0], sd.Rejection(), sd.Stopping(4)
+    decoder = sd.SpeculativeDecoder(verifier, sd.NGram(3), rule, stopping=stopping)
+    request = sd.Request("text", verifier.encode(PROMPT))
+    explain(decoder, request, Names("verifier", "ngram", "chain", "rejection"))
+    assert decoder.rule is rule
 
 
 def test_numbers_are_those_of_the_models(models: tuple[sd.HFCausalLM, sd.HFCausalLM]) -> None:

@@ -133,7 +133,8 @@ class _Row(NamedTuple):
 
     @classmethod
     def of(cls, row: Sequence[float], width: int) -> "_Row":
-        return cls(*row[:3], row[3 : 3 + width], row[3 + width :])
+        own, excess, overlap = row[:3]
+        return cls(own, excess, overlap, row[3 : 3 + width], row[3 + width :])
 
 
 def _decided(tree: CandidateTree, rows: Mapping[int, _Row], stream: Stream) -> Decided:

@@ -26,6 +26,7 @@ HOW: dict[Draw, str] = {
     Draw.DETERMINISTIC: "chosen for certain, so that each is a point mass to the rule",
     Draw.SINGLE: "drawn from q, one after each token",
     Draw.IID: "drawn from q, several times independently",
+    Draw.PATHS: "drawn from q as several whole chains that know nothing of each other",
     Draw.WITHOUT_REPLACEMENT: "drawn from q, each without those drawn before it",
     Draw.TOP_PLUS_ONE: "the likeliest of q, then one drawn from the rest of it",
     Draw.FILTERED: "drawn from q, and put forward only if they pass a filter",

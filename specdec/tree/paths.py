@@ -5,7 +5,7 @@ from specdec.core.values import Draw
 from specdec.tree.sampled import SampledTree
 
 
-class Paths(SampledTree):
+class WholePaths(SampledTree):
     """`num_paths` sampled chains of gamma tokens that know nothing of each other (Sun et al. 2023).
 
     Where two of them begin with the same tokens, both are submitted. One path is a sampled chain.

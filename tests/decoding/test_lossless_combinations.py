@@ -26,7 +26,7 @@ from specdec.proposer.draft_model import DraftModel
 from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic
 from specdec.tree.filtered import Filtered
-from specdec.tree.paths import Paths
+from specdec.tree.paths import WholePaths
 from specdec.tree.sampled import Sampled
 from specdec.tree.sparse import Sparse
 from specdec.verification.block import Block
@@ -51,7 +51,7 @@ TREES: dict[str, Callable[[], TreePolicy]] = {
     "chain": lambda: Chain(DEPTH),
     "chain_if_confident": lambda: Chain(DEPTH, min_confidence=0.42),
     "iid": lambda: Sampled([2, 1], "iid"),
-    "paths": lambda: Paths(2, DEPTH),
+    "paths": lambda: WholePaths(2, DEPTH),
     "without_replacement": lambda: Sampled([2, 1], "without_replacement"),
     "top_plus_one": lambda: Sampled([2, 1], "top_plus_one"),
     "filtered": lambda: Filtered(DEPTH, min_prob=0.3),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from specdec.lm.token_bytes import Spelling
 
 WINDOW = 16  # tokens at the end that are encoded again when a text goes on
+TAKEN_OVER = 8  # of them, that give way to the new ones: those before may be cut words
 
 
 class Respelled:
@@ -13,9 +14,9 @@ class Respelled:
 
     What is new is encoded together with the last tokens before it, which may thereby become others:
     a word goes on where it had ended. Tokens further back stay, so the price of a step does not
-    depend on the length of the text. The new encoding takes over at the first place behind the
-    beginning of that window where a token ends in both, so that no token is cut by the window
-    itself (the look-back of Timor et al. 2025, arXiv 2502.05202, section 3).
+    depend on the length of the text. The new encoding takes over in the middle of that window,
+    where a token ends in both, since the first ones may be words that the window cut (the look-back
+    of Timor et al. 2025, arXiv 2502.05202, section 3).
 
     A character whose bytes are not all there yet is spelt byte by byte, if there are such tokens,
     and otherwise left out until it is whole. Special tokens end what is encoded together.
@@ -87,13 +88,20 @@ class Respelled:
         ends = [start + end for end in ends]
         kept, first = window, 0
         if start:
-            known = set(self._ends[window:])
-            meeting = next((end for end in ends if end in known), None)
+            meeting = self._meeting(window, ends)
             if meeting is not None:
                 kept = sum(end <= meeting for end in self._ends)
                 first = sum(end <= meeting for end in ends)
         self.token_ids[self._first + kept :] = token_ids[first:]
         self._ends[kept:] = ends[first:]
+
+    def _meeting(self, window: int, ends: Sequence[int]) -> int | None:
+        """Return where the new encoding takes over; None: no token ends in both."""
+        known = set(self._ends[window:])
+        common = [end for end in ends if end in known]
+        middle = self._ends[-TAKEN_OVER - 1]
+        before = [end for end in common if end <= middle]
+        return before[-1] if before else next(iter(common), None)
 
     @property
     def _window(self) -> int:

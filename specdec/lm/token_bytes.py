@@ -62,10 +62,13 @@ class Spelling:
             split_special_tokens=True,
             verbose=False,
         )
+        token_ids: list[int] = list(found["input_ids"])
         ends: list[int] = []
         for _, end in found["offset_mapping"]:
             ends.append(max(end, ends[-1]) if ends else end)
-        return list(found["input_ids"]), ends
+        if self.adds_space and not text.startswith(" ") and self.said(token_ids[:1]) == b" ":
+            ends[0] = 0  # a space that the text does not have ends where it begins
+        return token_ids, ends
 
     def encode_behind(self, before: str, text: str) -> list[int] | None:
         """Return the tokens of a text that stands behind another; None: none spell it exactly.

@@ -45,6 +45,7 @@ HOMES = {"tree": "tree", "model": "draft", "gamma": "tree.gamma", "seed": "seed"
 DERIVED = {"vocabulary_of"}  # an argument of our loader that follows from other options
 TARGET = "_target_"
 CACHE = "verifier.cache"
+SAME_TOKENS = ("draft.vocabulary", "proposer.model.vocabulary")
 EXPERTS = "experts"
 PATHS = ("path", "held_out_path", "init_path", "tokenizer_path")  # that a revision may be of
 PROCESSORS = "sampling.processors."
@@ -115,6 +116,9 @@ def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(strings, list):
         found["stop_strings"] = [unescaped(str(each)) for each in strings]
     found |= dict(_proposer(plain))
+    for name in SAME_TOKENS:  # as older runs, which do not say
+        if found.get(name) == "same":
+            del found[name]
     if plug_in_name(found[f"proposer.{TARGET}"]) != NO_PROPOSER:
         rule = plain["verification"]["rule"]
         found[f"verification.{TARGET}"] = rule[TARGET]

@@ -1,4 +1,4 @@
-"""Whether a draft model has the verifier's tokens, or how it does without; before weights are read."""
+"""Whether a draft model has the verifier's tokens, or how it does without: weights unread."""
 
 from specdec.core.errors import UserError, require
 from specdec.lm.checkpoint import Checkpoint
@@ -62,7 +62,7 @@ def require_same_vocabulary(checkpoint: Checkpoint, other: Checkpoint) -> None:
     if not differing:
         return
     # Another path than one of a draft is of something that is trained: in no other tokens.
-    option, drafts = checkpoint.option("vocabulary"), checkpoint.field.endswith("draft.path")
+    option, drafts = checkpoint.option("vocabulary"), checkpoint.field in ("path", "draft.path")
     instead = f", unless {option}={INTERSECTION} or {STRINGS}" if drafts else ""
     raise UserError(
         f"{checkpoint.called}: its vocabulary of {len(ours)} tokens is not that of"

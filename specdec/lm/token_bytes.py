@@ -106,10 +106,14 @@ def spelling_of(tokenizer: PreTrainedTokenizerBase) -> Spelling:
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         kind = type(tokenizer).__qualname__
-        raise UserError(f"{kind} is not of the library tokenizers, so what its tokens spell is not known")
+        raise UserError(
+            f"{kind} is not of the library tokenizers, so what its tokens spell is not known"
+        )
     spell = _spelling(backend.decoder)
     added: Mapping[int, Any] = tokenizer.added_tokens_decoder
-    special = {token for token, how in added.items() if how.special} | set(tokenizer.all_special_ids)
+    special = {token for token, how in added.items() if how.special} | set(
+        tokenizer.all_special_ids
+    )
     spelt: dict[int, bytes] = {}
     specials: dict[int, str] = {}
     for written, token in tokenizer.get_vocab().items():
@@ -138,7 +142,8 @@ def _require_understood(found: Spelling) -> None:
     theirs = str(found.tokenizer.decode(token_ids, skip_special_tokens=True))
     if "".join(ours.split()) != "".join(theirs.split()):
         raise UserError(
-            f"what the tokens of its tokenizer spell is not known: {theirs!r} was taken for {ours!r}"
+            "what the tokens of its tokenizer spell is not known:"
+            f" {theirs!r} was taken for {ours!r}"
         )
 
 

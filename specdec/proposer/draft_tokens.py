@@ -1,4 +1,4 @@
-"""In which tokens a draft model reads the verifier's text, and drafts: its own or the verifier's."""
+"""In which tokens a draft model reads the verifier's text, and drafts: its own or those."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -66,9 +66,7 @@ class DraftTokens(Protocol):
         """Return what trees grow for."""
         ...
 
-    def said(
-        self, contexts: Sequence[Context], proposals: Sequence[Proposal]
-    ) -> list[Proposal]:
+    def said(self, contexts: Sequence[Context], proposals: Sequence[Proposal]) -> list[Proposal]:
         """Turn what was grown into candidates for the verifier."""
         ...
 

@@ -39,7 +39,8 @@ def test_the_same_text_however_it_grew(read: str, write: str) -> None:
         token_ids, _ = one.encode(text)
         found = grown(one, other, token_ids, seed)
         said = other.said(found.token_ids).decode()
-        assert said.removeprefix(" ") == text and not found.unfinished
+        assert said.removeprefix(" ") == text
+        assert not found.unfinished
 
 
 @pytest.mark.parametrize("write", EXACT)
@@ -69,7 +70,8 @@ def test_a_step_encodes_a_window_and_never_the_whole_text(
     for place in range(len(token_ids) - 40, len(token_ids), 2):
         found.follow(token_ids[:place])
     longest = max(len(said) for said in other.spelt.values())
-    assert len(lengths) > 10 and max(lengths) <= (module.WINDOW + 4) * longest < len(TEXT) * 4
+    assert len(lengths) > 10
+    assert max(lengths) <= (module.WINDOW + 4) * longest < len(TEXT) * 4
     kept = len(before) - module.WINDOW
     assert found.token_ids[:kept] == before[:kept], "what was read is not read again"
 
@@ -98,11 +100,13 @@ def test_bytes_that_are_no_character_are_replaced_and_the_text_goes_on() -> None
 def test_special_tokens_have_their_own_or_are_written() -> None:
     one, other = spelling("metaspace"), spelling("byte level")
     begin, end = one.begin_id, one.end_id
-    assert begin is not None and end is not None
+    assert begin is not None
+    assert end is not None
     text, _ = one.encode("The end")
     found = Translation("strings", one, other).reading().follow([begin, *text, end, *text])
     middle = list(found).index(0)
-    assert other.end_id == 0 and other.said(found[:middle]) == b"The end"
+    assert other.end_id == 0
+    assert other.said(found[:middle]) == b"The end"
     assert other.said(found[middle + 1 :]).strip() == b"The end"
     unknown = Translation("strings", spelling_of(byte_level(end="<eos>")), other)
     strange = Respelled(unknown.verifier, other, {})

@@ -23,7 +23,8 @@ def test_every_token_of_a_text_spells_what_is_decoded(kind: str) -> None:
     spelling = spelling_of(tokenizer)
     for seed in range(150):
         token_ids, ends = spelling.encode(random_text(seed))
-        assert ends == sorted(ends) and len(ends) == len(token_ids)
+        assert ends == sorted(ends)
+        assert len(ends) == len(token_ids)
         ours = spelling.said(token_ids).decode()
         theirs = tokenizer.decode(token_ids, skip_special_tokens=True)
         added = " " if spelling.adds_space else ""
@@ -57,7 +58,8 @@ def test_prefixes_and_spaces_of_each_kind() -> None:
 
 def test_special_tokens_spell_nothing_and_text_that_looks_like_one_is_text() -> None:
     spelling = spelling_of(byte_level())
-    assert spelling.specials == {0: "<|endoftext|>"} and 0 not in spelling.spelt
+    assert spelling.specials == {0: "<|endoftext|>"}
+    assert 0 not in spelling.spelt
     token_ids, _ = spelling.encode("a<|endoftext|>")
     assert spelling.said(token_ids) == b"a<|endoftext|>"
 
@@ -70,7 +72,8 @@ def test_a_text_behind_another_is_spelt_exactly(kind: str) -> None:
         before = " ".join(words[: chosen.randrange(1, 9)])
         for text in (random_text(seed), "ory", " story", "\n    x"):
             found = spelling.encode_behind(before, text)
-            assert found is not None and spelling.said(found) == text.encode()
+            assert found is not None
+            assert spelling.said(found) == text.encode()
 
 
 def test_a_token_that_reaches_into_the_text_before_is_none_of_the_text() -> None:
@@ -78,7 +81,8 @@ def test_a_token_that_reaches_into_the_text_before_is_none_of_the_text() -> None
     word = max(spelling.spelt.values(), key=len).decode()
     assert len(spelling.encode(word)[0]) == 1, "the example wants a word of one token"
     found = spelling.encode_behind(f"a{word[:2]}", word[2:])
-    assert found is not None and spelling.said(found) == word[2:].encode()
+    assert found is not None
+    assert spelling.said(found) == word[2:].encode()
 
 
 def test_a_tokenizer_of_no_such_library_is_refused() -> None:

@@ -25,7 +25,8 @@ def test_common_tokens_spell_the_same_bytes_one_for_one(one: str, other: str) ->
     ours, theirs = found.draft.spelt, found.verifier.spelt
     for token, draft in found.pairs.items():
         if token in found.twins:
-            assert draft in found.draft.specials and token in found.verifier.specials
+            assert draft in found.draft.specials
+            assert token in found.verifier.specials
         else:
             assert theirs[token] == ours[draft] != b""
     both = (set(theirs.values()) & set(ours.values())) - {b""}
@@ -50,7 +51,8 @@ def test_a_piece_stands_before_a_byte_that_spells_the_same() -> None:
 
 def test_ends_of_texts_are_the_same_whatever_they_are_called() -> None:
     found = between("byte level", "metaspace")
-    assert found.twins == {0: found.draft.end_id} and found.pairs[0] == found.draft.end_id
+    assert found.twins == {0: found.draft.end_id}
+    assert found.pairs[0] == found.draft.end_id
     assert found.draft.begin_id not in found.pairs.values()
 
 
@@ -78,7 +80,8 @@ def test_what_is_drafted_is_spelt_by_the_verifier_exactly(one: str, other: str) 
                 break
         ids = found.behind(reading, said)
         if expected or not reading.unfinished:
-            assert ids is not None and found.verifier.said(ids) == expected
+            assert ids is not None
+            assert found.verifier.said(ids) == expected
 
 
 def test_nothing_goes_on_a_character_that_stays_unfinished() -> None:
@@ -106,7 +109,8 @@ def test_vocabularies_with_nothing_in_common_are_refused() -> None:
 def test_text_that_does_not_come_back_is_refused_for_strings_and_not_for_common_tokens() -> None:
     for pair in ((byte_level(), wordpiece()), (wordpiece(), byte_level())):
         said = complaint("strings", *pair)
-        assert "needs tokenizers that give text back as it was" in said and "the fox" in said
+        assert "needs tokenizers that give text back as it was" in said
+        assert "the fox" in said
         assert "expected draft.vocabulary=intersection" in said
         assert translated("intersection", *pair, "x").pairs
 

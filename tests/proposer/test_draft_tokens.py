@@ -56,7 +56,9 @@ def test_q_is_renormalised_over_the_common_tokens_and_drawn_from(sampling: Sampl
         one = context([2, 0, 1], sampling=sampling, key=key)
         (proposal,) = proposals_of(DraftModel(toy_draft("intersection", Q), Chain(3)), one)
         drafted, q = draft_ids(proposal), proposal.draft_probs
-        assert q is not None and q.shape[-1] == 100 and proposal.draw is Draw.SINGLE
+        assert q is not None
+        assert q.shape[-1] == 100
+        assert proposal.draw is Draw.SINGLE
         read = [{0: 1, 1: 0}[token] for token in drafted]
         logits = torch.stack([common_logits([1, 2, 0, *read[:n]]) for n in range(len(read))])
         torch.testing.assert_close(q[:, :V], sampling.warp(logits))
@@ -67,12 +69,13 @@ def test_q_is_renormalised_over_the_common_tokens_and_drawn_from(sampling: Sampl
 
 
 def test_text_becomes_the_verifier_s_tokens_and_point_masses() -> None:
-    """Its likeliest text, whatever the verifier's temperature; and no more tokens than asked for."""
+    """Its likeliest text, whatever the verifier's temperature, and at most as many tokens."""
     found: set[tuple[int, ...]] = set()
     for key in range(30):
         one = context([2, 0, 1], sampling=Sampling(), key=key)
         (proposal,) = proposals_of(DraftModel(toy_draft("strings", Q), Chain(3)), one)
-        assert proposal.draft_probs is None and proposal.draw is Draw.DETERMINISTIC
+        assert proposal.draft_probs is None
+        assert proposal.draw is Draw.DETERMINISTIC
         found.add(tuple(draft_ids(proposal)))
     text, said = [1, 2, 0], ""
     for _ in range(3):
@@ -119,7 +122,8 @@ def assert_cells_are_of_the_text(model: TranslatingTable, one: Context) -> None:
     cells = model.texts(one.row)
     said = model.translation.draft.said(cells)
     text = model.translation.verifier.said(one.token_ids)
-    assert text.startswith(said) and len(text) - len(said) <= 12, "too little of it is kept"
+    assert text.startswith(said)
+    assert len(text) - len(said) <= 12, "too little of it is kept"
 
 
 TREES: dict[str, TreePolicy] = {
@@ -222,7 +226,7 @@ def test_the_verifier_itself_in_other_numbers_is_always_right(batch: int) -> Non
 
 
 def test_text_is_drafted_in_chains_alone() -> None:
-    with pytest.raises(UserError, match="^tree: Sparse: a draft of vocabulary=strings writes one"):
+    with pytest.raises(UserError, match=r"^tree: Sparse: a draft of vocabulary=strings"):
         DraftModel(toy_draft("strings", Q), Sparse([[0], [1]]))
 
 

@@ -90,7 +90,9 @@ class CalibrationSpec:
         require(known, "proposer", self.proposer.name, expected)
         if self.draft is not None:
             expected = f"{SAME}: ranks and children are measured in the verifier's tokens alone"
-            require(self.draft.vocabulary == SAME, "draft.vocabulary", self.draft.vocabulary, expected)
+            require(
+                self.draft.vocabulary == SAME, "draft.vocabulary", self.draft.vocabulary, expected
+            )
         for name, value, least in (
             ("max_rank", self.max_rank, 0),
             ("max_nodes", self.max_nodes, 1),

@@ -80,8 +80,6 @@ class Spelling:
         for context in dict.fromkeys((before, "\n", "")):
             token_ids, ends = self.encode(context + text)
             first = sum(end <= len(context) for end in ends)
-            if context and (first == 0 or ends[first - 1] != len(context)):
-                continue
             if self.said(token_ids[first:]) == wanted:
                 return token_ids[first:]
         return None

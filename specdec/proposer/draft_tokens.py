@@ -1,4 +1,4 @@
-"""In which tokens a draft model reads the verifier's text, and drafts: its own or those."""
+"""In which tokens a draft model reads the text, and drafts: its own or the verifier's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

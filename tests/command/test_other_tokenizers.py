@@ -78,6 +78,12 @@ def test_calibrate_costs_and_describe(
     said = refusal(cli, "calibrate", *models, *given, COMMON)
     assert "draft.vocabulary='intersection': expected same: ranks and children are meas" in said
 
+    for how in (COMMON, TEXT):
+        ended = cli(
+            "explain", *models, "proposer=draft_model", how, "max_new_tokens=4", "prompt=def"
+        )
+        assert ended.status == 0, ended.err
+
     ended = cli("describe", *models, COMMON)
     assert "chain, dynamic, filtered, sampled, sparse" in ended.out
     ended = cli("describe", *models, TEXT)

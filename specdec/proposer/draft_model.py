@@ -50,8 +50,8 @@ class DraftModel(TreeProposer):
             # Of point masses the likeliest are accepted most.
             self.temperature = 0.0 if temperature is None else temperature
         self._room = Room.of(model)
-        by_program = isinstance(model, ChainDrafter) and self._tokens.by_program
-        self._drafter = model if by_program else None
+        drafter = model if isinstance(model, ChainDrafter) else None
+        self._drafter = drafter if self._tokens.by_program else None
 
     @property
     def draw(self) -> Draw:

@@ -115,7 +115,7 @@ def test_cells_are_of_the_text_and_what_agrees_is_not_read_again(kind: str) -> N
         assert model.num_read - before <= 2 * (2 + 3 + 24) or longest < 24
         for one in present:
             assert_cells_are_of_the_text(model, one)
-    assert longest > 60
+    assert max(len(one.token_ids) for one in rows) > 60
 
 
 def assert_cells_are_of_the_text(model: TranslatingTable, one: Context) -> None:
@@ -198,7 +198,8 @@ def relabelled(kind: str) -> tuple[HFCausalLM, DraftModel]:
     verifier = lm_of(byte_level(), "llama", seed=0)
     copy = tiny_model("llama", seed=0, vocab_size=verifier.vocab_size)
     order = torch.randperm(verifier.vocab_size, generator=torch.Generator().manual_seed(3))
-    for table in (copy.get_input_embeddings(), copy.get_output_embeddings()):
+    tables: list[Any] = [copy.get_input_embeddings(), copy.get_output_embeddings()]
+    for table in tables:
         table.weight.data = table.weight.data[order]
     places = {int(theirs): ours for ours, theirs in enumerate(order)}
     said = json.loads(byte_level().backend_tokenizer.to_str())

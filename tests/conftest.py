@@ -37,6 +37,7 @@ WHOLE = (
     *("decoding/test_copies_of_the_verifier.py", "decoding/test_exact_loop.py"),
     *("decoding/test_generation_config.py", "decoding/test_judges.py"),
     *("decoding/test_loop_mutations.py", "decoding/test_lossless_combinations.py"),
+    *("decoding/test_other_tokenizers.py", "proposer/test_draft_tokens.py"),
     *("decoding/test_lossless_multistep.py", "lm/test_adapter.py", "lm/test_greedy_equality.py"),
     *("lm/test_encoder_decoder.py", "lm/test_images_and_text.py", "lm/test_odd_checkpoints.py"),
     "lm/test_remote_code.py",

@@ -144,8 +144,22 @@ FAULTS = (
     # Proposers.
     Fault("proposer/growth.py", "else Sampling(temperature or 1.0)", "else Sampling(1.0)",
           "proposer tree"),
-    Fault("proposer/draft_model.py", "min(committed, self.model.length(context.row))",
+    Fault("proposer/draft_model.py", "min(agreed, self.model.length(context.row))",
           "self.model.length(context.row)", "proposer decoding"),
+    # Drafts of another tokenizer.
+    Fault("proposer/draft_tokens.py", "found = logits.new_full(shape, float(\"-inf\"))",
+          "found = logits.new_full(shape, 0.0)", "proposer/test_draft_tokens.py"),
+    Fault("proposer/draft_tokens.py", "return self._table[token_ids]", "return token_ids * 0",
+          "proposer/test_draft_tokens.py"),
+    Fault("proposer/draft_tokens.py", "if token_ids[n] != row.cells[n]), max(most, 0))",
+          "if False), max(most, 0))", "proposer/test_draft_tokens.py"),
+    Fault("proposer/draft_tokens.py", "draw: Draw | None = Draw.DETERMINISTIC",
+          "draw: Draw | None = Draw.SINGLE", "proposer/test_draft_tokens.py"),
+    Fault("lm/respelled.py", "kept = sum(end <= meeting for end in self._ends)",
+          "kept = sum(end < meeting for end in self._ends)", "lm/test_respelled.py"),
+    Fault("lm/respelled.py", "del self.token_ids[self._first + len(self._ends) :]", "pass",
+          "lm/test_respelled.py"),
+    Fault("lm/token_bytes.py", "ends[0] = 0", "pass", "lm/test_token_bytes.py"),
     # Replay.
     Fault("replaying/survival.py", "values[:, depth - 1 :]", "values[:, depth - 1 :].roll(1, 1)",
           "replaying"),

@@ -33,6 +33,7 @@ def planned(config: DictConfig) -> tuple[dict[str, TimedShape], dict[str, ArmSpe
             try:
                 require_parts_fit(found)
                 require_models(found)
+                _require_known_levels(found.proposer)
             except Unfit as reason:
                 unfit[f"left out of {proposer}: {reason}"] = None
                 continue
@@ -42,6 +43,16 @@ def planned(config: DictConfig) -> tuple[dict[str, TimedShape], dict[str, ArmSpe
     for reason in unfit:
         print(reason)
     return shapes, specs
+
+
+def _require_known_levels(proposer: ProposerPart) -> None:
+    """Refuse text: its tokens do not say how many were drafted, which is what a step costs.
+
+    Raises:
+        Unfit: a draft of another tokenizer writes it.
+    """
+    if proposer.drafts_text:
+        raise Unfit("draft.vocabulary=strings: candidates are not the tokens that were drafted")
 
 
 def _composed(overrides: Sequence[str], tree: Mapping[str, Any], config: DictConfig) -> ArmSpec:

@@ -22,7 +22,8 @@ from specdec.lab.compatibility import (
 from specdec.lab.inputs import require_heads_of
 from specdec.lab.part import Part
 from specdec.lab.spec import ArmSpec, ProposerPart
-from specdec.lm.load import refuse_unsupported, require_same_vocabulary
+from specdec.lm.draft_vocabulary import vocabulary_between
+from specdec.lm.load import refuse_unsupported
 
 # What a proposer still needs, where no option names it.
 NEEDS: Mapping[CandidateSource, str] = {
@@ -97,6 +98,7 @@ def _options(
     named = config.verifier if config.draft.path is None else config.draft
     for each in ("path", "revision", "trust_remote_code"):
         found.verifier[each], found.draft[each] = config.verifier[each], named[each]
+    found.draft.vocabulary = config.draft.vocabulary
     if declared(found.proposer) is CandidateSource.HEADS:
         found.proposer.path = config.proposer.path
     return found
@@ -115,7 +117,7 @@ def _require_fits(spec: ArmSpec, config: DictConfig) -> None:
     for model in spec.proposer.models if config.draft.path is not None else ():
         draft = model.checkpoint
         refuse_unsupported(draft.config, draft.called)
-        require_same_vocabulary(draft, verifier)
+        vocabulary_between(draft, verifier, model.vocabulary)
         require_sides_fit(spec)
 
 

@@ -10,10 +10,17 @@ from specdec.decoding.pairing import is_lossless, require_judges
 from specdec.lab.identity import files_of
 from specdec.lab.option_names import named_options
 from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart, pick
+from specdec.lm.draft_vocabulary import vocabulary_between
 from specdec.lm.layer_kinds import why_no_trees
 from specdec.lm.load import vocabulary_size
+from specdec.lm.translation import SAME
 from specdec.lm.vocabularies import UNLIKE_SIDES
-from specdec.proposer.tree_fit import require_heads_fit, require_kind, require_ranks
+from specdec.proposer.tree_fit import (
+    require_heads_fit,
+    require_kind,
+    require_ranks,
+    require_single_chain,
+)
 from specdec.tree.calibrated import Calibrated
 from specdec.tree.calibration_file import read_calibration
 from specdec.tree.chain import Chain
@@ -68,10 +75,20 @@ def require_tree_fits(spec: ArmSpec, tree: TreePolicy) -> None:
                 require_kind(heads.__name__, proposer.get("path"))
             require_heads_fit(tree, proposer.get("path"))
     elif draft is not None:
-        checkpoint = draft.checkpoint
-        require_ranks(tree, vocabulary_size(checkpoint), f" in {checkpoint.called}")
+        require_draft_tokens(spec, draft, tree)
     elif proposer.source is CandidateSource.TEXT:
         require_plain_chain(tree, proposer.name, spec.tree.name)
+
+
+def require_draft_tokens(spec: ArmSpec, draft: ModelPart, tree: TreePolicy) -> None:
+    """Refuse a tree of more ranks than a draft model has tokens to choose from, or of its text."""
+    checkpoint, num_tokens = draft.checkpoint, vocabulary_size(draft.checkpoint)
+    if spec.proposer.drafts_text:
+        require_single_chain(tree, spec.tree.name)
+    elif draft.vocabulary != SAME:
+        found = vocabulary_between(checkpoint, spec.verifier.checkpoint, draft.vocabulary)
+        num_tokens = num_tokens if found is None else len(found.pairs)
+    require_ranks(tree, num_tokens, f" in {checkpoint.called}")
 
 
 def require_sides_fit(spec: ArmSpec) -> None:

@@ -149,6 +149,9 @@ def draft_of(proposer: ProposerPart) -> ProposerKey:
         "dtype": part.get("dtype"),
         "quantization": part.get("quantization"),
     }
+    if not proposer.reads_same_tokens:  # what others are known by stays as it was
+        known["vocabulary"] = part.get("vocabulary")
+        words.append(part.get("vocabulary"))
     return ProposerKey(" ".join(map(str, words)), identity(known))
 
 

@@ -18,6 +18,7 @@ from specdec.lab.prompt_options import PromptOptions
 from specdec.lab.sweep_job import SweepJob
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.translation import SAME, STRINGS
 from specdec.results.options import HOMES
 
 LOADER = "specdec.lm.load.load"
@@ -58,6 +59,11 @@ class ModelPart(Part[HFCausalLM]):
     def adapter(self) -> str | None:
         """A folder of LoRA weights that are merged into it."""
         return self.options.get("adapter")
+
+    @property
+    def vocabulary(self) -> str:
+        """In which tokens a draft model drafts: the verifier's, those of both, or text."""
+        return self.options.get("vocabulary", SAME)
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -126,6 +132,18 @@ class ProposerPart(Part[Proposer]):
         return next(iter(self.models), None) if self.source is CandidateSource.MODEL else None
 
     @property
+    def drafts_text(self) -> bool:
+        """Whether a model of another tokenizer writes text, which is a point mass."""
+        draft = self.draft_model
+        return draft is not None and draft.vocabulary == STRINGS
+
+    @property
+    def reads_same_tokens(self) -> bool:
+        """Whether what its candidates are drawn from follows from the verifier's tokens alone."""
+        draft = self.draft_model
+        return draft is None or draft.vocabulary == SAME
+
+    @property
     def temperature(self) -> float | None:
         """What its candidates are drawn at; None: the temperature of the text."""
         return self.options.get("temperature")
@@ -155,7 +173,7 @@ class ProposerPart(Part[Proposer]):
         None where nothing is proposed, or only the proposer itself can say, once it is built.
         """
         if self.grows_trees:
-            return tree.draw
+            return Draw.DETERMINISTIC if self.drafts_text else tree.draw
         found = getattr(self.kind, "draw", None)
         return found if isinstance(found, Draw) else None
 

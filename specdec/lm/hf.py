@@ -22,6 +22,7 @@ from specdec.lm.layer_kinds import why_no_trees
 from specdec.lm.new_cells import NewCells, Span
 from specdec.lm.placement import device_of, entry_of, is_whole, moved
 from specdec.lm.programs import Programs
+from specdec.lm.translation import Translation
 from specdec.lm.unembedding import logits_of
 from specdec.runtime.choice import AUTO, EAGER, next_best, steps_of, suited
 from specdec.runtime.program import hidden_of
@@ -91,6 +92,7 @@ class HFCausalLM:
         self.commit: str | None = None  # of the Hub, if the loader read it from there
         self.quantization: str | None = None  # of its weights, if the loader rounded them
         self.max_cells: int | None = None  # of a request, if the loader limited them
+        self.translation: Translation | None = None  # between tokens, if the loader made one
         self._plain = mask.PlainText(self._mask_kind, model.dtype, self.device)
         self._cache_word = cache_word(model.forward)
         self._prefill_chunk = PREFILL_CHUNK

@@ -25,6 +25,7 @@ from specdec.lm.check_states import states_differ
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.context import limited_length
 from specdec.lm.devices import DTYPES, checked_device, require_dtype, settled_dtype
+from specdec.lm.draft_vocabulary import vocabulary_between
 from specdec.lm.encoder_decoder_options import require_for_sources
 from specdec.lm.from_checkpoint import from_checkpoint, loader_of, weightless
 from specdec.lm.hf import HFCausalLM
@@ -41,7 +42,7 @@ from specdec.lm.quantization import (
     while_loading,
 )
 from specdec.lm.source_room import require_sides, room_of
-from specdec.lm.vocabularies import num_conflicts
+from specdec.lm.translation import SAME
 from specdec.lm.weights import require_files
 from specdec.runtime.choice import require_runtime
 
@@ -64,6 +65,7 @@ def load(
     quantization: str | None = None,
     cache: CachePolicy | str | None = None,
     tp_plan: str | None = None,
+    vocabulary: str = SAME,
 ) -> HFCausalLM:
     """Load a model and its tokenizer; the weights are shared with earlier loads of the same.
 
@@ -90,6 +92,8 @@ def load(
             are kept.
         tp_plan: auto: each process of torchrun holds a part of each weight, by the plan that
             transformers has for the model; None: each holds all.
+        vocabulary: same: the tokens of `vocabulary_of`. Of a draft with another tokenizer
+            intersection, to draft the tokens that both have, or strings, to draft text.
 
     Returns:
         The model behind the protocol `CausalLM`, proven to decode trees rightly.
@@ -102,7 +106,9 @@ def load(
     checkpoint = Checkpoint(path, revision, trust_remote_code, field)
     require_quantization(quantization, checkpoint.option("quantization"))
     require_cache(cache, runtime, attention)
-    _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
+    _require(checkpoint, device, dtype, attention, max_length, adapter, runtime)
+    other = None if vocabulary_of is None else Checkpoint.of(vocabulary_of)
+    translation = vocabulary_between(checkpoint, other, vocabulary, attention)
     _require_placed(checkpoint, quantization, device, runtime, adapter, tp_plan)
     require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
     require_for_sources(checkpoint.config, cache, runtime, checkpoint.called)
@@ -121,6 +127,7 @@ def load(
     found.no_trees = no_trees
     found.commit = checkpoint.commit
     found.quantization = quantization or method_of(checkpoint.config)
+    found.translation = translation
     if there.is_spread:
         _heads_of_spread[checkpoint] = found.device
     return found
@@ -159,6 +166,7 @@ def require_loadable(
     quantization: str | None = None,
     cache: CachePolicy | str | None = None,
     tp_plan: str | None = None,
+    vocabulary: str = SAME,
 ) -> None:
     """Refuse what `load` would, as far as that shows without reading weights.
 
@@ -168,7 +176,9 @@ def require_loadable(
     checkpoint = Checkpoint(path, revision, trust_remote_code, field)
     require_quantization(quantization, checkpoint.option("quantization"))
     require_cache(cache, runtime, attention)
-    _require(checkpoint, device, dtype, attention, vocabulary_of, max_length, adapter, runtime)
+    _require(checkpoint, device, dtype, attention, max_length, adapter, runtime)
+    other = None if vocabulary_of is None else Checkpoint.of(vocabulary_of)
+    vocabulary_between(checkpoint, other, vocabulary, attention)
     _require_placed(checkpoint, quantization, device, runtime, adapter, tp_plan)
     require_for_states(checkpoint.config, cache, runtime, checkpoint.called)
     require_for_sources(checkpoint.config, cache, runtime, checkpoint.called)
@@ -180,7 +190,6 @@ def _require(
     device: str,
     dtype: str,
     attention: str | None,
-    vocabulary_of: str | Mapping[str, Any] | None,
     max_length: int | None,
     adapter: str | None,
     runtime: str,
@@ -193,8 +202,6 @@ def _require(
     _require_model(checkpoint, checkpoint.files)
     if attention == PREFIX_LM:
         require_two_ways(checkpoint.config, checkpoint.called)
-    if vocabulary_of is not None:
-        require_same_vocabulary(checkpoint, Checkpoint.of(vocabulary_of))
     room_for(checkpoint, max_length)
     if adapter is not None:
         require_adapter(adapter, checkpoint.option("adapter"))
@@ -241,19 +248,6 @@ def _require_model(checkpoint: Checkpoint, files: tuple[Signature, ...]) -> None
         require_files(checkpoint.called, Path(checkpoint.source))
         require_as_trained(Path(checkpoint.source), checkpoint.called)
     assert checkpoint.tokenizer is not None
-
-
-def require_same_vocabulary(checkpoint: Checkpoint, other: Checkpoint) -> None:
-    """Refuse a draft of which tokens mean others, as far as both vocabularies go."""
-    ours, theirs = checkpoint.tokenizer.get_vocab(), other.tokenizer.get_vocab()
-    differing = num_conflicts(ours, theirs)
-    if not differing:
-        return
-    raise UserError(
-        f"{checkpoint.called}: its vocabulary of {len(ours)} tokens is not that of"
-        f" {other.called} with {len(theirs)} ({differing} entries differ);"
-        " a draft model must share the verifier's tokenizer"
-    )
 
 
 # A verifier and its draft, and those of the job before: a sweep over models must not keep them all.

@@ -39,12 +39,30 @@ def require_one_family(verifier: object, proposer: object) -> None:
         )
     if isinstance(draft, HFCausalLM):
         called = f"draft model {draft.model.config._name_or_path!r}"
-        require_shared_vocabulary(verifier, draft, called)
+        require_read(verifier, draft, called)
         require_same_sides(verifier, draft, called)
     if isinstance(seat, HFCausalLM) and seat.model is not verifier.model:
         raise UserError(
             f"{type(proposer).__qualname__}: its heads sit on another model than the one that"
             " verifies; expected the same for both"
+        )
+
+
+def require_read(verifier: HFCausalLM, draft: HFCausalLM, called: str) -> None:
+    """Refuse a draft that does not read the verifier's tokens.
+
+    Raises:
+        UserError: it has others, and was loaded for no others or for those of another model.
+    """
+    if draft.translation is None:
+        instead = ", or be loaded with vocabulary_of and vocabulary='intersection' or 'strings'"
+        return require_shared_vocabulary(verifier, draft, called, instead)
+    read = draft.translation.verifier.tokenizer
+    own = verifier.tokenizer
+    if own is None or (own is not read and own.get_vocab() != read.get_vocab()):
+        raise UserError(
+            f"{called}: loaded to read the tokens of another model than this verifier; expected"
+            " the verifier as vocabulary_of"
         )
 
 
@@ -65,10 +83,13 @@ def require_same_sides(verifier: HFCausalLM, draft: HFCausalLM, called: str) -> 
             )
 
 
-def require_shared_vocabulary(verifier: HFCausalLM, draft: HFCausalLM, called: str) -> None:
+def require_shared_vocabulary(
+    verifier: HFCausalLM, draft: HFCausalLM, called: str, instead: str = ""
+) -> None:
     """Compare token for token: sizes of logits are padded and say nothing about the tokenizer.
 
-    One may have more tokens at its end. A complaint begins with what the draft is `called`.
+    One may have more tokens at its end. A complaint begins with what the draft is `called`, and
+    ends with what else can be done `instead`.
     """
     if verifier.tokenizer is None or draft.tokenizer is None:
         return
@@ -80,7 +101,7 @@ def require_shared_vocabulary(verifier: HFCausalLM, draft: HFCausalLM, called: s
         raise UserError(
             f"{called}: its vocabulary of {len(ours)}"
             f" tokens is not the verifier's of {len(theirs)} ({differing} entries differ); a draft"
-            " model must share the verifier's tokenizer"
+            f" model must share the verifier's tokenizer{instead}"
         )
 
 

@@ -8,13 +8,14 @@ from torch import Tensor
 from specdec.core.on_device import on_device
 from specdec.core.protocols import CausalLM, ChainDrafter, TreePolicy
 from specdec.core.room import Room
-from specdec.core.unlike_vocabularies import fitted, known, readable
-from specdec.core.values import CandidateSource, Context, Layer, Proposal, Verdict
+from specdec.core.values import CandidateSource, Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
 from specdec.lm.begin import begin
 from specdec.lm.vocabularies import require_model
+from specdec.proposer.draft_tokens import tokens_of
 from specdec.proposer.frontier_cells import FrontierCells
 from specdec.proposer.growth import LogitSource, grow, propose_where
+from specdec.proposer.tree_fit import require_ranks, require_single_chain
 from specdec.proposer.tree_proposer import TreeProposer, chains
 
 LEAST_WIDTH = 2  # cells that a chain starts from: a program serves one missing token and two alike
@@ -27,8 +28,12 @@ class DraftModel(TreeProposer):
     default the verifier's. The cache holds cells of committed tokens, and while a tree grows those
     of its tokens; whatever the text has and the cache has not is read at the start of a step.
 
+    A model of another tokenizer drafts the tokens that it shares with the verifier, in any tree, or
+    text in chains of its own tokens, the likeliest unless a temperature is given: as it was loaded
+    (`vocabulary` of `specdec.lm.load.load`).
+
     Raises:
-        UserError: the tree names a rank beyond the vocabulary.
+        UserError: the tree names a rank beyond the vocabulary, or text is drafted in no chain.
     """
 
     source = CandidateSource.MODEL
@@ -38,27 +43,44 @@ class DraftModel(TreeProposer):
         require_model(model, "draft model")
         super().__init__(tree, temperature, model.vocab_size)
         self.model = model
+        self._tokens = tokens_of(model, tree.max_depth)
+        require_ranks(tree, self._tokens.num_tokens)
+        if self._tokens.draw is not None:
+            require_single_chain(tree)
+            # Of point masses the likeliest are accepted most.
+            self.temperature = 0.0 if temperature is None else temperature
         self._room = Room.of(model)
-        self._drafter = model if isinstance(model, ChainDrafter) else None
+        drafter = model if isinstance(model, ChainDrafter) else None
+        self._drafter = drafter if self._tokens.by_program else None
+
+    @property
+    def draw(self) -> Draw:
+        """Chosen by the tree; text is a point mass."""
+        return self._tokens.draw or self.tree.draw
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
         """Empty the cache; q will be `vocab_size` wide, like p."""
         self.model.open(num_rows, min(capacity, self.model.max_length) + self.max_depth)
-        self._vocab_size = vocab_size
+        self._vocab_size = self._tokens.open(vocab_size)
 
     def reset(self, contexts: Sequence[Context]) -> None:
         """Read the prompts, all but their last token."""
         for context in contexts:
             self.model.keep(context.row, 0)
+            self._tokens.begin(context)
         able = [context for context in contexts if self._fits(context)]
-        begin(self.model, _rows(able), [self._readable(context.token_ids) for context in able])
+        begin(self.model, _rows(able), [self._tokens.readable(self._text(each)) for each in able])
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
         """Grow one tree per request, all of them in one batch."""
         return propose_where(self._fits, contexts, self._grow)
 
     def _grow(self, contexts: Sequence[Context]) -> list[Proposal]:
-        return self._at_once(contexts) or self._by_levels(contexts)
+        asking = self._tokens.asking(contexts)
+        return self._tokens.said(contexts, self._at_once(asking) or self._by_levels(asking))
+
+    def _text(self, context: Context) -> Sequence[int]:
+        return self._tokens.text(context)
 
     def _at_once(self, contexts: Sequence[Context]) -> list[Proposal] | None:
         """Let the model draft a whole chain; None: it cannot, or the tree is none."""
@@ -75,30 +97,31 @@ class DraftModel(TreeProposer):
         return found and chains(found, contexts)
 
     def _by_levels(self, contexts: Sequence[Context]) -> list[Proposal]:
-        cells = FrontierCells([len(context.token_ids) for context in contexts], self.model.device)
+        lengths = [len(self._text(context)) for context in contexts]
+        cells = FrontierCells(lengths, self.model.device)
         proposals = grow(self.tree, contexts, self._read(contexts, cells), self.temperature)
         if not cells.is_chain:
             # Its cells are in no order that a path could be kept from; accepted tokens are read
             # again with those that follow, in the forward that starts the next step anyway.
-            for context in contexts:
-                self.model.keep(context.row, len(context.token_ids))
+            for context, length in zip(contexts, lengths, strict=True):
+                self.model.keep(context.row, length)
         return proposals
 
     def _read(self, contexts: Sequence[Context], cells: FrontierCells) -> LogitSource:
         """Read the text, then one frontier after the other."""
         rows = _rows(contexts)
-        frontier = yield fitted(self._catch_up(contexts), self._vocab_size)
+        frontier = yield self._tokens.fitted(self._catch_up(contexts))
         while True:
             where = cells.add(frontier)
-            logits = self.model.forward(rows, self._known(frontier.token_ids), *where).logits
-            frontier = yield fitted(logits, self._vocab_size)
+            known = self._tokens.known(frontier.token_ids)
+            frontier = yield self._tokens.fitted(self.model.forward(rows, known, *where).logits)
 
     def _catch_up(self, contexts: Sequence[Context]) -> Tensor:  # [B, 1, V]
         """Read the committed tokens that are not cached; return the logits after the last one."""
         missing = self._missing(contexts)
         logits = self.model.forward(_rows(contexts), pad(missing, self.model.device)).logits
         for context in contexts:
-            self.model.keep(context.row, len(context.token_ids))  # without the padding
+            self.model.keep(context.row, len(self._text(context)))  # without the padding
         if len(set(map(len, missing))) == 1:
             return logits[:, -1:]
         last = on_device([[len(ids) - 1] for ids in missing], logits.device)
@@ -107,30 +130,21 @@ class DraftModel(TreeProposer):
     def _missing(self, contexts: Sequence[Context]) -> list[Sequence[int]]:
         """Return the committed tokens that are not cached."""
         return [
-            self._readable(context.token_ids[self.model.length(context.row) :])
+            self._tokens.readable(self._text(context)[self.model.length(context.row) :])
             for context in contexts
         ]
 
-    def _readable(self, token_ids: Sequence[int]) -> Sequence[int]:
-        if self._vocab_size <= self.model.vocab_size:  # without looking at each token
-            return token_ids
-        return readable(token_ids, self.model.vocab_size)
-
-    def _known(self, token_ids: Tensor) -> Tensor:
-        if self._vocab_size <= self.model.vocab_size:
-            return token_ids
-        return known(token_ids, self.model.vocab_size)
-
     def _fits(self, context: Context) -> bool:
         """Whether the text and a whole tree fit the draft model's own context."""
-        most = self._room.row(context.num_prompt_tokens)
-        return len(context.token_ids) + self.max_depth <= most
+        length = len(self._text(context))
+        most = self._room.row(min(context.num_prompt_tokens, length))
+        return 0 < length <= most - self.max_depth
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         """Rewind to the committed text; its last token is read at the start of the next step."""
         for context in contexts:
-            committed = len(context.token_ids) - 1
-            self.model.keep(context.row, min(committed, self.model.length(context.row)))
+            agreed = self._tokens.agreed(context)
+            self.model.keep(context.row, min(agreed, self.model.length(context.row)))
 
 
 def _rows(contexts: Sequence[Context]) -> list[int]:

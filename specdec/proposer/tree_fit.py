@@ -7,6 +7,7 @@ from typing import Any
 from specdec.core.errors import Unfit, UserError, require_number
 from specdec.core.members import require_members
 from specdec.core.protocols import TreePolicy
+from specdec.core.values import Draw
 from specdec.lm.checkpoint import source
 from specdec.lm.folder import content_of
 
@@ -33,6 +34,17 @@ def require_ranks(tree: TreePolicy, vocab_size: int, where: str = "") -> None:
     max_rank = getattr(tree, "max_rank", None)  # trees that choose by other means have none
     if max_rank is not None and max_rank >= vocab_size:
         raise UserError(f"tree: rank {max_rank}, but there are {vocab_size} tokens{where}")
+
+
+def require_single_chain(tree: TreePolicy, name: str = "") -> None:
+    """Refuse what is no chain of drawn tokens for a draft that writes text.
+
+    Raises:
+        Unfit: it branches, or its tokens are not simply drawn.
+    """
+    if tree.draw is not Draw.SINGLE:
+        said = f"tree={name}" if name else f"tree: {type(tree).__name__}"
+        raise Unfit(f"{said}: a draft of vocabulary=strings writes one text; expected tree=chain")
 
 
 def require_heads_fit(tree: TreePolicy, path: object) -> None:

@@ -45,6 +45,7 @@ HOMES = {"tree": "tree", "model": "draft", "gamma": "tree.gamma", "seed": "seed"
 DERIVED = {"vocabulary_of"}  # an argument of our loader that follows from other options
 TARGET = "_target_"
 CACHE = "verifier.cache"
+SAME_TOKENS = (("draft.vocabulary", "same"), ("proposer.model.vocabulary", "same"))
 EXPERTS = "experts"
 PATHS = ("path", "held_out_path", "init_path", "tokenizer_path")  # that a revision may be of
 PROCESSORS = "sampling.processors."
@@ -114,7 +115,7 @@ def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
     strings = found["stop_strings"]
     if isinstance(strings, list):
         found["stop_strings"] = [unescaped(str(each)) for each in strings]
-    found |= dict(_proposer(plain))
+    found |= dict(_other_tokens(_proposer(plain)))
     if plug_in_name(found[f"proposer.{TARGET}"]) != NO_PROPOSER:
         rule = plain["verification"]["rule"]
         found[f"verification.{TARGET}"] = rule[TARGET]
@@ -161,6 +162,11 @@ def _proposer(plain: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         home = HOMES.get(name, "")
         own = not home or value != _at(plain, home)
         yield from _flat(f"proposer.{name}" if own else home, value)
+
+
+def _other_tokens(found: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Leave out that a draft has the verifier's tokens: older runs do not say so."""
+    return (each for each in found if each not in SAME_TOKENS)
 
 
 def _at(plain: Mapping[str, Any], name: str) -> Any:

@@ -21,6 +21,7 @@ from specdec.lab.compatibility import require_decoder
 from specdec.lab.option_names import Points
 from specdec.lab.part import Part
 from specdec.lab.spec import ModelPart, ProposerPart
+from specdec.lm.translation import SAME
 from specdec.proposer.tree_fit import heads_config
 from specdec.training.data.reading import Reading
 from specdec.training.data.text import require_readable
@@ -87,6 +88,11 @@ class CalibrationSpec:
         known = self.proposer.has_heads or self.draft is not None
         expected = "one of medusa, chained, draft_model, or of your own with heads or a draft model"
         require(known, "proposer", self.proposer.name, expected)
+        if self.draft is not None:
+            expected = f"{SAME}: ranks and children are measured in the verifier's tokens alone"
+            require(
+                self.draft.vocabulary == SAME, "draft.vocabulary", self.draft.vocabulary, expected
+            )
         for name, value, least in (
             ("max_rank", self.max_rank, 0),
             ("max_nodes", self.max_nodes, 1),

@@ -23,6 +23,8 @@ def watching(decoder: SpeculativeDecoder) -> Generator[Watch]:
     assert decoder.batch == 1, "of several requests in flight only one would be seen"
     watch, rule = Watch(), decoder.rule
     grower = decoder.proposer if isinstance(decoder.proposer, TreeProposer) else None
+    if grower is not None and grower.draw is not grower.tree.draw:
+        grower = None  # a draft that writes text grows it in tokens that are not the verifier's
     tree = None if grower is None else WatchedTree(grower.tree)
 
     def see(judged: Judged) -> None:

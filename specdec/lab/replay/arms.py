@@ -12,6 +12,7 @@ from specdec.core.values import Draw
 from specdec.lab.identity import draft_of
 from specdec.lab.spec import ArmSpec
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.translation import translation_of
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.heads import HeadsProposer
 from specdec.replaying.arm import ClosedArm
@@ -58,7 +59,9 @@ class ReplayArm:
         # What somebody else's proposer makes of a model is not known.
         drafts = proposer.has_heads or proposer.draft_model is not None
         closed = None
-        if proposer.is_ours and drafts:
+        # In other tokens the draft's distribution depends on where a step begins, not on the text
+        # alone.
+        if proposer.is_ours and drafts and proposer.reads_same_tokens:
             closed = _closed(tree, rule, proposer.temperature)
         if closed is None:
             require_jumps(rule, proposer.draw(tree))
@@ -78,7 +81,7 @@ class ReplayArm:
         tree, closed, source = None, None, id(proposer)
         if isinstance(proposer, DraftModel | HeadsProposer):
             tree = proposer.tree
-            if is_ours(kind):
+            if is_ours(kind) and not _translates(proposer):
                 closed = _closed(tree, rule, proposer.temperature)
                 source = id(proposer.model if isinstance(proposer, DraftModel) else proposer.heads)
         if closed is None:
@@ -102,6 +105,10 @@ def _closed(
         return ClosedArm(tree, rule, temperature)
     except Unfit:
         return None
+
+
+def _translates(proposer: DraftModel | HeadsProposer) -> bool:
+    return isinstance(proposer, DraftModel) and translation_of(proposer.model) is not None
 
 
 def _require_lossless(rule: VerificationRule, draw: Draw | None) -> None:

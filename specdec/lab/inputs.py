@@ -47,16 +47,20 @@ def require_inputs(spec: ArmSpec) -> None:
 def require_models(spec: ArmSpec) -> None:
     """Refuse a verifier, and what a proposer loads, as far as that shows without their weights."""
     require_model(spec.verifier)
-    proposer = spec.proposer
+    for leaf in spec.proposer.leaves:
+        _require_proposer(leaf, spec)
+
+
+def _require_proposer(proposer: ProposerPart, spec: ArmSpec) -> None:
     for model in proposer.models:
         require_model(model)
     if proposer.has_heads:
-        Checkpoint.of(proposer.options, "proposer.path")
+        Checkpoint.of(proposer.options, f"{proposer.at}.path")
         if not proposer.get("force", False):
             require_heads_of(proposer.get("path"), spec.verifier.checkpoint)
     elif not proposer.models:
         content = json.dumps(proposer.options, sort_keys=True, default=str)
-        _require_made(_Node(content, _files(proposer.get("path")), proposer))
+        _require_made(_Node(content, _texts_of(proposer), proposer))
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,11 @@ def _require_prompts(
 
     requests = chosen(prompts.load(), prompts, request, room.too_long).requests
     require_decodable(requests, room, vocab_size, tokenizer)
+
+
+def _texts_of(proposer: ProposerPart) -> Files:
+    """Return what changes when a file or folder does that a proposer copies from."""
+    return (*_files(proposer.get("path")), *_files(proposer.get("corpus_path")))
 
 
 def _files(path: object) -> Files:

@@ -49,7 +49,7 @@ def fingerprint(lm: HFCausalLM) -> dict[str, str]:
         "path": name_of(str(lm.model.config._name_or_path)),
         "dtype": dtype,
         "config": _digest({**settings, **_own_code(lm)}),
-        "tokenizer": _digest(_tokenizer_parts(lm)),
+        "tokenizer": tokenizer_digest(lm),
         "weights": exact,
         **{f"weights_in_{name}": digest for name, digest in rounded.items()},
     }
@@ -95,6 +95,27 @@ def require_trained_on(
         raise UserError(
             f"{where}: trained on another verifier, {known.get('path')!r} ({', '.join(differing)}"
             " differ); set proposer.force=true to use it all the same"
+        )
+
+
+def tokenizer_digest(lm: HFCausalLM) -> str:
+    """Return the digest of what makes a model's tokens of a text."""
+    return _digest(_tokenizer_parts(lm))
+
+
+def require_tokens_of(verifier: object, proposer: object) -> None:
+    """Refuse texts that a proposer looks up, if they are tokens of another tokenizer's.
+
+    Raises:
+        UserError: they are. Models without a tokenizer cannot be told apart.
+    """
+    known = getattr(proposer, "tokenizer_digest", None)
+    if known is None or not isinstance(verifier, HFCausalLM) or verifier.tokenizer is None:
+        return
+    if known != tokenizer_digest(verifier):
+        raise UserError(
+            f"{type(proposer).__qualname__}: its texts are tokens of another tokenizer than the"
+            " verifier's; expected a datastore that was built with verifier.path of this one"
         )
 
 

@@ -51,9 +51,9 @@ def are_draws(value: object) -> TypeGuard[Draws]:
 
 def each_draw(draws: Draws) -> tuple[Draw | None, ...]:
     """Return the ways one by one, in the order of their names."""
-    if isinstance(draws, frozenset):
-        return tuple(sorted(draws, key=lambda draw: draw.value))
-    return (draws,)
+    if draws is None or isinstance(draws, Draw):
+        return (draws,)
+    return tuple(sorted(draws, key=lambda draw: draw.value))
 
 
 def united(draws: Iterable[Draws]) -> Draws:

@@ -109,7 +109,7 @@ class SpeculativeDecoder:
         for each in leaves(proposer):
             require_one_family(verifier, each)
             require_reads(verifier, each)
-            require_tokens_of(verifier, each)
+            require_tokens_of(getattr(verifier, "tokenizer", None), each)
             share_encoder(verifier, each)
         self.lossless = is_lossless(rule, proposer.draw, allow_lossy)
         require_judges(self.judges, proposer.draw)

@@ -23,6 +23,7 @@ from specdec.lab.part import TARGET, Part
 from specdec.lab.prompt_options import PromptOptions, chosen
 from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart
 from specdec.lm.checkpoint import Checkpoint
+from specdec.lm.fingerprint import require_tokens_of
 from specdec.lm.load import require_loadable, room_for, vocabulary_size, width
 from specdec.lm.routing import require_experts, require_plain_steps
 from specdec.prompts import Prompt
@@ -60,7 +61,8 @@ def _require_proposer(proposer: ProposerPart, spec: ArmSpec) -> None:
             require_heads_of(proposer.get("path"), spec.verifier.checkpoint)
     elif not proposer.models:
         content = json.dumps(proposer.options, sort_keys=True, default=str)
-        _require_made(_Node(content, _texts_of(proposer), proposer))
+        verifier = spec.verifier.checkpoint
+        _require_made(_Node(content, _texts_of(proposer), verifier, verifier.files, proposer))
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,16 @@ class _Node:
 
     text: str
     there: Files
+    verifier: Checkpoint
+    model_there: Files
     proposer: ProposerPart = field(compare=False)
 
 
 @lru_cache(maxsize=256)
 def _require_made(node: _Node) -> None:
-    node.proposer.build()
+    proposer: object = node.proposer.build()
+    if getattr(proposer, "tokenizer_digest", None) is not None:
+        require_tokens_of(node.verifier.tokenizer, proposer)
 
 
 def require_model(model: ModelPart) -> None:

@@ -65,7 +65,9 @@ class Datastore:
                 " scripts/build_datastore.py writes it"
             )
         card = read_note(folder / CARD)
-        wrong = [f"{CARD} is not as it was written"] if card is None else changed(folder, card["files"])
+        wrong = (
+            [f"{CARD} is not as it was written"] if card is None else changed(folder, card["files"])
+        )
         if card is None or wrong:
             raise UserError(f"{field}={path!r}: damaged ({'; '.join(wrong)}); build it anew")
         token_ids, suffixes = (_mapped(folder / name) for name in (TOKENS, SUFFIXES))

@@ -163,7 +163,9 @@ class Hybrid:
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         """Tell each part what became of its candidates, and learn from it."""
-        seen = {c.row: self._rows[c.row].seen(c, v) for c, v in zip(contexts, verdicts, strict=True)}
+        seen = {
+            c.row: self._rows[c.row].seen(c, v) for c, v in zip(contexts, verdicts, strict=True)
+        }
         for number, part in enumerate(self.parts):
             told = [seen[row][number] for row in _rows(contexts) if number in seen[row]]
             if told:

@@ -4,7 +4,6 @@ Where the end of a text occurs a second time, in the text itself or in another o
 match. A place knows what it goes on with, and how often; of that a chain or a tree is made.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from itertools import count
@@ -31,7 +30,7 @@ class Match(NamedTuple):
     place: Place
 
 
-class Lookup(ABC):
+class Lookup:
     """Propose what follows the longest match, as a chain or as a tree of what is frequent.
 
     Candidates are point masses, so that the text stays lossless at any temperature.
@@ -98,9 +97,9 @@ class Lookup(ABC):
             return CandidateTree.chain(root, chain_behind(matches, depth))
         return tree_behind(root, matches, depth, self._num_nodes)
 
-    @abstractmethod
     def _matches(self, context: Context) -> Sequence[Match]:
         """Return where the end of a text occurs otherwise, longer matches first."""
+        raise NotImplementedError
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         """The committed tokens are read when candidates are next asked for."""
@@ -118,9 +117,7 @@ def chain_behind(matches: Sequence[Match], depth: int) -> list[int]:
     return token_ids
 
 
-def tree_behind(
-    root: int, matches: Iterable[Match], depth: int, num_nodes: int
-) -> CandidateTree:
+def tree_behind(root: int, matches: Iterable[Match], depth: int, num_nodes: int) -> CandidateTree:
     """Grow a tree of what is likeliest to follow; what the longest match leaves, shorter ones fill.
 
     A continuation that was seen c times out of n has probability c / (n + 1) after its parent: one

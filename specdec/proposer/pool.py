@@ -110,7 +110,9 @@ class _Refused:
         """Take the paths of a tree that the text did not follow; its root was token `start - 1`."""
         before = tuple(text[max(0, start - self._sizes[0]) : start])
         for leaf, children in enumerate(tree.children):
-            path = tuple(tree.token_ids[node] for node in tree.path_to(leaf)) if not children else ()
+            path = (
+                tuple(tree.token_ids[node] for node in tree.path_to(leaf)) if not children else ()
+            )
             accepted = _shared(path, text[start : start + len(path)])
             for place in range(len(before) + accepted, len(before) + len(path)):
                 self._take(before + path, place)

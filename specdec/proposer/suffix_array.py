@@ -29,7 +29,9 @@ def sorted_suffixes(token_ids: Tokens, depth: int) -> NDArray[np.int32]:  # [n] 
     return order.astype(np.int32)
 
 
-def bounds(token_ids: Tokens, suffixes: NDArray[np.int32], wanted: Sequence[int]) -> tuple[int, int]:
+def bounds(
+    token_ids: Tokens, suffixes: NDArray[np.int32], wanted: Sequence[int]
+) -> tuple[int, int]:
     """Return where the suffixes begin and end, in their order, that begin with some tokens."""
     return (
         _bisected(token_ids, suffixes, list(wanted), False),

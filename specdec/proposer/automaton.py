@@ -29,6 +29,11 @@ class SuffixAutomaton:
         self._last = START
         self.num_tokens = 0
 
+    @property
+    def num_states(self) -> int:
+        """At most two for each token."""
+        return len(self._next)
+
     def extend(self, token_ids: Sequence[int]) -> None:
         """Add tokens to the end of the text."""
         for token in token_ids:

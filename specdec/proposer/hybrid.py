@@ -163,17 +163,17 @@ class Hybrid:
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         """Tell each part what became of its candidates, and learn from it."""
-        seen = {
-            c.row: self._rows[c.row].seen(c, v) for c, v in zip(contexts, verdicts, strict=True)
-        }
+        pairs = list(zip(contexts, verdicts, strict=True))
+        seen = {each.row: self._rows[each.row].seen(each, verdict) for each, verdict in pairs}
         for number, part in enumerate(self.parts):
             told = [seen[row][number] for row in _rows(contexts) if number in seen[row]]
             if told:
                 part.update([context for context, _ in told], [verdict for _, verdict in told])
             if isinstance(part, Onlooker):
                 self._look_on(number, part, contexts)
-        for context, verdict in zip(contexts, verdicts, strict=True) if self.mode == SWITCH else ():
-            self._rows[context.row].learn(self.parts, context, verdict)
+        if self.mode == SWITCH:
+            for context, verdict in pairs:
+                self._rows[context.row].learn(self.parts, context, verdict)
 
     def _look_on(self, number: int, part: Onlooker, contexts: Sequence[Context]) -> None:
         """Show a part what the others proposed."""

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
 from omegaconf.errors import InterpolationKeyError
 
 from specdec.command.compose import compose_decode, composed
-from specdec.core.errors import UserError, require
+from specdec.core.errors import Unfit, UserError, require
 from specdec.core.protocols import TreePolicy
 from specdec.core.values import CandidateSource
 from specdec.lab.compatibility import require_plain_chain
@@ -63,6 +63,8 @@ def points(config: DictConfig) -> dict[str, str]:
         at, value = waiting.pop()
         if isinstance(value, dict):
             waiting += [(f"{at}.{name}".lstrip("."), each) for name, each in value.items()]
+        if isinstance(value, list):  # of parts
+            waiting += [(f"{at}.{place}", each) for place, each in enumerate(value)]
         there = POINTS_TO.fullmatch(value) if isinstance(value, str) else None
         if there is not None:
             found[at] = there[1]
@@ -97,7 +99,12 @@ def training_spec(config: DictConfig) -> TrainingSpec:
 
 
 def _require_plain_chain(config: DictConfig) -> None:
-    """Refuse a tree of which a proposer cannot take what it wants."""
+    """Refuse a tree of which a proposer, or one of its parts, cannot take what it wants."""
+    if declared(config.proposer) is CandidateSource.PARTS:
+        raise Unfit(
+            "proposer.parts: one takes the length of its chains from the tree, which has no gamma;"
+            ' expected tree=chain, or a length of its own, "suffix proposer.gamma=4"'
+        )
     if declared(config.proposer) is CandidateSource.TEXT:
         choices = config.choices or {}
         tree = Part[TreePolicy]("tree", plain(config.tree), choices.get("tree"))

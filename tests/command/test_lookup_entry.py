@@ -128,7 +128,11 @@ def test_what_the_text_decides_on_is_replayed(tiny: Tiny, cli: CommandLine) -> N
     none = ["grid.proposer=[]", "output=replayed"]
     ended = cli("replay", "recording=recording", *none, f"arms=[{listed}]")
     assert ended.status == 0, ended.err
-    drawn = ["grid.proposer=[]", "output=drawn", f'arms=["proposer=hybrid draft.path={tiny.draft}"]']
+    drawn = [
+        "grid.proposer=[]",
+        "output=drawn",
+        f'arms=["proposer=hybrid draft.path={tiny.draft}"]',
+    ]
     refused = cli("replay", "recording=recording", *drawn)
     assert refused.status == 2
     assert "single candidates of this proposer cannot be replayed" in refused.err

@@ -85,7 +85,8 @@ FAULTS = (
     Fault("core/sampling.py", "if self.temperature != 1:", "if self.temperature > 1:",
           "core decoding"),
     # What is looked up, and hybrids.
-    Fault("proposer/automaton.py", "self._link[there] = shorter", "pass", "proposer/test_suffix.py"),
+    Fault("proposer/automaton.py", "self._link[there] = shorter", "pass",
+          "proposer/test_suffix.py"),
     Fault("proposer/automaton.py", "self._count[state] += 1", "self._count[state] = 1",
           "proposer/test_suffix.py"),
     Fault("proposer/suffix_array.py", "behind[:-known] = ranks[known:] + 1",

@@ -120,7 +120,7 @@ def test_a_datastore_that_is_damaged_is_refused(tmp_path: Path) -> None:
 def test_what_holds_no_texts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the texts hold no tokens"):
         write_datastore([[], []], tmp_path, "tokenizer")
-    with pytest.raises(UserError, match="no datastore.json in that folder"):
+    with pytest.raises(UserError, match=r"no datastore\.json in that folder"):
         Datastore.open(str(tmp_path), "path")
     with pytest.raises(UserError, match="path=None: expected a datastore"):
         Retrieval.load(None, 2)

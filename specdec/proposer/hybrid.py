@@ -126,7 +126,7 @@ class Hybrid:
         return {row: self._union(self._rows[row]) for row in _rows(contexts)}
 
     def _union(self, row: "_Row") -> Proposal:
-        found = list(row.asked.values())
+        found = list(row.proposed.values())
         calls = [each.num_draft_calls for each in found]
         return Proposal(
             merged([each.tree for each in found], self._num_nodes),
@@ -143,18 +143,18 @@ class Hybrid:
         for number in range(len(self.parts)):
             if number not in self._looked_up:  # it is chosen before it has drawn anything
                 self._ask(number, [c for c in contexts if self._rows[c.row].chosen == number])
-        return {row: self._rows[row].asked[self._rows[row].chosen] for row in _rows(contexts)}
+        return {row: self._rows[row].proposed[self._rows[row].chosen] for row in _rows(contexts)}
 
     def _ask(self, number: int, contexts: Sequence[Context]) -> None:
         """Let a part propose; it sees the hidden states that it has not seen yet."""
         shown = [self._rows[each.row].shown_to(number, each) for each in contexts]
         proposals = self.parts[number].propose(shown) if shown else []
         for context, proposal in zip(contexts, proposals, strict=True):
-            self._rows[context.row].asked[number] = proposal
+            self._rows[context.row].proposed[number] = proposal
 
     def _promise(self, number: int, context: Context) -> float:
         """Return the tokens that a step emits by a part's candidates, for what it costs."""
-        row, proposal = self._rows[context.row], self._rows[context.row].asked.get(number)
+        row, proposal = self._rows[context.row], self._rows[context.row].proposed.get(number)
         if proposal is None:
             matched, depth = None, min(self.parts[number].max_depth, context.max_depth)
         else:
@@ -166,9 +166,9 @@ class Hybrid:
         pairs = list(zip(contexts, verdicts, strict=True))
         seen = {each.row: self._rows[each.row].seen(each, verdict) for each, verdict in pairs}
         for number, part in enumerate(self.parts):
-            told = [seen[row][number] for row in _rows(contexts) if number in seen[row]]
-            if told:
-                part.update([context for context, _ in told], [verdict for _, verdict in told])
+            due = [seen[row][number] for row in _rows(contexts) if number in seen[row]]
+            if due:
+                part.update([context for context, _ in due], [verdict for _, verdict in due])
             if isinstance(part, Onlooker):
                 self._look_on(number, part, contexts)
         if self.mode == SWITCH:
@@ -179,7 +179,7 @@ class Hybrid:
         """Show a part what the others proposed."""
         for context in contexts:
             row = self._rows[context.row]
-            others = [each for other, each in row.asked.items() if other != number]
+            others = [each for other, each in row.proposed.items() if other != number]
             part.look_on([context] * len(others), others, [row.start] * len(others))
 
 
@@ -188,7 +188,7 @@ class _Row:
 
     def __init__(self, parts: Sequence[Proposer]):
         self.outlooks = [Outlook() for _ in parts]
-        self.asked: dict[int, Proposal] = {}  # in this step, by the number of the part
+        self.proposed: dict[int, Proposal] = {}  # in this step, by the number of the part
         self.chosen = ALL
         self.start = 0  # tokens of the text at the start of the step
         self._looked_up = [is_looked_up(part) for part in parts]
@@ -199,7 +199,7 @@ class _Row:
 
     def begin(self, context: Context) -> None:
         """Begin a step; hidden states wait until the part that reads them is asked."""
-        self.asked, self.chosen, self.start = {}, ALL, len(context.token_ids)
+        self.proposed, self.chosen, self.start = {}, ALL, len(context.token_ids)
         for unseen in self._unseen:
             for layer, states in unseen.items():
                 states.append(context.features[layer])
@@ -213,15 +213,15 @@ class _Row:
         return replace(context, features=features)
 
     def seen(self, context: Context, verdict: Verdict) -> dict[int, tuple[Context, Verdict]]:
-        """Return what each part that was asked is told: the text as far as it had foreseen it."""
+        """Return what each part that was asked is due: the text as far as it had foreseen it."""
         return {
             number: (context, verdict) if number == self.chosen else self._foreseen(number, context)
-            for number in self.asked
+            for number in self.proposed
         }
 
     def _foreseen(self, number: int, context: Context) -> tuple[Context, Verdict]:
         emitted = context.token_ids[self.start :]
-        tree = self.asked[number].tree
+        tree = self.proposed[number].tree
         path = followed(tree, emitted[:-1])
         end = self.start + len(path) + 1
         node = path[-1] if path else ROOT
@@ -234,7 +234,7 @@ class _Row:
 
         Whether those would have been is read off the text, as soon as it is long enough.
         """
-        for number, proposal in self.asked.items():
+        for number, proposal in self.proposed.items():
             if not self._looked_up[number]:
                 depth = min(parts[number].max_depth, context.max_depth)
                 self.outlooks[number].learn(None, depth, len(verdict.path))

@@ -194,7 +194,7 @@ class ChoosingAfterwards(Hybrid):
         for context in contexts:
             self._rows[context.row].begin(context)
             self._rows[context.row].chosen = 1
-            self._rows[context.row].asked = {1: drawn[0]}
+            self._rows[context.row].proposed = {1: drawn[0]}
         alike = copied[0].tree.token_ids[:2] == drawn[0].tree.token_ids[:2]
         return [copied[0] if alike else drawn[0]]
 

@@ -46,8 +46,8 @@ class Told:
         self._chain = chain
         self.layers = layers
         self.max_depth = len(chain)
-        self.asked: list[Context] = []
-        self.told: list[tuple[list[int], Verdict]] = []
+        self.contexts: list[Context] = []
+        self.updates: list[tuple[list[int], Verdict]] = []
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
         """Nothing to prepare."""
@@ -56,13 +56,13 @@ class Told:
         """Nothing to forget."""
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
-        self.asked += contexts
+        self.contexts += contexts
         trees = [CandidateTree.chain(each.token_ids[-1], self._chain) for each in contexts]
         return [Proposal(tree, num_draft_calls=len(self._chain)) for tree in trees]
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         pairs = zip(contexts, verdicts, strict=True)
-        self.told += [(list(each.token_ids), verdict) for each, verdict in pairs]
+        self.updates += [(list(each.token_ids), verdict) for each, verdict in pairs]
 
 
 class Copied(Told):
@@ -109,8 +109,8 @@ def test_a_part_that_drafts_is_asked_only_when_it_is_chosen() -> None:
     hybrid = opened(Hybrid([copies, drafts]), begun)
     for _ in range(5):
         _, begun = step(hybrid, begun, [1, 1, 1, 1])
-    assert len(copies.asked) == 5
-    assert drafts.asked == drafts.told == []
+    assert len(copies.contexts) == 5
+    assert drafts.contexts == drafts.updates == []
 
 
 def test_costs_are_held_against_what_is_promised() -> None:
@@ -131,9 +131,11 @@ def test_each_part_is_told_of_the_text_as_far_as_it_had_foreseen_it() -> None:
     proposal, _ = step(hybrid, begun, [1, 2, 3, 9])
     assert proposal.tree == CandidateTree((0, 1, 2, 7, 3), (-1, 0, 1, 1, 2))
     assert proposal.num_draft_calls == 5
-    assert [(text, told.path) for text, told in first.told] == [([0, 1, 2, 3, 9], (1, 2, 3))]
-    assert [(text, told.path) for text, told in second.told] == [([0, 1, 2], (1,))]
-    assert second.told[0][1].next_token == 2
+    assert [(text, verdict.path) for text, verdict in first.updates] == [
+        ([0, 1, 2, 3, 9], (1, 2, 3))
+    ]
+    assert [(text, verdict.path) for text, verdict in second.updates] == [([0, 1, 2], (1,))]
+    assert second.updates[0][1].next_token == 2
 
 
 def test_hidden_states_wait_until_they_are_read() -> None:
@@ -144,10 +146,10 @@ def test_hidden_states_wait_until_they_are_read() -> None:
     for number in range(1, 12):
         _, begun = step(hybrid, begun, [5])
         begun = replace(begun, features={"final": torch.tensor([[float(number)]])})
-        if heads.asked:
+        if heads.contexts:
             break
-    (asked,) = heads.asked
-    assert asked.features["final"].flatten().tolist() == [float(n) for n in range(number)]
+    (shown,) = heads.contexts
+    assert shown.features["final"].flatten().tolist() == [float(n) for n in range(number)]
     assert number > 1
 
 
@@ -158,7 +160,7 @@ def test_a_pool_looks_on_what_others_propose() -> None:
     proposal, begun = step(hybrid, begun, [9])
     assert proposal.tree.token_ids == (0, 6, 7, 8)
     (proposal,) = hybrid.propose([replace(begun, token_ids=[*begun.token_ids, 6])])
-    assert hybrid._rows[0].asked[0].tree.token_ids == (6, 7, 8)
+    assert hybrid._rows[0].proposed[0].tree.token_ids == (6, 7, 8)
 
 
 def test_merged_trees_share_their_paths() -> None:
@@ -230,11 +232,11 @@ def test_greedy_texts_are_the_verifiers_own(mode: str, other: str) -> None:
     verifier, draft = sd.HFCausalLM(model), sd.HFCausalLM(noisy_copy(model))
     parts: list[Proposer] = [Suffix(3), PROPOSERS[other](verifier, draft)]
     stopping = Stopping(24)
-    asked = [Request(str(n), [1 + n, 2, 3, 1 + n, 2][: 5 - n]) for n in range(4)]
+    texts_of = [Request(str(n), [1 + n, 2, 3, 1 + n, 2][: 5 - n]) for n in range(4)]
 
     def texts(proposer: Proposer, batch: int) -> list[tuple[int, ...]]:
         parts = (verifier, proposer, Rejection(), Sampling(0.0), stopping, batch)
-        return [trace.output_ids for trace in sd.SpeculativeDecoder(*parts).decode(asked)]
+        return [trace.output_ids for trace in sd.SpeculativeDecoder(*parts).decode(texts_of)]
 
     expected = texts(NoProposer(), 1)
     for batch in (1, 3):

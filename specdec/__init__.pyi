@@ -28,10 +28,14 @@ from .prompts import load_prompts as load_prompts
 from .proof.lossless import prove_lossless as prove_lossless
 from .proposer.chained import Chained as Chained
 from .proposer.draft_model import DraftModel as DraftModel
+from .proposer.hybrid import Hybrid as Hybrid
 from .proposer.medusa import Medusa as Medusa
 from .proposer.ngram import NGram as NGram
 from .proposer.none import NoProposer as NoProposer
+from .proposer.pool import Pool as Pool
 from .proposer.recorded import Recorded as Recorded
+from .proposer.retrieval import Retrieval as Retrieval
+from .proposer.suffix import Suffix as Suffix
 from .recording.recorded import Recording as Recording
 from .results.explanation import Explanation as Explanation
 from .training.chained import ChainedTraining as ChainedTraining

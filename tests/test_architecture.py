@@ -73,7 +73,7 @@ THIRD_PARTY = {
     "metrics": {"numpy", "scipy"},
 }
 # The folders that know what a DictConfig is: the rest gets typed values.
-CONFIGURED = ("specdec/command", "scripts/build_zoo.py")
+CONFIGURED = ("specdec/command", "scripts/build_zoo.py", "scripts/build_datastore.py")
 # `instantiate` is how the laboratory calls what a `_target_` names; it knows no configuration.
 CALLS = {"specdec/lab/part.py": {"hydra.errors.InstantiationException", "hydra.utils.instantiate"}}
 

@@ -15,7 +15,10 @@ import yaml
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from transformers import AutoTokenizer
 
+from specdec.lm.fingerprint import tokenizer_digest
+from specdec.proposer.datastore import write_datastore
 from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -46,6 +49,7 @@ ENTRY_POINTS = (
 # What a plug-in cannot do without: one line for each that needs a file or a folder.
 NEEDED = {
     "proposer=recorded": ["proposer.path=recorded_run"],
+    "proposer=retrieval": ["proposer.path=store"],
     "tree=calibrated": ["tree.path=tree.json", "tree.num_nodes=4"],
     "tree=sequoia": ["tree.path=tree.json", "tree.num_nodes=4", "sampling.temperature=1"],
     "verification=typical": ["verification.allow_lossy=true"],
@@ -181,6 +185,9 @@ def test_a_plug_in_decodes(cli: CommandLine, tiny: Tiny, group: str, stem: str) 
         train_heads(cli, tiny, stem)
     if choice in ("tree=calibrated", "tree=sequoia"):
         calibrate(cli, tiny)
+    if choice == "proposer=retrieval":
+        tokenizer: Any = AutoTokenizer.from_pretrained(tiny.verifier)
+        write_datastore([tokenizer("a text").input_ids], Path("store"), tokenizer_digest(tokenizer))
     options = ["max_new_tokens=4", "prompts.limit=1"]
     if choice == "proposer=recorded":
         assert cli("decode", *tiny.options("recorded_run", *options)).status == 0

@@ -31,6 +31,7 @@ def planned(config: DictConfig) -> tuple[dict[str, TimedShape], dict[str, ArmSpe
         for plug_ins, tree, parents, choice in shapes_of(str(proposer), config):
             found = _composed([*config.options, *plug_ins], tree, config)
             try:
+                _require_one_price(found)
                 require_parts_fit(found)
                 require_models(found)
                 _require_known_levels(found.proposer)
@@ -53,6 +54,16 @@ def _require_known_levels(proposer: ProposerPart) -> None:
     """
     if proposer.drafts_text:
         raise Unfit("draft.vocabulary=strings: candidates are not the tokens that were drafted")
+
+
+def _require_one_price(spec: ArmSpec) -> None:
+    """Refuse a proposer whose steps cost what the part costs that drafts in them.
+
+    Raises:
+        Unfit: it has parts.
+    """
+    if spec.proposer.parts:
+        raise Unfit("a step costs what its parts do; measure its speed with specdec-compare")
 
 
 def _composed(overrides: Sequence[str], tree: Mapping[str, Any], config: DictConfig) -> ArmSpec:

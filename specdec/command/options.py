@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
 from omegaconf.errors import InterpolationKeyError
 
-from specdec.command.compose import composed
-from specdec.core.errors import UserError, require
+from specdec.command.compose import compose_decode, composed
+from specdec.core.errors import Unfit, UserError, require
 from specdec.core.protocols import TreePolicy
 from specdec.core.values import CandidateSource
 from specdec.lab.compatibility import require_plain_chain
@@ -62,6 +63,8 @@ def points(config: DictConfig) -> dict[str, str]:
         at, value = waiting.pop()
         if isinstance(value, dict):
             waiting += [(f"{at}.{name}".lstrip("."), each) for name, each in value.items()]
+        if isinstance(value, list):  # of parts
+            waiting += [(f"{at}.{place}", each) for place, each in enumerate(value)]
         there = POINTS_TO.fullmatch(value) if isinstance(value, str) else None
         if there is not None:
             found[at] = there[1]
@@ -75,6 +78,7 @@ def arm_spec(config: DictConfig) -> ArmSpec:
         UserError: one of them is not what it should be.
     """
     require_nodes(config)
+    config = with_parts(config)
     try:
         options = plain(config)
     except InterpolationKeyError:  # ${tree.gamma}, of a tree that has none
@@ -95,7 +99,12 @@ def training_spec(config: DictConfig) -> TrainingSpec:
 
 
 def _require_plain_chain(config: DictConfig) -> None:
-    """Refuse a tree of which a proposer cannot take what it wants."""
+    """Refuse a tree of which a proposer, or one of its parts, cannot take what it wants."""
+    if declared(config.proposer) is CandidateSource.PARTS:
+        raise Unfit(
+            "proposer.parts: one takes the length of its chains from the tree, which has no gamma;"
+            ' expected tree=chain, or a length of its own, "suffix proposer.gamma=4"'
+        )
     if declared(config.proposer) is CandidateSource.TEXT:
         choices = config.choices or {}
         tree = Part[TreePolicy]("tree", plain(config.tree), choices.get("tree"))
@@ -111,11 +120,44 @@ def declared(node: DictConfig) -> CandidateSource | None:
 
 def proposer_part(config: DictConfig) -> ProposerPart:
     """Read the proposer alone, of any configuration that has one."""
+    config = with_parts(config)
     found: Any = OmegaConf.to_container(config, resolve=True)
     choices = found.get("choices") or {}
     tree = Part[TreePolicy]("tree", found["tree"], choices.get("tree"))
     called = choices.get("proposer")
     return ProposerPart("proposer", found["proposer"], called, points(config), tree=tree)
+
+
+def with_parts(config: DictConfig) -> DictConfig:
+    """Replace the names of a proposer's parts by what their own YAML files have, options included.
+
+    Each is a name with options of its own, "suffix proposer.min_matched=2". What parts take from
+    elsewhere, `${tree}`, they take from this configuration.
+
+    Raises:
+        UserError: one of them is no proposer.
+    """
+    parts = config.proposer.get("parts")
+    if declared(config.proposer) is not CandidateSource.PARTS or not isinstance(parts, ListConfig):
+        return config
+    nodes = OmegaConf.to_container(parts, resolve=False)
+    assert isinstance(nodes, list)
+    found = deepcopy(config)
+    with flag_override(found, ["struct", "readonly"], False):
+        found.proposer.parts = [_part_of(each) if isinstance(each, str) else each for each in nodes]
+        for place, each in enumerate(found.proposer.parts):
+            if isinstance(each, DictConfig) and "parts" in each:
+                raise UserError(f"proposer.parts.{place}: has parts itself; expected its parts")
+    return found
+
+
+def _part_of(text: str) -> object:
+    name, *options = text.split() or [""]
+    example = "one that --help names, with options of its own, [suffix,draft_model]"
+    strange = [each for each in options if not each.lstrip("+").startswith("proposer.")]
+    require(name.isidentifier() and not strange, "proposer.parts", text, example)
+    node = compose_decode([f"proposer={name}", *options]).proposer
+    return OmegaConf.to_container(node, resolve=False)
 
 
 def require_nodes(config: DictConfig) -> None:

@@ -31,6 +31,7 @@ NEEDS: Mapping[CandidateSource, str] = {
     CandidateSource.HEADS: "heads that are trained for it; proposer.path=HEADS is held against it",
     CandidateSource.TEXT: "",
     CandidateSource.NOTHING: "",
+    CandidateSource.PARTS: "",
 }
 
 

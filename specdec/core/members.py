@@ -5,7 +5,7 @@ from typing import cast
 
 from specdec.core.errors import UserError
 from specdec.core.narrowing import is_sequence
-from specdec.core.values import Draw
+from specdec.core.values import Draw, are_draws
 
 Check = tuple[Callable[[object], bool], str]  # of a member, and what is expected of it
 
@@ -31,7 +31,7 @@ FLAG: Check = (lambda value: isinstance(value, bool), "True or False")
 DRAWS: Check = (_are_draws, "a frozenset of Draw")
 NUMBER: Check = (_is_int, "an integer")
 PROPOSER: Mapping[str, Check] = {
-    "draw": (lambda value: value is None or _is_draw(value), "a Draw or None"),
+    "draw": (are_draws, "a Draw, a frozenset of Draw or None"),
     "max_depth": NUMBER,
     "layers": (is_sequence, "a sequence of layers"),
     **dict.fromkeys(("open", "reset", "propose", "update"), METHOD),

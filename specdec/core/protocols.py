@@ -11,7 +11,7 @@ from specdec.core.closed_form import ClosedForm
 from specdec.core.draft_chain import DraftChain, DraftedChain
 from specdec.core.randomness import RandomStream, Stream
 from specdec.core.shown import Shown
-from specdec.core.values import Context, Draw, Layer, Level, Proposal, Verdict
+from specdec.core.values import Context, Draw, Draws, Layer, Level, Proposal, Verdict
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,12 @@ class Proposer(Protocol):
     """Any source of candidates. State is per row and begins anew with `reset`."""
 
     @property
-    def draw(self) -> Draw | None:
-        """How its candidates are chosen; None: it has none, and any rule will do."""
+    def draw(self) -> Draws:
+        """How its candidates are chosen; None: it has none, and any rule will do.
+
+        Of several ways, each proposal names its own. Which one it is follows from what is known
+        before a token is drawn: to look at drawn tokens and take others would change q.
+        """
         ...
 
     @property
@@ -196,6 +200,37 @@ class Proposer(Protocol):
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         """Learn what was accepted, after the commit: `token_ids` hold the emitted tokens now."""
+        ...
+
+
+@runtime_checkable
+class OfParts(Protocol):
+    """What a proposer may have besides, whose candidates come from other proposers."""
+
+    @property
+    def parts(self) -> Sequence[Proposer]:
+        """These proposers."""
+        ...
+
+
+def leaves(proposer: Proposer) -> list[Proposer]:
+    """Return the proposers that candidates come from in the end; of most proposers itself."""
+    if not isinstance(proposer, OfParts):
+        return [proposer]
+    return [leaf for part in proposer.parts for leaf in leaves(part)]
+
+
+@runtime_checkable
+class Onlooker(Protocol):
+    """What a part of a proposer may have besides, which learns from the candidates of others."""
+
+    def look_on(
+        self, contexts: Sequence[Context], proposals: Sequence[Proposal], starts: Sequence[int]
+    ) -> None:
+        """See what was proposed behind the first `starts` tokens of these texts.
+
+        That is after the commit: `token_ids` hold what was emitted, too.
+        """
         ...
 
 

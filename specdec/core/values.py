@@ -5,9 +5,10 @@ size. `p` is the verifier's distribution and `q` the draft's, both after tempera
 min-p.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -37,6 +38,31 @@ class Draw(Enum):
     FILTERED = "filtered"
 
 
+# How a proposer's candidates are chosen: in one way, or each proposal in one of several.
+# None: it has no candidates.
+Draws = Draw | frozenset[Draw] | None
+
+
+def are_draws(value: object) -> TypeGuard[Draws]:
+    """Whether a value says how candidates are chosen."""
+    if isinstance(value, frozenset):
+        return all(isinstance(each, Draw) for each in cast(frozenset[object], value))
+    return value is None or isinstance(value, Draw)
+
+
+def each_draw(draws: Draws) -> tuple[Draw | None, ...]:
+    """Return the ways one by one, in the order of their names."""
+    if draws is None or isinstance(draws, Draw):
+        return (draws,)
+    return tuple(sorted(draws, key=lambda draw: draw.value))
+
+
+def united(draws: Iterable[Draws]) -> Draws:
+    """Return how candidates are chosen that come from several proposers."""
+    found = frozenset(draw for each in draws for draw in each_draw(each) if draw is not None)
+    return next(iter(found), None) if len(found) <= 1 else found
+
+
 class CandidateSource(Enum):
     """What a proposer's candidates come from, as its class declares it in `source`."""
 
@@ -44,6 +70,7 @@ class CandidateSource(Enum):
     TEXT = "text"  # copied from a text; of its tree it heeds the length alone
     MODEL = "model"  # the probabilities of a language model of its own
     HEADS = "heads"  # heads on the hidden states of the verifier, which they are given
+    PARTS = "parts"  # other proposers, which are its parts
 
 
 @dataclass(frozen=True)
@@ -95,6 +122,9 @@ class Proposal:
     draft_probs: Tensor | None = None  # [M, V], M > every node with children
     num_draft_calls: int | None = None  # forwards of the draft; None: it does not say
     withheld: bool = False  # FILTERED: one more token was drawn below the last node, and not shown
+    # Of candidates that are looked up: the last tokens of the text that were found elsewhere, which
+    # the candidates stand behind there. None: they were not looked up, or nothing was found.
+    matched: int | None = None
 
     def __post_init__(self) -> None:
         assert (self.draft_probs is None) == (self.draw is Draw.DETERMINISTIC)

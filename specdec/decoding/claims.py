@@ -13,8 +13,8 @@ from torch import Tensor
 
 from specdec.core.errors import UserError
 from specdec.core.plug_ins import is_ours
-from specdec.core.protocols import Proposer
-from specdec.core.values import Context, Draw, Proposal
+from specdec.core.protocols import Proposer, leaves
+from specdec.core.values import Context, Draw, Proposal, each_draw
 
 # How unlikely draws must be, ln(1 / p), until nobody believes that the distributions are right;
 # every step looks again, so there is room to spare.
@@ -53,7 +53,7 @@ class Claims:
     def __init__(self, proposer: Proposer):
         kind = type(proposer)
         self._name = f"{kind.__module__}.{kind.__qualname__}"
-        self._draw = proposer.draw
+        self._draws = each_draw(proposer.draw)
         self._likely, self._repeated = Deviation(), Deviation()
 
     def check(self, contexts: Sequence[Context], proposals: Sequence[Proposal]) -> None:
@@ -77,8 +77,8 @@ class Claims:
             raise self._wrong("the root of a proposal is not the last committed token")
         if not tree.num_draft_tokens:
             return
-        if proposal.draw is not self._draw:
-            declared = None if self._draw is None else self._draw.value
+        if proposal.draw not in self._draws:
+            declared = " or ".join("None" if each is None else each.value for each in self._draws)
             raise self._wrong(f"candidates that are {proposal.draw.value}, and it says {declared}")
         for parent, children in enumerate(tree.children):
             tokens = [tree.token_ids[child] for child in children]
@@ -121,4 +121,5 @@ class Claims:
 
 def claims_of(proposer: Proposer) -> Claims | None:
     """Return what a proposer from outside of the package is held to; ours are proven by tests."""
-    return None if is_ours(type(proposer).__module__) else Claims(proposer)
+    every = [proposer, *leaves(proposer)]
+    return None if all(is_ours(type(each).__module__) for each in every) else Claims(proposer)

@@ -19,6 +19,7 @@ from specdec.core.protocols import (
     Proposer,
     Rereading,
     VerificationRule,
+    leaves,
 )
 from specdec.core.room import Room
 from specdec.core.sampling import Sampling
@@ -44,6 +45,7 @@ from specdec.decoding.turns import Decodable, beforehand, decode_turns, listed, 
 from specdec.lm.batch import TreeBatch
 from specdec.lm.begin import begin
 from specdec.lm.encoder_decoder import share_encoder
+from specdec.lm.fingerprint import require_tokens_of
 from specdec.lm.generation import heeded
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.vocabularies import require_model, require_one_family
@@ -103,9 +105,12 @@ class SpeculativeDecoder:
         require_members(proposer, "proposer")
         for each in (rule, *self.judges.values()):
             require_members(each, "verification rule")
-        require_one_family(verifier, proposer)
         require_reads(verifier, proposer)
-        share_encoder(verifier, proposer)
+        for each in leaves(proposer):
+            require_one_family(verifier, each)
+            require_reads(verifier, each)
+            require_tokens_of(getattr(verifier, "tokenizer", None), each)
+            share_encoder(verifier, each)
         self.lossless = is_lossless(rule, proposer.draw, allow_lossy)
         require_judges(self.judges, proposer.draw)
         self.verifier = verifier
@@ -140,7 +145,8 @@ class SpeculativeDecoder:
 
     def expect(self, num_texts: int) -> None:
         """Tell models that choose how they run how many tokens may be written."""
-        for model in (self.verifier, getattr(self.proposer, "model", None)):
+        models = (getattr(each, "model", None) for each in leaves(self.proposer))
+        for model in (self.verifier, *models):
             if isinstance(model, HFCausalLM):
                 model.expect(num_texts * self.stopping.max_new_tokens)
 

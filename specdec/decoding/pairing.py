@@ -1,16 +1,20 @@
 """Which rule may decide on which candidates; known before any model is loaded."""
 
 from collections.abc import Mapping
+from itertools import product
 
 from specdec.core.errors import Unfit, UserError
 from specdec.core.protocols import Proposer, VerificationRule
-from specdec.core.values import Draw
+from specdec.core.values import Draw, Draws, each_draw
 from specdec.lm.hf import HFCausalLM
 from specdec.proof.lossless import finding
 
 
-def is_lossless(rule: VerificationRule, draw: Draw | None, allow_lossy: bool) -> bool:
+def is_lossless(rule: VerificationRule, draws: Draws, allow_lossy: bool) -> bool:
     """Return whether the text will have exactly the verifier's distribution.
+
+    Of candidates that are drawn now in this way and now in that, the rule must be right for each:
+    which it is was settled before anything was drawn, so every step is one that was proven.
 
     What a rule says of itself is not believed but enumerated, the package's own rules too.
 
@@ -18,6 +22,11 @@ def is_lossless(rule: VerificationRule, draw: Draw | None, allow_lossy: bool) ->
         UserError: the rule cannot decide on such candidates (Unfit), or it is not lossless for them
             and `allow_lossy` is off, or it says so and is not, or it miscounts.
     """
+    found = [_is_lossless_for(rule, draw, allow_lossy) for draw in each_draw(draws)]
+    return all(found)
+
+
+def _is_lossless_for(rule: VerificationRule, draw: Draw | None, allow_lossy: bool) -> bool:
     field = called(rule)
     require_defined(rule, draw, field)
     claims = draw is None or draw in rule.lossless_for
@@ -45,17 +54,19 @@ def require_reads(verifier: object, proposer: Proposer) -> None:
     tree = getattr(proposer, "tree", None)
     if not isinstance(verifier, HFCausalLM) or verifier.no_trees is None:
         return
+    if getattr(proposer, "branches", False):  # by itself, without a tree policy
+        raise Unfit(verifier.tree_refusal)
     nodes, depth = (getattr(tree, name, None) for name in ("num_nodes", "max_depth"))
     if tree is not None and nodes != depth:  # of a chain they are the same
         raise Unfit(verifier.tree_refusal)
 
 
-def require_judges(judges: Mapping[str, VerificationRule], draw: Draw | None) -> None:
+def require_judges(judges: Mapping[str, VerificationRule], draws: Draws) -> None:
     """Refuse judges that cannot decide on such candidates; they need not be lossless.
 
     What they say is what they accept on average, and that is enumerated.
     """
-    for name, judge in judges.items():
+    for (name, judge), draw in product(judges.items(), each_draw(draws)):
         require_defined(judge, draw, f"judges={name}")
         _require_honest(finding(judge, draw).miscounts, f"judges={name}")
 

@@ -15,6 +15,7 @@ from specdec.lm.layer_kinds import why_no_trees
 from specdec.lm.load import vocabulary_size
 from specdec.lm.translation import SAME
 from specdec.lm.vocabularies import UNLIKE_SIDES
+from specdec.proposer.hybrid import MERGE, require_hybrid, require_mergeable
 from specdec.proposer.tree_fit import (
     require_heads_fit,
     require_kind,
@@ -44,13 +45,15 @@ def require_parts_fit(spec: ArmSpec) -> None:
     rule, judges = spec.rule.build(), {name: part.build() for name, part in spec.judges.items()}
     for each in (rule, *judges.values()):
         require_members(each, "verification rule")
-    draw = spec.proposer.draw(tree)
-    is_lossless(rule, draw, spec.allow_lossy)
-    require_judges(judges, draw)
+    draws = spec.proposer.draw(tree)
+    is_lossless(rule, draws, spec.allow_lossy)
+    require_judges(judges, draws)
 
 
 def require_proposer(proposer: ProposerPart) -> None:
     """Refuse what is no proposer, as far as its class tells, or an object that needs no model."""
+    for part in proposer.parts:
+        require_proposer(part)
     arguments = dict.fromkeys(name for name in proposer.options if not name.startswith("_"))
     try:
         inspect.signature(proposer.made_by).bind_partial(**arguments)
@@ -65,8 +68,31 @@ def require_proposer(proposer: ProposerPart) -> None:
 
 
 def require_tree_fits(spec: ArmSpec, tree: TreePolicy) -> None:
-    """Refuse a tree that the proposer cannot grow, as far as files tell."""
-    proposer = spec.proposer
+    """Refuse a tree that the proposer, or one of its parts, cannot grow, as far as files tell."""
+    require_parts(spec.proposer, tree)
+    for leaf in spec.proposer.leaves:
+        # Of several parts, it is enough that one heeds the tree.
+        if leaf.grows_trees or not spec.proposer.grows_trees:
+            _require_tree_fits(spec, leaf, tree)
+
+
+def require_parts(proposer: ProposerPart, tree: TreePolicy) -> None:
+    """Refuse parts that cannot be one proposer.
+
+    Raises:
+        UserError: an option says what cannot be; or candidates that are drawn are to be merged
+            (Unfit).
+    """
+    for part in proposer.parts:
+        require_parts(part, tree)
+    if proposer.source is CandidateSource.PARTS and proposer.is_ours:
+        options = [proposer.get(name) for name in ("parts", "mode", "costs", "num_nodes")]
+        with named_options(proposer.names):
+            require_hybrid(*options)
+            require_mergeable(str(proposer.get("mode")), proposer.draw(tree))
+
+
+def _require_tree_fits(spec: ArmSpec, proposer: ProposerPart, tree: TreePolicy) -> None:
     draft = proposer.draft_model
     if proposer.has_heads:
         heads = getattr(proposer.kind, "kind", None)
@@ -75,15 +101,17 @@ def require_tree_fits(spec: ArmSpec, tree: TreePolicy) -> None:
                 require_kind(heads.__name__, proposer.get("path"))
             require_heads_fit(tree, proposer.get("path"))
     elif draft is not None:
-        require_draft_tokens(spec, draft, tree)
+        require_draft_tokens(spec, proposer, tree)
     elif proposer.source is CandidateSource.TEXT:
         require_plain_chain(tree, proposer.name, spec.tree.name)
 
 
-def require_draft_tokens(spec: ArmSpec, draft: ModelPart, tree: TreePolicy) -> None:
+def require_draft_tokens(spec: ArmSpec, proposer: ProposerPart, tree: TreePolicy) -> None:
     """Refuse a tree of more ranks than a draft model has tokens to choose from, or of its text."""
+    draft = proposer.draft_model
+    assert draft is not None
     checkpoint, num_tokens = draft.checkpoint, vocabulary_size(draft.checkpoint)
-    if spec.proposer.drafts_text:
+    if proposer.drafts_text:
         require_single_chain(tree, spec.tree.name)
     elif draft.vocabulary != SAME:
         found = vocabulary_between(checkpoint, spec.verifier.checkpoint, draft.vocabulary)
@@ -93,12 +121,13 @@ def require_draft_tokens(spec: ArmSpec, draft: ModelPart, tree: TreePolicy) -> N
 
 def require_sides_fit(spec: ArmSpec) -> None:
     """Refuse a draft model without an encoder beside a verifier with one, and the reverse."""
-    draft = spec.proposer.draft_model
-    if draft is None:
-        return
-    reads, drafts = has_encoder(spec.verifier), has_encoder(draft)
-    if reads != drafts:
-        raise Unfit(f"{draft.checkpoint.called}: {UNLIKE_SIDES[drafts]}")
+    for leaf in spec.proposer.leaves:
+        draft = leaf.draft_model
+        if draft is None:
+            continue
+        reads, drafts = has_encoder(spec.verifier), has_encoder(draft)
+        if reads != drafts:
+            raise Unfit(f"{draft.checkpoint.called}: {UNLIKE_SIDES[drafts]}")
 
 
 def has_encoder(model: ModelPart) -> bool:
@@ -119,15 +148,28 @@ def require_decoder(model: ModelPart, why: str) -> None:
 
 def require_tree_read(spec: ArmSpec, tree: TreePolicy) -> None:
     """Refuse a tree with branches where the verifier, or the draft model, reads chains alone."""
-    if spec.proposer.source is CandidateSource.NOTHING or is_chain(tree):
-        return
-    for model in (spec.verifier, spec.proposer.draft_model):
+    leaves = spec.proposer.leaves
+    branching = next((option for option in map(_branching, leaves) if option is not None), None)
+    if spec.proposer.get("mode") == MERGE and spec.proposer.parts:
+        branching = f"{spec.proposer.at}.mode={MERGE}"
+    grows = any(leaf.source is not CandidateSource.NOTHING for leaf in leaves)
+    if grows and not is_chain(tree):
+        branching = f"tree={spec.tree.name}"
+    models = [spec.verifier, *(leaf.draft_model for leaf in leaves if not is_chain(tree))]
+    for model in models if branching is not None else ():
         reason = None if model is None else why_no_trees(model.checkpoint.config)
         if model is not None and reason is not None:
             raise Unfit(
-                f"tree={spec.tree.name}: {model.checkpoint.called} cannot read trees, since"
+                f"{branching}: {model.checkpoint.called} cannot read trees, since"
                 f" {reason}; expected tree=chain"
             )
+
+
+def _branching(proposer: ProposerPart) -> str | None:
+    """Return the option by which what is looked up becomes a tree of its own; None: it does not."""
+    number = proposer.get("num_nodes")
+    looked_up = proposer.source is CandidateSource.TEXT and proposer.is_ours
+    return f"{proposer.at}.num_nodes={number}" if looked_up and number is not None else None
 
 
 def require_plain_chain(tree: TreePolicy, proposer: str, name: str) -> None:

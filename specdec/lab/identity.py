@@ -22,6 +22,7 @@ from specdec.results.options import (
     options,
     run_name,
     targets,
+    whole,
 )
 from specdec.training.data.text import ZOO, zoo_digest
 from specdec.training.trained_folder import training_tokens
@@ -58,8 +59,8 @@ def files_of(used: Mapping[str, Any]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name, value in _texts(used):
-        if name not in NO_FILES | WRITTEN and not name.startswith(NO_FILES_BELOW):
-            known = content_of(value, ON_HUB.get(name), used.get(revision_of(name)))
+        if whole(name) not in NO_FILES | WRITTEN and not name.startswith(NO_FILES_BELOW):
+            known = content_of(value, ON_HUB.get(whole(name)), used.get(revision_of(name)))
             if known is not None:
                 found[name] = known
     return found
@@ -136,8 +137,14 @@ def training_tokens_of(proposer: ProposerPart) -> int | None:
 
 def draft_of(proposer: ProposerPart) -> ProposerKey:
     """Tell what candidates come from, whatever tree they make: `draft_model zoo:draft float32`."""
+    if proposer.parts:
+        parts = [draft_of(part) for part in proposer.parts]
+        own = {n: v for n, v in proposer.options.items() if n != "parts"}
+        known = {**own, "code": code_digest(proposer.target), "parts": [p.known_by for p in parts]}
+        names = " + ".join(part.name for part in parts)
+        return ProposerKey(f"{proposer.name} {names}", identity(known))
     part = proposer.draft_model or proposer
-    path = part.get("path")
+    path = part.get("path") or part.get("corpus_path")
     words = [each for each in (proposer.name, path, part.get("dtype")) if each is not None]
     revision = part.get("revision")
     content = content_of(path, "model", revision) if isinstance(path, str) else None

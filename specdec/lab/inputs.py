@@ -23,6 +23,7 @@ from specdec.lab.part import TARGET, Part
 from specdec.lab.prompt_options import PromptOptions, chosen
 from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart
 from specdec.lm.checkpoint import Checkpoint
+from specdec.lm.fingerprint import require_tokens_of
 from specdec.lm.load import require_loadable, room_for, vocabulary_size, width
 from specdec.lm.routing import require_experts, require_plain_steps
 from specdec.prompts import Prompt
@@ -47,16 +48,21 @@ def require_inputs(spec: ArmSpec) -> None:
 def require_models(spec: ArmSpec) -> None:
     """Refuse a verifier, and what a proposer loads, as far as that shows without their weights."""
     require_model(spec.verifier)
-    proposer = spec.proposer
+    for leaf in spec.proposer.leaves:
+        _require_proposer(leaf, spec)
+
+
+def _require_proposer(proposer: ProposerPart, spec: ArmSpec) -> None:
     for model in proposer.models:
         require_model(model)
     if proposer.has_heads:
-        Checkpoint.of(proposer.options, "proposer.path")
+        Checkpoint.of(proposer.options, f"{proposer.at}.path")
         if not proposer.get("force", False):
             require_heads_of(proposer.get("path"), spec.verifier.checkpoint)
     elif not proposer.models:
         content = json.dumps(proposer.options, sort_keys=True, default=str)
-        _require_made(_Node(content, _files(proposer.get("path")), proposer))
+        verifier = spec.verifier.checkpoint
+        _require_made(_Node(content, _texts_of(proposer), verifier, verifier.files, proposer))
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,16 @@ class _Node:
 
     text: str
     there: Files
+    verifier: Checkpoint
+    model_there: Files
     proposer: ProposerPart = field(compare=False)
 
 
 @lru_cache(maxsize=256)
 def _require_made(node: _Node) -> None:
-    node.proposer.build()
+    proposer: object = node.proposer.build()
+    if getattr(proposer, "tokenizer_digest", None) is not None:
+        require_tokens_of(node.verifier.tokenizer, proposer)
 
 
 def require_model(model: ModelPart) -> None:
@@ -133,6 +143,11 @@ def _require_prompts(
 
     requests = chosen(prompts.load(), prompts, request, room.too_long).requests
     require_decodable(requests, room, vocab_size, tokenizer)
+
+
+def _texts_of(proposer: ProposerPart) -> Files:
+    """Return what changes when a file or folder does that a proposer copies from."""
+    return (*_files(proposer.get("path")), *_files(proposer.get("corpus_path")))
 
 
 def _files(path: object) -> Files:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from specdec.core.errors import require
-from specdec.core.narrowing import is_mapping
+from specdec.core.narrowing import is_list, is_mapping
 from specdec.core.protocols import Proposer, TreePolicy, VerificationRule
 from specdec.core.sampling import Sampling
-from specdec.core.values import CandidateSource, Draw
+from specdec.core.values import CandidateSource, Draw, Draws, are_draws, united
 from specdec.lab.option_names import Points, option_of
 from specdec.lab.part import TARGET, Part
 from specdec.lab.prompt_options import PromptOptions
@@ -118,8 +118,33 @@ class ProposerPart(Part[Proposer]):
         return source_of(self)
 
     @property
+    def parts(self) -> list[ProposerPart]:
+        """The proposers that it is made of; most are made of none.
+
+        Raises:
+            UserError: one of them is none.
+        """
+        if self.source is not CandidateSource.PARTS:
+            return []
+        found, at = self.get("parts"), f"{self.at}.parts"
+        require(is_list(found), at, found, "a list of proposers, [suffix,draft_model]")
+        parts: list[ProposerPart] = []
+        for place, each in enumerate(found if is_list(found) else ()):
+            require(is_mapping(each), at, found, "a list of proposers, [suffix,draft_model]")
+            parts.append(ProposerPart(f"{at}.{place}", each, None, self.points, tree=self.tree))
+        return parts
+
+    @property
+    def leaves(self) -> list[ProposerPart]:
+        """The proposers that candidates come from in the end; of most proposers itself."""
+        parts = self.parts
+        return [leaf for part in parts for leaf in part.leaves] if parts else [self]
+
+    @property
     def models(self) -> list[ModelPart]:
-        """Those of its arguments that are language models."""
+        """Those of its arguments, or of its parts', that are language models."""
+        if self.parts:
+            return [model for part in self.parts for model in part.models]
         return [
             ModelPart(f"{self.at}.{name}", value, points=self.points)
             for name, value in self.options.items()
@@ -129,7 +154,8 @@ class ProposerPart(Part[Proposer]):
     @property
     def draft_model(self) -> ModelPart | None:
         """The model whose probabilities its candidates are drawn with; None: it has none."""
-        return next(iter(self.models), None) if self.source is CandidateSource.MODEL else None
+        drafting = (leaf for leaf in self.leaves if leaf.source is CandidateSource.MODEL)
+        return next((model for leaf in drafting for model in leaf.models), None)
 
     @property
     def drafts_text(self) -> bool:
@@ -151,11 +177,13 @@ class ProposerPart(Part[Proposer]):
     @property
     def has_heads(self) -> bool:
         """Whether it is given the verifier, on whose hidden states it drafts."""
-        return self.source is CandidateSource.HEADS
+        return any(leaf.source is CandidateSource.HEADS for leaf in self.leaves)
 
     @property
     def grows_trees(self) -> bool:
         """Whether the tree of its arm is one of its arguments."""
+        if self.parts:
+            return any(part.grows_trees for part in self.parts)
         if self.source is not None:
             return self.source in (CandidateSource.MODEL, CandidateSource.HEADS)
         return any(value == self.tree.options for value in self.options.values())
@@ -167,20 +195,24 @@ class ProposerPart(Part[Proposer]):
         path = model.path if model is not None else self.get("path") if self.has_heads else None
         return path if isinstance(path, str) else None
 
-    def draw(self, tree: TreePolicy) -> Draw | None:
+    def draw(self, tree: TreePolicy) -> Draws:
         """Return how candidates will be chosen: by the tree, or as the proposer's class says.
 
         None where nothing is proposed, or only the proposer itself can say, once it is built.
         """
+        if self.parts:
+            return united(part.draw(tree) for part in self.parts)
         if self.grows_trees:
             return Draw.DETERMINISTIC if self.drafts_text else tree.draw
         found = getattr(self.kind, "draw", None)
-        return found if isinstance(found, Draw) else None
+        return found if are_draws(found) else None
 
     @property
     def says_draw(self) -> bool:
         """Whether `draw` knows: the tree says it, or the class does, if only that it has none."""
-        return self.grows_trees or isinstance(getattr(self.kind, "draw", ""), Draw | None)
+        if self.parts:
+            return all(part.says_draw for part in self.parts)
+        return self.grows_trees or are_draws(getattr(self.kind, "draw", ""))
 
     def build_for(self, verifier: HFCausalLM) -> Proposer:
         """Make it; heads get the very model that they sit on, not another copy of it.
@@ -188,6 +220,8 @@ class ProposerPart(Part[Proposer]):
         Raises:
             UserError: as of `build`.
         """
+        if self.parts:
+            return self.build(parts=[part.build_for(verifier) for part in self.parts])
         return self.build(**({"verifier": verifier} if self.has_heads else {}))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from specdec.core.digest import digest
 from specdec.core.errors import UserError
@@ -49,7 +50,7 @@ def fingerprint(lm: HFCausalLM) -> dict[str, str]:
         "path": name_of(str(lm.model.config._name_or_path)),
         "dtype": dtype,
         "config": _digest({**settings, **_own_code(lm)}),
-        "tokenizer": _digest(_tokenizer_parts(lm)),
+        "tokenizer": tokenizer_digest(_tokenizer_of(lm)),
         "weights": exact,
         **{f"weights_in_{name}": digest for name, digest in rounded.items()},
     }
@@ -98,6 +99,30 @@ def require_trained_on(
         )
 
 
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the digest of what makes tokens of a text."""
+    return _digest(_tokenizer_parts(tokenizer))
+
+
+def require_tokens_of(tokenizer: PreTrainedTokenizerBase | None, proposer: object) -> None:
+    """Refuse texts that a proposer looks up, if they are tokens of another tokenizer's.
+
+    Raises:
+        UserError: they are. A verifier without a tokenizer has nothing to compare.
+    """
+    known = getattr(proposer, "tokenizer_digest", None)
+    if known is not None and tokenizer is not None and known != tokenizer_digest(tokenizer):
+        raise UserError(
+            f"{type(proposer).__qualname__}: its datastore holds tokens of another tokenizer than"
+            " the verifier's; expected one that was built with verifier.path of this verifier"
+        )
+
+
+def _tokenizer_of(lm: HFCausalLM) -> PreTrainedTokenizerBase:
+    assert lm.tokenizer is not None
+    return lm.tokenizer
+
+
 def _own_code(lm: HFCausalLM) -> dict[str, str]:
     """Return digests of the Python files that came with a model, if it is one of those."""
     module = sys.modules[type(lm.model).__module__]
@@ -108,10 +133,8 @@ def _own_code(lm: HFCausalLM) -> dict[str, str]:
     return {file.name: digest(file) for file in own}
 
 
-def _tokenizer_parts(lm: HFCausalLM) -> dict[str, Any]:
+def _tokenizer_parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Return what makes tokens of a text: vocabulary, merges, and what comes before."""
-    tokenizer = lm.tokenizer
-    assert tokenizer is not None
     found: dict[str, Any] = {"vocab": tokenizer.get_vocab()}
     backend = getattr(tokenizer, "backend_tokenizer", None)  # the slow ones have none
     if backend is not None:

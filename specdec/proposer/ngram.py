@@ -43,13 +43,14 @@ class NGram:
 
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
         """Copy what followed last time."""
-        return [Proposal(self._candidates(each), num_draft_calls=0) for each in contexts]
+        return [self._proposal(context) for context in contexts]
 
-    def _candidates(self, context: Context) -> CandidateTree:
-        start = self._indices[context.row].find(context.token_ids)
-        length = min(self.max_depth, context.max_depth)
-        draft_ids = () if start is None else context.token_ids[start : start + length]
-        return CandidateTree.chain(context.token_ids[-1], draft_ids)
+    def _proposal(self, context: Context) -> Proposal:
+        text = context.token_ids
+        start, matched = self._indices[context.row].find(text)
+        draft_ids = text[start : start + min(self.max_depth, context.max_depth)]
+        chain = CandidateTree.chain(text[-1], draft_ids)
+        return Proposal(chain, num_draft_calls=0, matched=matched or None)
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         """The index reads the committed tokens when it is next asked."""
@@ -63,8 +64,11 @@ class NGramIndex:
         self._next: dict[tuple[int, ...], int] = {}  # n-gram -> position behind it
         self._indexed = 0
 
-    def find(self, token_ids: Sequence[int]) -> int | None:
-        """Return the position behind the latest earlier occurrence of the longest known suffix."""
+    def find(self, token_ids: Sequence[int]) -> tuple[int, int]:
+        """Return the position behind the latest earlier occurrence of the longest known suffix.
+
+        And how many tokens that suffix has. 0: it is not known, and the position is the end.
+        """
         # The n-grams that end at the last token are not indexed yet: nothing follows them.
         for position in range(self._indexed + 1, len(token_ids)):
             for size in self._sizes:
@@ -75,5 +79,5 @@ class NGramIndex:
             if len(token_ids) > size:
                 found = self._next.get(tuple(token_ids[-size:]))
                 if found is not None:
-                    return found
-        return None
+                    return found, size
+        return len(token_ids), 0

@@ -20,7 +20,7 @@ from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Step, Trace
 from specdec.core.tree import ROOT
-from specdec.core.values import Draw, Layer, Proposal, Verdict
+from specdec.core.values import Draw, Draws, Layer, Proposal, Verdict, each_draw
 from specdec.decoding.request import Flight, Request
 from specdec.decoding.stopping import Stopping
 from specdec.lm.generation import heeded
@@ -31,18 +31,20 @@ from specdec.verification.verdicts import ending
 from specdec.verification.walk import bearer
 
 
-def require_jumps(rule: VerificationRule, draw: Draw | None) -> None:
+def require_jumps(rule: VerificationRule, draws: Draws) -> None:
     """Refuse what depends on more than the text.
 
     Raises:
         Unfit: whether such candidates are accepted is decided by chance.
     """
-    # A proposer that has no candidates, or does not say how it draws them, copies what it proposes.
-    if not is_decided_by_text(rule, Draw.DETERMINISTIC if draw is None else draw):
-        what = "candidates" if draw is None else f"{draw.value} candidates"
-        raise Unfit(
-            f"verification={name_of(rule)}: {what} of this proposer cannot be replayed; decode them"
-        )
+    for draw in each_draw(draws):
+        # A proposer that has no candidates, or does not say how it draws them, copies them.
+        if not is_decided_by_text(rule, Draw.DETERMINISTIC if draw is None else draw):
+            what = "candidates" if draw is None else f"{draw.value} candidates"
+            raise Unfit(
+                f"verification={name_of(rule)}: {what} of this proposer cannot be replayed; decode"
+                " them"
+            )
 
 
 @torch.inference_mode()

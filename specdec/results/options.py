@@ -49,6 +49,7 @@ SAME_TOKENS = (("draft.vocabulary", "same"), ("proposer.model.vocabulary", "same
 EXPERTS = "experts"
 PATHS = ("path", "held_out_path", "init_path", "tokenizer_path")  # that a revision may be of
 PROCESSORS = "sampling.processors."
+PARTS = "proposer.parts."
 NO_PROPOSER = "none"  # whose texts are the same under any rule
 LONGEST_NAME = 80
 
@@ -67,7 +68,7 @@ def options(plain: Options) -> dict[str, Any]:
     names = {group: choices.get(group) or plug_in_name(targets[group]) for group in targets}
     used = {name: value for name, value in found.items() if not name.endswith(TARGET)}
     for name, value in found.items():
-        if name.startswith(PROCESSORS) and name.endswith(TARGET):
+        if name.startswith((PROCESSORS, PARTS)) and name.endswith(TARGET):
             names[name.removesuffix(f".{TARGET}")] = plug_in_name(str(value))
     return dict(sorted({**used, **names}.items()))
 
@@ -115,7 +116,7 @@ def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
     strings = found["stop_strings"]
     if isinstance(strings, list):
         found["stop_strings"] = [unescaped(str(each)) for each in strings]
-    found |= dict(_other_tokens(_proposer(plain)))
+    found |= dict(_other_tokens(_proposer(plain, plain["proposer"])))
     if plug_in_name(found[f"proposer.{TARGET}"]) != NO_PROPOSER:
         rule = plain["verification"]["rule"]
         found[f"verification.{TARGET}"] = rule[TARGET]
@@ -156,12 +157,24 @@ def _is_below(value: object, folder: str) -> bool:
     return isinstance(value, str) and (value == folder or value.startswith(f"{folder}/"))
 
 
-def _proposer(plain: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _proposer(
+    plain: Mapping[str, Any], node: Mapping[str, Any], at: str = "proposer"
+) -> Iterator[tuple[str, Any]]:
     """Yield a proposer's options; what it has from another node bears that node's name."""
-    for name, value in plain["proposer"].items():
+    for name, value in node.items():
+        parts = value if name == "parts" and isinstance(value, list) else ()
+        if parts and all(isinstance(part, Mapping) for part in parts):
+            for place, part in enumerate(parts):
+                yield from _proposer(plain, part, f"{at}.parts.{place}")
+            continue
         home = HOMES.get(name, "")
         own = not home or value != _at(plain, home)
-        yield from _flat(f"proposer.{name}" if own else home, value)
+        yield from _flat(f"{at}.{name}" if own else home, value)
+
+
+def whole(name: str) -> str:
+    """Name an option of a part as that of a proposer which is whole."""
+    return re.sub(r"^proposer\.parts\.\d+", "proposer", name)
 
 
 def _other_tokens(found: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
@@ -183,7 +196,8 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _flat(f"{name}.{place}", each)
         return
     if not isinstance(value, Mapping):
-        if not (name == "proposer.verifier" and value is None):  # the arm's own is given to it
+        # Heads without a verifier of their own are given the arm's.
+        if not (whole(name) == "proposer.verifier" and value is None):
             yield name, value
         return
     ours = is_ours(str(value.get(TARGET, "")))

@@ -10,7 +10,7 @@ from specdec.core.members import require_members
 from specdec.core.protocols import CausalLM, Proposer
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
-from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
+from specdec.core.values import Context, Draws, Layer, Proposal, Verdict
 from specdec.decoding.claims import Claims
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
@@ -80,7 +80,7 @@ class _Watched:
             self.model = model
 
     @property
-    def draw(self) -> Draw | None:
+    def draw(self) -> Draws:
         return self._of.draw
 
     @property

@@ -10,6 +10,8 @@ import pytest
 from transformers import AutoTokenizer
 
 import specdec
+from specdec.lm.fingerprint import tokenizer_digest
+from specdec.proposer.datastore import write_datastore
 from tests.support.documents import PAGES, commands
 from tests.support.families import tiny_model
 from tests.support.running import CommandLine, Tiny
@@ -118,6 +120,8 @@ def _make_models() -> None:
     shutil.copytree(ZOO / "medusa", "my_t5_heads")
     config = Path("my_t5_heads/config.json")
     config.write_text(json.dumps({**json.loads(config.read_text()), "hidden_size": 32}))
+    text = tokenizer("def add(first, second):\n    return first + second\n").input_ids
+    write_datastore([text], Path("my_datastore"), tokenizer_digest(tokenizer))
     turns = [{"role": "user", "content": "add"}, {"role": "assistant", "content": "first + second"}]
     Path("pairs.jsonl").write_text(f"{json.dumps({'messages': turns})}\n" * 40)
 

@@ -18,15 +18,19 @@ from specdec.core.outcome import Outcome
 from specdec.core.protocols import Proposer, TreePolicy, VerificationRule
 from specdec.core.randomness import RandomStream, Stream
 from specdec.core.sampling import Sampling
-from specdec.core.values import Draw, Proposal, Verdict
+from specdec.core.values import Context, Draw, Proposal, Verdict
 from specdec.decoding import request as request_module
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.proposer.draft_model import DraftModel
+from specdec.proposer.hybrid import Hybrid
 from specdec.proposer.ngram import NGram
 from specdec.proposer.none import NoProposer
+from specdec.proposer.pool import Pool
 from specdec.proposer.recorded import Recorded
+from specdec.proposer.retrieval import Retrieval
+from specdec.proposer.suffix import Suffix
 from specdec.testing.table_lm import TableLM
 from specdec.tree.chain import Chain
 from specdec.verification.block import Block
@@ -36,7 +40,7 @@ from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 from specdec.verification.top_plus_one import TopPlusOne
 from specdec.verification.traversal import Traversal
-from tests.support.arms import PROMPT, decoder
+from tests.support.arms import PROMPT, corpus, decoder
 from tests.support.toy import (
     NO_END,
     ChoosingChain,
@@ -100,9 +104,21 @@ def two_paths() -> DraftModel:
     return DraftModel(table_lm(without_least), ChoosingTree((-1, 0, 0, 1, 2), Draw.PATHS))
 
 
+def hybrid(kind: type[Hybrid] = Hybrid) -> Hybrid:
+    """Mix candidates that are copied with drawn ones: two draws in one text."""
+    return kind([NGram(2, max_ngram=2), drafting(ChoosingChain(1))], costs=[0.2, 0])
+
+
 ARMS = [
     Arm("none", NoProposer, 5),
     Arm("ngram", lambda: NGram(3, max_ngram=2), 5),
+    Arm("suffix_tree", lambda: Suffix(2, num_nodes=3), 5),
+    Arm("retrieval", lambda: Retrieval(corpus(), 2, min_matched=1, num_nodes=3), 5),
+    Arm("pool", lambda: Pool(2), 5),
+    Arm("hybrid", hybrid, 4),
+    Arm("hybrid_match", hybrid, 4, Match()),
+    Arm("hybrid_pool", lambda: Hybrid([Pool(2), drafting(ChoosingChain(1))]), 4),
+    Arm("hybrid_merged", lambda: Hybrid([Suffix(2), RankedTree(FORK, DRAFT)], mode="merge"), 5),
     Arm("draft_model", lambda: DraftModel(table_lm(DRAFT), ChoosingChain(2)), 3),
     Arm("draft_model_gamma_3", lambda: DraftModel(table_lm(DRAFT), ChoosingChain(3)), 3),
     Arm("draft_model_chain", lambda: DraftModel(table_lm(ON_GRID), Chain(2)), 3),
@@ -176,6 +192,49 @@ def test_the_loop_has_exactly_the_verifiers_distribution(
     expected = text_distribution(TARGET, arm.length, ends, PROMPT)
     bias = total_variation(found, expected)
     assert bias < EXACT, f"TV {bias:.3e}: with {arm} the text's distribution is not the verifier's"
+
+
+class ChoosingAfterwards(Hybrid):
+    """Looks at the drawn tokens, and copies where they are the ones that would be copied."""
+
+    def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
+        """Ask both, and choose then."""
+        copied, drawn = (part.propose(contexts) for part in self.parts)
+        for context in contexts:
+            self._rows[context.row].begin(context)
+            self._rows[context.row].chosen = 1
+            self._rows[context.row].proposed = {1: drawn[0]}
+        alike = copied[0].tree.token_ids[:2] == drawn[0].tree.token_ids[:2]
+        return [copied[0] if alike else drawn[0]]
+
+
+def test_to_choose_by_what_was_drawn_is_found(
+    enumerate_streams: Callable[[BranchingStream], None],
+) -> None:
+    """What is left of the draws has another distribution than the one it was drawn from."""
+    proposer = hybrid(ChoosingAfterwards)
+    found = loop_distribution(proposer, Stopping(3), enumerate_streams)
+    assert total_variation(found, text_distribution(TARGET, 3, NO_END, PROMPT)) > 0.01
+
+
+def test_both_parts_of_the_hybrid_draft(
+    enumerate_streams: Callable[[BranchingStream], None],
+) -> None:
+    """Or its exact distribution would say nothing about mixtures of draws."""
+    speculative = decoder(hybrid(), TARGET, stopping=Stopping(4))
+    drawn, copied = set[int](), set[int]()
+
+    def play(branching: BranchingStream) -> Tokens:
+        enumerate_streams(branching)
+        (trace,) = speculative.decode([Request("a", PROMPT)])
+        calls = {number: step.draft_calls for number, step in enumerate(trace.steps)}
+        drawn.update(number for number, each in calls.items() if each)
+        copied.update(n for n, each in calls.items() if not each and trace.steps[n].drafted)
+        return trace.output_ids
+
+    outcomes(play)
+    assert drawn & {0, 1}
+    assert copied
 
 
 def less_of_the_last(input_ids: Tensor, scores: Tensor) -> Tensor:

@@ -1,18 +1,27 @@
 """Every proposer over the same toy verifier; a new one is one line in PROPOSERS."""
 
+import atexit
 import random
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 
 from specdec.core.protocols import CausalLM, Proposer, VerificationRule
 from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
+from specdec.proposer.datastore import Datastore, write_datastore
 from specdec.proposer.draft_model import DraftModel
+from specdec.proposer.hybrid import Hybrid
 from specdec.proposer.ngram import NGram
 from specdec.proposer.none import NoProposer
+from specdec.proposer.pool import Pool
 from specdec.proposer.recorded import Recorded
+from specdec.proposer.retrieval import Retrieval
+from specdec.proposer.suffix import Suffix
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
 from tests.support.toy import (
@@ -42,12 +51,28 @@ def _texts() -> dict[str, Sequence[int]]:
     return {str(number): rng.choices(range(V), k=64) for number in range(NUM_REQUESTS)}
 
 
+@cache
+def corpus() -> Datastore:
+    """Texts that owe nothing to the verifier, to be looked up."""
+    folder = Path(mkdtemp(prefix="specdec-corpus-"))
+    atexit.register(rmtree, folder)
+    rng = random.Random(1)
+    write_datastore([rng.choices(range(V), k=40) for _ in range(5)], folder, "toy", shard=50)
+    return Datastore.open(str(folder), "path")
+
+
 PROPOSERS: dict[str, Callable[[], Proposer]] = {
     "none": NoProposer,
     "draft_model": lambda: DraftModel(table_lm(DRAFT, V), Chain(GAMMA)),
     "draft_model_greedy": lambda: DraftModel(table_lm(DRAFT, V), Chain(GAMMA), temperature=0.0),
     "draft_model_short": lambda: DraftModel(table_lm(DRAFT, V, max_length=11), Chain(GAMMA)),
     "ngram": lambda: NGram(GAMMA),
+    "suffix": lambda: Suffix(GAMMA),
+    "suffix_tree": lambda: Suffix(GAMMA, num_nodes=4),
+    "retrieval": lambda: Retrieval(corpus(), GAMMA, min_matched=1, num_nodes=4),
+    "pool": lambda: Pool(GAMMA),
+    "hybrid": lambda: Hybrid([NGram(GAMMA), DraftModel(table_lm(DRAFT, V), Chain(GAMMA))]),
+    "merged": lambda: Hybrid([Suffix(GAMMA), RankedTree(TREE, DRAFT)], mode="merge"),
     "recorded": lambda: Recorded(_texts(), GAMMA, accuracy=0.5),
     "ranked_tree": lambda: RankedTree(TREE, DRAFT),
 }

@@ -11,10 +11,15 @@ from typing import Any, NamedTuple
 
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
+from specdec.core.values import each_draw
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
+from specdec.proposer.datastore import Datastore, write_datastore
+from specdec.proposer.draft_model import DraftModel
+from specdec.proposer.ngram import NGram
 from specdec.proposer.none import NoProposer
+from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
 from tests.support.families import random_ids
 from tests.support.toy_parts import Part, stems, toy_heads, toy_model
@@ -45,6 +50,12 @@ LINKS: list[dict[str, Any]] = [
 ]
 
 
+def written(folder: Path, texts: Sequence[Sequence[int]]) -> Datastore:
+    """Make a datastore of texts."""
+    write_datastore(texts, folder, "toy")
+    return Datastore.open(str(folder), "path")
+
+
 class Decoded(NamedTuple):
     """The name of a case, and its texts."""
 
@@ -62,9 +73,12 @@ class ToyTraces:
         self._rules = {name: Part("verification", name).build({}) for name in stems("verification")}
         plain = self._decode(NoProposer(), Rejection(), GREEDY)
         # What proposers may take, but for heads and trees.
+        draft = toy_model(noise=0.05)
         self._given = {
             "verifier": self._verifier,
-            "model": toy_model(noise=0.05),
+            "model": draft,
+            "parts": [NGram(3), DraftModel(draft, Chain(3))],
+            "datastore": written(folder / "datastore", [trace.output_ids for trace in plain]),
             "texts": {trace.prompt_id: trace.output_ids for trace in plain},
             "gamma": 3,
             "accuracy": 0.8,
@@ -96,11 +110,11 @@ class ToyTraces:
 
     def _decided(self, name: str, proposer: Part, given: Mapping[str, Any]) -> Iterator[Decoded]:
         """Decode with every rule that can decide; greedily with one, whose texts are all rules'."""
-        draw = proposer.build(given).draw
+        draws = each_draw(proposer.build(given).draw)
         fitting = [
             (name, rule)
             for name, rule in self._rules.items()
-            if draw is None or draw in rule.defined_for
+            if all(draw is None or draw in rule.defined_for for draw in draws)
         ]
         for rule_name, rule in fitting:
             yield Decoded(f"{name} {rule_name}", self._decode(proposer.build(given), rule))

@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from specdec.core.errors import require_int
 from specdec.core.sampling import Sampling
-from specdec.core.values import Draw
+from specdec.core.values import Draw, each_draw
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.lab.explanation.spelling import Spelt
@@ -75,7 +75,7 @@ def explain(
         verifier=names.verifier,
         proposer=NamedPart(names.proposer, purpose_of(proposer)),
         tree=_tree(proposer, names),
-        draw=NO_CANDIDATES if proposer.draw is None else HOW[proposer.draw],
+        draw="; or ".join(_how(each) for each in each_draw(proposer.draw)),
         rule=NamedPart(names.rule, purpose_of(decoder.rule)),
         lossless=decoder.lossless,
         sampling=", ".join(_sampling(decoder.sampling)),
@@ -93,6 +93,10 @@ def purpose_of(part: object) -> str:
     paragraph = (inspect.getdoc(type(part)) or "").split("\n\n")[0]
     sentence = SENTENCE.split(CITED.sub("", " ".join(paragraph.split())))[0]
     return sentence.rstrip(".:;")
+
+
+def _how(draw: Draw | None) -> str:
+    return NO_CANDIDATES if draw is None else HOW[draw]
 
 
 def _tree(proposer: object, names: Names) -> NamedPart | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from specdec.core.errors import Unfit
 from specdec.core.plug_ins import is_ours, plug_in_name
 from specdec.core.protocols import Proposer, TreePolicy, VerificationRule
-from specdec.core.values import Draw
+from specdec.core.values import Draws, each_draw
 from specdec.lab.identity import draft_of
 from specdec.lab.spec import ArmSpec
 from specdec.lm.hf import HFCausalLM
@@ -57,7 +57,7 @@ class ReplayArm:
                 " candidates are chosen is not known before it is built; decode it"
             )
         # What somebody else's proposer makes of a model is not known.
-        drafts = proposer.has_heads or proposer.draft_model is not None
+        drafts = (proposer.has_heads or proposer.draft_model is not None) and not proposer.parts
         closed = None
         # In other tokens the draft's distribution depends on where a step begins, not on the text
         # alone.
@@ -65,7 +65,7 @@ class ReplayArm:
             closed = _closed(tree, rule, proposer.temperature)
         if closed is None:
             require_jumps(rule, proposer.draw(tree))
-        grown = tree if proposer.grows_trees else None
+        grown = tree if proposer.grows_trees and not proposer.parts else None
         kind = plug_in_name(proposer.target)
         return cls(kind, proposer.build_for, grown, draft_of(proposer), closed)
 
@@ -111,8 +111,10 @@ def _translates(proposer: DraftModel | HeadsProposer) -> bool:
     return isinstance(proposer, DraftModel) and translation_of(proposer.model) is not None
 
 
-def _require_lossless(rule: VerificationRule, draw: Draw | None) -> None:
-    if draw is not None and draw not in rule.lossless_for:
+def _require_lossless(rule: VerificationRule, draws: Draws) -> None:
+    for draw in each_draw(draws):
+        if draw is None or draw in rule.lossless_for:
+            continue
         raise Unfit(
             f"{type(rule).__name__}: not lossless for {draw.value} candidates, so that its texts"
             " are others; decode them"

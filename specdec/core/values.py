@@ -43,6 +43,7 @@ class CandidateSource(Enum):
     TEXT = "text"  # copied from a text; of its tree it heeds the length alone
     MODEL = "model"  # the probabilities of a language model of its own
     HEADS = "heads"  # heads on the hidden states of the verifier, which they are given
+    VERIFIER = "verifier"  # layers of the verifier itself, which it is given
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,5 @@
 """The first layers of the verifier draft, and the rest of it verifies what they drafted."""
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor, nn
 
 from specdec.core.errors import UserError, require, require_int
@@ -47,7 +44,7 @@ class EarlyExitHead(OnVerifier):
         require_int("num_layers", num_layers, 0 if own else 1)  # or nothing could be trained
         self.exit_layer = exit_layer
         self.blocks = residual_blocks(hidden_size, num_layers)
-        self.vocabulary_head = nn.Linear(hidden_size, vocab_size, bias=False) if own else None
+        self.vocabulary_head = _Projection(hidden_size, vocab_size, bias=False) if own else None
 
     @property
     def summary(self) -> str:
@@ -65,6 +62,14 @@ class EarlyExitHead(OnVerifier):
         length = states.float().square().mean(dim=-1, keepdim=True).sqrt().clamp_min(1e-6)
         length = length.to(states.dtype)
         return (self.blocks(states / length) * length).to(hidden.dtype)
+
+
+class _Projection(nn.Linear):
+    """A vocabulary head that takes states of any type: in training the model's is another."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Project [..., H] to [..., V]."""
+        return super().forward(input.to(self.weight.dtype))
 
 
 class EarlyExit(SelfSpeculation):
@@ -97,7 +102,10 @@ class EarlyExit(SelfSpeculation):
     ):
         require_parts(verifier, "verifier.path")
         self.head = head
-        self.exit_layer = _exit_layer(verifier, exit_layer, head)
+        if head is not None:
+            _require_of(verifier, exit_layer, head)
+            exit_layer = head.exit_layer
+        self.exit_layer = exit_layer_of(verifier, exit_layer)
         super().__init__(verifier, tree, split_at(verifier, self.exit_layer, head), temperature)
 
     @classmethod
@@ -143,22 +151,23 @@ def split_at(verifier: HFCausalLM, exit_layer: int, head: EarlyExitHead | None) 
     return LayerSplit(verifier.model, range(exit_layer, number), head, own)
 
 
-def _exit_layer(verifier: HFCausalLM, exit_layer: int | None, head: EarlyExitHead | None) -> int:
+def exit_layer_of(verifier: HFCausalLM, exit_layer: int | None) -> int:
+    """Return how many layers of a verifier draft; None: half of them.
+
+    Raises:
+        UserError: there are no such layers, or all of them would.
+    """
     number = len(decoder_layers(verifier.model))
-    if head is not None:
-        _require_of(verifier, head)
-        same = exit_layer in (None, head.exit_layer)
-        require(same, "exit_layer", exit_layer, f"{head.exit_layer}, which the exit was trained at")
-        exit_layer = head.exit_layer
     found = max(1, number // 2) if exit_layer is None else exit_layer
     fits = type(found) is int and 1 <= found < number
-    expected = f"a number of layers from 1 to {number - 1}, of {number}"
-    require(fits, "exit_layer", found, expected)
+    require(fits, "exit_layer", found, f"a number of layers from 1 to {number - 1}, of {number}")
     return found
 
 
-def _require_of(verifier: HFCausalLM, head: EarlyExitHead) -> None:
-    sizes = (head.hidden_size, head.vocab_size)
-    ours = (verifier.state_size, verifier.vocab_size)
+def _require_of(verifier: HFCausalLM, exit_layer: int | None, head: EarlyExitHead) -> None:
+    """Refuse an exit of other layers, or of a model of another size."""
+    same = exit_layer in (None, head.exit_layer)
+    require(same, "exit_layer", exit_layer, f"{head.exit_layer}, which the exit was trained at")
+    sizes, ours = (head.hidden_size, head.vocab_size), (verifier.state_size, verifier.vocab_size)
     if sizes != ours:
         raise UserError(f"path: an exit of {sizes} hidden and vocabulary size; expected {ours}")

@@ -18,7 +18,6 @@ from specdec.core.protocols import (
     Forward,
     Proposer,
     Rereading,
-    TreeFinisher,
     VerificationRule,
 )
 from specdec.core.room import Room

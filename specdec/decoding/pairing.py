@@ -63,8 +63,10 @@ def finisher_of(proposer: Proposer, verifier: object, experts: bool) -> TreeFini
     if getattr(proposer, "verifier", verifier) is not verifier:
         raise UserError(f"{name}: drafts with layers of another verifier; expected the very one")
     if experts:
-        raise UserError(f"experts=true: {name} reads candidates by parts of the verifier;"
-                        " experts are counted in whole forwards, with another proposer")
+        raise UserError(
+            f"experts=true: {name} reads candidates by parts of the verifier;"
+            " experts are counted in whole forwards, with another proposer"
+        )
     return proposer
 
 

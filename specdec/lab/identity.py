@@ -149,6 +149,8 @@ def draft_of(proposer: ProposerPart) -> ProposerKey:
         "dtype": part.get("dtype"),
         "quantization": part.get("quantization"),
     }
+    if proposer.has_layers:
+        known |= {name: part.get(name) for name in ("exit_layer", "skipped_layers")}
     return ProposerKey(" ".join(map(str, words)), identity(known))
 
 

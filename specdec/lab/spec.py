@@ -21,6 +21,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.results.options import HOMES
 
 LOADER = "specdec.lm.load.load"
+GROWING = (CandidateSource.MODEL, CandidateSource.HEADS, CandidateSource.VERIFIER)
 Options = Mapping[str, Any]
 # The options of an arm that are one value each.
 PLAIN = (
@@ -136,17 +137,23 @@ class ProposerPart(Part[Proposer]):
         return self.source is CandidateSource.HEADS
 
     @property
+    def has_layers(self) -> bool:
+        """Whether it is given the verifier, with layers of which it drafts."""
+        return self.source is CandidateSource.VERIFIER
+
+    @property
     def grows_trees(self) -> bool:
         """Whether the tree of its arm is one of its arguments."""
         if self.source is not None:
-            return self.source in (CandidateSource.MODEL, CandidateSource.HEADS)
+            return self.source in GROWING
         return any(value == self.tree.options for value in self.options.values())
 
     @property
     def path(self) -> str | None:
-        """The folder of its heads or of its draft model; None: it has neither."""
+        """The folder of its heads, exit or draft model; None: it has none."""
         model = self.draft_model
-        path = model.path if model is not None else self.get("path") if self.has_heads else None
+        trained = self.has_heads or self.has_layers
+        path = model.path if model is not None else self.get("path") if trained else None
         return path if isinstance(path, str) else None
 
     def draw(self, tree: TreePolicy) -> Draw | None:
@@ -165,12 +172,13 @@ class ProposerPart(Part[Proposer]):
         return self.grows_trees or isinstance(getattr(self.kind, "draw", ""), Draw | None)
 
     def build_for(self, verifier: HFCausalLM) -> Proposer:
-        """Make it; heads get the very model that they sit on, not another copy of it.
+        """Make it; heads, and what drafts with layers, get the very model, not another copy.
 
         Raises:
             UserError: as of `build`.
         """
-        return self.build(**({"verifier": verifier} if self.has_heads else {}))
+        wanted = self.has_heads or self.has_layers
+        return self.build(**({"verifier": verifier} if wanted else {}))
 
 
 @dataclass(frozen=True)

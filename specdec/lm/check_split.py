@@ -7,20 +7,60 @@ end, rewound and gone on with, and compared with the same model read whole.
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
+from specdec.cache.clear import Clear
+from specdec.cache.policy import NONE
 from specdec.core.errors import UserError, first_line
 from specdec.core.tree import CandidateTree
 from specdec.lm.batch import TreeBatch
 from specdec.lm.cached_as import cached_like
+from specdec.lm.clearing import ClearingLM
+from specdec.lm.encoder_decoder import EncoderDecoderLM
 from specdec.lm.hf import HFCausalLM
+from specdec.lm.layer_kinds import is_recurrent
 from specdec.lm.layer_split import LayerSplit
-from specdec.lm.placement import is_whole
+from specdec.lm.placement import SPREAD, is_whole
+from specdec.lm.recomputing import RecomputingLM
+from specdec.lm.recurrent import RecurrentLM
 from specdec.lm.self_drafting import SelfDrafting
 from specdec.runtime.agreement import TOLERANCE, relative_difference
 from specdec.runtime.choice import AUTO, EAGER
 
 PARENTS = (-1, 0, 0, 1, 2, 2)
 KEPT = (0, 2, 5)
+WHOLE = "cannot draft with its own layers"
+SPREAD_OUT = "its weights are spread, shared, or rounded by transformers"
+
+
+def why_whole(config: PreTrainedConfig) -> str | None:
+    """Say why no layers of such a model can be run apart; None: its configuration does not tell."""
+    if config.is_encoder_decoder:
+        return EncoderDecoderLM.reads_whole
+    return RecurrentLM.reads_whole if is_recurrent(config) else None
+
+
+def require_split_options(called: str, cache: object, runtime: str, **others: object) -> None:
+    """Refuse how a model is loaded, if its layers cannot be run apart then.
+
+    Args:
+        called: how the message begins.
+        cache: its policy, or none.
+        runtime: that it is run by.
+        others: `device` and `tp_plan`.
+
+    Raises:
+        UserError: so it is.
+    """
+    reason = {NONE: RecomputingLM.reads_whole}.get(str(cache))
+    if isinstance(cache, Clear) and (cache.max_tokens or cache.max_bytes):
+        reason = ClearingLM.reads_whole
+    if runtime not in (EAGER, AUTO):
+        reason = _run_by(runtime)
+    if others.get("device") == SPREAD or others.get("tp_plan") is not None:
+        reason = SPREAD_OUT
+    if reason is not None:
+        raise UserError(f"{called}: the verifier {WHOLE}: {reason}")
 
 
 def require_parts(lm: HFCausalLM, called: str) -> None:
@@ -29,13 +69,17 @@ def require_parts(lm: HFCausalLM, called: str) -> None:
     Raises:
         UserError: it is one.
     """
-    kind = f"{called}: {lm.model.config.model_type} cannot draft with its own layers"
+    kind = f"{called}: {lm.model.config.model_type} {WHOLE}"
     if lm.reads_whole is not None:
         raise UserError(f"{kind}: {lm.reads_whole}")
     if lm.runtime not in (EAGER, AUTO):
-        raise UserError(f"{kind}: they are run by runtime={EAGER} alone, not by {lm.runtime!r}")
+        raise UserError(f"{kind}: {_run_by(lm.runtime)}")
     if not is_whole(lm.model):
-        raise UserError(f"{kind}: its weights are spread, shared or rounded by transformers")
+        raise UserError(f"{kind}: {SPREAD_OUT}")
+
+
+def _run_by(runtime: str) -> str:
+    return f"they are run by runtime={EAGER} alone, not by {runtime!r}"
 
 
 def require_splits(lm: HFCausalLM, split: LayerSplit, called: str) -> None:
@@ -44,7 +88,7 @@ def require_splits(lm: HFCausalLM, split: LayerSplit, called: str) -> None:
     Raises:
         UserError: it does, or cannot be called in parts.
     """
-    kind = f"{called}: {lm.model.config.model_type} cannot draft with its own layers"
+    kind = f"{called}: {lm.model.config.model_type} {WHOLE}"
     try:
         error = split_error(lm, split)
     except Exception as problem:  # whatever foreign code raises, it cannot be used

@@ -156,7 +156,9 @@ class _Cells:
         self.number = 0
 
     @classmethod
-    def of(cls, widths: Sequence[int], token_ids: Sequence[int], parents: Sequence[int]) -> "_Cells":
+    def of(
+        cls, widths: Sequence[int], token_ids: Sequence[int], parents: Sequence[int]
+    ) -> "_Cells":
         """Number the nodes of frontiers of these widths; the root, which comes first, has none."""
         found, above, below = cls(), [ROOT_PARENT], iter(parents)
         tokens = iter(token_ids)

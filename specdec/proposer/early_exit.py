@@ -135,13 +135,19 @@ class EarlyExit(SelfSpeculation):
         head = head.to(verifier.device, verifier.model.dtype).eval()
         return cls(verifier, tree, exit_layer, head, temperature)
 
-    def alone(self) -> DraftModel:
+    def alone(self) -> "DraftAlone":
         """Return what drafts the same as a model of its own, with a cache of its own.
 
         Up to rounding: the cells of the first layers depend on nothing above them.
         """
         model = cached_like(self.verifier, self.split.draft)
-        return DraftModel(model, self.tree, self.temperature)
+        return DraftAlone(model, self.tree, self.temperature)
+
+
+class DraftAlone(DraftModel):
+    """What an early exit drafts, where no verifier reads: with cells of its own."""
+
+    model: HFCausalLM
 
 
 def split_at(verifier: HFCausalLM, exit_layer: int, head: EarlyExitHead | None) -> LayerSplit:

@@ -1,4 +1,4 @@
-"""The proof that a model's layers can be read in two parts: some draft, the rest goes on from there.
+"""The proof that a model's layers can be read in two parts: some draft, the rest goes on there.
 
 A model whose layers hand more to each other than states (values of the first layer, inputs of their
 own) would verify wrongly. So a ragged batch with a branching tree is drafted in part, read to the
@@ -93,8 +93,9 @@ def require_splits(lm: HFCausalLM, split: LayerSplit, called: str) -> None:
         error = split_error(lm, split)
     except Exception as problem:  # whatever foreign code raises, it cannot be used
         raise UserError(f"{kind} ({first_line(problem)})") from problem
-    if not error <= TOLERANCE[lm.model.dtype]:
-        allowed = f"{lm.dtype} allows {TOLERANCE[lm.model.dtype]:.0e}"
+    tolerance = TOLERANCE.get(lm.model.dtype, TOLERANCE[torch.float32])
+    if not error <= tolerance:
+        allowed = f"{lm.dtype} allows {tolerance:.0e}"
         raise UserError(
             f"{kind}: read in two parts it differs from itself by {error:.1e} (relative; {allowed})"
         )

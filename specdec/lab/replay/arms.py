@@ -21,7 +21,6 @@ from specdec.replaying.costs import ProposerKey
 from specdec.replaying.redraft import require_jumps
 from specdec.tree.fixed import FixedTree
 
-
 OF_CELLS = (
     "drafts from the verifier's own cells in layers behind those it skips, which no recording has;"
     " decode it"

@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
         seed=options.seed,
         reference="none",
     ).table()
-    rows: dict[str, Any] = {str(row["arm"]): row for row in found.to_dict("records")}
+    rows: dict[str, Any] = found.to_dict("index")
     costs = {name: float(row["step_cost"]) for name, row in rows.items() if name != "none"}
     table = Table("arm", "tau", "step cost", "speedup", "at equal time", "its tau", "its speedup")
     for name, row in rows.items():

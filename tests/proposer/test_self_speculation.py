@@ -110,7 +110,7 @@ BUDGETS = [(0, 5), (1, 18), (2, 11), (3, 1)]
 def test_a_batch_is_its_requests_one_by_one() -> None:
     verifier = HFCausalLM(deeper("llama"))
     requests = [Request(str(n), random_ids(3 + 4 * n, seed=n)) for n in range(4)]
-    for tree in (CHAIN, TREE, sd.Sampled([2, 2], "iid")):
+    for tree in (CHAIN, sd.Sampled([2, 2], "iid")):
         texts = []
         for batch in (1, 3):
             decoder = SpeculativeDecoder(

@@ -59,8 +59,9 @@ def nearest(costs: Mapping[str, float], name: str) -> str:
 
 
 def said(row: Any, name: str) -> str:
-    """Write a number of the table with its interval."""
-    return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+    """Write a number of the table with its interval, which few prompts have none of."""
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return f"{row[name]:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
 
 
 def main(arguments: list[str]) -> None:

@@ -178,7 +178,7 @@ class _StandIn(nn.Module):
         """All else is as in the layer: models ask them for their kinds."""
         return getattr(self.__dict__["_of"], name)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
         """Return states [B, M, H] as a layer does that returns nothing else."""
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         carried: _Carried = self.__dict__["_carried"]

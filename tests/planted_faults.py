@@ -86,7 +86,7 @@ FAULTS = (
     Fault("lm/self_drafting.py", "cell = self._children.get((above, token))", "cell = None",
           "lm/test_layer_split.py"),
     Fault("lm/self_drafting.py", "ahead = [self._num_drafted] * len(self._rows)",
-          "ahead = [0] * len(self._rows)", "lm/test_layer_split.py proposer/test_self_speculation.py"),
+          "ahead = [0] * len(self._rows)", "lm/test_layer_split.py"),
     Fault("lm/mask.py", "attend[index, cell, [start + place for place in seen]] = True",
           "attend[index, cell, start:] = True",
           "lm/test_layer_split.py proposer/test_self_speculation.py"),

@@ -127,7 +127,8 @@ def split_error(lm: HFCausalLM, split: LayerSplit) -> float:
     drafting.start([0, 1])
     drafting.draft(nodes[:, :1])
     parents = torch.zeros_like(nodes[:, 1:3])
-    drafting.draft(nodes[:, 1:3], parents, positions[:, 1:], attend[:, 1:])
+    # In another order than the tree has them, so that cells have to move.
+    drafting.draft(nodes[:, [2, 1]], parents, positions[:, 1:], attend[:, 1:])
     found = drafting.finish([0, 1], trees)
     plain = whole.forward([0, 1], *TreeBatch.of(trees, starts, lm.device))
 

@@ -28,7 +28,9 @@ from .prompts import load_prompts as load_prompts
 from .proof.lossless import prove_lossless as prove_lossless
 from .proposer.chained import Chained as Chained
 from .proposer.draft_model import DraftModel as DraftModel
+from .proposer.early_exit import EarlyExit as EarlyExit
 from .proposer.hybrid import Hybrid as Hybrid
+from .proposer.layer_skip import LayerSkip as LayerSkip
 from .proposer.medusa import Medusa as Medusa
 from .proposer.ngram import NGram as NGram
 from .proposer.none import NoProposer as NoProposer

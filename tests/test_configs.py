@@ -76,6 +76,7 @@ SMALL = {  # options of `train=...` that make it small
         "train.num_attention_heads=1",
         "tree.gamma=2",
     ),
+    "exit": ("data.max_length=16", "tree.gamma=2"),
 }
 
 
@@ -102,7 +103,8 @@ def plug_in(group: str, stem: str) -> dict[str, Any]:
     return found
 
 
-HEADS = [stem for stem in stems("proposer") if "verifier" in plug_in("proposer", stem)]
+SEATED = [stem for stem in stems("proposer") if "verifier" in plug_in("proposer", stem)]
+HEADS = [stem for stem in SEATED if stem in stems("train")]
 NEEDED |= {f"proposer={stem}": ["proposer.path=heads", "tree=sparse"] for stem in HEADS}
 SMALL |= dict.fromkeys(HEADS, ("data.max_length=16", "train.num_heads=2", "tree.gamma=2"))
 

@@ -19,7 +19,7 @@ from specdec.lab.compatibility import require_parts_fit
 from specdec.lab.identity import name_of
 from specdec.lab.inputs import require_models
 from specdec.lab.replay.arms import ReplayArm
-from specdec.lab.spec import ArmSpec
+from specdec.lab.spec import GROWING, ArmSpec
 
 # Options that the recording fixes: whoever wants others makes another one.
 RECORDED = ("verifier", "prompts", "sampling")
@@ -90,7 +90,7 @@ def _numbers(config: DictConfig) -> Iterator[str]:
     source = declared(config.proposer)
     if source is not CandidateSource.NOTHING:
         yield from (name for name in ("gamma", "num_nodes") if name in list(config.tree))
-    if source in (CandidateSource.MODEL, CandidateSource.HEADS):
+    if source in GROWING:
         yield "temperature"
 
 

@@ -31,7 +31,11 @@ from specdec.training.tracked_name import IN_SWEEP as TRAINED
 
 NOT_YET = os.path.join(os.devnull, TRAINED)  # where nothing is, for heads to come
 # The option that says where the proposer finds what was trained.
-PLACES = {CandidateSource.HEADS: "proposer.path", CandidateSource.MODEL: "draft.path"}
+PLACES = {
+    CandidateSource.HEADS: "proposer.path",
+    CandidateSource.VERIFIER: "proposer.path",
+    CandidateSource.MODEL: "draft.path",
+}
 # What `decode` cannot say: what decodes is what was trained; decoding has an option from training;
 # or it is for the sweep as a whole.
 TRAINS = {"proposer", "proposer.path", "proposer.revision", "draft", "draft.path", "draft.revision"}
@@ -114,7 +118,7 @@ def decoding(config: DictConfig, trained: str) -> DictConfig:
     """Return the configuration of `decode` with what a training leaves in the folder `trained`."""
     spec = training_spec(config)
     place = _place(spec)
-    found = _composed(config, spec.train.name)
+    found = _composed(config, spec.proposer_name)
     OmegaConf.update(found, place, trained)
     tuned = f"{trained}/verifier"  # which lies here, and so has no revisions
     found.verifier.path = tuned if spec.joint else spec.verifier.path
@@ -181,7 +185,7 @@ def _place(spec: TrainingSpec) -> str:
     """
     place = None if spec.source is None else PLACES.get(spec.source)
     if place is None:
-        expected = "medusa, chained, draft_model"
+        expected = "medusa, chained, exit, draft_model"
         raise UserError(f"train={spec.train.name}: proposes nothing; a sweep trains {expected}")
     return place
 

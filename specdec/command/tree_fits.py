@@ -29,6 +29,7 @@ from specdec.lm.load import refuse_unsupported
 NEEDS: Mapping[CandidateSource, str] = {
     CandidateSource.MODEL: "a draft model with its tokens; draft.path=MODEL is held against it",
     CandidateSource.HEADS: "heads that are trained for it; proposer.path=HEADS is held against it",
+    CandidateSource.VERIFIER: "",
     CandidateSource.TEXT: "",
     CandidateSource.NOTHING: "",
     CandidateSource.PARTS: "",

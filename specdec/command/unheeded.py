@@ -127,7 +127,7 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
         ),
         Unheeded(
             _of("loss", "tree", "sampling", "verifier", "evaluation", "dtype", "data.max_length"),
-            "is of heads and drafts; expected train=medusa, chained or draft_model",
+            "is of heads, exits and drafts; expected train=medusa, chained, exit or draft_model",
             _is_alone,
         ),
         Unheeded(

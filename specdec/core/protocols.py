@@ -11,6 +11,7 @@ from specdec.core.closed_form import ClosedForm
 from specdec.core.draft_chain import DraftChain, DraftedChain
 from specdec.core.randomness import RandomStream, Stream
 from specdec.core.shown import Shown
+from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Draw, Draws, Layer, Level, Proposal, Verdict
 
 
@@ -230,6 +231,22 @@ class Onlooker(Protocol):
         """See what was proposed behind the first `starts` tokens of these texts.
 
         That is after the commit: `token_ids` hold what was emitted, too.
+        """
+        ...
+
+
+@runtime_checkable
+class TreeFinisher(Protocol):
+    """What a proposer may have besides, which drafts with layers of the verifier itself.
+
+    By the time a step is verified the verifier has read its candidates in part, and the proposer
+    knows how far.
+    """
+
+    def finish(self, rows: Sequence[int], trees: Sequence[CandidateTree]) -> Forward:
+        """Let the verifier read one tree per row to the end, as its `forward` would from the start.
+
+        The rows then hold a cell for each node, in order, padded at the end.
         """
         ...
 

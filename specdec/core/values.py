@@ -71,6 +71,7 @@ class CandidateSource(Enum):
     MODEL = "model"  # the probabilities of a language model of its own
     HEADS = "heads"  # heads on the hidden states of the verifier, which they are given
     PARTS = "parts"  # other proposers, which are its parts
+    VERIFIER = "verifier"  # layers of the verifier itself, which it is given
 
 
 @dataclass(frozen=True)

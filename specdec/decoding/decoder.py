@@ -30,7 +30,7 @@ from specdec.core.values import Context, Proposal, Verdict
 from specdec.core.verified import verified
 from specdec.decoding.claims import claims_of
 from specdec.decoding.experts import routing_of, with_experts
-from specdec.decoding.pairing import is_lossless, require_judges, require_reads
+from specdec.decoding.pairing import finisher_of, is_lossless, require_judges, require_reads
 from specdec.decoding.request import (
     Flight,
     Request,
@@ -124,6 +124,7 @@ class SpeculativeDecoder:
         self._log_probs = log_probs
         self._routing = routing_of(verifier) if experts else None
         self._claims = claims_of(proposer)
+        self._finisher = finisher_of(proposer, verifier, experts)
         self._bounded = verifier if isinstance(verifier, BoundedRows) else None
         self._rereading = verifier if isinstance(verifier, Rereading) else None
 
@@ -146,7 +147,8 @@ class SpeculativeDecoder:
     def expect(self, num_texts: int) -> None:
         """Tell models that choose how they run how many tokens may be written."""
         models = (getattr(each, "model", None) for each in leaves(self.proposer))
-        for model in (self.verifier, *models):
+        verifier = None if self._finisher else self.verifier  # of which no whole step is run
+        for model in (verifier, *models):
             if isinstance(model, HFCausalLM):
                 model.expect(num_texts * self.stopping.max_new_tokens)
 
@@ -277,6 +279,8 @@ class SpeculativeDecoder:
         """Let the verifier read every tree, all of them in one forward: this is the step."""
         rows = [context.row for context in contexts]
         trees: list[CandidateTree] = [proposal.tree for proposal in proposals]
+        if self._finisher is not None:
+            return self._finisher.finish(rows, trees)
         starts = [self.verifier.length(row) for row in rows]
         batch = TreeBatch.of(trees, starts, self.verifier.device)
         reader = self._routing or self.verifier

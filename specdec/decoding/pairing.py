@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from itertools import product
 
 from specdec.core.errors import Unfit, UserError
-from specdec.core.protocols import Proposer, VerificationRule
+from specdec.core.protocols import Proposer, TreeFinisher, VerificationRule
 from specdec.core.values import Draw, Draws, each_draw
 from specdec.lm.hf import HFCausalLM
 from specdec.proof.lossless import finding
@@ -59,6 +59,26 @@ def require_reads(verifier: object, proposer: Proposer) -> None:
     nodes, depth = (getattr(tree, name, None) for name in ("num_nodes", "max_depth"))
     if tree is not None and nodes != depth:  # of a chain they are the same
         raise Unfit(verifier.tree_refusal)
+
+
+def finisher_of(proposer: Proposer, verifier: object, experts: bool) -> TreeFinisher | None:
+    """Return a proposer that reads trees to the end with the verifier's layers; None: it does not.
+
+    Raises:
+        UserError: it has another verifier's layers and cells, or experts are to be counted, of
+            which it reads some beforehand.
+    """
+    if not isinstance(proposer, TreeFinisher):
+        return None
+    name = type(proposer).__qualname__
+    if getattr(proposer, "verifier", verifier) is not verifier:
+        raise UserError(f"{name}: drafts with layers of another verifier; expected the very one")
+    if experts:
+        raise UserError(
+            f"experts=true: {name} reads candidates by parts of the verifier;"
+            " experts are counted in whole forwards, with another proposer"
+        )
+    return proposer
 
 
 def require_judges(judges: Mapping[str, VerificationRule], draws: Draws) -> None:

@@ -1,31 +1,19 @@
 """What all heads share: a state for every token ahead, and a vocabulary projection of it."""
 
-import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from specdec.core.errors import require, require_int
-from specdec.heads.card import CARD
+from specdec.heads.on_verifier import OnVerifier
 from specdec.heads.prefix import PrefixAttention
-from specdec.lm.folder import proposer_of
 
 Unembed = Callable[[Tensor], Tensor]  # the verifier's vocabulary head: [..., H] -> [..., V]
 
 
-class Heads(
-    nn.Module,
-    PyTorchModelHubMixin,
-    ABC,
-    library_name="specdec-lab",
-    tags=["speculative-decoding"],
-    model_card_template=CARD,
-):
+class Heads(OnVerifier):
     """K heads on the verifier's last hidden states.
 
     Head i (from 0) speaks at position t about token t + 2 + i; the verifier's own head speaks
@@ -44,55 +32,21 @@ class Heads(
         own_vocabulary_head: bool,
         verifier: dict[str, str] | None,
     ):
-        super().__init__()
-        for name, value in (
-            ("hidden_size", hidden_size),
-            ("vocab_size", vocab_size),
-            ("num_heads", num_heads),
-        ):
-            require_int(name, value, 1)
+        super().__init__(hidden_size, vocab_size, verifier)
+        require_int("num_heads", num_heads, 1)
         own = own_vocabulary_head
         require(isinstance(own, bool), "own_vocabulary_head", own, "true or false")
-        made_with = self._hub_mixin_config  # which is what `save_pretrained` writes
-        assert isinstance(made_with, dict)
-        self._hub_mixin_config = {**made_with, "kind": type(self).__name__}
-        self.hidden_size = hidden_size
-        self.vocab_size = vocab_size
         self.num_heads = num_heads
         self.prefix = None
-        self.verifier = verifier  # whose states it was trained on; see `specdec.lm.fingerprint`
         self.vocabulary_heads = nn.ModuleList(
             nn.Linear(hidden_size, vocab_size, bias=False) for _ in range(num_heads if own else 0)
         )
 
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Write the README that a folder of heads has; with lines about the training."""
-        config = dict(self._hub_mixin_config) if isinstance(self._hub_mixin_config, dict) else {}
-        kind = str(config.pop("kind"))
-        config.pop("verifier", None)
-        missing = dict.fromkeys(("path", "dtype", "config", "tokenizer", "weights"), "unknown")
-        verifier = {**missing, "commit": "", **(self.verifier or {})}
-        card = super().generate_model_card(
-            kind=kind,
-            proposer=proposer_of(kind),
-            verifier=verifier,
-            options=config,
-            training=kwargs.get("training", {}),
-        )
-        if is_on_hub(verifier["path"]):  # the Hub takes no folder of this machine for a name
-            data: Any = card.data  # whose fields depend on the kind of card
-            data.base_model = verifier["path"]
-        return card
-
-    def belong_to(self, verifier: dict[str, str]) -> None:
-        """Note another verifier as the one that the heads were trained on; it is saved with them.
-
-        Takes the fingerprint of the verifier (see `specdec.lm.fingerprint`).
-        """
-        self.verifier = verifier
-        made_with = self._hub_mixin_config
-        assert isinstance(made_with, dict)
-        self._hub_mixin_config = {**made_with, "verifier": verifier}
+    @property
+    def summary(self) -> str:
+        """What they are, for their card."""
+        what = "predict several tokens ahead from the last hidden state of one language model"
+        return f"{self.num_heads} heads that {what}"
 
     def start_from(self, unembedding: Tensor) -> None:  # [V, H]
         """Copy the verifier's vocabulary head into each head's own."""
@@ -127,11 +81,6 @@ class Heads(
     def logits(self, head: int, state: Tensor, unembed: Unembed) -> Tensor:  # [..., H] -> [..., V]
         """Project the state of one head."""
         return self.vocabulary_heads[head](state) if self.vocabulary_heads else unembed(state)
-
-
-def is_on_hub(path: str) -> bool:
-    """Whether a verifier's path is a name on the Hub, as far as a look at it tells."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None and not Path(path).exists()
 
 
 class ResidualBlock(nn.Module):

@@ -1,4 +1,4 @@
-"""The README of a folder of heads, on disk and on the Hub."""
+"""The README of a folder of heads, or of an exit, on disk and on the Hub."""
 
 CARD = """---
 {{ card_data }}
@@ -6,9 +6,9 @@ CARD = """---
 
 # {{ kind }} for `{{ verifier.path }}`
 
-{{ options.num_heads }} heads that predict several tokens ahead from the last hidden state of one
-language model, for speculative decoding. They are worth nothing on any other model: the verifier
-that they were trained on has these digests, and another one is refused.
+{{ summary }}, for
+speculative decoding. Worth nothing on any other model: the verifier that this was trained on has
+these digests, and another one is refused.
 
 | verifier | commit | dtype | config | tokenizer | weights |
 |---|---|---|---|---|---|
@@ -33,5 +33,5 @@ specdec-decode verifier.path={{ verifier.path }} {% if verifier.commit %}verifie
 {{ verifier.commit }} {% endif %}proposer={{ proposer }} proposer.path=. tree=sparse
 ```
 
-The text keeps exactly the verifier's distribution, whatever these heads propose.
+The text keeps exactly the verifier's distribution, whatever is proposed.
 """

@@ -10,6 +10,7 @@ from specdec.decoding.pairing import is_lossless, require_judges
 from specdec.lab.identity import files_of
 from specdec.lab.option_names import named_options
 from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart, pick
+from specdec.lm.check_split import WHOLE, why_whole
 from specdec.lm.draft_vocabulary import vocabulary_between
 from specdec.lm.layer_kinds import why_no_trees
 from specdec.lm.load import vocabulary_size
@@ -63,7 +64,8 @@ def require_proposer(proposer: ProposerPart) -> None:
     if kind is not None:
         require_methods(kind, "proposer")
     ours = kind is not None and kind.__module__.startswith("specdec.")
-    if not ours and not proposer.has_heads and not proposer.models:
+    given = proposer.has_heads or proposer.has_layers or proposer.models
+    if not ours and not given:
         require_members(proposer.build(), "proposer")
 
 
@@ -100,6 +102,8 @@ def _require_tree_fits(spec: ArmSpec, proposer: ProposerPart, tree: TreePolicy) 
             if isinstance(heads, type):
                 require_kind(heads.__name__, proposer.get("path"))
             require_heads_fit(tree, proposer.get("path"))
+    elif proposer.has_layers:
+        require_exit_fits(spec, tree)
     elif draft is not None:
         require_draft_tokens(spec, proposer, tree)
     elif proposer.source is CandidateSource.TEXT:
@@ -117,6 +121,20 @@ def require_draft_tokens(spec: ArmSpec, proposer: ProposerPart, tree: TreePolicy
         found = vocabulary_between(checkpoint, spec.verifier.checkpoint, draft.vocabulary)
         num_tokens = num_tokens if found is None else len(found.pairs)
     require_ranks(tree, num_tokens, f" in {checkpoint.called}")
+
+
+def require_exit_fits(spec: ArmSpec, tree: TreePolicy) -> None:
+    """Refuse an exit of something else, and a verifier whose layers cannot be run apart."""
+    proposer, checkpoint = spec.proposer, spec.verifier.checkpoint
+    reason = why_whole(checkpoint.config)
+    if reason is not None:
+        kind = checkpoint.config.model_type
+        raise Unfit(f"proposer={proposer.name}: {kind} {WHOLE}: {reason}")
+    require_ranks(tree, vocabulary_size(checkpoint), f" in {checkpoint.called}")
+    trained = getattr(proposer.kind, "kind", None)
+    if isinstance(trained, type) and proposer.path is not None:
+        with named_options(proposer.names):
+            require_kind(trained.__name__, proposer.path)
 
 
 def require_sides_fit(spec: ArmSpec) -> None:

@@ -159,6 +159,8 @@ def draft_of(proposer: ProposerPart) -> ProposerKey:
     if not proposer.reads_same_tokens:  # what others are known by stays as it was
         known["vocabulary"] = part.get("vocabulary")
         words.append(part.get("vocabulary"))
+    if proposer.has_layers:
+        known |= {name: part.get(name) for name in ("exit_layer", "skipped_layers")}
     return ProposerKey(" ".join(map(str, words)), identity(known))
 
 

@@ -22,6 +22,7 @@ from specdec.lab.option_names import named_options
 from specdec.lab.part import TARGET, Part
 from specdec.lab.prompt_options import PromptOptions, chosen
 from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart
+from specdec.lm.check_split import require_split_options
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.fingerprint import require_tokens_of
 from specdec.lm.load import require_loadable, room_for, vocabulary_size, width
@@ -59,10 +60,24 @@ def _require_proposer(proposer: ProposerPart, spec: ArmSpec) -> None:
         Checkpoint.of(proposer.options, f"{proposer.at}.path")
         if not proposer.get("force", False):
             require_heads_of(proposer.get("path"), spec.verifier.checkpoint)
+    elif proposer.has_layers:
+        _require_layers(spec)
     elif not proposer.models:
         content = json.dumps(proposer.options, sort_keys=True, default=str)
         verifier = spec.verifier.checkpoint
         _require_made(_Node(content, _texts_of(proposer), verifier, verifier.files, proposer))
+
+
+def _require_layers(spec: ArmSpec) -> None:
+    """Refuse a verifier whose layers cannot draft, as it is loaded, and an exit of another size."""
+    verifier, proposer = spec.verifier, spec.proposer
+    runtime = str(verifier.get("runtime", EAGER))
+    others = {name: verifier.get(name) for name in ("device", "tp_plan")}
+    require_split_options(f"proposer={proposer.name}", _cache_of(verifier), runtime, **others)
+    if proposer.path is not None:
+        Checkpoint.of(proposer.options, "proposer.path")
+        if not proposer.get("force", False):
+            require_heads_of(proposer.path, verifier.checkpoint)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from specdec.lm.translation import SAME, STRINGS
 from specdec.results.options import HOMES
 
 LOADER = "specdec.lm.load.load"
+GROWING = (CandidateSource.MODEL, CandidateSource.HEADS, CandidateSource.VERIFIER)
 Options = Mapping[str, Any]
 # The options of an arm that are one value each.
 PLAIN = (
@@ -180,19 +181,25 @@ class ProposerPart(Part[Proposer]):
         return any(leaf.source is CandidateSource.HEADS for leaf in self.leaves)
 
     @property
+    def has_layers(self) -> bool:
+        """Whether it is given the verifier, with layers of which it drafts."""
+        return self.source is CandidateSource.VERIFIER
+
+    @property
     def grows_trees(self) -> bool:
         """Whether the tree of its arm is one of its arguments."""
         if self.parts:
             return any(part.grows_trees for part in self.parts)
         if self.source is not None:
-            return self.source in (CandidateSource.MODEL, CandidateSource.HEADS)
+            return self.source in GROWING
         return any(value == self.tree.options for value in self.options.values())
 
     @property
     def path(self) -> str | None:
-        """The folder of its heads or of its draft model; None: it has neither."""
+        """The folder of its heads, exit or draft model; None: it has none."""
         model = self.draft_model
-        path = model.path if model is not None else self.get("path") if self.has_heads else None
+        trained = self.has_heads or self.has_layers
+        path = model.path if model is not None else self.get("path") if trained else None
         return path if isinstance(path, str) else None
 
     def draw(self, tree: TreePolicy) -> Draws:
@@ -215,14 +222,15 @@ class ProposerPart(Part[Proposer]):
         return self.grows_trees or are_draws(getattr(self.kind, "draw", ""))
 
     def build_for(self, verifier: HFCausalLM) -> Proposer:
-        """Make it; heads get the very model that they sit on, not another copy of it.
+        """Make it; heads, and what drafts with layers, get the very model, not another copy.
 
         Raises:
             UserError: as of `build`.
         """
         if self.parts:
             return self.build(parts=[part.build_for(verifier) for part in self.parts])
-        return self.build(**({"verifier": verifier} if self.has_heads else {}))
+        wanted = self.has_heads or self.has_layers
+        return self.build(**({"verifier": verifier} if wanted else {}))
 
 
 @dataclass(frozen=True)

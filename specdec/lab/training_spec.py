@@ -73,6 +73,11 @@ class TrainingSpec:
         return source_of(self.train)
 
     @property
+    def proposer_name(self) -> str:
+        """What decodes with what is trained: of the same name, unless its class says another."""
+        return getattr(self.train.kind, "proposer_name", self.train.name)
+
+    @property
     def objective(self) -> Part[Objective]:
         """Heads or a model alone, or heads with their verifier.
 

@@ -107,6 +107,12 @@ class RowCache(Cache):
                 self._positions[row, prefix:end] = self._positions[row, source]
         self.lengths[row] = end
 
+    def arrange(self, row: int, order: Sequence[int], num_layers: int) -> None:
+        """Put cells behind a row's last one into another order, in the first layers alone."""
+        if list(order) != list(range(len(order))):
+            for layer in self._row_layers[:num_layers]:
+                layer.gather(row, self.lengths[row], order)
+
     def drop(self, row: int, start: int, count: int) -> None:
         """Drop `count` cells of a row from `start` on; those behind them move up."""
         behind = range(start + count, self.lengths[row])

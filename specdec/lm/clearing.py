@@ -31,6 +31,8 @@ class ClearingLM(HFCausalLM):
         model: see `HFCausalLM`, as for the other arguments.
     """
 
+    reads_whole = "its cache is emptied while it reads (cache=clear)"
+
     def __init__(self, policy: Clear, limit: int, model: PreTrainedModel, *given: Any):
         self._limit, self._again = limit, policy.read_again
         super().__init__(model, *given)

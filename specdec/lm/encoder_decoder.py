@@ -52,6 +52,7 @@ class EncoderDecoderLM(HFCausalLM):
     """
 
     may_forget = False
+    reads_whole = "it has an encoder, and a decoder that counts positions from its cache"
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """What a folder holds: a language model, heads for one, or something else altogether."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from specdec.core.errors import UserError
 from specdec.zoo import ZOO_FOLDER
 
-OF_HEADS = {"hidden_size", "vocab_size", "num_heads"}
+OF_HEADS = {"hidden_size", "vocab_size"}
 FOREIGN = ("medusa", "eagle", "hydra", "speculators")  # how options of other frameworks begin
 
 
@@ -57,5 +58,6 @@ def _told_by(config: Mapping[str, Any]) -> Content:
 
 
 def proposer_of(kind: str) -> str:
-    """Return what the proposer of a class of heads is called: `medusa` of `MedusaHeads`."""
-    return kind.removesuffix("Heads").lower()
+    """Return what the proposer of a class of heads is called: `early_exit` of `EarlyExitHead`."""
+    name = re.sub(r"Heads?$", "", kind)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

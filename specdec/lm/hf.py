@@ -63,6 +63,7 @@ class HFCausalLM:
 
     prompt_mask: str | None = None  # how prompts are read, if otherwise than other text
     may_forget = True  # whether a cache can let some of its cells go
+    reads_whole: str | None = None  # why no part of its layers can read alone; None: it can
 
     def __init__(
         self,
@@ -336,6 +337,26 @@ class HFCausalLM:
             self._run_by(next_best(self.runtime, self.device))
             print(f"runtime=auto: {self.runtime} from here on, since {reason}")
             return None
+
+    def read_part(
+        self, part: torch.nn.Module, cells: NewCells, ahead: Sequence[int] | None = None
+    ) -> Tensor:
+        """Run some of the model's layers on new cells; return their logits, if they have any.
+
+        With `ahead` row b's cells stand so many places behind its last one, and are not counted:
+        its length stays as it is, until a forward without has read the same tokens.
+        """
+        before = list(self._cache.lengths), self.num_calls, self.num_cells
+        for row, num in zip(cells.rows, ahead or [0] * len(cells.rows), strict=True):
+            self._cache.lengths[row] += num
+        logits = self._run(part, self._placed(cells), ()).logits
+        if ahead is not None:
+            self._cache.lengths, self.num_calls, self.num_cells = before
+        return logits
+
+    def arrange(self, row: int, order: Sequence[int], num_layers: int) -> None:
+        """Put cells that `read_part` left behind a row into another order, in its first layers."""
+        self._cache.arrange(row, order, num_layers)
 
     def _let_go(self, row: int) -> None:
         """Drop the cells of a row that no later token sees, where there are such."""

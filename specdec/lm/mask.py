@@ -194,3 +194,26 @@ def trees(
         for padding in range(len(rows), num_new):
             attend[index, padding, start + padding] = True
     return sent(attend, device)
+
+
+def nodes(
+    starts: Sequence[int],
+    behind: Sequence[int],
+    sights: Sequence[Sequence[Sequence[int]]],
+    device: torch.device,
+) -> Tensor:
+    """Each new cell sees the text of its row and those cells behind it that it names.
+
+    Row b has `starts[b]` cells of text, then `behind[b]` others, then the new ones; `sights[b][i]`
+    are the cells behind the text that new cell i sees, itself among them. Padding sees itself.
+    """  # returns [B, M, L] bool
+    num_new = max(map(len, sights))
+    ends = [start + more for start, more in zip(starts, behind, strict=True)]
+    attend = torch.zeros(len(starts), num_new, max(ends) + num_new, dtype=torch.bool)
+    for index, (start, end, rows) in enumerate(zip(starts, ends, sights, strict=True)):
+        for cell, seen in enumerate(rows):
+            attend[index, cell, :start] = True
+            attend[index, cell, [start + place for place in seen]] = True
+        for padding in range(len(rows), num_new):
+            attend[index, padding, end + padding] = True
+    return sent(attend, device)

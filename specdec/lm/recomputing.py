@@ -23,6 +23,8 @@ class RecomputingLM(HFCausalLM):
     `prefill` appends is read with the step that follows, unless its states are asked for.
     """
 
+    reads_whole = "it keeps no cells (verifier.cache=none)"
+
     def expect(self, num_tokens: int) -> None:
         """Stay as it is: there are no programs for whole texts."""
 

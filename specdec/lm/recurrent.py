@@ -31,6 +31,7 @@ class RecurrentLM(HFCausalLM):
     """
 
     may_forget = False
+    reads_whole = "its layers keep states, which are rewound by whole steps alone"
     _cache: RecurrentCache
 
     def __init__(self, model: PreTrainedModel, *given: Any, **named: Any):

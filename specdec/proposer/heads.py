@@ -19,6 +19,7 @@ from specdec.core.unlike_vocabularies import fitted
 from specdec.core.values import CandidateSource, Context, Layer, Proposal, Verdict
 from specdec.core.vouching import require_as_trained
 from specdec.heads.base import Heads
+from specdec.heads.on_verifier import OnVerifier
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.fingerprint import require_trained_on
 from specdec.lm.hf import HFCausalLM
@@ -33,6 +34,7 @@ from specdec.runtime.program import Expected, Function
 from specdec.runtime.proven import RefusedError
 
 R = TypeVar("R")
+T = TypeVar("T", bound=OnVerifier)
 
 
 class HeadsProposer(TreeProposer):
@@ -226,11 +228,11 @@ def _below(values: Tensor, parents: Tensor) -> Tensor:  # [B, F, H], [B, F'] -> 
     return values.gather(1, parents[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def load_heads(kind: type[Heads], there: Checkpoint) -> Heads:
+def load_heads(kind: type[T], there: Checkpoint) -> T:
     """Load a folder that training saved; keys must agree both ways.
 
     Raises:
-        UserError: it holds no heads of that kind, or not those that the training left.
+        UserError: it holds nothing of that kind, or not those that the training left.
     """
     folder = there.source
     require_as_trained(Path(folder), there.called)

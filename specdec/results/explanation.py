@@ -35,7 +35,7 @@ class Likely:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class NextTokens:
     """A place where a model said what may come next."""
 
     after: tuple[str, ...]  # draft tokens between the text and this place
@@ -71,12 +71,12 @@ class ExplainedStep:
     num_tokens: int  # of the text before, the prompt included
     before: str  # its end
     draft_calls: int | None  # forwards of the draft; None: the proposer does not say
-    draft_says: tuple[Outlook, ...]  # where the draft was asked, as far as it has probabilities
+    draft_says: tuple[NextTokens, ...]  # where the draft was asked, as far as it has probabilities
     left_out: tuple[str, ...]  # the first candidates that were grown, and are not in the tree
     num_left_out: int
     withheld: bool  # whether a candidate that did not pass the filter ended the chain
     candidates: tuple[Candidate, ...]
-    verifier_says: tuple[Outlook, ...]  # p after the text, and after each accepted token
+    verifier_says: tuple[NextTokens, ...]  # p after the text, and after each accepted token
     decisions: tuple[Decision, ...]
     accepted: tuple[str, ...]
     own: str  # the verifier's own token; "" where the text ended before
@@ -162,6 +162,6 @@ def _step(row: Mapping[str, Any]) -> ExplainedStep:
     return ExplainedStep(**fields)
 
 
-def _outlook(row: Mapping[str, Any]) -> Outlook:
+def _outlook(row: Mapping[str, Any]) -> NextTokens:
     likely = tuple(Likely(**each) for each in row["likely"])
-    return Outlook(tuple(row["after"]), likely, row["possible"])
+    return NextTokens(tuple(row["after"]), likely, row["possible"])

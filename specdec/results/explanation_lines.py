@@ -8,7 +8,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from specdec.results.explanation import Candidate, Decision, ExplainedStep, Explanation, Outlook
+    from specdec.results.explanation import Candidate, Decision, ExplainedStep, Explanation, NextTokens
 
 WIDTH = 100  # characters of a line
 LEAD = (
@@ -158,7 +158,7 @@ def _step(number: int, step: ExplainedStep, found: Explanation) -> Iterator[str]
     yield from _indented(result_of(step), "  => ")
 
 
-def _distributions(places: Sequence[Outlook]) -> Iterator[str]:
+def _distributions(places: Sequence[NextTokens]) -> Iterator[str]:
     starts = [" ".join(place.after) or "the text" for place in places]
     width = min(30, max(map(len, starts), default=0))
     for start, place in zip(starts, places, strict=True):

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -21,7 +20,6 @@ from specdec.training.acceptance import Acceptance
 from specdec.training.data.sources import require_no_source
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.draft_losses import DraftLosses
-from specdec.training.loss.total_variation import TotalVariation
 from specdec.training.model_folder import save_rounded
 from specdec.training.objective import Batch, Loss, decay_groups
 from specdec.training.on_states import OnStates
@@ -118,26 +116,12 @@ class DraftModelTraining(OnStates):
         what `Acceptance` says.
         """
         assert isinstance(module, DraftLosses)
-        loss, overlap = self._means(module)
+        loss, overlap = module.means(self.states, module.model.device)
         verifier = self.states.placed(module.model.device)
         draft = causal_lm(module.model, verifier.tokenizer)
         proposer = DraftModel(draft, self._acceptance.tree)
         measured = self._acceptance.measure(verifier, proposer, draft, self.states.held_out)
         return {"eval_loss": loss, "eval_overlap": overlap, **measured}
-
-    def _means(self, module: DraftLosses) -> tuple[float, float]:
-        """Average the loss and the overlap over the counted held-out tokens."""
-        device = module.model.device
-        sums, num_counted = torch.zeros(2), 0
-        for row in self.states.held_out.rows():
-            row = row.to(device)
-            read = (self.states.hidden(row), row.token_ids, row.counted)
-            for index, loss in enumerate((self._loss, TotalVariation())):
-                sums[index] += module.measures(*read, of=loss).cpu()
-            # Tokens that the draft has no logit for are not scored.
-            num_counted += int((row.counted & (row.token_ids < module.width))[:, 1:].sum())
-        loss, distance = (sums / max(1, num_counted)).tolist()
-        return loss, 1 - distance
 
     def score(self, evaluation: dict[str, float]) -> float:
         """A draft is there to have its tokens accepted."""

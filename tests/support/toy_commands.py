@@ -25,6 +25,7 @@ HEADS = (
 )
 SMALL = {  # of kinds that are not heads
     "lm": ("train.vocab_size=300", "train.num_hidden_layers=1", "train.block_length=32"),
+    "exit": HEADS,
     "draft_model": (*HEADS, "train.hidden_size=32", "train.intermediate_size=48"),
 }
 KIND, LOSS = "medusa", "cross_entropy"  # the defaults, with which all others are tried

@@ -51,9 +51,9 @@ class Part:
         return self.kind(**self._options | taken)
 
 
-def toy_model(noise: float = 0.0) -> HFCausalLM:
+def toy_model(noise: float = 0.0, num_layers: int = 1) -> HFCausalLM:
     """Make a verifier; with noise, a draft that often agrees with it."""
-    model = tiny_model("gpt2", n_layer=1).double()
+    model = tiny_model("gpt2", n_layer=num_layers).double()
     blank(model)
     shake(model, 0.5, seed=1)
     shake(model, noise, seed=2)

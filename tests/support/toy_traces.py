@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
-from specdec.core.values import each_draw
+from specdec.core.values import CandidateSource, each_draw
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
@@ -70,6 +70,7 @@ class ToyTraces:
         self._measured = folder / "tree.json"
         self._measured.write_text(json.dumps(MEASURED), encoding="utf-8")
         self._verifier = toy_model()
+        self._deeper = toy_model(num_layers=2)  # some of whose layers draft
         self._rules = {name: Part("verification", name).build({}) for name in stems("verification")}
         plain = self._decode(NoProposer(), Rejection(), GREEDY)
         # What proposers may take, but for heads and trees.
@@ -95,7 +96,9 @@ class ToyTraces:
     def _grown(self, proposer: Part) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the trees that a proposer takes, and what else it takes."""
         given = dict(self._given)
-        if hasattr(proposer.kind, "kind"):
+        if proposer.kind.source is CandidateSource.VERIFIER:
+            given["verifier"] = self._deeper
+        elif hasattr(proposer.kind, "kind"):
             given["heads"] = toy_heads(proposer.kind.kind, self._verifier)
         if "tree" not in proposer.takes:
             yield proposer.name, given
@@ -155,7 +158,8 @@ class ToyTraces:
         sampling: Sampling = HOT,
         judges: Mapping[str, Any] | None = None,
     ) -> list[Trace]:
-        parts = (self._verifier, proposer, rule, sampling, STOPPING)
+        verifier = getattr(proposer, "verifier", self._verifier)
+        parts = (verifier, proposer, rule, sampling, STOPPING)
         decoder = SpeculativeDecoder(*parts, batch=2, allow_lossy=True, judges=judges)
         requests = [
             Request(f"prompt {length}", random_ids(length, seed=length), keep_candidates=True)

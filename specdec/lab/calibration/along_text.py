@@ -18,6 +18,7 @@ from specdec.lab.calibration.sampled_children import build_meter, measure_positi
 from specdec.lab.calibration.spec import DRAFT_DEPTH, CalibrationSpec, require_depth
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import vocabulary_size
+from specdec.proposer.early_exit import EarlyExit
 from specdec.proposer.heads import HeadsProposer
 from specdec.results.progress import Progress
 from specdec.training.data.samples import Samples
@@ -54,7 +55,7 @@ def along_text(spec: CalibrationSpec) -> tuple[dict[str, Any], HFCausalLM]:
 
 def load_instruments(spec: CalibrationSpec) -> Instruments:
     """Load the models that read the text, and say how its tokens are ranked."""
-    if spec.draft is None:
+    if not spec.drafts_alone:
         verifier = spec.verifier.build()
         heads = load_heads(spec, verifier)
         require_depth(spec.depth, heads.num_heads)
@@ -62,7 +63,7 @@ def load_instruments(spec: CalibrationSpec) -> Instruments:
         meter = build_meter(spec, verifier, heads, depth) if spec.positional else None
         ranker = partial(head_ranks, heads, verifier, depth)
         return Instruments(verifier, verifier.max_length, ranker, meter)
-    draft = spec.draft.build()
+    draft = load_draft(spec)
     vocab_size = vocabulary_size(spec.verifier.checkpoint)
     ranker = partial(draft_ranks, draft, vocab_size, spec.depth or DRAFT_DEPTH)
     if not spec.positional:
@@ -70,6 +71,15 @@ def load_instruments(spec: CalibrationSpec) -> Instruments:
     verifier = spec.verifier.build()
     meter = build_meter(spec, verifier, draft, depth=1)
     return Instruments(draft, min(draft.max_length, verifier.max_length), ranker, meter)
+
+
+def load_draft(spec: CalibrationSpec, verifier: HFCausalLM | None = None) -> HFCausalLM:
+    """Load the draft model, or the layers of the verifier that draft, as a model of its own."""
+    if spec.draft is not None:
+        return spec.draft.build()
+    proposer = spec.proposer.build_for(verifier or spec.verifier.build())
+    assert isinstance(proposer, EarlyExit)
+    return proposer.alone().model
 
 
 def load_heads(spec: CalibrationSpec, verifier: HFCausalLM) -> Heads:

@@ -11,7 +11,7 @@ from specdec.calibration.best_tree import BestTree, Budget, Ranked, best_tree, b
 from specdec.calibration.path_counts import calibration, expected_block_efficiency
 from specdec.core.errors import UserError
 from specdec.lab.arm import sampling_of
-from specdec.lab.calibration.along_text import load_heads
+from specdec.lab.calibration.along_text import load_draft, load_heads
 from specdec.lab.calibration.spec import DRAFT_DEPTH, CalibrationSpec
 from specdec.lab.costs.suitable import costs_to_predict_by
 from specdec.lab.identity import draft_of
@@ -39,11 +39,12 @@ def on_recording(spec: CalibrationSpec, folder: File) -> tuple[dict[str, Any], H
     verifier = spec.verifier.build()
     reader = fingerprint(verifier)
     require_made_for(recording, reader, None)
-    if spec.draft is None:
+    if not spec.drafts_alone:
         drafts = HeadDistributions(load_heads(spec, verifier), verifier)
         depth = spec.depth or drafts.num_depths
     else:
-        drafts, depth = ModelDistributions(spec.draft.build()), spec.depth or DRAFT_DEPTH
+        draft = load_draft(spec, verifier)
+        drafts, depth = ModelDistributions(draft), spec.depth or DRAFT_DEPTH
     sampling = recording.sampling_of(verifier)
     if (folder / "run.yaml").is_file():  # which knows processors of the user's own
         sampling = sampling_of(read_spec(folder, "run.yaml"), verifier)

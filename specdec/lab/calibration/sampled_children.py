@@ -60,7 +60,7 @@ def measure_positional(
         raise UserError(f"data.path={spec.data_path!r}: no token counts, so that none is compared")
     return {
         "acceptance": total.acceptance(),
-        "all_depths": spec.draft is not None,
+        "all_depths": spec.drafts_alone,
         "num_positions": total.num_positions,
         "sampling": spec.sampling.options,
         "proposer_temperature": meter.temperature,

@@ -22,6 +22,7 @@ from specdec.lab.option_names import Points
 from specdec.lab.part import Part
 from specdec.lab.spec import ModelPart, ProposerPart
 from specdec.lm.translation import SAME
+from specdec.proposer.early_exit import EarlyExit
 from specdec.proposer.tree_fit import heads_config
 from specdec.training.data.reading import Reading
 from specdec.training.data.text import require_readable
@@ -75,8 +76,13 @@ class CalibrationSpec:
 
     @property
     def draft(self) -> ModelPart | None:
-        """The draft model; None: heads draft."""
+        """The draft model; None: heads draft, or an early exit."""
         return self.proposer.draft_model
+
+    @property
+    def drafts_alone(self) -> bool:
+        """Whether one model drafts at all depths alike: a draft model, or an early exit."""
+        return self.draft is not None or self.proposer.kind is EarlyExit
 
     def check(self) -> None:
         """Refuse what is wrong before a model is loaded.
@@ -85,9 +91,13 @@ class CalibrationSpec:
             UserError: with the option and its value.
         """
         self._check_text()
-        known = self.proposer.has_heads or self.draft is not None
-        expected = "one of medusa, chained, draft_model, or of your own with heads or a draft model"
-        require(known, "proposer", self.proposer.name, expected)
+        proposer = self.proposer
+        known = proposer.has_heads or self.drafts_alone
+        expected = (
+            "one of medusa, chained, early_exit, draft_model, or of your own with heads or a draft"
+            " model"
+        )
+        require(known, "proposer", proposer.name, expected)
         if self.draft is not None:
             expected = f"{SAME}: ranks and children are measured in the verifier's tokens alone"
             require(

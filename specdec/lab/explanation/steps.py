@@ -12,7 +12,7 @@ from specdec.core.values import Proposal
 from specdec.lab.explanation.spelling import Spelt
 from specdec.lab.explanation.watched_rule import Heard, Judged
 from specdec.lab.explanation.watched_tree import Growth, Path
-from specdec.results.explanation import Candidate, Decision, ExplainedStep, Fate, Likely, Outlook
+from specdec.results.explanation import Candidate, Decision, ExplainedStep, Fate, Likely, NextTokens
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def left_out(proposal: Proposal, growth: Growth) -> list[Path]:
 
 def _of_draft(
     telling: Telling, proposal: Proposal, drafted: Mapping[Path, Tensor]
-) -> Iterator[Outlook]:
+) -> Iterator[NextTokens]:
     """Tell q after the text, and after each draft token that has children."""
     for node, children in enumerate(proposal.tree.children):
         path = path_of(proposal, node)
@@ -90,7 +90,7 @@ def _of_draft(
             yield _outlook(telling, path, drafted[path], token_ids)
 
 
-def _of_verifier(telling: Telling, judged: Judged) -> Iterator[Outlook]:
+def _of_verifier(telling: Telling, judged: Judged) -> Iterator[NextTokens]:
     """Tell p after the text, and after each accepted token."""
     tree = judged.proposal.tree
     for node in (ROOT, *judged.verdict.path):
@@ -99,10 +99,10 @@ def _of_verifier(telling: Telling, judged: Judged) -> Iterator[Outlook]:
         yield _outlook(telling, path, judged.verifier_probs[node], children)
 
 
-def _outlook(telling: Telling, path: Path, probs: Tensor, candidates: Sequence[int]) -> Outlook:
+def _outlook(telling: Telling, path: Path, probs: Tensor, candidates: Sequence[int]) -> NextTokens:
     values, token_ids = probs.topk(min(telling.num_likely, len(probs)))
     pairs = zip(integers(token_ids), floats(values), strict=True)
-    return Outlook(
+    return NextTokens(
         after=telling.spelt.tokens(path),
         likely=tuple(
             Likely(telling.spelt.token(token), value, token in candidates)

@@ -14,11 +14,18 @@ from specdec.lab.spec import ArmSpec
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.translation import translation_of
 from specdec.proposer.draft_model import DraftModel
+from specdec.proposer.early_exit import EarlyExit
 from specdec.proposer.heads import HeadsProposer
+from specdec.proposer.self_speculation import SelfSpeculation
 from specdec.replaying.arm import ClosedArm
 from specdec.replaying.costs import ProposerKey
 from specdec.replaying.redraft import require_jumps
 from specdec.tree.fixed import FixedTree
+
+OF_CELLS = (
+    "drafts from the verifier's own cells in layers behind those it skips, which no recording has;"
+    " decode it"
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class ReplayArm:
                 " candidates are chosen is not known before it is built; decode it"
             )
         # What somebody else's proposer makes of a model is not known.
-        drafts = (proposer.has_heads or proposer.draft_model is not None) and not proposer.parts
+        drafts = proposer.grows_trees and not proposer.parts
         closed = None
         # In other tokens the draft's distribution depends on where a step begins, not on the text
         # alone.
@@ -65,9 +72,15 @@ class ReplayArm:
             closed = _closed(tree, rule, proposer.temperature)
         if closed is None:
             require_jumps(rule, proposer.draw(tree))
+        if proposer.has_layers and proposer.kind is not EarlyExit:
+            raise Unfit(f"proposer={proposer.name}: {OF_CELLS}")
         grown = tree if proposer.grows_trees and not proposer.parts else None
         kind = plug_in_name(proposer.target)
-        return cls(kind, proposer.build_for, grown, draft_of(proposer), closed)
+
+        def make(verifier: HFCausalLM) -> Proposer:
+            return _by_itself(proposer.build_for(verifier))
+
+        return cls(kind, make, grown, draft_of(proposer), closed)
 
     @classmethod
     def of_parts(cls, proposer: Proposer, rule: VerificationRule) -> ReplayArm:
@@ -77,8 +90,11 @@ class ReplayArm:
             Unfit: neither a closed form is known, nor does the text decide what is accepted.
         """
         _require_lossless(rule, proposer.draw)
+        if isinstance(proposer, SelfSpeculation) and not isinstance(proposer, EarlyExit):
+            raise Unfit(f"{type(proposer).__name__}: {OF_CELLS}")
         kind = f"{type(proposer).__module__}.{type(proposer).__qualname__}"
         tree, closed, source = None, None, id(proposer)
+        proposer = _by_itself(proposer)
         if isinstance(proposer, DraftModel | HeadsProposer):
             tree = proposer.tree
             if is_ours(kind) and not _translates(proposer):
@@ -88,6 +104,11 @@ class ReplayArm:
             require_jumps(rule, proposer.draw)
         name = plug_in_name(kind)
         return cls(name, lambda verifier: proposer, tree, ProposerKey(name, str(source)), closed)
+
+
+def _by_itself(proposer: Proposer) -> Proposer:
+    """Return what drafts the same where no verifier reads: a model with a cache of its own."""
+    return proposer.alone() if isinstance(proposer, EarlyExit) else proposer
 
 
 def rule_of(spec: ArmSpec) -> str:

@@ -34,6 +34,9 @@ def require_parts_fit(spec: ArmSpec) -> None:
     require_tree_fits(spec, tree)
     require_sides_fit(spec)
     require_tree_read(spec, tree)
+    if spec.online is not None:
+        called = f"proposer={spec.proposer.name}"
+        spec.online.build().require_fit(spec.proposer.source, called)
     rule, judges = spec.rule.build(), {name: part.build() for name, part in spec.judges.items()}
     for each in (rule, *judges.values()):
         require_members(each, "verification rule")

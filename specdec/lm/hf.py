@@ -1,8 +1,9 @@
 """Any stock Hugging Face decoder behind the `CausalLM` protocol: no forked modelling code."""
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -105,6 +106,15 @@ class HFCausalLM:
         self.runtime = runtime
         steps = steps_of(runtime, self.model, self._cache_word)
         self._programs = steps and Programs(steps, self._mask_kind, self.model, self.max_length)
+
+    def with_own_weights(self) -> Self:
+        """Return the same model with a copy of its weights, which may then change, and a cache."""
+        found = copy.copy(self)
+        found.model = copy.deepcopy(self.model)
+        found._run_by(self.runtime)
+        del found._cache
+        found.open(num_rows=1, capacity=64)
+        return found
 
     def expect(self, num_tokens: int) -> None:
         """Choose how steps are run, if that was left open, for so many tokens to come."""

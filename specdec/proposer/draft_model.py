@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from specdec.core.errors import Unfit, UserError
 from specdec.core.on_device import on_device
 from specdec.core.protocols import CausalLM, ChainDrafter, TreePolicy
 from specdec.core.room import Room
@@ -12,6 +14,8 @@ from specdec.core.unlike_vocabularies import fitted, known, readable
 from specdec.core.values import CandidateSource, Context, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
 from specdec.lm.begin import begin
+from specdec.lm.hf import HFCausalLM
+from specdec.lm.placement import is_whole
 from specdec.lm.vocabularies import require_model
 from specdec.proposer.frontier_cells import FrontierCells
 from specdec.proposer.growth import LogitSource, grow, propose_where
@@ -40,6 +44,23 @@ class DraftModel(TreeProposer):
         self.model = model
         self._room = Room.of(model)
         self._drafter = model if isinstance(model, ChainDrafter) else None
+
+    def own_weights(self) -> PreTrainedModel:
+        """Draft with a copy of the weights from now on, and return the model that holds it.
+
+        Raises:
+            UserError: it is no model of transformers, or its weights cannot be copied and trained.
+        """
+        lm = self.model
+        if not isinstance(lm, HFCausalLM):
+            raise UserError(f"{type(lm).__name__}: no model of transformers, whose weights change")
+        if lm.quantization is not None or not is_whole(lm.model):
+            raise Unfit("the draft's weights are rounded or not on one device: they cannot change")
+        if lm.prompt_mask is not None:
+            raise Unfit(f"a draft that reads prompts by {lm.prompt_mask} cannot learn along texts")
+        self.model = own = lm.with_own_weights()
+        self._drafter = own
+        return own.model
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
         """Empty the cache; q will be `vocab_size` wide, like p."""

@@ -1,5 +1,6 @@
 """Heads on the verifier's hidden states draft: what all kinds of heads share."""
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from functools import partial
@@ -132,6 +133,14 @@ class HeadsProposer(TreeProposer):
         require_trained_on(verifier, heads.verifier, f"path={path!r}", force)
         heads = heads.to(verifier.device, verifier.model.dtype).eval()
         return cls(heads, verifier, tree, temperature, runtime)
+
+    def own_weights(self) -> Heads:
+        """Draft with a copy of the heads from now on, and return it."""
+        self.heads = copy.deepcopy(self.heads)
+        if self.heads.prefix is not None:
+            self._prefix = CachedLayer(self.heads.prefix)
+        self._run_by(self.runtime)
+        return self.heads
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
         """Empty the prefix layer's cache, if there is one; q will be `vocab_size` wide, like p."""

@@ -17,7 +17,7 @@ from specdec.core.plug_ins import is_ours, plug_in_name
 
 Options = Mapping[str, Any]
 
-PLUG_INS = ("proposer", "tree", "verification", "cache")
+PLUG_INS = ("proposer", "tree", "verification", "cache", "online")
 NODES = ("verifier", "prompts", "sampling")
 VALUES = (
     *(
@@ -39,6 +39,7 @@ SIDE = (
     "verification.",
     "draft.",
     "training.",
+    "online.",
 )  # what belongs to one of compared arms
 # A proposer's arguments that are other nodes, unless it has others.
 HOMES = {"tree": "tree", "model": "draft", "gamma": "tree.gamma", "seed": "seed"}
@@ -48,6 +49,7 @@ CACHE = "verifier.cache"
 EXPERTS = "experts"
 PATHS = ("path", "held_out_path", "init_path", "tokenizer_path")  # that a revision may be of
 PROCESSORS = "sampling.processors."
+LOSS = "online.loss."
 NO_PROPOSER = "none"  # whose texts are the same under any rule
 LONGEST_NAME = 80
 
@@ -66,7 +68,7 @@ def options(plain: Options) -> dict[str, Any]:
     names = {group: choices.get(group) or plug_in_name(targets[group]) for group in targets}
     used = {name: value for name, value in found.items() if not name.endswith(TARGET)}
     for name, value in found.items():
-        if name.startswith(PROCESSORS) and name.endswith(TARGET):
+        if name.startswith((PROCESSORS, LOSS)) and name.endswith(TARGET):
             names[name.removesuffix(f".{TARGET}")] = plug_in_name(str(value))
     return dict(sorted({**used, **names}.items()))
 
@@ -121,6 +123,7 @@ def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
         found |= dict(_flat("verification.rule", {n: v for n, v in rule.items() if n != TARGET}))
         found["verification.allow_lossy"] = plain["verification"]["allow_lossy"]
         found["judges"] = plain["judges"]
+    found |= dict(_online(plain))
     found |= _training(plain.get("training"), found)
     for node in ("verifier", "draft"):  # unless one of the models has another
         for name in VALUES:
@@ -161,6 +164,17 @@ def _proposer(plain: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         home = HOMES.get(name, "")
         own = not home or value != _at(plain, home)
         yield from _flat(f"proposer.{name}" if own else home, value)
+
+
+def _online(plain: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield how the proposer learns while it drafts; nothing if it does not.
+
+    How often that is kept decides no number.
+    """
+    for name, value in _flat("online", plain.get("online") or {}):
+        same_seed = name == "online.seed" and value == plain["seed"]
+        if not same_seed and name != "online.save_prompts":
+            yield name, value
 
 
 def _at(plain: Mapping[str, Any], name: str) -> Any:

@@ -29,6 +29,7 @@ PACKAGES = {
     "cache": "specdec.cache",
     "train": "specdec.training",
     "loss": "specdec.training.loss",
+    "online": "specdec.online",
 }
 ENTRY_POINTS = (
     "compare",
@@ -44,6 +45,7 @@ ENTRY_POINTS = (
 )
 # What a plug-in cannot do without: one line for each that needs a file or a folder.
 NEEDED = {
+    "online=distil": ["proposer=draft_model"],
     "proposer=recorded": ["proposer.path=recorded_run"],
     "tree=calibrated": ["tree.path=tree.json", "tree.num_nodes=4"],
     "tree=sequoia": ["tree.path=tree.json", "tree.num_nodes=4", "sampling.temperature=1"],

@@ -68,7 +68,7 @@ class OnlineDistillation:
         self,
         loss: Loss | None = None,
         every: int = 4,
-        samples: int = 8,
+        samples: int = 4,
         length: int = 128,
         buffer_bytes: int = 16_000_000,
         learning_rate: float = 1e-3,

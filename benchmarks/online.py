@@ -151,7 +151,11 @@ def gains(runs: Mapping[str, Path]) -> Table:
     for arm in others:
         for phase in PHASES:
             half = len([trace for trace in traces[arm] if trace.category == phase]) // 2
-            parts = {"all": slice(None), "first half": slice(half), "second half": slice(half, None)}
+            parts = {
+                "all": slice(None),
+                "first half": slice(half),
+                "second half": slice(half, None),
+            }
             for name, part in parts.items():
                 still, own = (tally_of(traces[n], runs[n], phase, part) for n in (first, arm))
                 sums = [tally.sums("num_emitted", "num_steps") for tally in (own, still)]

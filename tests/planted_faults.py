@@ -36,6 +36,19 @@ class Fault:
 
 
 FAULTS = (
+    # What learns while it drafts.
+    Fault("proposer/draft_model.py", "self.model = own = lm.with_own_weights()", "own = lm",
+          "online"),
+    Fault("online/student.py", "weight.copy_(learned)", "pass", "online"),
+    Fault("online/student.py", "copy.deepcopy(drafting).float()", "drafting.float()", "online"),
+    Fault("online/texts.py", "whole[self.gone + len(self.token_ids) :]",
+          "whole[len(self.token_ids) :]", "online"),
+    Fault("online/texts.py", "counted[row, first : len(ids)] = True", "counted[row] = True",
+          "online"),
+    Fault("lab/kept_learner.py", "{trace.prompt_key for trace in traces} == set(done)", "True",
+          "online"),
+    Fault("lab/kept_learner.py", "if k in done}", "}", "online"),
+    Fault("lab/arm.py", "short.learner = None", "pass", "online"),
     # The cache and the mask.
     Fault("lm/cache.py", "self.lengths[row] = end", "self.lengths[row] = end - 1", "lm decoding"),
     Fault("lm/cache.py", "on_device([prefix + node for", "on_device([prefix + 0 * node for",

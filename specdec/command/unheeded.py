@@ -81,7 +81,9 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
             _of("proposer", "tree", "judges"),
             """every proposer is timed in shapes of its own; expected proposers=["NAME OPTIONS"]""",
         ),
-        Unheeded(_of("online", "loss"), "the weights of drafts stay as they are while steps are timed"),
+        Unheeded(
+            _of("online", "loss"), "the weights of drafts stay as they are while steps are timed"
+        ),
         Unheeded(_of("verification"), 'expected it among options, options=["verification=block"]'),
         Unheeded(_of("tracker", "keep_candidates", "resume"), "no run is written here"),
         Unheeded(_of("cache", "verifier.cache"), "steps are timed with all cells of a text kept"),

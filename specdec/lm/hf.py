@@ -108,13 +108,22 @@ class HFCausalLM:
         self._programs = steps and Programs(steps, self._mask_kind, self.model, self.max_length)
 
     def with_own_weights(self) -> Self:
-        """Return the same model with a copy of its weights, which may then change, and a cache."""
+        """Return the same model with a copy of its weights, which may then change, and a cache.
+
+        It is run eagerly: programs keep what they have made of weights.
+        """
         found = copy.copy(self)
         found.model = copy.deepcopy(self.model)
-        found._run_by(self.runtime)
+        found._may_choose = found._chose = False
+        found._run_by(EAGER)
         del found._cache
         found.open(num_rows=1, capacity=64)
         return found
+
+    @property
+    def has_programs(self) -> bool:
+        """Whether its steps are compiled or captured, by its own choice or not."""
+        return self._programs is not None
 
     def expect(self, num_tokens: int) -> None:
         """Choose how steps are run, if that was left open, for so many tokens to come."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from specdec.core.errors import (
     Unfit,
@@ -25,7 +23,7 @@ from specdec.online.state import read_state
 from specdec.online.student import Student, require_teachable
 from specdec.online.texts import Texts
 from specdec.training.loss.kl import KL
-from specdec.training.objective import Loss
+from specdec.training.objective import Loss, decay_groups
 
 
 class OnlineDistillation:
@@ -103,7 +101,7 @@ class OnlineDistillation:
         self._decay, self._path = decay, path
         self._prompts, self._buffer_bytes = prompts, buffer_bytes
         self._schedule = Schedule(every, samples, length, swap, max_grad_norm, seed)
-        self._rates = {"lr": learning_rate, "weight_decay": weight_decay}
+        self._rates = learning_rate, weight_decay
 
     def require_fit(self, source: CandidateSource | None, called: str) -> None:
         """Refuse a kind of proposer that cannot learn so, before it is built.
@@ -127,7 +125,9 @@ class OnlineDistillation:
             raise Unfit("online.prompts=true: prompts that see themselves whole predict nothing")
         student = Student.of(proposer, verifier, self._loss, self._decay)
         texts = Texts(self._buffer_bytes, self._prompts)
-        optimizer = torch.optim.AdamW(_weights(student.trained), betas=(0.9, 0.95), **self._rates)
+        rate, decay = self._rates
+        groups = decay_groups(student.trained, rate, decay)
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
         learner = Distiller(student, texts, optimizer, self._schedule, verifier.device)
         if self._path is not None:
             self._go_on(learner, self._path)
@@ -141,11 +141,3 @@ class OnlineDistillation:
             raise UserError(
                 f"path={path!r}: no state of such a proposer's learner ({reason})"
             ) from None
-
-
-def _weights(module: nn.Module) -> list[dict[str, Any]]:
-    """Decay matrices only, as training does; the group's own 0 stands for the others."""
-    weights = list(module.parameters())
-    few = [weight for weight in weights if weight.ndim < 2]
-    groups = [{"params": [weight for weight in weights if weight.ndim >= 2]}]
-    return [*groups, {"params": few, "weight_decay": 0.0}] if few else groups

@@ -1,4 +1,4 @@
-"""The learner itself: it remembers what was committed, and takes a step of AdamW when one is due."""
+"""The learner: it remembers what was committed, and takes a step of AdamW when one is due."""
 
 from __future__ import annotations
 

@@ -44,5 +44,13 @@ def read_state(file: Path) -> Kept:
         found: Any = torch.load(file, map_location="cpu", weights_only=True)
         prompts = tuple((str(name), int(sample)) for name, sample in found["prompts"])
         return Kept(found["learner"], str(found["run"]), prompts)
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError):
+    except (
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        EOFError,
+        pickle.UnpicklingError,
+    ):
         raise UserError(f"{file}: no state of a learner") from None

@@ -54,6 +54,10 @@ class DraftModel(TreeProposer):
         lm = self.model
         if not isinstance(lm, HFCausalLM):
             raise UserError(f"{type(lm).__name__}: no model of transformers, whose weights change")
+        if lm.has_programs:
+            raise Unfit(
+                f"the draft's runtime={lm.runtime}: its programs keep weights; expected eager"
+            )
         if lm.quantization is not None or not is_whole(lm.model):
             raise Unfit("the draft's weights are rounded or not on one device: they cannot change")
         if lm.prompt_mask is not None:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from specdec.core.draft_chain import DraftChain, DraftedChain
-from specdec.core.errors import UserError, require
+from specdec.core.errors import Unfit, UserError, require
 from specdec.core.on_device import on_device
 from specdec.core.protocols import TreePolicy
 from specdec.core.unlike_vocabularies import fitted
@@ -135,7 +135,14 @@ class HeadsProposer(TreeProposer):
         return cls(heads, verifier, tree, temperature, runtime)
 
     def own_weights(self) -> Heads:
-        """Draft with a copy of the heads from now on, and return it."""
+        """Draft with a copy of the heads from now on, and return it; auto is eager then.
+
+        Raises:
+            UserError: programs are to run them, which keep what they have made of weights.
+        """
+        if self.runtime != EAGER:
+            raise Unfit(f"runtime={self.runtime}: programs of heads keep weights; expected eager")
+        self._may_choose = False
         self.heads = copy.deepcopy(self.heads)
         if self.heads.prefix is not None:
             self._prefix = CachedLayer(self.heads.prefix)

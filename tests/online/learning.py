@@ -70,9 +70,11 @@ def decoder(
     temperature: float = 1.0,
     length: int = 5,
     batch: int = 1,
+    allow_lossy: bool = False,
 ) -> SpeculativeDecoder:
     sampling, ends = Sampling(temperature), Stopping(length)
-    return SpeculativeDecoder(of, proposer, Rejection(), sampling, ends, batch, learner=learner)
+    parts = of, proposer, Rejection(), sampling, ends, batch
+    return SpeculativeDecoder(*parts, allow_lossy=allow_lossy, learner=learner)
 
 
 def requests(num: int, prompt: Sequence[int]) -> list[Request]:

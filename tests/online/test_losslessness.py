@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from specdec.core.protocols import Proposer
+from specdec.core.errors import UserError
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
 from specdec.core.values import Context, Proposal
@@ -15,15 +16,24 @@ from specdec.decoding.request import Request
 from specdec.online.learner import Distiller
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.none import NoProposer
-from tests.online.learning import V, decoder, draft_model, model, proposers, requests, taught, verifier
+from tests.online.learning import (
+    V,
+    decoder,
+    draft_model,
+    model,
+    proposers,
+    requests,
+    taught,
+    verifier,
+)
 from tests.support.families import plain_logits, random_ids
 from tests.support.joint_distribution import assert_fits, assert_found, steps_per_text
 from tests.support.toy import TextDistribution, Tokens, text_distribution
 
 PROMPT: Tokens = (0, 2, 1, 1)
 LENGTH = 5
-NUM_TEXTS = 1200
-BATCH = 24  # so many texts share weights that change with every step
+NUM_TEXTS = 1000
+BATCH = 40  # so many texts share weights that change with every step
 
 
 def exact() -> TextDistribution:
@@ -33,10 +43,11 @@ def exact() -> TextDistribution:
     return text_distribution(after, LENGTH, prompt=PROMPT)
 
 
-def sampled(proposer: Proposer, learner: Distiller, num: int = NUM_TEXTS) -> list[Trace]:
-    """Decode in several goes, as commands do, so that texts also begin with weights of all ages."""
-    speculative = decoder(verifier(), proposer, learner, length=LENGTH, batch=BATCH)
-    return speculative.decode(requests(num, PROMPT))
+def sampled(proposer: Any, learner: Distiller, allow_lossy: bool = False) -> list[Trace]:
+    speculative = decoder(
+        verifier(), proposer, learner, length=LENGTH, batch=BATCH, allow_lossy=allow_lossy
+    )
+    return speculative.decode(requests(NUM_TEXTS, PROMPT))
 
 
 @pytest.mark.thorough
@@ -48,7 +59,7 @@ def test_texts_have_the_verifiers_joint_distribution(name: str, swap: str) -> No
     learner = taught(proposer, of, swap=swap)
     traces = sampled(proposer, learner)
     assert steps_per_text(traces) >= 2
-    assert learner.num_updates > 100
+    assert learner.num_updates > 50
     assert_fits(traces, exact(), f"{name} that learns, swap={swap}")
 
 
@@ -83,7 +94,9 @@ def test_q_that_is_computed_again_after_a_swap_is_found() -> None:
     learner = taught(proposer, of, swap="request")
     later = LaterQ(proposer, learner._student.trained)
     learner._hand_over = lambda: None  # what is learned is never drafted with, only said to be
-    assert_found(sampled(later, learner), exact(), "q of other weights")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="its tokens are not drawn from its draft_probs"):
+        sampled(later, learner)
+    assert_found(sampled(later, learner, allow_lossy=True), exact(), "q of other weights")
 
 
 def test_weights_stay_between_a_proposal_and_its_verification(
@@ -100,7 +113,9 @@ def test_weights_stay_between_a_proposal_and_its_verification(
 
         def noted(*args: object) -> object:
             found = original(*args)
-            seen.append((name, sum(float(weight.double().sum()) for weight in weights.parameters())))
+            seen.append(
+                (name, sum(float(weight.double().sum()) for weight in weights.parameters()))
+            )
             return found
 
         monkeypatch.setattr(speculative, name, noted)
@@ -121,12 +136,15 @@ def test_greedy_texts_are_those_of_generate(name: str, batch: int) -> None:
     of = verifier(size)
     proposer = proposers(of)[name]
     learner = taught(proposer, of)
-    asked = [Request(str(n), random_ids(3 + 4 * n, n, size), max_new_tokens=6 + 3 * n) for n in range(5)]
+    asked = [
+        Request(str(n), random_ids(3 + 4 * n, n, size), max_new_tokens=6 + 3 * n) for n in range(5)
+    ]
     traces = decoder(of, proposer, learner, 0.0, 24, batch).decode(asked)
     assert learner.num_updates > 10
+    generate: Any = model(size).generate
     for request, trace in zip(asked, traces, strict=True):
         prompt = torch.tensor([request.token_ids])
-        whole = model(size).generate(
+        whole = generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
             do_sample=False,

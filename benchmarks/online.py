@@ -35,9 +35,9 @@ DEFAULTS = {
     "train_steps": 450,
     "proposer": "draft_model",
     "proposer_options": [],
-    "code": 20,  # prompts of the first and of the last phase
-    "prose": 48,  # prompts in between
-    "prompt_characters": 400,
+    "code": 10,  # prompts of the first and of the last phase
+    "prose": 56,  # prompts in between
+    "prompt_characters": 600,
     "new_tokens": 64,
     "temperature": 0.0,
     "seed": 0,

@@ -52,7 +52,8 @@ class OnlineDistillation:
         swap: when proposals are made with what was learned: after each `step` of the optimiser, or
             when a `request` begins, so that a draft's cache holds cells of one set of weights where
             one request is in flight at a time.
-        prompts: whether prompts are learned, too: the verifier has read them anyway.
+        prompts: whether prompts are learned, too: the verifier has read them anyway, and they are
+            more, and more varied, than what it writes.
         save_prompts: prompts after which a run keeps what was learned, to go on from there.
         path: a state of an earlier run, `learner.pt` in its folder, to go on from; None: from the
             proposer's own weights.
@@ -66,15 +67,15 @@ class OnlineDistillation:
         self,
         loss: Loss | None = None,
         every: int = 4,
-        samples: int = 4,
+        samples: int = 8,
         length: int = 128,
         buffer_bytes: int = 16_000_000,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-4,
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
         decay: float = 0.8,
         swap: str = STEP,
-        prompts: bool = False,
+        prompts: bool = True,
         save_prompts: int = 8,
         path: str | None = None,
         seed: int = 0,
@@ -122,7 +123,9 @@ class OnlineDistillation:
         if isinstance(verifier, SourceReader):
             raise Unfit("online: the verifier has an encoder; only decoders teach while decoding")
         if self._prompts and verifier.prompt_mask is not None:
-            raise Unfit("online.prompts=true: prompts that see themselves whole predict nothing")
+            raise Unfit(
+                "online.prompts=true: prompts that see themselves whole predict nothing; expected false"
+            )
         student = Student.of(proposer, verifier, self._loss, self._decay)
         texts = Texts(self._buffer_bytes, self._prompts)
         rate, decay = self._rates

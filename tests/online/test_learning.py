@@ -57,6 +57,7 @@ def run(learner: Distiller, proposer: Any, of: HFCausalLM, prompts: range, batch
     return decoder(of, proposer, learner, 1.0, 16, batch).decode(asked)
 
 
+@pytest.mark.thorough
 def test_more_is_accepted_after_a_while() -> None:
     of, proposer = verifier(SIZE), draft_model(SIZE)
     learner = taught(proposer, of, learning_rate=5e-3, samples=8, length=32)

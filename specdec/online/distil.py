@@ -123,9 +123,8 @@ class OnlineDistillation:
         if isinstance(verifier, SourceReader):
             raise Unfit("online: the verifier has an encoder; only decoders teach while decoding")
         if self._prompts and verifier.prompt_mask is not None:
-            raise Unfit(
-                "online.prompts=true: prompts that see themselves whole predict nothing; expected false"
-            )
+            why = "prompts that see themselves whole predict nothing; expected false"
+            raise Unfit(f"online.prompts=true: {why}")
         student = Student.of(proposer, verifier, self._loss, self._decay)
         texts = Texts(self._buffer_bytes, self._prompts)
         rate, decay = self._rates

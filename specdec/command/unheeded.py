@@ -68,6 +68,7 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
     "describe": [SINGLE],
     "explain": [
         SINGLE,
+        LEARNING,
         Unheeded(_of("batch", "prompts.num_samples"), "one text is told, one step after the other"),
         Unheeded(_of("judges", "log_probs", "experts"), "is for traces; expected specdec-decode"),
         Unheeded(_of("tracker", "keep_candidates", "resume"), "no run is written here"),

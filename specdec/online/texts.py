@@ -19,7 +19,7 @@ TOKEN_BYTES = 8  # of an int64
 STATES = "final"  # what the vocabulary head reads: the verifier's distributions follow from it
 
 
-class Batch(NamedTuple):
+class Stretches(NamedTuple):
     """Stretches of N texts, padded at the end to T tokens."""
 
     hidden: Tensor  # [N, T, H]: the verifier's last states; 0 where there are none
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
 
 
 @dataclass
-class Text:
+class Remembered:
     """A text as far as it is committed, without `gone` tokens at its beginning.
 
     States end one token before it does: the verifier has not read the last one.
@@ -89,12 +89,12 @@ class Texts:
     def __init__(self, num_bytes: int, prompts: bool):
         self._num_bytes = num_bytes
         self._prompts = prompts
-        self._kept = deque[Text]()
-        self._in_flight = dict[int, Text]()  # by row
+        self._kept = deque[Remembered]()
+        self._in_flight = dict[int, Remembered]()  # by row
 
     def begin(self, context: Context) -> None:
         """Begin a text with its prompt, and the states of that."""
-        text = Text(1 if self._prompts else max(1, context.num_prompt_tokens))
+        text = Remembered(1 if self._prompts else max(1, context.num_prompt_tokens))
         self._in_flight[context.row] = text
         self._kept.append(text)
         self.grow(context)
@@ -109,7 +109,7 @@ class Texts:
         if size > self._num_bytes:
             self._kept[0].cut(self._num_bytes)
 
-    def sample(self, number: int, length: int, stream: RandomStream) -> Batch | None:
+    def sample(self, number: int, length: int, stream: RandomStream) -> Stretches | None:
         """Draw stretches of at most `length` tokens; None: there is nothing to learn yet.
 
         Each ends behind a token that is drawn among all that can be learned, or at the text's end
@@ -138,12 +138,12 @@ class Texts:
         """Go on from what `state` returned."""
         self._in_flight.clear()
         self._kept = deque(
-            Text(each["first"], list(each["token_ids"]), [each["states"].to(device)])
+            Remembered(each["first"], list(each["token_ids"]), [each["states"].to(device)])
             for each in state
         )
 
 
-def _padded(rows: Sequence[tuple[list[int], Tensor, int]]) -> Batch:
+def _padded(rows: Sequence[tuple[list[int], Tensor, int]]) -> Stretches:
     longest = max(len(token_ids) for token_ids, _, _ in rows)
     some = rows[0][1]
     hidden = some.new_zeros(len(rows), longest, some.shape[-1])
@@ -153,4 +153,4 @@ def _padded(rows: Sequence[tuple[list[int], Tensor, int]]) -> Batch:
         hidden[row, : len(states)] = states
         token_ids[row, : len(ids)] = torch.tensor(ids, device=some.device)
         counted[row, first : len(ids)] = True
-    return Batch(hidden, token_ids, counted)
+    return Stretches(hidden, token_ids, counted)

@@ -53,8 +53,8 @@ def timeless(traces: list[Trace]) -> list[Trace]:
 
 
 def run(learner: Distiller, proposer: Any, of: HFCausalLM, prompts: range, batch: int = 1):
-    asked = [each for each in requests(prompts.stop, PROMPT)][prompts.start :]
-    return decoder(of, proposer, learner, 1.0, 16, batch).decode(asked)
+    wanted = [each for each in requests(prompts.stop, PROMPT)][prompts.start :]
+    return decoder(of, proposer, learner, 1.0, 16, batch).decode(wanted)
 
 
 @pytest.mark.thorough

@@ -136,13 +136,13 @@ def test_greedy_texts_are_those_of_generate(name: str, batch: int) -> None:
     of = verifier(size)
     proposer = proposers(of)[name]
     learner = taught(proposer, of)
-    asked = [
+    wanted = [
         Request(str(n), random_ids(3 + 4 * n, n, size), max_new_tokens=6 + 3 * n) for n in range(5)
     ]
-    traces = decoder(of, proposer, learner, 0.0, 24, batch).decode(asked)
+    traces = decoder(of, proposer, learner, 0.0, 24, batch).decode(wanted)
     assert learner.num_updates > 10
     generate: Any = model(size).generate
-    for request, trace in zip(asked, traces, strict=True):
+    for request, trace in zip(wanted, traces, strict=True):
         prompt = torch.tensor([request.token_ids])
         whole = generate(
             prompt,
@@ -161,9 +161,9 @@ def test_trees_of_a_learning_draft_write_the_same() -> None:
 
     size = 40
     of, proposer = verifier(size), draft_model(size, Sparse([[0], [1], [0, 0]]))
-    asked = requests(2, random_ids(6, 1, size))
-    learning = decoder(of, proposer, taught(proposer, of), 0.0, 16).decode(asked)
-    plain = decoder(verifier(size), NoProposer(), None, 0.0, 16).decode(asked)
+    wanted = requests(2, random_ids(6, 1, size))
+    learning = decoder(of, proposer, taught(proposer, of), 0.0, 16).decode(wanted)
+    plain = decoder(verifier(size), NoProposer(), None, 0.0, 16).decode(wanted)
     assert [trace.output_ids for trace in learning] == [trace.output_ids for trace in plain]
 
 

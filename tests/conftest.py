@@ -30,7 +30,14 @@ if "XDG_CACHE_HOME" not in os.environ:  # workers have that of the process that 
 
 # What decodes, trains and reports as a user does, or samples and enumerates for seconds.
 WHOLE = (
-    *("command", "training", "test_command.py", "test_configs.py", "test_disturbances.py"),
+    *(
+        "command",
+        "training",
+        "online",
+        "test_command.py",
+        "test_configs.py",
+        "test_disturbances.py",
+    ),
     *("test_incremental_benchmark.py", "test_package.py", "test_zoo.py"),
     "calibration/test_best_tree.py",
     *("calibration/test_ranks.py", "decoding/test_claims.py"),

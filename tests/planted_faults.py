@@ -36,6 +36,19 @@ class Fault:
 
 
 FAULTS = (
+    # What learns while it drafts.
+    Fault("proposer/draft_model.py", "self.model = own = lm.with_own_weights()", "own = lm",
+          "online"),
+    Fault("online/student.py", "weight.copy_(learned)", "pass", "online"),
+    Fault("online/student.py", "copy.deepcopy(drafting).float()", "drafting.float()", "online"),
+    Fault("online/texts.py", "whole[self.gone + len(self.token_ids) :]",
+          "whole[len(self.token_ids) :]", "online"),
+    Fault("online/texts.py", "counted[row, first : len(ids)] = True", "counted[row] = True",
+          "online"),
+    Fault("lab/kept_learner.py", "{trace.prompt_key for trace in traces} == set(done)", "True",
+          "online"),
+    Fault("lab/kept_learner.py", "if k in done}", "}", "online"),
+    Fault("lab/arm.py", "short.learner = None", "pass", "online"),
     # One text, step by step.
     Fault("lab/explanation/watched_tree.py", "self._frontier = [paths[place]",
           "self._frontier = [paths[0 * place]", "lab/test_explanation.py"),

@@ -43,6 +43,7 @@ MAY_IMPORT = {
         *("core", "lm", "heads", "prompts", "proposer", "verification", "decoding", "metrics"),
         *("results", "recording", "replaying", "tree", "zoo", "runtime"),
     },
+    "online": {"core", "lm", "heads", "training"},
     # For authors of plug-ins; nothing of ours needs it.
     "testing": {
         *("core", "lm", "heads", "proof", "proposer", "decoding", "verification", "tree"),
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "lab": {
         *("core", "lm", "heads", "prompts", "proposer", "tree", "verification", "decoding"),
         *("metrics", "results", "recording", "calibration", "replaying", "training", "report"),
-        *("zoo", "runtime", "cache"),
+        *("zoo", "runtime", "cache", "online"),
     },
     "notebook": {
         *("core", "lm", "heads", "prompts", "proposer", "tree", "verification", "decoding"),

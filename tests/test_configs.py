@@ -32,6 +32,7 @@ PACKAGES = {
     "cache": "specdec.cache",
     "train": "specdec.training",
     "loss": "specdec.training.loss",
+    "online": "specdec.online",
 }
 ENTRY_POINTS = (
     "compare",
@@ -48,6 +49,7 @@ ENTRY_POINTS = (
 )
 # What a plug-in cannot do without: one line for each that needs a file or a folder.
 NEEDED = {
+    "online=distil": ["proposer=draft_model"],
     "proposer=recorded": ["proposer.path=recorded_run"],
     "proposer=retrieval": ["proposer.path=store"],
     "tree=calibrated": ["tree.path=tree.json", "tree.num_nodes=4"],

@@ -24,6 +24,7 @@ from specdec.lab.arm_results import hand_to_tracker, provenance_of, token_views
 from specdec.lab.checks import check_arm
 from specdec.lab.identity import identity_of
 from specdec.lab.interleaving import Comparison, compete, expect
+from specdec.lab.kept_learner import KeptLearner
 from specdec.lab.replay.forecast import foresee
 from specdec.lab.shortfall import counted
 from specdec.lab.spec import ArmSpec
@@ -130,6 +131,10 @@ def _write(
         run_dir.keep_clock(came_of_it.clock)
         run_dir.show_tokens(token_views(arm, prompts, came_of_it.traces[name]))
         run_dir.summarize(summary, tally)
+        learner = KeptLearner.of(specs[name], arm, run_dir.path, identity_of(specs[name]))
+        if learner is not None and came_of_it.cut_short is None:
+            learner.saw(prompts)
+            learner.keep()
         hand_to_tracker(specs[name], run_dir.path, summary, tally)
 
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from specdec.command.compose import compose_decode
 from specdec.command.options import arm_spec, plain, proposer_part
 from specdec.command.replay_grid import arm_config
-from specdec.core.errors import Unfit
+from specdec.core.errors import Unfit, UserError
 from specdec.lab.compatibility import require_parts_fit
 from specdec.lab.costs.measurement import TimedShape
 from specdec.lab.identity import draft_of
@@ -74,7 +74,10 @@ def _composed(overrides: Sequence[str], tree: Mapping[str, Any], config: DictCon
         if f"draft.{name}" not in own:
             found.draft[name] = value
     found.batch, found.keep_candidates = config.batch, 0
-    return arm_spec(found)
+    spec = arm_spec(found)
+    if spec.online is not None:
+        raise UserError(f"options: online={spec.online.name}: weights stay as they are while timed")
+    return spec
 
 
 def shapes_of(

@@ -39,7 +39,7 @@ def _by_heads(config: DictConfig) -> bool:
 
 DECODING = _of(
     *("verifier", "draft", "prompts", "sampling", "proposer", "tree", "verification", "judges"),
-    "cache",
+    *("cache", "online", "loss"),
     *(
         "max_new_tokens",
         "min_new_tokens",
@@ -53,16 +53,22 @@ DECODING = _of(
     *("dtype", "attention", "runtime", "seed"),
     *("tracker", "keep_candidates", "resume"),
 )
+LEARNING = Unheeded(
+    _of("loss"),
+    "is what a proposer learns by while it drafts; expected online=distil, too",
+    lambda config: config.get("online") is None and "online=" not in str(config.get("arms")),
+)
 SINGLE = Unheeded(_of("hydra.sweep"), "is where sweeps go, with -m; expected output=DIR")
 UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
-    "decode": [SINGLE],
-    "compare": [SINGLE],
+    "decode": [SINGLE, LEARNING],
+    "compare": [SINGLE, LEARNING],
     "replay": [SINGLE],
     "check": [SINGLE],
     "report": [SINGLE],
     "describe": [SINGLE],
     "explain": [
         SINGLE,
+        LEARNING,
         Unheeded(_of("batch", "prompts.num_samples"), "one text is told, one step after the other"),
         Unheeded(_of("judges", "log_probs", "experts"), "is for traces; expected specdec-decode"),
         Unheeded(_of("tracker", "keep_candidates", "resume"), "no run is written here"),
@@ -79,12 +85,16 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
             "comes from the run, run=DIR, whose texts are recorded; expected one or the other",
             lambda config: config.run is not None,
         ),
+        LEARNING,
     ],
     "costs": [
         SINGLE,
         Unheeded(
             _of("proposer", "tree", "judges"),
             """every proposer is timed in shapes of its own; expected proposers=["NAME OPTIONS"]""",
+        ),
+        Unheeded(
+            _of("online", "loss"), "the weights of drafts stay as they are while steps are timed"
         ),
         Unheeded(_of("verification"), 'expected it among options, options=["verification=block"]'),
         Unheeded(_of("tracker", "keep_candidates", "resume"), "no run is written here"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from specdec.core.closed_form import ClosedForm
 from specdec.core.draft_chain import DraftChain, DraftedChain
@@ -236,6 +236,18 @@ class Onlooker(Protocol):
 
 
 @runtime_checkable
+class Teachable(Protocol):
+    """What a proposer may have besides, whose weights can change while it drafts."""
+
+    def own_weights(self) -> nn.Module:
+        """Draft with a copy of the weights from now on, and return the module that holds it.
+
+        What was loaded may be shared with other proposers, and stays as it is.
+        """
+        ...
+
+
+@runtime_checkable
 class TreeFinisher(Protocol):
     """What a proposer may have besides, which drafts with layers of the verifier itself.
 
@@ -247,6 +259,30 @@ class TreeFinisher(Protocol):
         """Let the verifier read one tree per row to the end, as its `forward` would from the start.
 
         The rows then hold a cell for each node, in order, padded at the end.
+        """
+        ...
+
+
+class Learner(Protocol):
+    """What makes a proposer better while it drafts, by what the verifier says of the text.
+
+    The proposer's weights change within `begin` and `learn` alone, so never between a proposal and
+    its verification: q stays what each candidate was drawn from.
+    """
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """The verifier's hidden layers it wants in `Context.features`."""
+        ...
+
+    def begin(self, contexts: Sequence[Context]) -> None:
+        """Begin these requests, before the proposer does; features are those of their prompts."""
+        ...
+
+    def learn(self, contexts: Sequence[Context]) -> None:
+        """Take what a step committed, its tokens and their features; all that takes time is here.
+
+        It is called after `Proposer.update`, and no request is between a proposal and its verdict.
         """
         ...
 

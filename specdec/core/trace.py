@@ -65,6 +65,13 @@ class Step:
     propose_seconds: float = 0.0
     verify_seconds: float = 0.0  # the verifier's forward
     other_seconds: float = 0.0
+    learn_seconds: float = 0.0  # of a learner, which teaches the proposer between steps
+
+    @property
+    def seconds(self) -> float:
+        """What the step took in all."""
+        parts = self.propose_seconds, self.verify_seconds, self.other_seconds, self.learn_seconds
+        return sum(parts)
 
 
 @dataclass(frozen=True)
@@ -148,10 +155,9 @@ class PlainSteps:
     def of(cls, trace: Trace, stand_for: int | None = None) -> "PlainSteps":
         """Add up a text that was decoded without candidates; None: it is whole."""
         assert not any(step.drafted for step in trace.steps), "a clock does not draft"
-        seconds = [(s.propose_seconds, s.verify_seconds, s.other_seconds) for s in trace.steps]
         verify = sum(step.verify_seconds for step in trace.steps)
-        number = len(seconds)
-        decode = sum(map(sum, seconds))
+        number = len(trace.steps)
+        decode = sum(step.seconds for step in trace.steps)
         stands_for = stand_for or number
         return cls(trace.prompt_id, trace.turn, number, verify, decode, stands_for, trace.sample)
 
@@ -188,4 +194,6 @@ def _step_row(step: Step) -> dict[str, Any]:
             del row[name]
     if step.reread is None:
         del row["reread"]
+    if not step.learn_seconds:  # nobody learns
+        del row["learn_seconds"]
     return row

@@ -54,7 +54,7 @@ def each_draw(draws: Draws) -> tuple[Draw | None, ...]:
     """Return the ways one by one, in the order of their names."""
     if draws is None or isinstance(draws, Draw):
         return (draws,)
-    return tuple(sorted(draws, key=lambda draw: draw.value))
+    return tuple(sorted(draws, key=str))
 
 
 def united(draws: Iterable[Draws]) -> Draws:

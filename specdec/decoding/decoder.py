@@ -16,6 +16,7 @@ from specdec.core.protocols import (
     BoundedRows,
     CausalLM,
     Forward,
+    Learner,
     Proposer,
     Rereading,
     VerificationRule,
@@ -26,7 +27,7 @@ from specdec.core.sampling import Sampling
 from specdec.core.shown import Shown
 from specdec.core.trace import Step, TextKey, Trace
 from specdec.core.tree import ROOT, CandidateTree
-from specdec.core.values import Context, Proposal, Verdict
+from specdec.core.values import Context, Layer, Proposal, Verdict
 from specdec.core.verified import verified
 from specdec.decoding.claims import claims_of
 from specdec.decoding.experts import routing_of, with_experts
@@ -74,6 +75,7 @@ class SpeculativeDecoder:
         judges: further rules, by name.
         log_probs: whether steps say how likely each token was, in nats.
         experts: whether steps say which experts of the verifier they took; slower.
+        learner: what makes the proposer better between steps; None: it stays as it is.
 
     Raises:
         UserError: a part lacks a member of its protocol, the rule or a judge cannot decide on the
@@ -94,6 +96,7 @@ class SpeculativeDecoder:
         judges: Mapping[str, VerificationRule] | None = None,
         log_probs: bool = False,
         experts: bool = False,
+        learner: Learner | None = None,
     ):
         require_int("batch", batch, 1)
         require_int("seed", seed, 0)
@@ -116,6 +119,7 @@ class SpeculativeDecoder:
         self.verifier = verifier
         self.proposer = proposer
         self.rule = rule
+        self.learner = learner
         self.stopping = stopping or default_stopping(verifier)
         self.sampling = heeded(sampling or Sampling(), verifier, self.stopping.end_ids)
         self.batch = batch
@@ -206,6 +210,7 @@ class SpeculativeDecoder:
             steps = self._commit(in_flight, proposals, verdicts, verifier_probs, forward)
             self.proposer.update(contexts, verdicts)
             clock.lap("other")
+            self._learn(in_flight, clock)
 
             steps = self._judge(in_flight, proposals, verifier_probs, steps)
             if self._routing is not None:
@@ -237,10 +242,13 @@ class SpeculativeDecoder:
             self.verifier.keep(row, 0)
         # The last token of a prompt is the root of the first tree, and is read with it.
         prompts = [flight.token_ids for flight in entering]
-        features = begin(self.verifier, rows, prompts, self.proposer.layers)
-        self.proposer.reset([flight.context() for flight in entering])
+        features = begin(self.verifier, rows, prompts, self._layers)
+        contexts = [flight.context() for flight in entering]
         for flight, hidden in zip(entering, features, strict=True):
             flight.features = hidden
+        if self.learner is not None:  # before the proposer reads anything with its weights
+            self.learner.begin([flight.context() for flight in entering])
+        self.proposer.reset(contexts)
         clock.lap("prefill")
         for flight in entering:
             flight.prefill_seconds = clock.seconds["prefill"] / len(entering)
@@ -284,7 +292,19 @@ class SpeculativeDecoder:
         starts = [self.verifier.length(row) for row in rows]
         batch = TreeBatch.of(trees, starts, self.verifier.device)
         reader = self._routing or self.verifier
-        return reader.forward(rows, *batch, layers=self.proposer.layers)
+        return reader.forward(rows, *batch, layers=self._layers)
+
+    @property
+    def _layers(self) -> Sequence[Layer]:
+        """The hidden layers that the proposer or its learner reads."""
+        learner: Sequence[Layer] = () if self.learner is None else self.learner.layers
+        return tuple(dict.fromkeys([*self.proposer.layers, *learner]))
+
+    def _learn(self, in_flight: Sequence[Flight], clock: "Clock") -> None:
+        """Show the learner what was committed; no request has candidates now."""
+        if self.learner is not None:
+            self.learner.learn([flight.context() for flight in in_flight])
+            clock.lap("learn")
 
     def _verifier_probs(
         self, contexts: Sequence[Context], proposals: Sequence[Proposal], logits: Tensor
@@ -395,4 +415,5 @@ class Clock:
             propose_seconds=round(self.seconds["propose"] / share, 9),
             verify_seconds=round(self.seconds["verify"] / share, 9),
             other_seconds=round(self.seconds["other"] / share, 9),
+            learn_seconds=round(self.seconds.get("learn", 0.0) / share, 9),
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from specdec.core.errors import require, require_kind
 from specdec.core.escapes import unescaped
+from specdec.core.protocols import Proposer
 from specdec.core.room import Room
 from specdec.core.sampling import Sampling
 from specdec.core.trace import PromptKey, Trace
@@ -13,10 +14,12 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.decoding.turns import decode_turns, request_of
+from specdec.lab.option_names import named_options
 from specdec.lab.prompt_options import PromptOptions, chosen
 from specdec.lab.spec import ArmSpec
 from specdec.lm.generation import heeded
 from specdec.lm.hf import HFCausalLM
+from specdec.online.learner import Distiller
 from specdec.prompts import Prompt, answer_of
 from specdec.proposer.none import NoProposer
 
@@ -91,6 +94,7 @@ class Arm:
     def warm_up(self, prompt: Prompt) -> None:
         """Decode a few tokens that are not recorded: first calls pay for what later ones reuse."""
         short = copy.copy(self.decoder)
+        short.learner = None  # what is not recorded is not learned from
         short.stopping = replace(short.stopping, max_new_tokens=WARM_UP_TOKENS)
         short.decode([self.request(prompt, [])])
 
@@ -133,15 +137,24 @@ def sampling_of(spec: ArmSpec, verifier: HFCausalLM) -> Sampling:
     return heeded(spec.sampling.build(), verifier, stopping_of(spec, verifier).end_ids)
 
 
+def _learner(spec: ArmSpec, proposer: Proposer, verifier: HFCausalLM) -> Distiller | None:
+    """Build what teaches the proposer, if anything does."""
+    if spec.online is None:
+        return None
+    with named_options(spec.online.names):
+        return spec.online.build().teach(proposer, verifier)
+
+
 def build_arm(spec: ArmSpec, verifier: HFCausalLM, name: str = "") -> Arm:
     """Build everything but the verifier, which the arms of a comparison share.
 
     Raises:
         UserError: one of the parts refuses its options, or they do not go together.
     """
+    proposer = spec.proposer.build_for(verifier)
     decoder = SpeculativeDecoder(
         verifier,
-        spec.proposer.build_for(verifier),
+        proposer,
         spec.rule.build(),
         sampling=sampling_of(spec, verifier),
         stopping=stopping_of(spec, verifier),
@@ -151,6 +164,7 @@ def build_arm(spec: ArmSpec, verifier: HFCausalLM, name: str = "") -> Arm:
         judges={judge: part.build() for judge, part in spec.judges.items()},
         log_probs=spec.log_probs,
         experts=spec.experts,
+        learner=_learner(spec, proposer, verifier),
     )
     called = name or spec.proposer.name
     return Arm(called, spec.rule.name, verifier, decoder, spec.prompts, spec.keep_candidates)

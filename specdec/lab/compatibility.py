@@ -43,6 +43,9 @@ def require_parts_fit(spec: ArmSpec) -> None:
     require_tree_fits(spec, tree)
     require_sides_fit(spec)
     require_tree_read(spec, tree)
+    if spec.online is not None:
+        called = f"proposer={spec.proposer.name}"
+        spec.online.build().require_fit(spec.proposer.source, called)
     rule, judges = spec.rule.build(), {name: part.build() for name, part in spec.judges.items()}
     for each in (rule, *judges.values()):
         require_members(each, "verification rule")
@@ -87,6 +90,9 @@ def require_parts(proposer: ProposerPart, tree: TreePolicy) -> None:
     """
     for part in proposer.parts:
         require_parts(part, tree)
+        if part.has_layers:
+            expected = "of other proposers: the verifier's layers are run for one proposer alone"
+            raise UserError(f"proposer.parts: {part.name}: expected parts {expected}")
     if proposer.source is CandidateSource.PARTS and proposer.is_ours:
         options = [proposer.get(name) for name in ("parts", "mode", "costs", "num_nodes")]
         with named_options(proposer.names):

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from specdec.core.errors import Unwritable
+from specdec.core.errors import Unwritable, UserError
 from specdec.core.trace import Trace
 from specdec.lab.announcement import announce
 from specdec.lab.arm import Arm, build_arm
 from specdec.lab.arm_results import hand_to_tracker, provenance_of, summary_of, token_views
 from specdec.lab.identity import identity_of
 from specdec.lab.interleaving import expect
+from specdec.lab.kept_learner import KeptLearner
 from specdec.lab.plain_clock import PlainClock
 from specdec.lab.shortfall import Shortfall
 from specdec.lab.spec import ArmSpec
@@ -82,6 +84,8 @@ def _decode(
         UserError: another process failed.
     """
     with processes.together():
+        if spec.online is not None and processes.number > 1:
+            raise UserError(f"online={spec.online.name}: learns in one process; these are more")
         prompts: Sequence[Prompt] = spec.prompts.load()
         arm = build_arm(spec, spec.verifier.build_shared())
         prompts = arm.choose(prompts)
@@ -90,14 +94,17 @@ def _decode(
         announce([spec], arm, prompts)
     num_turns = {prompt.key: prompt.num_turns for prompt in prompts}
     kept: Sequence[Trace] = ()
+    learner: KeptLearner | None = None
     if run_dir is not None:
-        kept = run_dir.begin(provenance_of(spec, arm.verifier), num_turns)
+        learner = KeptLearner.of(spec, arm, run_dir.path, file.identity)
+        begin = run_dir.begin if learner is None else partial(learner.begin, run_dir)
+        kept = begin(provenance_of(spec, arm.verifier), num_turns)
     done = processes.agreed({trace.prompt_key for trace in kept})
     share = processes.share([prompt for prompt in prompts if prompt.key not in done])
     memory, prepared = PeakMemory(arm.verifier.device), prepared_seconds()
     try:
         with processes.together():
-            _decode_share(arm, prompts, share, file, processes)
+            _decode_share(arm, prompts, share, file, processes, learner)
     except BaseException as error:
         if run_dir is not None:
             with suppress(Unwritable, BrokenPipeError):  # which may be what ended it
@@ -121,6 +128,7 @@ def _decode_share(
     share: Sequence[Prompt],
     file: TraceFile,
     processes: Processes,
+    learner: KeptLearner | None,
 ) -> None:
     """Decode some of the prompts, each of them to a line of a file as soon as it is there.
 
@@ -145,6 +153,10 @@ def _decode_share(
             for plain in clock.beside(some, traces):
                 if processes.writes:
                     file.clock.append(plain)
+            if learner is not None:
+                learner.saw(some)
+    if learner is not None:
+        learner.keep()
 
 
 def _require_same(traces: Sequence[Trace], processes: Processes) -> None:

@@ -40,6 +40,7 @@ NO_FILES = {
     *(*PLUG_INS, *VALUES, "judges", "prompts.chat_template"),
     *(f"{node}.{name}" for node in DATA for name in ("split", "config", "field")),
     *(f"{node}.revision" for node in REVISED),
+    *("online.loss", "online.swap"),
 }
 NO_FILES_BELOW = tuple(f"{node}.{name}." for node in DATA for name in BY_NAME)
 # What may be on a Hub, and as what.

@@ -44,6 +44,7 @@ class PlainClock:
         self._decoder.proposer = NoProposer()
         self._decoder.rule = Rejection()
         self._decoder.judges = {}
+        self._decoder.learner = None
         self._prompts = set[str]()
         self._own_seconds = 0.0
         self._arm_seconds = 0.0
@@ -106,5 +107,4 @@ class PlainClock:
 
 
 def _seconds(trace: Trace) -> float:
-    steps = [(s.propose_seconds, s.verify_seconds, s.other_seconds) for s in trace.steps]
-    return trace.prefill_seconds + sum(map(sum, steps))
+    return trace.prefill_seconds + sum(step.seconds for step in trace.steps)

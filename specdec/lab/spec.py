@@ -19,6 +19,7 @@ from specdec.lab.sweep_job import SweepJob
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.translation import SAME, STRINGS
+from specdec.online.distil import OnlineDistillation
 from specdec.results.options import HOMES
 
 LOADER = "specdec.lm.load.load"
@@ -263,6 +264,7 @@ class ArmSpec:
     ignore_eos: bool  # whether end tokens are tokens like any other
     log_probs: bool  # whether traces say how likely each token was
     experts: bool  # whether the experts of the verifier are counted
+    online: Part[OnlineDistillation] | None  # how the proposer learns; None: it does not
     keep_candidates: int  # of how many prompts the candidates are kept, to be looked at
     resume: bool  # whether an interrupted run goes on, and a complete one stays
     tracker: str  # where results go beside the run directory
@@ -303,6 +305,7 @@ class ArmSpec:
             prompts=PromptOptions(**options["prompts"]),
             sweep=SweepJob.of(options.get("sweep")),
             allow_lossy=options["verification"]["allow_lossy"],
+            online=_online(options, choices, points),
             experts=options.get("experts", False),  # older runs do not say
             **{name: options[name] for name in PLAIN},
         )
@@ -311,6 +314,13 @@ class ArmSpec:
     def is_greedy(self) -> bool:
         """Whether nothing is random."""
         return self.sampling.options["temperature"] == 0
+
+
+def _online(
+    options: Options, choices: Mapping[str, str], points: Points
+) -> Part[OnlineDistillation] | None:
+    node = options.get("online")  # which most runs do not have
+    return None if node is None else Part("online", node, choices.get("online"), points)
 
 
 def with_options(options: Options, changed: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Any stock Hugging Face decoder behind the `CausalLM` protocol: no forked modelling code."""
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -108,6 +109,24 @@ class HFCausalLM:
         self.runtime = runtime
         steps = steps_of(runtime, self.model, self._cache_word)
         self._programs = steps and Programs(steps, self._mask_kind, self.model, self.max_length)
+
+    def with_own_weights(self) -> Self:
+        """Return the same model with a copy of its weights, which may then change, and a cache.
+
+        It is run eagerly: programs keep what they have made of weights.
+        """
+        found = copy.copy(self)
+        found.model = copy.deepcopy(self.model)
+        found._may_choose = found._chose = False
+        found._run_by(EAGER)
+        del found._cache
+        found.open(num_rows=1, capacity=64)
+        return found
+
+    @property
+    def has_programs(self) -> bool:
+        """Whether its steps are compiled or captured, by its own choice or not."""
+        return self._programs is not None
 
     def expect(self, num_tokens: int) -> None:
         """Choose how steps are run, if that was left open, for so many tokens to come."""

@@ -13,6 +13,7 @@ EXPERTS, EXPERTS_AT, COUNTED_AT = "experts", "experts_at.", "counted_at."
 CLOCK, CLOCKED = "clock.", "clocked."
 PLAIN = ("num_steps", "verify_seconds", "decode_seconds")  # of a clock's steps
 OWN = ("num_steps", "propose_seconds", "decode_seconds")  # of the arm's own beside them
+LEARN = "learn_seconds"  # of runs whose proposer learns
 LARGEST = "largest_drafted"  # the one column that is not a sum
 
 
@@ -29,6 +30,7 @@ def counted(trace: Trace) -> dict[str, float]:
         **_optional("expected_accepted", [step.expected_accepted for step in steps]),
         **_optional("draft_calls", [step.draft_calls for step in steps]),
         **_reread(steps),
+        **_learned(steps),
         **_judged(steps),
         **_experts(steps),
         **_by_depth(REACHED, [step.accepted for step in steps], steps),
@@ -43,6 +45,12 @@ def _reread(steps: Sequence[Step]) -> dict[str, float]:
     return {"reread_seconds": sum(seconds)} if known else {}
 
 
+def _learned(steps: Sequence[Step]) -> dict[str, float]:
+    """Add up the seconds in which the proposer learned; nothing where it does not."""
+    seconds = sum(step.learn_seconds for step in steps)
+    return {LEARN: seconds} if seconds else {}
+
+
 COUNTS: Mapping[str, Callable[[Step], float]] = {
     "num_emitted": lambda step: step.emitted,
     "num_accepted": lambda step: step.accepted,
@@ -52,7 +60,7 @@ COUNTS: Mapping[str, Callable[[Step], float]] = {
     "propose_seconds": lambda step: step.propose_seconds,
     "verify_seconds": lambda step: step.verify_seconds,
     "other_seconds": lambda step: step.other_seconds,
-    "decode_seconds": lambda s: s.propose_seconds + s.verify_seconds + s.other_seconds,
+    "decode_seconds": lambda step: step.seconds,
     "overlap": lambda step: sum(step.overlap),
     "num_overlap": lambda step: len(step.overlap),
     "bound": lambda step: sum(step.bound),

@@ -10,7 +10,7 @@ tables, pages, plots and predictions ask.
 
 import numpy as np
 
-from specdec.metrics.columns import CLOCK, CLOCKED
+from specdec.metrics.columns import CLOCK, CLOCKED, LEARN
 from specdec.metrics.estimate import Estimate, Resampled, ratio_estimates
 from specdec.metrics.significance import Contrast
 from specdec.metrics.tally import Tally
@@ -44,9 +44,10 @@ def prefill_seconds(tally: Tally) -> Estimate:
 
 def time_shares(tally: Tally) -> dict[str, Estimate]:
     """Return which share of the steps' seconds went into each part; the shares add up to 1."""
-    parts = ("propose", "verify", "other")
+    parts = ("propose", "verify", "other", *(["learn"] if tally.knows(LEARN) else []))
     seconds = np.stack([tally.column(f"{part}_seconds") for part in parts], axis=1)
-    shares = ratio_estimates(seconds, np.repeat(seconds.sum(axis=1, keepdims=True), 3, axis=1))
+    whole = np.repeat(seconds.sum(axis=1, keepdims=True), len(parts), axis=1)
+    shares = ratio_estimates(seconds, whole)
     return dict(zip(parts, shares, strict=True))
 
 

@@ -54,7 +54,8 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "since a step reads no less.",
         "prefill_seconds": "Mean seconds of prefill (verifier and proposer) of one turn.",
         "time_shares": "Share of the steps' seconds spent on drafting (propose), the verifier's "
-        "forward (verify) and the rest (other).",
+        "forward (verify), the rest (other) and, where the proposer learns (online=distil), on "
+        "that (learn), which is in every speed.",
         "peak_memory_bytes": "The most memory that was in use while decoding: what torch allocated "
         "on the GPU, else the resident memory of the process; null where arms share a process.",
         "reread_share": "Share of the steps' seconds that went into tokens that the verifier read "

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from specdec.core.errors import require_bool, require_int
-from specdec.core.protocols import VerificationRule
+from specdec.core.protocols import Learner, VerificationRule
 from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.stopping import Stopping
@@ -11,7 +11,7 @@ from specdec.lab.arm import Arm
 from specdec.lab.interleaving import Comparison, compete, expect
 from specdec.lab.prompt_options import PromptOptions
 from specdec.lm.hf import HFCausalLM
-from specdec.notebook.entrant import Entrant, Pair, pairs_of
+from specdec.notebook.entrant import Entrant, Pair, learners_of, pairs_of
 from specdec.notebook.given import require_verifier
 from specdec.notebook.prompts import Prompts, prompts_of
 from specdec.prompts import Prompt
@@ -31,6 +31,7 @@ def compare(
     seed: int = 0,
     allow_lossy: bool = False,
     reference: str | None = None,
+    learners: Mapping[str, Learner] | None = None,
 ) -> Comparison:
     """Let proposers decode the same prompts in turns, and say how they stand, with intervals.
 
@@ -45,6 +46,8 @@ def compare(
         sampling: the distribution that tokens are drawn from; None: the model's own, temperature 1.
         max_new_tokens, stop_strings, ignore_eos, batch, seed, allow_lossy: as in `sd.generate`.
         reference: the name that others are compared with; None: the best.
+        learners: by name, what makes a proposer better while it drafts, which is then no other
+            entrant's, too.
 
     Returns:
         Traces, sums and summaries by name, and `table()`: a pandas frame. Where it was cut short,
@@ -57,12 +60,14 @@ def compare(
     require_bool("allow_lossy", allow_lossy)
     pairs = pairs_of(verifier, proposers, rule, reference)
     require_int("batch", batch, 1)
+    taught = learners_of(pairs, learners)
     whole = prompts_of(prompts)
     ends = Stopping.of(verifier, max_new_tokens, stop_strings, ignore_eos)
 
     def arm(name: str, pair: Pair) -> Arm:
         parts = verifier, *pair, sampling, ends
-        decoder = SpeculativeDecoder(*parts, batch, seed, allow_lossy)
+        learner = taught.get(name)
+        decoder = SpeculativeDecoder(*parts, batch, seed, allow_lossy, learner=learner)
         return Arm(name, type(pair[1]).__name__.lower(), verifier, decoder, PromptOptions(""))
 
     arms = [arm(name, pair) for name, pair in pairs.items()]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from specdec.core.errors import UserError, require, require_kind
-from specdec.core.protocols import Proposer, VerificationRule
+from specdec.core.protocols import Learner, Proposer, VerificationRule
 from specdec.lm.hf import HFCausalLM
 from specdec.notebook.given import require_pair
 from specdec.verification.rejection import Rejection
@@ -36,3 +36,25 @@ def pairs_of(
         require_pair(verifier, *pair)
         pairs[name] = pair
     return pairs
+
+
+def learners_of(
+    pairs: Mapping[str, Pair], learners: Mapping[str, Learner] | None
+) -> Mapping[str, Learner]:
+    """Return who learns, by name.
+
+    Raises:
+        UserError: a learner is nobody's, or its proposer drafts for another name, too.
+    """
+    found = learners or {}
+    for name in found:
+        if name not in pairs:
+            raise UserError(f"learners={name!r}: expected one of {', '.join(pairs)}")
+        own = pairs[name][0]
+        others = [other for other, (each, _) in pairs.items() if each is own and other != name]
+        if others:
+            raise UserError(
+                f"learners={name!r}: its proposer is that of {others[0]!r}, too, which would change"
+                " with it; expected an object of its own"
+            )
+    return found

@@ -4,13 +4,17 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from specdec.core.errors import Unfit, UserError
 from specdec.core.on_device import on_device
 from specdec.core.protocols import CausalLM, ChainDrafter, TreePolicy
 from specdec.core.room import Room
 from specdec.core.values import CandidateSource, Context, Draw, Layer, Proposal, Verdict
 from specdec.lm.batch import pad
 from specdec.lm.begin import begin
+from specdec.lm.hf import HFCausalLM
+from specdec.lm.placement import is_whole
 from specdec.lm.vocabularies import require_model
 from specdec.proposer.draft_tokens import tokens_of
 from specdec.proposer.frontier_cells import FrontierCells
@@ -57,6 +61,27 @@ class DraftModel(TreeProposer):
     def draw(self) -> Draw:
         """Chosen by the tree; text is a point mass."""
         return self._tokens.draw or self.tree.draw
+
+    def own_weights(self) -> PreTrainedModel:
+        """Draft with a copy of the weights from now on, and return the model that holds it.
+
+        Raises:
+            UserError: it is no model of transformers, or its weights cannot be copied and trained.
+        """
+        lm = self.model
+        if not isinstance(lm, HFCausalLM):
+            raise UserError(f"{type(lm).__name__}: no model of transformers, whose weights change")
+        if lm.has_programs:
+            raise Unfit(
+                f"the draft's runtime={lm.runtime}: its programs keep weights; expected eager"
+            )
+        if lm.quantization is not None or not is_whole(lm.model):
+            raise Unfit("the draft's weights are rounded or not on one device: they cannot change")
+        if lm.prompt_mask is not None:
+            raise Unfit(f"a draft that reads prompts by {lm.prompt_mask} cannot learn along texts")
+        self.model = own = lm.with_own_weights()
+        self._drafter = own
+        return own.model
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
         """Empty the cache; q will be `vocab_size` wide, like p."""

@@ -1,5 +1,6 @@
 """Heads on the verifier's hidden states draft: what all kinds of heads share."""
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from functools import partial
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from specdec.core.draft_chain import DraftChain, DraftedChain
-from specdec.core.errors import UserError, require
+from specdec.core.errors import Unfit, UserError, require
 from specdec.core.on_device import on_device
 from specdec.core.protocols import TreePolicy
 from specdec.core.unlike_vocabularies import fitted
@@ -134,6 +135,21 @@ class HeadsProposer(TreeProposer):
         require_trained_on(verifier, heads.verifier, f"path={path!r}", force)
         heads = heads.to(verifier.device, verifier.model.dtype).eval()
         return cls(heads, verifier, tree, temperature, runtime)
+
+    def own_weights(self) -> Heads:
+        """Draft with a copy of the heads from now on, and return it; auto is eager then.
+
+        Raises:
+            UserError: programs are to run them, which keep what they have made of weights.
+        """
+        if self.runtime != EAGER:
+            raise Unfit(f"runtime={self.runtime}: programs of heads keep weights; expected eager")
+        self._may_choose = False
+        self.heads = copy.deepcopy(self.heads)
+        if self.heads.prefix is not None:
+            self._prefix = CachedLayer(self.heads.prefix)
+        self._run_by(self.runtime)
+        return self.heads
 
     def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
         """Empty the prefix layer's cache, if there is one; q will be `vocab_size` wide, like p."""

@@ -10,7 +10,7 @@ from specdec.core.errors import Unfit, require, require_int, require_number
 from specdec.core.members import require_members
 from specdec.core.narrowing import is_sequence
 from specdec.core.outcome import Outcome
-from specdec.core.protocols import Onlooker, Proposer
+from specdec.core.protocols import Onlooker, Proposer, TreeFinisher
 from specdec.core.tree import ROOT
 from specdec.core.values import (
     CandidateSource,
@@ -279,6 +279,9 @@ def require_hybrid(parts: object, mode: object, costs: object, num_nodes: object
     """
     some = list(parts) if is_sequence(parts) else []
     expected = "two proposers or more, each once"
+    finishing = next((each for each in some if isinstance(each, TreeFinisher)), None)
+    what = "proposers with layers of their own: the verifier's are run for one proposer alone"
+    require(finishing is None, "parts", type(finishing).__name__, what)
     alike = len({id(each) for each in some}) < len(some)
     require(len(some) > 1 and not alike, "parts", parts, expected)
     require(mode in (SWITCH, MERGE), "mode", mode, f"{SWITCH} or {MERGE}")

@@ -8,7 +8,13 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from specdec.results.explanation import Candidate, Decision, ExplainedStep, Explanation, NextTokens
+    from specdec.results.explanation import (
+        Candidate,
+        Decision,
+        ExplainedStep,
+        Explanation,
+        NextTokens,
+    )
 
 WIDTH = 100  # characters of a line
 LEAD = (

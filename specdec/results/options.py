@@ -17,7 +17,7 @@ from specdec.core.plug_ins import is_ours, plug_in_name
 
 Options = Mapping[str, Any]
 
-PLUG_INS = ("proposer", "tree", "verification", "cache")
+PLUG_INS = ("proposer", "tree", "verification", "cache", "online")
 NODES = ("verifier", "prompts", "sampling")
 VALUES = (
     *(
@@ -39,6 +39,7 @@ SIDE = (
     "verification.",
     "draft.",
     "training.",
+    "online.",
 )  # what belongs to one of compared arms
 # A proposer's arguments that are other nodes, unless it has others.
 HOMES = {"tree": "tree", "model": "draft", "gamma": "tree.gamma", "seed": "seed"}
@@ -50,6 +51,7 @@ EXPERTS = "experts"
 PATHS = ("path", "held_out_path", "init_path", "tokenizer_path")  # that a revision may be of
 PROCESSORS = "sampling.processors."
 PARTS = "proposer.parts."
+LOSS = "online.loss."
 NO_PROPOSER = "none"  # whose texts are the same under any rule
 LONGEST_NAME = 80
 
@@ -68,7 +70,7 @@ def options(plain: Options) -> dict[str, Any]:
     names = {group: choices.get(group) or plug_in_name(targets[group]) for group in targets}
     used = {name: value for name, value in found.items() if not name.endswith(TARGET)}
     for name, value in found.items():
-        if name.startswith((PROCESSORS, PARTS)) and name.endswith(TARGET):
+        if name.startswith((PROCESSORS, PARTS, LOSS)) and name.endswith(TARGET):
             names[name.removesuffix(f".{TARGET}")] = plug_in_name(str(value))
     return dict(sorted({**used, **names}.items()))
 
@@ -123,6 +125,7 @@ def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
         found |= dict(_flat("verification.rule", {n: v for n, v in rule.items() if n != TARGET}))
         found["verification.allow_lossy"] = plain["verification"]["allow_lossy"]
         found["judges"] = plain["judges"]
+    found |= dict(_online(plain))
     found |= _training(plain.get("training"), found)
     for node in ("verifier", "draft"):  # unless one of the models has another
         for name in VALUES:
@@ -180,6 +183,17 @@ def whole(name: str) -> str:
 def _other_tokens(found: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Leave out that a draft has the verifier's tokens: older runs do not say so."""
     return (each for each in found if each not in SAME_TOKENS)
+
+
+def _online(plain: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield how the proposer learns while it drafts; nothing if it does not.
+
+    How often that is kept decides no number.
+    """
+    for name, value in _flat("online", plain.get("online") or {}):
+        same_seed = name == "online.seed" and value == plain["seed"]
+        if not same_seed and name != "online.save_prompts":
+            yield name, value
 
 
 def _at(plain: Mapping[str, Any], name: str) -> Any:

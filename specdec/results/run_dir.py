@@ -23,10 +23,11 @@ from specdec.results.saved_options import to_yaml
 from specdec.results.session import COMPLETE, Session, read_status
 from specdec.results.trace_file import OF, TraceFile, trace_file
 
+LEARNER = "learner.pt"  # of a run whose proposer learns: what it has learned
 # What a complete run consists of, and `status.json` vouches for.
 FILES = (
     *("config.yaml", "provenance.json", "traces.jsonl"),
-    *("clock.jsonl", "tally.jsonl", "summary.json", "tokens.jsonl"),
+    *("clock.jsonl", "tally.jsonl", "summary.json", "tokens.jsonl", LEARNER),
 )
 # Traces of an interrupted session count only if these are still the same: seconds are in them.
 CIRCUMSTANCES = (
@@ -93,7 +94,7 @@ class RunDir(Session):
         write_text(self.path / "config.yaml", to_yaml(self._options))
         stale = ["summary.json", "tally.jsonl", "tokens.jsonl"]
         if not self._resume:
-            stale += ["provenance.json"]
+            stale += ["provenance.json", LEARNER]
             stale += [file.name for file in (*self._trace_files(), *self._clock_files())]
         with writing(self.path):
             for name in stale:
@@ -117,7 +118,15 @@ class RunDir(Session):
         if before is not None and all(before.get(n) == plain.get(n) for n in CIRCUMSTANCES):
             kept = self._whole_prompts(num_turns)
         self._rewrite(kept)
+        if not kept:  # no learner has learned from these
+            with writing(self.path):
+                (self.path / LEARNER).unlink(missing_ok=True)
         return kept
+
+    @property
+    def resumes(self) -> bool:
+        """Whether what an interrupted session left may count."""
+        return self._resume
 
     def append(self, trace: Trace) -> None:
         """Add one line to `traces.jsonl`."""

@@ -15,7 +15,7 @@ from specdec.core.protocols import Forward, Proposer
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Step, Trace
 from specdec.core.tree import CandidateTree
-from specdec.core.values import Context, Draw, Layer, Proposal, Verdict
+from specdec.core.values import Context, Draws, Layer, Proposal, Verdict
 from specdec.decoding.decoder import Clock, SpeculativeDecoder
 from specdec.decoding.request import Flight, Request
 from specdec.decoding.stopping import Stopping
@@ -85,7 +85,7 @@ class Watched:
     draft: CountingLM | None = None
 
     @property
-    def draw(self) -> Draw | None:
+    def draw(self) -> Draws:
         return self.proposer.draw
 
     @property

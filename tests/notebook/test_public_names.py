@@ -21,7 +21,8 @@ PUBLIC = {
     "proposers": "Chained DraftModel Hybrid Medusa NGram NoProposer Pool Recorded Retrieval Suffix",
     "trees": "Calibrated Chain Dynamic Filtered Sampled Sequoia Sparse",
     "rules": "Block KSeq Lenient Match Rejection TopK TopPlusOne Traversal Typical",
-    "training": "Trainer MedusaTraining ChainedTraining VerifierStates Reading Distill HeldOut",
+    "training": "Trainer MedusaTraining ChainedTraining VerifierStates Reading Distill HeldOut"
+    " OnlineDistillation",
     "losses": "CrossEntropy ExpectedAccepted KL LK TotalVariation",
     "numbers and proofs": "Tally summarize prove_lossless",
 }

@@ -57,6 +57,11 @@ class ReplayArm:
             raise Unfit(
                 "verification.allow_lossy=true: texts of lossy rules are others; decode them"
             )
+        if spec.online is not None:
+            raise Unfit(
+                f"online={spec.online.name}: replay reads all texts with the same weights, and this"
+                " proposer's change; decode it"
+            )
         proposer, tree, rule = spec.proposer, spec.tree.build(), spec.rule.build()
         if not proposer.says_draw:  # it may sample
             raise Unfit(

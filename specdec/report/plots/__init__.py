@@ -9,6 +9,7 @@ from specdec.report.plots.experts import by_tokens
 from specdec.report.plots.files import save, svg
 from specdec.report.plots.frontier import frontiers
 from specdec.report.plots.lines import Results, against_options, against_size, by_depth
+from specdec.report.plots.over_time import over_time
 
 __all__ = ["Plot", "figures", "save", "svg"]
 
@@ -25,6 +26,7 @@ def figures(collection: Collection, results: Results) -> dict[str, Plot]:
             *against_size(results),
             *by_depth(results),
             *by_tokens(results),
+            *over_time(results),
             *step_seconds(results),
         ]
     return {plot.name: plot for plot in found}

@@ -32,7 +32,8 @@ from specdec.report.plots.captions import (
     prompts_of,
 )
 
-VALUES, DEPTHS, MEASURED = "values", "depths", "measured"  # what x is
+# What x is: values of an option, depths, measured numbers, or places in an order.
+VALUES, DEPTHS, MEASURED, PLACES = "values", "depths", "measured", "places"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Frame:
     y_label: str
     text: str  # the caption's beginning; the title stands before it
     reference: float | None = None  # where to draw a dotted line
-    kind: str = VALUES  # of x: values of an option, depths, or measured numbers
+    kind: str = VALUES  # of x
 
 
 def drawn(frame: Frame, lines: Sequence[Line], nowhere: Sequence[str]) -> Iterator[Plot]:
@@ -85,9 +86,8 @@ def drawn(frame: Frame, lines: Sequence[Line], nowhere: Sequence[str]) -> Iterat
         name = part_name(frame.name, number)
         figure, axes = figure_with_legend(name, [line.label for line in titled], PANEL, joined=True)
         for index, line in enumerate(titled):
-            _draw_line(
-                axes, line, index, index - (len(titled) - 1) / 2 if frame.kind != MEASURED else 0.0
-            )
+            aside = frame.kind in (VALUES, DEPTHS)
+            _draw_line(axes, line, index, index - (len(titled) - 1) / 2 if aside else 0.0)
         if frame.reference is not None:
             axes.axhline(frame.reference, color=INK, linestyle=":", linewidth=1.0)
         _scale(axes, frame, lines)
@@ -147,7 +147,7 @@ def _scale(axes: Axes, frame: Frame, lines: Sequence[Line]) -> None:
 
 def _scale_x(axes: Axes, values: Sequence[float], kind: str) -> None:
     """Take logarithms where values span much, and put ticks where values are."""
-    wide = kind != DEPTHS and values[0] > 0 and values[-1] / values[0] >= 8
+    wide = kind in (VALUES, MEASURED) and values[0] > 0 and values[-1] / values[0] >= 8
     places = [math.log2(value) if wide else value for value in values]
     low, high = _padded(places[0], places[-1], 0.07)
     axes.set_xlim(low, high)

@@ -1,0 +1,1 @@
+"""Proposers that learn while they draft."""

@@ -13,6 +13,7 @@ from specdec.core.on_device import on_device
 from specdec.core.on_host import floats
 from specdec.core.processing import over_tree
 from specdec.core.protocols import (
+    Pace,
     BoundedRows,
     CausalLM,
     Forward,
@@ -27,6 +28,7 @@ from specdec.core.trace import Step, TextKey, Trace
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Context, Proposal, Verdict
 from specdec.core.verified import verified
+from specdec.decoding.asking import asked, for_all
 from specdec.decoding.claims import claims_of
 from specdec.decoding.experts import routing_of, with_experts
 from specdec.decoding.pairing import is_lossless, require_judges, require_reads
@@ -72,6 +74,7 @@ class SpeculativeDecoder:
         judges: further rules, by name.
         log_probs: whether steps say how likely each token was, in nats.
         experts: whether steps say which experts of the verifier they took; slower.
+        pace: chooses how deep candidates go at each step; None: as deep as the proposer's go.
 
     Raises:
         UserError: a part lacks a member of its protocol, the rule or a judge cannot decide on the
@@ -92,6 +95,7 @@ class SpeculativeDecoder:
         judges: Mapping[str, VerificationRule] | None = None,
         log_probs: bool = False,
         experts: bool = False,
+        pace: Pace | None = None,
     ):
         require_int("batch", batch, 1)
         require_int("seed", seed, 0)
@@ -106,6 +110,9 @@ class SpeculativeDecoder:
         require_one_family(verifier, proposer)
         require_reads(verifier, proposer)
         share_encoder(verifier, proposer)
+        if pace is not None:
+            require_members(pace, "pace")
+        self.pace = pace
         self.lossless = is_lossless(rule, proposer.draw, allow_lossy)
         require_judges(self.judges, proposer.draw)
         self.verifier = verifier
@@ -187,7 +194,7 @@ class SpeculativeDecoder:
             contexts = [flight.context(self._room(flight)) for flight in in_flight]
             clock = Clock(self.verifier.device)
 
-            proposals = self._propose(contexts)
+            proposals = self._propose(in_flight, contexts)
             clock.lap("propose")
             forward = self._look_at(contexts, proposals)
             clock.lap("verify")
@@ -198,6 +205,8 @@ class SpeculativeDecoder:
             steps = self._commit(in_flight, proposals, verdicts, verifier_probs, forward)
             self.proposer.update(contexts, verdicts)
             clock.lap("other")
+            if self.pace is not None:
+                self.pace.learn(contexts, proposals, verdicts, clock.seconds)
 
             steps = self._judge(in_flight, proposals, verifier_probs, steps)
             if self._routing is not None:
@@ -215,6 +224,8 @@ class SpeculativeDecoder:
         capacity = most + self.proposer.max_depth + 1
         self.verifier.open(num_rows, capacity)
         self.proposer.open(num_rows, capacity, self.verifier.vocab_size)
+        if self.pace is not None:
+            self.pace.open(self.proposer.max_depth)
         self._num_rows = num_rows
 
     def _admit(self, waiting: deque[Request], in_flight: list[Flight]) -> list[Flight]:
@@ -248,13 +259,20 @@ class SpeculativeDecoder:
         """Return how many tokens the step may read, if the verifier's cache bounds that."""
         return None if self._bounded is None else self._bounded.room(flight.row)
 
-    def _propose(self, contexts: Sequence[Context]) -> list[Proposal]:
+    def _propose(self, in_flight: Sequence[Flight], contexts: Sequence[Context]) -> list[Proposal]:
         """Ask for candidates; what could never be emitted is not submitted."""
-        proposals = self.proposer.propose(contexts)
-        self._hold_to_claims(contexts, proposals)
+        able = asked(self.pace, self.proposer, contexts)
+        proposals = self.proposer.propose(able) if able else []
+        self._hold_to_claims(able, proposals)
+        rows = {context.row for context in able}
+        for flight in in_flight:
+            if flight.row in rows:  # whoever was not asked is shown its states with the next ones
+                flight.features = {}
         return [
             self.stopping.pruned(proposal, context)
-            for proposal, context in zip(proposals, contexts, strict=True)
+            for proposal, context in zip(
+                for_all(proposals, able, contexts), contexts, strict=True
+            )
         ]
 
     def _hold_to_claims(self, contexts: Sequence[Context], proposals: Sequence[Proposal]) -> None:
@@ -311,9 +329,8 @@ class SpeculativeDecoder:
             self.verifier.keep(flight.row, len(flight.token_ids) - 1, accepted)
             if forward.hidden:
                 kept = on_device(accepted, verifier_probs.device)
-                flight.features = {
-                    layer: hidden[index, kept] for layer, hidden in forward.hidden.items()
-                }
+                new = {layer: hidden[index, kept] for layer, hidden in forward.hidden.items()}
+                flight.show(new)
             said = forward.logits[index] if self._log_probs else None
             step = flight.commit(proposal, verdict, _log_probs(said, proposal, verdict))
             if self._rereading is not None:

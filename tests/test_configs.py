@@ -27,6 +27,7 @@ PACKAGES = {
     "tree": "specdec.tree",
     "verification": "specdec.verification",
     "cache": "specdec.cache",
+    "pace": "specdec.pacing",
     "train": "specdec.training",
     "loss": "specdec.training.loss",
 }

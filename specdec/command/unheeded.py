@@ -39,7 +39,7 @@ def _by_heads(config: DictConfig) -> bool:
 
 DECODING = _of(
     *("verifier", "draft", "prompts", "sampling", "proposer", "tree", "verification", "judges"),
-    "cache",
+    *("cache", "pace"),
     *(
         "max_new_tokens",
         "min_new_tokens",
@@ -72,7 +72,7 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
     "costs": [
         SINGLE,
         Unheeded(
-            _of("proposer", "tree", "judges"),
+            _of("proposer", "tree", "judges", "pace"),
             """every proposer is timed in shapes of its own; expected proposers=["NAME OPTIONS"]""",
         ),
         Unheeded(_of("verification"), 'expected it among options, options=["verification=block"]'),

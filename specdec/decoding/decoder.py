@@ -270,9 +270,7 @@ class SpeculativeDecoder:
                 flight.features = {}
         return [
             self.stopping.pruned(proposal, context)
-            for proposal, context in zip(
-                for_all(proposals, able, contexts), contexts, strict=True
-            )
+            for proposal, context in zip(for_all(proposals, able, contexts), contexts, strict=True)
         ]
 
     def _hold_to_claims(self, contexts: Sequence[Context], proposals: Sequence[Proposal]) -> None:

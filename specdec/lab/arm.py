@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from specdec.core.errors import require, require_kind
 from specdec.core.escapes import unescaped
 from specdec.core.room import Room
+from specdec.core.protocols import Pace
 from specdec.core.sampling import Sampling
 from specdec.core.trace import PromptKey, Trace
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.decoding.turns import decode_turns, request_of
+from specdec.lab.identity import draft_of
 from specdec.lab.prompt_options import PromptOptions, chosen
 from specdec.lab.spec import ArmSpec
 from specdec.lm.generation import heeded
@@ -133,6 +135,18 @@ def sampling_of(spec: ArmSpec, verifier: HFCausalLM) -> Sampling:
     return heeded(spec.sampling.build(), verifier, stopping_of(spec, verifier).end_ids)
 
 
+def build_pace(spec: ArmSpec) -> Pace:
+    """Build what chooses the depth of each step.
+
+    Raises:
+        UserError: it is given costs of other proposers than the arm's.
+    """
+    if spec.pace.get("costs_path") is None or spec.pace.get("draft") is not None:
+        return spec.pace.build()
+    tree = spec.tree.build() if spec.proposer.grows_trees else None
+    return spec.pace.build(draft=draft_of(spec.proposer).known_by, tree=tree)
+
+
 def build_arm(spec: ArmSpec, verifier: HFCausalLM, name: str = "") -> Arm:
     """Build everything but the verifier, which the arms of a comparison share.
 
@@ -151,6 +165,7 @@ def build_arm(spec: ArmSpec, verifier: HFCausalLM, name: str = "") -> Arm:
         judges={judge: part.build() for judge, part in spec.judges.items()},
         log_probs=spec.log_probs,
         experts=spec.experts,
+        pace=build_pace(spec),
     )
     called = name or spec.proposer.name
     return Arm(called, spec.rule.name, verifier, decoder, spec.prompts, spec.keep_candidates)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from specdec.core.errors import Unfit
-from specdec.core.protocols import Proposer
+from specdec.core.protocols import Pace, Proposer
 from specdec.core.sampling import Sampling
 from specdec.decoding.stopping import Stopping
 from specdec.lab.replay.arms import ReplayArm
@@ -20,11 +20,13 @@ from specdec.recording.recorded import Recording
 from specdec.recording.texts import Text
 from specdec.replaying.arm import ClosedArm
 from specdec.replaying.closed_form import Rows, replay
-from specdec.replaying.costs import Costs, with_seconds
+from specdec.replaying.costs import Costs, clock_of, with_seconds
 from specdec.replaying.draft_distributions import HeadDistributions, ModelDistributions
-from specdec.replaying.expected_steps import Priced, tally
+from specdec.replaying.expected_steps import Priced, Replayed, tally
+from specdec.replaying.paced import Course, Player, courses_along, courses_of
 from specdec.replaying.redraft import jump
 from specdec.results.progress import Progress
+from specdec.tree.chain import Chain
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,10 @@ class Replayer:
         tallies: dict[str, Tally] = {}
         with Progress(len(arms), "replay", "arm") as bar:
             for name, arm in arms.items():
-                if arm.closed is None:
+                if arm.pace is not None:
+                    tallies[name] = self._paced(arm, arm.pace())
+                    bar.update()
+                elif arm.closed is None:
                     tallies[name] = self._decoded_along(arm)
                     bar.update()
                 else:
@@ -103,17 +108,7 @@ class Replayer:
         """Replay arms that draft alike."""
         first = next(iter(arms.values()))
         closed = {name: arm.closed for name, arm in arms.items() if arm.closed is not None}
-        found = replay(
-            self.texts,
-            distributions_of(first.make(self.verifier), self.verifier, self._states),
-            closed,
-            self.sampling,
-            self.verifier,
-            self.verifier.vocab_size,
-            self.seed,
-            self.rows,
-            self.stopping,
-        )
+        found = self._replayed(first.make(self.verifier), closed)
         return {
             name: tally(
                 parts,
@@ -123,6 +118,43 @@ class Replayer:
             )
             for name, parts in found.items()
         }
+
+    def _paced(self, arm: ReplayArm, pace: Pace) -> Tally:
+        """Play the decoding of an arm whose steps choose their depth."""
+        assert self.costs is not None
+        self.costs.require(arm.draft, "FILE")
+        proposer = arm.make(self.verifier)
+        player = Player(self.costs, arm.draft, self.sampling, arm.tree is not None, self.seed)
+        traces = player.play(self._courses(arm, proposer), pace, proposer.max_depth)
+        clock = [clock_of(trace, self.costs) for trace in traces]
+        return known(Tally.of(traces, clock), ("prefill_seconds", "overlap", "bound"))
+
+    def _courses(self, arm: ReplayArm, proposer: Proposer) -> list[Course]:
+        """Say what chains of each depth would accept, wherever they begin."""
+        if arm.closed is None:
+            return courses_along(self.texts, proposer, self.verifier.vocab_size, self.sampling)
+        chains = {
+            str(depth): replace(arm.closed, tree=Chain(depth))
+            for depth in range(1, proposer.max_depth + 1)
+        }
+        found = self._replayed(proposer, chains)
+        return courses_of({int(depth): parts for depth, parts in found.items()})
+
+    def _replayed(
+        self, proposer: Proposer, closed: Mapping[str, ClosedArm]
+    ) -> dict[str, list[Replayed]]:
+        """Replay arms of one draft in closed form."""
+        return replay(
+            self.texts,
+            distributions_of(proposer, self.verifier, self._states),
+            closed,
+            self.sampling,
+            self.verifier,
+            self.verifier.vocab_size,
+            self.seed,
+            self.rows,
+            self.stopping,
+        )
 
     def _seconds_of(self, arm: ReplayArm, closed: ClosedArm) -> Priced | None:
         """Predict steps of an arm down to each depth, if what they cost is known."""

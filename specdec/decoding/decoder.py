@@ -13,10 +13,10 @@ from specdec.core.on_device import on_device
 from specdec.core.on_host import floats
 from specdec.core.processing import over_tree
 from specdec.core.protocols import (
-    Pace,
     BoundedRows,
     CausalLM,
     Forward,
+    Pace,
     Proposer,
     Rereading,
     VerificationRule,

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from specdec.core.errors import require, require_kind
 from specdec.core.escapes import unescaped
-from specdec.core.room import Room
 from specdec.core.protocols import Pace
+from specdec.core.room import Room
 from specdec.core.sampling import Sampling
 from specdec.core.trace import PromptKey, Trace
 from specdec.decoding.decoder import SpeculativeDecoder

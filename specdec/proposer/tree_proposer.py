@@ -58,9 +58,8 @@ class TreeProposer:
         # As deep as the tree, or as the pace lets it go, though some steps want less: that would be
         # another program.
         paced = [self.max_depth if each.depth is None else each.depth for each in contexts]
-        chain = DraftChain(
-            min(self.max_depth, max(paced)), self._warped_by(contexts[0].sampling), self._vocab_size
-        )
+        depth = min(self.max_depth, max(paced))
+        chain = DraftChain(depth, self._warped_by(contexts[0].sampling), self._vocab_size)
         return WholeChain(chain, [stream.peek(chain.depth) for stream in streams])
 
     def _warped_by(self, sampling: Sampling) -> Sampling:

@@ -37,7 +37,7 @@ from specdec.metrics.speed import (
     tokens_per_second,
 )
 from specdec.metrics.summary import DEFINITIONS, summarize
-from specdec.metrics.tally import Tally, pooled
+from specdec.metrics.tally import Tally, mean_tally, pooled
 
 __all__ = [
     "DEFINITIONS",
@@ -60,6 +60,7 @@ __all__ = [
     "incomparable",
     "judged",
     "kl",
+    "mean_tally",
     "num_accepted",
     "overlap",
     "paired_difference",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import exp, log1p
 
 from specdec.core.errors import UserError, require_bool, require_number
 from specdec.core.protocols import TreePolicy
@@ -29,15 +30,21 @@ class Asked:
 class Adaptive:
     """The depth of most expected tokens per second, at every step anew.
 
-    Steps of all B requests in flight that may draft to depth d emit
+    In a step that may draft to depth d, request r emits
 
-        sum over requests of 1 + sum over k <= d of P(A >= k)
+        E_r(d) = 1 + sum over k <= d of P(A_r >= k)
 
-    tokens (Leviathan et al. 2023, equation 1, with a rate for each depth) and take
-    propose(B, d) + rest(B, n(d)) seconds. Both are estimated from past steps: the decoder's own
-    seconds, or those of a file, and counts of what was accepted, of each request and of all. The
-    largest ratio wins, over a short ladder of depths, so that few programs are ever made. Depth 0
-    is plain decoding: the proposer is not asked, and catches up when it is.
+    tokens (Leviathan et al. 2023, equation 1, with a rate for each depth), and all B requests in
+    flight take c(d) = propose(B, d) + rest(B, n(d)) seconds. Both are estimated from past steps:
+    the decoder's own seconds, or those of a file, and counts of what was accepted, of each request
+    and of all. The depth with the largest
+
+        (product over requests of E_r(d)) ** (1 / B) / c(d)
+
+    wins, over a short ladder of depths, so that few programs are ever made. The mean is geometric
+    since a text is as long at any pace: who is slow is in flight for longer, and the sum of the
+    times L / E_r(d) * c(d) is least there. Depth 0 is plain decoding: the proposer is not asked,
+    and catches up when it is.
 
     The floor: steps that lose against plain decoding are allowed only while all of them together
     lost less than `loss` of the time (`Ledger`); otherwise decoding goes on plainly. Then a few
@@ -150,8 +157,8 @@ class Adaptive:
             assert propose is not None
             assert read is not None
             seconds = propose + (1 - share) * plain + share * max(read, plain)
-            tokens = num_rows + sum(each[depth] for each in gains)
-            found.append(Choice(depth, tokens, seconds))
+            logs = [log1p(each[depth]) for each in gains]
+            found.append(Choice(depth, num_rows * exp(sum(logs) / num_rows), seconds))
         return found
 
     def _worth_asking(

@@ -8,6 +8,8 @@ from operator import mul
 FIRST = 0.6  # what a candidate at depth 1 is taken to be worth before anything is known
 PRIOR = 2.0  # looks that this guess, or the depth above, counts as
 SHARED = 12.0  # looks that all requests count as where one request is judged
+SCALED = 3.0  # accepted candidates that count for a request's being like all others
+SUREST = 0.98
 KEPT = 0.998  # of the weight of a look when the next one comes: the last 500 count
 KEPT_OWN = 0.97  # likewise of one request
 
@@ -48,13 +50,22 @@ class Counts:
             for d, guess in enumerate(prior)
         ]
 
+    def scale(self, prior: Sequence[float]) -> float:
+        """Return how many more are accepted here than `prior` says, at all depths together.
+
+        Who gets deep is mostly who is good: without this, others would be believed to be as good.
+        """
+        pairs = zip(self.tried, prior, strict=False)
+        expected = sum(number * rate for number, rate in pairs)
+        return (sum(self.accepted) + SCALED) / (expected + SCALED)
+
 
 class Chances:
     """Estimates P(A >= d) of a step that may draft so deep, from the steps that are past.
 
     The rates P(A >= d | A >= d - 1) are counted over the steps at risk. Each depth is taken to be
-    like the one above until it is known, and each request like all of them (empirical Bayes with a
-    fixed weight). A candidate that the proposer did not have counts as a refused one: what is
+    like the one above until it is known, and each request like all of them, better or worse by one
+    factor (empirical Bayes with fixed weights). A candidate that the proposer did not have counts as a refused one: what is
     estimated is what a step brings, and not how good its tokens are.
     """
 
@@ -94,5 +105,7 @@ class Chances:
         self, row: int, request_id: str, shared: Sequence[float]
     ) -> list[float]:  # [D] -> [D + 1]
         """Return E[A] of a step of a request that may go down to depth 0, 1, ..., D."""
-        rates = self.own(row, request_id).rates(shared, SHARED)
+        own = self.own(row, request_id)
+        scale = own.scale(shared)
+        rates = own.rates([min(SUREST, scale * rate) for rate in shared], SHARED)
         return [0.0, *accumulate(accumulate(rates, mul))]

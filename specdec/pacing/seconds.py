@@ -106,8 +106,11 @@ class Measured:
         return None if near is None else self._read[near].at(num_tokens, origin=None)
 
     def knows_plain(self, num_rows: int) -> bool:
-        """Whether there are samples enough for a median."""
-        return num_rows in self._read and self._read[num_rows].count(1) >= ENOUGH
+        """Whether there are samples enough for a median, of about as many requests."""
+        return any(
+            max(rows, num_rows) <= 2 * min(rows, num_rows) and each.count(1) >= ENOUGH
+            for rows, each in self._read.items()
+        )
 
     def note(
         self, num_rows: int, depth: int, num_tokens: int, propose: float | None, rest: float

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from specdec.core.errors import Unfit
-from specdec.core.protocols import Pace, Proposer
+from specdec.core.protocols import Proposer
 from specdec.core.sampling import Sampling
 from specdec.decoding.stopping import Stopping
 from specdec.lab.replay.arms import ReplayArm
 from specdec.lm.hf import HFCausalLM
-from specdec.metrics import Tally
+from specdec.metrics import Tally, mean_tally
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.heads import HeadsProposer
 from specdec.recording.hidden_states import States
@@ -27,6 +27,8 @@ from specdec.replaying.paced import Course, Player, courses_along, courses_of
 from specdec.replaying.redraft import jump
 from specdec.results.progress import Progress
 from specdec.tree.chain import Chain
+
+NUM_PLAYS = 8  # of an arm whose steps choose their depth: each is but one sample
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Replayer:
         with Progress(len(arms), "replay", "arm") as bar:
             for name, arm in arms.items():
                 if arm.pace is not None:
-                    tallies[name] = self._paced(arm, arm.pace())
+                    tallies[name] = self._paced(arm)
                     bar.update()
                 elif arm.closed is None:
                     tallies[name] = self._decoded_along(arm)
@@ -119,13 +121,23 @@ class Replayer:
             for name, parts in found.items()
         }
 
-    def _paced(self, arm: ReplayArm, pace: Pace) -> Tally:
-        """Play the decoding of an arm whose steps choose their depth."""
+    def _paced(self, arm: ReplayArm) -> Tally:
+        """Play the decoding of an arm whose steps choose their depth; the mean of several times."""
         assert self.costs is not None
         self.costs.require(arm.draft, "FILE")
         proposer = arm.make(self.verifier)
-        player = Player(self.costs, arm.draft, self.sampling, arm.tree is not None, self.seed)
-        traces = player.play(self._courses(arm, proposer), pace, proposer.max_depth)
+        courses = self._courses(arm, proposer)
+        return mean_tally([self._played(courses, arm, proposer, n) for n in range(NUM_PLAYS)])
+
+    def _played(
+        self, courses: Sequence[Course], arm: ReplayArm, proposer: Proposer, number: int
+    ) -> Tally:
+        """Play it once; each time a pace of its own begins to learn."""
+        assert arm.pace is not None
+        assert self.costs is not None
+        grows, seed = arm.tree is not None, NUM_PLAYS * self.seed + number
+        player = Player(self.costs, arm.draft, self.sampling, grows, seed)
+        traces = player.play(courses, arm.pace(), proposer.max_depth)
         clock = [clock_of(trace, self.costs) for trace in traces]
         return known(Tally.of(traces, clock), ("prefill_seconds", "overlap", "bound"))
 

@@ -46,9 +46,9 @@ class Adaptive:
     times L / E_r(d) * c(d) is least there. Depth 0 is plain decoding: the proposer is not asked,
     and catches up when it is.
 
-    The floor: steps that lose against plain decoding are allowed only while all of them together
-    lost less than `loss` of the time (`Ledger`); otherwise decoding goes on plainly. Then a few
-    steps are probed now and then, after pauses that double (`Probing`).
+    The floor: drafting is allowed only while all steps together lost less than `loss` of the time
+    against plain decoding, and a few steps (`Ledger`). Where nothing pays, a few steps are probed
+    now and then, after pauses that double (`Probing`), for at most `loss` of the time again.
 
     Nothing is looked at but past steps, so that a lossless rule stays lossless. With measured
     seconds two runs may have unlike steps: at temperature 0 the same texts, at others the same
@@ -89,6 +89,7 @@ class Adaptive:
         self._max_depth = 0
         self._offers = Offers(0)
         self._asked = Asked(())
+        self._names: list[str] = []
         self._read_to: dict[int, tuple[str, int]] = {}  # by row: tokens when it was last asked
 
     def open(self, max_depth: int) -> None:
@@ -102,7 +103,9 @@ class Adaptive:
 
     def depths(self, contexts: Sequence[Context]) -> Sequence[int]:
         """Choose for all requests; one that hardly gains is not asked."""
-        if self._max_depth == 0 or self._probing.rests():
+        names = [each.request_id for each in contexts]
+        is_new, self._names = names != self._names, names
+        if self._max_depth == 0 or self._probing.rests(is_new):
             self._asked = Asked([0] * len(contexts))
         else:
             self._asked = self._choose(contexts)
@@ -117,22 +120,30 @@ class Adaptive:
         choices = self._choices(contexts, gains)
         if choices is None:  # nothing was ever timed
             return self._ask(contexts, [min(FIRST_DEPTH, self._max_depth)] * num_rows)
-        plain, found = choices[0], best(choices)
-        depth = self._probing.depth(choices, found)
-        chosen = next(each for each in choices if each.depth == depth)
-        is_trial = chosen is not found
-        risk = max(0.0, chosen.seconds - plain.seconds) if is_trial else 0.0
-        if depth > 0 and not self._ledger.allows(risk, plain.seconds):
-            self._probing.put_off()
-            return Asked([0] * num_rows)
-        if depth == 0:
+        found = best(choices)
+        chosen = self._allowed(choices, found)
+        if chosen.depth == 0:
             return Asked([0] * num_rows)
         if self._by_price:
             self.min_confidence = price(choices, chosen, num_rows)
-        depths = [depth] * num_rows
-        if not is_trial:
+        depths = [chosen.depth] * num_rows
+        if chosen is found:
             depths = self._worth_asking(depths, gains, chosen)
         return self._ask(contexts, depths)
+
+    def _allowed(self, choices: Sequence[Choice], found: Choice) -> Choice:
+        """Return the best choice, or a trial of another; the plain one where too much was lost."""
+        plain = choices[0]
+        chosen = self._probing.choice(choices, found)
+        if chosen.depth > 0 and not self._ledger.allows(plain.seconds):
+            self._probing.put_off()
+            return plain
+        if chosen is found:
+            return found
+        risk = max(0.0, chosen.seconds - chosen.tokens / found.rate)
+        if chosen.depth > 0 and not self._ledger.allows_trial(risk, plain.seconds):
+            return found
+        return chosen
 
     def _gains(self, context: Context, shared: Sequence[float]) -> list[float]:  # [D + 1]
         """Return E[A] of a request for each depth; no more than it can use."""

@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from math import sqrt
 from operator import mul
 
 FIRST = 0.6  # what a candidate at depth 1 is taken to be worth before anything is known
 PRIOR = 2.0  # looks that this guess, or the depth above, counts as
-SHARED = 12.0  # looks that all requests count as where one request is judged
-SCALED = 3.0  # accepted candidates that count for a request's being like all others
+SHARED = 24.0  # looks that all requests count as where one request is judged
+SCALED = 6.0  # accepted candidates that count for a request's being like all others
 SUREST = 0.98
+HOPE = 0.5  # standard errors by which a rate may be better than it was found to be
 KEPT = 0.998  # of the weight of a look when the next one comes: the last 500 count
-KEPT_OWN = 0.97  # likewise of one request
+KEPT_OWN = 0.98  # likewise of one request
 
 
 @dataclass
@@ -65,8 +67,8 @@ class Chances:
 
     The rates P(A >= d | A >= d - 1) are counted over the steps at risk. Each depth is taken to be
     like the one above until it is known, and each request like all of them, better or worse by one
-    factor (empirical Bayes with fixed weights). A candidate that the proposer did not have counts as a refused one: what is
-    estimated is what a step brings, and not how good its tokens are.
+    factor (empirical Bayes with fixed weights). A candidate that the proposer did not have counts
+    as a refused one: what is estimated is what a step brings, and not how good its tokens are.
     """
 
     def __init__(self) -> None:
@@ -91,14 +93,19 @@ class Chances:
         self.own(row, request_id).note(depth, accepted, failed)
 
     def shared(self, max_depth: int) -> list[float]:  # [D]
-        """Return the rates of all requests together."""
+        """Return the rates of all requests together, each as good as it may well be.
+
+        A part of a standard error is added: what is not known well is worth a look, and what is, is not
+        given up for bad luck (Auer et al. 2002, upper confidence bounds).
+        """
         found: list[float] = []
         guess = FIRST
         for d in range(max_depth):
+            weight = PRIOR
             if d < len(self._all.tried):
                 weight = self._all.tried[d] + PRIOR
                 guess = (self._all.accepted[d] + PRIOR * guess) / weight
-            found.append(guess)
+            found.append(min(SUREST, guess + HOPE * sqrt(guess * (1 - guess) / weight)))
         return found
 
     def expected(

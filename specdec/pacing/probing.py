@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from specdec.pacing.ladder import Choice, best
 
 BURST = 3  # steps of a probe
-FIRST_REST, LONGEST_REST = 16, 512  # plain steps between probes; each rest is twice the last
+FIRST_REST, LONGEST_REST = 16, 256  # plain steps between probes; each rest is twice the last
 FIRST_TRIAL, LAST_TRIAL = 16, 256  # drafting steps between looks at a neighbouring depth
 REFRESH = 128  # drafting steps between plain ones, where their seconds are measured
 
@@ -14,7 +14,7 @@ class Probing:
     """Tries a neighbouring depth now and then, and drafting now and then where none pays.
 
     Pauses double as long as nothing changes, so that the tries of n steps are of the order of
-    log n before the longest pause, and one in a few hundred after that.
+    log n before the longest pause, and about one in a hundred after that.
     """
 
     def __init__(self, is_measured: bool):
@@ -25,9 +25,12 @@ class Probing:
         self._until_trial, self._trial = FIRST_TRIAL, FIRST_TRIAL
         self._upwards = True
 
-    def rests(self) -> bool:
-        """Whether this step is plain without a look, as nothing pays; counts it."""
-        if self._resting == 0:
+    def rests(self, is_new: bool) -> bool:
+        """Whether this step is plain without a look, since nothing pays; counts it.
+
+        A new request is looked at: what did not pay for the last ones may pay for it.
+        """
+        if self._resting == 0 or is_new:
             return False
         self._resting -= 1
         return True
@@ -44,27 +47,31 @@ class Probing:
         """Rest, since too much was lost already."""
         self._resting = FIRST_REST
 
-    def depth(self, choices: Sequence[Choice], found: Choice) -> int:
-        """Return the depth of this step, where `found` is believed to be the best."""
-        return self._probe(choices) if found.depth == 0 else self._explore(choices, found)
+    def choice(self, choices: Sequence[Choice], found: Choice) -> Choice:
+        """Return what to do in this step, where `found` is believed to be the best."""
+        if found.depth == 0:
+            return self._probe(choices)
+        self._resting, self._rest, self._burst = 0, FIRST_REST, BURST
+        return self._explore(choices, found)
 
-    def _probe(self, choices: Sequence[Choice]) -> int:
+    def _probe(self, choices: Sequence[Choice]) -> Choice:
+        if self._resting > 0:  # and a new request pays no more than the others
+            self._resting -= 1
+            return choices[0]
         if self._burst > 0:
             self._burst -= 1
-            return best(choices[1:]).depth
+            return best(choices[1:])
         self._burst = BURST
         self._resting = self._rest - 1  # this step is the first of the rest
         self._rest = min(2 * self._rest, LONGEST_REST)
-        return 0
+        return choices[0]
 
-    def _explore(self, choices: Sequence[Choice], found: Choice) -> int:
-        self._rest, self._burst = FIRST_REST, BURST
+    def _explore(self, choices: Sequence[Choice], found: Choice) -> Choice:
         self._until_trial -= 1
         if self._until_trial > 0:
-            return found.depth
+            return found
         self._trial = min(2 * self._trial, LAST_TRIAL)
         self._until_trial = self._trial
         self._upwards = not self._upwards
         place = choices.index(found) + (1 if self._upwards else -1)
-        place = place if 0 < place < len(choices) else choices.index(found)
-        return choices[place].depth
+        return choices[place] if 0 < place < len(choices) else found

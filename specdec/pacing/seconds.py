@@ -56,29 +56,32 @@ class Sizes:
         some.append(seconds)
         if len(some) > WINDOW:
             del some[0]
-        self.medians[size] = sorted(some)[len(some) // 2]
+        ordered = sorted(some)
+        # Of a few the least: what was hardly seen is worth another look.
+        self.medians[size] = ordered[len(some) // 2 if len(some) >= ENOUGH else 0]
 
     def count(self, size: int) -> int:
         """Return how many are remembered of a size."""
         return len(self.samples.get(size, ()))
 
-    def at(self, size: float, origin: float | None) -> float | None:
-        """Return the seconds of a size; of 0 they are `origin`, None where that says nothing.
+    def at(self, size: float) -> float | None:
+        """Return the seconds of a size; None: nothing is known at all.
 
-        More is never less. Beyond the largest the last line goes on.
+        More is never less. Beyond the sizes that are known the lines go on, below them no lower
+        than in proportion.
         """
-        known = sorted((s, m) for s, m in self.medians.items() if self.count(s) >= ENOUGH)
-        known = known or sorted(self.medians.items())
-        if not known:
+        points = sorted(self.medians.items())
+        if not points:
             return None
-        points = [*([] if origin is None else [(0, origin)]), *known]
         for place in range(1, len(points)):
             points[place] = points[place][0], max(points[place][1], points[place - 1][1])
-        if size <= points[0][0] or len(points) == 1:
-            return points[0][1]
-        last = next((n for n, (s, _) in enumerate(points) if s >= size), len(points) - 1)
-        (low, before), (high, after) = points[last - 1], points[last]
-        return before + (after - before) * (size - low) / (high - low)
+        if len(points) == 1:
+            return points[0][1] * size / points[0][0]
+        after = next((n for n, (s, _) in enumerate(points) if s >= size), len(points) - 1)
+        after = max(1, after)
+        (low, first), (high, second) = points[after - 1], points[after]
+        found = first + (second - first) * (size - low) / (high - low)
+        return max(found, first * size / low) if size < low else found
 
 
 class Measured:
@@ -97,13 +100,19 @@ class Measured:
     def propose(self, num_rows: int, depth: int) -> float | None:
         """Return the median of drafting to a depth; none takes no time."""
         near = _nearest(self._propose, num_rows)
-        return None if near is None else self._propose[near].at(depth, origin=0.0)
+        if near is None:
+            return None
+        return self._propose[near].at(depth) if depth > 0 else 0.0
 
     def read(self, num_rows: int, num_tokens: float, context: float) -> float | None:
         """Return the median of the rest of a step."""
         known = {rows: each for rows, each in self._read.items() if each.count(1) >= ENOUGH}
         near = _nearest(known or self._read, num_rows)
-        return None if near is None else self._read[near].at(num_tokens, origin=None)
+        if near is None:
+            return None
+        some = self._read[near]
+        # One size alone says nothing of others: reading more may take no longer.
+        return some.at(num_tokens if len(some.medians) > 1 else min(some.medians))
 
     def knows_plain(self, num_rows: int) -> bool:
         """Whether there are samples enough for a median, of about as many requests."""

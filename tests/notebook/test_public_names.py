@@ -17,6 +17,7 @@ PUBLIC = {
     "models and prompts": "load load_prompts HFCausalLM",
     "caches": "Clear ErrorWhenFull SlidingWindow",
     "the loop": "SpeculativeDecoder Request Stopping Sampling",
+    "paces": "Adaptive",
     "proposers": "Chained DraftModel Medusa NGram NoProposer Recorded",
     "trees": "Calibrated Chain Dynamic Filtered Sampled Sequoia Sparse",
     "rules": "Block KSeq Lenient Match Rejection TopK TopPlusOne Traversal Typical",

@@ -36,6 +36,17 @@ class Fault:
 
 
 FAULTS = (
+    # Depths that choose themselves.
+    Fault("decoding/asking.py", "depth=None if depth >= proposer.max_depth else depth",
+          "depth=int(2 * context.verify_stream.peek(1)[0] * depth)", "pacing"),
+    Fault("decoding/decoder.py", "flight.features = {}", "pass", "pacing"),
+    Fault("decoding/request.py", "self.features[layer], new)", "new, self.features[layer])",
+          "pacing"),
+    Fault("pacing/chances.py", "tested = min(depth, accepted + failed)", "tested = depth",
+          "pacing"),
+    Fault("pacing/ledger.py", "self._lost += seconds - plain", "self._lost += 0.0", "pacing"),
+    Fault("pacing/adaptive.py", "emitted / num_rows * plain", "emitted * plain", "pacing"),
+    Fault("replaying/paced.py", "sum(chance < each for each in survival[1:])", "0", "pacing"),
     # The cache and the mask.
     Fault("lm/cache.py", "self.lengths[row] = end", "self.lengths[row] = end - 1", "lm decoding"),
     Fault("lm/cache.py", "on_device([prefix + node for", "on_device([prefix + 0 * node for",

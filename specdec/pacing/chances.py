@@ -95,8 +95,8 @@ class Chances:
     def shared(self, max_depth: int) -> list[float]:  # [D]
         """Return the rates of all requests together, each as good as it may well be.
 
-        A part of a standard error is added: what is not known well is worth a look, and what is, is not
-        given up for bad luck (Auer et al. 2002, upper confidence bounds).
+        A part of a standard error is added: what is not known well is worth a look, and what is
+        known is not given up for bad luck (Auer et al. 2002, upper confidence bounds).
         """
         found: list[float] = []
         guess = FIRST

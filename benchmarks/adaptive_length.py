@@ -182,7 +182,8 @@ def main() -> None:
         row = {"cell": str(cell), "round": number, "options": same, "seconds": seconds}
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        print(cell, "round", number, {name: round(1e3 * each, 2) for name, each in seconds.items()})
+        shown = {name: round(1e3 * each, 2) for name, each in seconds.items()}
+        print(cell, f"round {number}: ms a token", shown, flush=True)
     Console(width=120).print(table(found))
 
 

@@ -8,7 +8,7 @@ from specdec.core.tree import CandidateTree
 from specdec.core.values import Context, Proposal
 
 
-def asked(pace: Pace | None, proposer: Proposer, contexts: Sequence[Context]) -> list[Context]:
+def allowed(pace: Pace | None, proposer: Proposer, contexts: Sequence[Context]) -> list[Context]:
     """Return the contexts of those requests that may draft, with the depth that they may have."""
     if pace is None:
         return [*contexts]

@@ -28,7 +28,7 @@ from specdec.core.trace import Step, TextKey, Trace
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Context, Proposal, Verdict
 from specdec.core.verified import verified
-from specdec.decoding.asking import asked, for_all
+from specdec.decoding.asking import allowed, for_all
 from specdec.decoding.claims import claims_of
 from specdec.decoding.experts import routing_of, with_experts
 from specdec.decoding.pairing import is_lossless, require_judges, require_reads
@@ -261,7 +261,7 @@ class SpeculativeDecoder:
 
     def _propose(self, in_flight: Sequence[Flight], contexts: Sequence[Context]) -> list[Proposal]:
         """Ask for candidates; what could never be emitted is not submitted."""
-        able = asked(self.pace, self.proposer, contexts)
+        able = allowed(self.pace, self.proposer, contexts)
         proposals = self.proposer.propose(able) if able else []
         self._hold_to_claims(able, proposals)
         rows = {context.row for context in able}

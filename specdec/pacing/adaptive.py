@@ -9,17 +9,17 @@ from specdec.core.errors import UserError, require_bool, require_number
 from specdec.core.protocols import TreePolicy
 from specdec.core.values import Context, Proposal, Verdict
 from specdec.pacing.chances import Chances
-from specdec.pacing.ladder import Choice, best, price, rungs
+from specdec.pacing.ladder import DepthChoice, best, price, rungs
 from specdec.pacing.ledger import Ledger
 from specdec.pacing.offers import Offers
 from specdec.pacing.probing import Probing
-from specdec.pacing.seconds import Filed, Measured, StepSeconds
+from specdec.pacing.seconds import FiledSeconds, MeasuredSeconds, StepSeconds
 
 FIRST_DEPTH = 4  # what is tried before anything is known
 
 
 @dataclass
-class Asked:
+class Plan:
     """What the step in progress was let do."""
 
     depths: Sequence[int]
@@ -76,11 +76,11 @@ class Adaptive:
     ):
         require_number("loss", loss, 0.0, 1.0)
         require_bool("by_price", by_price)
-        self._seconds: StepSeconds = Measured()
+        self._seconds: StepSeconds = MeasuredSeconds()
         if costs_path is not None:
             if draft is None:
                 raise UserError(f"costs_path={costs_path!r}: expected draft=NAME as well")
-            self._seconds = Filed(costs_path, draft, tree)
+            self._seconds = FiledSeconds(costs_path, draft, tree)
         self._by_price = by_price
         self.min_confidence = 0.0
         self._chances = Chances()
@@ -88,7 +88,7 @@ class Adaptive:
         self._probing = Probing(self._seconds.is_measured)
         self._max_depth = 0
         self._offers = Offers(0)
-        self._asked = Asked(())
+        self._plan = Plan(())
         self._names: list[str] = []
         self._read_to: dict[int, tuple[str, int]] = {}  # by row: tokens when it was last asked
 
@@ -106,15 +106,15 @@ class Adaptive:
         names = [each.request_id for each in contexts]
         is_new, self._names = names != self._names, names
         if self._max_depth == 0 or self._probing.rests(is_new):
-            self._asked = Asked([0] * len(contexts))
+            self._plan = Plan([0] * len(contexts))
         else:
-            self._asked = self._choose(contexts)
-        return self._asked.depths
+            self._plan = self._choose(contexts)
+        return self._plan.depths
 
-    def _choose(self, contexts: Sequence[Context]) -> Asked:
+    def _choose(self, contexts: Sequence[Context]) -> Plan:
         num_rows = len(contexts)
         if self._probing.wants_plain(self._seconds.knows_plain(num_rows)):
-            return Asked([0] * num_rows)
+            return Plan([0] * num_rows)
         shared = self._chances.shared(self._max_depth)
         gains = [self._gains(each, shared) for each in contexts]
         choices = self._choices(contexts, gains)
@@ -123,7 +123,7 @@ class Adaptive:
         found = best(choices)
         chosen = self._allowed(choices, found)
         if chosen.depth == 0:
-            return Asked([0] * num_rows)
+            return Plan([0] * num_rows)
         if self._by_price:
             self.min_confidence = price(choices, chosen, num_rows)
         depths = [chosen.depth] * num_rows
@@ -131,7 +131,7 @@ class Adaptive:
             depths = self._worth_asking(depths, gains, chosen)
         return self._ask(contexts, depths)
 
-    def _allowed(self, choices: Sequence[Choice], found: Choice) -> Choice:
+    def _allowed(self, choices: Sequence[DepthChoice], found: DepthChoice) -> DepthChoice:
         """Return the best choice, or a trial of another; the plain one where too much was lost."""
         plain = choices[0]
         chosen = self._probing.choice(choices, found)
@@ -153,14 +153,14 @@ class Adaptive:
 
     def _choices(
         self, contexts: Sequence[Context], gains: Sequence[Sequence[float]]
-    ) -> list[Choice] | None:
+    ) -> list[DepthChoice] | None:
         """Return what each depth brings and takes; None: nothing is known of either."""
         num_rows = len(contexts)
         context = sum(len(each.token_ids) for each in contexts) / num_rows
         plain = self._seconds.read(num_rows, 1, context)
         if plain is None or self._seconds.propose(num_rows, self._rungs[-1]) is None:
             return None
-        found = [Choice(0, float(num_rows), plain)]
+        found = [DepthChoice(0, float(num_rows), plain)]
         share = self._offers.share
         for depth in self._rungs:
             propose = self._seconds.propose(num_rows, depth)
@@ -169,11 +169,11 @@ class Adaptive:
             assert read is not None
             seconds = propose + (1 - share) * plain + share * max(read, plain)
             logs = [log1p(each[depth]) for each in gains]
-            found.append(Choice(depth, num_rows * exp(sum(logs) / num_rows), seconds))
+            found.append(DepthChoice(depth, num_rows * exp(sum(logs) / num_rows), seconds))
         return found
 
     def _worth_asking(
-        self, depths: Sequence[int], gains: Sequence[Sequence[float]], chosen: Choice
+        self, depths: Sequence[int], gains: Sequence[Sequence[float]], chosen: DepthChoice
     ) -> list[int]:
         """Leave out requests that gain less than half their share of what drafting takes."""
         propose = self._seconds.propose(len(depths), chosen.depth) or 0.0
@@ -181,7 +181,7 @@ class Adaptive:
         found = [d if each[d] >= least else 0 for d, each in zip(depths, gains, strict=True)]
         return found if any(found) else [*depths]
 
-    def _ask(self, contexts: Sequence[Context], depths: Sequence[int]) -> Asked:
+    def _ask(self, contexts: Sequence[Context], depths: Sequence[int]) -> Plan:
         behind = 0
         lengths = [len(each.token_ids) for each in contexts]
         for context, depth, length in zip(contexts, depths, lengths, strict=True):
@@ -192,7 +192,7 @@ class Adaptive:
             if depth > 0:
                 behind = max(behind, length - read)
                 self._read_to[context.row] = context.request_id, length
-        return Asked(depths, lengths, behind <= self._max_depth + 1)
+        return Plan(depths, lengths, behind <= self._max_depth + 1)
 
     def learn(
         self,
@@ -202,17 +202,17 @@ class Adaptive:
         seconds: Mapping[str, float],
     ) -> None:
         """Count what was accepted, remember the seconds, and book what was lost or gained."""
-        asked, num_rows = self._asked, len(contexts)
-        depth, propose = max(asked.depths), seconds["propose"]
+        plan, num_rows = self._plan, len(contexts)
+        depth, propose = max(plan.depths), seconds["propose"]
         rest = seconds["verify"] + seconds["other"]
         largest = max(each.tree.num_draft_tokens for each in proposals)
         # What was caught up on is another matter than drafting to a depth.
-        drafting = propose if asked.is_caught_up else None
+        drafting = propose if plan.is_caught_up else None
         self._seconds.note(num_rows, depth, largest + 1, drafting, rest)
         emitted = [1] * num_rows
         if depth > 0:
             now = (len(each.token_ids) for each in contexts)
-            emitted = [end - start for end, start in zip(now, asked.lengths, strict=True)]
+            emitted = [end - start for end, start in zip(now, plan.lengths, strict=True)]
             self._offers.note(depth, _counts(proposals, depth))
             self._count(contexts, verdicts, emitted)
         self._book(contexts, sum(emitted), propose + rest)
@@ -229,7 +229,7 @@ class Adaptive:
         self, contexts: Sequence[Context], verdicts: Sequence[Verdict], emitted: Sequence[int]
     ) -> None:
         """Count what was accepted of the requests that were asked."""
-        rows = zip(contexts, verdicts, emitted, self._asked.depths, strict=True)
+        rows = zip(contexts, verdicts, emitted, self._plan.depths, strict=True)
         for context, verdict, number, depth in rows:
             own = context.row, context.request_id
             if depth == 0:

@@ -8,7 +8,7 @@ LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 HIGHEST_PRICE = 0.95  # of a token, in tokens: a draft that is surer than that is always used
 
 
-class Choice(NamedTuple):
+class DepthChoice(NamedTuple):
     """What a step of all requests in flight is expected to bring and to take."""
 
     depth: int
@@ -26,12 +26,12 @@ def rungs(max_depth: int) -> list[int]:
     return [*(depth for depth in LADDER if depth < max_depth), max_depth]
 
 
-def best(choices: Sequence[Choice]) -> Choice:
+def best(choices: Sequence[DepthChoice]) -> DepthChoice:
     """Return the fastest; of equal ones the one that drafts least."""
     return max(choices, key=lambda choice: (choice.rate, -choice.depth))
 
 
-def price(choices: Sequence[Choice], chosen: Choice, num_rows: int) -> float:
+def price(choices: Sequence[DepthChoice], chosen: DepthChoice, num_rows: int) -> float:
     """Return what one more draft token of a request costs, in tokens, at the speed of `chosen`.
 
     Its seconds are those of the last rung, by which it is no longer worth it to go on where the

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from specdec.pacing.ladder import Choice, best
+from specdec.pacing.ladder import DepthChoice, best
 
 BURST = 3  # steps of a probe
 FIRST_REST, LONGEST_REST = 16, 256  # plain steps between probes; each rest is twice the last
@@ -47,14 +47,14 @@ class Probing:
         """Rest, since too much was lost already."""
         self._resting = FIRST_REST
 
-    def choice(self, choices: Sequence[Choice], found: Choice) -> Choice:
+    def choice(self, choices: Sequence[DepthChoice], found: DepthChoice) -> DepthChoice:
         """Return what to do in this step, where `found` is believed to be the best."""
         if found.depth == 0:
             return self._probe(choices)
         self._resting, self._rest, self._burst = 0, FIRST_REST, BURST
         return self._explore(choices, found)
 
-    def _probe(self, choices: Sequence[Choice]) -> Choice:
+    def _probe(self, choices: Sequence[DepthChoice]) -> DepthChoice:
         if self._resting > 0:  # and a new request pays no more than the others
             self._resting -= 1
             return choices[0]
@@ -66,7 +66,7 @@ class Probing:
         self._rest = min(2 * self._rest, LONGEST_REST)
         return choices[0]
 
-    def _explore(self, choices: Sequence[Choice], found: Choice) -> Choice:
+    def _explore(self, choices: Sequence[DepthChoice], found: DepthChoice) -> DepthChoice:
         self._until_trial -= 1
         if self._until_trial > 0:
             return found

@@ -84,7 +84,7 @@ class Sizes:
         return max(found, first * size / low) if size < low else found
 
 
-class Measured:
+class MeasuredSeconds:
     """Medians of the decoder's own seconds, for each number of requests in flight.
 
     What was not tried lies on lines between what was. For a number of requests that is new, the
@@ -136,7 +136,7 @@ def _nearest(known: Mapping[int, Sizes], num_rows: int) -> int | None:
     return min(known, key=lambda rows: abs(rows - num_rows), default=None)
 
 
-class Filed:
+class FiledSeconds:
     """Seconds from a file of `specdec-costs`: with them decoding is the same every time.
 
     Those of a request are the file's, however many are in flight.

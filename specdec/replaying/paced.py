@@ -164,8 +164,8 @@ class Player:
         rows = zip(in_flight, contexts, depths, strict=True)
         proposals, verdicts = zip(*(each.step(*rest) for each, *rest in rows), strict=True)
         drafted = max(each.tree.num_draft_tokens for each in proposals)
-        asked = max(depths) if self.grows else drafted
-        found = self._seconds(drafted, asked, sum(lengths) / len(lengths) - 1)
+        levels = max(depths) if self.grows else drafted
+        found = self._seconds(drafted, levels, sum(lengths) / len(lengths) - 1)
         for each in in_flight:
             each.flight.steps[-1] = replace(
                 each.flight.steps[-1],
@@ -176,11 +176,11 @@ class Player:
         whole = {name: len(in_flight) * value for name, value in found._asdict().items()}
         pace.learn(contexts, proposals, verdicts, whole)
 
-    def _seconds(self, drafted: int, asked: int, context: float) -> Seconds:
+    def _seconds(self, drafted: int, levels: int, context: float) -> Seconds:
         """Return a request's share of a step, which all of a batch take alike."""
-        key = drafted, asked, round(context / NEAR)
+        key = drafted, levels, round(context / NEAR)
         if key not in self._known:
-            parents = (1,) * asked if self.grows else ()
+            parents = (1,) * levels if self.grows else ()
             shape = TreeShape(drafted + 1, False, parents)
             self._known[key] = self.costs.of_step(self.draft, shape, key[2] * NEAR)
         return self._known[key]

@@ -89,8 +89,8 @@ def read_run(path: Path) -> Run:
     cut_short = is_cut_short(path, state_of(path))
     tally = read_tally(path)
     lost = summary.get("regret")
-    told = provenance, *outcome, cut_short, lost
-    return Run(path, used, known, plain, circumstances, tally, *told)
+    more = provenance, *outcome, cut_short, lost
+    return Run(path, used, known, plain, circumstances, tally, *more)
 
 
 def is_cut_short(path: Path, state: str) -> bool:

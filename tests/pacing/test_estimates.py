@@ -5,11 +5,11 @@ from itertools import pairwise
 import pytest
 
 from specdec.pacing.chances import FIRST, KEPT, Chances
-from specdec.pacing.ladder import HIGHEST_PRICE, Choice, best, price, rungs
+from specdec.pacing.ladder import HIGHEST_PRICE, DepthChoice, best, price, rungs
 from specdec.pacing.ledger import SLACK, TRIALS, Ledger
 from specdec.pacing.offers import Offers
 from specdec.pacing.probing import BURST, FIRST_REST, LONGEST_REST, Probing
-from specdec.pacing.seconds import ENOUGH, WINDOW, Measured, Sizes
+from specdec.pacing.seconds import ENOUGH, WINDOW, MeasuredSeconds, Sizes
 
 
 def test_rates_are_counted_over_the_steps_at_risk() -> None:
@@ -97,7 +97,7 @@ def test_seconds_are_medians_on_lines() -> None:
 
 
 def test_a_new_number_of_requests_is_like_the_nearest() -> None:
-    measured = Measured()
+    measured = MeasuredSeconds()
     assert measured.read(3, 1, 0) is None
     for _ in range(ENOUGH):
         measured.note(8, 0, 1, None, 8.0)
@@ -127,7 +127,7 @@ def test_trials_have_an_account_of_their_own() -> None:
     assert not ledger.allows_trial(0.5, 1.0)
 
 
-LOSING = [Choice(0, 1.0, 1.0), Choice(1, 1.1, 1.5), Choice(2, 1.2, 2.0)]
+LOSING = [DepthChoice(0, 1.0, 1.0), DepthChoice(1, 1.1, 1.5), DepthChoice(2, 1.2, 2.0)]
 
 
 def test_probes_are_short_and_rarer_and_rarer() -> None:
@@ -169,7 +169,7 @@ def test_plain_steps_are_timed_at_first_and_now_and_then() -> None:
 
 def test_the_best_is_the_fastest_and_of_equals_the_shortest() -> None:
     assert best(LOSING).depth == 0
-    assert best([Choice(0, 1, 1), Choice(2, 2, 2), Choice(1, 1, 1)]).depth == 0
+    assert best([DepthChoice(0, 1, 1), DepthChoice(2, 2, 2), DepthChoice(1, 1, 1)]).depth == 0
     assert rungs(8) == [1, 2, 3, 4, 6, 8]
     assert rungs(5) == [1, 2, 3, 4, 5]
     assert rungs(1) == [1]
@@ -177,9 +177,8 @@ def test_the_best_is_the_fastest_and_of_equals_the_shortest() -> None:
 
 def test_the_price_of_a_token_is_its_seconds_at_the_speed_of_now() -> None:
     """One more token costs 0.5 s each; at 2 tokens a second that is one token."""
-    choices = [Choice(0, 1.0, 1.0), Choice(2, 1.6, 1.2), Choice(4, 3.2, 1.6)]
+    choices = [DepthChoice(0, 1.0, 1.0), DepthChoice(2, 1.6, 1.2), DepthChoice(4, 3.2, 1.6)]
     assert price(choices, choices[2], 1) == pytest.approx(0.2 * 2)
     assert price(choices, choices[1], 2) == pytest.approx(0.1 * 1.6 / 1.2 / 2)
-    assert (
-        price([Choice(0, 1.0, 1.0), Choice(1, 9.0, 3.0)], Choice(1, 9.0, 3.0), 1) == HIGHEST_PRICE
-    )
+    choices = [DepthChoice(0, 1.0, 1.0), DepthChoice(1, 9.0, 3.0)]
+    assert price(choices, choices[1], 1) == HIGHEST_PRICE

@@ -132,16 +132,16 @@ def decoded(pace: Pace, batch: int):
     return decoder.decode(arms.requests(NUM_TEXTS))
 
 
-LAW = text_distribution(arms.TARGET, arms.GAMMA + 3, prompt=PROMPT)
+EXPECTED = text_distribution(arms.TARGET, arms.GAMMA + 3, prompt=PROMPT)
 
 
 @pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.thorough), 7])
 def test_texts_of_real_noise_have_the_joint_distribution(batch: int) -> None:
     """Rows leave and enter, and some of them rest while others draft."""
-    assert_fits(decoded(Scripted(by_the_text), batch), LAW, f"by the text, batch={batch}")
-    assert_fits(decoded(Adaptive(), batch), LAW, f"adaptive, batch={batch}")
+    assert_fits(decoded(Scripted(by_the_text), batch), EXPECTED, f"by the text, batch={batch}")
+    assert_fits(decoded(Adaptive(), batch), EXPECTED, f"adaptive, batch={batch}")
 
 
 @pytest.mark.parametrize("peek", [peeking_at_the_draft, peeking_at_the_verdict])
 def test_a_pace_that_peeks_is_found(peek: Callable[[Context, int], int]) -> None:
-    assert_found(decoded(Scripted(peek), 7), LAW, peek.__name__)
+    assert_found(decoded(Scripted(peek), 7), EXPECTED, peek.__name__)

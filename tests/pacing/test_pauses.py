@@ -60,9 +60,9 @@ def test_who_is_not_asked_drafts_nothing() -> None:
     for trace in traces:
         lengths = [1 + length for length in trace.contexts]
         for step, length in zip(trace.steps, lengths, strict=True):
-            asked = length % 3 == 0
-            assert ((trace.prompt_id, length) in seen) == asked
-            assert asked or (step.drafted, step.draft_calls) == (0, 0)
+            drafts = length % 3 == 0
+            assert ((trace.prompt_id, length) in seen) == drafts
+            assert drafts or (step.drafted, step.draft_calls) == (0, 0)
 
 
 def test_depths_are_heeded() -> None:

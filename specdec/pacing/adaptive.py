@@ -19,7 +19,7 @@ FIRST_DEPTH = 4  # what is tried before anything is known
 
 
 @dataclass
-class Plan:
+class StepDepths:
     """What the step in progress was let do."""
 
     depths: Sequence[int]
@@ -88,7 +88,7 @@ class Adaptive:
         self._probing = Probing(self._seconds.is_measured)
         self._max_depth = 0
         self._offers = Offers(0)
-        self._plan = Plan(())
+        self._plan = StepDepths(())
         self._names: list[str] = []
         self._read_to: dict[int, tuple[str, int]] = {}  # by row: tokens when it was last asked
 
@@ -106,15 +106,15 @@ class Adaptive:
         names = [each.request_id for each in contexts]
         is_new, self._names = names != self._names, names
         if self._max_depth == 0 or self._probing.rests(is_new):
-            self._plan = Plan([0] * len(contexts))
+            self._plan = StepDepths([0] * len(contexts))
         else:
             self._plan = self._choose(contexts)
         return self._plan.depths
 
-    def _choose(self, contexts: Sequence[Context]) -> Plan:
+    def _choose(self, contexts: Sequence[Context]) -> StepDepths:
         num_rows = len(contexts)
         if self._probing.wants_plain(self._seconds.knows_plain(num_rows)):
-            return Plan([0] * num_rows)
+            return StepDepths([0] * num_rows)
         shared = self._chances.shared(self._max_depth)
         gains = [self._gains(each, shared) for each in contexts]
         choices = self._choices(contexts, gains)
@@ -123,7 +123,7 @@ class Adaptive:
         found = best(choices)
         chosen = self._allowed(choices, found)
         if chosen.depth == 0:
-            return Plan([0] * num_rows)
+            return StepDepths([0] * num_rows)
         if self._by_price:
             self.min_confidence = price(choices, chosen, num_rows)
         depths = [chosen.depth] * num_rows
@@ -181,7 +181,7 @@ class Adaptive:
         found = [d if each[d] >= least else 0 for d, each in zip(depths, gains, strict=True)]
         return found if any(found) else [*depths]
 
-    def _ask(self, contexts: Sequence[Context], depths: Sequence[int]) -> Plan:
+    def _ask(self, contexts: Sequence[Context], depths: Sequence[int]) -> StepDepths:
         behind = 0
         lengths = [len(each.token_ids) for each in contexts]
         for context, depth, length in zip(contexts, depths, lengths, strict=True):
@@ -192,7 +192,7 @@ class Adaptive:
             if depth > 0:
                 behind = max(behind, length - read)
                 self._read_to[context.row] = context.request_id, length
-        return Plan(depths, lengths, behind <= self._max_depth + 1)
+        return StepDepths(depths, lengths, behind <= self._max_depth + 1)
 
     def learn(
         self,

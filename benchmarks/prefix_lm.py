@@ -3,9 +3,10 @@
     python benchmarks/prefix_lm.py folder=outputs/prefix_lm              # an hour on two cores
     python benchmarks/prefix_lm.py folder=outputs/prefix_lm max_steps=3000 hidden_size=256
 
-Both read the same blocks in the same order, from the same random weights; the causal model learns
-from every token, the other from those behind a random split, which are half as many. So there is a
-third, causal one, of half the steps: `half`. On held-out files all predict the same tokens behind
+All begin with the same random weights. The causal model learns from every token of a block, a
+prefix LM from those behind a random split, which are half as many. So there are two: `prefix_lm`
+reads the causal model's blocks in the same order, `prefix_lm_2x` twice as many in each step, and so
+learns from as many tokens in as many updates. On held-out files all predict the same tokens behind
 the same prefixes. Intervals are of a bootstrap over the files. Then n-grams draft for them, from
 the beginnings of the same blocks.
 """
@@ -13,6 +14,7 @@ the beginnings of the same blocks.
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -45,27 +47,38 @@ DEFAULTS = {
     "blocks": 10,  # of a file, at most
     "new_tokens": 64,
 }
-ARMS = {"causal": None, "half": None, PREFIX_LM: PREFIX_LM}
+CAUSAL = "causal"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A model: how it sees its prompts, and how many times the blocks a step of it reads."""
+
+    attention: str | None
+    times: int = 1
+
+
+ARMS = {CAUSAL: Arm(None), "prefix_lm": Arm(PREFIX_LM), "prefix_lm_2x": Arm(PREFIX_LM, 2)}
 
 
 def train(options: DictConfig, name: str) -> Path:
     """Train one of them, unless it is there."""
     output = Path(options.folder) / name
-    steps = options.max_steps // 2 if name == "half" else options.max_steps
+    arm = ARMS[name]
     command = [
         *(sys.executable, "experiments/train.py", "train=lm", "data.path=zoo:train"),
         *("data.held_out_path=zoo:held_out", "train.tokenizer_path=zoo:verifier"),
-        f"attention={ARMS[name] or 'null'}",
+        f"attention={arm.attention or 'null'}",
         f"train.hidden_size={options.hidden_size}",
         f"train.intermediate_size={3 * options.hidden_size}",
         f"train.num_hidden_layers={options.num_hidden_layers}",
         "train.num_attention_heads=4",
         "train.max_position_embeddings=512",
         f"train.block_length={options.block_length}",
-        f"trainer.per_device_train_batch_size={options.batch_size}",
-        f"max_steps={steps}",
+        f"trainer.per_device_train_batch_size={arm.times * options.batch_size}",
+        f"max_steps={options.max_steps}",
         *("trainer.save_best=false", "trainer.eval_on_start=false", "trainer.save_steps=100"),
-        *(f"trainer.eval_steps={steps}", f"seed={options.seed}", f"output={output}"),
+        *(f"trainer.eval_steps={options.max_steps}", f"seed={options.seed}", f"output={output}"),
     ]
     if not (output / "config.json").is_file():
         subprocess.run(command, check=True)
@@ -116,11 +129,11 @@ def shown(estimate: Estimate, digits: int = 3) -> str:
 
 def compare(models: Mapping[str, HFCausalLM], options: DictConfig) -> Table:
     """Compare the losses of the same tokens, by prefix and by distance from it."""
-    pairs = list(blocks_of(models["causal"].tokenizer, options))
+    pairs = list(blocks_of(models[CAUSAL].tokenizer, options))
     files = [number for number, blocks in pairs for _ in blocks]
     token_ids = torch.cat([blocks for _, blocks in pairs])
-    others = [name for name in models if name != PREFIX_LM]
-    table = Table("prefix", "behind it", *models, *(f"{PREFIX_LM} - {name}" for name in others))
+    others = [name for name in models if name != CAUSAL]
+    table = Table("prefix", "behind it", *models, *(f"{name} - {CAUSAL}" for name in others))
     for num_prefix in options.prefixes:
         costs = {name: nats(lm, token_ids, num_prefix) for name, lm in models.items()}
         for first, last in spans(options, num_prefix):
@@ -130,7 +143,7 @@ def compare(models: Mapping[str, HFCausalLM], options: DictConfig) -> Table:
                 f"{num_prefix}",
                 f"{first + 1}-{last}",
                 *(shown(ratio_estimate(*each)) for each in found.values()),
-                *(shown(paired_difference(found[PREFIX_LM], found[name])) for name in others),
+                *(shown(paired_difference(found[name], found[CAUSAL])) for name in others),
             )
     return table
 
@@ -169,7 +182,9 @@ def main() -> int:
     options = OmegaConf.merge(DEFAULTS, OmegaConf.from_cli(sys.argv[1:]))
     assert isinstance(options, DictConfig)
     folders = {name: train(options, name) for name in ARMS}
-    models = {name: sd.load(folder, attention=ARMS[name]) for name, folder in folders.items()}
+    models = {
+        name: sd.load(folder, attention=ARMS[name].attention) for name, folder in folders.items()
+    }
     console = Console(width=160)
     console.print("nats per token, of the same held-out tokens")
     console.print(compare(models, options))

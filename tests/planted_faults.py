@@ -47,6 +47,12 @@ FAULTS = (
     Fault("pacing/ledger.py", "self._lost += seconds - plain", "self._lost += 0.0", "pacing"),
     Fault("pacing/adaptive.py", "emitted / num_rows * plain", "emitted * plain", "pacing"),
     Fault("replaying/paced.py", "sum(chance < each for each in survival[1:])", "0", "pacing"),
+    # One text, step by step.
+    Fault("lab/explanation/watched_tree.py", "self._frontier = [paths[place]",
+          "self._frontier = [paths[0 * place]", "lab/test_explanation.py"),
+    Fault("lab/explanation/watched_rule.py", "self.heard[-1].number < probability",
+          "self.heard[-1].number <= 0.5", "lab/test_explanation.py"),
+    Fault("lab/explanation/watch.py", "decoder.rule = rule", "pass", "lab/test_explanation.py"),
     # The cache and the mask.
     Fault("lm/cache.py", "self.lengths[row] = end", "self.lengths[row] = end - 1", "lm decoding"),
     Fault("lm/cache.py", "on_device([prefix + node for", "on_device([prefix + 0 * node for",

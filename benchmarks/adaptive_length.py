@@ -54,8 +54,8 @@ class Cell:
     @property
     def sampling(self) -> sd.Sampling:
         """The distribution; n-grams are given texts in which no two tokens come again."""
-        fresh = {"no_repeat_ngram_size": 2} if self.draft == "ngram" else {}
-        return sd.Sampling(self.temperature, **fresh)
+        size = 2 if self.draft == "ngram" else None
+        return sd.Sampling(self.temperature, no_repeat_ngram_size=size)
 
     def __str__(self) -> str:
         return f"{self.draft}, T={self.temperature:g}, B={self.batch}"

@@ -45,7 +45,6 @@ FAULTS = (
     Fault("pacing/chances.py", "tested = min(depth, accepted + failed)", "tested = depth",
           "pacing"),
     Fault("pacing/ledger.py", "self._lost += seconds - plain", "self._lost += 0.0", "pacing"),
-    Fault("pacing/adaptive.py", "emitted / num_rows * plain", "emitted * plain", "pacing"),
     Fault("replaying/paced.py", "sum(chance < each for each in survival[1:])", "0", "pacing"),
     # One text, step by step.
     Fault("lab/explanation/watched_tree.py", "self._frontier = [paths[place]",

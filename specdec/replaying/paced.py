@@ -162,7 +162,8 @@ class Player:
         lengths = [len(each.token_ids) for each in contexts]
         depths = pace.depths(contexts)
         rows = zip(in_flight, contexts, depths, strict=True)
-        proposals, verdicts = zip(*(each.step(*rest) for each, *rest in rows), strict=True)
+        made = [each.step(context, depth) for each, context, depth in rows]
+        proposals, verdicts = [pair[0] for pair in made], [pair[1] for pair in made]
         drafted = max(each.tree.num_draft_tokens for each in proposals)
         levels = max(depths) if self.grows else drafted
         found = self._seconds(drafted, levels, sum(lengths) / len(lengths) - 1)

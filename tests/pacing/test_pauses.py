@@ -1,11 +1,13 @@
 """A proposer that was not asked for a while goes on as if it had been there all along."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
 import torch
 
 import specdec as sd
+from specdec.core.protocols import Pace
 from specdec.core.trace import Trace
 from specdec.core.values import Context, Proposal
 from specdec.lm.hf import HFCausalLM
@@ -20,7 +22,7 @@ REQUESTS = [sd.Request(str(at), [3 + at, 9, 4][: 2 + at % 2]) for at in range(3)
 Seen = dict[tuple[str, int], tuple[int, ...]]  # by request and length of its text: the candidates
 
 
-def decoded(name: str, pace: object, batch: int) -> tuple[list[Trace], Seen]:
+def decoded(name: str, pace: Pace | None, batch: int) -> tuple[list[Trace], Seen]:
     """Decode greedily, and watch what is proposed where."""
     verifier = HFCausalLM(VERIFIER)
     proposer, seen = PROPOSERS[name](verifier, HFCausalLM(DRAFT)), Seen()
@@ -92,7 +94,7 @@ def test_states_of_a_pause_are_shown_together() -> None:
 
 def test_what_is_no_pace_is_refused() -> None:
     with pytest.raises(sd.UserError, match="no pace, since it has no `open`"):
-        decoded("ngram", sd.Chain(2), 1)
+        decoded("ngram", cast(Any, sd.Chain(2)), 1)
     with pytest.raises(sd.UserError, match="loss=2"):
         sd.Adaptive(loss=2)
     with pytest.raises(sd.UserError, match="expected draft=NAME as well"):

@@ -51,7 +51,7 @@ def test_lengths_follow_a_shift_both_ways() -> None:
     traces = played(world(*CHEAP), some, Adaptive())
     mean = [sum(step.drafted for step in each.steps) / len(each.steps) for each in traces]
     assert min(mean[2:6]) > 3
-    assert max(mean[9:12]) < 1
+    assert max(mean[9:12]) < 2, "at depth 1 even one in ten pays for so cheap a draft"
     assert min(mean[15:18]) > 3
 
 

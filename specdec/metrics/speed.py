@@ -75,8 +75,11 @@ def regret(tally: Tally, best: Tally) -> Estimate:
     tally.assert_paired(best)
     own = Resampled.of(tally.sums("decode_seconds", "num_emitted"))
     found = own.over(Resampled.of(best.sums("decode_seconds", "num_emitted"))).estimate()
-    ends = [None if each is None else each - 1 for each in (found.value, found.low, found.high)]
-    return Estimate(*ends, found.n)
+
+    def less_one(value: float | None) -> float | None:
+        return None if value is None else value - 1
+
+    return Estimate(less_one(found.value), less_one(found.low), less_one(found.high), found.n)
 
 
 def cost_ratio(tally: Tally) -> Estimate:

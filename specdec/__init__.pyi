@@ -25,6 +25,7 @@ from .notebook.replay import replay as replay
 from .notebook.train_heads import TrainedHeads as TrainedHeads
 from .notebook.train_heads import train_heads as train_heads
 from .online.distil import OnlineDistillation as OnlineDistillation
+from .pacing.adaptive import Adaptive as Adaptive
 from .prompts import load_prompts as load_prompts
 from .proof.lossless import prove_lossless as prove_lossless
 from .proposer.chained import Chained as Chained

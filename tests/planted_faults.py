@@ -49,6 +49,16 @@ FAULTS = (
           "online"),
     Fault("lab/kept_learner.py", "if k in done}", "}", "online"),
     Fault("lab/arm.py", "short.learner = None", "pass", "online"),
+    # Depths that choose themselves.
+    Fault("decoding/asking.py", "depth=None if depth >= proposer.max_depth else depth",
+          "depth=int(2 * context.verify_stream.peek(1)[0] * depth)", "pacing"),
+    Fault("decoding/decoder.py", "flight.features = {}", "pass", "pacing"),
+    Fault("decoding/request.py", "self.features[layer], new)", "new, self.features[layer])",
+          "pacing"),
+    Fault("pacing/chances.py", "tested = min(depth, accepted + failed)", "tested = depth",
+          "pacing"),
+    Fault("pacing/ledger.py", "self._lost += seconds - plain", "self._lost += 0.0", "pacing"),
+    Fault("replaying/paced.py", "sum(chance < each for each in survival[1:])", "0", "pacing"),
     # One text, step by step.
     Fault("lab/explanation/watched_tree.py", "self._frontier = [paths[place]",
           "self._frontier = [paths[0 * place]", "lab/test_explanation.py"),

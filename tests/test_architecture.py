@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "calibration": {
         *("core", "lm", "heads", "tree", "verification", "recording", "replaying", "training"),
     },
+    "pacing": {"core", "replaying", "tree"},
     "replaying": {
         *("core", "lm", "heads", "tree", "verification", "proof", "decoding", "metrics"),
         "recording",

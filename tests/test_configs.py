@@ -30,6 +30,7 @@ PACKAGES = {
     "tree": "specdec.tree",
     "verification": "specdec.verification",
     "cache": "specdec.cache",
+    "pace": "specdec.pacing",
     "train": "specdec.training",
     "loss": "specdec.training.loss",
     "online": "specdec.online",

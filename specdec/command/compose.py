@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from specdec.command.default_rates import fitting
 
-PLUG_INS = ("proposer", "tree", "verification", "cache", "train", "loss", "online")
+PLUG_INS = ("proposer", "tree", "verification", "cache", "pace", "train", "loss", "online")
 
 OmegaConf.register_new_resolver("fitting", fitting, replace=True)  # ${fitting:learning_rate}
 

@@ -28,6 +28,7 @@ NODES = {
     "proposer": "one that --help names, proposer=ngram",
     "tree": "one that --help names, tree=chain",
     "cache": "one that --help names, cache=sliding_window",
+    "pace": "one that --help names, pace=adaptive",
     "verification": "one that --help names, verification=block",
     "verification.rule": "one that --help names, verification=block",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from specdec.lab.rendered_runs import read_spec
 from specdec.lab.replay.agreement import checked
 from specdec.lab.replay.arms import rule_of
 from specdec.lab.replay.ranking import choices, show
+from specdec.lab.replay.regret import regrets
+from specdec.lab.replay.regret import show as show_regrets
 from specdec.lab.replay.replayer import Replayer
 from specdec.lab.spec import ArmSpec
 from specdec.lm.fingerprint import fingerprint
@@ -55,12 +58,15 @@ def task(config: DictConfig) -> None:
         costs = costs_to_predict_by(config.costs, reader, verifier)
     replayer = Replayer.of(recording, verifier, sampling, config.batch, config.seed, costs)
     tallies = replayer.replay(planned.arms)
+    lost = regrets(planned.specs, planned.arms, tallies)
     for name, tally in tallies.items():
-        write_run(folder / name, planned.specs[name], tally, config, verifier)
+        extra = lost[name].to_row() if name in lost else {}
+        write_run(folder / name, planned.specs[name], tally, config, verifier, extra)
     seconds = time.perf_counter() - began
     report(folder, config.reference)
     if costs is not None:
         show(choices(planned.arms, tallies))
+    show_regrets(lost)
     print(f"replayed in {seconds:.1f} s, models and all")
     if config.check:
         noisy = partial(noisy_again, planned.configs)
@@ -100,9 +106,17 @@ def recorded_spec(folder: Path, device: str | None) -> ArmSpec:
 
 
 def write_run(
-    path: Path, spec: ArmSpec, tally: Tally, config: DictConfig, verifier: HFCausalLM
+    path: Path,
+    spec: ArmSpec,
+    tally: Tally,
+    config: DictConfig,
+    verifier: HFCausalLM,
+    extra: Mapping[str, object],
 ) -> None:
-    """Write what would be a run directory, had it been decoded; its provenance says that."""
+    """Write what would be a run directory, had it been decoded; its provenance says that.
+
+    `extra` is what its summary has beside the metrics of the tally.
+    """
     found = measured_on(verifier)
     known = materials_of(spec)
     sources = {"replayed": config.recording, "costs": config.costs}
@@ -111,7 +125,7 @@ def write_run(
     called = {"arm": path.name, "rule": rule_of(spec), "lossless": True, "peak_memory_bytes": None}
     with RunDir(path, spec.options, identity_of(spec), resume=False) as run_dir:
         run_dir.begin(found, {})
-        run_dir.summarize({**called, **summarize(tally)}, tally)
+        run_dir.summarize({**called, **summarize(tally), **extra}, tally)
 
 
 ENTRY = Entry(task)

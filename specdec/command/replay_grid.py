@@ -59,7 +59,7 @@ def plan(config: DictConfig, recorded: Mapping[str, Any]) -> Planned:
             spec = arm_spec(composed)
             require_parts_fit(spec)
             require_models(spec)
-            arm = ReplayArm.of(spec)
+            arm = ReplayArm.of(spec, config.costs is not None)
         except Unfit as reason:
             unfit[str(reason)] = unfit.get(str(reason), 0) + 1
         else:

@@ -39,7 +39,7 @@ def _by_heads(config: DictConfig) -> bool:
 
 DECODING = _of(
     *("verifier", "draft", "prompts", "sampling", "proposer", "tree", "verification", "judges"),
-    *("cache", "online", "loss"),
+    *("cache", "pace", "online", "loss"),
     *(
         "max_new_tokens",
         "min_new_tokens",
@@ -90,7 +90,7 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
     "costs": [
         SINGLE,
         Unheeded(
-            _of("proposer", "tree", "judges"),
+            _of("proposer", "tree", "judges", "pace"),
             """every proposer is timed in shapes of its own; expected proposers=["NAME OPTIONS"]""",
         ),
         Unheeded(

@@ -50,13 +50,17 @@ RULE: Mapping[str, Check] = {
     "needs_q": FLAG,
     "verify": METHOD,
 }
+PACE: Mapping[str, Check] = {
+    "min_confidence": (_is_number, "a number"),
+    **dict.fromkeys(("open", "depths", "learn"), METHOD),
+}
 # What a rule has besides if it can be replayed: all of it, or nothing.
 REPLAYABLE: Mapping[str, Check] = {"decided_by_text": DRAWS, "closed_form": METHOD}
-PROTOCOLS = {"proposer": PROPOSER, "tree": TREE, "verification rule": RULE}
+PROTOCOLS = {"proposer": PROPOSER, "tree": TREE, "verification rule": RULE, "pace": PACE}
 
 
 def require_members(plug_in: object, role: str) -> None:
-    """Refuse an object that cannot be a `proposer`, a `tree` or a `verification rule`.
+    """Refuse an object that cannot be a `proposer`, a `tree`, a `verification rule` or a `pace`.
 
     Raises:
         UserError: a member of the protocol (`core.protocols`) is missing, or of another type.

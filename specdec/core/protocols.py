@@ -287,6 +287,39 @@ class Learner(Protocol):
         ...
 
 
+class Pace(Protocol):
+    """How deep candidates go at each step: chosen from what is past, never from this step's draws.
+
+    So that a text keeps its distribution, nothing here may depend on the streams of a context.
+    """
+
+    @property
+    def min_confidence(self) -> float:
+        """What the draft's likeliest token needs for drafting to go on; see `TreePolicy`."""
+        ...
+
+    def open(self, max_depth: int) -> None:
+        """Forget the rows; what was learnt of all requests stays. Proposals go to `max_depth`."""
+        ...
+
+    def depths(self, contexts: Sequence[Context]) -> Sequence[int]:
+        """Return how deep each request may draft; 0: its proposer is not even asked."""
+        ...
+
+    def learn(
+        self,
+        contexts: Sequence[Context],
+        proposals: Sequence[Proposal],
+        verdicts: Sequence[Verdict],
+        seconds: Mapping[str, float],
+    ) -> None:
+        """Learn what came of the step, and its `propose`, `verify` and `other` seconds.
+
+        Seconds are those of all requests in flight together. `token_ids` hold the emitted tokens.
+        """
+        ...
+
+
 class TreePolicy(Protocol):
     """Which candidates go into the tree, given the draft's distributions.
 

@@ -95,6 +95,10 @@ class Context:
     features: Mapping[Layer, Tensor] = field(default_factory=dict[Layer, Tensor])
     # Tokens that the verifier's cache has room for before it is emptied; None: it never is.
     room: int | None = None
+    # How deep the arm's pace lets candidates go; None: as deep as the proposer's go.
+    depth: int | None = None
+    # No children for a node whose likeliest next token is less likely to the draft than this.
+    min_confidence: float = 0.0
     # What the distribution applies to logits after this prompt; a draft that does the same agrees
     # more.
     processors: Sequence[Processor] = ()
@@ -106,7 +110,7 @@ class Context:
         The root takes one of the places that a cache has room for.
         """
         most = self.budget if self.room is None else min(self.budget, self.room)
-        return most - 1
+        return most - 1 if self.depth is None else min(most - 1, self.depth)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from specdec.core.errors import UserError, require_int, require_kind
+from specdec.core.errors import UserError, require, require_int, require_kind
 from specdec.core.members import require_members
 from specdec.core.on_device import on_device
 from specdec.core.on_host import floats
@@ -17,6 +17,7 @@ from specdec.core.protocols import (
     CausalLM,
     Forward,
     Learner,
+    Pace,
     Proposer,
     Rereading,
     VerificationRule,
@@ -29,6 +30,7 @@ from specdec.core.trace import Step, TextKey, Trace
 from specdec.core.tree import ROOT, CandidateTree
 from specdec.core.values import Context, Layer, Proposal, Verdict
 from specdec.core.verified import verified
+from specdec.decoding.asking import allowed, for_all
 from specdec.decoding.claims import claims_of
 from specdec.decoding.experts import routing_of, with_experts
 from specdec.decoding.pairing import finisher_of, is_lossless, require_judges, require_reads
@@ -76,6 +78,7 @@ class SpeculativeDecoder:
         log_probs: whether steps say how likely each token was, in nats.
         experts: whether steps say which experts of the verifier they took; slower.
         learner: what makes the proposer better between steps; None: it stays as it is.
+        pace: chooses how deep candidates go at each step; None: as deep as the proposer's go.
 
     Raises:
         UserError: a part lacks a member of its protocol, the rule or a judge cannot decide on the
@@ -97,6 +100,7 @@ class SpeculativeDecoder:
         log_probs: bool = False,
         experts: bool = False,
         learner: Learner | None = None,
+        pace: Pace | None = None,
     ):
         require_int("batch", batch, 1)
         require_int("seed", seed, 0)
@@ -114,6 +118,11 @@ class SpeculativeDecoder:
             require_reads(verifier, each)
             require_tokens_of(getattr(verifier, "tokenizer", None), each)
             share_encoder(verifier, each)
+        if pace is not None:
+            require_members(pace, "pace")
+            expected = "None: of requests that rest, states are kept for the proposer alone"
+            require(learner is None, "learner", type(learner).__name__, expected)
+        self.pace = pace
         self.lossless = is_lossless(rule, proposer.draw, allow_lossy)
         require_judges(self.judges, proposer.draw)
         self.verifier = verifier
@@ -199,7 +208,7 @@ class SpeculativeDecoder:
             contexts = [flight.context(self._room(flight)) for flight in in_flight]
             clock = Clock(self.verifier.device)
 
-            proposals = self._propose(contexts)
+            proposals = self._propose(in_flight, contexts)
             clock.lap("propose")
             forward = self._look_at(contexts, proposals)
             clock.lap("verify")
@@ -211,6 +220,8 @@ class SpeculativeDecoder:
             self.proposer.update(contexts, verdicts)
             clock.lap("other")
             self._learn(in_flight, clock)
+            if self.pace is not None:
+                self.pace.learn(contexts, proposals, verdicts, clock.seconds)
 
             steps = self._judge(in_flight, proposals, verifier_probs, steps)
             if self._routing is not None:
@@ -228,6 +239,8 @@ class SpeculativeDecoder:
         capacity = most + self.proposer.max_depth + 1
         self.verifier.open(num_rows, capacity)
         self.proposer.open(num_rows, capacity, self.verifier.vocab_size)
+        if self.pace is not None:
+            self.pace.open(self.proposer.max_depth)
         self._num_rows = num_rows
 
     def _admit(self, waiting: deque[Request], in_flight: list[Flight]) -> list[Flight]:
@@ -264,13 +277,18 @@ class SpeculativeDecoder:
         """Return how many tokens the step may read, if the verifier's cache bounds that."""
         return None if self._bounded is None else self._bounded.room(flight.row)
 
-    def _propose(self, contexts: Sequence[Context]) -> list[Proposal]:
+    def _propose(self, in_flight: Sequence[Flight], contexts: Sequence[Context]) -> list[Proposal]:
         """Ask for candidates; what could never be emitted is not submitted."""
-        proposals = self.proposer.propose(contexts)
-        self._hold_to_claims(contexts, proposals)
+        able = allowed(self.pace, self.proposer, contexts)
+        proposals = self.proposer.propose(able) if able else []
+        self._hold_to_claims(able, proposals)
+        rows = {context.row for context in able}
+        for flight in in_flight:
+            if flight.row in rows:  # whoever was not asked is shown its states with the next ones
+                flight.features = {}
         return [
             self.stopping.pruned(proposal, context)
-            for proposal, context in zip(proposals, contexts, strict=True)
+            for proposal, context in zip(for_all(proposals, able, contexts), contexts, strict=True)
         ]
 
     def _hold_to_claims(self, contexts: Sequence[Context], proposals: Sequence[Proposal]) -> None:
@@ -341,9 +359,8 @@ class SpeculativeDecoder:
             self.verifier.keep(flight.row, len(flight.token_ids) - 1, accepted)
             if forward.hidden:
                 kept = on_device(accepted, verifier_probs.device)
-                flight.features = {
-                    layer: hidden[index, kept] for layer, hidden in forward.hidden.items()
-                }
+                new = {layer: hidden[index, kept] for layer, hidden in forward.hidden.items()}
+                flight.show(new)
             said = forward.logits[index] if self._log_probs else None
             step = flight.commit(proposal, verdict, _log_probs(said, proposal, verdict))
             if self._rereading is not None:

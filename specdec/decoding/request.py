@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from specdec.core.errors import UserError
@@ -176,6 +177,14 @@ class Flight:
             features=self.features,
             room=room,
         )
+
+    def show(self, features: Mapping[Layer, Tensor]) -> None:
+        """Keep hidden states [n, H] of committed positions for the proposer's next look."""
+        if not self.features:
+            self.features = features
+            return
+        pairs = {layer: (self.features[layer], new) for layer, new in features.items()}
+        self.features = {layer: torch.cat(pair) for layer, pair in pairs.items()}
 
     def stream(self, *purpose: str) -> RandomStream:
         """Return the noise of the next step for one purpose; equal calls return equal noise."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from specdec.core.errors import require, require_kind
 from specdec.core.escapes import unescaped
-from specdec.core.protocols import Proposer
+from specdec.core.protocols import Pace, Proposer
 from specdec.core.room import Room
 from specdec.core.sampling import Sampling
 from specdec.core.trace import PromptKey, Trace
@@ -14,9 +14,10 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.decoding.turns import decode_turns, request_of
+from specdec.lab.identity import draft_of
 from specdec.lab.option_names import named_options
 from specdec.lab.prompt_options import PromptOptions, chosen
-from specdec.lab.spec import ArmSpec
+from specdec.lab.spec import ArmSpec, is_fixed
 from specdec.lm.generation import heeded
 from specdec.lm.hf import HFCausalLM
 from specdec.online.learner import Distiller
@@ -145,6 +146,18 @@ def _learner(spec: ArmSpec, proposer: Proposer, verifier: HFCausalLM) -> Distill
         return spec.online.build().teach(proposer, verifier)
 
 
+def build_pace(spec: ArmSpec) -> Pace:
+    """Build what chooses the depth of each step.
+
+    Raises:
+        UserError: it is given costs of other proposers than the arm's.
+    """
+    if spec.pace.get("costs_path") is None or spec.pace.get("draft") is not None:
+        return spec.pace.build()
+    tree = spec.tree.build() if spec.proposer.grows_trees else None
+    return spec.pace.build(draft=draft_of(spec.proposer).known_by, tree=tree)
+
+
 def build_arm(spec: ArmSpec, verifier: HFCausalLM, name: str = "") -> Arm:
     """Build everything but the verifier, which the arms of a comparison share.
 
@@ -165,6 +178,7 @@ def build_arm(spec: ArmSpec, verifier: HFCausalLM, name: str = "") -> Arm:
         log_probs=spec.log_probs,
         experts=spec.experts,
         learner=_learner(spec, proposer, verifier),
+        pace=None if is_fixed(spec) else build_pace(spec),
     )
     called = name or spec.proposer.name
     return Arm(called, spec.rule.name, verifier, decoder, spec.prompts, spec.keep_candidates)

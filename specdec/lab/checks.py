@@ -1,9 +1,10 @@
 """Is an arm what it should be? Looked at before a model is loaded."""
 
 from specdec.core.errors import require_bool, require_int
+from specdec.core.members import require_members
 from specdec.decoding.request import require_samples
 from specdec.decoding.stopping import Stopping
-from specdec.lab.arm import stop_strings_of
+from specdec.lab.arm import build_pace, stop_strings_of
 from specdec.lab.compatibility import require_parts_fit
 from specdec.lab.inputs import require_inputs
 from specdec.lab.spec import ArmSpec
@@ -34,6 +35,7 @@ def check_options(spec: ArmSpec) -> None:
     require_samples(spec.prompts.num_samples, spec.sampling.build())
     require_bool("verification.allow_lossy", spec.allow_lossy)
     require_parts_fit(spec)
+    require_members(build_pace(spec), "pace")
     if spec.min_new_tokens is not None:
         require_int("min_new_tokens", spec.min_new_tokens, 0)
     require_bool("ignore_eos", spec.ignore_eos)

@@ -9,7 +9,7 @@ from specdec.core.values import CandidateSource, Draw
 from specdec.decoding.pairing import is_lossless, require_judges
 from specdec.lab.identity import files_of
 from specdec.lab.option_names import named_options
-from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart, pick
+from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart, is_fixed, pick
 from specdec.lm.check_split import WHOLE, why_whole
 from specdec.lm.draft_vocabulary import vocabulary_between
 from specdec.lm.layer_kinds import why_no_trees
@@ -44,6 +44,11 @@ def require_parts_fit(spec: ArmSpec) -> None:
     require_sides_fit(spec)
     require_tree_read(spec, tree)
     if spec.online is not None:
+        if not is_fixed(spec):
+            raise UserError(
+                f"online={spec.online.name}: expected pace=fixed, not pace={spec.pace.name}: of"
+                " requests that rest, states are kept for the proposer alone"
+            )
         called = f"proposer={spec.proposer.name}"
         spec.online.build().require_fit(spec.proposer.source, called)
     rule, judges = spec.rule.build(), {name: part.build() for name, part in spec.judges.items()}

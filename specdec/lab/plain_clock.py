@@ -45,6 +45,7 @@ class PlainClock:
         self._decoder.rule = Rejection()
         self._decoder.judges = {}
         self._decoder.learner = None
+        self._decoder.pace = None
         self._prompts = set[str]()
         self._own_seconds = 0.0
         self._arm_seconds = 0.0

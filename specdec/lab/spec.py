@@ -9,7 +9,7 @@ from typing import Any
 
 from specdec.core.errors import require
 from specdec.core.narrowing import is_list, is_mapping
-from specdec.core.protocols import Proposer, TreePolicy, VerificationRule
+from specdec.core.protocols import Pace, Proposer, TreePolicy, VerificationRule
 from specdec.core.sampling import Sampling
 from specdec.core.values import CandidateSource, Draw, Draws, are_draws, united
 from specdec.lab.option_names import Points, option_of
@@ -24,6 +24,7 @@ from specdec.results.options import HOMES
 
 LOADER = "specdec.lm.load.load"
 GROWING = (CandidateSource.MODEL, CandidateSource.HEADS, CandidateSource.VERIFIER)
+FIXED = {TARGET: "specdec.pacing.fixed.Fixed"}  # of runs that do not say
 Options = Mapping[str, Any]
 # The options of an arm that are one value each.
 PLAIN = (
@@ -249,6 +250,7 @@ class ArmSpec:
     proposer: ProposerPart
     tree: Part[TreePolicy]
     rule: Part[VerificationRule]
+    pace: Part[Pace]
     judges: Mapping[str, Part[VerificationRule]]
     sampling: Part[Sampling]
     prompts: PromptOptions
@@ -300,6 +302,7 @@ class ArmSpec:
             proposer=ProposerPart("proposer", proposer, called, points, tree=tree),
             tree=tree,
             rule=Part("verification.rule", rule, choices.get("verification"), points),
+            pace=Part("pace", options.get("pace", FIXED), choices.get("pace"), points),
             judges={n: Part(f"judges.{n}", node, n) for n, node in (judges or {}).items()},
             sampling=Part("sampling", options["sampling"], points=points),
             prompts=PromptOptions(**options["prompts"]),
@@ -321,6 +324,12 @@ def _online(
 ) -> Part[OnlineDistillation] | None:
     node = options.get("online")  # which most runs do not have
     return None if node is None else Part("online", node, choices.get("online"), points)
+
+
+def is_fixed(spec: ArmSpec) -> bool:
+    """Whether all steps of an arm are as deep as its tree, or have no candidates anyway."""
+    fixed = spec.pace.target == FIXED[TARGET]
+    return fixed or spec.proposer.source is CandidateSource.NOTHING
 
 
 def with_options(options: Options, changed: Mapping[str, Any]) -> dict[str, Any]:

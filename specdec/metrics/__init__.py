@@ -29,6 +29,7 @@ from specdec.metrics.speed import (
     cost_ratio,
     incomparable,
     prefill_seconds,
+    regret,
     speedup,
     speedup_contrast,
     step_cost,
@@ -36,7 +37,7 @@ from specdec.metrics.speed import (
     tokens_per_second,
 )
 from specdec.metrics.summary import DEFINITIONS, summarize
-from specdec.metrics.tally import Tally, pooled
+from specdec.metrics.tally import Tally, mean_tally, pooled
 
 __all__ = [
     "DEFINITIONS",
@@ -59,6 +60,7 @@ __all__ = [
     "incomparable",
     "judged",
     "kl",
+    "mean_tally",
     "num_accepted",
     "overlap",
     "paired_difference",
@@ -67,6 +69,7 @@ __all__ = [
     "prefill_seconds",
     "ratio_estimate",
     "reached_depth",
+    "regret",
     "speedup",
     "speedup_contrast",
     "step_cost",

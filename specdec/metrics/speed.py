@@ -67,6 +67,22 @@ def speedup(tally: Tally) -> Estimate:
     return _unknown(reason) if reason is not None else _speedup(tally).estimate()
 
 
+def regret(tally: Tally, best: Tally) -> Estimate:
+    """Return the seconds per token over those of another arm on the same prompts, less 1; paired.
+
+    The other arm is the best fixed one, chosen with hindsight: what an arm that chooses for itself
+    could have saved.
+    """
+    tally.assert_paired(best)
+    own = Resampled.of(tally.sums("decode_seconds", "num_emitted"))
+    found = own.over(Resampled.of(best.sums("decode_seconds", "num_emitted"))).estimate()
+
+    def less_one(value: float | None) -> float | None:
+        return None if value is None else value - 1
+
+    return Estimate(less_one(found.value), less_one(found.low), less_one(found.high), found.n)
+
+
 def cost_ratio(tally: Tally) -> Estimate:
     """Return the draft seconds of one step / the verifier's seconds of a one-token forward.
 

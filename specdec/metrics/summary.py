@@ -52,6 +52,9 @@ DEFINITIONS: Mapping[str, str] = MappingProxyType(
         "exceed tau.",
         "step_cost": "Seconds of a step over those of a plain step (see speedup): at least 1, "
         "since a step reads no less.",
+        "regret": "Seconds per token over those of the best arm of a fixed depth, less 1, paired: "
+        "what an arm that chooses its depths (pace=adaptive) could have saved with hindsight. "
+        "proposer=none counts as depth 0. Of replays with costs.",
         "prefill_seconds": "Mean seconds of prefill (verifier and proposer) of one turn.",
         "time_shares": "Share of the steps' seconds spent on drafting (propose), the verifier's "
         "forward (verify), the rest (other) and, where the proposer learns (online=distil), on "

@@ -151,6 +151,19 @@ class Tally:
         assert same, "the arms did not decode the same prompts"
 
 
+def mean_tally(tallies: Sequence[Tally]) -> Tally:
+    """Return the mean of tallies of the same texts, each of which came about by chance."""
+    first = tallies[0]
+    for each in tallies[1:]:
+        first.assert_paired(each)
+    names = dict.fromkeys(name for each in tallies for name in each.columns)
+    none = np.zeros(len(first.prompt_ids))
+    columns = {
+        name: np.mean([each.columns.get(name, none) for each in tallies], axis=0) for name in names
+    }
+    return Tally(first.prompt_ids, first.categories, columns)
+
+
 def pooled(tallies: Sequence[Tally]) -> Tally:
     """Add up several runs, of other seeds, say: a prompt stays one unit of the bootstrap."""
     if len(tallies) == 1:

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from specdec.core.errors import require_bool, require_int
-from specdec.core.protocols import Learner, VerificationRule
+from specdec.core.errors import require, require_bool, require_int
+from specdec.core.protocols import Learner, Pace, VerificationRule
 from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.stopping import Stopping
@@ -30,6 +30,7 @@ def compare(
     batch: int = 1,
     seed: int = 0,
     allow_lossy: bool = False,
+    paces: Mapping[str, Pace] | None = None,
     reference: str | None = None,
     learners: Mapping[str, Learner] | None = None,
 ) -> Comparison:
@@ -45,6 +46,7 @@ def compare(
         rule: of those without a rule of their own; None: rejection sampling.
         sampling: the distribution that tokens are drawn from; None: the model's own, temperature 1.
         max_new_tokens, stop_strings, ignore_eos, batch, seed, allow_lossy: as in `sd.generate`.
+        paces: of those whose steps choose their depth, by name, `{"mine": sd.Adaptive()}`.
         reference: the name that others are compared with; None: the best.
         learners: by name, what makes a proposer better while it drafts, which is then no other
             entrant's, too.
@@ -61,13 +63,15 @@ def compare(
     pairs = pairs_of(verifier, proposers, rule, reference)
     require_int("batch", batch, 1)
     taught = learners_of(pairs, learners)
+    strange = next((name for name in paces or {} if name not in pairs), None)
+    require(strange is None, "paces", strange, f"names of proposers, {', '.join(pairs)}")
     whole = prompts_of(prompts)
     ends = Stopping.of(verifier, max_new_tokens, stop_strings, ignore_eos)
 
     def arm(name: str, pair: Pair) -> Arm:
         parts = verifier, *pair, sampling, ends
-        learner = taught.get(name)
-        decoder = SpeculativeDecoder(*parts, batch, seed, allow_lossy, learner=learner)
+        learner, pace = taught.get(name), (paces or {}).get(name)
+        decoder = SpeculativeDecoder(*parts, batch, seed, allow_lossy, learner=learner, pace=pace)
         return Arm(name, type(pair[1]).__name__.lower(), verifier, decoder, PromptOptions(""))
 
     arms = [arm(name, pair) for name, pair in pairs.items()]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from specdec.core.errors import require_bool
-from specdec.core.protocols import Learner, Proposer, VerificationRule
+from specdec.core.protocols import Learner, Pace, Proposer, VerificationRule
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
 from specdec.decoding.decoder import SpeculativeDecoder
@@ -29,6 +29,7 @@ def generate(
     seed: int = 0,
     allow_lossy: bool = False,
     learner: Learner | None = None,
+    pace: Pace | None = None,
 ) -> list[Trace]:
     """Decode prompts speculatively (Leviathan et al. 2023; Chen et al. 2023), with a progress bar.
 
@@ -48,6 +49,7 @@ def generate(
         allow_lossy: whether a rule may be used that changes the distribution.
         learner: what makes the proposer better while it drafts, from
             `sd.OnlineDistillation(...).teach(proposer, verifier)`; None: it stays as it is.
+        pace: how deep candidates go at each step, `sd.Adaptive()`; None: as deep as they can.
 
     Returns:
         A trace for each turn of each prompt, in their order: its text, and of each step what was
@@ -60,7 +62,7 @@ def generate(
     require_bool("allow_lossy", allow_lossy)
     ends = Stopping.of(verifier, max_new_tokens, stop_strings, ignore_eos)
     parts = verifier, proposer, Rejection() if rule is None else rule, sampling, ends
-    decoder = SpeculativeDecoder(*parts, batch, seed, allow_lossy, learner=learner)
+    decoder = SpeculativeDecoder(*parts, batch, seed, allow_lossy, learner=learner, pace=pace)
     requests, whole = listed(prompts)
     number = len(requests) + sum(prompt.num_turns for prompt in whole)
     with Progress(number, "generate", "text") as bar:

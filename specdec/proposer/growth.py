@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 
 from torch import Tensor
 
+from specdec.core.on_device import on_device
 from specdec.core.protocols import TreePolicy
 from specdec.core.sampling import Sampling
 from specdec.core.tree import CandidateTree
@@ -52,17 +53,20 @@ def grow(
     logits = next(source)
     paths = Paths(contexts, logits.device)
     levels = Levels([one.max_depth for one in contexts])
+    wanted = [max(policy.min_confidence, one.min_confidence) for one in contexts]
+    may_stop = policy.may_stop or any(wanted)
     level: Level | None = None
     for number in range(1, depth + 1):
         draft_probs = sampling.warp(paths.processed(logits))  # [B, F, V]
         confident = None
-        if policy.min_confidence > 0:
-            confident = _confidence(logits) >= policy.min_confidence  # [B, F]
+        if any(wanted):
+            least = on_device([[each] for each in wanted], logits.device)
+            confident = _confidence(logits) >= least  # [B, F]
             # Nothing there is worth a place.
             draft_probs = draft_probs.masked_fill(~confident[..., None], 0.0)
         level = policy.expand(level, number, draft_probs, streams)
         levels.add(level, draft_probs if sampled else None, confident)
-        if number == depth or (policy.may_stop and not levels.goes_on()):
+        if number == depth or (may_stop and not levels.goes_on()):
             break
         frontier = levels.frontier
         paths.go_on(frontier.token_ids, frontier.parents)

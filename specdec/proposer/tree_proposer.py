@@ -50,11 +50,16 @@ class TreeProposer:
         is_drawn_chain = isinstance(self.tree, DrawnChain) and self.tree.is_drawn_chain
         if not is_drawn_chain or any(each.processors for each in contexts):
             return None
+        if any(each.min_confidence > 0 for each in contexts):  # tokens decide on the next ones
+            return None
         streams = [each.draft_stream for each in contexts]
         if not all(map(is_plain, streams)):
             return None
-        # As deep as the tree, though some steps want less: that would be another program.
-        chain = DraftChain(self.max_depth, self._warped_by(contexts[0].sampling), self._vocab_size)
+        # As deep as the tree, or as the pace lets it go, though some steps want less: that would be
+        # another program.
+        paced = [self.max_depth if each.depth is None else each.depth for each in contexts]
+        depth = min(self.max_depth, max(paced))
+        chain = DraftChain(depth, self._warped_by(contexts[0].sampling), self._vocab_size)
         return WholeChain(chain, [stream.peek(chain.depth) for stream in streams])
 
     def _warped_by(self, sampling: Sampling) -> Sampling:

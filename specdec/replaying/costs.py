@@ -189,7 +189,7 @@ def with_seconds(
     Each step, and each plain one, is predicted behind the context where it begins.
     """
     timed = [replace(trace, steps=_timed(trace, costs, draft, policy)) for trace in traces]
-    return timed, [_clock(trace, costs) for trace in traces]
+    return timed, [clock_of(trace, costs) for trace in traces]
 
 
 def _timed(
@@ -216,7 +216,7 @@ def _shape(step: Step, policy: TreePolicy | None) -> TreeShape:
     return TreeShape.of(policy, step.drafted, step.depth, levels)
 
 
-def _clock(trace: Trace, costs: Costs) -> PlainSteps:
+def clock_of(trace: Trace, costs: Costs) -> PlainSteps:
     """Predict the plain steps of a text: one for each token."""
     number = len(trace.output_ids)
     plain = costs.plain_along(trace.num_prompt_tokens - 1 + np.arange(number))

@@ -88,7 +88,9 @@ def read_run(path: Path) -> Run:
     used, plain = options(saved), proposes_nothing(saved)
     cut_short = is_cut_short(path, state_of(path))
     tally = read_tally(path)
-    return Run(path, used, known, plain, circumstances, tally, provenance, *outcome, cut_short)
+    lost = summary.get("regret")
+    more = provenance, *outcome, cut_short, lost
+    return Run(path, used, known, plain, circumstances, tally, *more)
 
 
 def is_cut_short(path: Path, state: str) -> bool:

@@ -25,6 +25,7 @@ class Run:
     lossless: bool
     peak_memory_bytes: int | None
     cut_short: bool = False  # an arm of a comparison that was interrupted
+    regret: Mapping[str, Any] | None = None  # of a replayed arm that chooses its depths
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,9 @@ def _summary(arm: ReportedArm) -> dict[str, Any]:
     summary["num_seeds"] = len(arm.runs)
     memory = [run.peak_memory_bytes for run in arm.runs.values()]
     summary["peak_memory_bytes"] = max((each for each in memory if each is not None), default=None)
+    lost = [run.regret for run in arm.runs.values()]
+    if len(lost) == 1 and lost[0] is not None:  # what it was held to is no sum over seeds
+        summary["regret"] = lost[0]
     reason = _flaw(arm)
     if reason is not None:
         unknown = Estimate(None, None, None, 0, reason).to_row()

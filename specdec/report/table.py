@@ -184,6 +184,11 @@ COLUMNS = (
     ),
     MetricColumn("tokens/s", lambda summary: estimate(summary["tokens_per_second"], digits=1), ()),
     MetricColumn("speedup", faster, ("speedup",)),
+    MetricColumn(
+        "regret",
+        lambda summary: estimate(summary.get("regret"), digits=3, signed=True),
+        ("regret",),
+    ),
     MetricColumn("lossless", losslessness, ("total_variation", "kl"), justify_right=False),
     MetricColumn(
         "same text\nas none\nat T=0",

@@ -17,7 +17,7 @@ from specdec.core.plug_ins import is_ours, plug_in_name
 
 Options = Mapping[str, Any]
 
-PLUG_INS = ("proposer", "tree", "verification", "cache", "online")
+PLUG_INS = ("proposer", "tree", "verification", "cache", "pace", "online")
 NODES = ("verifier", "prompts", "sampling")
 VALUES = (
     *(
@@ -37,6 +37,7 @@ SIDE = (
     "proposer.",
     "tree.",
     "verification.",
+    "pace.",
     "draft.",
     "training.",
     "online.",
@@ -53,6 +54,7 @@ PROCESSORS = "sampling.processors."
 PARTS = "proposer.parts."
 LOSS = "online.loss."
 NO_PROPOSER = "none"  # whose texts are the same under any rule
+NO_PACE = "fixed"  # which older runs, that do not say, had
 LONGEST_NAME = 80
 
 
@@ -125,6 +127,9 @@ def _heeded(plain: Mapping[str, Any]) -> dict[str, Any]:
         found |= dict(_flat("verification.rule", {n: v for n, v in rule.items() if n != TARGET}))
         found["verification.allow_lossy"] = plain["verification"]["allow_lossy"]
         found["judges"] = plain["judges"]
+        pace = plain.get("pace") or {}
+        if pace and plug_in_name(str(pace[TARGET])) != NO_PACE:
+            found |= dict(_flat("pace", pace))
     found |= dict(_online(plain))
     found |= _training(plain.get("training"), found)
     for node in ("verifier", "draft"):  # unless one of the models has another

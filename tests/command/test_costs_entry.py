@@ -14,6 +14,7 @@ from specdec.lab.replay.forecast import worth_decoding
 from specdec.lab.replay.ranking import Choice, best_of_each, frontier
 from specdec.metrics import Estimate
 from specdec.replaying.costs_file import read_costs, write_costs
+from specdec.results.run_dir import read_traces
 from tests.support.running import CommandLine, Ended, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder", "quiet")
@@ -109,6 +110,53 @@ def test_files_of_other_batches_are_set_beside(
     again = cli("costs", *models, *small, "beside=[costs.json]")
     assert again.status == 2
     assert again.err.startswith("error: beside='costs.json': batch=1 again")
+
+
+def test_replay_plays_a_pace_and_reports_its_regret(
+    measured: Ended, recorded: Ended, tiny: Tiny, cli: CommandLine
+) -> None:
+    assert (measured.status, recorded.status) == (0, 0)
+    arms = [
+        "proposer=draft_model tree.gamma=3 pace=adaptive",
+        "proposer=ngram tree.gamma=3 pace=adaptive pace.costs_path=costs.json",
+        "proposer=draft_model tree=sparse pace=adaptive",
+        "proposer=draft_model pace=adaptive pace.by_price=true",
+    ]
+    options = f"options=['draft.path={tiny.draft}']"
+    given = ("recording=recording", options, f"arms={arms!r}", "grid.gamma=[1,3]")
+    ended = cli("replay", *given, "costs=costs.json", "output=replayed")
+    assert ended.status == 0, ended.err
+    assert "left out, 1: pace=adaptive: replay knows chains that end nowhere early" in ended.out
+    assert "left out, 1: pace=adaptive: with by_price=true drafts decide" in ended.out
+    assert ended.out.count("regret of ") == 2
+    found = [json.loads(path.read_text()) for path in Path("replayed").glob("*/summary.json")]
+    lost = [each for each in found if "regret" in each]
+    assert len(lost) == 2
+    for each in lost:
+        assert each["regret"]["value"] > -0.5
+        assert Path("replayed", each["regret_to"]).is_dir()
+        assert each["speedup"]["value"] > 0
+    assert "regret" in Path("replayed/report.html").read_text()
+    ended = cli("replay", *given, "output=without")
+    assert ended.status == 0, ended.err
+    assert "pace=adaptive: what steps cost decides on the next ones; expected costs=" in ended.out
+
+
+def test_seconds_of_a_file_make_equal_steps(measured: Ended, tiny: Tiny, cli: CommandLine) -> None:
+    assert measured.status == 0
+    paced = ["proposer=draft_model", "pace=adaptive", "pace.costs_path=costs.json"]
+    for folder in ("one", "two"):
+        ended = cli("decode", *tiny.options(folder, "sampling.temperature=1", *paced))
+        assert ended.status == 0, ended.err
+    both = [read_traces(Path(folder)) for folder in ("one", "two")]
+    steps = [[[(s.drafted, s.accepted) for s in t.steps] for t in traces] for traces in both]
+    assert steps[0] == steps[1]
+    ended = cli("decode", *tiny.options("three", "proposer=recorded", *paced[1:]))
+    assert ended.status == 2
+    for wrong in ("pace.costs_path=no.json", "pace.loss=7", "pace=fast"):
+        ended = cli("decode", *tiny.options("four", *paced[:2], wrong))
+        assert ended.status != 0
+        assert len(ended.err.splitlines()) == 1, ended.err
 
 
 def test_replay_predicts_speed(

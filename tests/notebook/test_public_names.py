@@ -18,7 +18,9 @@ PUBLIC = {
     "models and prompts": "load load_prompts HFCausalLM",
     "caches": "Clear ErrorWhenFull SlidingWindow",
     "the loop": "SpeculativeDecoder Request Stopping Sampling",
-    "proposers": "Chained DraftModel Hybrid Medusa NGram NoProposer Pool Recorded Retrieval Suffix",
+    "paces": "Adaptive",
+    "proposers": "Chained DraftModel EarlyExit Hybrid LayerSkip Medusa NGram NoProposer Pool"
+    " Recorded Retrieval Suffix",
     "trees": "Calibrated Chain Dynamic Filtered Sampled Sequoia Sparse",
     "rules": "Block KSeq Lenient Match Rejection TopK TopPlusOne Traversal Typical",
     "training": "Trainer MedusaTraining ChainedTraining VerifierStates Reading Distill HeldOut"

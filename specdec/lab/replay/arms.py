@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from specdec.core.errors import Unfit
 from specdec.core.plug_ins import is_ours, plug_in_name
-from specdec.core.protocols import Proposer, TreePolicy, VerificationRule
-from specdec.core.values import Draws, each_draw
+from specdec.core.protocols import Pace, Proposer, TreePolicy, VerificationRule
+from specdec.core.values import CandidateSource, Draws, each_draw
+from specdec.lab.arm import build_pace
 from specdec.lab.identity import draft_of
-from specdec.lab.spec import ArmSpec
+from specdec.lab.spec import ArmSpec, is_fixed
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.translation import translation_of
 from specdec.proposer.draft_model import DraftModel
@@ -20,6 +22,8 @@ from specdec.proposer.self_speculation import SelfSpeculation
 from specdec.replaying.arm import ClosedArm
 from specdec.replaying.costs import ProposerKey
 from specdec.replaying.redraft import require_jumps
+from specdec.tree.chain import Chain
+from specdec.tree.filtered import Filtered
 from specdec.tree.fixed import FixedTree
 
 OF_CELLS = (
@@ -38,6 +42,7 @@ class ReplayArm:
         tree: that it grows; None: it has a way of its own.
         draft: what its candidates come from; arms of one are replayed together.
         closed: how it is replayed in closed form; None: there is none, it is decoded on the texts.
+        pace: builds what chooses the depth of each step; None: all are as deep as the tree.
     """
 
     proposer: str
@@ -45,10 +50,13 @@ class ReplayArm:
     tree: TreePolicy | None
     draft: ProposerKey
     closed: ClosedArm | None
+    pace: Callable[[], Pace] | None = None
 
     @classmethod
-    def of(cls, spec: ArmSpec) -> ReplayArm:
+    def of(cls, spec: ArmSpec, has_costs: bool = True) -> ReplayArm:
         """Say how an arm is replayed, before anything of it is loaded.
+
+        Where depths choose themselves, what steps cost decides; without costs nobody knows that.
 
         Raises:
             Unfit: neither a closed form is known, nor does the text decide what is accepted.
@@ -85,7 +93,8 @@ class ReplayArm:
         def make(verifier: HFCausalLM) -> Proposer:
             return _by_itself(proposer.build_for(verifier))
 
-        return cls(kind, make, grown, draft_of(proposer), closed)
+        pace = _pace_of(spec, tree, closed, has_costs)
+        return cls(kind, make, grown, draft_of(proposer), closed, pace)
 
     @classmethod
     def of_parts(cls, proposer: Proposer, rule: VerificationRule) -> ReplayArm:
@@ -135,6 +144,28 @@ def _closed(
 
 def _translates(proposer: DraftModel | HeadsProposer) -> bool:
     return isinstance(proposer, DraftModel) and translation_of(proposer.model) is not None
+
+
+def _pace_of(
+    spec: ArmSpec, tree: TreePolicy, closed: ClosedArm | None, has_costs: bool
+) -> Callable[[], Pace] | None:
+    """Return what builds the pace of an arm, if steps differ in depth; see `replaying.paced`.
+
+    Raises:
+        Unfit: its steps cannot be played along texts.
+    """
+    if is_fixed(spec):
+        return None
+    name, proposer = f"pace={spec.pace.name}", spec.proposer
+    if not has_costs:
+        raise Unfit(f"{name}: what steps cost decides on the next ones; expected costs=FILE")
+    if not isinstance(tree, Chain) or isinstance(tree, Filtered) or tree.may_stop:
+        raise Unfit(f"{name}: replay knows chains that end nowhere early; expected tree=chain")
+    if spec.pace.get("by_price"):
+        raise Unfit(f"{name}: with by_price=true drafts decide on their length; decode them")
+    if closed is None and proposer.source is not CandidateSource.TEXT:
+        raise Unfit(f"{name}: no closed form is known for these candidates; decode them")
+    return partial(build_pace, spec)
 
 
 def _require_lossless(rule: VerificationRule, draws: Draws) -> None:

@@ -46,7 +46,7 @@ def foresee(
     costs = None
     if costs_file is not None:
         costs = costs_to_decode_by(costs_file, reader, verifier, wanted_of(specs))
-    able, unknown = replayable(specs)
+    able, unknown = replayable(specs, costs is not None)
     tallies = Replayer.of(recording, verifier, sampling, costs=costs).replay(able)
     show(able, tallies, unknown, costs)
 
@@ -62,13 +62,15 @@ def wanted_of(specs: Mapping[str, ArmSpec]) -> dict[str, Any]:
     return found
 
 
-def replayable(specs: Mapping[str, ArmSpec]) -> tuple[dict[str, ReplayArm], dict[str, str]]:
+def replayable(
+    specs: Mapping[str, ArmSpec], has_costs: bool
+) -> tuple[dict[str, ReplayArm], dict[str, str]]:
     """Part the arms that can be replayed from the others, with the reason."""
     able: dict[str, ReplayArm] = {}
     unknown: dict[str, str] = {}
     for name, spec in specs.items():
         try:
-            able[name] = ReplayArm.of(spec)
+            able[name] = ReplayArm.of(spec, has_costs)
         except Unfit as reason:
             unknown[name] = str(reason)
     return able, unknown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from specdec.core.errors import Unfit
@@ -12,7 +12,7 @@ from specdec.core.sampling import Sampling
 from specdec.decoding.stopping import Stopping
 from specdec.lab.replay.arms import ReplayArm
 from specdec.lm.hf import HFCausalLM
-from specdec.metrics import Tally
+from specdec.metrics import Tally, mean_tally
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.heads import HeadsProposer
 from specdec.recording.hidden_states import States
@@ -20,11 +20,15 @@ from specdec.recording.recorded import Recording
 from specdec.recording.texts import Text
 from specdec.replaying.arm import ClosedArm
 from specdec.replaying.closed_form import Rows, replay
-from specdec.replaying.costs import Costs, with_seconds
+from specdec.replaying.costs import Costs, clock_of, with_seconds
 from specdec.replaying.draft_distributions import HeadDistributions, ModelDistributions
-from specdec.replaying.expected_steps import Priced, tally
+from specdec.replaying.expected_steps import Priced, Replayed, tally
+from specdec.replaying.paced import Course, Player, courses_along, courses_of
 from specdec.replaying.redraft import jump
 from specdec.results.progress import Progress
+from specdec.tree.chain import Chain
+
+NUM_PLAYS = 8  # of an arm whose steps choose their depth: each is but one sample
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,10 @@ class Replayer:
         tallies: dict[str, Tally] = {}
         with Progress(len(arms), "replay", "arm") as bar:
             for name, arm in arms.items():
-                if arm.closed is None:
+                if arm.pace is not None:
+                    tallies[name] = self._paced(arm)
+                    bar.update()
+                elif arm.closed is None:
                     tallies[name] = self._decoded_along(arm)
                     bar.update()
                 else:
@@ -103,17 +110,7 @@ class Replayer:
         """Replay arms that draft alike."""
         first = next(iter(arms.values()))
         closed = {name: arm.closed for name, arm in arms.items() if arm.closed is not None}
-        found = replay(
-            self.texts,
-            distributions_of(first.make(self.verifier), self.verifier, self._states),
-            closed,
-            self.sampling,
-            self.verifier,
-            self.verifier.vocab_size,
-            self.seed,
-            self.rows,
-            self.stopping,
-        )
+        found = self._replayed(first.make(self.verifier), closed)
         return {
             name: tally(
                 parts,
@@ -123,6 +120,53 @@ class Replayer:
             )
             for name, parts in found.items()
         }
+
+    def _paced(self, arm: ReplayArm) -> Tally:
+        """Play the decoding of an arm whose steps choose their depth; the mean of several times."""
+        assert self.costs is not None
+        self.costs.require(arm.draft, "FILE")
+        proposer = arm.make(self.verifier)
+        courses = self._courses(arm, proposer)
+        return mean_tally([self._played(courses, arm, proposer, n) for n in range(NUM_PLAYS)])
+
+    def _played(
+        self, courses: Sequence[Course], arm: ReplayArm, proposer: Proposer, number: int
+    ) -> Tally:
+        """Play it once; each time a pace of its own begins to learn."""
+        assert arm.pace is not None
+        assert self.costs is not None
+        grows, seed = arm.tree is not None, NUM_PLAYS * self.seed + number
+        player = Player(self.costs, arm.draft, self.sampling, grows, seed)
+        traces = player.play(courses, arm.pace(), proposer.max_depth)
+        clock = [clock_of(trace, self.costs) for trace in traces]
+        return known(Tally.of(traces, clock), ("prefill_seconds", "overlap", "bound"))
+
+    def _courses(self, arm: ReplayArm, proposer: Proposer) -> list[Course]:
+        """Say what chains of each depth would accept, wherever they begin."""
+        if arm.closed is None:
+            return courses_along(self.texts, proposer, self.verifier.vocab_size, self.sampling)
+        chains = {
+            str(depth): replace(arm.closed, tree=Chain(depth))
+            for depth in range(1, proposer.max_depth + 1)
+        }
+        found = self._replayed(proposer, chains)
+        return courses_of({int(depth): parts for depth, parts in found.items()})
+
+    def _replayed(
+        self, proposer: Proposer, closed: Mapping[str, ClosedArm]
+    ) -> dict[str, list[Replayed]]:
+        """Replay arms of one draft in closed form."""
+        return replay(
+            self.texts,
+            distributions_of(proposer, self.verifier, self._states),
+            closed,
+            self.sampling,
+            self.verifier,
+            self.verifier.vocab_size,
+            self.seed,
+            self.rows,
+            self.stopping,
+        )
 
     def _seconds_of(self, arm: ReplayArm, closed: ClosedArm) -> Priced | None:
         """Predict steps of an arm down to each depth, if what they cost is known."""

@@ -111,6 +111,7 @@ def _columns(compared: Sequence[Compared]) -> dict[GridColumn, Callable[[Compare
         GridColumn("experts_touched", "experts per layer and step"): number("experts_touched"),
         GridColumn("tokens_per_second", "tokens/s"): number("tokens_per_second", 1),
         GridColumn("speedup", "speedup"): speedup,
+        GridColumn("regret", "regret"): number("regret", 3, signed=True),
         GridColumn("cost_ratio", "cost ratio"): number("cost_ratio"),
         GridColumn("peak_memory_bytes", "peak memory (GiB)"): _memory,
         GridColumn("num_prompts", "prompts (n)"): lambda each: _count(each.summary["num_prompts"]),

@@ -1,0 +1,1 @@
+"""How deep candidates go at each step."""

@@ -1,0 +1,200 @@
+"""What steps take: measured while decoding, or read from a file of `specdec-costs`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from specdec.core.errors import UserError
+from specdec.core.protocols import TreePolicy
+from specdec.replaying.costs import ProposerKey, TreeShape
+from specdec.replaying.costs_file import read_costs
+from specdec.tree.fixed import is_chain
+
+WINDOW = 15  # of the last seconds of a size, whose median counts: a shared machine stalls at times
+ENOUGH = 3  # samples of a size before it counts
+NEAR = 32  # contexts that are as near to each other as this are one
+
+
+class StepSeconds(Protocol):
+    """The seconds of a step of all B requests in flight; None: not known yet."""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether steps have to be tried to be known."""
+        ...
+
+    def propose(self, num_rows: int, depth: int) -> float | None:
+        """Drafting, to a depth."""
+        ...
+
+    def read(self, num_rows: int, num_tokens: float, context: float) -> float | None:
+        """All else: the verifier reads so many tokens a row, the rule decides, the text goes on."""
+        ...
+
+    def knows_plain(self, num_rows: int) -> bool:
+        """Whether plain steps of so many requests were seen often enough."""
+        ...
+
+    def note(
+        self, num_rows: int, depth: int, num_tokens: int, propose: float | None, rest: float
+    ) -> None:
+        """Take note of a step; `propose` is None where its drafting is like no other's."""
+        ...
+
+
+@dataclass
+class Sizes:
+    """The last seconds of each size, and what lines between their medians say of the others."""
+
+    samples: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
+    medians: dict[int, float] = field(default_factory=dict[int, float])
+
+    def note(self, size: int, seconds: float) -> None:
+        """Take note of one."""
+        some = self.samples.setdefault(size, [])
+        some.append(seconds)
+        if len(some) > WINDOW:
+            del some[0]
+        ordered = sorted(some)
+        # Of a few the least: what was hardly seen is worth another look.
+        self.medians[size] = ordered[len(some) // 2 if len(some) >= ENOUGH else 0]
+
+    def count(self, size: int) -> int:
+        """Return how many are remembered of a size."""
+        return len(self.samples.get(size, ()))
+
+    def at(self, size: float) -> float | None:
+        """Return the seconds of a size; None: nothing is known at all.
+
+        More is never less. Beyond the sizes that are known the lines go on, below them no lower
+        than in proportion.
+        """
+        points = sorted(self.medians.items())
+        if not points:
+            return None
+        for place in range(1, len(points)):
+            points[place] = points[place][0], max(points[place][1], points[place - 1][1])
+        if len(points) == 1:
+            return points[0][1] * size / points[0][0]
+        after = next((n for n, (s, _) in enumerate(points) if s >= size), len(points) - 1)
+        after = max(1, after)
+        (low, first), (high, second) = points[after - 1], points[after]
+        found = first + (second - first) * (size - low) / (high - low)
+        return max(found, first * size / low) if size < low else found
+
+
+class MeasuredSeconds:
+    """Medians of the decoder's own seconds, for each number of requests in flight.
+
+    What was not tried lies on lines between what was. For a number of requests that is new, the
+    nearest known number stands in: which length is the best hardly depends on one request more.
+    """
+
+    is_measured = True
+
+    def __init__(self) -> None:
+        self._propose: dict[int, Sizes] = {}
+        self._read: dict[int, Sizes] = {}
+
+    def propose(self, num_rows: int, depth: int) -> float | None:
+        """Return the median of drafting to a depth; none takes no time."""
+        near = _nearest(self._propose, num_rows)
+        if near is None:
+            return None
+        return self._propose[near].at(depth) if depth > 0 else 0.0
+
+    def read(self, num_rows: int, num_tokens: float, context: float) -> float | None:
+        """Return the median of the rest of a step."""
+        known = {rows: each for rows, each in self._read.items() if each.count(1) >= ENOUGH}
+        near = _nearest(known or self._read, num_rows)
+        if near is None:
+            return None
+        some = self._read[near]
+        # One size alone says nothing of others: reading more may take no longer.
+        return some.at(num_tokens if len(some.medians) > 1 else min(some.medians))
+
+    def knows_plain(self, num_rows: int) -> bool:
+        """Whether there are samples enough for a median, of about as many requests."""
+        return any(
+            max(rows, num_rows) <= 2 * min(rows, num_rows) and each.count(1) >= ENOUGH
+            for rows, each in self._read.items()
+        )
+
+    def note(
+        self, num_rows: int, depth: int, num_tokens: int, propose: float | None, rest: float
+    ) -> None:
+        """Remember the last few."""
+        if depth > 0 and propose is not None:
+            self._propose.setdefault(num_rows, Sizes()).note(depth, propose)
+        self._read.setdefault(num_rows, Sizes()).note(num_tokens, rest)
+
+
+def _nearest(known: Mapping[int, Sizes], num_rows: int) -> int | None:
+    if num_rows in known:
+        return num_rows
+    return min(known, key=lambda rows: abs(rows - num_rows), default=None)
+
+
+class FiledSeconds:
+    """Seconds from a file of `specdec-costs`: with them decoding is the same every time.
+
+    Those of a request are the file's, however many are in flight.
+
+    Args:
+        path: of the file.
+        draft: what the proposer is called or known by there.
+        tree: that it grows; None: it has a way of its own.
+
+    Raises:
+        UserError: there is no such file, or nothing about this proposer in it.
+    """
+
+    is_measured = False
+
+    def __init__(self, path: str, draft: str, tree: TreePolicy | None):
+        self._costs = read_costs(Path(path))
+        known = {each.name: key for key, each in self._costs.drafts.items()}
+        key = known.get(draft, draft)
+        if key not in self._costs.drafts:
+            raise UserError(
+                f"costs_path={path!r}: nothing about draft={draft!r}; there are {', '.join(known)}"
+            )
+        self._draft = ProposerKey(draft, key)
+        self._tree = tree
+        self._rests: dict[tuple[int, int], float] = {}
+
+    def propose(self, num_rows: int, depth: int) -> float:
+        """Return what drafting to a depth takes."""
+        if depth == 0:
+            return 0.0
+        shape = TreeShape.of(self._tree, depth, depth)
+        context = self._costs.drafts[self._draft.known_by].context
+        return num_rows * self._costs.of_step(self._draft, shape, context).propose
+
+    def read(self, num_rows: int, num_tokens: float, context: float) -> float:
+        """Return what the rest of a step takes, by a line between whole numbers of tokens."""
+        low = int(num_tokens)
+        found = self._rest(low, context)
+        if num_tokens > low:
+            found += (self._rest(low + 1, context) - found) * (num_tokens - low)
+        return num_rows * found
+
+    def _rest(self, num_tokens: int, context: float) -> float:
+        near = round(context / NEAR)
+        if (num_tokens, near) not in self._rests:
+            branches = num_tokens > 2 and not (self._tree is None or is_chain(self._tree))
+            found = self._costs.of_step(
+                self._draft, TreeShape(num_tokens, branches, ()), near * NEAR
+            )
+            self._rests[num_tokens, near] = found.verify + found.other
+        return self._rests[num_tokens, near]
+
+    def knows_plain(self, num_rows: int) -> bool:
+        """Everything is known beforehand."""
+        return True
+
+    def note(
+        self, num_rows: int, depth: int, num_tokens: int, propose: float | None, rest: float
+    ) -> None:
+        """Nothing is measured."""

@@ -234,6 +234,7 @@ def test_the_wheel_lists_every_package() -> None:
 WRITERS = {
     "specdec/core/jsonl.py",  # which is that help
     "specdec/core/digest.py",  # a memory that may be lost, below the user's cache
+    "specdec/proposer/datastore.py",  # files that are mapped, within `replacing_file`
     "specdec/results/peak_memory.py",  # a file of the kernel's
     "specdec/runtime/kernels/build.py",  # a library, moved; where it cannot, runs go without
     "specdec/training/checkpoints.py",  # folders, within `refused_writes`

@@ -3,7 +3,7 @@
 import codecs
 from collections.abc import Sequence
 
-from specdec.lm.token_bytes import Spelling
+from specdec.lm.token_bytes import TokenBytes
 
 WINDOW = 16  # tokens at the end that are encoded again when a text goes on
 TAKEN_OVER = 8  # of them, that give way to the new ones: those before may be cut words
@@ -22,7 +22,7 @@ class Respelled:
     and otherwise left out until it is whole. Special tokens end what is encoded together.
     """
 
-    def __init__(self, read: Spelling, write: Spelling, twins: dict[int, int]):
+    def __init__(self, read: TokenBytes, write: TokenBytes, twins: dict[int, int]):
         """Begin an empty text; `twins` are the special tokens that both know, by those read."""
         self.token_ids: list[int] = [*write.prefix]
         self._read, self._write, self._twins = read, write, twins

@@ -17,7 +17,7 @@ Spell = Callable[[str], bytes]
 
 
 @dataclass(frozen=True, eq=False)
-class Spelling:
+class TokenBytes:
     """A tokenizer, and what each of its tokens spells.
 
     Args:
@@ -95,7 +95,7 @@ def _id(found: object) -> int | None:
 
 
 @lru_cache(maxsize=8)
-def spelling_of(tokenizer: PreTrainedTokenizerBase) -> Spelling:
+def spelling_of(tokenizer: PreTrainedTokenizerBase) -> TokenBytes:
     """Read what the tokens of a tokenizer spell.
 
     Raises:
@@ -126,14 +126,14 @@ def spelling_of(tokenizer: PreTrainedTokenizerBase) -> Spelling:
     whole = tokenizer("a")["input_ids"]
     first = next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)
     said = b"".join(spelt.get(token, b"") for token in bare)
-    found = Spelling(
+    found = TokenBytes(
         tokenizer, spelt, specials, byte_ids, tuple(whole[:first]), said.startswith(b" ")
     )
     _require_understood(found)
     return found
 
 
-def _require_understood(found: Spelling) -> None:
+def _require_understood(found: TokenBytes) -> None:
     """Refuse tokens that the tokenizer itself spells otherwise, spaces aside."""
     token_ids, _ = found.encode(PROBE)
     ours = found.said(token_ids).decode("utf-8", "replace")

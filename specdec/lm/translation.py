@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from specdec.core.errors import UserError
 from specdec.lm.respelled import Respelled
-from specdec.lm.token_bytes import PROBE, Spelling, spelling_of
+from specdec.lm.token_bytes import PROBE, TokenBytes, spelling_of
 
 SAME = "same"  # the draft's tokens are the verifier's
 INTERSECTION = "intersection"  # it drafts tokens that both have (token-level intersection, TLI)
@@ -33,8 +33,8 @@ class Translation:
     """
 
     kind: str
-    verifier: Spelling
-    draft: Spelling
+    verifier: TokenBytes
+    draft: TokenBytes
 
     @cached_property
     def pairs(self) -> dict[int, int]:
@@ -118,7 +118,7 @@ def translation_of(model: object) -> Translation | None:
     return model.translation if isinstance(model, Translating) else None
 
 
-def _by_words(spelling: Spelling) -> Callable[[tuple[int, bytes]], tuple[bool, int]]:
+def _by_words(spelling: TokenBytes) -> Callable[[tuple[int, bytes]], tuple[bool, int]]:
     """Order tokens so that pieces of text stand before single bytes that spell the same."""
 
     def place(entry: tuple[int, bytes]) -> tuple[bool, int]:
@@ -156,7 +156,7 @@ def translated(
     return found
 
 
-def _spelling(tokenizer: PreTrainedTokenizerBase, called: str, whose: str = "draft") -> Spelling:
+def _spelling(tokenizer: PreTrainedTokenizerBase, called: str, whose: str = "draft") -> TokenBytes:
     try:
         return spelling_of(tokenizer)
     except UserError as error:

@@ -18,7 +18,7 @@ from specdec.core.errors import (
 from specdec.core.protocols import Proposer, SourceReader
 from specdec.core.values import CandidateSource
 from specdec.lm.hf import HFCausalLM
-from specdec.online.learner import REQUEST, STEP, Distiller, Pace
+from specdec.online.learner import REQUEST, STEP, Distiller, Timetable
 from specdec.online.state import read_state
 from specdec.online.student import Student, require_teachable
 from specdec.online.texts import Texts
@@ -101,7 +101,7 @@ class OnlineDistillation:
         self._loss = KL() if loss is None else loss
         self._decay, self._path = decay, path
         self._prompts, self._buffer_bytes = prompts, buffer_bytes
-        self._pace = Pace(every, samples, length, swap, max_grad_norm, seed)
+        self._timetable = Timetable(every, samples, length, swap, max_grad_norm, seed)
         self._rates = learning_rate, weight_decay
 
     def require_fit(self, source: CandidateSource | None, called: str) -> None:
@@ -130,7 +130,7 @@ class OnlineDistillation:
         rate, decay = self._rates
         groups = decay_groups(student.trained, rate, decay)
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
-        learner = Distiller(student, texts, optimizer, self._pace, verifier.device)
+        learner = Distiller(student, texts, optimizer, self._timetable, verifier.device)
         if self._path is not None:
             self._go_on(learner, self._path)
         return learner

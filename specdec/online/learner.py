@@ -16,7 +16,7 @@ from specdec.online.texts import STATES, Texts
 STEP, REQUEST = "step", "request"
 
 
-class Pace(NamedTuple):
+class Timetable(NamedTuple):
     """When and from how much is learned; see `OnlineDistillation`."""
 
     every: int
@@ -41,13 +41,13 @@ class Distiller:
         student: Student,
         texts: Texts,
         optimizer: torch.optim.Optimizer,
-        pace: Pace,
+        timetable: Timetable,
         device: torch.device,
     ):
         self._student = student
         self._texts = texts
         self._optimizer = optimizer
-        self._pace = pace
+        self._timetable = timetable
         self._device = device
         self._is_ahead = False  # of what proposals are made with
         self.num_steps = 0  # of decoding
@@ -64,26 +64,26 @@ class Distiller:
         for context in contexts:
             self._texts.grow(context)
         self.num_steps += 1
-        if self.num_steps % self._pace.every:
+        if self.num_steps % self._timetable.every:
             return
         # Decoding runs in inference mode, whose tensors no gradient goes through.
         with torch.inference_mode(False), torch.enable_grad():
             self._update()
-        if self._pace.swap == STEP:
+        if self._timetable.swap == STEP:
             self._hand_over()
 
     def _update(self) -> None:
-        stream = RandomStream("online", self._pace.seed, self.num_updates)
-        batch = self._texts.sample(self._pace.samples, self._pace.length, stream)
+        stream = RandomStream("online", self._timetable.seed, self.num_updates)
+        batch = self._texts.sample(self._timetable.samples, self._timetable.length, stream)
         if batch is None:
             return
         self._optimizer.zero_grad()
         # The first token of a stretch is never predicted.
         loss = self._student.loss(*batch) / batch.counted[:, 1:].sum()
         loss.backward()
-        if self._pace.max_grad_norm > 0:
+        if self._timetable.max_grad_norm > 0:
             weights = self._student.trained.parameters()
-            nn.utils.clip_grad_norm_(weights, self._pace.max_grad_norm)
+            nn.utils.clip_grad_norm_(weights, self._timetable.max_grad_norm)
         self._optimizer.step()
         self.num_updates += 1
         self._is_ahead = True

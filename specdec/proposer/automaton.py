@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from specdec.proposer.lookup import Match, Place
+from specdec.proposer.lookup import Matched, Place
 
 START = 0  # the state of the empty sequence
 # Occurrences are counted of this many of a text's last suffixes, the longest first: a bound on the
@@ -82,21 +82,21 @@ class SuffixAutomaton:
             self._latest[state] = self.num_tokens
             state = self._link[state]
 
-    def matches(self) -> Iterator[Match]:
+    def matches(self) -> Iterator[Matched]:
         """Yield the suffixes of the text that occurred before, the longest first."""
         state = self._link[self._last]
         while state > START:
-            yield Match(self._length[state], _State(self, state))
+            yield Matched(self._length[state], _SuffixState(self, state))
             state = self._link[state]
 
     def following(self, state: int) -> list[tuple[int, int, Place]]:
         """Return what followed a state; of what did equally often, the latest first."""
         found = self._next[state].items()
         ranked = sorted(found, key=lambda each: (-self._count[each[1]], -self._latest[each[1]]))
-        return [(token, self._count[there], _State(self, there)) for token, there in ranked]
+        return [(token, self._count[there], _SuffixState(self, there)) for token, there in ranked]
 
 
-class _State(NamedTuple):
+class _SuffixState(NamedTuple):
     of: SuffixAutomaton
     number: int
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from specdec.core.errors import UserError, require_int
 from specdec.core.jsonl import make_folder, replacing_file
 from specdec.core.vouching import changed, read_note, vouch, write_note
-from specdec.proposer.lookup import Match, Place
+from specdec.proposer.lookup import Matched, Place
 from specdec.proposer.suffix_array import Tokens, bounds, sorted_suffixes
 
 TOKENS, SUFFIXES, CARD = "tokens.bin", "suffixes.bin", "datastore.json"
@@ -75,7 +75,7 @@ class Datastore:
         shards = [_Shard(token_ids[a:b], suffixes[a:b]) for a, b in parts]
         return cls(shards, str(card["tokenizer"]))
 
-    def find(self, text: Sequence[int], least: int, depth: int) -> Match | None:
+    def find(self, text: Sequence[int], least: int, depth: int) -> Matched | None:
         """Find the longest end of a text, of `least` tokens or more, and what follows it there.
 
         Continuations are `depth` tokens long; of a frequent match some are read, evenly spread.
@@ -91,7 +91,7 @@ class Datastore:
             for shard, longest in zip(self.shards, lengths, strict=True)
             if longest == length
         ]
-        return Match(length, _Continuations(np.concatenate(rows)))
+        return Matched(length, _Continuations(np.concatenate(rows)))
 
 
 def _continuations(shard: _Shard, wanted: Sequence[int], depth: int) -> Tokens:  # [n, depth]

@@ -128,7 +128,7 @@ class SameTokens:
 
 
 @dataclass
-class _Row:
+class _TranslatedRow:
     """A request's text in the draft's tokens, and those that stand in the model's cells."""
 
     text: Respelled
@@ -141,11 +141,11 @@ class _OtherTokens:
     def __init__(self, model: CausalLM, translation: Translation):
         self._model = model
         self._translation = translation
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, _TranslatedRow] = {}
 
     def begin(self, context: Context) -> None:
         """Begin an empty text."""
-        self._rows[context.row] = _Row(self._translation.reading())
+        self._rows[context.row] = _TranslatedRow(self._translation.reading())
 
     def text(self, context: Context) -> Sequence[int]:
         """Encode what is new, and a little before it."""

@@ -78,7 +78,7 @@ class Hybrid:
         self._costs = [0.0] * len(self.parts) if costs is None else list(costs)
         self._num_nodes = num_nodes
         self._looked_up = [n for n, part in enumerate(self.parts) if is_looked_up(part)]
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, _PartsOfRow] = {}
 
     @property
     def draw(self) -> Draws:
@@ -109,7 +109,7 @@ class Hybrid:
     def reset(self, contexts: Sequence[Context]) -> None:
         """Begin these requests, about which nothing is known yet."""
         for context in contexts:
-            self._rows[context.row] = _Row(self.parts)
+            self._rows[context.row] = _PartsOfRow(self.parts)
         for part in self.parts:
             part.reset(contexts)
 
@@ -125,7 +125,7 @@ class Hybrid:
             self._ask(number, contexts)
         return {row: self._union(self._rows[row]) for row in _rows(contexts)}
 
-    def _union(self, row: "_Row") -> Proposal:
+    def _union(self, row: "_PartsOfRow") -> Proposal:
         found = list(row.proposed.values())
         calls = [each.num_draft_calls for each in found]
         return Proposal(
@@ -171,9 +171,11 @@ class Hybrid:
                 part.update([context for context, _ in due], [verdict for _, verdict in due])
             if isinstance(part, Onlooker):
                 self._look_on(number, part, contexts)
-        if self.mode == SWITCH:
-            for context, verdict in pairs:
-                self._rows[context.row].learn(self.parts, context, verdict)
+        for context, verdict in pairs:
+            row = self._rows[context.row]
+            if self.mode == SWITCH:
+                row.learn(self.parts, context, verdict)
+            row.proposed = {}  # it may not be asked in the next step
 
     def _look_on(self, number: int, part: Onlooker, contexts: Sequence[Context]) -> None:
         """Show a part what the others proposed."""
@@ -183,7 +185,7 @@ class Hybrid:
             part.look_on([context] * len(others), others, [row.start] * len(others))
 
 
-class _Row:
+class _PartsOfRow:
     """What is known of one request."""
 
     def __init__(self, parts: Sequence[Proposer]):

@@ -23,7 +23,7 @@ class Place(Protocol):
         ...
 
 
-class Match(NamedTuple):
+class Matched(NamedTuple):
     """The last `length` tokens of a text, where else they occur."""
 
     length: int
@@ -92,12 +92,12 @@ class Lookup:
             return most
         return min(most, ceil(self._depth_per_matched * matched))
 
-    def _grown(self, root: int, matches: Sequence[Match], depth: int) -> CandidateTree:
+    def _grown(self, root: int, matches: Sequence[Matched], depth: int) -> CandidateTree:
         if self._num_nodes is None:
             return CandidateTree.chain(root, chain_behind(matches, depth))
         return tree_behind(root, matches, depth, self._num_nodes)
 
-    def _matches(self, context: Context) -> Sequence[Match]:
+    def _matches(self, context: Context) -> Sequence[Matched]:
         """Return where the end of a text occurs otherwise, longer matches first."""
         raise NotImplementedError
 
@@ -105,7 +105,7 @@ class Lookup:
         """The committed tokens are read when candidates are next asked for."""
 
 
-def chain_behind(matches: Sequence[Match], depth: int) -> list[int]:
+def chain_behind(matches: Sequence[Matched], depth: int) -> list[int]:
     """Return what follows the longest match most often, token by token."""
     token_ids: list[int] = []
     place = matches[0].place if matches else None
@@ -117,7 +117,7 @@ def chain_behind(matches: Sequence[Match], depth: int) -> list[int]:
     return token_ids
 
 
-def tree_behind(root: int, matches: Iterable[Match], depth: int, num_nodes: int) -> CandidateTree:
+def tree_behind(root: int, matches: Iterable[Matched], depth: int, num_nodes: int) -> CandidateTree:
     """Grow a tree of what is likeliest to follow; what the longest match leaves, shorter ones fill.
 
     A continuation that was seen c times out of n has probability c / (n + 1) after its parent: one

@@ -78,8 +78,9 @@ class Pool:
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         """Put what was refused of its own candidates into the pool."""
-        own = [self._proposed[context.row] for context in contexts]
-        self.look_on(contexts, [proposal for proposal, _ in own], [start for _, start in own])
+        drafted = [context for context in contexts if context.row in self._proposed]
+        own = [self._proposed.pop(context.row) for context in drafted]
+        self.look_on(drafted, [each for each, _ in own], [start for _, start in own])
 
     def look_on(
         self, contexts: Sequence[Context], proposals: Sequence[Proposal], starts: Sequence[int]

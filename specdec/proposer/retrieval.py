@@ -3,7 +3,7 @@
 from specdec.core.errors import require
 from specdec.core.values import Context
 from specdec.proposer.datastore import Datastore
-from specdec.proposer.lookup import Lookup, Match
+from specdec.proposer.lookup import Lookup, Matched
 
 
 class Retrieval(Lookup):
@@ -57,6 +57,6 @@ class Retrieval(Lookup):
         """Of what made the tokens of the datastore."""
         return self._datastore.tokenizer_digest
 
-    def _matches(self, context: Context) -> list[Match]:
+    def _matches(self, context: Context) -> list[Matched]:
         found = self._datastore.find(context.token_ids, self._min_matched, self.max_depth)
         return [] if found is None else [found]

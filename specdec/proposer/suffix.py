@@ -6,7 +6,7 @@ from itertools import islice
 from specdec.core.values import Context
 from specdec.proposer.automaton import SuffixAutomaton
 from specdec.proposer.datastore import Datastore
-from specdec.proposer.lookup import Lookup, Match
+from specdec.proposer.lookup import Lookup, Matched
 
 MOST_MATCHES = 4  # suffixes that a tree is filled from
 
@@ -72,7 +72,7 @@ class Suffix(Lookup):
         for context in contexts:
             self._texts[context.row] = SuffixAutomaton()
 
-    def _matches(self, context: Context) -> list[Match]:
+    def _matches(self, context: Context) -> list[Matched]:
         text = self._texts[context.row]
         text.extend(context.token_ids[text.num_tokens :])
         found = list(islice(text.matches(), MOST_MATCHES))

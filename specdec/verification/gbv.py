@@ -61,7 +61,9 @@ class GreedyMultiPath(Batched):
         columns = torch.cat([numbers.double(), seen.reached, seen.ranks.double()], dim=1)
         bounds = root_bounds(shown, nodes)
         table, bound, *drawn = together(columns, bounds, *last.ahead(_asked_before))
-        by_request = nodes.by_request([_Row.of(row, nodes.width) for row in table], len(trees))
+        by_request = nodes.by_request(
+            [_PathsOfRow.of(row, nodes.width) for row in table], len(trees)
+        )
         decided = [
             _decided(tree, rows, stream)
             for tree, rows, stream in zip(trees, by_request, shown.streams, strict=True)
@@ -122,7 +124,7 @@ def _of_parents(
     return found
 
 
-class _Row(NamedTuple):
+class _PathsOfRow(NamedTuple):
     """The numbers of one node."""
 
     own: float
@@ -132,12 +134,12 @@ class _Row(NamedTuple):
     ranks: Sequence[float]
 
     @classmethod
-    def of(cls, row: Sequence[float], width: int) -> "_Row":
+    def of(cls, row: Sequence[float], width: int) -> "_PathsOfRow":
         own, excess, overlap = row[:3]
         return cls(own, excess, overlap, row[3 : 3 + width], row[3 + width :])
 
 
-def _decided(tree: CandidateTree, rows: Mapping[int, _Row], stream: Stream) -> Decided:
+def _decided(tree: CandidateTree, rows: Mapping[int, _PathsOfRow], stream: Stream) -> Decided:
     path = _chosen(tree, rows)
     above = [rows[node] for node in (ROOT, *path) if node in rows]
     accepted = max(tree.depths)
@@ -147,7 +149,7 @@ def _decided(tree: CandidateTree, rows: Mapping[int, _Row], stream: Stream) -> D
     return Decided(path[:accepted], expected, {node: row.overlap for node, row in rows.items()})
 
 
-def _chosen(tree: CandidateTree, rows: Mapping[int, _Row]) -> list[int]:
+def _chosen(tree: CandidateTree, rows: Mapping[int, _PathsOfRow]) -> list[int]:
     """Return the best path; of equal ones the first."""
     alike, last = [ROOT], ROOT
     while below := [
@@ -160,7 +162,9 @@ def _chosen(tree: CandidateTree, rows: Mapping[int, _Row]) -> list[int]:
     return tree.path_to(last)
 
 
-def _holds(tree: CandidateTree, rows: Mapping[int, _Row], path: Sequence[int], i: int) -> float:
+def _holds(
+    tree: CandidateTree, rows: Mapping[int, _PathsOfRow], path: Sequence[int], i: int
+) -> float:
     """Return the probability that block verification's test of x_1 .. x_i holds.
 
     No test of what is not there holds; it is asked for, so that it is known how many questions a

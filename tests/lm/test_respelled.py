@@ -7,7 +7,7 @@ import pytest
 
 from specdec.lm import respelled as module
 from specdec.lm.respelled import Respelled
-from specdec.lm.token_bytes import Spelling, spelling_of
+from specdec.lm.token_bytes import TokenBytes, spelling_of
 from specdec.lm.translation import Translation
 from tests.lm.test_token_bytes import random_text
 from tests.support.small_tokenizers import KINDS, TEXT, byte_level, metaspace
@@ -16,11 +16,11 @@ EXACT = ["byte level", "metaspace", "metaspace without a space before"]
 PAIRS = [(read, write) for read in EXACT for write in (*EXACT, "other words")]
 
 
-def spelling(kind: str) -> Spelling:
+def spelling(kind: str) -> TokenBytes:
     return spelling_of(byte_level(300, reverse=True) if kind == "other words" else KINDS[kind]())
 
 
-def grown(read: Spelling, write: Spelling, token_ids: Sequence[int], seed: int) -> Respelled:
+def grown(read: TokenBytes, write: TokenBytes, token_ids: Sequence[int], seed: int) -> Respelled:
     """Let a text grow a few tokens at a time."""
     found = Translation("strings", read, write).reading()
     chosen, place = random.Random(seed), 0
@@ -59,13 +59,13 @@ def test_a_step_encodes_a_window_and_never_the_whole_text(
     found = Translation("strings", one, other).reading()
     found.follow(token_ids[:-40])
     lengths: list[int] = []
-    encode = Spelling.encode
+    encode = TokenBytes.encode
 
-    def counted(self: Spelling, text: str) -> tuple[list[int], list[int]]:
+    def counted(self: TokenBytes, text: str) -> tuple[list[int], list[int]]:
         lengths.append(len(text))
         return encode(self, text)
 
-    monkeypatch.setattr(Spelling, "encode", counted)
+    monkeypatch.setattr(TokenBytes, "encode", counted)
     before = list(found.token_ids)
     for place in range(len(token_ids) - 40, len(token_ids), 2):
         found.follow(token_ids[:place])

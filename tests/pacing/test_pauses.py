@@ -1,6 +1,6 @@
 """A proposer that was not asked for a while goes on as if it had been there all along."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import pytest
@@ -12,20 +12,31 @@ from specdec.core.trace import Trace
 from specdec.core.values import Context, Proposal
 from specdec.lm.hf import HFCausalLM
 from specdec.pacing.fixed import Fixed
-from tests.support.each_proposer import PROPOSERS
+from tests.support.each_proposer import PATHS, PROPOSERS, Make
 from tests.support.families import noisy_copy, tiny_model
 from tests.support.paces import Scripted, in_turns
 
 VERIFIER = tiny_model("llama")
 DRAFT = noisy_copy(VERIFIER, 0.02)
 REQUESTS = [sd.Request(str(at), [3 + at, 9, 4][: 2 + at % 2]) for at in range(3)]
+# What draws on its own past, so that a pause may change what comes next, though not the text.
+OTHERS: Mapping[str, Make] = {
+    "pool": lambda verifier, draft: sd.Pool(3),
+    "suffix": lambda verifier, draft: sd.Suffix(3),
+    "hybrid": lambda verifier, draft: sd.Hybrid(
+        [sd.Pool(3), sd.DraftModel(draft, sd.Chain(3)), PROPOSERS["chained"](verifier, draft)]
+    ),
+    "merged": lambda verifier, draft: sd.Hybrid([sd.NGram(3), sd.Pool(3)], mode="merge"),
+    "early_exit": lambda verifier, draft: sd.EarlyExit(verifier, sd.Chain(3), exit_layer=1),
+    "layer_skip": lambda verifier, draft: sd.LayerSkip(verifier, sd.Sparse(PATHS), [1]),
+}
 Seen = dict[tuple[str, int], tuple[int, ...]]  # by request and length of its text: the candidates
 
 
 def decoded(name: str, pace: Pace | None, batch: int) -> tuple[list[Trace], Seen]:
     """Decode greedily, and watch what is proposed where."""
     verifier = HFCausalLM(VERIFIER)
-    proposer, seen = PROPOSERS[name](verifier, HFCausalLM(DRAFT)), Seen()
+    proposer, seen = {**PROPOSERS, **OTHERS}[name](verifier, HFCausalLM(DRAFT)), Seen()
     propose = proposer.propose
 
     def watched(contexts: Sequence[Context]) -> list[Proposal]:
@@ -55,6 +66,15 @@ def test_candidates_after_a_pause_are_those_without_one(name: str, batch: int) -
     common = seen.keys() & all_along.keys()
     assert len(common) >= 3
     assert {place: seen[place] for place in common} == {p: all_along[p] for p in common}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", OTHERS)
+def test_texts_with_pauses_are_those_without_candidates(name: str, batch: int) -> None:
+    plain, _ = decoded("none", None, batch)
+    paused, seen = decoded(name, Scripted(in_turns), batch)
+    assert [trace.output_ids for trace in paused] == [trace.output_ids for trace in plain]
+    assert seen
 
 
 def test_who_is_not_asked_drafts_nothing() -> None:

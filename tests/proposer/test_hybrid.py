@@ -36,7 +36,7 @@ from tests.support.joint_distribution import assert_fits
 from tests.support.toy import RankedTree, table_lm, text_distribution
 
 
-class Told:
+class Scripted:
     """A part that notes all that it is told, and proposes the same chain again and again."""
 
     source = None
@@ -65,7 +65,7 @@ class Told:
         self.updates += [(list(each.token_ids), verdict) for each, verdict in pairs]
 
 
-class Copied(Told):
+class Copied(Scripted):
     """The same, as a part that is looked up."""
 
     source = CandidateSource.TEXT
@@ -91,7 +91,7 @@ def opened(hybrid: Hybrid, begun: Context) -> Hybrid:
 
 def test_a_part_whose_copies_fail_is_left_for_one_that_drafts() -> None:
     """And is taken again when the text follows it, though it was not shown meanwhile."""
-    copies, drafts = Copied([1, 1, 1]), Told([2])
+    copies, drafts = Copied([1, 1, 1]), Scripted([2])
     begun = context([0])
     hybrid = opened(Hybrid([copies, drafts]), begun)
     shown: list[int] = []
@@ -104,7 +104,7 @@ def test_a_part_whose_copies_fail_is_left_for_one_that_drafts() -> None:
 
 
 def test_a_part_that_drafts_is_asked_only_when_it_is_chosen() -> None:
-    copies, drafts = Copied([1, 1, 1]), Told([2])
+    copies, drafts = Copied([1, 1, 1]), Scripted([2])
     begun = context([0])
     hybrid = opened(Hybrid([copies, drafts]), begun)
     for _ in range(5):
@@ -115,17 +115,17 @@ def test_a_part_that_drafts_is_asked_only_when_it_is_chosen() -> None:
 
 def test_costs_are_held_against_what_is_promised() -> None:
     for costs, token in (([0, 0], 2), ([0, 5], 1)):
-        hybrid = opened(Hybrid([Copied([1]), Told([2, 2])], costs=costs), context([0]))
+        hybrid = opened(Hybrid([Copied([1]), Scripted([2, 2])], costs=costs), context([0]))
         (proposal,) = hybrid.propose([context([0])])
         assert proposal.tree.token_ids[1] == token
-    idle = opened(Hybrid([NoProposer(), Told([2, 2])], costs=[0, 5]), context([0]))
+    idle = opened(Hybrid([NoProposer(), Scripted([2, 2])], costs=[0, 5]), context([0]))
     (proposal,) = idle.propose([context([0])])
     assert not proposal.has_candidates, "too dear a draft is worse than none"
 
 
 def test_each_part_is_told_of_the_text_as_far_as_it_had_foreseen_it() -> None:
     """Its caches may hold tokens of its own candidates, which the text does not have."""
-    first, second = Told([1, 2, 3]), Told([1, 7])
+    first, second = Scripted([1, 2, 3]), Scripted([1, 7])
     begun = context([0])
     hybrid = opened(Hybrid([first, second], mode="merge"), begun)
     proposal, _ = step(hybrid, begun, [1, 2, 3, 9])
@@ -139,7 +139,7 @@ def test_each_part_is_told_of_the_text_as_far_as_it_had_foreseen_it() -> None:
 
 
 def test_hidden_states_wait_until_they_are_read() -> None:
-    copies, heads = Copied([1, 1, 1, 1]), Told([2], layers=["final"])
+    copies, heads = Copied([1, 1, 1, 1]), Scripted([2], layers=["final"])
     begun = replace(context([0]), features={"final": torch.tensor([[0.0]])})
     hybrid = opened(Hybrid([copies, heads]), begun)
     assert list(hybrid.layers) == ["final"]
@@ -157,7 +157,7 @@ def test_hidden_states_wait_until_they_are_read() -> None:
 def test_a_pool_looks_on_what_others_propose() -> None:
     pool = Pool(2)
     begun = context([0])
-    hybrid = opened(Hybrid([pool, Told([6, 7, 8])]), begun)
+    hybrid = opened(Hybrid([pool, Scripted([6, 7, 8])]), begun)
     proposal, begun = step(hybrid, begun, [9])
     assert proposal.tree.token_ids == (0, 6, 7, 8)
     (proposal,) = hybrid.propose([replace(begun, token_ids=[*begun.token_ids, 6])])

@@ -56,7 +56,7 @@ def test_short_matches_may_be_too_short() -> None:
     assert found("abcdefgbc", min_matched=3) == ""
 
 
-def test_the_match_is_told() -> None:
+def test_the_match_is_said() -> None:
     (proposal,) = proposals_of(Suffix(4), context(letters("abcdefgbc")))
     assert proposal.matched == 2
     (proposal,) = proposals_of(Suffix(4), context(letters("abc")))

@@ -5,6 +5,7 @@ x, since a rule that looks ahead makes use of it. Given the whole draft, block v
 well accept less than token-level rejection does.
 """
 
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import pytest
@@ -49,6 +50,7 @@ from tests.support.rule_checks import (
     check_first_acceptance,
     check_same_distribution,
 )
+from tests.support.toy import Conditional, Tokens
 
 every_pair = pytest.mark.parametrize("pair", PAIRS, ids=names(PAIRS))
 several_pairs = pytest.mark.parametrize("pair", [*RANDOM, HAND[7]], ids=names([*RANDOM, HAND[7]]))
@@ -58,7 +60,7 @@ several_draws = pytest.mark.parametrize("parents", [chain(1), TWO, THREE], ids=s
 # --- chains -------------------------------------------------------------------------------------
 
 BLOCKS = (BlockRule(), Traversal(), KSeqBlock(), GreedyMultiPath())
-CLOSED_FORMS = (
+CLOSED_FORMS: Mapping[VerificationRule, Callable[[Conditional, Conditional, Tokens], float]] = (
     {rule: by_blocks for rule in BLOCKS}
     | {Match(): by_matches}
     | {rule: by_tokens for rule in (Rejection(), KSeq(), TopPlusOne(), Lenient(1.0))}

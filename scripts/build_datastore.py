@@ -20,7 +20,7 @@ from specdec.core.errors import UserError, require
 from specdec.core.on_host import integers
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.fingerprint import tokenizer_digest
-from specdec.lm.load import vocabulary_size
+from specdec.lm.loadable import vocabulary_size
 from specdec.proposer.datastore import SHARD, write_datastore
 from specdec.training.data.reading import Reading
 from specdec.training.data.tokenised import tokenised

@@ -23,7 +23,7 @@ from specdec.lab.inputs import require_model, require_prompts
 from specdec.lab.option_names import named_options
 from specdec.lab.training_run import train_in_sweep
 from specdec.lab.training_spec import TrainingSpec
-from specdec.lm.load import require_loadable
+from specdec.lm.loadable import require_loadable
 from specdec.proposer.tree_fit import require_levels
 from specdec.training.data.text import require_readable
 from specdec.training.joint import require_tuning

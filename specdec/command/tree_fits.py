@@ -23,7 +23,7 @@ from specdec.lab.inputs import require_heads_of
 from specdec.lab.part import Part
 from specdec.lab.spec import ArmSpec, ProposerPart
 from specdec.lm.draft_vocabulary import vocabulary_between
-from specdec.lm.load import refuse_unsupported
+from specdec.lm.loadable import refuse_unsupported
 
 # What a proposer still needs, where no option names it.
 NEEDS: Mapping[CandidateSource, str] = {

@@ -13,7 +13,7 @@ from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart, is_fixed, pick
 from specdec.lm.check_split import WHOLE, why_whole
 from specdec.lm.draft_vocabulary import vocabulary_between
 from specdec.lm.layer_kinds import why_no_trees
-from specdec.lm.load import vocabulary_size
+from specdec.lm.loadable import vocabulary_size
 from specdec.lm.translation import SAME
 from specdec.lm.vocabularies import UNLIKE_SIDES
 from specdec.proposer.hybrid import MERGE, require_hybrid, require_mergeable

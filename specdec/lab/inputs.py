@@ -25,7 +25,7 @@ from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart
 from specdec.lm.check_split import require_split_options
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.fingerprint import require_tokens_of
-from specdec.lm.load import require_loadable, room_for, vocabulary_size, width
+from specdec.lm.loadable import require_loadable, room_for, vocabulary_size, width
 from specdec.lm.routing import require_experts, require_plain_steps
 from specdec.prompts import Prompt
 from specdec.proposer.tree_fit import heads_config

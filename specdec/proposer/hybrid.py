@@ -24,7 +24,7 @@ from specdec.core.values import (
     united,
 )
 from specdec.proposer.merging import followed, merged
-from specdec.proposer.outlook import Outlook
+from specdec.proposer.outlook import Outlook, trust_in_copies
 
 SWITCH, MERGE = "switch", "merge"
 ALL = -1  # in place of the number of a part
@@ -109,7 +109,7 @@ class Hybrid:
     def reset(self, contexts: Sequence[Context]) -> None:
         """Begin these requests, about which nothing is known yet."""
         for context in contexts:
-            self._rows[context.row] = _PartsOfRow(self.parts)
+            self._rows[context.row] = _PartsOfRow(self.parts, context.sampling.temperature)
         for part in self.parts:
             part.reset(contexts)
 
@@ -188,8 +188,9 @@ class Hybrid:
 class _PartsOfRow:
     """What is known of one request."""
 
-    def __init__(self, parts: Sequence[Proposer]):
-        self.outlooks = [Outlook() for _ in parts]
+    def __init__(self, parts: Sequence[Proposer], temperature: float):
+        trust = trust_in_copies(temperature)
+        self.outlooks = [Outlook(trust if is_looked_up(part) else 1.0) for part in parts]
         self.proposed: dict[int, Proposal] = {}  # in this step, by the number of the part
         self.chosen = ALL
         self.start = 0  # tokens of the text at the start of the step

@@ -16,15 +16,19 @@ class Outlook:
     follows it with probability (m + 1) / (m + 2) (Laplace's rule of succession), so that d tokens
     do with (m + 1) / (m + d + 1). What came of earlier proposals of the request, all of them and
     those of like matches, scales that up or down.
+
+    Args:
+        trust: what it is scaled by at first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trust: float = 1.0) -> None:
+        self._trust = trust
         self._all = _Ratio()
         self._alike: dict[int, _Ratio] = defaultdict(_Ratio)
 
     def expected(self, matched: int | None, depth: int) -> float:
         """Predict how many tokens of a path of this depth are accepted."""
-        overall = self._all.shrunk(1.0, BELIEF)
+        overall = self._all.shrunk(self._trust, BELIEF)
         return believed(matched, depth) * self._alike[kind_of(matched)].shrunk(overall, OWN_BELIEF)
 
     def learn(self, matched: int | None, depth: int, accepted: int) -> None:
@@ -43,6 +47,15 @@ def believed(matched: int | None, depth: int) -> float:
 def kind_of(matched: int | None) -> int:
     """Group matches by the powers of two between which they lie; 0: not looked up."""
     return 0 if matched is None else matched.bit_length()
+
+
+def trust_in_copies(temperature: float) -> float:
+    """Return how far copies are trusted at first: less, the less certain the next token is.
+
+    Too little trust costs next to nothing: whether the text would have followed a copy is seen
+    without showing it.
+    """
+    return 1 / (1 + 2 * temperature)
 
 
 class _Ratio:

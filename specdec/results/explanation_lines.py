@@ -86,15 +86,15 @@ def result_of(step: ExplainedStep) -> str:
     return f"{kept}{own}. {number}"
 
 
-def drafting_of(step: ExplainedStep) -> str:
-    """Say what the proposer did."""
+def drafting_of(step: ExplainedStep, mark: str = "*") -> str:
+    """Say what the proposer did; `mark` is how candidates are told from other tokens."""
     if not step.candidates and not step.draft_says:
         return "The proposer puts nothing forward."
     if not step.draft_says:
         return "The proposer gives no probabilities: it copies what may come next."
     calls = step.draft_calls
     times = "" if calls is None else f", in {calls} forward{'s' if calls != 1 else ''} of its own"
-    return f"The proposer says what may come next (q){times}; * is a candidate."
+    return f"The proposer says what may come next (q){times}; {mark} is a candidate."
 
 
 def left_out_of(step: ExplainedStep) -> str:

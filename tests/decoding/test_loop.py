@@ -32,7 +32,8 @@ from tests.support.toy import Conditional, RankedTree, Tokens, full_context, mem
 GREEDY = Sampling(temperature=0.0)
 ENDS = frozenset({2})
 LETTERS = "abc"
-CHAINS = [name for name in PROPOSERS if name != "ranked_tree"]
+FORKING = {"ranked_tree", "suffix_tree", "retrieval", "merged"}
+CHAINS = [name for name in PROPOSERS if name not in FORKING]
 every_proposer = pytest.mark.parametrize("name", PROPOSERS)
 every_batch = pytest.mark.parametrize("batch", [1, 3])
 

@@ -16,7 +16,7 @@ from specdec.core.errors import UserError
 from specdec.lm.cache import cache_word
 from specdec.lm.check import own_spread, prove
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.load import refuse_unsupported
+from specdec.lm.loadable import refuse_unsupported
 from specdec.lm.mask import MaskKind
 from specdec.runtime.agreement import TOLERANCE
 from tests.support.families import (

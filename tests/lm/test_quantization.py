@@ -11,7 +11,7 @@ import specdec as sd
 from specdec.core.errors import UserError
 from specdec.lm.fingerprint import differences, fingerprint
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.load import require_loadable
+from specdec.lm.loadable import require_loadable
 from specdec.lm.quantization import NAMES, as_numbers, num_bytes, quantized
 from tests.support.families import FAMILIES, plain_logits, random_ids, tiny_model
 from tests.support.traced import traced_steps

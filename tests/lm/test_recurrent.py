@@ -18,7 +18,7 @@ from specdec.lm.check import prove
 from specdec.lm.check_states import states_differ
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer_kinds import LayerKind, layer_kinds, why_no_trees
-from specdec.lm.load import refuse_unsupported
+from specdec.lm.loadable import refuse_unsupported
 from specdec.lm.recurrent import RecurrentLM, causal_lm
 from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.proposer.medusa import Medusa

@@ -15,7 +15,8 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.stopping import Stopping
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.fingerprint import fingerprint
-from specdec.lm.load import load, require_loadable, room_for, vocabulary_size
+from specdec.lm.load import load
+from specdec.lm.loadable import require_loadable, room_for, vocabulary_size
 from specdec.proposer.draft_model import DraftModel
 from specdec.results.run_dir import read_traces
 from specdec.tree.chain import Chain

@@ -11,7 +11,8 @@ from huggingface_hub import constants
 
 from specdec.core.errors import UserError
 from specdec.lab.identity import commit_of
-from specdec.lm.load import load, require_loadable
+from specdec.lm.load import load
+from specdec.lm.loadable import require_loadable
 from specdec.results.run_dir import read_traces
 from specdec.zoo import ZOO_FOLDER
 from tests.support.running import CommandLine, Ended, Tiny

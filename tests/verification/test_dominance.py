@@ -59,12 +59,15 @@ several_draws = pytest.mark.parametrize("parents", [chain(1), TWO, THREE], ids=s
 
 # --- chains -------------------------------------------------------------------------------------
 
-BLOCKS = (BlockRule(), Traversal(), KSeqBlock(), GreedyMultiPath())
-CLOSED_FORMS: Mapping[VerificationRule, Callable[[Conditional, Conditional, Tokens], float]] = (
-    {rule: by_blocks for rule in BLOCKS}
-    | {Match(): by_matches}
-    | {rule: by_tokens for rule in (Rejection(), KSeq(), TopPlusOne(), Lenient(1.0))}
+BLOCKS: tuple[VerificationRule, ...] = (
+    *(BlockRule(), Traversal(), KSeqBlock(), GreedyMultiPath()),
 )
+BY_TOKENS: tuple[VerificationRule, ...] = (*(Rejection(), KSeq(), TopPlusOne(), Lenient(1.0)),)
+CLOSED_FORMS: Mapping[VerificationRule, Callable[[Conditional, Conditional, Tokens], float]] = {
+    **dict.fromkeys(BLOCKS, by_blocks),
+    Match(): by_matches,
+    **dict.fromkeys(BY_TOKENS, by_tokens),
+}
 
 
 @several_pairs

@@ -17,7 +17,7 @@ from specdec.heads.base import Heads
 from specdec.lab.calibration.sampled_children import build_meter, measure_positional
 from specdec.lab.calibration.spec import DRAFT_DEPTH, CalibrationSpec, require_depth
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.load import vocabulary_size
+from specdec.lm.loadable import vocabulary_size
 from specdec.proposer.early_exit import EarlyExit
 from specdec.proposer.heads import HeadsProposer
 from specdec.results.progress import Progress

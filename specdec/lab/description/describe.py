@@ -23,7 +23,7 @@ from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.devices import DTYPES, checked_device, memory_of, require_dtype, settled_dtype
 from specdec.lm.from_checkpoint import weightless
 from specdec.lm.layer_kinds import is_recurrent
-from specdec.lm.load import refuse_unsupported, room_for
+from specdec.lm.loadable import refuse_unsupported, room_for
 from specdec.lm.traits import Traits, traits_of
 
 

@@ -215,15 +215,11 @@ class Adaptive:
             emitted = [end - start for end, start in zip(now, plan.lengths, strict=True)]
             self._offers.note(depth, _counts(proposals, depth))
             self._count(contexts, verdicts, emitted)
-        self._book(contexts, sum(emitted), propose + rest)
-
-    def _book(self, contexts: Sequence[Context], emitted: int, seconds: float) -> None:
-        """Hold a step against plain ones of as many tokens."""
-        num_rows = len(contexts)
         context = sum(len(each.token_ids) for each in contexts) / num_rows
         plain = self._seconds.read(num_rows, 1, context)
-        if plain is not None:
-            self._ledger.note(seconds, emitted / num_rows * plain)
+        if plain is not None:  # held against plain steps of as many tokens
+            took = self._seconds.booked(num_rows, depth, largest + 1, context, propose + rest)
+            self._ledger.note(took, sum(emitted) / num_rows * plain)
 
     def _count(
         self, contexts: Sequence[Context], verdicts: Sequence[Verdict], emitted: Sequence[int]

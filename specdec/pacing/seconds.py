@@ -42,6 +42,12 @@ class StepSeconds(Protocol):
         """Take note of a step; `propose` is None where its drafting is like no other's."""
         ...
 
+    def booked(
+        self, num_rows: int, depth: int, num_tokens: int, context: float, clock: float
+    ) -> float:
+        """Return what a step counts for that took so many seconds by the clock."""
+        ...
+
 
 @dataclass
 class Sizes:
@@ -129,6 +135,12 @@ class MeasuredSeconds:
             self._propose.setdefault(num_rows, Sizes()).note(depth, propose)
         self._read.setdefault(num_rows, Sizes()).note(num_tokens, rest)
 
+    def booked(
+        self, num_rows: int, depth: int, num_tokens: int, context: float, clock: float
+    ) -> float:
+        """The clock's."""
+        return clock
+
 
 def _nearest(known: Mapping[int, Sizes], num_rows: int) -> int | None:
     if num_rows in known:
@@ -198,3 +210,9 @@ class FiledSeconds:
         self, num_rows: int, depth: int, num_tokens: int, propose: float | None, rest: float
     ) -> None:
         """Nothing is measured."""
+
+    def booked(
+        self, num_rows: int, depth: int, num_tokens: int, context: float, clock: float
+    ) -> float:
+        """Those of the file, so that no clock decides anything."""
+        return self.propose(num_rows, depth) + self.read(num_rows, num_tokens, context)

@@ -25,6 +25,7 @@ from .notebook.train_heads import TrainedHeads as TrainedHeads
 from .notebook.train_heads import train_heads as train_heads
 from .prompts import load_prompts as load_prompts
 from .proof.lossless import prove_lossless as prove_lossless
+from .proposer.cascade import Cascade as Cascade
 from .proposer.chained import Chained as Chained
 from .proposer.draft_model import DraftModel as DraftModel
 from .proposer.medusa import Medusa as Medusa

@@ -31,6 +31,7 @@ def planned(config: DictConfig) -> tuple[dict[str, TimedShape], dict[str, ArmSpe
         for plug_ins, tree, parents, choice in shapes_of(str(proposer), config):
             found = _composed([*config.options, *plug_ins], tree, config)
             try:
+                _require_one_price(found)
                 require_parts_fit(found)
                 require_models(found)
             except Unfit as reason:
@@ -42,6 +43,16 @@ def planned(config: DictConfig) -> tuple[dict[str, TimedShape], dict[str, ArmSpe
     for reason in unfit:
         print(reason)
     return shapes, specs
+
+
+def _require_one_price(spec: ArmSpec) -> None:
+    """Refuse a proposer of which a chain costs now more and now fewer forwards.
+
+    Raises:
+        Unfit: so it is of a cascade.
+    """
+    if spec.proposer.inner is not None:
+        raise Unfit("a chain costs what the middle model accepts; measure it with specdec-compare")
 
 
 def _composed(overrides: Sequence[str], tree: Mapping[str, Any], config: DictConfig) -> ArmSpec:

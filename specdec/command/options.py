@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import InterpolationKeyError
 
-from specdec.command.compose import composed
+from specdec.command.compose import compose_decode, composed
 from specdec.core.errors import UserError, require
 from specdec.core.protocols import TreePolicy
 from specdec.core.values import CandidateSource
@@ -16,9 +17,11 @@ from specdec.lab.part import TARGET, Part
 from specdec.lab.spec import ArmSpec, ProposerPart, source_of
 from specdec.lab.training_spec import TrainingSpec
 from specdec.lm.devices import AUTO, checked_device, settled_dtype, training_device
+from specdec.proposer.cascade import Cascade
 from specdec.training.data.text import FILES
 
 POINTS_TO = re.compile(r"\$\{([\w.]+)\}")
+INNER = ("proposer.", "tree", "draft.")  # options that a cascade's inner proposer has of its own
 NODES = {
     "verifier": "verifier.path=MODEL",
     "draft": "draft.path=MODEL",
@@ -75,6 +78,7 @@ def arm_spec(config: DictConfig) -> ArmSpec:
         UserError: one of them is not what it should be.
     """
     require_nodes(config)
+    config = with_inner(config)
     try:
         options = plain(config)
     except InterpolationKeyError:  # ${tree.gamma}, of a tree that has none
@@ -111,11 +115,50 @@ def declared(node: DictConfig) -> CandidateSource | None:
 
 def proposer_part(config: DictConfig) -> ProposerPart:
     """Read the proposer alone, of any configuration that has one."""
+    config = with_inner(config)
     found: Any = OmegaConf.to_container(config, resolve=True)
     choices = found.get("choices") or {}
     tree = Part[TreePolicy]("tree", found["tree"], choices.get("tree"))
     called = choices.get("proposer")
     return ProposerPart("proposer", found["proposer"], called, points(config), tree=tree)
+
+
+def with_inner(config: DictConfig) -> DictConfig:
+    """Put the YAML files that a cascade names for its inner proposer and rule in place of the names.
+
+    Raises:
+        UserError: one of them is none.
+    """
+    node = config.proposer
+    kind = Part[Any]("proposer", {TARGET: node.get(TARGET)}).kind
+    if kind is None or not issubclass(kind, Cascade):
+        return config
+    found = deepcopy(config)
+    with flag_override(found, ["struct", "readonly"], False):
+        if isinstance(node.inner, str):
+            found.proposer.inner = _inner(node.inner, config)
+        if isinstance(node.rule, str):
+            found.proposer.rule = _rule("proposer.rule", node.rule)
+    return found
+
+
+def _inner(text: str, config: DictConfig) -> object:
+    """Compose a proposer with a tree and a draft of its own, on the machine of the others."""
+    name, *options = text.split() or [""]
+    strange = [each for each in options if not each.lstrip("+").startswith(INNER)]
+    example = 'a proposer with options of its own, "draft_model draft.path=TINY tree.gamma=6"'
+    require(name.isidentifier() and not strange, "proposer.inner", text, example)
+    require(name != "cascade", "proposer.inner", text, "a proposer that is no cascade itself")
+    found = compose_decode([f"proposer={name}", *options])
+    for shared in ("verifier", "device", "dtype", "attention", "runtime", "seed"):
+        if shared in config:
+            found[shared] = config[shared]
+    return OmegaConf.to_container(found.proposer, resolve=True)
+
+
+def _rule(field: str, name: str) -> dict[str, Any]:
+    require(name.isidentifier(), field, name, "a rule that --help names, rejection")
+    return plain(composed("verification", name).rule)
 
 
 def require_nodes(config: DictConfig) -> None:

@@ -47,7 +47,12 @@ def require_inputs(spec: ArmSpec) -> None:
 def require_models(spec: ArmSpec) -> None:
     """Refuse a verifier, and what a proposer loads, as far as that shows without their weights."""
     require_model(spec.verifier)
-    proposer = spec.proposer
+    _require_proposer(spec.proposer, spec)
+    if spec.proposer.inner is not None:
+        _require_proposer(spec.proposer.inner, spec)
+
+
+def _require_proposer(proposer: ProposerPart, spec: ArmSpec) -> None:
     for model in proposer.models:
         require_model(model)
     if proposer.has_heads:

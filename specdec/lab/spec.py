@@ -18,6 +18,7 @@ from specdec.lab.prompt_options import PromptOptions
 from specdec.lab.sweep_job import SweepJob
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.hf import HFCausalLM
+from specdec.proposer.cascade import Cascade
 from specdec.results.options import HOMES
 
 LOADER = "specdec.lm.load.load"
@@ -112,13 +113,24 @@ class ProposerPart(Part[Proposer]):
         return source_of(self)
 
     @property
+    def inner(self) -> ProposerPart | None:
+        """The proposer that drafts for the model of a cascade; None: this is none."""
+        found = self.get("inner")
+        if not is_mapping(found) or self.kind is None or not issubclass(self.kind, Cascade):
+            return None
+        at = f"{self.at}.inner"
+        tree = Part[TreePolicy](f"{at}.tree", found.get("tree") or {}, points=self.points)
+        return ProposerPart(at, found, points=self.points, tree=tree)
+
+    @property
     def models(self) -> list[ModelPart]:
-        """Those of its arguments that are language models."""
-        return [
+        """Those of its arguments that are language models, and those of a cascade's proposer."""
+        own = [
             ModelPart(f"{self.at}.{name}", value, points=self.points)
             for name, value in self.options.items()
             if is_mapping(value) and value.get(TARGET) == LOADER
         ]
+        return own if self.inner is None else [*own, *self.inner.models]
 
     @property
     def draft_model(self) -> ModelPart | None:

@@ -127,7 +127,11 @@ class DraftModel(TreeProposer):
         return len(context.token_ids) + self.max_depth <= most
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
-        """Rewind to the committed text; its last token is read at the start of the next step."""
+        """Rewind to the committed text."""
+        self.rewind(contexts)
+
+    def rewind(self, contexts: Sequence[Context]) -> None:
+        """Drop the cells behind each text; its last token is read at the start of the next step."""
         for context in contexts:
             committed = len(context.token_ids) - 1
             self.model.keep(context.row, min(committed, self.model.length(context.row)))

@@ -48,6 +48,7 @@ CACHE = "verifier.cache"
 EXPERTS = "experts"
 PATHS = ("path", "held_out_path", "init_path", "tokenizer_path")  # that a revision may be of
 PROCESSORS = "sampling.processors."
+INNER = ("proposer.inner", "proposer.rule")  # the parts of a cascade
 NO_PROPOSER = "none"  # whose texts are the same under any rule
 LONGEST_NAME = 80
 
@@ -66,8 +67,9 @@ def options(plain: Options) -> dict[str, Any]:
     names = {group: choices.get(group) or plug_in_name(targets[group]) for group in targets}
     used = {name: value for name, value in found.items() if not name.endswith(TARGET)}
     for name, value in found.items():
-        if name.startswith(PROCESSORS) and name.endswith(TARGET):
-            names[name.removesuffix(f".{TARGET}")] = plug_in_name(str(value))
+        node, _, last = name.rpartition(".")
+        if last == TARGET and (node in INNER or name.startswith(PROCESSORS)):
+            names[node] = plug_in_name(str(value))
     return dict(sorted({**used, **names}.items()))
 
 

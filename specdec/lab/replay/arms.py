@@ -12,6 +12,7 @@ from specdec.core.values import Draw
 from specdec.lab.identity import draft_of
 from specdec.lab.spec import ArmSpec
 from specdec.lm.hf import HFCausalLM
+from specdec.proposer.cascade import Cascade
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.heads import HeadsProposer
 from specdec.replaying.arm import ClosedArm
@@ -76,11 +77,12 @@ class ReplayArm:
         _require_lossless(rule, proposer.draw)
         kind = f"{type(proposer).__module__}.{type(proposer).__qualname__}"
         tree, closed, source = None, None, id(proposer)
-        if isinstance(proposer, DraftModel | HeadsProposer):
+        if isinstance(proposer, DraftModel | Cascade | HeadsProposer):
             tree = proposer.tree
             if is_ours(kind):
                 closed = _closed(tree, rule, proposer.temperature)
-                source = id(proposer.model if isinstance(proposer, DraftModel) else proposer.heads)
+                heads = isinstance(proposer, HeadsProposer)
+                source = id(proposer.heads if heads else proposer.model)
         if closed is None:
             require_jumps(rule, proposer.draw)
         name = plug_in_name(kind)

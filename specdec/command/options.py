@@ -124,7 +124,7 @@ def proposer_part(config: DictConfig) -> ProposerPart:
 
 
 def with_inner(config: DictConfig) -> DictConfig:
-    """Put the YAML files that a cascade names for its inner proposer and rule in place of the names.
+    """Put what YAML files have in place of the names of a cascade's inner proposer and rule.
 
     Raises:
         UserError: one of them is none.

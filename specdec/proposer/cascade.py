@@ -48,8 +48,9 @@ class Cascade:
     verifier what a chain of the middle model alone is, of the same law and accepted as often, for
     fewer forwards of the middle model.
 
-    A chain always has as many tokens as the tree's depth and the budget say. It never ends where an
-    inner candidate was refused: a length that depends on what was drawn would change q.
+    A chain always has as many tokens as the tree's depth and the budget say, whatever was refused
+    within it; what comes in place of a refused candidate is part of it. Accepted candidates alone
+    would not be draws from the middle model.
 
     `num_draft_calls` of a proposal are forwards of the middle model; those of the inner proposer
     are not counted.

@@ -9,6 +9,7 @@ from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
+from specdec.proposer.cascade import Cascade
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.ngram import NGram
 from specdec.proposer.none import NoProposer
@@ -35,6 +36,9 @@ TARGET = markov(2, full_context(5, 1.5, V))
 DRAFT = markov(1, mixture(TARGET, full_context(6, 1.5, V), 0.5))
 
 
+TINY = markov(1, mixture(DRAFT, full_context(7, 1.5, V), 0.5))  # drafts for the draft
+
+
 @cache
 def _texts() -> dict[str, Sequence[int]]:
     """Texts that owe nothing to the verifier or to its noise."""
@@ -48,6 +52,12 @@ PROPOSERS: dict[str, Callable[[], Proposer]] = {
     "draft_model_greedy": lambda: DraftModel(table_lm(DRAFT, V), Chain(GAMMA), temperature=0.0),
     "draft_model_short": lambda: DraftModel(table_lm(DRAFT, V, max_length=11), Chain(GAMMA)),
     "ngram": lambda: NGram(GAMMA),
+    "cascade": lambda: Cascade(
+        table_lm(DRAFT, V), DraftModel(table_lm(TINY, V), Chain(GAMMA)), Rejection(), Chain(GAMMA)
+    ),
+    "cascade_ngram": lambda: Cascade(
+        table_lm(DRAFT, V), NGram(GAMMA, max_ngram=2), Rejection(), Chain(GAMMA + 1)
+    ),
     "recorded": lambda: Recorded(_texts(), GAMMA, accuracy=0.5),
     "ranked_tree": lambda: RankedTree(TREE, DRAFT),
 }

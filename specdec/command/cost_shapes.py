@@ -51,7 +51,7 @@ def _require_one_price(spec: ArmSpec) -> None:
     Raises:
         Unfit: so it is of a cascade.
     """
-    if spec.proposer.inner is not None:
+    if spec.proposer.is_cascade:
         raise Unfit("a chain costs what the middle model accepts; measure it with specdec-compare")
 
 

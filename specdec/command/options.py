@@ -133,6 +133,8 @@ def with_inner(config: DictConfig) -> DictConfig:
     kind = Part[Any]("proposer", {TARGET: node.get(TARGET)}).kind
     if kind is None or not issubclass(kind, Cascade):
         return config
+    for part, example in (("inner", "a proposer, ngram"), ("rule", "a rule, rejection")):
+        require(isinstance(node[part], str | DictConfig), f"proposer.{part}", node[part], example)
     found = deepcopy(config)
     with flag_override(found, ["struct", "readonly"], False):
         if isinstance(node.inner, str):

@@ -14,7 +14,7 @@ from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart, pick
 from specdec.lm.layer_kinds import why_no_trees
 from specdec.lm.load import vocabulary_size
 from specdec.lm.vocabularies import UNLIKE_SIDES
-from specdec.proposer.cascade import require_drawn_chain
+from specdec.proposer.cascade import require_drawn_chain, require_inner_rule
 from specdec.proposer.tree_fit import require_heads_fit, require_kind, require_ranks
 from specdec.tree.calibrated import Calibrated
 from specdec.tree.calibration_file import read_calibration
@@ -80,7 +80,8 @@ def require_cascade(proposer: ProposerPart, tree: TreePolicy) -> None:
     grown = inner.tree.build() if inner.grows_trees else tree
     rule = Part[VerificationRule](f"{proposer.at}.rule", proposer.options["rule"]).build()
     require_members(rule, "verification rule")
-    is_lossless(rule, inner.draw(grown), allow_lossy=False)
+    with named_options(proposer.names):
+        require_inner_rule(rule, inner.draw(grown))
     _require_inner_tree(inner, grown, proposer)
 
 

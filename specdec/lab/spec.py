@@ -113,10 +113,15 @@ class ProposerPart(Part[Proposer]):
         return source_of(self)
 
     @property
+    def is_cascade(self) -> bool:
+        """Whether another proposer drafts for its model."""
+        return self.kind is not None and issubclass(self.kind, Cascade)
+
+    @property
     def inner(self) -> ProposerPart | None:
         """The proposer that drafts for the model of a cascade; None: this is none."""
         found = self.get("inner")
-        if not is_mapping(found) or self.kind is None or not issubclass(self.kind, Cascade):
+        if not (self.is_cascade and is_mapping(found)):
             return None
         at = f"{self.at}.inner"
         tree = Part[TreePolicy](f"{at}.tree", found.get("tree") or {}, points=self.points)

@@ -285,13 +285,23 @@ def require_inner(inner: Proposer, rule: VerificationRule) -> None:
             f"inner: {name} reads hidden states of its model, which a cascade does not hand on;"
             " expected one that copies text, or a smaller model"
         )
-    if inner.draw is not None:
-        if inner.draw not in rule.lossless_for:
-            raise Unfit(
-                f"rule: {type(rule).__qualname__} is not lossless for {inner.draw.value}"
-                f" candidates, those of {name}; q would not be the middle model's"
-            )
-        prove_lossless(rule, inner.draw)
+    require_inner_rule(rule, inner.draw)
+
+
+def require_inner_rule(rule: VerificationRule, draw: Draw | None) -> None:
+    """Refuse a rule that would make q another distribution than the middle model's.
+
+    Raises:
+        UserError: it is not lossless for candidates that are drawn so (Unfit), or not as it says.
+    """
+    if draw is None:
+        return
+    if draw not in rule.lossless_for:
+        raise Unfit(
+            f"rule: {type(rule).__qualname__} is not lossless for {draw.value} candidates, as the"
+            " inner proposer's are; q would not be the middle model's"
+        )
+    prove_lossless(rule, draw)
 
 
 def _require_chains_read(model: CausalLM, inner: Proposer) -> None:

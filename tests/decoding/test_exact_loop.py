@@ -111,7 +111,7 @@ ARMS = [
     Arm("filtered", lambda: drafting(ChoosingFiltered(2, PASSES)), 3),
     Arm("filtered_block", lambda: drafting(ChoosingFiltered(2, PASSES)), 3, Block()),
     Arm("cascade", lambda: cascade(NGram(2, max_ngram=2)), 3),
-    Arm("cascade_block", lambda: cascade(RankedTree((-1, 0, 0), DRAFT)), 3, Block()),
+    Arm("cascade_block", lambda: cascade(NGram(1, max_ngram=1)), 3, Block()),
     Arm("iid", lambda: forking(Draw.IID), 3),
     Arm("iid_traversal", lambda: forking(Draw.IID), 3, Traversal()),
     Arm("without_replacement", lambda: forking(Draw.WITHOUT_REPLACEMENT), 3),

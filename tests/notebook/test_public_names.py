@@ -17,7 +17,7 @@ PUBLIC = {
     "models and prompts": "load load_prompts HFCausalLM",
     "caches": "Clear ErrorWhenFull SlidingWindow",
     "the loop": "SpeculativeDecoder Request Stopping Sampling",
-    "proposers": "Chained DraftModel Medusa NGram NoProposer Recorded",
+    "proposers": "Cascade Chained DraftModel Medusa NGram NoProposer Recorded",
     "trees": "Calibrated Chain Dynamic Filtered Sampled Sequoia Sparse",
     "rules": "Block KSeq Lenient Match Rejection TopK TopPlusOne Traversal Typical",
     "training": "Trainer MedusaTraining ChainedTraining VerifierStates Reading Distill HeldOut",

@@ -207,6 +207,9 @@ class _Watched(Cascade):
         proposals = super().propose(contexts)
         for context, proposal in zip(contexts, proposals, strict=True):
             self.seen.append((tuple(context.token_ids), context.max_depth, proposal))
+            if proposal.has_candidates:  # all cells are there but the last, and none is read twice
+                text = len(context.token_ids) + proposal.tree.num_draft_tokens
+                assert self.model.length(context.row) == text - 1
         return proposals
 
 
@@ -233,8 +236,9 @@ class _Stale(_Watched):
 def off_q(proposer: _Watched, temperature: float) -> float:
     """Return how far q is from the middle model's distribution, at most."""
     found, reader, sampling = 0.0, random_table(2), Sampling(temperature)
-    for text, most, proposal in proposer.seen:
-        for node, row in enumerate(proposal.draft_probs if most else ()):
+    for text, _, proposal in proposer.seen:
+        rows = proposal.draft_probs
+        for node, row in enumerate(() if rows is None else rows):
             before = (*text, *proposal.tree.token_ids[1 : node + 1])
             expected = sampling.warp(reader._logits_after(before))
             found = max(found, float((row - expected).abs().max()))

@@ -85,7 +85,7 @@ class CalibrationSpec:
         """
         self._check_text()
         known = self.proposer.has_heads or self.draft is not None
-        known = known and self.proposer.inner is None  # a cascade grows no tree
+        known = known and not self.proposer.is_cascade  # which grows no tree
         expected = "one of medusa, chained, draft_model, or of your own with heads or a draft model"
         require(known, "proposer", self.proposer.name, expected)
         for name, value, least in (

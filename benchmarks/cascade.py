@@ -3,8 +3,8 @@
     python benchmarks/cascade.py [--limit PROMPTS] [--tokens TOKENS] [--rounds ROUNDS]
 
 The draft model alone and the same model in a cascade draft chains of equal length, in turns on the
-same prompts; of seconds only ratios are printed. The chains are of one law, so tau differs by
-chance alone, and at temperature 0 not at all.
+same prompts; of seconds only ratios are printed. The chains have one distribution, so tau differs
+by chance alone, and at temperature 0 not at all.
 """
 
 import argparse

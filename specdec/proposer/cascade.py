@@ -44,9 +44,9 @@ class Cascade:
     In each of its steps the inner proposer drafts behind what the chain has so far, the middle
     model reads that in one forward, and the inner rule decides. Since that rule is lossless for the
     middle model, the chain is one draw from the middle model's own distribution: at each place q is
-    what the middle model says after the tokens before it, whoever drafted them. So it is to the
-    verifier what a chain of the middle model alone is, of the same law and accepted as often, for
-    fewer forwards of the middle model.
+    what the middle model says after the tokens before it, whoever drafted them. So the verifier
+    gets what a chain of the middle model alone is, accepted as often, for fewer forwards of the
+    middle model.
 
     A chain always has as many tokens as the tree's depth and the budget say, whatever was refused
     within it; what comes in place of a refused candidate is part of it. Accepted candidates alone

@@ -93,7 +93,7 @@ def test_bad_options_are_refused_before_a_model_is_loaded(change: str, complaint
 
 
 def test_replay_takes_it_for_its_middle_model() -> None:
-    """Its chains are of that model's law, so they are accepted as often, whoever drafts within."""
+    """Its chains are that model's, so they are accepted as often, whoever drafts within."""
     arm = ReplayArm.of(spec("proposer.inner=none"))
     assert arm.closed is not None
     assert ReplayArm.of(spec()).draft == arm.draft

@@ -50,7 +50,7 @@ V = 2  # tokens: three models make many plays
 TARGET = full_context(21, 1.0, V)
 MIDDLE = mixture(TARGET, full_context(22, 1.0, V), 0.4)
 TINY = mixture(MIDDLE, full_context(23, 1.0, V), 0.4)
-ASKED = (0, 1, 1, 0, 1)  # n-grams find its end again
+TEXT = (0, 1, 1, 0, 1)  # n-grams find its end again
 
 Play = Callable[[Cascade, VerificationRule, int], TextDistribution]
 
@@ -77,7 +77,7 @@ def enumerated(monkeypatch: pytest.MonkeyPatch) -> Play:
         def play(branching: BranchingStream) -> Tokens:
             stream = EnumeratedStream(branching)
             monkeypatch.setattr(request_module, "RandomStream", lambda *key: stream)
-            return loop.decode([Request("a", ASKED)])[0].output_ids
+            return loop.decode([Request("a", TEXT)])[0].output_ids
 
         return outcomes(play)
 
@@ -85,7 +85,7 @@ def enumerated(monkeypatch: pytest.MonkeyPatch) -> Play:
 
 
 def bias(found: TextDistribution, length: int) -> float:
-    return total_variation(found, text_distribution(TARGET, length, NO_END, ASKED))
+    return total_variation(found, text_distribution(TARGET, length, NO_END, TEXT))
 
 
 FORK = (-1, 0, 0, 1)

@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from specdec.core.errors import Unfit
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
+from specdec.proposer.ngram import NGram
 from specdec.proposer.none import NoProposer
 from specdec.verification.rejection import Rejection
 from tests.support.families import random_ids
@@ -67,6 +69,8 @@ class ToyTraces:
             "model": toy_model(noise=0.05),
             "texts": {trace.prompt_id: trace.output_ids for trace in plain},
             "gamma": 3,
+            "inner": NGram(3),
+            "rule": Rejection(),
             "accuracy": 0.8,
         }
 
@@ -96,7 +100,10 @@ class ToyTraces:
 
     def _decided(self, name: str, proposer: Part, given: Mapping[str, Any]) -> Iterator[Decoded]:
         """Decode with every rule that can decide; greedily with one, whose texts are all rules'."""
-        draw = proposer.build(given).draw
+        try:
+            draw = proposer.build(given).draw
+        except Unfit:  # it does not grow this tree
+            return
         fitting = [
             (name, rule)
             for name, rule in self._rules.items()

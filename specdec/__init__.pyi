@@ -17,6 +17,7 @@ from .metrics import Tally as Tally
 from .metrics import summarize as summarize
 from .notebook.compare import compare as compare
 from .notebook.describe import describe as describe
+from .notebook.explain import explain as explain
 from .notebook.generate import generate as generate
 from .notebook.record import record as record
 from .notebook.replay import Replay as Replay
@@ -33,6 +34,7 @@ from .proposer.ngram import NGram as NGram
 from .proposer.none import NoProposer as NoProposer
 from .proposer.recorded import Recorded as Recorded
 from .recording.recorded import Recording as Recording
+from .results.explanation import Explanation as Explanation
 from .training.chained import ChainedTraining as ChainedTraining
 from .training.data.distill import Distill as Distill
 from .training.data.reading import Reading as Reading

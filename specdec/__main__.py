@@ -29,6 +29,7 @@ USES = {
         "describe",
         "verifier.path=zoo:verifier context=512 batch=8 dtype=float16",
     ),
+    "see one text come about, step by step": ("explain", "proposer=draft_model"),
     "measure what steps cost here, to predict speed": ("costs", "output=outputs/costs.json"),
     "check that a run is lossless": ("check", "run=outputs/decode/RUN"),
     "make a report of a folder of runs": ("report", "outputs/mine"),

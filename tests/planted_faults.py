@@ -36,6 +36,12 @@ class Fault:
 
 
 FAULTS = (
+    # One text, step by step.
+    Fault("lab/explanation/watched_tree.py", "self._frontier = [paths[place]",
+          "self._frontier = [paths[0 * place]", "lab/test_explanation.py"),
+    Fault("lab/explanation/watched_rule.py", "self.heard[-1].number < probability",
+          "self.heard[-1].number <= 0.5", "lab/test_explanation.py"),
+    Fault("lab/explanation/watch.py", "decoder.rule = rule", "pass", "lab/test_explanation.py"),
     # The cache and the mask.
     Fault("lm/cache.py", "self.lengths[row] = end", "self.lengths[row] = end - 1", "lm decoding"),
     Fault("lm/cache.py", "on_device([prefix + node for", "on_device([prefix + 0 * node for",

@@ -41,6 +41,7 @@ ENTRY_POINTS = (
     "report",
     "costs",
     "describe",
+    "explain",
 )
 # What a plug-in cannot do without: one line for each that needs a file or a folder.
 NEEDED = {
@@ -171,7 +172,10 @@ def test_the_other_constructors_are_spelt_out_too() -> None:
 
 @pytest.mark.parametrize(("group", "stem"), DECODING)
 def test_a_plug_in_decodes(cli: CommandLine, tiny: Tiny, group: str, stem: str) -> None:
-    """Composes, instantiates and runs, at the least with proposals from a draft model."""
+    """Composes, instantiates and runs, at the least with proposals from a draft model.
+
+    And what it did can be explained.
+    """
     choice = f"{group}={stem}"
     if group == "proposer" and stem in HEADS:
         train_heads(cli, tiny, stem)
@@ -181,8 +185,12 @@ def test_a_plug_in_decodes(cli: CommandLine, tiny: Tiny, group: str, stem: str) 
     if choice == "proposer=recorded":
         assert cli("decode", *tiny.options("recorded_run", *options)).status == 0
     chosen = [choice] if group == "proposer" else ["proposer=draft_model", choice]
-    ended = cli("decode", *tiny.options("run", *options, *chosen, *NEEDED.get(choice, [])))
+    given = [*options, *chosen, *NEEDED.get(choice, [])]
+    ended = cli("decode", *tiny.options("run", *given))
     assert ended.status == 0, f"{choice}: {ended.err}; does it need a line in NEEDED?"
+    ended = cli("explain", *tiny.options("explained", *given))
+    assert ended.status == 0, f"{choice}: {ended.err}"
+    assert "step 1, behind" in ended.out
     config = OmegaConf.load("run/config.yaml")
     assert plug_in(group, stem)["_target_"] in OmegaConf.to_yaml(config)
 

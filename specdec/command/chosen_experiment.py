@@ -27,6 +27,7 @@ INSTEAD = {
     "calibrate": "there is one calibration in a file; run it for each value, each output=FILE",
     "check": "runs are checked together; list them, run=[A,B]",
     "describe": "one model is described; run it for each",
+    "explain": "one text is told; run it for each",
     "report": "there is one report of a folder; run it for each",
 }
 

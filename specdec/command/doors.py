@@ -38,6 +38,11 @@ def describe() -> None:
     run("describe")
 
 
+def explain() -> None:
+    """Tell one text step by step."""
+    run("explain")
+
+
 def record() -> None:
     """Record texts for replay."""
     run("record")

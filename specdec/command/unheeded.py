@@ -61,6 +61,17 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
     "check": [SINGLE],
     "report": [SINGLE],
     "describe": [SINGLE],
+    "explain": [
+        SINGLE,
+        Unheeded(_of("batch", "prompts.num_samples"), "one text is told, one step after the other"),
+        Unheeded(_of("judges", "log_probs", "experts"), "is for traces; expected specdec-decode"),
+        Unheeded(_of("tracker", "keep_candidates", "resume"), "no run is written here"),
+        Unheeded(
+            _of("prompts.path", "prompts.limit"),
+            "is not read beside prompt=TEXT; expected one or the other",
+            lambda config: config.prompt is not None,
+        ),
+    ],
     "record": [
         SINGLE,
         Unheeded(

@@ -71,13 +71,21 @@ class Stopping:
         """Take end tokens, stop strings unless they are given, and decoding from the verifier.
 
         With `ignore_eos` end tokens are tokens like any other.
+
+        Raises:
+            UserError: stop strings of a verifier that knows tokens only, or none of them.
         """
         require_bool("ignore_eos", ignore_eos)
         listed = stop_strings is None or is_sequence(stop_strings)
         require(listed, "stop_strings", stop_strings, 'a list, ["END"]')
         end_ids = frozenset[int]() if ignore_eos else verifier.end_ids
         strings = verifier.stop_strings if stop_strings is None else tuple(stop_strings)
-        return cls(max_new_tokens, end_ids, strings, verifier.decode, verifier.show)
+        decode = text_of(verifier)
+        if decode is None:
+            expected = "none: the verifier has no tokenizer that would show text"
+            require(not strings, "stop_strings", strings, expected)
+            return cls(max_new_tokens, end_ids)
+        return cls(max_new_tokens, end_ids, strings, decode, verifier.show)
 
     def cut(
         self, output_ids: Sequence[int], new_ids: Sequence[int]

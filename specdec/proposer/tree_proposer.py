@@ -33,7 +33,6 @@ class TreeProposer:
         self.tree = tree
         self.temperature = temperature
         self._vocab_size = vocab_size  # the draft's, until `open` says how wide q is to be
-        self._is_drawn_chain = isinstance(tree, DrawnChain) and tree.is_drawn_chain
         self._warping: tuple[Sampling, Sampling] | None = None
 
     @property
@@ -48,7 +47,8 @@ class TreeProposer:
 
     def _whole_chain(self, contexts: Sequence[Context]) -> WholeChain | None:
         """Say how chains are drafted in one go; None: they have to grow level by level."""
-        if not self._is_drawn_chain or any(each.processors for each in contexts):
+        is_drawn_chain = isinstance(self.tree, DrawnChain) and self.tree.is_drawn_chain
+        if not is_drawn_chain or any(each.processors for each in contexts):
             return None
         streams = [each.draft_stream for each in contexts]
         if not all(map(is_plain, streams)):

@@ -14,6 +14,7 @@ from specdec.report.exports import Results, write_tables
 from specdec.report.labels import readable
 from specdec.report.page import page
 from specdec.report.plots import figures, save
+from specdec.results.explanation_file import explanations
 from specdec.results.provenance import code_state
 
 MOST_TEXTS = 60  # that a page holds
@@ -41,7 +42,8 @@ def write_report(
     write_tables(results, folder, notes(collection))
     plots = figures(collection, results)
     save(plots, folder)
-    write_text(folder / "report.html", page(collection, results, plots, list(texts(collection))))
+    shown = page(collection, results, plots, list(texts(collection)), explanations(folder))
+    write_text(folder / "report.html", shown)
     return collection, results
 
 

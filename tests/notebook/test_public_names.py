@@ -12,8 +12,9 @@ import specdec
 
 sd: Any = specdec
 PUBLIC = {
-    "what a notebook does": "generate compare record replay train_heads describe",
-    "what that returns": "Trace Comparison Recording Replay TrainedHeads Description UserError",
+    "what a notebook does": "generate compare record replay train_heads describe explain",
+    "what that returns": "Trace Comparison Recording Replay TrainedHeads Description Explanation",
+    "what is refused": "UserError",
     "models and prompts": "load load_prompts HFCausalLM",
     "caches": "Clear ErrorWhenFull SlidingWindow",
     "the loop": "SpeculativeDecoder Request Stopping Sampling",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,7 +22,22 @@ from specdec.report.page.grids import categories, judgements, overview
 from specdec.report.page.token_texts import KINDS, embedded
 from specdec.report.plots import Plot, svg
 from specdec.report.table import INTERVALS, TIE
+from specdec.results.explanation import Explanation
+from specdec.results.explanation_lines import (
+    LEAD,
+    branches,
+    decision_of,
+    drafting_of,
+    left_out_of,
+    parts_of,
+    percent,
+    result_of,
+    sum_of,
+)
 
+# How a candidate looks, by what became of it.
+FATES = {"accepted": "token accepted d3", "refused": "token recovered", "out of reach": "mark"}
+WORDING = (parts_of, drafting_of, left_out_of, branches, percent, decision_of, result_of, sum_of)
 Results = Sequence[tuple[Setting, Sequence[Compared]]]
 
 
@@ -39,6 +55,7 @@ def page(
     results: Results,
     plots: Mapping[str, Plot],
     texts: Sequence[Mapping[str, Any]],
+    explanations: Mapping[str, Explanation] = MappingProxyType({}),
 ) -> str:
     """Render the report, whose looks and scripts are in the folder `page`.
 
@@ -75,6 +92,7 @@ def page(
             drawn=drawn,
             texts=embedded(texts),
             num_texts=len(texts),
+            explanations=explanations,
             glossary=glossary(overviews, plots.values(), bool(texts)),
             provenance=summarized(provenances),
             shared=shared(collection),
@@ -83,11 +101,13 @@ def page(
     )
 
 
-def _apart(collection: Collection) -> dict[str, str]:
-    return {
-        name: listed([readable(name, value) for value in values])
-        for name, values in collection.apart.items()
-    }
+def explanation_page(explanation: Explanation) -> str:
+    """Render one explanation alone."""
+    return (
+        _environment()
+        .get_template("explanation.html.j2")
+        .render(style=Markup(_ours("style.css")), explanation=explanation)
+    )
 
 
 def _environment() -> Environment:
@@ -101,6 +121,8 @@ def _environment() -> Environment:
     found.filters |= {"unbroken": unbroken, "breakable": breakable}
     found.globals |= {"tie": TIE, "intervals": INTERVALS, "min_prompts": MIN_PROMPTS}
     found.globals |= {"definitions": {**DEFINITIONS, **MORE}, "kinds": KINDS}
+    found.globals |= {"lead": LEAD, "fates": FATES}
+    found.globals |= {each.__name__: each for each in WORDING}
     return found
 
 

@@ -33,7 +33,7 @@ from specdec.core.verified import verified
 from specdec.lm.batch import TreeBatch
 from specdec.lm.begin import begin
 from specdec.lm.hf import HFCausalLM
-from specdec.lm.vocabularies import require_model
+from specdec.lm.vocabularies import require_model, require_one_family
 from specdec.proof.lossless import prove_lossless
 from specdec.proposer.growth import propose_where
 
@@ -87,6 +87,7 @@ class Cascade:
             require_number("temperature", temperature, 0.0)
         require_drawn_chain(tree)
         require_inner(inner, rule)
+        require_one_family(model, inner)
         _require_chains_read(model, inner)
         self.model, self.inner, self.rule = model, inner, rule
         self.tree = tree

@@ -18,17 +18,21 @@ from specdec.core.values import Context, Draw, Proposal, Verdict
 from specdec.decoding import request as request_module
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
+from specdec.lab.replay.replayer import distributions_of
+from specdec.lm.hf import HFCausalLM
 from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.proposer.cascade import Cascade, _Draft
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.ngram import NGram, NGramIndex
 from specdec.proposer.none import NoProposer
+from specdec.replaying.draft_distributions import ModelDistributions
 from specdec.testing.table_lm import random_table
 from specdec.tree.chain import Chain
 from specdec.verification.block import Block
 from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 from tests.support.arms import decoder
+from tests.support.families import tiny_model
 from tests.support.toy import (
     NO_END,
     ChoosingChain,
@@ -376,3 +380,33 @@ def test_bad_parts_are_refused_in_one_line(change: dict[str, Any], complaint: st
         Cascade(**{**parts, **change})
     assert "\n" not in str(found.value)
     assert Cascade(**parts).draw is Draw.SINGLE
+
+
+def test_three_models_have_three_caches() -> None:
+    verifier, middle = (HFCausalLM(tiny_model("gpt2")) for _ in range(2))
+    with pytest.raises(UserError, match="DraftModel: drafts with the very model that verifies"):
+        Cascade(middle, DraftModel(middle, Chain(2)), Rejection(), Chain(2))
+    sharing = Cascade(middle, DraftModel(verifier, Chain(2)), Rejection(), Chain(2))
+    with pytest.raises(UserError, match="DraftModel: drafts with the very model that verifies"):
+        sd.SpeculativeDecoder(verifier, sharing, Rejection())
+
+
+@pytest.mark.parametrize("vocab_size", [11, 15])
+def test_a_middle_model_may_have_more_or_fewer_tokens(vocab_size: int) -> None:
+    """As checkpoints of one tokenizer do, whose vocabularies are padded to unlike sizes."""
+    greedy = {"sampling": Sampling(0.0)}
+    expected = [trace.output_ids for trace in decoded(NoProposer(), **greedy)]
+    assert any(token >= 11 for ids in expected for token in ids)
+    inner = DraftModel(random_table(3, vocab_size), Chain(2))
+    proposer = _Watched(random_table(2, vocab_size), inner, Rejection(), Chain(3))
+    assert [trace.output_ids for trace in decoded(proposer, **greedy)] == expected
+    assert all(p.draft_probs is None or p.draft_probs.shape[-1] == 13 for _, _, p in proposer.seen)
+    assert decoded(proposer, sampling=Sampling(1.0))
+
+
+def test_replay_reads_the_middle_model() -> None:
+    verifier, middle = HFCausalLM(tiny_model("gpt2")), HFCausalLM(tiny_model("gpt2", n_layer=1))
+    cascade = Cascade(middle, NGram(2), Rejection(), Chain(2))
+    found = distributions_of(cascade, verifier)
+    assert isinstance(found, ModelDistributions)
+    assert found.model is middle

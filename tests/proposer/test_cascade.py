@@ -293,7 +293,7 @@ class _Unrewinding:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_going_back_and_beginning_anew_are_the_same(temperature: float) -> None:
     """And neither knows of other requests in flight."""
-    options = {"sampling": Sampling(temperature)}
+    options: dict[str, Any] = {"sampling": Sampling(temperature)}
     texts = [
         [trace.output_ids for trace in decoded(proposer, batch, **options)]
         for batch in (1, 3)
@@ -394,7 +394,7 @@ def test_three_models_have_three_caches() -> None:
 @pytest.mark.parametrize("vocab_size", [11, 15])
 def test_a_middle_model_may_have_more_or_fewer_tokens(vocab_size: int) -> None:
     """As checkpoints of one tokenizer do, whose vocabularies are padded to unlike sizes."""
-    greedy = {"sampling": Sampling(0.0)}
+    greedy: dict[str, Any] = {"sampling": Sampling(0.0)}
     expected = [trace.output_ids for trace in decoded(NoProposer(), **greedy)]
     assert any(token >= 11 for ids in expected for token in ids)
     inner = DraftModel(random_table(3, vocab_size), Chain(2))

@@ -28,6 +28,7 @@ from .online.distil import OnlineDistillation as OnlineDistillation
 from .pacing.adaptive import Adaptive as Adaptive
 from .prompts import load_prompts as load_prompts
 from .proof.lossless import prove_lossless as prove_lossless
+from .proposer.cascade import Cascade as Cascade
 from .proposer.chained import Chained as Chained
 from .proposer.draft_model import DraftModel as DraftModel
 from .proposer.early_exit import EarlyExit as EarlyExit

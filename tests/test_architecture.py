@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "verification": {"core"},
     "heads": {"core", "lm"},
     # Tree policies and rules reach a proposer and the loop through the protocols of core.
-    "proposer": {"core", "lm", "heads", "runtime"},
+    "proposer": {"core", "lm", "heads", "proof", "runtime"},
     "proof": {"core"},
     "prompts": {"core", "zoo"},
     "decoding": {"core", "lm", "proof", "prompts", "runtime"},

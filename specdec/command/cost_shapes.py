@@ -57,13 +57,15 @@ def _require_known_levels(proposer: ProposerPart) -> None:
 
 
 def _require_one_price(spec: ArmSpec) -> None:
-    """Refuse a proposer whose steps cost what the part costs that drafts in them.
+    """Refuse a proposer whose steps do not cost what their shape says.
 
     Raises:
-        Unfit: it has parts.
+        Unfit: it has parts, of which one drafts; or it is a cascade.
     """
     if spec.proposer.parts:
         raise Unfit("a step costs what its parts do; measure its speed with specdec-compare")
+    if spec.proposer.is_cascade:
+        raise Unfit("a chain costs what the middle model accepts; measure it with specdec-compare")
 
 
 def _composed(overrides: Sequence[str], tree: Mapping[str, Any], config: DictConfig) -> ArmSpec:

@@ -17,9 +17,11 @@ from specdec.lab.part import TARGET, Part
 from specdec.lab.spec import ArmSpec, ProposerPart, source_of
 from specdec.lab.training_spec import TrainingSpec
 from specdec.lm.devices import AUTO, checked_device, settled_dtype, training_device
+from specdec.proposer.cascade import Cascade
 from specdec.training.data.text import FILES
 
 POINTS_TO = re.compile(r"\$\{([\w.]+)\}")
+INNER = ("proposer.", "tree", "draft.")  # options that a cascade's inner proposer has of its own
 NODES = {
     "verifier": "verifier.path=MODEL",
     "draft": "draft.path=MODEL",
@@ -79,7 +81,7 @@ def arm_spec(config: DictConfig) -> ArmSpec:
         UserError: one of them is not what it should be.
     """
     require_nodes(config)
-    config = with_parts(config)
+    config = with_inner(with_parts(config))
     try:
         options = plain(config)
     except InterpolationKeyError:  # ${tree.gamma}, of a tree that has none
@@ -121,7 +123,7 @@ def declared(node: DictConfig) -> CandidateSource | None:
 
 def proposer_part(config: DictConfig) -> ProposerPart:
     """Read the proposer alone, of any configuration that has one."""
-    config = with_parts(config)
+    config = with_inner(with_parts(config))
     found: Any = OmegaConf.to_container(config, resolve=True)
     choices = found.get("choices") or {}
     tree = Part[TreePolicy]("tree", found["tree"], choices.get("tree"))
@@ -159,6 +161,46 @@ def _part_of(text: str) -> object:
     require(name.isidentifier() and not strange, "proposer.parts", text, example)
     node = compose_decode([f"proposer={name}", *options]).proposer
     return OmegaConf.to_container(node, resolve=False)
+
+
+def with_inner(config: DictConfig) -> DictConfig:
+    """Put what YAML files have in place of the names of a cascade's inner proposer and rule.
+
+    Raises:
+        UserError: one of them is none.
+    """
+    node = config.proposer
+    kind = Part[Any]("proposer", {TARGET: node.get(TARGET)}).kind
+    if kind is None or not issubclass(kind, Cascade):
+        return config
+    for part, example in (("inner", "a proposer, ngram"), ("rule", "a rule, rejection")):
+        require(isinstance(node[part], str | DictConfig), f"proposer.{part}", node[part], example)
+    found = deepcopy(config)
+    with flag_override(found, ["struct", "readonly"], False):
+        if isinstance(node.inner, str):
+            found.proposer.inner = _inner(node.inner, config)
+        if isinstance(node.rule, str):
+            found.proposer.rule = _rule("proposer.rule", node.rule)
+    return found
+
+
+def _inner(text: str, config: DictConfig) -> object:
+    """Compose a proposer with a tree and a draft of its own, on the machine of the others."""
+    name, *options = text.split() or [""]
+    strange = [each for each in options if not each.lstrip("+").startswith(INNER)]
+    example = 'a proposer with options of its own, "draft_model draft.path=TINY tree.gamma=6"'
+    require(name.isidentifier() and not strange, "proposer.inner", text, example)
+    require(name != "cascade", "proposer.inner", text, "a proposer that is no cascade itself")
+    found = with_parts(compose_decode([f"proposer={name}", *options]))
+    for shared in ("verifier", "device", "dtype", "attention", "runtime", "seed"):
+        if shared in config:
+            found[shared] = config[shared]
+    return OmegaConf.to_container(found.proposer, resolve=True)
+
+
+def _rule(field: str, name: str) -> dict[str, Any]:
+    require(name.isidentifier(), field, name, "a rule that --help names, rejection")
+    return plain(composed("verification", name).rule)
 
 
 def require_nodes(config: DictConfig) -> None:

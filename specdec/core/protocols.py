@@ -320,6 +320,21 @@ class Pace(Protocol):
         ...
 
 
+@runtime_checkable
+class Rewinding(Protocol):
+    """What a proposer may have besides, whose state can go back to an earlier text.
+
+    One that cannot is begun anew by `reset` where a text that it has followed is taken back.
+    """
+
+    def rewind(self, contexts: Sequence[Context]) -> None:
+        """Forget what was read behind these texts; their last tokens may be others than were read.
+
+        All tokens before the last one are as they were.
+        """
+        ...
+
+
 class TreePolicy(Protocol):
     """Which candidates go into the tree, given the draft's distributions.
 

@@ -51,6 +51,13 @@ class RandomStream:
         digest = hashlib.blake2b(repr(self._key).encode(), digest_size=16).digest()
         return random.Random(int.from_bytes(digest, "big"))
 
+    def under(self, *purpose: object) -> "RandomStream":
+        """Return a stream for one purpose among those of this one; equal calls return equal noise.
+
+        Its numbers have nothing to do with those of this stream, or of another purpose.
+        """
+        return RandomStream(*self._key, *purpose)
+
     def uniform(self) -> float:
         """Return a number in [0, 1)."""
         return self._ahead.pop() if self._ahead else self._random.random()

@@ -122,4 +122,5 @@ class Claims:
 def claims_of(proposer: Proposer) -> Claims | None:
     """Return what a proposer from outside of the package is held to; ours are proven by tests."""
     every = [proposer, *leaves(proposer)]
+    every += [getattr(each, "inner", each) for each in every]  # who drafts within it counts, too
     return None if all(is_ours(type(each).__module__) for each in every) else Claims(proposer)

@@ -4,11 +4,12 @@ import inspect
 
 from specdec.core.errors import Unfit, UserError
 from specdec.core.members import require_members, require_methods
-from specdec.core.protocols import TreePolicy
+from specdec.core.protocols import TreePolicy, VerificationRule
 from specdec.core.values import CandidateSource, Draw
 from specdec.decoding.pairing import is_lossless, require_judges
 from specdec.lab.identity import files_of
 from specdec.lab.option_names import named_options
+from specdec.lab.part import Part
 from specdec.lab.spec import ArmSpec, ModelPart, ProposerPart, is_fixed, pick
 from specdec.lm.check_split import WHOLE, why_whole
 from specdec.lm.draft_vocabulary import vocabulary_between
@@ -16,6 +17,7 @@ from specdec.lm.layer_kinds import why_no_trees
 from specdec.lm.loadable import vocabulary_size
 from specdec.lm.translation import SAME
 from specdec.lm.vocabularies import UNLIKE_SIDES
+from specdec.proposer.cascade import require_drawn_chain, require_inner_rule
 from specdec.proposer.hybrid import MERGE, require_hybrid, require_mergeable
 from specdec.proposer.tree_fit import (
     require_heads_fit,
@@ -40,6 +42,7 @@ def require_parts_fit(spec: ArmSpec) -> None:
     tree = spec.tree.build()
     require_members(tree, "tree")
     require_proposer(spec.proposer)
+    require_cascade(spec.proposer, tree)
     require_tree_fits(spec, tree)
     require_sides_fit(spec)
     require_tree_read(spec, tree)
@@ -75,6 +78,48 @@ def require_proposer(proposer: ProposerPart) -> None:
     given = proposer.has_heads or proposer.has_layers or proposer.models
     if not ours and not given:
         require_members(proposer.build(), "proposer")
+
+
+def require_cascade(proposer: ProposerPart, tree: TreePolicy) -> None:
+    """Refuse what cannot draft for a model that drafts itself, as far as its class tells.
+
+    Raises:
+        UserError: it cannot, or the inner rule is not lossless for it.
+    """
+    inner = proposer.inner
+    if inner is None:
+        return
+    with named_options(proposer.names):
+        require_drawn_chain(tree)
+    require_proposer(inner)
+    if inner.has_heads or inner.has_layers:
+        raise Unfit(
+            f"{inner.at}={inner.name}: reads hidden states of its model, which a cascade does not"
+            " hand on; expected one that copies text, or draft_model"
+        )
+    if not proposer.reads_same_tokens:
+        raise Unfit(f"proposer={proposer.name}: its middle model reads the verifier's tokens alone")
+    grown = inner.tree.build() if inner.grows_trees else tree
+    rule = Part[VerificationRule](f"{proposer.at}.rule", proposer.options["rule"]).build()
+    require_members(rule, "verification rule")
+    with named_options(proposer.names):
+        require_inner_rule(rule, inner.draw(grown))
+    _require_inner_tree(inner, grown, proposer)
+
+
+def _require_inner_tree(inner: ProposerPart, tree: TreePolicy, proposer: ProposerPart) -> None:
+    """Refuse a tree that the inner model cannot grow, or that the middle model cannot read."""
+    middle, draft = proposer.draft_model, inner.draft_model
+    if draft is not None:
+        require_ranks(tree, vocabulary_size(draft.checkpoint), f" in {draft.checkpoint.called}")
+    branches = inner.grows_trees and not is_chain(tree)
+    for model in (middle, draft) if branches else ():
+        reason = None if model is None else why_no_trees(model.checkpoint.config)
+        if model is not None and reason is not None:
+            raise Unfit(
+                f"{inner.tree.at}: {model.checkpoint.called} cannot read trees, since {reason};"
+                " expected tree=chain"
+            )
 
 
 def require_tree_fits(spec: ArmSpec, tree: TreePolicy) -> None:
@@ -150,8 +195,9 @@ def require_exit_fits(spec: ArmSpec, tree: TreePolicy) -> None:
 
 def require_sides_fit(spec: ArmSpec) -> None:
     """Refuse a draft model without an encoder beside a verifier with one, and the reverse."""
-    for leaf in spec.proposer.leaves:
-        draft = leaf.draft_model
+    leaves = spec.proposer.leaves
+    drafts_of = [each.draft_model for leaf in leaves for each in (leaf, leaf.inner) if each]
+    for draft in drafts_of:
         if draft is None:
             continue
         reads, drafts = has_encoder(spec.verifier), has_encoder(draft)

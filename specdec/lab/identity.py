@@ -14,6 +14,7 @@ from specdec.core.plug_ins import code_digest
 from specdec.lab.spec import ArmSpec, ProposerPart
 from specdec.replaying.costs import ProposerKey
 from specdec.results.options import (
+    INNER,
     PLUG_INS,
     TARGET,
     VALUES,
@@ -34,17 +35,22 @@ DATA = ("prompts", "training.data")
 BY_NAME = ("template_options", "roles")  # which hold what a user names
 REVISED = (
     *("prompts", "verifier", "draft", "proposer", "proposer.model"),
+    *("proposer.inner", "proposer.inner.model"),
     *("training.verifier", "training.train", "training.data"),
 )
 NO_FILES = {
-    *(*PLUG_INS, *VALUES, "judges", "prompts.chat_template"),
+    *(*PLUG_INS, *VALUES, *INNER, "judges", "prompts.chat_template"),
+    *(f"proposer.inner.model.{name}" for name in VALUES),
     *(f"{node}.{name}" for node in DATA for name in ("split", "config", "field")),
     *(f"{node}.revision" for node in REVISED),
     *("online.loss", "online.swap"),
 }
 NO_FILES_BELOW = tuple(f"{node}.{name}." for node in DATA for name in BY_NAME)
 # What may be on a Hub, and as what.
-MODELS = ("verifier", "draft", "proposer", "proposer.model", "training.verifier")
+MODELS = (
+    *("verifier", "draft", "proposer", "proposer.model", "training.verifier"),
+    *("proposer.inner", "proposer.inner.model"),
+)
 ON_HUB = {
     **{f"{node}.path": "model" for node in MODELS},
     **{f"{node}.path": "dataset" for node in DATA},

@@ -51,6 +51,8 @@ def require_models(spec: ArmSpec) -> None:
     require_model(spec.verifier)
     for leaf in spec.proposer.leaves:
         _require_proposer(leaf, spec)
+        if leaf.inner is not None:
+            _require_proposer(leaf.inner, spec)
 
 
 def _require_proposer(proposer: ProposerPart, spec: ArmSpec) -> None:

@@ -20,6 +20,7 @@ from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.translation import SAME, STRINGS
 from specdec.online.distil import OnlineDistillation
+from specdec.proposer.cascade import Cascade
 from specdec.results.options import HOMES
 
 LOADER = "specdec.lm.load.load"
@@ -144,15 +145,31 @@ class ProposerPart(Part[Proposer]):
         return [leaf for part in parts for leaf in part.leaves] if parts else [self]
 
     @property
+    def is_cascade(self) -> bool:
+        """Whether another proposer drafts for its model."""
+        return self.kind is not None and issubclass(self.kind, Cascade)
+
+    @property
+    def inner(self) -> ProposerPart | None:
+        """The proposer that drafts for the model of a cascade; None: this is none."""
+        found = self.get("inner")
+        if not (self.is_cascade and is_mapping(found)):
+            return None
+        at = f"{self.at}.inner"
+        tree = Part[TreePolicy](f"{at}.tree", found.get("tree") or {}, points=self.points)
+        return ProposerPart(at, found, points=self.points, tree=tree)
+
+    @property
     def models(self) -> list[ModelPart]:
-        """Those of its arguments, or of its parts', that are language models."""
+        """Its arguments, and those of its parts or of a cascade's proposer, that are models."""
         if self.parts:
             return [model for part in self.parts for model in part.models]
-        return [
+        own = [
             ModelPart(f"{self.at}.{name}", value, points=self.points)
             for name, value in self.options.items()
             if is_mapping(value) and value.get(TARGET) == LOADER
         ]
+        return own if self.inner is None else [*own, *self.inner.models]
 
     @property
     def draft_model(self) -> ModelPart | None:

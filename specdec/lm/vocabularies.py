@@ -46,6 +46,9 @@ def require_one_family(verifier: object, proposer: object) -> None:
             f"{type(proposer).__qualname__}: its heads sit on another model than the one that"
             " verifies; expected the same for both"
         )
+    inner = getattr(proposer, "inner", None)  # which drafts for the draft of a cascade
+    if inner is not None:
+        require_one_family(verifier, inner)
 
 
 def require_read(verifier: HFCausalLM, draft: HFCausalLM, called: str) -> None:

@@ -166,7 +166,11 @@ class DraftModel(TreeProposer):
         return 0 < length <= most - self.max_depth
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
-        """Rewind to the committed text; its last token is read at the start of the next step."""
+        """Rewind to the committed text."""
+        self.rewind(contexts)
+
+    def rewind(self, contexts: Sequence[Context]) -> None:
+        """Drop the cells behind each text; its last token is read at the start of the next step."""
         for context in contexts:
             agreed = self._tokens.agreed(context)
             self.model.keep(context.row, min(agreed, self.model.length(context.row)))

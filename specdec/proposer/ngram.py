@@ -55,6 +55,11 @@ class NGram:
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         """The index reads the committed tokens when it is next asked."""
 
+    def rewind(self, contexts: Sequence[Context]) -> None:
+        """Forget the n-grams that are no longer followed by a token."""
+        for context in contexts:
+            self._indices[context.row].rewind(len(context.token_ids))
+
 
 class NGramIndex:
     """Where each n-gram of a growing text was last seen to be followed by a token."""
@@ -62,6 +67,7 @@ class NGramIndex:
     def __init__(self, sizes: Sequence[int]):
         self._sizes = sizes
         self._next: dict[tuple[int, ...], int] = {}  # n-gram -> position behind it
+        self._before: list[tuple[int, tuple[int, ...], int | None]] = []  # what entries were
         self._indexed = 0
 
     def find(self, token_ids: Sequence[int]) -> tuple[int, int]:
@@ -73,7 +79,9 @@ class NGramIndex:
         for position in range(self._indexed + 1, len(token_ids)):
             for size in self._sizes:
                 if position >= size:
-                    self._next[tuple(token_ids[position - size : position])] = position
+                    ngram = tuple(token_ids[position - size : position])
+                    self._before.append((position, ngram, self._next.get(ngram)))
+                    self._next[ngram] = position
         self._indexed = max(self._indexed, len(token_ids) - 1)
         for size in self._sizes:
             if len(token_ids) > size:
@@ -81,3 +89,13 @@ class NGramIndex:
                 if found is not None:
                     return found, size
         return len(token_ids), 0
+
+    def rewind(self, length: int) -> None:
+        """Go back to the first tokens of the text, of which the last may be another one now."""
+        while self._before and self._before[-1][0] >= length:
+            _, ngram, position = self._before.pop()
+            if position is None:
+                del self._next[ngram]
+            else:
+                self._next[ngram] = position
+        self._indexed = min(self._indexed, max(0, length - 1))

@@ -53,6 +53,7 @@ PATHS = ("path", "held_out_path", "init_path", "tokenizer_path")  # that a revis
 PROCESSORS = "sampling.processors."
 PARTS = "proposer.parts."
 LOSS = "online.loss."
+INNER = ("proposer.inner", "proposer.rule")  # the parts of a cascade
 NO_PROPOSER = "none"  # whose texts are the same under any rule
 NO_PACE = "fixed"  # which older runs, that do not say, had
 LONGEST_NAME = 80
@@ -72,8 +73,10 @@ def options(plain: Options) -> dict[str, Any]:
     names = {group: choices.get(group) or plug_in_name(targets[group]) for group in targets}
     used = {name: value for name, value in found.items() if not name.endswith(TARGET)}
     for name, value in found.items():
-        if name.startswith((PROCESSORS, PARTS, LOSS)) and name.endswith(TARGET):
-            names[name.removesuffix(f".{TARGET}")] = plug_in_name(str(value))
+        node, _, last = name.rpartition(".")
+        is_part = node in INNER or name.startswith((PROCESSORS, PARTS, LOSS))
+        if last == TARGET and is_part:
+            names[node] = plug_in_name(str(value))
     return dict(sorted({**used, **names}.items()))
 
 

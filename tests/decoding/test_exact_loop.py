@@ -23,6 +23,7 @@ from specdec.decoding import request as request_module
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.proof.enumeration import BranchingStream, outcomes
+from specdec.proposer.cascade import Cascade
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.hybrid import Hybrid
 from specdec.proposer.ngram import NGram
@@ -109,6 +110,10 @@ def hybrid(kind: type[Hybrid] = Hybrid) -> Hybrid:
     return kind([NGram(2, max_ngram=2), drafting(ChoosingChain(1))], costs=[0.2, 0])
 
 
+def cascade(inner: Proposer) -> Cascade:
+    return Cascade(table_lm(DRAFT), inner, Rejection(), Chain(2))
+
+
 ARMS = [
     Arm("none", NoProposer, 5),
     Arm("ngram", lambda: NGram(3, max_ngram=2), 5),
@@ -128,6 +133,8 @@ ARMS = [
     Arm("chain_block", lambda: drafting(ChoosingChain(2)), 3, Block()),
     Arm("filtered", lambda: drafting(ChoosingFiltered(2, PASSES)), 3),
     Arm("filtered_block", lambda: drafting(ChoosingFiltered(2, PASSES)), 3, Block()),
+    Arm("cascade", lambda: cascade(NGram(2, max_ngram=2)), 3),
+    Arm("cascade_block", lambda: cascade(NGram(1, max_ngram=1)), 3, Block()),
     Arm("iid", lambda: forking(Draw.IID), 3),
     Arm("paths_gbv", two_paths, 3, GreedyMultiPath()),
     Arm("paths_kseq_block", two_paths, 3, KSeqBlock()),
@@ -146,6 +153,7 @@ FULL = Arm(
 # The arms whose texts are enumerated with a processor, too: each kind of draw and each rule once.
 PATHS = (
     *("none", "ngram", "draft_model", "ranked_tree_uneven", "chain_block", "filtered", "iid"),
+    *("cascade_block",),
     *("without_replacement_traversal", "top_plus_one"),
 )
 

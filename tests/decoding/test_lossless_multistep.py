@@ -52,7 +52,7 @@ NUM_TEXTS = 2000
 NUM_WRONG_TEXTS = 1000  # enough for each of the negative controls
 LENGTH = GAMMA + 3  # at least two steps, whatever is accepted
 
-ARMS = ["none", "ngram", "recorded", "draft_model"]  # of arms.PROPOSERS
+ARMS = ["none", "ngram", "recorded", "draft_model", "cascade"]  # of arms.PROPOSERS
 SAMPLINGS = {
     "T=1": Sampling(),
     "T=0.7,top_p=0.9": Sampling(0.7, top_p=0.9),

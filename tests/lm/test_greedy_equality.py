@@ -22,6 +22,7 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.lm.hf import HFCausalLM
+from specdec.proposer.cascade import Cascade
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.ngram import NGram
 from specdec.proposer.none import NoProposer
@@ -160,6 +161,12 @@ def draft_model(reference: Reference) -> Proposer:
     return DraftModel(HFCausalLM(noisy_copy(reference.model, 0.05)), Chain(GAMMA))
 
 
+def cascade(reference: Reference) -> Proposer:
+    """The middle model reads trees with branches, some of which are right."""
+    middle = HFCausalLM(noisy_copy(reference.model, 0.05))
+    return Cascade(middle, RecordedTree(reference.full), Rejection(), Chain(GAMMA))
+
+
 def recorded(reference: Reference) -> Proposer:
     texts = {str(number): ids for number, ids in enumerate(reference.full)}
     return Recorded(texts, GAMMA, accuracy=0.7)
@@ -169,6 +176,7 @@ PROPOSERS: dict[str, Callable[[Reference], Proposer]] = {
     "none": lambda reference: NoProposer(),
     "ngram": lambda reference: NGram(GAMMA),
     "draft_model": draft_model,
+    "cascade": cascade,
     "recorded": recorded,
     "recorded_tree": lambda reference: RecordedTree(reference.full),
 }
@@ -181,7 +189,7 @@ def test_greedy_text_is_that_of_generate(reference: Reference, proposer: str, ba
     check(reference, PROPOSERS[proposer](reference), batch)
 
 
-@pytest.mark.parametrize("proposer", ["draft_model", "recorded_tree"])
+@pytest.mark.parametrize("proposer", ["draft_model", "cascade", "recorded_tree"])
 def test_rows_are_taken_over_by_waiting_requests(reference: Reference, proposer: str) -> None:
     """Three rows for five prompts, texts of full length: rows are used again."""
     traces = check(reference, PROPOSERS[proposer](reference), batch=3, to_the_end=True)

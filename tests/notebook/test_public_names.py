@@ -19,8 +19,8 @@ PUBLIC = {
     "caches": "Clear ErrorWhenFull SlidingWindow",
     "the loop": "SpeculativeDecoder Request Stopping Sampling",
     "paces": "Adaptive",
-    "proposers": "Chained DraftModel EarlyExit Hybrid LayerSkip Medusa NGram NoProposer Pool"
-    " Recorded Retrieval Suffix",
+    "proposers": "Cascade Chained DraftModel EarlyExit Hybrid LayerSkip Medusa NGram NoProposer"
+    " Pool Recorded Retrieval Suffix",
     "trees": "Calibrated Chain Dynamic Filtered Sampled Sequoia Sparse",
     "rules": "Block KSeq Lenient Match Rejection TopK TopPlusOne Traversal Typical",
     "training": "Trainer MedusaTraining ChainedTraining VerifierStates Reading Distill HeldOut"

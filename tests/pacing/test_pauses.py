@@ -27,6 +27,7 @@ OTHERS: Mapping[str, Make] = {
         [sd.Pool(3), sd.DraftModel(draft, sd.Chain(3)), PROPOSERS["chained"](verifier, draft)]
     ),
     "merged": lambda verifier, draft: sd.Hybrid([sd.NGram(3), sd.Pool(3)], mode="merge"),
+    "cascade": lambda verifier, draft: sd.Cascade(draft, sd.NGram(2), sd.Rejection(), sd.Chain(3)),
     "early_exit": lambda verifier, draft: sd.EarlyExit(verifier, sd.Chain(3), exit_layer=1),
     "layer_skip": lambda verifier, draft: sd.LayerSkip(verifier, sd.Sparse(PATHS), [1]),
 }

@@ -13,6 +13,7 @@ from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
+from specdec.proposer.cascade import Cascade
 from specdec.proposer.datastore import Datastore, write_datastore
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.hybrid import Hybrid
@@ -44,6 +45,9 @@ TARGET = markov(2, full_context(5, 1.5, V))
 DRAFT = markov(1, mixture(TARGET, full_context(6, 1.5, V), 0.5))
 
 
+TINY = markov(1, mixture(DRAFT, full_context(7, 1.5, V), 0.5))  # drafts for the draft
+
+
 @cache
 def _texts() -> dict[str, Sequence[int]]:
     """Texts that owe nothing to the verifier or to its noise."""
@@ -73,6 +77,12 @@ PROPOSERS: dict[str, Callable[[], Proposer]] = {
     "pool": lambda: Pool(GAMMA),
     "hybrid": lambda: Hybrid([NGram(GAMMA), DraftModel(table_lm(DRAFT, V), Chain(GAMMA))]),
     "merged": lambda: Hybrid([Suffix(GAMMA), RankedTree(TREE, DRAFT)], mode="merge"),
+    "cascade": lambda: Cascade(
+        table_lm(DRAFT, V), DraftModel(table_lm(TINY, V), Chain(GAMMA)), Rejection(), Chain(GAMMA)
+    ),
+    "cascade_ngram": lambda: Cascade(
+        table_lm(DRAFT, V), NGram(GAMMA, max_ngram=2), Rejection(), Chain(GAMMA + 1)
+    ),
     "recorded": lambda: Recorded(_texts(), GAMMA, accuracy=0.5),
     "ranked_tree": lambda: RankedTree(TREE, DRAFT),
 }

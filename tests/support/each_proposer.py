@@ -28,6 +28,9 @@ PROPOSERS: Mapping[str, Make] = {
     "none": lambda verifier, draft: sd.NoProposer(),
     "ngram": lambda verifier, draft: sd.NGram(3),
     "draft_model": lambda verifier, draft: sd.DraftModel(draft, sd.Chain(3)),
+    "cascade": lambda verifier, draft: sd.Cascade(
+        draft, sd.NGram(3, max_ngram=2), sd.Rejection(), sd.Chain(3)
+    ),
     "draft_tree": lambda verifier, draft: sd.DraftModel(draft, Sparse(PATHS)),
     "medusa": lambda verifier, draft: sd.Medusa(
         test_medusa.random_heads(verifier.model),

@@ -122,6 +122,9 @@ class EnumeratedStream:
         self._branching = branching
         self._cells = cells
 
+    def under(self, *purpose: object) -> "EnumeratedStream":
+        return self  # whatever decides here is enumerated
+
     def uniform(self) -> float:
         return (self.integer(self._cells) + 0.5) / self._cells
 

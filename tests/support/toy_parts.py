@@ -32,7 +32,8 @@ class Part:
 
     def __init__(self, group: str, name: str):
         config = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text(encoding="utf-8"))
-        config = config.get("rule", config)
+        if group == "verification":
+            config = config["rule"]
         words = config["_target_"].split(".")
         last = next(place for place, word in enumerate(words) if word[:1].isupper())
         self.name = name

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from specdec.core.errors import Unfit
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
 from specdec.core.values import CandidateSource, each_draw
@@ -82,6 +83,8 @@ class ToyTraces:
             "datastore": written(folder / "datastore", [trace.output_ids for trace in plain]),
             "texts": {trace.prompt_id: trace.output_ids for trace in plain},
             "gamma": 3,
+            "inner": NGram(3),
+            "rule": Rejection(),
             "accuracy": 0.8,
         }
 
@@ -113,7 +116,10 @@ class ToyTraces:
 
     def _decided(self, name: str, proposer: Part, given: Mapping[str, Any]) -> Iterator[Decoded]:
         """Decode with every rule that can decide; greedily with one, whose texts are all rules'."""
-        draws = each_draw(proposer.build(given).draw)
+        try:
+            draws = each_draw(proposer.build(given).draw)
+        except Unfit:  # it does not grow this tree
+            return
         fitting = [
             (name, rule)
             for name, rule in self._rules.items()

@@ -93,6 +93,7 @@ class CalibrationSpec:
         self._check_text()
         proposer = self.proposer
         known = proposer.has_heads or self.drafts_alone
+        known = known and not proposer.is_cascade  # which grows no tree
         expected = (
             "one of medusa, chained, early_exit, draft_model, or of your own with heads or a draft"
             " model"

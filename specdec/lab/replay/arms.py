@@ -15,6 +15,7 @@ from specdec.lab.identity import draft_of
 from specdec.lab.spec import ArmSpec, is_fixed
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.translation import translation_of
+from specdec.proposer.cascade import Cascade
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.early_exit import EarlyExit
 from specdec.proposer.heads import HeadsProposer
@@ -109,11 +110,12 @@ class ReplayArm:
         kind = f"{type(proposer).__module__}.{type(proposer).__qualname__}"
         tree, closed, source = None, None, id(proposer)
         proposer = _by_itself(proposer)
-        if isinstance(proposer, DraftModel | HeadsProposer):
+        if isinstance(proposer, DraftModel | Cascade | HeadsProposer):
             tree = proposer.tree
             if is_ours(kind) and not _translates(proposer):
                 closed = _closed(tree, rule, proposer.temperature)
-                source = id(proposer.model if isinstance(proposer, DraftModel) else proposer.heads)
+                heads = isinstance(proposer, HeadsProposer)
+                source = id(proposer.heads if heads else proposer.model)
         if closed is None:
             require_jumps(rule, proposer.draw)
         name = plug_in_name(kind)

@@ -13,6 +13,7 @@ from specdec.decoding.stopping import Stopping
 from specdec.lab.replay.arms import ReplayArm
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, mean_tally
+from specdec.proposer.cascade import Cascade
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.heads import HeadsProposer
 from specdec.recording.hidden_states import States
@@ -193,7 +194,7 @@ def distributions_of(
     Raises:
         Unfit: neither a model nor heads draft.
     """
-    if isinstance(proposer, DraftModel):
+    if isinstance(proposer, DraftModel | Cascade):  # whose chains are its middle model's
         return ModelDistributions(proposer.model)
     if isinstance(proposer, HeadsProposer):
         return HeadDistributions(proposer.heads, verifier, states)

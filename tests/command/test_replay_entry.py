@@ -160,13 +160,13 @@ def test_a_proposer_with_a_broken_state_is_found(
     tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The texts stay lossless, whatever the draft has read; only acceptance tells."""
-    from specdec.proposer.draft_model import DraftModel
+    from specdec.proposer.draft_tokens import SameTokens
 
     rows = [{"id": f"{n}", "prompt": f"def add(first, second): {n}"} for n in range(12)]
     Path("many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     overrides = ("sampling.temperature=0", "max_new_tokens=30", "prompts.path=many.jsonl")
     assert record(cli, tiny, *overrides).status == 0
-    monkeypatch.setattr(DraftModel, "_readable", lambda self, token_ids: [5] * len(token_ids))
+    monkeypatch.setattr(SameTokens, "readable", lambda self, token_ids: [5] * len(token_ids))
     overrides = ("grid.proposer=[draft_model]", "grid.gamma=[3]", "check=true")
     ended = replay(cli, tiny, *overrides)
     assert ended.status == 1

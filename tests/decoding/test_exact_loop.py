@@ -107,7 +107,7 @@ def two_paths() -> DraftModel:
 
 def hybrid(kind: type[Hybrid] = Hybrid) -> Hybrid:
     """Mix candidates that are copied with drawn ones: two draws in one text."""
-    return kind([NGram(2, max_ngram=2), drafting(ChoosingChain(1))], costs=[0.2, 0])
+    return kind([NGram(2, max_ngram=2), drafting(ChoosingChain(1))], costs=[0, 0.2])
 
 
 def cascade(inner: Proposer) -> Cascade:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from specdec.proposer.hybrid import Hybrid
 from specdec.proposer.merging import followed, merged
 from specdec.proposer.ngram import NGram
 from specdec.proposer.none import NoProposer
-from specdec.proposer.outlook import Outlook, believed
+from specdec.proposer.outlook import Outlook, believed, trust_in_copies
 from specdec.proposer.pool import Pool
 from specdec.proposer.suffix import Suffix
 from specdec.testing import check_proposer
@@ -28,12 +29,15 @@ from specdec.tree.chain import Chain
 from specdec.tree.sparse import Sparse
 from specdec.verification.block import Block
 from specdec.verification.rejection import Rejection
+from tests.support import asking
 from tests.support.arms import DRAFT, PROMPT, TARGET, V, decoder, requests
-from tests.support.asking import context
 from tests.support.each_proposer import PROPOSERS
 from tests.support.families import noisy_copy, tiny_model
 from tests.support.joint_distribution import assert_fits
 from tests.support.toy import RankedTree, table_lm, text_distribution
+
+# Copies are trusted as they stand at temperature 0.
+context = partial(asking.context, sampling=Sampling(0.0))
 
 
 class Scripted:
@@ -274,3 +278,12 @@ def test_what_is_drawn_cannot_be_merged() -> None:
     with pytest.raises(Unfit, match="mode='merge': single candidates keep their distribution only"):
         Hybrid([Suffix(2), drafting], mode="merge")
     Hybrid([Suffix(2), RankedTree((-1, 0), DRAFT)], mode="merge")
+
+
+def test_copies_are_trusted_less_where_tokens_are_drawn() -> None:
+    certain, drawn = (Outlook(trust_in_copies(temperature)) for temperature in (0.0, 1.0))
+    assert certain.expected(2, 3) == pytest.approx(believed(2, 3))
+    assert drawn.expected(2, 3) == pytest.approx(believed(2, 3) / 3)
+    for _ in range(100):
+        drawn.learn(2, 3, 3)
+    assert drawn.expected(2, 3) > 2.5

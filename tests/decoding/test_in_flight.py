@@ -38,6 +38,7 @@ def live_bytes() -> int:
     return sum(each.nbytes() for each in storages.values())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(PROPOSERS))
 def test_memory_does_not_grow_with_the_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     verifier, draft = HFCausalLM(VERIFIER), HFCausalLM(DRAFT)

@@ -111,7 +111,7 @@ class Watched:
             assert proposal.tree.token_ids[0] == context.token_ids[-1], (
                 "the root of a tree must be the last committed token"
             )
-            assert proposal.draw is self.draw or proposal.tree.num_draft_tokens == 0
+            assert proposal.draw in each_draw(self.draw) or proposal.tree.num_draft_tokens == 0
             assert max(proposal.tree.depths) <= self.max_depth, "deeper than it says it goes"
         return proposals
 

@@ -186,6 +186,7 @@ DRAFTS: Mapping[str, Callable[[], Proposer]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(EXACT))
 @pytest.mark.parametrize("drafts", sorted(DRAFTS))
 def test_the_text_has_exactly_the_distribution_under_the_policy(

@@ -15,7 +15,7 @@ from specdec.core.protocols import Forward, Proposer
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Step, Trace
 from specdec.core.tree import CandidateTree
-from specdec.core.values import Context, Draws, Layer, Proposal, Verdict
+from specdec.core.values import Context, Draws, Layer, Proposal, Verdict, each_draw
 from specdec.decoding.decoder import Clock, SpeculativeDecoder
 from specdec.decoding.request import Flight, Request
 from specdec.decoding.stopping import Stopping

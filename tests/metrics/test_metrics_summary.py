@@ -13,7 +13,7 @@ from specdec.metrics.summary import DEFINITIONS as SAME_DEFINITIONS
 from tests.support.metric_traces import example, make_step, make_trace, random_traces
 
 # And what no trace tells.
-NEED_MORE = {"difference", "ratio", "p_value", "peak_memory_bytes", "compile_seconds"}
+NEED_MORE = {"regret", "difference", "ratio", "p_value", "peak_memory_bytes", "compile_seconds"}
 NEED_MORE |= {"num_skipped", "num_truncated", "num_unanswered"}  # the prompts
 NEED_MORE |= {"experts_touched", "experts_at_tokens"}  # experts that were counted
 NEED_MORE |= {"reread_share"}  # a recurrent verifier

@@ -26,6 +26,7 @@ def summary(**replaced: Any) -> dict[str, Any]:
         "transport_bound": {"value": 0.8125, "low": 0.5, "high": 1.0, "n": 9},
         "total_variation": {"value": 0.0819, "low": 0.0625, "high": 0.125, "n": 9},
         "experts_touched": KNOWN,
+        "regret": DIFFERENCE,
         "kl": {"value": 0.2049, "low": 0.125, "high": 0.25, "n": 9},
         "judged": {"block": {"expected_accepted": KNOWN, "difference": DIFFERENCE}},
         "reference": "none",

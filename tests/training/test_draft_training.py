@@ -16,7 +16,7 @@ from specdec.decoding.stopping import Stopping
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.proposer.draft_model import DraftModel
-from specdec.training import draft_losses
+from specdec.training import token_losses
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.draft_losses import DraftLosses
@@ -102,7 +102,7 @@ def test_the_loss_and_its_gradients_are_those_token_by_token(
     one = disturbed(states, loss, **options)
     assert losses_of(one).model.config.tie_word_embeddings == (start == "fresh")
     if size is not None:
-        monkeypatch.setattr(draft_losses, "LOGITS_AT_ONCE", size * states.verifier.vocab_size)
+        monkeypatch.setattr(token_losses, "LOGITS_AT_ONCE", size * states.verifier.vocab_size)
     batch = masked(one.batch(0, 2))
     by_hand = unchunked(one, loss, batch)
     expected = gradients(one, by_hand)

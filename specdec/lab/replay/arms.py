@@ -144,7 +144,7 @@ def _closed(
         return None
 
 
-def _translates(proposer: DraftModel | HeadsProposer) -> bool:
+def _translates(proposer: Proposer) -> bool:
     return isinstance(proposer, DraftModel) and translation_of(proposer.model) is not None
 
 

@@ -4,6 +4,7 @@ Where the end of a text occurs a second time, in the text itself or in another o
 match. A place knows what it goes on with, and how often; of that a chain or a tree is made.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from itertools import count
@@ -12,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from specdec.core.errors import require_int, require_number
 from specdec.core.tree import ROOT, CandidateTree
-from specdec.core.values import CandidateSource, Context, Draw, Layer, Proposal, Verdict
+from specdec.core.values import CandidateSource, Context, Draw, Layer, Proposal
 
 
 class Place(Protocol):
@@ -30,7 +31,7 @@ class Matched(NamedTuple):
     place: Place
 
 
-class Lookup:
+class Lookup(ABC):
     """Propose what follows the longest match, as a chain or as a tree of what is frequent.
 
     Candidates are point masses, so that the text stays lossless at any temperature.
@@ -69,12 +70,6 @@ class Lookup:
         self._depth_per_matched = depth_per_matched
         self._num_nodes = num_nodes
 
-    def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
-        """Start afresh."""
-
-    def reset(self, contexts: Sequence[Context]) -> None:
-        """Begin these requests."""
-
     def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
         """Look up how each text may go on."""
         return [self._proposal(context) for context in contexts]
@@ -97,12 +92,9 @@ class Lookup:
             return CandidateTree.chain(root, chain_behind(matches, depth))
         return tree_behind(root, matches, depth, self._num_nodes)
 
+    @abstractmethod
     def _matches(self, context: Context) -> Sequence[Matched]:
         """Return where the end of a text occurs otherwise, longer matches first."""
-        raise NotImplementedError
-
-    def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
-        """The committed tokens are read when candidates are next asked for."""
 
 
 def chain_behind(matches: Sequence[Matched], depth: int) -> list[int]:

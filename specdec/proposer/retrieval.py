@@ -1,7 +1,9 @@
 """What followed the end of the text in a datastore: retrieval-based drafting."""
 
+from collections.abc import Sequence
+
 from specdec.core.errors import require
-from specdec.core.values import Context
+from specdec.core.values import Context, Verdict
 from specdec.proposer.datastore import Datastore
 from specdec.proposer.lookup import Lookup, Matched
 
@@ -56,6 +58,15 @@ class Retrieval(Lookup):
     def tokenizer_digest(self) -> str:
         """Of what made the tokens of the datastore."""
         return self._datastore.tokenizer_digest
+
+    def open(self, num_rows: int, capacity: int, vocab_size: int) -> None:
+        """Nothing is kept of a text."""
+
+    def reset(self, contexts: Sequence[Context]) -> None:
+        """Nothing is kept of a request."""
+
+    def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
+        """The datastore stays as it is."""
 
     def _matches(self, context: Context) -> list[Matched]:
         found = self._datastore.find(context.token_ids, self._min_matched, self.max_depth)

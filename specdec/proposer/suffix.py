@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import islice
 
-from specdec.core.values import Context
+from specdec.core.values import Context, Verdict
 from specdec.proposer.automaton import SuffixAutomaton
 from specdec.proposer.datastore import Datastore
 from specdec.proposer.lookup import Lookup, Matched
@@ -71,6 +71,9 @@ class Suffix(Lookup):
         """Start an empty automaton for each new request; it is extended while it is asked."""
         for context in contexts:
             self._texts[context.row] = SuffixAutomaton()
+
+    def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
+        """The committed tokens are read when candidates are next asked for."""
 
     def _matches(self, context: Context) -> list[Matched]:
         text = self._texts[context.row]

@@ -9,6 +9,7 @@ import torch
 
 import specdec as sd
 from specdec.core.errors import UserError
+from specdec.core.protocols import WholePrompts
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.mask import PREFIX_LM
 from specdec.lm.prefix_lm import PrefixLM
@@ -187,7 +188,8 @@ def test_heads_are_trained_on_what_decoding_shows_them(tmp_path: Path, tiny: Any
     verifier.open(3, 64)
     starts = batch.counted.int().argmax(dim=1).tolist()
     prompts = [ids[:n].tolist() for ids, n in zip(batch.token_ids, starts, strict=True)]
-    shown = verifier.begin([0, 1, 2], prompts, ("final",))  # type: ignore[attr-defined]
+    assert isinstance(verifier, WholePrompts)
+    shown = verifier.begin([0, 1, 2], prompts, ("final",))
     for row, said in enumerate(shown):
         torch.testing.assert_close(found[row, : starts[row] - 1], said["final"])
     heads = MedusaTraining(states, KL(), HeldOut(sd.Chain(2), sd.Sampling(0)), num_heads=2)

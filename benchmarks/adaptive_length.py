@@ -4,17 +4,18 @@
    python benchmarks/adaptive_length.py rounds=1 new_tokens=48  # a first look
 
 Each cell is a draft, a temperature and a number of requests in flight. In each round all arms of a
-cell decode the same prompts in turns, in one process: plain decoding, fixed depths, and a
-controller that starts knowing nothing. A round gives two ratios of seconds per token (prefill
-excluded): plain over adaptive, and adaptive over the fixed depth that is the fastest by its median
-over all rounds. Shown are their medians. What was measured stands in the file `output`; the same
-command goes on where it was interrupted.
+cell decode the same prompts in turns, in one process: fixed depths once, plain decoding and a
+controller that starts knowing nothing `pairs` times. Shown are the median over pairs of plain over
+adaptive seconds per token (prefill excluded), and the regret: the median of adaptive over that of
+the fastest fixed depth. Eight requests in flight get four times as many prompts, so that runs are
+of some hundred steps each. What was measured stands in the file `output`; the same command goes on
+where it was interrupted.
 """
 
 import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,15 @@ from specdec.zoo import ZOO_FOLDER
 DEFAULTS = {
     "prompts": 8,
     "new_tokens": 96,
-    "rounds": 3,
+    "rounds": 1,
+    "pairs": 3,
     "output": "outputs/adaptive_length.jsonl",
 }
 DEPTHS = (1, 2, 3, 4, 6, 8)
 MOST = max(DEPTHS)
 FLOOR, REGRET = 0.98, 0.03
 PLAIN, ADAPTIVE = "none", "adaptive"
+Rounds = dict[tuple[str, int], dict[str, list[float]]]  # by cell and number: seconds of each arm
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ class Bench:
     def __init__(self, options: DictConfig):
         self.verifier = sd.load("zoo:verifier")
         self.drafts = {"zoo": sd.load("zoo:draft"), "random": random_draft()}
-        self.prompts = sd.load_prompts("zoo:prompts")[: options.prompts]
+        self.prompts = sd.load_prompts("zoo:prompts")
+        self.num_prompts, self.num_pairs = options.prompts, options.pairs
         self.stopping = sd.Stopping(options.new_tokens)
 
     def proposer(self, cell: Cell, depth: int) -> Proposer:
@@ -105,21 +109,20 @@ class Bench:
             seed,
             pace=pace,
         )
-        traces = decoder.decode(list(self.prompts))
+        prompts = self.prompts[: self.num_prompts * min(4, cell.batch)]
+        traces = decoder.decode(prompts)
         return _seconds(traces) / sum(len(trace.output_ids) for trace in traces)
 
-    def round(self, cell: Cell, number: int) -> dict[str, float]:
-        """Decode with all arms in turns; odd rounds in the opposite order."""
-        arms: list[tuple[str, Callable[[], float]]] = [
-            (name, lambda d=depth, p=pace: self.seconds_per_token(cell, d, number, p))
-            for name, depth, pace in [
-                (PLAIN, 0, None),
-                *((str(depth), depth, None) for depth in DEPTHS),
-                (ADAPTIVE, MOST, sd.Adaptive()),
-            ]
-        ]
-        order = arms if number % 2 == 0 else arms[::-1]
-        return {name: decode() for name, decode in order}
+    def round(self, cell: Cell, number: int) -> dict[str, list[float]]:
+        """Decode with all arms in turns, the pairs one way and the other."""
+        found: dict[str, list[float]] = {name: [] for name in (PLAIN, ADAPTIVE)}
+        for pair in range(self.num_pairs):
+            for name in (PLAIN, ADAPTIVE)[:: -1 if (number + pair) % 2 else 1]:
+                depth, pace = (MOST, sd.Adaptive()) if name == ADAPTIVE else (0, None)
+                found[name].append(self.seconds_per_token(cell, depth, number, pace))
+        for depth in DEPTHS:
+            found[str(depth)] = [self.seconds_per_token(cell, depth, number, None)]
+        return found
 
 
 def _seconds(traces: Sequence[Trace]) -> float:
@@ -130,7 +133,7 @@ def _seconds(traces: Sequence[Trace]) -> float:
     )
 
 
-def known(path: Path, options: dict[str, Any]) -> dict[tuple[str, int], dict[str, float]]:
+def known(path: Path, options: dict[str, Any]) -> Rounds:
     """Read the rounds of earlier sessions with the same options, by cell and number."""
     if not path.is_file():
         return {}
@@ -140,23 +143,24 @@ def known(path: Path, options: dict[str, Any]) -> dict[tuple[str, int], dict[str
     }
 
 
-def table(found: dict[tuple[str, int], dict[str, float]]) -> Table:
-    """Lay out the medians over the rounds, a cell a line."""
-    shown = Table(title="pace=adaptive: medians over rounds", title_justify="left")
-    for name in ("cell", "best fixed", "its speedup", "speedup", "regret", ""):
+def table(found: Rounds) -> Table:
+    """Lay out the medians, a cell a line."""
+    shown = Table(title="pace=adaptive: medians, and the range of pairs", title_justify="left")
+    for name in ("cell", "best fixed", "its speedup", "speedup", "range", "regret", ""):
         shown.add_column(name, no_wrap=True)
     for cell in map(str, CELLS):
         rounds = [each for (name, _), each in found.items() if name == cell]
         if not rounds:
             continue
-        fixed = [PLAIN, *map(str, DEPTHS)]
-        best = min(fixed, key=lambda arm: statistics.median(each[arm] for each in rounds))
-        faster = statistics.median(each[PLAIN] / each[ADAPTIVE] for each in rounds)
-        its = statistics.median(each[PLAIN] / each[best] for each in rounds)
-        lost = statistics.median(each[ADAPTIVE] / each[best] - 1 for each in rounds)
+        arms = {arm: [each for one in rounds for each in one[arm]] for arm in rounds[0]}
+        medians = {arm: statistics.median(some) for arm, some in arms.items()}
+        best = min(medians.keys() - {ADAPTIVE}, key=lambda arm: medians[arm])
+        pairs = [p / a for p, a in zip(arms[PLAIN], arms[ADAPTIVE], strict=True)]
+        faster, lost = statistics.median(pairs), medians[ADAPTIVE] / medians[best] - 1
         kept = faster >= FLOOR and lost <= REGRET
         verdict = "" if kept else f"missed: {FLOOR:g} of none, {REGRET:.0%} of the best"
-        shown.add_row(cell, best, f"{its:.3f}", f"{faster:.3f}", f"{lost:+.1%}", verdict)
+        its, reach = medians[PLAIN] / medians[best], f"{min(pairs):.2f} .. {max(pairs):.2f}"
+        shown.add_row(cell, best, f"{its:.3f}", f"{faster:.3f}", reach, f"{lost:+.1%}", verdict)
     return shown
 
 
@@ -166,7 +170,7 @@ def main() -> None:
     assert isinstance(options, DictConfig)
     path = Path(options.output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    same = {"prompts": options.prompts, "new_tokens": options.new_tokens}
+    same = {name: options[name] for name in ("prompts", "new_tokens", "pairs")}
     found = known(path, same)
     missing = [
         (cell, number)
@@ -182,7 +186,7 @@ def main() -> None:
         row = {"cell": str(cell), "round": number, "options": same, "seconds": seconds}
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        shown = {name: round(1e3 * each, 2) for name, each in seconds.items()}
+        shown = {name: [round(1e3 * each, 2) for each in some] for name, some in seconds.items()}
         print(cell, f"round {number}: ms a token", shown, flush=True)
     Console(width=120).print(table(found))
 

@@ -15,8 +15,6 @@ from specdec.pacing.offers import Offers
 from specdec.pacing.probing import Probing
 from specdec.pacing.seconds import FiledSeconds, MeasuredSeconds, StepSeconds
 
-FIRST_DEPTH = 4  # what is tried before anything is known
-
 
 @dataclass
 class StepDepths:
@@ -113,13 +111,13 @@ class Adaptive:
 
     def _choose(self, contexts: Sequence[Context]) -> StepDepths:
         num_rows = len(contexts)
-        if self._probing.wants_plain(self._seconds.knows_plain(num_rows)):
-            return StepDepths([0] * num_rows)
         shared = self._chances.shared(self._max_depth)
         gains = [self._gains(each, shared) for each in contexts]
         choices = self._choices(contexts, gains)
-        if choices is None:  # nothing was ever timed
-            return self._ask(contexts, [min(FIRST_DEPTH, self._max_depth)] * num_rows)
+        if choices is None:  # nothing was ever timed: the cheapest look
+            return self._ask(contexts, [self._rungs[0]] * num_rows)
+        if self._probing.wants_plain(choices, self._seconds.num_plain(num_rows)):
+            return StepDepths([0] * num_rows)
         found = best(choices)
         chosen = self._allowed(choices, found)
         if chosen.depth == 0:
@@ -135,13 +133,13 @@ class Adaptive:
         """Return the best choice, or a trial of another; the plain one where too much was lost."""
         plain = choices[0]
         chosen = self._probing.choice(choices, found)
-        if chosen.depth > 0 and not self._ledger.allows(plain.seconds):
+        if chosen.depth > 0 and not self._ledger.allows(1 / plain.rate):
             self._probing.put_off()
             return plain
         if chosen is found:
             return found
         risk = max(0.0, chosen.seconds - chosen.tokens / found.rate)
-        if chosen.depth > 0 and not self._ledger.allows_trial(risk, plain.seconds):
+        if chosen.depth > 0 and not self._ledger.allows_trial(risk, 1 / plain.rate):
             return found
         return chosen
 
@@ -162,7 +160,10 @@ class Adaptive:
             return None
         found = [DepthChoice(0, float(num_rows), plain)]
         share = self._offers.share
+        reach = self._seconds.reach
         for depth in self._rungs:
+            if depth > max(reach, self._rungs[0]):
+                break
             propose = self._seconds.propose(num_rows, depth)
             read = self._seconds.read(num_rows, 1 + self._offers.tokens(depth), context)
             assert propose is not None
@@ -208,6 +209,8 @@ class Adaptive:
         largest = max(each.tree.num_draft_tokens for each in proposals)
         # What was caught up on is another matter than drafting to a depth.
         drafting = propose if plan.is_caught_up else None
+        context = sum(len(each.token_ids) for each in contexts) / num_rows
+        took = self._seconds.booked(num_rows, depth, largest + 1, context, propose + rest)
         self._seconds.note(num_rows, depth, largest + 1, drafting, rest)
         emitted = [1] * num_rows
         if depth > 0:
@@ -215,11 +218,10 @@ class Adaptive:
             emitted = [end - start for end, start in zip(now, plan.lengths, strict=True)]
             self._offers.note(depth, _counts(proposals, depth))
             self._count(contexts, verdicts, emitted)
-        context = sum(len(each.token_ids) for each in contexts) / num_rows
         plain = self._seconds.read(num_rows, 1, context)
-        if plain is not None:  # held against plain steps of as many tokens
-            took = self._seconds.booked(num_rows, depth, largest + 1, context, propose + rest)
-            self._ledger.note(took, sum(emitted) / num_rows * plain)
+        if took is not None and plain is not None:  # held against plain steps of as many tokens
+            usual = took if depth == 0 else sum(emitted) / num_rows * plain
+            self._ledger.note(took, usual)
 
     def _count(
         self, contexts: Sequence[Context], verdicts: Sequence[Verdict], emitted: Sequence[int]

@@ -1,7 +1,7 @@
 """What was lost against plain decoding: the floor below which an arm never falls for long."""
 
-SLACK = 24.0  # plain steps that bad luck may cost: even a good draft has a run of refusals
-TRIALS = 2.0  # plain steps that trials may cost when hardly any time has passed
+SLACK = 8.0  # plain tokens that bad luck may cost: even a good draft has a run of refusals
+TRIALS = 2.0  # plain tokens that trials may cost when hardly any time has passed
 
 
 class Ledger:
@@ -9,11 +9,13 @@ class Ledger:
 
     Drafting is allowed only while what was lost by all steps together, luck included, obeys
 
-        lost <= share * elapsed + SLACK plain steps,
+        lost <= share * elapsed + SLACK plain tokens,
 
     so that the whole is never slower than plain decoding by more than `share` of the time, but for
-    these few steps and the last loss. Trials of what is not believed to be the best have an account
-    of their own: what they are expected to lose is at most `share` of the time and TRIALS steps.
+    these few tokens and the last loss. Tokens count, and not steps: a step of B requests in flight
+    makes B of them, and is as good as B looks at a draft. Trials of what is not believed to be the
+    best have an account of their own: what they are expected to lose is at most `share` of the time
+    and TRIALS tokens.
     """
 
     def __init__(self, share: float):
@@ -38,7 +40,7 @@ class Ledger:
         self._lost += seconds - plain
 
     def allows(self, plain: float) -> bool:
-        """Whether a step may draft; `plain` are the seconds of a plain step."""
+        """Whether a step may draft; `plain` are the seconds per token of plain decoding."""
         return self._lost <= self._share * self._elapsed + SLACK * plain
 
     def allows_trial(self, risk: float, plain: float) -> bool:

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 
 from specdec.pacing.ladder import DepthChoice, best
 
-BURST = 3  # steps of a probe
+BURST = 3  # looks of a probe, of a request each; but two steps, since one may have stalled
 FIRST_REST, LONGEST_REST = 16, 256  # plain steps between probes; each rest is twice the last
 FIRST_TRIAL, LAST_TRIAL = 16, 256  # drafting steps between looks at a neighbouring depth
-REFRESH = 128  # drafting steps between plain ones, where their seconds are measured
+# Drafting steps between plain ones, where their seconds are measured; each pause is twice the last.
+FIRST_REFRESH, LAST_REFRESH = 8, 128
+ENOUGH = 3  # plain steps that were timed before they are timed less often
+BY_FAR = 1.5  # times as fast as plain decoding
 
 
 class Probing:
@@ -20,8 +23,9 @@ class Probing:
     def __init__(self, is_measured: bool):
         self._is_measured = is_measured
         self._resting, self._rest = 0, FIRST_REST
-        self._burst = BURST
+        self._burst = float(BURST)
         self._drafting = 0  # steps since the last plain one
+        self._refresh = FIRST_REFRESH
         self._until_trial, self._trial = FIRST_TRIAL, FIRST_TRIAL
         self._upwards = True
 
@@ -35,13 +39,28 @@ class Probing:
         self._resting -= 1
         return True
 
-    def wants_plain(self, knows_plain: bool) -> bool:
-        """Whether this step is plain to be timed: every other one at first, few later."""
-        self._drafting += 1
-        if not self._is_measured or self._drafting < (REFRESH if knows_plain else 2):
+    def wants_plain(self, choices: Sequence[DepthChoice], num_timed: int) -> bool:
+        """Whether this step is plain to be timed: every other one at first, fewer and fewer later.
+
+        Where drafting wins by far, the seconds of one plain step say enough for long.
+        """
+        if not self._is_measured:
             return False
+        self._drafting += 1
+        if self._drafting < self._refresh_in(choices, num_timed):
+            return False
+        if num_timed >= ENOUGH:
+            self._refresh = min(2 * self._refresh, LAST_REFRESH)
         self._drafting = 0
         return True
+
+    def _refresh_in(self, choices: Sequence[DepthChoice], num_timed: int) -> int:
+        """Return how many steps after a plain one the next one is due."""
+        if num_timed == 0:
+            return 1
+        if best(choices).rate >= BY_FAR * choices[0].rate:
+            return LAST_REFRESH
+        return 2 if num_timed < ENOUGH else self._refresh
 
     def put_off(self) -> None:
         """Rest, since too much was lost already."""
@@ -59,7 +78,7 @@ class Probing:
             self._resting -= 1
             return choices[0]
         if self._burst > 0:
-            self._burst -= 1
+            self._burst -= min(choices[0].tokens, BURST - 1)
             return best(choices[1:])
         self._burst = BURST
         self._resting = self._rest - 1  # this step is the first of the rest

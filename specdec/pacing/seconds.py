@@ -1,7 +1,9 @@
 """What steps take: measured while decoding, or read from a file of `specdec-costs`."""
 
+from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from itertools import accumulate
+from math import inf
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +26,11 @@ class StepSeconds(Protocol):
         """Whether steps have to be tried to be known."""
         ...
 
+    @property
+    def reach(self) -> float:
+        """The deepest draft of which anything can be said."""
+        ...
+
     def propose(self, num_rows: int, depth: int) -> float | None:
         """Drafting, to a depth."""
         ...
@@ -32,8 +39,8 @@ class StepSeconds(Protocol):
         """All else: the verifier reads so many tokens a row, the rule decides, the text goes on."""
         ...
 
-    def knows_plain(self, num_rows: int) -> bool:
-        """Whether plain steps of so many requests were seen often enough."""
+    def num_plain(self, num_rows: int) -> int:
+        """How many plain steps of about so many requests were timed."""
         ...
 
     def note(
@@ -44,47 +51,54 @@ class StepSeconds(Protocol):
 
     def booked(
         self, num_rows: int, depth: int, num_tokens: int, context: float, clock: float
-    ) -> float:
-        """Return what a step counts for that took so many seconds by the clock."""
+    ) -> float | None:
+        """Return what a step counts for that took so many seconds by the clock; None: nothing."""
         ...
 
 
-@dataclass
 class Sizes:
-    """The last seconds of each size, and what lines between their medians say of the others."""
+    """The last seconds of each size, and what lines between their medians say of the others.
 
-    samples: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
-    medians: dict[int, float] = field(default_factory=dict[int, float])
+    Less is never more: what stalled looks dear, and what is larger says how dear it is at most.
+    Beyond the sizes that are known the lines go on, below them no lower than in proportion.
+    """
+
+    def __init__(self) -> None:
+        self.medians: dict[int, float] = {}
+        self._samples: dict[int, list[float]] = {}
+        self._points: list[tuple[int, float]] = []  # by size, no longer for less
+        self._lines: dict[float, float] = {}  # what was read off already
 
     def note(self, size: int, seconds: float) -> None:
         """Take note of one."""
-        some = self.samples.setdefault(size, [])
+        some = self._samples.setdefault(size, [])
         some.append(seconds)
         if len(some) > WINDOW:
             del some[0]
-        ordered = sorted(some)
         # Of a few the least: what was hardly seen is worth another look.
-        self.medians[size] = ordered[len(some) // 2 if len(some) >= ENOUGH else 0]
+        found = sorted(some)[len(some) // 2 if len(some) >= ENOUGH else 0]
+        if found != self.medians.get(size):
+            self.medians[size] = found
+            self._lines = {}
+            backwards = sorted(self.medians.items(), reverse=True)
+            least = accumulate((median for _, median in backwards), min)
+            self._points = [(s, low) for (s, _), low in zip(backwards, least, strict=True)][::-1]
 
     def count(self, size: int) -> int:
         """Return how many are remembered of a size."""
-        return len(self.samples.get(size, ()))
+        return len(self._samples.get(size, ()))
 
     def at(self, size: float) -> float | None:
-        """Return the seconds of a size; None: nothing is known at all.
+        """Return the seconds of a size; None: nothing is known at all."""
+        if size not in self._lines and self._points:
+            self._lines[size] = self._read_off(size)
+        return self._lines.get(size)
 
-        More is never less. Beyond the sizes that are known the lines go on, below them no lower
-        than in proportion.
-        """
-        points = sorted(self.medians.items())
-        if not points:
-            return None
-        for place in range(1, len(points)):
-            points[place] = points[place][0], max(points[place][1], points[place - 1][1])
+    def _read_off(self, size: float) -> float:
+        points = self._points
         if len(points) == 1:
             return points[0][1] * size / points[0][0]
-        after = next((n for n, (s, _) in enumerate(points) if s >= size), len(points) - 1)
-        after = max(1, after)
+        after = bisect_left(points, size, 1, len(points) - 1, key=lambda point: point[0])
         (low, first), (high, second) = points[after - 1], points[after]
         found = first + (second - first) * (size - low) / (high - low)
         return max(found, first * size / low) if size < low else found
@@ -102,6 +116,12 @@ class MeasuredSeconds:
     def __init__(self) -> None:
         self._propose: dict[int, Sizes] = {}
         self._read: dict[int, Sizes] = {}
+        self._deepest = 1
+
+    @property
+    def reach(self) -> float:
+        """Twice as deep as was tried: so a wrong guess of what is deeper costs one step."""
+        return 2.0 * self._deepest
 
     def propose(self, num_rows: int, depth: int) -> float | None:
         """Return the median of drafting to a depth; none takes no time."""
@@ -112,34 +132,42 @@ class MeasuredSeconds:
 
     def read(self, num_rows: int, num_tokens: float, context: float) -> float | None:
         """Return the median of the rest of a step."""
-        known = {rows: each for rows, each in self._read.items() if each.count(1) >= ENOUGH}
-        near = _nearest(known or self._read, num_rows)
-        if near is None:
-            return None
-        some = self._read[near]
-        # One size alone says nothing of others: reading more may take no longer.
-        return some.at(num_tokens if len(some.medians) > 1 else min(some.medians))
+        some = self._read.get(num_rows)
+        if some is None or some.count(1) < ENOUGH:
+            known = {rows: each for rows, each in self._read.items() if each.count(1) >= ENOUGH}
+            near = _nearest(known or self._read, num_rows)
+            if near is None:
+                return None
+            some = self._read[near]
+        # What was not read yet may take no longer: that is worth a look, which then tells.
+        return some.at(min(num_tokens, max(some.medians)))
 
-    def knows_plain(self, num_rows: int) -> bool:
-        """Whether there are samples enough for a median, of about as many requests."""
-        return any(
-            max(rows, num_rows) <= 2 * min(rows, num_rows) and each.count(1) >= ENOUGH
-            for rows, each in self._read.items()
+    def num_plain(self, num_rows: int) -> int:
+        """How many are remembered of about as many requests: of up to twice or half as many."""
+        return max(
+            (
+                each.count(1)
+                for rows, each in self._read.items()
+                if max(rows, num_rows) <= 2 * min(rows, num_rows)
+            ),
+            default=0,
         )
 
     def note(
         self, num_rows: int, depth: int, num_tokens: int, propose: float | None, rest: float
     ) -> None:
         """Remember the last few."""
+        self._deepest = max(self._deepest, depth)
         if depth > 0 and propose is not None:
             self._propose.setdefault(num_rows, Sizes()).note(depth, propose)
         self._read.setdefault(num_rows, Sizes()).note(num_tokens, rest)
 
     def booked(
         self, num_rows: int, depth: int, num_tokens: int, context: float, clock: float
-    ) -> float:
-        """The clock's."""
-        return clock
+    ) -> float | None:
+        """The clock's, or what such steps usually take: a machine that stalls always does so."""
+        propose, read = self.propose(num_rows, depth), self.read(num_rows, num_tokens, context)
+        return None if propose is None or read is None else min(clock, propose + read)
 
 
 def _nearest(known: Mapping[int, Sizes], num_rows: int) -> int | None:
@@ -163,6 +191,7 @@ class FiledSeconds:
     """
 
     is_measured = False
+    reach = inf
 
     def __init__(self, path: str, draft: str, tree: TreePolicy | None):
         self._costs = read_costs(Path(path))
@@ -202,9 +231,9 @@ class FiledSeconds:
             self._rests[num_tokens, near] = found.verify + found.other
         return self._rests[num_tokens, near]
 
-    def knows_plain(self, num_rows: int) -> bool:
-        """Everything is known beforehand."""
-        return True
+    def num_plain(self, num_rows: int) -> int:
+        """None, and none has to be."""
+        return 0
 
     def note(
         self, num_rows: int, depth: int, num_tokens: int, propose: float | None, rest: float

@@ -8,7 +8,14 @@ from specdec.pacing.chances import FIRST, KEPT, Chances
 from specdec.pacing.ladder import HIGHEST_PRICE, DepthChoice, best, price, rungs
 from specdec.pacing.ledger import SLACK, TRIALS, Ledger
 from specdec.pacing.offers import Offers
-from specdec.pacing.probing import BURST, FIRST_REST, LONGEST_REST, Probing
+from specdec.pacing.probing import (
+    BURST,
+    FIRST_REFRESH,
+    FIRST_REST,
+    LAST_REFRESH,
+    LONGEST_REST,
+    Probing,
+)
 from specdec.pacing.seconds import ENOUGH, WINDOW, MeasuredSeconds, Sizes
 
 
@@ -104,7 +111,36 @@ def test_a_new_number_of_requests_is_like_the_nearest() -> None:
         measured.note(2, 2, 3, 1.0, 2.0)
     assert measured.read(7, 1, 0) == 8
     assert measured.propose(1, 2) == 1
-    assert (measured.knows_plain(5), measured.knows_plain(3)) == (True, False)
+    assert (measured.num_plain(5), measured.num_plain(3)) == (ENOUGH, 0)
+
+
+def test_less_is_never_more() -> None:
+    """A first step that stalled is held against what took longer, and is not believed."""
+    sizes = Sizes()
+    sizes.note(2, 9.0)
+    sizes.note(3, 1.5)
+    assert [sizes.at(size) for size in (2, 3)] == [1.5, 1.5]
+
+
+def test_what_was_not_tried_may_be_free_but_is_not_far() -> None:
+    """Reading more than ever takes no longer until it was tried; drafting goes on in proportion."""
+    measured = MeasuredSeconds()
+    assert measured.reach == 2
+    for _ in range(ENOUGH):
+        measured.note(1, 0, 1, None, 1.0)
+        measured.note(1, 2, 3, 0.5, 1.2)
+    assert measured.reach == 4
+    assert measured.read(1, 5, 0) == measured.read(1, 3, 0) == pytest.approx(1.2)
+    assert measured.propose(1, 4) == pytest.approx(1.0)
+
+
+def test_a_step_that_stalls_counts_as_one_that_does_not() -> None:
+    measured = MeasuredSeconds()
+    assert measured.booked(1, 2, 3, 0, 7.0) is None, "nothing is known to hold it against"
+    for _ in range(ENOUGH):
+        measured.note(1, 2, 3, 0.5, 1.2)
+    assert measured.booked(1, 2, 3, 0, 7.0) == pytest.approx(1.7)
+    assert measured.booked(1, 2, 3, 0, 1.6) == pytest.approx(1.6)
 
 
 def test_the_ledger_keeps_the_floor() -> None:
@@ -142,6 +178,12 @@ def test_probes_are_short_and_rarer_and_rarer() -> None:
     assert max(gaps) == LONGEST_REST + 1
 
 
+def test_a_probe_of_many_requests_takes_two_steps() -> None:
+    probing = Probing(is_measured=False)
+    many = [DepthChoice(each.depth, 8 * each.tokens, 8 * each.seconds) for each in LOSING]
+    assert [probing.choice(many, many[0]).depth > 0 for _ in range(3)] == [True, True, False]
+
+
 def test_a_new_request_ends_a_rest_only_if_drafting_pays_for_it() -> None:
     probing = Probing(is_measured=False)
     for _ in range(BURST + 1):
@@ -160,11 +202,24 @@ def test_neighbours_are_tried_on_both_sides() -> None:
     assert found == {1, 2}, "plain decoding is no neighbour"
 
 
+CLOSE = [DepthChoice(0, 1.0, 1.0), DepthChoice(1, 1.5, 1.2)]
+FAR = [DepthChoice(0, 1.0, 1.0), DepthChoice(1, 1.9, 1.2)]
+
+
 def test_plain_steps_are_timed_at_first_and_now_and_then() -> None:
     probing = Probing(is_measured=True)
-    assert [probing.wants_plain(knows_plain=False) for _ in range(4)] == [False, True] * 2
-    assert sum(probing.wants_plain(knows_plain=True) for _ in range(1280)) == 10
-    assert not any(Probing(False).wants_plain(knows_plain=False) for _ in range(9))
+    assert probing.wants_plain(FAR, 0), "one at least"
+    assert [probing.wants_plain(CLOSE, 1) for _ in range(4)] == [False, True] * 2
+    timed = [probing.wants_plain(CLOSE, ENOUGH) for _ in range(2 * FIRST_REFRESH + 1)]
+    assert [at for at, each in enumerate(timed, 1) if each] == [FIRST_REFRESH]
+    many = [probing.wants_plain(CLOSE, ENOUGH) for _ in range(20 * LAST_REFRESH)]
+    assert sum(many[-10 * LAST_REFRESH :]) == 10
+    assert not any(Probing(False).wants_plain(CLOSE, 0) for _ in range(9))
+
+
+def test_plain_steps_are_not_timed_where_drafting_wins_by_far() -> None:
+    probing = Probing(is_measured=True)
+    assert sum(probing.wants_plain(FAR, 1) for _ in range(4 * LAST_REFRESH)) == 4
 
 
 def test_the_best_is_the_fastest_and_of_equals_the_shortest() -> None:

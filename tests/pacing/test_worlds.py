@@ -7,7 +7,7 @@ is what the controller itself loses.
 import pytest
 
 from specdec.pacing.adaptive import Adaptive
-from tests.support.worlds import DEPTHS, Rate, courses, fixed, played, seconds, world
+from tests.support.worlds import DEPTHS, Noisy, Rate, courses, fixed, played, seconds, world
 
 CHEAP, DEAR = (0.05, 0.02), (0.4, 0.15)
 FLOOR, REGRET = 0.98, 0.03
@@ -32,6 +32,26 @@ def test_depths_are_near_the_best_in_hindsight(name: str, batch: int) -> None:
     mine = seconds(played(known, some, Adaptive(), seed=1))
     assert mine <= times[0] / FLOOR, "slower than plain decoding"
     assert mine <= (1 + REGRET) * min(times.values())
+
+
+# Costs as on a processor: of eight requests in flight each further token takes long to read.
+SHORT: dict[str, tuple[float, dict[int, tuple[float, float]]]] = {
+    "random": (0.02, {1: (0.3, 0.04), 8: (0.25, 0.15)}),
+    "no_repeats": (0.02, {1: (0.001, 0.05), 8: (0.001, 0.15)}),
+    "middling": (0.5, {1: (0.3, 0.04), 8: (0.25, 0.15)}),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("name", SHORT)
+def test_short_runs_keep_the_floor_by_a_noisy_clock(name: str, batch: int) -> None:
+    """8 texts of 96 tokens: where all are in flight at once two plain steps may be lost."""
+    rate, costs = SHORT[name]
+    known, some = world(*costs[batch], batch), courses(lambda text, place: rate, 8, 96)
+    times = fixed(known, some)
+    runs = [seconds(played(known, some, Noisy(Adaptive(), seed), seed)) for seed in range(5)]
+    assert sum(runs) / len(runs) <= times[0] / FLOOR
+    assert max(runs) <= times[0] / 0.96, "nor is any of them far below it"
 
 
 def test_each_world_is_another() -> None:

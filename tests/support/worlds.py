@@ -1,12 +1,14 @@
 """Worlds of known rates and costs, in which paces can be held to the best fixed depth."""
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from operator import mul
 
 from specdec.core.protocols import Pace
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
+from specdec.core.values import Context, Proposal, Verdict
 from specdec.recording.texts import Text
 from specdec.replaying.costs import DRAWN, Costs, DraftCosts, ProposerKey
 from specdec.replaying.curves import Curve
@@ -59,6 +61,37 @@ def seconds(traces: Sequence[Trace]) -> float:
 
 def played(costs: Costs, some: Sequence[Course], pace: Pace, seed: int = 0) -> list[Trace]:
     return Player(costs, DRAFT, Sampling(), True, seed).play(some, pace, MAX_DEPTH)
+
+
+class Noisy:
+    """A pace whose clock is another at each step by 5 %, and stalls in one of a hundred."""
+
+    def __init__(self, pace: Pace, seed: int) -> None:
+        self._pace, self._random = pace, random.Random(seed)
+
+    @property
+    def min_confidence(self) -> float:
+        return self._pace.min_confidence
+
+    def open(self, max_depth: int) -> None:
+        self._pace.open(max_depth)
+
+    def depths(self, contexts: Sequence[Context]) -> Sequence[int]:
+        return self._pace.depths(contexts)
+
+    def learn(
+        self,
+        contexts: Sequence[Context],
+        proposals: Sequence[Proposal],
+        verdicts: Sequence[Verdict],
+        seconds: Mapping[str, float],
+    ) -> None:
+        shown = {name: self._noise() * value for name, value in seconds.items()}
+        self._pace.learn(contexts, proposals, verdicts, shown)
+
+    def _noise(self) -> float:
+        stall = 3.0 if self._random.random() < 0.01 else 1.0
+        return stall * self._random.lognormvariate(0, 0.05)
 
 
 def fixed(costs: Costs, some: Sequence[Course]) -> dict[int, float]:

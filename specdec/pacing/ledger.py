@@ -1,7 +1,7 @@
 """What was lost against plain decoding: the floor below which an arm never falls for long."""
 
 SLACK = 8.0  # plain tokens that bad luck may cost: even a good draft has a run of refusals
-TRIALS = 2.0  # plain tokens that trials may cost when hardly any time has passed
+TRIALS = 1.0  # plain tokens that trials may cost when hardly any time has passed
 
 
 class Ledger:

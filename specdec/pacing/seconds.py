@@ -14,6 +14,7 @@ from specdec.replaying.costs_file import read_costs
 from specdec.tree.fixed import is_chain
 
 WINDOW = 15  # of the last seconds of a size, whose median counts: a shared machine stalls at times
+STALLED = 2.0  # times as long as usual, or longer: counts as this
 ENOUGH = 3  # samples of a size before it counts
 NEAR = 32  # contexts that are as near to each other as this are one
 
@@ -60,7 +61,8 @@ class Sizes:
     """The last seconds of each size, and what lines between their medians say of the others.
 
     Less is never more: what stalled looks dear, and what is larger says how dear it is at most.
-    Beyond the sizes that are known the lines go on, below them no lower than in proportion.
+    Beyond the sizes that are known the lines go on, below them no lower than in proportion. Beyond
+    a size that is the only one more may take no longer: that is worth a look, which then tells.
     """
 
     def __init__(self) -> None:
@@ -97,7 +99,7 @@ class Sizes:
     def _read_off(self, size: float) -> float:
         points = self._points
         if len(points) == 1:
-            return points[0][1] * size / points[0][0]
+            return points[0][1] * min(1.0, size / points[0][0])
         after = bisect_left(points, size, 1, len(points) - 1, key=lambda point: point[0])
         (low, first), (high, second) = points[after - 1], points[after]
         found = first + (second - first) * (size - low) / (high - low)
@@ -165,9 +167,9 @@ class MeasuredSeconds:
     def booked(
         self, num_rows: int, depth: int, num_tokens: int, context: float, clock: float
     ) -> float | None:
-        """The clock's, or what such steps usually take: a machine that stalls always does so."""
+        """The clock's, but not much more than usual: a machine that stalls does so in any step."""
         propose, read = self.propose(num_rows, depth), self.read(num_rows, num_tokens, context)
-        return None if propose is None or read is None else min(clock, propose + read)
+        return None if propose is None or read is None else min(clock, STALLED * (propose + read))
 
 
 def _nearest(known: Mapping[int, Sizes], num_rows: int) -> int | None:

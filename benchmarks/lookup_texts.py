@@ -29,8 +29,8 @@ MOST_CHARACTERS = 320
 NAME = re.compile(r"\b[a-z_]{4,14}\b")
 SHOWN = {"copied": 2, "edited": 1, "listed": 6, "tested": 5}  # whole parts of a prompt
 # What is learnt from: so many documents of each pattern, of so many parts; plain ones have excerpts.
-DOCUMENTS, REPEATS, PLAIN = 300, range(4, 9), 3
-STEPS, LEARNING_RATE = 300, 1.5e-3
+DOCUMENTS, PARTS, PLAIN = 120, {"copied": 5, "edited": 4, "listed": 30, "tested": 30}, 2
+STEPS, LEARNING_RATE = 150, 1.5e-3
 
 
 def copied(text: str, other: str) -> Iterator[str]:
@@ -88,7 +88,7 @@ def learnt(seed: int) -> Iterator[dict[str, str]]:
     found = excerpts(training_files(), noise)
     for text, other in islice(zip(found, found), DOCUMENTS):
         for pattern in PATTERNS:
-            yield {"text": "".join(islice(pattern(text, other), noise.choice(REPEATS)))}
+            yield {"text": "".join(islice(pattern(text, other), PARTS[pattern.__name__]))}
         yield {"text": "".join(islice(found, PLAIN))}
 
 
@@ -102,7 +102,7 @@ def repetitive(per_pattern: int, seed: int) -> list[Prompt]:
             prompt = "".join(parts[:-1]) + beginning(parts[-1])
             message = Message("user", prompt)
             name = f"{pattern.__name__}:{number}"
-            found.append(Prompt(name, pattern.__name__, ((message,),)))
+            found.append(Prompt(name, pattern.__name__, ((message,),), raw=True))
     return found
 
 
@@ -125,7 +125,12 @@ def copying_verifier(folder: Path, seed: int) -> Path:
         *("train.block_length=256", "trainer.per_device_train_batch_size=4"),
         *(f"max_steps={STEPS}", f"trainer.learning_rate={LEARNING_RATE}"),
         *("trainer.save_best=false", "trainer.save_steps=100", f"trainer.eval_steps={STEPS}"),
-        *("trainer.eval_on_start=false", "train.eval_tokens=10000", f"seed={seed}", f"output={output}"),
+        *(
+            "trainer.eval_on_start=false",
+            "train.eval_tokens=10000",
+            f"seed={seed}",
+            f"output={output}",
+        ),
     ]
     subprocess.run(command, check=True)
     return output

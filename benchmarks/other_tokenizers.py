@@ -95,9 +95,7 @@ def decoded(options: DictConfig, temperature: float) -> list[Arm]:
     for prompt in sd.load_prompts(options.prompts, options.limit):
         for arm in found:
             arm.traces.extend(
-                sd.generate(
-                    verifier, arm.proposer, prompt, sampling=sampling, max_new_tokens=most
-                )
+                sd.generate(verifier, arm.proposer, prompt, sampling=sampling, max_new_tokens=most)
             )
     texts = {tuple(tuple(trace.output_ids) for trace in arm.traces) for arm in found}
     assert temperature > 0 or len(texts) == 1, "greedy texts differ"

@@ -17,13 +17,12 @@ median over prompts, and ratios are of medians; what a proposal of the draft mod
 steps, is measured beforehand on prompts of its own.
 """
 
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from lookup_texts import copying_verifier, repetitive
+from lookup_texts import copying_verifier, datastore, foretelling, repetitive
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -42,7 +41,6 @@ from specdec.metrics.estimate import (
 )
 from specdec.metrics.speed import cost_ratio
 from specdec.prompts import Prompt
-from specdec.proposer.automaton import SuffixAutomaton
 
 DEFAULTS = {
     "folder": "outputs/lookup",
@@ -56,6 +54,7 @@ DEFAULTS = {
     "nodes": 12,
     "batch": 8,
     "speed": False,
+    "arms": None,  # names of some; null: all
     "seed": 0,
 }
 PLAIN, PRICED = "none", "suffix + draft model, priced"
@@ -78,12 +77,7 @@ def main(arguments: list[str]) -> None:
     texts = {"fresh": rest, "repetitive": repetitive(options.per_pattern, int(options.seed))}
     for temperature in options.temperatures:
         sampling = sd.Sampling(float(temperature), from_checkpoint=False)
-        arms = dict(proposers(options, datastore(folder)))
-        if options.speed:
-            cost = price(verifier, pilot, sampling, options)
-            console.print(f"T={temperature}: a chain of the draft model costs {cost:.2f} steps")
-            parts = [sd.Suffix(options.gamma), drafting(options)]
-            arms |= {PLAIN: sd.NoProposer(), PRICED: sd.Hybrid(parts, costs=[0, cost])}
+        arms = arms_of(verifier, pilot, sampling, options)
         for kind in options.kinds:
             found = decoded(verifier, arms, texts[kind], sampling, options)
             shares = repeated(verifier, texts[kind], found)
@@ -92,13 +86,20 @@ def main(arguments: list[str]) -> None:
             console.print(shown(found, f"{kind}, T={temperature:g}, {len(texts[kind])} prompts"))
 
 
-def datastore(folder: Path) -> str:
-    """Return a datastore of the zoo's training text; it is built unless it is there."""
-    output = folder / "datastore"
-    if not output.exists():
-        options = ["data.path=zoo:train", f"output={output}"]
-        subprocess.run([sys.executable, "scripts/build_datastore.py", *options], check=True)
-    return str(output)
+def arms_of(
+    verifier: sd.HFCausalLM, pilot: Sequence[Prompt], sampling: sd.Sampling, options: DictConfig
+) -> dict[str, Proposer]:
+    """Return what is compared; with speeds also what those are held against, and a priced hybrid."""
+    known = dict(proposers(options, datastore(Path(options.folder))))
+    arms = {name: known[name] for name in options.arms or known}
+    if options.speed:
+        cost = price(verifier, pilot, sampling, options)
+        print(
+            f"T={sampling.temperature:g}: a chain of the draft model costs {cost:.2f} plain steps"
+        )
+        parts = [sd.Suffix(options.gamma), drafting(options)]
+        arms |= {PLAIN: sd.NoProposer(), PRICED: sd.Hybrid(parts, costs=[0, cost])}
+    return arms
 
 
 def drafting(options: DictConfig, tree: sd.Sparse | None = None) -> sd.DraftModel:
@@ -106,7 +107,7 @@ def drafting(options: DictConfig, tree: sd.Sparse | None = None) -> sd.DraftMode
     return sd.DraftModel(sd.load("zoo:draft"), tree or sd.Chain(options.gamma))
 
 
-def proposers(options: DictConfig, datastore: str) -> Iterator[tuple[str, Proposer]]:
+def proposers(options: DictConfig, corpus: str) -> Iterator[tuple[str, Proposer]]:
     """Make what is compared."""
     gamma, nodes = int(options.gamma), int(options.nodes)
     likeliest = sd.Sparse([[0] * depth for depth in range(1, gamma + 1)])
@@ -114,9 +115,9 @@ def proposers(options: DictConfig, datastore: str) -> Iterator[tuple[str, Propos
     yield "pool", sd.Pool(gamma)
     yield "suffix", sd.Suffix(gamma)
     yield "suffix, tree", sd.Suffix(gamma, num_nodes=nodes)
-    yield "suffix + corpus", sd.Suffix.load(gamma, corpus_path=datastore)
-    yield "retrieval", sd.Retrieval.load(datastore, gamma)
-    yield "retrieval, tree", sd.Retrieval.load(datastore, gamma, num_nodes=nodes)
+    yield "suffix + corpus", sd.Suffix.load(gamma, corpus_path=corpus)
+    yield "retrieval", sd.Retrieval.load(corpus, gamma)
+    yield "retrieval, tree", sd.Retrieval.load(corpus, gamma, num_nodes=nodes)
     yield "draft model", drafting(options)
     yield "draft model, likeliest", drafting(options, likeliest)
     yield "pool + draft model", sd.Hybrid([sd.Pool(gamma), drafting(options)])
@@ -168,7 +169,7 @@ def repeated(
     """
     before = {each.prompt_id: each.turns[0][-1].content for each in prompts}
     hits: dict[str, list[list[bool]]] = {"all": []}
-    for trace in traces_of(found, "suffix"):
+    for trace in traces_of(found, next(iter(found.traces))):
         prompt_ids = verifier.tokenizer(before[trace.prompt_id])["input_ids"]
         foretold = list(foretelling(prompt_ids, trace.output_ids))
         hits["all"].append(foretold)
@@ -181,17 +182,6 @@ def repeated(
         for name, some in hits.items()
         if len(some) >= MIN_PROMPTS
     }
-
-
-def foretelling(prompt_ids: Sequence[int], output_ids: Sequence[int]) -> Iterator[bool]:
-    """Yield for each token of a text whether it followed the longest suffix most often."""
-    text = SuffixAutomaton()
-    text.extend(prompt_ids)
-    for token in output_ids:
-        longest = next(text.matches(), None)
-        following = longest.place.goes_on() if longest else ()
-        yield bool(following) and following[0][0] == token
-        text.extend([token])
 
 
 def steps_of(found: sd.Comparison, name: str) -> Sums:
@@ -233,6 +223,7 @@ def shown(found: sd.Comparison, title: str) -> Table:
     table = Table(*columns, *more, title=title)
     for name in found.traces:
         tau, parts = steps_of(found, name), HYBRIDS.get(name, ())
+        parts = [part for part in parts if part in found.traces]
         row = [name, said(ratio_estimate(*tau)), "", ""]
         if parts:
             better = max(parts, key=lambda part: value(ratio_estimate(*steps_of(found, part))))

@@ -16,20 +16,21 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 from specdec.core.jsonl import write_jsonl
 from specdec.prompts import Message, Prompt
+from specdec.proposer.automaton import SuffixAutomaton
 from specdec.zoo.stdlib import held_out_files, training_files
 
 LINES = range(4, 11)  # of an excerpt
 MOST_CHARACTERS = 320
 NAME = re.compile(r"\b[a-z_]{4,14}\b")
 SHOWN = {"copied": 2, "edited": 1, "listed": 6, "tested": 5}  # whole parts of a prompt
-# What is learnt from: so many documents of each pattern, of so many parts; plain ones have excerpts.
-DOCUMENTS, PARTS, PLAIN = 120, {"copied": 5, "edited": 4, "listed": 30, "tested": 30}, 2
+PARTS = {"copied": 5, "edited": 4, "listed": 30, "tested": 30}  # of what is learnt from, at most
+DOCUMENTS, PLAIN = 120, 2  # of each pattern; excerpts of a plain one
 STEPS, LEARNING_RATE = 150, 1.5e-3
 
 
@@ -86,7 +87,7 @@ def learnt(seed: int) -> Iterator[dict[str, str]]:
     """Yield what the verifier learns from: a text of each pattern and some plain code, by turns."""
     noise = random.Random(seed)
     found = excerpts(training_files(), noise)
-    for text, other in islice(zip(found, found), DOCUMENTS):
+    for text, other in islice(zip(found, found, strict=True), DOCUMENTS):  # two and two
         for pattern in PATTERNS:
             yield {"text": "".join(islice(pattern(text, other), PARTS[pattern.__name__]))}
         yield {"text": "".join(islice(found, PLAIN))}
@@ -96,7 +97,7 @@ def repetitive(per_pattern: int, seed: int) -> list[Prompt]:
     """Return prompts of held-out files, of each pattern as many, by turns; each ends within it."""
     texts = excerpts(held_out_files(), random.Random(seed))
     found: list[Prompt] = []
-    for number, (text, other) in enumerate(islice(zip(texts, texts), per_pattern)):
+    for number, (text, other) in enumerate(islice(zip(texts, texts, strict=True), per_pattern)):
         for pattern in PATTERNS:
             parts = list(islice(pattern(text, other), SHOWN[pattern.__name__] + 1))
             prompt = "".join(parts[:-1]) + beginning(parts[-1])
@@ -125,12 +126,28 @@ def copying_verifier(folder: Path, seed: int) -> Path:
         *("train.block_length=256", "trainer.per_device_train_batch_size=4"),
         *(f"max_steps={STEPS}", f"trainer.learning_rate={LEARNING_RATE}"),
         *("trainer.save_best=false", "trainer.save_steps=100", f"trainer.eval_steps={STEPS}"),
-        *(
-            "trainer.eval_on_start=false",
-            "train.eval_tokens=10000",
-            f"seed={seed}",
-            f"output={output}",
-        ),
+        *("trainer.eval_on_start=false", "train.eval_tokens=10000"),
+        *(f"seed={seed}", f"output={output}"),
     ]
     subprocess.run(command, check=True)
     return output
+
+
+def datastore(folder: Path) -> str:
+    """Return a datastore of the zoo's training text; it is built unless it is there."""
+    output = folder / "datastore"
+    if not output.exists():
+        options = ["data.path=zoo:train", f"output={output}"]
+        subprocess.run([sys.executable, "scripts/build_datastore.py", *options], check=True)
+    return str(output)
+
+
+def foretelling(prompt_ids: Sequence[int], output_ids: Sequence[int]) -> Iterator[bool]:
+    """Yield for each token of a text whether it followed the longest suffix most often."""
+    text = SuffixAutomaton()
+    text.extend(prompt_ids)
+    for token in output_ids:
+        longest = next(text.matches(), None)
+        following = longest.place.goes_on() if longest else ()
+        yield bool(following) and following[0][0] == token
+        text.extend([token])

@@ -71,14 +71,16 @@ def main(arguments: list[str]) -> None:
     options = OmegaConf.merge(OmegaConf.create(DEFAULTS), OmegaConf.from_dotlist(arguments))
     assert isinstance(options, DictConfig)
     console, folder = Console(width=150), Path(options.folder)
-    verifier = sd.load(copying_verifier(folder, int(options.seed)))
+    copying = copying_verifier(folder, int(options.seed))
+    verifiers = {"fresh": sd.load("zoo:verifier"), "repetitive": sd.load(copying)}
     known = sd.load_prompts("zoo:prompts")
     pilot, rest = known[: options.pilot], known[options.pilot :][: options.fresh]
     texts = {"fresh": rest, "repetitive": repetitive(options.per_pattern, int(options.seed))}
     for temperature in options.temperatures:
         sampling = sd.Sampling(float(temperature), from_checkpoint=False)
-        arms = arms_of(verifier, pilot, sampling, options)
         for kind in options.kinds:
+            verifier = verifiers[kind]
+            arms = arms_of(verifier, pilot, sampling, options)
             found = decoded(verifier, arms, texts[kind], sampling, options)
             shares = repeated(verifier, texts[kind], found)
             by_name = ", ".join(f"{name} {said(each)}" for name, each in shares.items())
@@ -89,14 +91,12 @@ def main(arguments: list[str]) -> None:
 def arms_of(
     verifier: sd.HFCausalLM, pilot: Sequence[Prompt], sampling: sd.Sampling, options: DictConfig
 ) -> dict[str, Proposer]:
-    """Return what is compared; with speeds also what those are held against, and a priced hybrid."""
+    """Return what is compared; for speeds also plain decoding and a priced hybrid."""
     known = dict(proposers(options, datastore(Path(options.folder))))
     arms = {name: known[name] for name in options.arms or known}
     if options.speed:
         cost = price(verifier, pilot, sampling, options)
-        print(
-            f"T={sampling.temperature:g}: a chain of the draft model costs {cost:.2f} plain steps"
-        )
+        print(f"T={sampling.temperature:g}: a draft costs {cost:.2f} plain steps")
         parts = [sd.Suffix(options.gamma), drafting(options)]
         arms |= {PLAIN: sd.NoProposer(), PRICED: sd.Hybrid(parts, costs=[0, cost])}
     return arms

@@ -167,10 +167,12 @@ def repeated(
 
     Of the texts of one arm; those of the others have the same distribution.
     """
+    tokenizer = verifier.tokenizer
+    assert tokenizer is not None
     before = {each.prompt_id: each.turns[0][-1].content for each in prompts}
     hits: dict[str, list[list[bool]]] = {"all": []}
     for trace in traces_of(found, next(iter(found.traces))):
-        prompt_ids = verifier.tokenizer(before[trace.prompt_id])["input_ids"]
+        prompt_ids = tokenizer(before[trace.prompt_id])["input_ids"]
         foretold = list(foretelling(prompt_ids, trace.output_ids))
         hits["all"].append(foretold)
         hits.setdefault(trace.category, []).append(foretold)

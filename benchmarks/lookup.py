@@ -1,107 +1,138 @@
 """What does drafting without training give, and is a hybrid as good as the better of its parts?
 
-    python scripts/build_datastore.py data.path=zoo:train output=outputs/zoo_train
-    python benchmarks/lookup.py datastore=outputs/zoo_train                 # half an hour
-    python benchmarks/lookup.py datastore=outputs/zoo_train prompts=8 temperatures=[0]
+    python benchmarks/lookup.py                                          # tokens per step
+    python benchmarks/lookup.py speed=true batch=1 temperatures=[0]      # and per second
+    python benchmarks/lookup.py kinds=[repetitive] temperatures=[1] per_pattern=12
 
-Proposers decode the same prompts in turns, within one process: `fresh` ones are the beginnings of
-held-out files as they are; `repetitive` ones are the same, followed by their own first third, so
-that the text goes on as a copy. The datastore holds none of the files. Intervals are of a bootstrap
-over prompts, and differences are paired. What a proposal of the draft model costs, in plain steps,
-is measured beforehand on prompts of its own.
+Nothing has to be prepared: what `folder` lacks, a verifier that copies and a datastore of the
+text that the models were trained on, is made first, which takes some minutes once. Proposers decode
+the same prompts in turns, within one process. `fresh` are beginnings of held-out files;
+`repetitive` are of held-out files, too, and go on as they began (`lookup_texts.py`). How repetitive
+the verifier's own texts are is said: the share of their tokens that follows the longest suffix that
+occurred before.
+
+Intervals are of a bootstrap over prompts, and differences are paired: each hybrid with the part of
+it that is the better one on the same prompts. With `speed=true` an arm's tokens per second are the
+median over prompts, and ratios are of medians; what a proposal of the draft model costs, in plain
+steps, is measured beforehand on prompts of its own.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+from lookup_texts import copying_verifier, datastore, foretelling, repetitive
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 import specdec as sd
 from specdec.core.protocols import Proposer
-from specdec.metrics.estimate import Estimate, Sums, paired_difference, paired_ratio, ratio_estimate
+from specdec.metrics.estimate import (
+    MIN_PROMPTS,
+    QUANTILES,
+    Estimate,
+    FloatArray,
+    Sums,
+    bootstrap_weights,
+    paired_difference,
+    ratio_estimate,
+)
 from specdec.metrics.speed import cost_ratio
-from specdec.prompts import Message, Prompt
+from specdec.prompts import Prompt
 
 DEFAULTS = {
-    "datastore": "???",
-    "prompts": 24,
+    "folder": "outputs/lookup",
+    "kinds": ["fresh", "repetitive"],
+    "temperatures": [0.0, 1.0],
+    "fresh": 24,
+    "per_pattern": 6,
     "pilot": 4,
     "max_new_tokens": 64,
     "gamma": 4,
-    "temperatures": [0.0, 1.0],
-    "batch": 1,
+    "nodes": 12,
+    "batch": 8,
+    "speed": False,
+    "arms": None,  # names of some; null: all
     "seed": 0,
 }
-KINDS = ("fresh", "repetitive")
-PARTS = ("suffix", "draft model")
-HYBRIDS = ("switch", "switch, priced")
+PLAIN, PRICED = "none", "suffix + draft model, priced"
+HYBRIDS = {  # and their parts
+    "pool + draft model": ("pool", "draft model"),
+    "suffix + draft model": ("suffix", "draft model"),
+    PRICED: ("suffix", "draft model"),
+    "suffix tree, draft model merged": ("suffix, tree", "draft model, likeliest"),
+}
 
 
 def main(arguments: list[str]) -> None:
     """Decode everything, and print a table for each kind of text and each temperature."""
     options = OmegaConf.merge(OmegaConf.create(DEFAULTS), OmegaConf.from_dotlist(arguments))
     assert isinstance(options, DictConfig)
-    console = Console(width=150)
+    console, folder = Console(width=150), Path(options.folder)
+    copying = copying_verifier(folder, int(options.seed))
+    verifiers = {"fresh": sd.load("zoo:verifier"), "repetitive": sd.load(copying)}
     known = sd.load_prompts("zoo:prompts")
-    pilot, rest = known[: options.pilot], known[options.pilot :][: options.prompts]
-    verifier = sd.load("zoo:verifier")
+    pilot, rest = known[: options.pilot], known[options.pilot :][: options.fresh]
+    texts = {"fresh": rest, "repetitive": repetitive(options.per_pattern, int(options.seed))}
     for temperature in options.temperatures:
         sampling = sd.Sampling(float(temperature), from_checkpoint=False)
+        for kind in options.kinds:
+            verifier = verifiers[kind]
+            arms = arms_of(verifier, pilot, sampling, options)
+            found = decoded(verifier, arms, texts[kind], sampling, options)
+            shares = repeated(verifier, texts[kind], found)
+            by_name = ", ".join(f"{name} {said(each)}" for name, each in shares.items())
+            console.print(f"tokens that the longest suffix foretells: {by_name}")
+            console.print(shown(found, f"{kind}, T={temperature:g}, {len(texts[kind])} prompts"))
+
+
+def arms_of(
+    verifier: sd.HFCausalLM, pilot: Sequence[Prompt], sampling: sd.Sampling, options: DictConfig
+) -> dict[str, Proposer]:
+    """Return what is compared; for speeds also plain decoding and a priced hybrid."""
+    known = dict(proposers(options, datastore(Path(options.folder))))
+    arms = {name: known[name] for name in options.arms or known}
+    if options.speed:
         cost = price(verifier, pilot, sampling, options)
-        console.print(f"T={temperature}: a chain of the draft model costs {cost:.2f} plain steps")
-        for kind in KINDS:
-            prompts = rest if kind == "fresh" else [repeated(prompt) for prompt in rest]
-            arms = proposers(verifier, options, cost)
-            found = decoded(verifier, arms, prompts, sampling, options)
-            console.print(shown(found, f"{kind}, T={temperature}, {len(prompts)} prompts"))
+        print(f"T={sampling.temperature:g}: a draft costs {cost:.2f} plain steps")
+        parts = [sd.Suffix(options.gamma), drafting(options)]
+        arms |= {PLAIN: sd.NoProposer(), PRICED: sd.Hybrid(parts, costs=[0, cost])}
+    return arms
 
 
-def repeated(prompt: Prompt) -> Prompt:
-    """Let a prompt begin anew, so that to go on is to copy."""
-    text = prompt.turns[0][-1].content
-    again = f"{text}\n\n\n{text[: len(text) // 3]}"
-    return replace(prompt, turns=((Message("user", again),),))
+def drafting(options: DictConfig, tree: sd.Sparse | None = None) -> sd.DraftModel:
+    """Return a draft model with a cache of its own; all have the same weights."""
+    return sd.DraftModel(sd.load("zoo:draft"), tree or sd.Chain(options.gamma))
 
 
-def proposers(verifier: sd.HFCausalLM, options: DictConfig, cost: float) -> dict[str, Proposer]:
-    """Make all that is compared; each with a draft model of its own, of the same weights."""
-    gamma = int(options.gamma)
-    datastore = str(options.datastore)
-
-    def drafting(tree: sd.Chain | sd.Sparse | None = None) -> sd.DraftModel:
-        return sd.DraftModel(sd.load("zoo:draft"), tree or sd.Chain(gamma))
-
+def proposers(options: DictConfig, corpus: str) -> Iterator[tuple[str, Proposer]]:
+    """Make what is compared."""
+    gamma, nodes = int(options.gamma), int(options.nodes)
     likeliest = sd.Sparse([[0] * depth for depth in range(1, gamma + 1)])
-    return {
-        "none": sd.NoProposer(),
-        "ngram": sd.NGram(gamma),
-        "suffix": sd.Suffix(gamma),
-        "suffix, tree of 12": sd.Suffix(gamma, num_nodes=12),
-        "retrieval": sd.Retrieval.load(datastore, gamma),
-        "retrieval, tree of 12": sd.Retrieval.load(datastore, gamma, num_nodes=12),
-        "suffix + corpus": sd.Suffix.load(gamma, corpus_path=datastore),
-        "draft model": drafting(),
-        "pool + draft model": sd.Hybrid([sd.Pool(gamma), drafting()]),
-        "switch": sd.Hybrid([sd.Suffix(gamma), drafting()]),
-        "switch, priced": sd.Hybrid([sd.Suffix(gamma), drafting()], costs=[0, cost]),
-        "merge": sd.Hybrid([sd.Suffix(gamma, num_nodes=8), drafting(likeliest)], mode="merge"),
-    }
+    yield "ngram", sd.NGram(gamma)
+    yield "pool", sd.Pool(gamma)
+    yield "suffix", sd.Suffix(gamma)
+    yield "suffix, tree", sd.Suffix(gamma, num_nodes=nodes)
+    yield "suffix + corpus", sd.Suffix.load(gamma, corpus_path=corpus)
+    yield "retrieval", sd.Retrieval.load(corpus, gamma)
+    yield "retrieval, tree", sd.Retrieval.load(corpus, gamma, num_nodes=nodes)
+    yield "draft model", drafting(options)
+    yield "draft model, likeliest", drafting(options, likeliest)
+    yield "pool + draft model", sd.Hybrid([sd.Pool(gamma), drafting(options)])
+    yield "suffix + draft model", sd.Hybrid([sd.Suffix(gamma), drafting(options)])
+    parts = [sd.Suffix(gamma, num_nodes=nodes), drafting(options, likeliest)]
+    yield "suffix tree, draft model merged", sd.Hybrid(parts, mode="merge")
 
 
 def price(
     verifier: sd.HFCausalLM, pilot: Sequence[Prompt], sampling: sd.Sampling, options: DictConfig
 ) -> float:
     """Measure what a proposal of the draft model costs, in plain steps."""
-    draft = sd.DraftModel(sd.load("zoo:draft"), sd.Chain(int(options.gamma)))
-    arms: dict[str, Proposer] = {"none": sd.NoProposer(), "draft": draft}
+    arms: dict[str, Proposer] = {PLAIN: sd.NoProposer(), "draft": drafting(options)}
     found = decoded(verifier, arms, pilot, sampling, options)
-    cost = cost_ratio(found.tallies["draft"]).value
-    assert cost is not None
-    return cost
+    return value(cost_ratio(found.tallies["draft"]))
 
 
 def decoded(
@@ -124,6 +155,37 @@ def decoded(
     )
 
 
+def traces_of(found: sd.Comparison, name: str) -> list[sd.Trace]:
+    """Return an arm's traces in the order of their prompts, in which all arms' are paired."""
+    return sorted(found.traces[name], key=lambda trace: trace.prompt_id)
+
+
+def repeated(
+    verifier: sd.HFCausalLM, prompts: Sequence[Prompt], found: sd.Comparison
+) -> dict[str, Estimate]:
+    """Return which share of tokens the longest suffix foretold, by category and of all texts.
+
+    Of the texts of one arm; those of the others have the same distribution.
+    """
+    tokenizer = verifier.tokenizer
+    assert tokenizer is not None
+    before = {each.prompt_id: each.turns[0][-1].content for each in prompts}
+    hits: dict[str, list[list[bool]]] = {"all": []}
+    for trace in traces_of(found, next(iter(found.traces))):
+        prompt_ids = tokenizer(before[trace.prompt_id])["input_ids"]
+        foretold = list(foretelling(prompt_ids, trace.output_ids))
+        hits["all"].append(foretold)
+        hits.setdefault(trace.category, []).append(foretold)
+    return {
+        name: ratio_estimate(
+            np.array([float(sum(each)) for each in some]),
+            np.array([float(len(each)) for each in some]),
+        )
+        for name, some in hits.items()
+        if len(some) >= MIN_PROMPTS
+    }
+
+
 def steps_of(found: sd.Comparison, name: str) -> Sums:
     """Return emitted tokens and steps, by prompt."""
     traces = traces_of(found, name)
@@ -133,43 +195,48 @@ def steps_of(found: sd.Comparison, name: str) -> Sums:
     )
 
 
-def traces_of(found: sd.Comparison, name: str) -> list[sd.Trace]:
-    """Return an arm's traces in the order of their prompts, in which all arms' are paired."""
-    return sorted(found.traces[name], key=lambda trace: trace.prompt_id)
+def speeds_of(found: sd.Comparison, name: str) -> FloatArray:  # [P]
+    """Return tokens per second of decoding, prefill aside, by prompt."""
+    return np.array(
+        [
+            len(trace.output_ids)
+            / sum(s.propose_seconds + s.verify_seconds + s.other_seconds for s in trace.steps)
+            for trace in traces_of(found, name)
+        ]
+    )
 
 
-def seconds_of(found: sd.Comparison, name: str) -> Sums:
-    """Return emitted tokens and the seconds of all steps, by prompt."""
-    seconds = [
-        sum(each.propose_seconds + each.verify_seconds + each.other_seconds for each in trace.steps)
-        for trace in traces_of(found, name)
-    ]
-    return Sums(steps_of(found, name).numerators, np.array(seconds))
+def ratio_of_medians(first: FloatArray, second: FloatArray) -> Estimate:  # [P], [P]
+    """Divide the medians of two arms over the same prompts, which are resampled together."""
+    ratios: list[float] = []
+    for weights in bootstrap_weights(len(first)):
+        drawn = np.repeat(np.arange(len(first)), weights.astype(int))
+        ratios.append(float(np.median(first[drawn]) / np.median(second[drawn])))
+    low, high = np.quantile(ratios, QUANTILES)
+    ratio = float(np.median(first) / np.median(second))
+    return Estimate(ratio, float(low), float(high), len(first))
 
 
 def shown(found: sd.Comparison, title: str) -> Table:
     """Show tokens per step and speeds, and hybrids beside the better of their parts."""
-    columns = (
-        "proposer",
-        "tau",
-        "tau - better part's",
-        "tokens/s : plain",
-        "tokens/s : better part",
-    )
-    table = Table(*columns, title=title)
-    better = max(PARTS, key=lambda name: value(ratio_estimate(*steps_of(found, name))))
-    faster = max(PARTS, key=lambda name: value(ratio_estimate(*seconds_of(found, name))))
+    timed = PLAIN in found.traces
+    columns = ("proposer", "tau", "tau - better part's", "better part")
+    more = ("tokens/s : plain", "tokens/s : faster part") if timed else ()
+    table = Table(*columns, *more, title=title)
     for name in found.traces:
-        is_hybrid = name in HYBRIDS or name == "merge"
-        steps, seconds = steps_of(found, name), seconds_of(found, name)
-        table.add_row(
-            name,
-            said(ratio_estimate(*steps)),
-            said(paired_difference(steps, steps_of(found, better))) if is_hybrid else "",
-            said(paired_ratio(seconds, seconds_of(found, "none"))),
-            said(paired_ratio(seconds, seconds_of(found, faster))) if is_hybrid else "",
-        )
-    table.caption = f"better in tau: {better}; in tokens/s: {faster}"
+        tau, parts = steps_of(found, name), HYBRIDS.get(name, ())
+        parts = [part for part in parts if part in found.traces]
+        row = [name, said(ratio_estimate(*tau)), "", ""]
+        if parts:
+            better = max(parts, key=lambda part: value(ratio_estimate(*steps_of(found, part))))
+            row[2:] = said(paired_difference(tau, steps_of(found, better))), better
+        if timed:
+            speeds = speeds_of(found, name)
+            row += [said(ratio_of_medians(speeds, speeds_of(found, PLAIN))), ""]
+        if timed and parts:
+            fast = max((speeds_of(found, part) for part in parts), key=np.median)
+            row[-1] = said(ratio_of_medians(speeds_of(found, name), fast))
+        table.add_row(*row)
     return table
 
 

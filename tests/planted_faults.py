@@ -49,6 +49,13 @@ FAULTS = (
           "online"),
     Fault("lab/kept_learner.py", "if k in done}", "}", "online"),
     Fault("lab/arm.py", "short.learner = None", "pass", "online"),
+    Fault("online/learner.py", "num_since == self._timetable.delay", "num_since == 0", "online"),
+    Fault("online/learner.py", "copy.deepcopy(self._optimizer.state_dict())",
+          "self._optimizer.state_dict()", "online"),
+    Fault("online/lesson.py", "over.result()", "pass", "online"),
+    Fault("online/lesson.py", "wait([self._running])", "pass", "online"),
+    Fault("online/anchor.py", "weight.detach().clone()", "weight.detach()", "online"),
+    Fault("decoding/decoder.py", "self.learner.end()", "pass", "online"),
     # Depths that choose themselves.
     Fault("decoding/asking.py", "depth=None if depth >= proposer.max_depth else depth",
           "depth=int(2 * context.verify_stream.peek(1)[0] * depth)", "pacing"),

@@ -167,8 +167,9 @@ def main() -> None:
         texts = [[[t.output_ids for t in some] for some in of.values()] for of in runs.values()]
         print("all arms wrote the same texts:", all(each == texts[0] for each in texts))
     Console(width=200).print(gains(runs))
-    for arm, found in runs.items():
-        print(f"{arm}: {learning_share(found):.0%} of the steps' seconds are waits for lessons")
+    for arm in (name for name in runs if name != STILL):
+        share = learning_share(runs[arm])
+        print(f"{arm}: {share:.0%} of the steps' seconds are waits for lessons")
     print(f"tau over time: {place}/SEED/plots/tau_over_time.png")
 
 

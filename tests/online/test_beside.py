@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from specdec.online import lesson
 from specdec.online.learner import Distiller
 from specdec.online.student import Student
 from tests.online.learning import BESIDE, decoder, draft_model, requests, taught, verifier
@@ -161,6 +162,27 @@ def test_who_stops_within_a_lesson_finds_it_over(monkeypatch: pytest.MonkeyPatch
     assert timeless(run(learner, proposer, of, range(1, 3))) == timeless(
         run(further, other, of, range(1, 3))
     )
+
+
+def test_an_interruption_while_a_lesson_is_waited_for_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of, proposer = verifier(SIZE), draft_model(SIZE)
+    learner = taught(proposer, of, **BESIDE)
+    slowly(learner, monkeypatch)
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lesson, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(learner, proposer, of, range(1))
+    before = [weight.clone() for weight in weights_of(learner)]
+    kept = learner.state()
+    assert (kept["num_steps"], kept["num_updates"]) == (5, 1)
+    assert all(map(torch.equal, kept["weights"].values(), weights_of(learner)))
+    assert not all(map(torch.equal, before, weights_of(learner)))
 
 
 def weights_of(learner: Distiller) -> list[torch.Tensor]:

@@ -84,6 +84,7 @@ class Distiller:
         self._end_lesson()
 
     def _begin_lesson(self) -> None:
+        self._end_lesson()  # of decoding that was interrupted as it waited
         stream = RandomStream("online", self._timetable.seed, self.num_updates)
         with torch.inference_mode(False):  # no gradient goes through tensors of that mode
             batch = self._texts.sample(self._timetable.samples, self._timetable.length, stream)

@@ -185,6 +185,21 @@ def test_an_interruption_while_a_lesson_is_waited_for_loses_nothing(
     assert not all(map(torch.equal, before, weights_of(learner)))
 
 
+def test_who_was_interrupted_as_it_waited_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    of, proposer = verifier(SIZE), draft_model(SIZE)
+    learner = taught(proposer, of, every=2)
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lesson, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(learner, proposer, of, range(1))
+    run(learner, proposer, of, range(1, 3))
+    assert learner.num_updates == learner.num_steps // 2 > 2
+
+
 def weights_of(learner: Distiller) -> list[torch.Tensor]:
     """Return what is drafted with."""
     return list(learner._student.drafting.state_dict().values())

@@ -19,10 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
-from online_texts import PHASES, page_of, write_data, write_prompts
+from online_texts import PHASES, page_of, prompts_of, write_data
 from rich.console import Console
 from rich.table import Table
 
+from specdec.core.jsonl import write_jsonl
 from specdec.core.trace import Trace
 from specdec.metrics import Tally, block_efficiency
 from specdec.metrics.estimate import Estimate, paired_difference, paired_ratio
@@ -71,7 +72,7 @@ def decode(options: DictConfig, verifier: Path, arm: str, seed: int, output: Pat
     """Decode the prompts of a seed with one arm, unless that was done."""
     prompts = Path(options.folder) / f"prompts_{seed}.jsonl"
     numbers = options.code, options.prose, options.prompt_characters
-    write_prompts(prompts, seed, *numbers)
+    write_jsonl(prompts, prompts_of(seed, *numbers))
     command = [
         *(sys.executable, "experiments/decode.py", f"proposer={options.proposer}"),
         *(f"verifier.path={verifier}", f"prompts.path={prompts}", f"batch={options.batch}"),

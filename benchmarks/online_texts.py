@@ -21,13 +21,18 @@ CHOSEN_ON = PAGES[1::3]
 FRESH = PAGES[2::3]
 
 
+def words_of(text: str) -> str:
+    """Return a text without its line breaks and indentation, which differ where pages quote."""
+    return " ".join(text.split())
+
+
 def paragraphs(names: Sequence[str]) -> dict[str, list[str]]:
     """Return the paragraphs of pages, each where it stands first, whatever its indentation."""
     seen = set[str]()
     found: dict[str, list[str]] = {name: [] for name in names}
     for name in names:
         for text in topics[name].split("\n\n"):
-            words = " ".join(text.split())
+            words = words_of(text)
             if words and words not in seen:
                 seen.add(words)
                 found[name].append(text)
@@ -42,9 +47,9 @@ def fresh_pages() -> dict[str, list[str]]:
 def write_data(folder: Path) -> tuple[Path, Path]:
     """Write what the verifier is trained on, as much code as prose, and the fresh pages."""
     fresh = fresh_pages()
-    left_out = {" ".join(text.split()) for page in fresh.values() for text in page}
+    left_out = {words_of(text) for page in fresh.values() for text in page}
     prose = [
-        "\n\n".join(text for text in page if " ".join(text.split()) not in left_out)
+        "\n\n".join(text for text in page if words_of(text) not in left_out)
         for page in paragraphs(PAGES).values()
     ]
     files = training_files()
@@ -85,22 +90,20 @@ def page_of(prompt_id: str) -> str:
     return prompt_id.split(":")[0]
 
 
-def write_prompts(file: Path, seed: int, num_code: int, num_prose: int, length: int) -> None:
-    """Write the prompts of all phases, in an order of this seed, seed 0 to ...
+def prompts_of(seed: int, num_code: int, num_prose: int, length: int) -> list[dict[str, str]]:
+    """Return the prompts of all phases, in order: those of code in an order of the seed's own.
 
-    No two seeds share a prompt of prose, as long as there are as many.
+    No two seeds have prompts of prose in common.
     """
     code, prose = code_prompts(length), fresh_prompts(length)
     random.Random(0).shuffle(prose)
     random.Random(seed).shuffle(code)
-    phases = (
-        code[:num_code],
-        prose[seed * num_prose : (seed + 1) * num_prose],
-        code[num_code : 2 * num_code],
-    )
-    rows = [
+    own = prose[seed * num_prose : (seed + 1) * num_prose]
+    if len(own) < num_prose or len(code) < 2 * num_code:
+        raise SystemExit(f"{len(prose)} prompts of prose and {len(code)} of code: too few")
+    phases = code[:num_code], own, code[num_code : 2 * num_code]
+    return [
         {"id": name, "category": phase, "prompt": text}
         for phase, some in zip(PHASES, phases, strict=True)
         for name, text in some
     ]
-    write_jsonl(file, rows)

@@ -135,7 +135,7 @@ def test_what_cannot_learn_is_refused_before_anything_is_loaded(
         (("proposer=none", "online=distil"), "online: proposer=none has no weights to train"),
         (("proposer=draft_model", "loss=lk"), "loss=lk: is what a proposer learns by"),
         ((*LEARNING, "online.swap=never"), "online.swap='never': expected step or request"),
-        ((*LEARNING, "online.delay=1"), "online.delay=1: expected less than every=1"),
+        ((*LEARNING, "online.delay=1"), "expected less than online.every=1"),
         ((*LEARNING, "loss=expected_accepted"), "expected a loss of tokens with a draft model"),
         ((*LEARNING, "online.path=nowhere"), "online.path='nowhere': expected a file"),
     ):

@@ -33,7 +33,7 @@ def test_a_step_is_adamws_and_a_part_of_the_way_back() -> None:
 
 def distance(learner: Distiller) -> float:
     """Say how far the weights have come."""
-    own = draft_model(SIZE).model
+    own: Any = draft_model(SIZE).model
     pairs = zip(own.model.parameters(), learner._student.trained.parameters(), strict=True)
     return sum(float((first - now).detach().square().sum()) for first, now in pairs) ** 0.5
 

@@ -1,7 +1,8 @@
 """What online distillation gains after a shift of domain, what it costs, and what it forgets.
 
     python benchmarks/online.py folder=outputs/online          # an hour on two busy cores
-    python benchmarks/online.py folder=outputs/online 'arms.anchored=[online.anchor=30]'
+    python benchmarks/online.py folder=outputs/online \
+        'arms.anchored=[online=distil,online.anchor=30]'
     python benchmarks/online.py folder=outputs/online proposer=chained \
         'options=[proposer.force=true]'
 

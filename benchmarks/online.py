@@ -1,23 +1,26 @@
 """What online distillation gains after a shift of domain, what it costs, and what it forgets.
 
     python benchmarks/online.py folder=outputs/online          # an hour on two busy cores
-    python benchmarks/online.py folder=outputs/online proposer=chained arms=[still,online]
+    python benchmarks/online.py folder=outputs/online \
+        'arms.anchored=[online=distil,online.anchor=30]'
+    python benchmarks/online.py folder=outputs/online proposer=chained \
+        'options=[proposer.force=true]'
 
-A verifier of both domains is made first: the embedded one, trained on with the text of Python's
-manual (`pydoc topics`, which every Python brings along) and with code. Its draft knows code alone.
-Prompts come in three phases: code, the manual's held-out pages, and code again. Each arm decodes
-them in that order by itself, in a run directory that an interrupted run goes on in.
+A verifier of both domains is made first: the embedded one, trained on with Python's manual and with
+code. Its draft knows code alone. Prompts come in three phases: code, fresh prose of the manual, and
+code again (`online_texts.py`). Each arm decodes them in that order by itself, once with each seed,
+in a run directory that an interrupted run goes on in. A seed is that of the learner, of what is
+sampled, and of the prompts: no two have prompts of prose in common.
 """
 
-import json
-import random
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from pydoc_data.topics import topics
 
 from omegaconf import DictConfig, OmegaConf
+from online_texts import PHASES, page_of, prompts_of, write_data
 from rich.console import Console
 from rich.table import Table
 
@@ -26,41 +29,25 @@ from specdec.core.trace import Trace
 from specdec.metrics import Tally, block_efficiency
 from specdec.metrics.estimate import Estimate, paired_difference, paired_ratio
 from specdec.report.write import write_report
-from specdec.results.run_dir import read_clock, read_traces
-from specdec.zoo import ZOO_FOLDER
-from specdec.zoo.stdlib import training_files
+from specdec.results.run_dir import read_traces
 
+STILL = "still"
 DEFAULTS = {
     "folder": "???",
-    "train_steps": 450,
+    "train_steps": 200,
     "proposer": "draft_model",
-    "proposer_options": [],
-    "code": 10,  # prompts of the first and of the last phase
-    "prose": 56,  # prompts in between
+    "options": [],  # of all arms
+    "code": 8,  # prompts of the first and of the last phase
+    "prose": 36,  # prompts in between
     "prompt_characters": 600,
     "new_tokens": 64,
     "temperature": 0.0,
-    "seed": 0,
-    "arms": ["still", "online"],
-    "online": [],  # options of online=distil, ["online.every=2"]
+    "batch": 1,
+    "seeds": [0, 1, 2, 3, 4],
+    "arms": {STILL: [], "online": ["online=distil"]},  # and what it is that they do
 }
-PHASES = ("code", "prose", "code again")
-HELD_OUT = sorted(topics)[1::3]  # pages that the verifier is never trained on
-
-
-def write_data(folder: Path) -> tuple[Path, Path]:
-    """Write what the verifier is trained on, as much code as prose, and the held-out pages."""
-    prose = [topics[name] for name in sorted(topics) if name not in HELD_OUT]
-    files = training_files()
-    random.Random(0).shuffle(files)
-    code: list[str] = []
-    for file in files:
-        if sum(map(len, code)) < sum(map(len, prose)):
-            code.append(file.read_text(encoding="utf-8", errors="replace"))
-    both, held_out = folder / "both.jsonl", folder / "held_out.jsonl"
-    write_jsonl(both, [{"text": text} for text in [*prose, *code]])
-    write_jsonl(held_out, [{"text": topics[name]} for name in HELD_OUT])
-    return both, held_out
+WHERE = ("proposer", "temperature", "batch")  # what names the folder of the runs
+Runs = Mapping[int, Sequence[Trace]]  # by seed
 
 
 def train(options: DictConfig) -> Path:
@@ -75,58 +62,33 @@ def train(options: DictConfig) -> Path:
         *(f"data.path={both}", f"data.held_out_path={held_out}", f"output={output}"),
         *("train.block_length=256", "trainer.per_device_train_batch_size=16"),
         *("trainer.learning_rate=1e-3", f"max_steps={options.train_steps}"),
-        *("trainer.warmup_steps=40", "trainer.mixed_precision=bf16", "trainer.save_best=false"),
-        *("trainer.eval_steps=150", "trainer.save_steps=50"),
+        *("trainer.warmup_steps=20", "trainer.mixed_precision=bf16", "trainer.save_best=false"),
+        *("trainer.eval_steps=100", "trainer.save_steps=50"),
     ]
     subprocess.run(command, check=True)
     return output
 
 
-def paragraphs(length: int) -> Iterator[tuple[str, str]]:
-    """Yield the beginnings of stretches of the held-out pages, page after page, and their names."""
-    rows: list[list[tuple[str, str]]] = []
-    for name in HELD_OUT:
-        blocks, page = topics[name].split("\n\n"), list[tuple[str, str]]()
-        while blocks:
-            text = ""
-            while blocks and len(text) < length:
-                text += blocks.pop(0) + "\n\n"
-            if len(text) >= length:
-                page.append((f"{name}:{len(page)}", text[:length]))
-        rows.append(page)
-    for number in range(max(map(len, rows))):
-        yield from (page[number] for page in rows if number < len(page))
-
-
-def write_prompts(options: DictConfig) -> Path:
-    """Write the prompts of all phases, in order."""
-    zoo = [json.loads(line) for line in (ZOO_FOLDER / "prompts.jsonl").read_text().splitlines()]
-    code = [(row["id"], row["prompt"][: options.prompt_characters]) for row in zoo]
-    random.Random(0).shuffle(code)
-    prose = list(paragraphs(options.prompt_characters))[: options.prose]
-    phases = code[: options.code], prose, code[options.code : 2 * options.code]
-    file = Path(options.folder) / "prompts.jsonl"
-    rows = [
-        {"id": f"{name}", "category": phase, "prompt": text}
-        for phase, some in zip(PHASES, phases, strict=True)
-        for name, text in some
-    ]
-    write_jsonl(file, rows)
-    return file
-
-
-def decode(options: DictConfig, arm: str, verifier: Path, prompts: Path) -> Path:
-    """Decode all prompts with one arm, unless that was done."""
-    output = Path(options.folder) / options.proposer / arm
-    learning = [] if arm == "still" else ["online=distil", *options.online]
+def decode(options: DictConfig, verifier: Path, arm: str, seed: int, output: Path) -> None:
+    """Decode the prompts of a seed with one arm, unless that was done."""
+    prompts = Path(options.folder) / f"prompts_{seed}.jsonl"
+    numbers = options.code, options.prose, options.prompt_characters
+    write_jsonl(prompts, prompts_of(seed, *numbers))
     command = [
         *(sys.executable, "experiments/decode.py", f"proposer={options.proposer}"),
-        *(f"verifier.path={verifier}", f"prompts.path={prompts}", *options.proposer_options),
+        *(f"verifier.path={verifier}", f"prompts.path={prompts}", f"batch={options.batch}"),
         *(f"max_new_tokens={options.new_tokens}", f"sampling.temperature={options.temperature}"),
-        *(f"seed={options.seed}", *learning, f"output={output}"),
+        *(f"seed={seed}", *options.options, *options.arms[arm], f"output={output}"),
     ]
     subprocess.run(command, check=True)
-    return output
+
+
+def in_phase(traces: Sequence[Trace], phase: str, half: int | None) -> Sequence[Trace]:
+    """Return the texts of a phase, or of a half of it, named after their pages."""
+    some = [trace for trace in traces if trace.category == phase]
+    middle = len(some) // 2
+    kept = some if half is None else (some[:middle], some[middle:])[half]
+    return [replace(trace, prompt_id=page_of(trace.prompt_id)) for trace in kept]
 
 
 def shown(estimate: Estimate, digits: int = 3) -> str:
@@ -137,64 +99,80 @@ def shown(estimate: Estimate, digits: int = 3) -> str:
     return f"{estimate.value:.{digits}f} [{ends}]"
 
 
-def tally_of(traces: Sequence[Trace], run: Path, phase: str, part: slice = slice(None)) -> Tally:
-    """Add up a part of a phase's texts, which stand in the order of the prompts."""
-    some = [trace for trace in traces if trace.category == phase][part]
-    return Tally.of(some, read_clock(run))
-
-
-def gains(runs: Mapping[str, Path]) -> Table:
-    """Compare the arms phase by phase, and halves of phases; paired over prompts."""
-    traces = {arm: read_traces(run) for arm, run in runs.items()}
-    first, *others = runs
-    table = Table("arm", "phase", "prompts", "tau still", "tau", "difference", "ratio", "seconds")
-    for arm in others:
+def gains(runs: Mapping[str, Runs]) -> Table:
+    """Compare arms phase by phase over all seeds, paired; intervals are over pages and modules."""
+    table = Table(
+        *("arm", "phase", "pages", "texts", "tau still", "tau", "difference", "ratio"),
+        *("ratio of each seed", "seconds"),
+    )
+    parts = [("", None), (", first half", 0), (", second half", 1)]
+    for arm in (name for name in runs if name != STILL):
         for phase in PHASES:
-            half = len([trace for trace in traces[arm] if trace.category == phase]) // 2
-            parts = {
-                "all": slice(None),
-                "first half": slice(half),
-                "second half": slice(half, None),
-            }
-            for name, part in parts.items():
-                still, own = (tally_of(traces[n], runs[n], phase, part) for n in (first, arm))
-                sums = [tally.sums("num_emitted", "num_steps") for tally in (own, still)]
-                seconds = paired_ratio(
-                    *(tally.sums("decode_seconds", "num_steps") for tally in (own, still))
-                )
-                table.add_row(
-                    *(arm, f"{phase}, {name}", str(own.num_prompts)),
-                    *(shown(block_efficiency(still)), shown(block_efficiency(own))),
-                    *(shown(paired_difference(*sums)), shown(paired_ratio(*sums))),
-                    f"{seconds.value:.2f} a step",
-                )
+            for said, half in parts if phase == "prose" else parts[:1]:
+                add_row(table, arm, f"{phase}{said}", phase, half, runs)
     return table
 
 
-def learning_share(run: Path) -> float:
-    """Return the share of the steps' seconds in which the proposer learned."""
-    tally = Tally.of(read_traces(run))
+def add_row(
+    table: Table, arm: str, said: str, phase: str, half: int | None, runs: Mapping[str, Runs]
+) -> None:
+    """Add what an arm comes to in one phase."""
+    by_seed = [
+        [Tally.of(in_phase(traces, phase, half)) for traces in (runs[arm][seed], runs[STILL][seed])]
+        for seed in runs[arm]
+    ]
+    texts = [
+        [trace for traces in runs[name].values() for trace in in_phase(traces, phase, half)]
+        for name in (arm, STILL)
+    ]
+    own, still = (Tally.of(some) for some in texts)
+    sums = [tally.sums("num_emitted", "num_steps") for tally in (own, still)]
+    seconds = [tally.sums("decode_seconds", "num_steps") for tally in (own, still)]
+    table.add_row(
+        *(arm, said, str(own.num_prompts), str(len(texts[0]))),
+        *(shown(block_efficiency(still)), shown(block_efficiency(own))),
+        *(shown(paired_difference(*sums)), shown(paired_ratio(*sums))),
+        " ".join(f"{ratio_of(*pair):.2f}" for pair in by_seed),
+        f"{paired_ratio(*seconds).value:.2f} a step",
+    )
+
+
+def ratio_of(own: Tally, still: Tally) -> float:
+    """Divide the block efficiency of one arm by that of another."""
+    first, second = (each.total("num_emitted") / each.total("num_steps") for each in (own, still))
+    return first / second
+
+
+def learning_share(runs: Runs) -> float:
+    """Return the share of the steps' seconds that decoding waited for lessons."""
+    tally = Tally.of([trace for traces in runs.values() for trace in traces])
     return tally.total("learn_seconds") / tally.total("decode_seconds")
 
 
 def main() -> None:
-    """Train, decode and compare what the command line asks for."""
+    """Train, decode and compare what the command line names."""
     options = OmegaConf.create(DEFAULTS)
     OmegaConf.set_struct(options, True)
+    OmegaConf.set_struct(options.arms, False)
     options.merge_with_cli()
     folder = Path(options.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    verifier, prompts = train(options), write_prompts(options)
-    runs = {arm: decode(options, arm, verifier, prompts) for arm in options.arms}
-    same = [[trace.output_ids for trace in read_traces(run)] for run in runs.values()]
+    verifier = train(options)
+    place = folder / "_".join(str(options[name]) for name in WHERE)
+    runs: dict[str, dict[int, Sequence[Trace]]] = {arm: {} for arm in options.arms}
+    for seed in options.seeds:
+        for arm in options.arms:
+            decode(options, verifier, arm, seed, place / str(seed) / arm)
+            runs[arm][seed] = read_traces(place / str(seed) / arm)
+        write_report(place / str(seed))
     if options.temperature == 0:
-        print("all arms wrote the same texts:", all(texts == same[0] for texts in same))
-    Console(width=160).print(gains(runs))
-    for arm, run in runs.items():
-        if arm != "still":
-            print(f"{arm}: {learning_share(run):.0%} of the steps' seconds went into learning")
-    write_report(folder / options.proposer)
-    print(f"tau over time: {folder / options.proposer / 'plots' / 'tau_over_time.png'}")
+        texts = [[[t.output_ids for t in some] for some in of.values()] for of in runs.values()]
+        print("all arms wrote the same texts:", all(each == texts[0] for each in texts))
+    Console(width=200).print(gains(runs))
+    for arm in (name for name in runs if name != STILL):
+        share = learning_share(runs[arm])
+        print(f"{arm}: {share:.0%} of the steps' seconds are waits for lessons")
+    print(f"tau over time: {place}/SEED/plots/tau_over_time.png")
 
 
 if __name__ == "__main__":

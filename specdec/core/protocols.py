@@ -266,8 +266,8 @@ class TreeFinisher(Protocol):
 class Learner(Protocol):
     """What makes a proposer better while it drafts, by what the verifier says of the text.
 
-    The proposer's weights change within `begin` and `learn` alone, so never between a proposal and
-    its verification: q stays what each candidate was drawn from.
+    The proposer's weights change within `begin`, `learn` and `end` alone, so never between a
+    proposal and its verification: q stays what each candidate was drawn from.
     """
 
     @property
@@ -280,10 +280,14 @@ class Learner(Protocol):
         ...
 
     def learn(self, contexts: Sequence[Context]) -> None:
-        """Take what a step committed, its tokens and their features; all that takes time is here.
+        """Take what a step committed, its tokens and their features.
 
         It is called after `Proposer.update`, and no request is between a proposal and its verdict.
         """
+        ...
+
+    def end(self) -> None:
+        """End what still goes on beside decoding: no request is in flight or waits any more."""
         ...
 
 

@@ -219,7 +219,7 @@ class SpeculativeDecoder:
             steps = self._commit(in_flight, proposals, verdicts, verifier_probs, forward)
             self.proposer.update(contexts, verdicts)
             clock.lap("other")
-            self._learn(in_flight, clock)
+            self._learn(in_flight, waiting, clock)
             if self.pace is not None:
                 self.pace.learn(contexts, proposals, verdicts, clock.seconds)
 
@@ -318,10 +318,14 @@ class SpeculativeDecoder:
         learner: Sequence[Layer] = () if self.learner is None else self.learner.layers
         return tuple(dict.fromkeys([*self.proposer.layers, *learner]))
 
-    def _learn(self, in_flight: Sequence[Flight], clock: "Clock") -> None:
+    def _learn(
+        self, in_flight: Sequence[Flight], waiting: Sequence[Request], clock: "Clock"
+    ) -> None:
         """Show the learner what was committed; no request has candidates now."""
         if self.learner is not None:
             self.learner.learn([flight.context() for flight in in_flight])
+            if not waiting and all(flight.finish_reason for flight in in_flight):
+                self.learner.end()
             clock.lap("learn")
 
     def _verifier_probs(
@@ -416,7 +420,7 @@ class Clock:
 
     def _now(self) -> float:
         if self._asynchronous:
-            torch.cuda.synchronize(self._device)
+            torch.cuda.current_stream(self._device).synchronize()  # not what is beside the steps
         return now()
 
     def lap(self, name: str) -> None:

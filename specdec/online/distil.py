@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from specdec.core.errors import (
     Unfit,
     UserError,
@@ -18,6 +16,7 @@ from specdec.core.errors import (
 from specdec.core.protocols import Proposer, SourceReader
 from specdec.core.values import CandidateSource
 from specdec.lm.hf import HFCausalLM
+from specdec.online.anchor import AnchoredAdamW
 from specdec.online.learner import REQUEST, STEP, Distiller, Timetable
 from specdec.online.state import read_state
 from specdec.online.student import Student, require_teachable
@@ -37,21 +36,27 @@ class OnlineDistillation:
     verifier at temperature 1, before processors and filters, as it is in training: q is processed
     and sampled like p whatever the temperature.
 
+    A lesson may take until `delay` steps later: a thread learns beside the one that decodes, and
+    what it learned is handed over behind just that step, whenever it was ready. So the same command
+    writes the same texts and proposals, however fast the machine is.
+
     Tokens are those of the committed text. What the verifier said behind a rejected token is left
     out: no text goes on there.
 
     Args:
         loss: of a token, or with heads of a step; None: KL.
         every: decoding steps between steps of the optimiser.
+        delay: decoding steps that go on beside one, less than `every`; 0: they wait for it.
         samples: stretches a step of the optimiser reads.
         length: tokens of a stretch, at most.
         buffer_bytes: that texts and states may take; the oldest texts are forgotten.
         learning_rate, weight_decay: of AdamW.
+        anchor: how strongly weights are pulled back to the proposer's own; see `AnchoredAdamW`.
         max_grad_norm: gradients are cut to; 0: they are not.
         decay: of heads: the loss of head i weighs decay^i.
-        swap: when proposals are made with what was learned: after each `step` of the optimiser, or
-            when a `request` begins, so that a draft's cache holds cells of one set of weights where
-            one request is in flight at a time.
+        swap: when proposals are made with what was learned: as soon as each `step` of the optimiser
+            is over, or when a `request` begins, so that a draft's cache holds cells of one set of
+            weights where one request is in flight at a time.
         prompts: whether prompts are learned, too: the verifier has read them anyway, and they are
             more, and more varied, than what it writes.
         save_prompts: prompts after which a run keeps what was learned, to go on from there.
@@ -67,11 +72,13 @@ class OnlineDistillation:
         self,
         loss: Loss | None = None,
         every: int = 4,
+        delay: int = 0,
         samples: int = 8,
         length: int = 128,
         buffer_bytes: int = 16_000_000,
         learning_rate: float = 3e-4,
         weight_decay: float = 0.0,
+        anchor: float = 0.0,
         max_grad_norm: float = 1.0,
         decay: float = 0.8,
         swap: str = STEP,
@@ -82,16 +89,20 @@ class OnlineDistillation:
     ):
         for name, value in (("every", every), ("samples", samples), ("save_prompts", save_prompts)):
             require_int(name, value, 1)
+        require_int("delay", delay, 0)
+        require(delay < every, "delay", delay, f"less than every={every}")
         require_int("length", length, 2)
         require_int("buffer_bytes", buffer_bytes, 1)
         require_int("seed", seed, 0)
         for name, value in (
             ("learning_rate", learning_rate),
             ("weight_decay", weight_decay),
+            ("anchor", anchor),
             ("max_grad_norm", max_grad_norm),
         ):
             require_number(name, value, 0.0)
         require_number("decay", decay, 0.0, 1.0)
+        require(learning_rate * anchor <= 1, "anchor", anchor, "at most 1 / learning_rate")
         require(swap in (STEP, REQUEST), "swap", swap, f"{STEP} or {REQUEST}")
         require_bool("prompts", prompts)
         require_kind("path", path, str | None, "a file learner.pt of an earlier run, or null")
@@ -101,8 +112,8 @@ class OnlineDistillation:
         self._loss = KL() if loss is None else loss
         self._decay, self._path = decay, path
         self._prompts, self._buffer_bytes = prompts, buffer_bytes
-        self._timetable = Timetable(every, samples, length, swap, max_grad_norm, seed)
-        self._rates = learning_rate, weight_decay
+        self._timetable = Timetable(every, delay, samples, length, swap, max_grad_norm, seed)
+        self._rates = learning_rate, weight_decay, anchor
 
     def require_fit(self, source: CandidateSource | None, called: str) -> None:
         """Refuse a kind of proposer that cannot learn so, before it is built.
@@ -127,9 +138,9 @@ class OnlineDistillation:
             raise Unfit(f"online.prompts=true: {why}")
         student = Student.of(proposer, verifier, self._loss, self._decay)
         texts = Texts(self._buffer_bytes, self._prompts)
-        rate, decay = self._rates
+        rate, decay, anchor = self._rates
         groups = decay_groups(student.trained, rate, decay)
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+        optimizer = AnchoredAdamW(groups, anchor, betas=(0.9, 0.95))
         learner = Distiller(student, texts, optimizer, self._timetable, verifier.device)
         if self._path is not None:
             self._go_on(learner, self._path)

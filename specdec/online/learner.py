@@ -1,8 +1,10 @@
-"""The learner: it remembers what was committed, and takes a step of AdamW when one is due."""
+"""The learner: it remembers what was committed, and begins a lesson when one is due."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +12,9 @@ from torch import nn
 
 from specdec.core.randomness import RandomStream
 from specdec.core.values import Context, Layer
+from specdec.online.lesson import Lessons
 from specdec.online.student import Student
-from specdec.online.texts import STATES, Texts
+from specdec.online.texts import STATES, Stretches, Texts
 
 STEP, REQUEST = "step", "request"
 
@@ -20,6 +23,7 @@ class Timetable(NamedTuple):
     """When and from how much is learned; see `OnlineDistillation`."""
 
     every: int
+    delay: int  # less than `every`, so that lessons do not meet
     samples: int
     length: int
     swap: str
@@ -30,8 +34,10 @@ class Timetable(NamedTuple):
 class Distiller:
     """Teaches one proposer (`core.protocols.Learner`); what happens depends on steps, not on time.
 
-    With several requests in flight their texts are taken in the order of their rows, and all learn
-    and draft with the same weights.
+    A lesson is a step of the optimiser. One that begins behind step n is over, and waited for if it
+    is not, behind step n + `delay`, or when no request is in flight any more. With several requests
+    in flight their texts are taken in the order of their rows, and all learn and draft with the
+    same weights.
     """
 
     layers: Sequence[Layer] = (STATES,)
@@ -49,34 +55,44 @@ class Distiller:
         self._optimizer = optimizer
         self._timetable = timetable
         self._device = device
+        self._lessons = Lessons(device)
         self._is_ahead = False  # of what proposals are made with
         self.num_steps = 0  # of decoding
-        self.num_updates = 0  # steps of the optimiser
+        self.num_updates = 0  # steps of the optimiser that were begun
 
     def begin(self, contexts: Sequence[Context]) -> None:
-        """Remember prompts; proposals of these requests are made with what was learned by now."""
-        self._hand_over()
+        """Remember prompts; under `request` proposals are made with what was learned by now."""
+        if self._timetable.swap == REQUEST:
+            self._end_lesson()
+            self._hand_over()
         for context in contexts:
             self._texts.begin(context)
 
     def learn(self, contexts: Sequence[Context]) -> None:
-        """Remember what was committed, and learn when a step of the optimiser is due."""
+        """Remember what was committed; begin the lesson that is due, end the one that is."""
         for context in contexts:
             self._texts.grow(context)
         self.num_steps += 1
-        if self.num_steps % self._timetable.every:
-            return
-        # Decoding runs in inference mode, whose tensors no gradient goes through.
-        with torch.inference_mode(False), torch.enable_grad():
-            self._update()
-        if self._timetable.swap == STEP:
-            self._hand_over()
+        num_since = self.num_steps % self._timetable.every
+        if num_since == 0:
+            self._begin_lesson()
+        if num_since == self._timetable.delay:
+            self._end_lesson()
 
-    def _update(self) -> None:
+    def end(self) -> None:
+        """Wait for the lesson that still runs."""
+        self._end_lesson()
+
+    def _begin_lesson(self) -> None:
+        self._end_lesson()  # of decoding that was interrupted as it waited
         stream = RandomStream("online", self._timetable.seed, self.num_updates)
-        batch = self._texts.sample(self._timetable.samples, self._timetable.length, stream)
-        if batch is None:
-            return
+        with torch.inference_mode(False):  # no gradient goes through tensors of that mode
+            batch = self._texts.sample(self._timetable.samples, self._timetable.length, stream)
+        if batch is not None:
+            self.num_updates += 1
+            self._lessons.begin(partial(self._update, batch))
+
+    def _update(self, batch: Stretches) -> None:
         self._optimizer.zero_grad()
         # The first token of a stretch is never predicted.
         loss = self._student.loss(*batch) / batch.counted[:, 1:].sum()
@@ -85,8 +101,12 @@ class Distiller:
             weights = self._student.trained.parameters()
             nn.utils.clip_grad_norm_(weights, self._timetable.max_grad_norm)
         self._optimizer.step()
-        self.num_updates += 1
-        self._is_ahead = True
+
+    def _end_lesson(self) -> None:
+        if self._lessons.wait():
+            self._is_ahead = True
+            if self._timetable.swap == STEP:
+                self._hand_over()
 
     def _hand_over(self) -> None:
         if self._is_ahead:
@@ -94,10 +114,14 @@ class Distiller:
             self._is_ahead = False
 
     def state(self) -> dict[str, Any]:
-        """Return all that a later session needs to go on alike; no request is in flight."""
+        """Return all that a later session needs to go on alike; no request is in flight.
+
+        It stays as it is while this one learns on.
+        """
+        self._end_lesson()
         return {
-            "weights": self._student.trained.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "weights": copy.deepcopy(self._student.trained.state_dict()),
+            "optimizer": copy.deepcopy(self._optimizer.state_dict()),
             "texts": self._texts.state(),
             "num_steps": self.num_steps,
             "num_updates": self.num_updates,
@@ -109,6 +133,7 @@ class Distiller:
         Raises:
             KeyError, RuntimeError, ValueError: it is of other weights.
         """
+        self._end_lesson()
         self._student.trained.load_state_dict(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._texts.restore(state["texts"], self._device)

@@ -26,6 +26,7 @@ from tests.support.families import noisy_copy, tiny_model
 V = 3
 GAMMA = 2
 FAST = {"every": 1, "samples": 2, "length": 12, "learning_rate": 0.02}
+BESIDE = {"every": 3, "delay": 2}  # a lesson goes on beside two steps of three
 
 
 @cache

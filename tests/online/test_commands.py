@@ -57,16 +57,19 @@ def interrupted(cli: CommandLine, overrides: Sequence[str], number: int) -> None
         assert cli("decode", *overrides).status == 130
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(cli: CommandLine, tiny: Tiny) -> None:
+@pytest.mark.parametrize("more", [(), ("online.every=2", "online.delay=1", "online.anchor=1")])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+    cli: CommandLine, tiny: Tiny, more: tuple[str, ...]
+) -> None:
     """Killed behind five texts: the learner was kept behind four."""
-    given = (write_prompts(7), *LEARNING)
+    given = (write_prompts(7), *LEARNING, *more)
     assert cli("decode", *tiny.options("whole", *given)).status == 0
     overrides = tiny.options("run", *given)
     interrupted(cli, overrides, 5)
     assert read_state(Path("run/learner.pt")).prompts == tuple((f"p{n}", 0) for n in range(4))
     assert cli("decode", *overrides).status == 0
     assert traces_of("run") == traces_of("whole")
-    assert read_state(Path("run/learner.pt")).learner["num_updates"] > 20
+    assert read_state(Path("run/learner.pt")).learner["num_updates"] > 10
     plain = tiny.options("plain", write_prompts(7), "proposer=draft_model", "tree.gamma=2")
     assert cli("decode", *plain).status == 0
     assert [t.output_ids for t in traces_of("plain")] == [t.output_ids for t in traces_of("run")]
@@ -132,6 +135,7 @@ def test_what_cannot_learn_is_refused_before_anything_is_loaded(
         (("proposer=none", "online=distil"), "online: proposer=none has no weights to train"),
         (("proposer=draft_model", "loss=lk"), "loss=lk: is what a proposer learns by"),
         ((*LEARNING, "online.swap=never"), "online.swap='never': expected step or request"),
+        ((*LEARNING, "online.delay=1"), "expected less than online.every=1"),
         ((*LEARNING, "loss=expected_accepted"), "expected a loss of tokens with a draft model"),
         ((*LEARNING, "online.path=nowhere"), "online.path='nowhere': expected a file"),
     ):

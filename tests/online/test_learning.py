@@ -24,6 +24,7 @@ from specdec.proposer.ngram import NGram
 from specdec.training.loss.expected_accepted import ExpectedAccepted
 from specdec.tree.chain import Chain
 from tests.online.learning import (
+    BESIDE,
     decoder,
     draft_model,
     heads,
@@ -88,25 +89,26 @@ def test_the_loss_falls(name: str) -> None:
         assert learner._student.loss(*batch) < 0.8 * untaught.loss(*batch)
 
 
-def test_a_run_of_two_sessions_is_the_run_of_one(tmp_path: Any) -> None:
+@pytest.mark.parametrize("options", [{}, BESIDE, {**BESIDE, "swap": "request"}])
+def test_a_run_of_two_sessions_is_the_run_of_one(tmp_path: Any, options: dict[str, Any]) -> None:
     of = verifier(SIZE)
     proposer = draft_model(SIZE)
-    whole = run(taught(proposer, of), proposer, of, range(6), batch=2)
+    whole = run(taught(proposer, of, **options), proposer, of, range(6), batch=2)
 
     proposer = draft_model(SIZE)
-    learner = taught(proposer, of)
+    learner = taught(proposer, of, **options)
     before = run(learner, proposer, of, range(4), batch=2)
     write_state(tmp_path / "learner.pt", learner.state(), "run", [("0", 0), ("1", 0)])
     kept = read_state(tmp_path / "learner.pt")
     assert kept.prompts == (("0", 0), ("1", 0))
 
     proposer = draft_model(SIZE)
-    learner = taught(proposer, of)
+    learner = taught(proposer, of, **options)
     learner.restore(kept.learner)
     after = run(learner, proposer, of, range(4, 6), batch=2)
     # Both sessions begin with empty rows, as the goes of a command do; the first has four texts.
     one = draft_model(SIZE)
-    again = taught(one, of)
+    again = taught(one, of, **options)
     assert timeless(before) == timeless(run(again, one, of, range(4), batch=2))
     assert timeless(after) == timeless(run(again, one, of, range(4, 6), batch=2))
     assert timeless(before)[:2] == timeless(whole)[:2]
@@ -230,6 +232,10 @@ def test_what_cannot_learn_is_refused_in_a_line() -> None:
         OnlineDistillation(every=0)
     with pytest.raises(UserError, match="swap='never': expected step or request"):
         OnlineDistillation(swap="never")
+    with pytest.raises(UserError, match="delay=4: expected less than every=4"):
+        OnlineDistillation(delay=4)
+    with pytest.raises(UserError, match="anchor=200: expected at most 1 / learning_rate"):
+        OnlineDistillation(learning_rate=0.01, anchor=200)
     with pytest.raises(UserError, match="path='nowhere': expected a file"):
         OnlineDistillation(path="nowhere")
 

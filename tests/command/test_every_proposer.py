@@ -1,4 +1,4 @@
-"""Every kind of proposer with `check`, `costs` and `calibrate`: a result, or a line that says why not."""
+"""Every kind of proposer with `check`, `costs` and `calibrate`: a result, or a line why not."""
 
 import json
 from pathlib import Path
@@ -90,6 +90,17 @@ def test_costs_measures_them_or_says_why_not(
     assert {line.split()[3].rstrip(":") for line in lines} == left_out
     # What goes level by level has a price for each.
     assert {e["name"].split()[0] for e in found if e["level"]} == {"early_exit", "layer_skip"}
+    assert cli("record", *tiny.options("recording", "sampling.temperature=1")).status == 0
+    arms = [" ".join(["proposer=" + name, *options_of(tiny, name)]) for name in PROPOSERS]
+    known = ["recording=recording", "costs=costs.json", "grid.proposer=[]", "output=replayed"]
+    replayed = cli("replay", *known, f"arms={json.dumps(arms)}", f"options=['{models[1]}']")
+    assert replayed.status == 0, replayed.err
+    arms_priced = {
+        file.parent.name.split(",")[0]
+        for file in Path("replayed").glob("*/summary.json")
+        if json.loads(file.read_text())["tokens_per_second"]["value"]
+    }
+    assert arms_priced == {"none", "ngram", "suffix", "retrieval", "pool", "early_exit"}
 
 
 def test_calibrate_measures_an_exit_and_grows_its_tree(tiny: Tiny, cli: CommandLine) -> None:

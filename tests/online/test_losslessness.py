@@ -59,8 +59,15 @@ def sampled(
     allow_lossy: bool = False,
     rule: VerificationRule | None = None,
 ) -> list[Trace]:
-    given = {"length": LENGTH, "batch": BATCH, "allow_lossy": allow_lossy}
-    speculative = decoder(verifier(), proposer, learner, **given, rule=rule)
+    speculative = decoder(
+        verifier(),
+        proposer,
+        learner,
+        length=LENGTH,
+        batch=BATCH,
+        allow_lossy=allow_lossy,
+        rule=rule,
+    )
     return speculative.decode(requests(NUM_TEXTS, PROMPT))
 
 

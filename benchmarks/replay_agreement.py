@@ -58,6 +58,9 @@ ARMS = [
     "proposer=draft_model tree=sampled tree.widths=[2,2,1] tree.draw=iid verification=kseq",
     "proposer=draft_model tree=sampled tree.widths=[3,1,1] tree.draw=top_plus_one"
     " verification=top_plus_one",
+    "proposer=draft_model tree=paths tree.num_paths=3",
+    "proposer=draft_model tree=paths tree.num_paths=3 verification=gbv",
+    "proposer=draft_model tree=paths tree.num_paths=3 verification=kseq_block",
     "proposer=draft_model tree=sparse",
     "proposer=draft_model tree=dynamic tree.num_nodes=8",
     "proposer=medusa tree=sparse",

@@ -162,7 +162,8 @@ FAULTS = (
     Fault("proposer/hybrid.py", "torch.cat(each)", "each[-1]", "proposer/test_hybrid.py"),
     Fault("proposer/hybrid.py", "require_mergeable(mode, self.draw)", "pass",
           "proposer/test_hybrid.py"),
-    Fault("decoding/pairing.py", "return all(found)", "return any(found)", "proposer decoding"),
+    Fault("decoding/pairing.py", "return all(found)", "return any(found)",
+          "decoding/test_pairing.py"),
     # What is measured.
     Fault("metrics/columns.py", "return min(step.accepted + 1, tested)",
           "return min(step.accepted, tested)", "metrics"),

@@ -28,10 +28,15 @@ def planned(config: DictConfig) -> tuple[dict[str, TimedShape], dict[str, ArmSpe
     shapes = {"none": TimedShape(draft_of(specs["none"].proposer), (), "")}
     unfit: dict[str, None] = {}
     for proposer in config.proposers:
-        for plug_ins, tree, parents, choice in shapes_of(str(proposer), config):
+        part = _proposer(str(proposer), config)
+        try:
+            _require_one_price(part)
+        except Unfit as reason:
+            unfit[f"left out of {proposer}: {reason}"] = None
+            continue
+        for plug_ins, tree, parents, choice in shapes_of(str(proposer), part, config):
             found = _composed([*config.options, *plug_ins], tree, config)
             try:
-                _require_one_price(found)
                 require_parts_fit(found)
                 require_models(found)
                 _require_known_levels(found.proposer)
@@ -56,15 +61,15 @@ def _require_known_levels(proposer: ProposerPart) -> None:
         raise Unfit("draft.vocabulary=strings: candidates are not the tokens that were drafted")
 
 
-def _require_one_price(spec: ArmSpec) -> None:
+def _require_one_price(proposer: ProposerPart) -> None:
     """Refuse a proposer whose steps do not cost what their shape says.
 
     Raises:
         Unfit: it has parts, of which one drafts; or it is a cascade.
     """
-    if spec.proposer.parts:
+    if proposer.parts:
         raise Unfit("a step costs what its parts do; measure its speed with specdec-compare")
-    if spec.proposer.is_cascade:
+    if proposer.is_cascade:
         raise Unfit("a chain costs what the middle model accepts; measure it with specdec-compare")
 
 
@@ -83,15 +88,13 @@ def _composed(overrides: Sequence[str], tree: Mapping[str, Any], config: DictCon
 
 
 def shapes_of(
-    proposer: str, config: DictConfig
+    proposer: str, part: ProposerPart, config: DictConfig
 ) -> Iterator[tuple[list[str], dict[str, Any], tuple[int, ...], str]]:
     """Yield chains and trees of known levels: two chains tell a level from the start of a step.
 
     Each as plug-ins, options of the tree, parents per level and how children are chosen.
     """
-    name, *options = proposer.split()
-    chosen = [f"proposer={name}", *options]
-    part = _proposer(chosen, config)
+    chosen = _chosen(proposer)
     if not part.grows_trees:
         for gamma in (1, DEEPEST):
             yield chosen, {"tree.gamma": gamma}, (), DRAWN
@@ -108,8 +111,14 @@ def shapes_of(
         yield [*chosen, "tree=sparse"], paths, parents, LIKELIEST
 
 
-def _proposer(chosen: Sequence[str], config: DictConfig) -> ProposerPart:
-    return proposer_part(compose_decode([*map(str, config.options), *chosen]))
+def _proposer(proposer: str, config: DictConfig) -> ProposerPart:
+    return proposer_part(compose_decode([*map(str, config.options), *_chosen(proposer)]))
+
+
+def _chosen(proposer: str) -> list[str]:
+    """Return the overrides that choose a proposer: "medusa proposer.path=my_heads"."""
+    name, *options = proposer.split()
+    return [f"proposer={name}", *options]
 
 
 def depth_of(proposer: ProposerPart) -> int:

@@ -55,7 +55,8 @@ def replay(
 
     Fixed trees have a closed form for most rules: the expectation over all that decoding would
     draw, given the texts. Point masses, and any candidates under `sd.Match()`, are followed along
-    the texts. Shows a progress bar.
+    the texts. Depths that choose themselves are for `sd.compare`, or the command, which knows what
+    steps cost. Shows a progress bar.
 
     Args:
         recording: of `sd.record` or `specdec-record`, or its folder.

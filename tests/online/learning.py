@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from specdec.core.protocols import Learner, Proposer
+from specdec.core.protocols import Learner, Proposer, VerificationRule
 from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
@@ -72,9 +72,10 @@ def decoder(
     length: int = 5,
     batch: int = 1,
     allow_lossy: bool = False,
+    rule: VerificationRule | None = None,
 ) -> SpeculativeDecoder:
     sampling, ends = Sampling(temperature), Stopping(length)
-    parts = of, proposer, Rejection(), sampling, ends, batch
+    parts = of, proposer, rule or Rejection(), sampling, ends, batch
     return SpeculativeDecoder(*parts, allow_lossy=allow_lossy, learner=learner)
 
 

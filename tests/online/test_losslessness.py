@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from specdec.core.errors import UserError
+from specdec.core.protocols import VerificationRule
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Trace
 from specdec.core.values import Context, Proposal
@@ -16,8 +17,17 @@ from specdec.decoding.request import Request
 from specdec.online.learner import Distiller
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.none import NoProposer
+from specdec.tree.chain import Chain
+from specdec.tree.paths import WholePaths
+from specdec.tree.sampled import Sampled
+from specdec.verification.block import Block
+from specdec.verification.gbv import GreedyMultiPath
+from specdec.verification.kseq import KSeq
+from specdec.verification.kseq_block import KSeqBlock
+from specdec.verification.traversal import Traversal
 from tests.online.learning import (
     BESIDE,
+    GAMMA,
     V,
     decoder,
     draft_model,
@@ -44,9 +54,20 @@ def exact() -> TextDistribution:
     return text_distribution(after, LENGTH, prompt=PROMPT)
 
 
-def sampled(proposer: Any, learner: Distiller, allow_lossy: bool = False) -> list[Trace]:
+def sampled(
+    proposer: Any,
+    learner: Distiller,
+    allow_lossy: bool = False,
+    rule: VerificationRule | None = None,
+) -> list[Trace]:
     speculative = decoder(
-        verifier(), proposer, learner, length=LENGTH, batch=BATCH, allow_lossy=allow_lossy
+        verifier(),
+        proposer,
+        learner,
+        length=LENGTH,
+        batch=BATCH,
+        allow_lossy=allow_lossy,
+        rule=rule,
     )
     return speculative.decode(requests(NUM_TEXTS, PROMPT))
 
@@ -62,6 +83,27 @@ def test_texts_have_the_verifiers_joint_distribution(name: str, options: dict[st
     assert steps_per_text(traces) >= 2
     assert learner.num_updates > 50 // options.get("every", 1)
     assert_fits(traces, exact(), f"{name} that learns, {options}")
+
+
+RULES = {
+    "block": (Chain(GAMMA), Block()),
+    "traversal": (Sampled([2, 1], "without_replacement"), Traversal()),
+    "kseq": (Sampled([2, 1], "iid"), KSeq()),
+    "gbv": (WholePaths(2, GAMMA), GreedyMultiPath()),
+    "kseq_block": (WholePaths(2, GAMMA), KSeqBlock()),
+}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", RULES)
+def test_so_they_have_under_rules_that_judge_whole_blocks(name: str) -> None:
+    """These look further ahead than one token; weights change between blocks alone."""
+    tree, rule = RULES[name]
+    of, proposer = verifier(), draft_model(tree=tree)
+    learner = taught(proposer, of, swap="step")
+    traces = sampled(proposer, learner, rule=rule)
+    assert learner.num_updates > 50
+    assert_fits(traces, exact(), f"a draft that learns, under {name}")
 
 
 class LaterQ:

@@ -1,6 +1,6 @@
 """A proposer that was not asked for a while goes on as if it had been there all along."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import pytest
@@ -15,6 +15,8 @@ from specdec.pacing.fixed import Fixed
 from tests.support.each_proposer import PATHS, PROPOSERS, Make
 from tests.support.families import noisy_copy, tiny_model
 from tests.support.paces import Scripted, in_turns
+from tests.support.traced import without_cpp
+from tests.support.uncompiled import without_compiler
 
 VERIFIER = tiny_model("llama")
 DRAFT = noisy_copy(VERIFIER, 0.02)
@@ -31,13 +33,19 @@ OTHERS: Mapping[str, Make] = {
     "early_exit": lambda verifier, draft: sd.EarlyExit(verifier, sd.Chain(3), exit_layer=1),
     "layer_skip": lambda verifier, draft: sd.LayerSkip(verifier, sd.Sparse(PATHS), [1]),
 }
+RUNTIMES = [
+    pytest.param(without_compiler, id="programs"),
+    pytest.param(without_cpp, id="compiled", marks=pytest.mark.thorough),
+]
 Seen = dict[tuple[str, int], tuple[int, ...]]  # by request and length of its text: the candidates
 
 
-def decoded(name: str, pace: Pace | None, batch: int) -> tuple[list[Trace], Seen]:
+def decoded(
+    name: str, pace: Pace | None, batch: int, runtime: str = "eager"
+) -> tuple[list[Trace], Seen]:
     """Decode greedily, and watch what is proposed where."""
-    verifier = HFCausalLM(VERIFIER)
-    proposer, seen = {**PROPOSERS, **OTHERS}[name](verifier, HFCausalLM(DRAFT)), Seen()
+    verifier, draft = (HFCausalLM(each, runtime=runtime) for each in (VERIFIER, DRAFT))
+    proposer, seen = {**PROPOSERS, **OTHERS}[name](verifier, draft), Seen()
     propose = proposer.propose
 
     def watched(contexts: Sequence[Context]) -> list[Proposal]:
@@ -76,6 +84,37 @@ def test_texts_with_pauses_are_those_without_candidates(name: str, batch: int) -
     paused, seen = decoded(name, Scripted(in_turns), batch)
     assert [trace.output_ids for trace in paused] == [trace.output_ids for trace in plain]
     assert seen
+
+
+@pytest.mark.parametrize("run_by", RUNTIMES)
+@pytest.mark.parametrize("name", sorted(set(PROPOSERS) - {"none"}))
+def test_programs_are_paced_as_the_models_are(
+    name: str, run_by: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program drafts a chain in one go, of one depth, and reads what a pause left out."""
+    plain, _ = decoded("none", None, 3)
+    eagerly, seen = decoded(name, Scripted(wilfully), 3)
+    run_by(monkeypatch)
+    paced, said = decoded(name, Scripted(wilfully), 3, "compiled")
+    assert [trace.output_ids for trace in paced] == [trace.output_ids for trace in plain]
+    assert said == seen
+    assert [[step.depth for step in trace.steps] for trace in paced] == [
+        [step.depth for step in trace.steps] for trace in eagerly
+    ]
+
+
+def wilfully(context: Context, accepted: int) -> int:
+    """Let depths from 0 to 3 follow each other."""
+    return (len(context.token_ids) + accepted) % 4
+
+
+@pytest.mark.parametrize("name", ["draft_model", "chained", "ngram"])
+def test_the_controller_paces_programs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, _ = decoded("none", None, 3)
+    without_compiler(monkeypatch)
+    adaptive, _ = decoded(name, sd.Adaptive(), 3, "compiled")
+    assert [trace.output_ids for trace in adaptive] == [trace.output_ids for trace in plain]
+    assert {step.depth > 0 for trace in adaptive for step in trace.steps} == {False, True}
 
 
 def test_who_is_not_asked_drafts_nothing() -> None:

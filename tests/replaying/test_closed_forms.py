@@ -54,13 +54,14 @@ BINARY: Parents = (-1, 0, 0, 1, 1, 2, 2)
 UNEVEN: Parents = (-1, 0, 0, 2, 3, 3)
 TWO_PATHS: Parents = (-1, 0, 0, 1, 2)
 THREE_PATHS: Parents = (-1, 0, 0, 0, 1, 2, 3)
+DEEP_PATHS: Parents = (-1, 0, 0, 1, 2, 3, 4)
 # Without replacement two children at most: the shares of a third are right on average, see below.
 SHAPES: Mapping[Draw, Sequence[Parents]] = {
     Draw.DETERMINISTIC: (BINARY, UNEVEN),
     Draw.SINGLE: (chain(3),),
     Draw.FILTERED: (chain(3),),
     Draw.IID: (TWO, BINARY, THREE, UNEVEN),
-    Draw.PATHS: (TWO, THREE, TWO_PATHS, THREE_PATHS),
+    Draw.PATHS: (TWO, THREE, TWO_PATHS, THREE_PATHS, DEEP_PATHS),
     Draw.WITHOUT_REPLACEMENT: (BINARY, UNEVEN),
     Draw.TOP_PLUS_ONE: (TWO, BINARY, THREE),
 }

@@ -22,7 +22,15 @@ from specdec.replaying.arm import ClosedArm
 from specdec.replaying.closed_form import replay
 from specdec.replaying.draft_distributions import ModelDistributions
 from specdec.replaying.expected_steps import Replayed, tally
-from tests.replaying.test_closed_forms import BINARY, RULES, TWO, UNEVEN, behind_root, tree_of
+from tests.replaying.test_closed_forms import (
+    BINARY,
+    RULES,
+    TWO,
+    TWO_PATHS,
+    UNEVEN,
+    behind_root,
+    tree_of,
+)
 from tests.support.harness import Block, block_distribution, depth_of
 from tests.support.toy import Conditional, Tokens, table_lm
 
@@ -46,6 +54,9 @@ CASES = [
     Case("rejection", Draw.DETERMINISTIC, UNEVEN),
     Case("rejection", Draw.IID, BINARY),
     Case("kseq", Draw.IID, BINARY),
+    Case("rejection", Draw.PATHS, TWO_PATHS),
+    Case("gbv", Draw.PATHS, TWO_PATHS),
+    Case("kseq_block", Draw.PATHS, TWO_PATHS),
     Case("rejection", Draw.WITHOUT_REPLACEMENT, UNEVEN),
     Case("top_plus_one", Draw.TOP_PLUS_ONE, TWO),
 ]

@@ -80,6 +80,7 @@ STOPS: dict[str, Callable[[int], Stopping]] = {
 }
 TWO, FORKED, LEANING, WIDE = (-1, 0, 0), (-1, 0, 0, 1, 1, 2, 2), (-1, 0, 0, 2), (-1, 0, 0, 0)
 TWIGS, FIRST, SIDES, MIDDLE = (-1, 0, 0, 1, 2), (-1, 0, 0, 1), (-1, 0, 0, 0, 1, 3), (-1, 0, 0, 0, 2)
+PAIR = (-1, 0, 0, 1, 2, 3, 4)
 SOFT, PEAKED = Sampling(), Sampling(top_p=0.7)
 SIZE, BRANCHED, RISKS, DEEP_RISKS = "num_drafted", "num_branched", "at_risk.2", "at_risk.3"
 
@@ -187,6 +188,19 @@ CASES = [
     Case("two paths", "rejection", tree(Draw.PATHS, TWIGS)),
     Case("two paths", "gbv", tree(Draw.PATHS, TWIGS), ends=(SIZE,)),
     Case("two paths", "kseq_block", tree(Draw.PATHS, TWIGS), ends=(SIZE,)),
+    Case("two peaked paths", "gbv", tree(Draw.PATHS, TWIGS), ends=(SIZE,), sampling=PEAKED),
+    Case("two peaked paths", "kseq_block", tree(Draw.PATHS, TWIGS), ends=(SIZE,), sampling=PEAKED),
+    Case("two cold paths", "gbv", tree(Draw.PATHS, TWIGS), ends=(SIZE,), sampling=PEAKED,
+         temperature=0.5),
+    Case("two sure paths", "gbv", tree(Draw.PATHS, TWIGS, NARROW), (SIZE, RISKS),
+         sampling=PEAKED),
+    Case("two sure paths", "kseq_block", tree(Draw.PATHS, TWIGS, NARROW), (SIZE, RISKS),
+         sampling=PEAKED),
+    Case("paths beyond the budget", "gbv", tree(Draw.PATHS, PAIR), ends=(SIZE,), sampling=PEAKED),
+    Case("paths beyond the budget", "kseq_block", tree(Draw.PATHS, PAIR), ends=(SIZE,),
+         sampling=PEAKED),
+    Case("three short paths", "gbv", tree(Draw.PATHS, WIDE)),
+    Case("three short paths", "kseq_block", tree(Draw.PATHS, WIDE)),
     Case("two", "rejection without", tree(WITHOUT, TWO), draft=DRAFT),
     Case("sure two", "rejection without", tree(WITHOUT, TWO, WHOLE), draft=DRAFT),
     Case("two of a peaked distribution", "rejection without", tree(WITHOUT, TWO), sampling=PEAKED),

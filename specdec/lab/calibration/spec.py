@@ -17,6 +17,7 @@ from specdec.core.errors import (
 )
 from specdec.core.protocols import TreePolicy
 from specdec.core.sampling import Sampling
+from specdec.core.values import CandidateSource
 from specdec.lab.compatibility import require_decoder
 from specdec.lab.option_names import Points
 from specdec.lab.part import Part
@@ -92,8 +93,9 @@ class CalibrationSpec:
         """
         self._check_text()
         proposer = self.proposer
-        known = proposer.has_heads or self.drafts_alone
-        known = known and not proposer.is_cascade  # which grows no tree
+        # Neither parts nor a cascade grow a tree of ranks.
+        known = proposer.source is not CandidateSource.PARTS and not proposer.is_cascade
+        known = known and (proposer.has_heads or self.drafts_alone)
         expected = (
             "one of medusa, chained, early_exit, draft_model, or of your own with heads or a draft"
             " model"

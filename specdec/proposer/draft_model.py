@@ -22,6 +22,7 @@ from specdec.proposer.growth import LogitSource, grow, propose_where
 from specdec.proposer.tree_fit import require_ranks, require_single_chain
 from specdec.proposer.tree_proposer import TreeProposer, chains
 
+OTHER_TOKENS = "a draft of another tokenizer learns nothing from the verifier's tokens"
 LEAST_WIDTH = 2  # cells that a chain starts from: a program serves one missing token and two alike
 
 
@@ -76,7 +77,7 @@ class DraftModel(TreeProposer):
                 f"the draft's runtime={lm.runtime}: its programs keep weights; expected eager"
             )
         if lm.translation is not None:
-            raise Unfit("a draft of another tokenizer learns nothing from the verifier's tokens")
+            raise Unfit(OTHER_TOKENS)
         if lm.quantization is not None or not is_whole(lm.model):
             raise Unfit("the draft's weights are rounded or not on one device: they cannot change")
         if lm.prompt_mask is not None:

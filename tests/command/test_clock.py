@@ -120,6 +120,7 @@ def test_plain_steps_are_timed_in_the_middle_of_each_text(
         assert prompt_lengths[trace.prompt_id] == trace.num_prompt_tokens + before
 
 
+@pytest.mark.thorough
 def test_the_clock_takes_a_tenth_of_a_job_at_most(
     cli: CommandLine, tiny: Tiny, ticking: SimpleNamespace
 ) -> None:
@@ -147,6 +148,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(arm, "decode", stopping)
 
 
+@pytest.mark.thorough
 def test_an_interrupted_run_goes_on_with_its_clock(
     cli: CommandLine, tiny: Tiny, ticking: SimpleNamespace
 ) -> None:

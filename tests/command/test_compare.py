@@ -212,6 +212,7 @@ def test_arms_are_tested_against_the_best_and_reported(comparison: Comparison) -
     )
 
 
+@pytest.mark.thorough
 def test_a_reference_is_the_report_too(cli: CommandLine, tiny: Tiny) -> None:
     options = tiny.options("run", TWO_ARMS, "reference=none", "max_new_tokens=4")
     assert cli("compare", *options, plots=True).status == 0
@@ -356,6 +357,7 @@ def test_a_recorded_run_is_proposed_again(cli: CommandLine, tiny: Tiny) -> None:
     assert summary["num_steps"] < read_json(Path("first/summary.json"))["num_steps"]
 
 
+@pytest.mark.thorough
 def test_a_sampled_recording_is_not_judged_by_its_own_noise(cli: CommandLine, tiny: Tiny) -> None:
     sampled = "sampling.temperature=1"
     assert cli("decode", *tiny.options("first", sampled, "seed=3")).status == 0

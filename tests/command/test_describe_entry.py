@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 import specdec as sd
+from specdec.command.tree_fits import Fits
 from tests.support.complaints import assert_one_line
 from tests.support.families import FAMILIES, RECURRENT, SMALL, WINDOW
 from tests.support.running import CommandLine, Tiny
@@ -44,6 +45,12 @@ def said(shown: str, name: str) -> list[str]:
     return own
 
 
+@pytest.fixture
+def without_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out which proposers fit: to hold all of them against all trees takes seconds."""
+    monkeypatch.setattr("specdec.command.describe.fits_of", lambda config: Fits({}, {}))
+
+
 def described(cli: CommandLine, *options: str) -> str:
     ended = cli("describe", *options)
     assert ended.status == 0, ended.err
@@ -55,6 +62,7 @@ def numbers(cli: CommandLine, *options: str) -> dict[str, Any]:
     return json.loads(Path("new/numbers.json").read_text())
 
 
+@pytest.mark.usefixtures("without_fits")
 def test_a_large_model_is_described_by_its_configuration_alone(cli: CommandLine) -> None:
     path = write_config("llama", **LARGE)
     options = [f"verifier.path={path}", "context=4096", "batch=8", "dtype=float16"]
@@ -76,6 +84,7 @@ def test_a_large_model_is_described_by_its_configuration_alone(cli: CommandLine)
     assert "batch=8 does not fit" in said(shown, "memory")[0]
 
 
+@pytest.mark.usefixtures("without_fits")
 def test_fewer_key_heads_take_less(cli: CommandLine) -> None:
     path = write_config("llama", **{**LARGE, "num_key_value_heads": 8})
     found = numbers(cli, f"verifier.path={path}", "dtype=float16", "context=100", "batch=3")
@@ -85,6 +94,7 @@ def test_fewer_key_heads_take_less(cli: CommandLine) -> None:
     assert found["traits"]["attention"] == "grouped-query"
 
 
+@pytest.mark.usefixtures("without_fits")
 def test_the_numbers_are_those_of_the_loaded_model(cli: CommandLine, tiny: Tiny) -> None:
     found = numbers(cli, f"verifier.path={tiny.verifier}", "memory=1GiB")
     lm = sd.load(tiny.verifier)
@@ -96,6 +106,7 @@ def test_the_numbers_are_those_of_the_loaded_model(cli: CommandLine, tiny: Tiny)
     assert found["most_requests"] == room // (lm.max_length * sum(lm.cell_bytes))
 
 
+@pytest.mark.usefixtures("without_fits")
 def test_what_a_window_has_passed_is_said(cli: CommandLine) -> None:
     path = write_config("gemma3_text", **{**SMALL, **FAMILIES["gemma3_text"]})
     options = [f"verifier.path={path}", "context=100"]
@@ -108,6 +119,7 @@ def test_what_a_window_has_passed_is_said(cli: CommandLine) -> None:
     assert any("transformers' own cache keeps" in line for line in said(shown, "cache"))
 
 
+@pytest.mark.usefixtures("without_fits")
 def test_experts_are_counted(cli: CommandLine) -> None:
     path = write_config("mixtral", **{**SMALL, **FAMILIES["mixtral"]})
     shown = described(cli, f"verifier.path={path}")

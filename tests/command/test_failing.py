@@ -18,6 +18,7 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.results.run_dir import state_of
 from tests.support.complaints import assert_one_line
 from tests.support.faults import files_of_at_most
+from tests.support.marking import thorough
 from tests.support.running import CommandLine, Tiny
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def texts(run: Path | str) -> dict[str, list[int]]:
 # --- Full disks ---
 
 
-@pytest.mark.parametrize("room", [0, 500, 3_000, 6_000])
+@pytest.mark.parametrize("room", [thorough(0), 500, thorough(3_000), thorough(6_000)])
 def test_a_sweep_on_a_full_disk_has_failed(tiny: Tiny, cli: CommandLine, room: int) -> None:
     """Wherever it gets full: at the lock, the status, the configuration, the traces."""
     with files_of_at_most(room):
@@ -225,7 +226,7 @@ def stop_after(
     [(signal.SIGTERM, 143), (KeyboardInterrupt(), 130), (BrokenPipeError(), 141)],
     ids=["SIGTERM", "Ctrl-C", "nobody reads"],
 )
-@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("many", [False, thorough(True)])
 def test_an_end_from_outside_is_no_failure(
     tiny: Tiny,
     cli: CommandLine,

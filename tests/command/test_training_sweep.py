@@ -192,6 +192,7 @@ def test_a_dry_run_of_one_training_trains_nothing(tiny: Tiny, cli: CommandLine) 
     assert not Path("mine").exists()
 
 
+@pytest.mark.thorough
 def test_an_interrupted_training_goes_on(
     tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

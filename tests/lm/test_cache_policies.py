@@ -20,6 +20,7 @@ from specdec.lm.hf import HFCausalLM
 from tests.support.each_proposer import PROPOSERS
 from tests.support.enumerated import written
 from tests.support.families import noisy_copy, plain_logits, random_ids, tiny_model
+from tests.support.marking import thorough
 from tests.support.toy import (
     NO_END,
     ChoosingChain,
@@ -109,7 +110,7 @@ def expected(family: str, name: str) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [thorough(1), 3])
 @pytest.mark.parametrize("proposer", sorted(PROPOSERS))
 def test_all_proposers_write_what_the_policy_says(proposer: str, batch: int, name: str) -> None:
     model = tiny_model("llama")

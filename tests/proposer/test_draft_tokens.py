@@ -149,7 +149,7 @@ def merging_draft(kind: str) -> DraftModel:
         ([3, 0, 1, 2, 3, 1], [3, 0, 1, 0], True),
     ],
 )
-def test_a_text_may_be_another_one_when_the_draft_is_next_asked(
+def test_a_text_may_be_another_one_at_the_next_step(
     kind: str, committed: list[int], text: list[int], goes_back: bool
 ) -> None:
     """It reads that text, and nothing of what its cells held."""

@@ -223,7 +223,7 @@ FAULTS = (
           "proposer/test_draft_tokens.py"),
     Fault("proposer/draft_tokens.py", "if token_ids[n] != row.cells[n]), max(most, 0))",
           "if False), max(most, 0))", "proposer/test_draft_tokens.py"),
-    Fault("proposer/draft_tokens.py", "if row.text.num_read >= len(context.token_ids):", "if False:",
+    Fault("proposer/draft_tokens.py", "row.text.num_read >= len(context.token_ids)", "False",
           "proposer/test_draft_tokens.py"),
     Fault("proposer/draft_model.py", "self._drop(contexts)  # other", "# other",
           "proposer/test_draft_tokens.py"),

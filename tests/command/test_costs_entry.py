@@ -110,6 +110,7 @@ def test_every_part_is_measured(measured: Ended) -> None:
     assert "predict speed with costs=costs.json" in measured.out
 
 
+@pytest.mark.thorough
 def test_files_of_other_batches_are_set_beside(
     measured: Ended, tiny: Tiny, cli: CommandLine
 ) -> None:

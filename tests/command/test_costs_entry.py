@@ -216,6 +216,7 @@ def test_compare_says_beforehand_what_is_worth_it(
     assert not Path("compared").exists() or not list(Path("compared").iterdir())
 
 
+@pytest.mark.thorough
 def test_costs_of_another_runtime_are_refused_or_said(
     measured: Ended, recorded: Ended, tiny: Tiny, cli: CommandLine
 ) -> None:

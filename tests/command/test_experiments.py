@@ -78,9 +78,8 @@ def swept(params: str, command: str = "command: decode\n") -> str:
     return f"{command}hydra:\n  mode: MULTIRUN\n  sweeper: {{params: {{{params}}}}}\n"
 
 
-@pytest.mark.parametrize(
-    "declared", ["command: decode\n", pytest.param("", marks=pytest.mark.thorough)]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("declared", ["command: decode\n", ""])
 def test_experiments_of_ones_own_are_swept_together(
     cli: CommandLine, tiny: Tiny, declared: str
 ) -> None:

@@ -87,7 +87,7 @@ def test_a_launcher_that_fails_fails_the_sweep(
     assert "2 of 2 runs are not complete" in ended.err
 
 
-@pytest.mark.parametrize("room", [0, 500, 3_000, 6_000])
+@pytest.mark.parametrize("room", [thorough(0), 500, thorough(3_000), thorough(6_000)])
 def test_one_run_on_a_full_disk_is_one_line(tiny: Tiny, cli: CommandLine, room: int) -> None:
     with files_of_at_most(room):
         assert_one_line(cli("decode", *tiny.options("run")), ["run", "cannot be written"])
@@ -138,7 +138,7 @@ def damage(file: Path, kind: str) -> None:
         file.write_text(f"{text[:place]}{int(text[place]) + 1}{text[place + 1 :]}")
 
 
-@pytest.mark.parametrize("kind", ["deleted", "cut", "a line less", "garbled"])
+@pytest.mark.parametrize("kind", ["deleted", thorough("cut"), "a line less", thorough("garbled")])
 @pytest.mark.parametrize("name", FILES)
 def test_a_run_whose_files_are_others_is_not_complete(
     tiny: Tiny, cli: CommandLine, copied: Path, whole_run: Path, name: str, kind: str

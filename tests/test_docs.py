@@ -23,6 +23,7 @@ from tests.support.documents import (
     own,
     titled,
 )
+from tests.support.marking import thorough
 from tests.support.running import CommandLine
 from tests.test_architecture import MAY_IMPORT
 from tests.test_configs import CONFIGS, ENTRY_POINTS, PACKAGES, require_composed
@@ -30,7 +31,7 @@ from tests.test_configs import CONFIGS, ENTRY_POINTS, PACKAGES, require_composed
 QUICKSTART = DOCS / "quickstart.md"
 ELSEWHERE = ("make", "eval")  # whose own options are not ours
 # Pages whose Python is run as it stands; that of EXTENDING is, too, with the files beside it.
-WITH_PYTHON = (README, QUICKSTART, DOCS / "guarantees-and-definitions.md")
+WITH_PYTHON = (README, thorough(QUICKSTART), DOCS / "guarantees-and-definitions.md")
 DOWNLOADS = "Qwen/"
 
 

@@ -151,6 +151,11 @@ def with_parts(config: DictConfig) -> DictConfig:
         for place, each in enumerate(found.proposer.parts):
             if isinstance(each, DictConfig) and "parts" in each:
                 raise UserError(f"proposer.parts.{place}: has parts itself; expected its parts")
+            if isinstance(each, DictConfig) and isinstance(each.get("inner"), str):
+                expected = "parts without one; proposer=cascade takes a hybrid as proposer.inner"
+                raise UserError(
+                    f"proposer.parts.{place}: has a proposer of its own; expected {expected}"
+                )
     return found
 
 

@@ -33,7 +33,7 @@ from specdec.core.verified import verified
 from specdec.decoding.asking import allowed, for_all
 from specdec.decoding.claims import claims_of
 from specdec.decoding.experts import routing_of, with_experts
-from specdec.decoding.pairing import finisher_of, is_lossless, require_judges, require_reads
+from specdec.decoding.pairing import finisher_of, is_lossless, require_judges
 from specdec.decoding.request import (
     Flight,
     Request,
@@ -47,6 +47,7 @@ from specdec.decoding.stopping import Stopping, default_stopping, text_of
 from specdec.decoding.turns import Decodable, beforehand, decode_turns, listed, request_of
 from specdec.lm.batch import TreeBatch
 from specdec.lm.begin import begin
+from specdec.lm.branching import require_reads
 from specdec.lm.encoder_decoder import share_encoder
 from specdec.lm.fingerprint import require_tokens_of
 from specdec.lm.generation import heeded
@@ -115,7 +116,6 @@ class SpeculativeDecoder:
         require_reads(verifier, proposer)
         for each in leaves(proposer):
             require_one_family(verifier, each)
-            require_reads(verifier, each)
             require_tokens_of(getattr(verifier, "tokenizer", None), each)
             share_encoder(verifier, each)
         if pace is not None:

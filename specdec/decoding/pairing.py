@@ -6,7 +6,6 @@ from itertools import product
 from specdec.core.errors import Unfit, UserError
 from specdec.core.protocols import Proposer, TreeFinisher, VerificationRule
 from specdec.core.values import Draw, Draws, each_draw
-from specdec.lm.hf import HFCausalLM
 from specdec.proof.lossless import finding
 
 
@@ -43,22 +42,6 @@ def _is_lossless_for(rule: VerificationRule, draw: Draw | None, allow_lossy: boo
         )
     _require_honest(found.miscounts, field)
     return lossless
-
-
-def require_reads(verifier: object, proposer: Proposer) -> None:
-    """Refuse a tree with branches where the verifier reads chains alone, as far as shapes tell.
-
-    Raises:
-        Unfit: so it is.
-    """
-    tree = getattr(proposer, "tree", None)
-    if not isinstance(verifier, HFCausalLM) or verifier.no_trees is None:
-        return
-    if getattr(proposer, "branches", False):  # by itself, without a tree policy
-        raise Unfit(verifier.tree_refusal)
-    nodes, depth = (getattr(tree, name, None) for name in ("num_nodes", "max_depth"))
-    if tree is not None and nodes != depth:  # of a chain they are the same
-        raise Unfit(verifier.tree_refusal)
 
 
 def finisher_of(proposer: Proposer, verifier: object, experts: bool) -> TreeFinisher | None:

@@ -18,6 +18,7 @@ from specdec.lm.loadable import vocabulary_size
 from specdec.lm.translation import SAME
 from specdec.lm.vocabularies import UNLIKE_SIDES
 from specdec.proposer.cascade import require_drawn_chain, require_inner_rule
+from specdec.proposer.draft_model import OTHER_TOKENS
 from specdec.proposer.hybrid import MERGE, require_hybrid, require_mergeable
 from specdec.proposer.tree_fit import (
     require_heads_fit,
@@ -54,6 +55,8 @@ def require_parts_fit(spec: ArmSpec) -> None:
             )
         called = f"proposer={spec.proposer.name}"
         spec.online.build().require_fit(spec.proposer.source, called)
+        if not spec.proposer.reads_same_tokens:
+            raise Unfit(f"online={spec.online.name}: {OTHER_TOKENS}")
     rule, judges = spec.rule.build(), {name: part.build() for name, part in spec.judges.items()}
     for each in (rule, *judges.values()):
         require_members(each, "verification rule")
@@ -109,17 +112,10 @@ def require_cascade(proposer: ProposerPart, tree: TreePolicy) -> None:
 
 def _require_inner_tree(inner: ProposerPart, tree: TreePolicy, proposer: ProposerPart) -> None:
     """Refuse a tree that the inner model cannot grow, or that the middle model cannot read."""
-    middle, draft = proposer.draft_model, inner.draft_model
+    draft = inner.draft_model
     if draft is not None:
         require_ranks(tree, vocabulary_size(draft.checkpoint), f" in {draft.checkpoint.called}")
-    branches = inner.grows_trees and not is_chain(tree)
-    for model in (middle, draft) if branches else ():
-        reason = None if model is None else why_no_trees(model.checkpoint.config)
-        if model is not None and reason is not None:
-            raise Unfit(
-                f"{inner.tree.at}: {model.checkpoint.called} cannot read trees, since {reason};"
-                " expected tree=chain"
-            )
+    _require_read(inner, tree, inner.tree.at, proposer.draft_model)
 
 
 def require_tree_fits(spec: ArmSpec, tree: TreePolicy) -> None:
@@ -223,24 +219,35 @@ def require_decoder(model: ModelPart, why: str) -> None:
 
 def require_tree_read(spec: ArmSpec, tree: TreePolicy) -> None:
     """Refuse a tree with branches where the verifier, or the draft model, reads chains alone."""
-    leaves = spec.proposer.leaves
-    branching = next((option for option in map(_branching, leaves) if option is not None), None)
-    if spec.proposer.get("mode") == MERGE and spec.proposer.parts:
-        branching = f"{spec.proposer.at}.mode={MERGE}"
-    grows = any(leaf.source is not CandidateSource.NOTHING for leaf in leaves)
-    if grows and not is_chain(tree):
-        branching = f"tree={spec.tree.name}"
-    models = [spec.verifier, *(leaf.draft_model for leaf in leaves if not is_chain(tree))]
-    for model in models if branching is not None else ():
+    _require_read(spec.proposer, tree, f"tree={spec.tree.name}", spec.verifier)
+
+
+def _require_read(
+    proposer: ProposerPart, tree: TreePolicy, called: str, reader: ModelPart | None
+) -> None:
+    """Refuse branches for a model that reads its candidates, or a draft model that grows them."""
+    option = _branching(proposer, tree, called)
+    drafts = [] if is_chain(tree) else [leaf.draft_model for leaf in proposer.leaves]
+    for model in (reader, *drafts) if option is not None else ():
         reason = None if model is None else why_no_trees(model.checkpoint.config)
         if model is not None and reason is not None:
             raise Unfit(
-                f"{branching}: {model.checkpoint.called} cannot read trees, since"
-                f" {reason}; expected tree=chain"
+                f"{option}: {model.checkpoint.called} cannot read trees, since {reason};"
+                " expected tree=chain"
             )
 
 
-def _branching(proposer: ProposerPart) -> str | None:
+def _branching(proposer: ProposerPart, tree: TreePolicy, called: str) -> str | None:
+    """Return the option by which candidates branch, `called` if it is the tree; None: none does."""
+    grows = any(leaf.source is not CandidateSource.NOTHING for leaf in proposer.leaves)
+    if grows and not is_chain(tree):
+        return called
+    if proposer.get("mode") == MERGE and proposer.parts:
+        return f"{proposer.at}.mode={MERGE}"
+    return next((option for option in map(_own_tree, proposer.leaves) if option is not None), None)
+
+
+def _own_tree(proposer: ProposerPart) -> str | None:
     """Return the option by which what is looked up becomes a tree of its own; None: it does not."""
     number = proposer.get("num_nodes")
     looked_up = proposer.source is CandidateSource.TEXT and proposer.is_ours

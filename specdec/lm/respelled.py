@@ -26,7 +26,7 @@ class Respelled:
         """Begin an empty text; `twins` are the special tokens that both know, by those read."""
         self.token_ids: list[int] = [*write.prefix]
         self._read, self._write, self._twins = read, write, twins
-        self._num_read = 0
+        self.num_read = 0  # tokens of the text that it was given
         self._begin()
 
     def _begin(self) -> None:
@@ -49,7 +49,7 @@ class Respelled:
     def follow(self, token_ids: Sequence[int]) -> Sequence[int]:
         """Read what a text has more than it had, and return all of it."""
         said = b""
-        for place in range(self._num_read, len(token_ids)):
+        for place in range(self.num_read, len(token_ids)):
             token = token_ids[place]
             if token not in self._read.specials:
                 said += self._read.spelt.get(token, b"")
@@ -64,7 +64,7 @@ class Respelled:
                 self.token_ids.append(twin)
             self._begin()
         self._go_on(said)
-        self._num_read = len(token_ids)
+        self.num_read = len(token_ids)
         return self.token_ids
 
     def _go_on(self, said: bytes) -> None:

@@ -42,7 +42,7 @@ from specdec.core.values import (
 from specdec.core.verified import verified
 from specdec.lm.batch import TreeBatch
 from specdec.lm.begin import begin
-from specdec.lm.hf import HFCausalLM
+from specdec.lm.branching import require_reads
 from specdec.lm.translation import translation_of
 from specdec.lm.vocabularies import require_model, require_one_family
 from specdec.proof.lossless import prove_lossless
@@ -101,7 +101,7 @@ class Cascade:
         if translation_of(model) is not None:
             raise Unfit("a cascade's middle model reads the verifier's tokens alone")
         require_one_family(model, inner)
-        _require_chains_read(model, inner)
+        require_reads(model, inner, "inner: ")
         self.model, self.inner, self.rule = model, inner, rule
         self.tree = tree
         self.temperature = temperature
@@ -319,11 +319,3 @@ def require_inner_rule(rule: VerificationRule, draws: Draws) -> None:
                 " the inner proposer's are; q would not be the middle model's"
             )
         prove_lossless(rule, draw)
-
-
-def _require_chains_read(model: CausalLM, inner: Proposer) -> None:
-    """Refuse inner trees with branches where the middle model reads chains alone."""
-    tree = getattr(inner, "tree", None)
-    nodes, depth = (getattr(tree, name, None) for name in ("num_nodes", "max_depth"))
-    if isinstance(model, HFCausalLM) and model.no_trees is not None and nodes != depth:
-        raise Unfit(f"inner: {model.tree_refusal}")

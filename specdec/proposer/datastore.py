@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specdec.core.errors import UserError, require_int
+from specdec.core.errors import UserError, require, require_int
 from specdec.core.jsonl import make_folder, replacing_file
 from specdec.core.vouching import changed, read_note, vouch, write_note
 from specdec.proposer.lookup import Matched, Place
@@ -52,18 +52,17 @@ class Datastore:
     tokenizer_digest: str
 
     @classmethod
-    def open(cls, path: str, field: str) -> "Datastore":
+    def open(cls, path: str | None, field: str) -> "Datastore":
         """Open a folder that `write_datastore` wrote; `field` is how complaints name it.
 
         Raises:
             UserError: it is none, or not as it was written.
         """
-        folder = Path(path)
+        expected = "a datastore, as scripts/build_datastore.py writes it"
+        require(isinstance(path, str) and bool(path), field, path, expected)
+        folder = Path(str(path))
         if not (folder / CARD).is_file():
-            raise UserError(
-                f"{field}={path!r}: no {CARD} in that folder; expected a datastore, as"
-                " scripts/build_datastore.py writes it"
-            )
+            raise UserError(f"{field}={path!r}: no {CARD} in that folder; expected {expected}")
         card = read_note(folder / CARD) or {}
         whole = {"files", "shards", "tokenizer"} <= card.keys()
         wrong = changed(folder, card["files"]) if whole else [f"{CARD} is not as it was written"]

@@ -22,6 +22,7 @@ from specdec.proposer.growth import LogitSource, grow, propose_where
 from specdec.proposer.tree_fit import require_ranks, require_single_chain
 from specdec.proposer.tree_proposer import TreeProposer, chains
 
+OTHER_TOKENS = "a draft of another tokenizer learns nothing from the verifier's tokens"
 LEAST_WIDTH = 2  # cells that a chain starts from: a program serves one missing token and two alike
 
 
@@ -75,6 +76,8 @@ class DraftModel(TreeProposer):
             raise Unfit(
                 f"the draft's runtime={lm.runtime}: its programs keep weights; expected eager"
             )
+        if lm.translation is not None:
+            raise Unfit(OTHER_TOKENS)
         if lm.quantization is not None or not is_whole(lm.model):
             raise Unfit("the draft's weights are rounded or not on one device: they cannot change")
         if lm.prompt_mask is not None:
@@ -101,6 +104,7 @@ class DraftModel(TreeProposer):
         return propose_where(self._fits, contexts, self._grow)
 
     def _grow(self, contexts: Sequence[Context]) -> list[Proposal]:
+        self._drop(contexts)  # other tokens may end the text now, if more of it was committed since
         asking = self._tokens.asking(contexts)
         return self._tokens.said(contexts, self._at_once(asking) or self._by_levels(asking))
 
@@ -167,10 +171,16 @@ class DraftModel(TreeProposer):
 
     def update(self, contexts: Sequence[Context], verdicts: Sequence[Verdict]) -> None:
         """Rewind to the committed text."""
-        self.rewind(contexts)
+        self._drop(contexts)
 
     def rewind(self, contexts: Sequence[Context]) -> None:
-        """Drop the cells behind each text; its last token is read at the start of the next step."""
+        """Go back to earlier texts, whose last tokens are read at the start of the next step."""
+        for context in contexts:
+            self._tokens.rewind(context)
+        self._drop(contexts)
+
+    def _drop(self, contexts: Sequence[Context]) -> None:
+        """Drop the cells that are not of these texts."""
         for context in contexts:
             agreed = self._tokens.agreed(context)
             self.model.keep(context.row, min(agreed, self.model.length(context.row)))

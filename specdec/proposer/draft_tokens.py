@@ -39,7 +39,7 @@ class DraftTokens(Protocol):
         ...
 
     def begin(self, context: Context) -> None:
-        """Begin a request in its row."""
+        """Begin a request in its row, whose text the model reads but for the last token."""
         ...
 
     def text(self, context: Context) -> Sequence[int]:
@@ -59,7 +59,11 @@ class DraftTokens(Protocol):
         ...
 
     def agreed(self, context: Context) -> int:
-        """Return how many cells of a row go on being right, after a commit."""
+        """Return how many cells of a row go on being right, as the text is now."""
+        ...
+
+    def rewind(self, context: Context) -> None:
+        """Follow a text that may have been taken back; see `core.protocols.Rewinding`."""
         ...
 
     def asking(self, contexts: Sequence[Context]) -> Sequence[Context]:
@@ -118,6 +122,9 @@ class SameTokens:
         """All but the last token, which is read at the start of the next step."""
         return len(context.token_ids) - 1
 
+    def rewind(self, context: Context) -> None:
+        """Nothing is kept of a text."""
+
     def asking(self, contexts: Sequence[Context]) -> Sequence[Context]:
         """The same."""
         return contexts
@@ -144,8 +151,10 @@ class _OtherTokens:
         self._rows: dict[int, _TranslatedRow] = {}
 
     def begin(self, context: Context) -> None:
-        """Begin an empty text."""
-        self._rows[context.row] = _TranslatedRow(self._translation.reading())
+        """Encode the prompt."""
+        row = _TranslatedRow(self._translation.reading())
+        self._rows[context.row] = row
+        row.cells = [*row.text.follow(context.token_ids)[:-1]]
 
     def text(self, context: Context) -> Sequence[int]:
         """Encode what is new, and a little before it."""
@@ -162,6 +171,12 @@ class _OtherTokens:
         same = next((n for n in range(most) if token_ids[n] != row.cells[n]), max(most, 0))
         del row.cells[same:]
         return same
+
+    def rewind(self, context: Context) -> None:
+        """Encode the text anew, if tokens that were read may be others now."""
+        row = self._rows[context.row]
+        if row.text.num_read >= len(context.token_ids):
+            row.text = self._translation.reading()
 
     def _note(self, context: Context, drafted: Sequence[int]) -> None:
         """Note that the model has read the text, and at most so many tokens behind it."""

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from specdec.core.errors import Unfit, require, require_int, require_number
 from specdec.core.members import require_members
-from specdec.core.narrowing import is_sequence
+from specdec.core.narrowing import is_mapping, is_sequence
 from specdec.core.outcome import Outcome
+from specdec.core.plug_ins import plug_in_name
 from specdec.core.protocols import Onlooker, Proposer, TreeFinisher
 from specdec.core.tree import ROOT
 from specdec.core.values import (
@@ -286,7 +287,8 @@ def require_hybrid(parts: object, mode: object, costs: object, num_nodes: object
     what = "proposers with layers of their own: the verifier's are run for one proposer alone"
     require(finishing is None, "parts", type(finishing).__name__, what)
     alike = len({id(each) for each in some}) < len(some)
-    require(len(some) > 1 and not alike, "parts", parts, expected)
+    shown = [_called(each) for each in some] if is_sequence(parts) else parts
+    require(len(some) > 1 and not alike, "parts", shown, expected)
     require(mode in (SWITCH, MERGE), "mode", mode, f"{SWITCH} or {MERGE}")
     if costs is not None:
         prices = list(costs) if is_sequence(costs) else []
@@ -297,6 +299,13 @@ def require_hybrid(parts: object, mode: object, costs: object, num_nodes: object
     if num_nodes is not None:
         require_int("num_nodes", num_nodes, 1)
         require(mode == MERGE, "num_nodes", num_nodes, "null: it is of mode=merge")
+
+
+def _called(part: object) -> str:
+    """Name a part as its class does, or as a command line does that has its options."""
+    if is_mapping(part):
+        return plug_in_name(str(part.get("_target_")))
+    return type(part).__name__
 
 
 def require_mergeable(mode: str, draws: Draws) -> None:

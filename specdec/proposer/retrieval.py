@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from specdec.core.errors import require
 from specdec.core.values import Context, Verdict
 from specdec.proposer.datastore import Datastore
 from specdec.proposer.lookup import Lookup, Matched
@@ -50,8 +49,7 @@ class Retrieval(Lookup):
         Raises:
             UserError: there is none, or a number is out of its range.
         """
-        require(bool(path), "path", path, "a datastore, as scripts/build_datastore.py writes it")
-        datastore = Datastore.open(str(path), "path")
+        datastore = Datastore.open(path, "path")
         return cls(datastore, gamma, min_matched, depth_per_matched, num_nodes)
 
     @property

@@ -3,12 +3,11 @@
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from specdec.core.errors import Unfit, require, require_int, require_share
+from specdec.core.errors import require, require_int, require_share
 from specdec.core.values import CandidateSource
 from specdec.lm.fingerprint import card_name
 from specdec.lm.hf import HFCausalLM
@@ -21,10 +20,10 @@ from specdec.training.data.sources import require_no_source
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.draft_losses import DraftLosses
 from specdec.training.model_folder import save_rounded
-from specdec.training.objective import Batch, Loss, decay_groups
+from specdec.training.objective import Batch, Loss
 from specdec.training.on_states import OnStates
 from specdec.training.shape import LlamaShape
-from specdec.training.step_loss import StepLoss
+from specdec.training.step_loss import require_token_loss
 
 
 class DraftModelTraining(OnStates):
@@ -58,9 +57,7 @@ class DraftModelTraining(OnStates):
         trust_remote_code: bool = False,
     ):
         require_share("share", share)  # of no positions nothing would be learnt
-        if isinstance(loss, StepLoss):
-            name = type(loss).__name__
-            raise Unfit(f"loss={name}: is of heads; expected a loss of tokens with draft_model")
+        require_token_loss(loss, "draft_model")
         require_int("seed", seed, 0)
         require_no_source(states.verifier, "train=draft_model")
         named = init_path is None or isinstance(init_path, str)
@@ -104,10 +101,6 @@ class DraftModelTraining(OnStates):
         """Sum of the loss over the counted tokens."""
         return module(self.states.hidden(batch), batch.token_ids, batch.counted)
 
-    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Train the whole draft alike."""
-        return decay_groups(self.module, learning_rate, weight_decay)
-
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Measure on held-out data.
 
@@ -122,10 +115,6 @@ class DraftModelTraining(OnStates):
         proposer = DraftModel(draft, self._acceptance.tree)
         measured = self._acceptance.measure(verifier, proposer, draft, self.states.held_out)
         return {"eval_loss": loss, "eval_overlap": overlap, **measured}
-
-    def score(self, evaluation: dict[str, float]) -> float:
-        """A draft is there to have its tokens accepted."""
-        return evaluation["eval_block_efficiency"]
 
     def save(self, module: nn.Module, folder: Path, card: Mapping[str, str]) -> None:
         """Write a folder that `draft.path` names."""

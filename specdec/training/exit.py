@@ -3,12 +3,11 @@
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from specdec.core.errors import Unfit, UserError, require_share
+from specdec.core.errors import UserError, require_share
 from specdec.core.values import CandidateSource
 from specdec.lm.check_split import require_parts
 from specdec.lm.fingerprint import described
@@ -19,9 +18,9 @@ from specdec.training.acceptance import Acceptance
 from specdec.training.data.sources import require_no_source
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.exit_losses import ExitLosses
-from specdec.training.objective import Batch, Loss, decay_groups
+from specdec.training.objective import Batch, Loss
 from specdec.training.on_states import OnStates
-from specdec.training.step_loss import StepLoss
+from specdec.training.step_loss import require_token_loss
 
 
 class ExitTraining(OnStates):
@@ -59,9 +58,7 @@ class ExitTraining(OnStates):
         share: float = 1.0,
     ):
         require_share("share", share)  # of no positions nothing would be learnt
-        if isinstance(loss, StepLoss):
-            name = type(loss).__name__
-            raise Unfit(f"loss={name}: is of heads; expected a loss of tokens with train=exit")
+        require_token_loss(loss, "train=exit")
         verifier = states.verifier
         require_no_source(verifier, "train=exit")
         require_parts(verifier, "verifier.path")
@@ -103,10 +100,6 @@ class ExitTraining(OnStates):
         """Sum of the loss over the counted tokens."""
         return module(self.states.hidden(batch), batch.token_ids, batch.counted)
 
-    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Train the whole exit alike."""
-        return decay_groups(self.module, learning_rate, weight_decay)
-
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Measure on held-out data; the same numbers as of a draft model.
 
@@ -122,10 +115,6 @@ class ExitTraining(OnStates):
         assert isinstance(draft, HFCausalLM)
         measured = self._acceptance.measure(verifier, proposer, draft, self.states.held_out)
         return {"eval_loss": loss, "eval_overlap": overlap, **measured}
-
-    def score(self, evaluation: dict[str, float]) -> float:
-        """An exit is there to have its tokens accepted."""
-        return evaluation["eval_block_efficiency"]
 
     def save(self, module: nn.Module, folder: Path, card: Mapping[str, str]) -> None:
         """Write a folder that `proposer=early_exit` decodes with: bf16 safetensors."""

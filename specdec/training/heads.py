@@ -19,7 +19,7 @@ from specdec.proposer.heads import HeadsProposer
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.head_losses import HeadLosses
-from specdec.training.objective import Batch, Loss, decay_groups
+from specdec.training.objective import Batch, Loss
 from specdec.training.on_states import OnStates
 
 OF_VERIFIER = ("hidden_size", "vocab_size", "verifier")  # what is no option of heads
@@ -122,10 +122,6 @@ class HeadTraining(OnStates):
         """Sum of all heads' losses over the counted tokens."""
         return module(self.states.verifier, *self.states.along_texts(batch))
 
-    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Train all heads alike."""
-        return decay_groups(self.module, learning_rate, weight_decay)
-
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Measure each head's top-1 and top-5 accuracy, and block efficiency, on held-out data."""
         assert isinstance(module, HeadLosses)
@@ -137,10 +133,6 @@ class HeadTraining(OnStates):
         proposer = self.proposer(module.heads, states.placed(device), self._acceptance.tree)
         of = (proposer.verifier, proposer, module.heads, states.held_out)
         return {**_accuracies(module, states), **self._acceptance.measure(*of)}
-
-    def score(self, evaluation: dict[str, float]) -> float:
-        """Heads are there to have their tokens accepted."""
-        return evaluation["eval_block_efficiency"]
 
     def save(self, module: nn.Module, folder: Path, card: Mapping[str, str]) -> None:
         """Write a folder that the proposer of the same name decodes with: bf16 safetensors."""

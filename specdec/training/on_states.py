@@ -1,15 +1,19 @@
-"""What all trainings on a verifier's states share: they are fed by these alone."""
+"""What all trainings on a verifier's states share: their data, and what they are there for."""
 
 from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
 
 from specdec.training.data.verifier_states import VerifierStates
-from specdec.training.objective import Batch
+from specdec.training.objective import Batch, decay_groups
 
 
 class OnStates:
-    """The part of an `Objective` that is about its data."""
+    """The part of an `Objective` that follows from its data, and from what will be drafted."""
 
     states: VerifierStates
+    module: nn.Module
 
     @property
     def num_samples(self) -> int:
@@ -32,3 +36,11 @@ class OnStates:
     def batch(self, first: int, count: int) -> Batch:
         """Return the samples numbered first ... first + count - 1."""
         return self.states.batch(first, count)
+
+    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Train all of the module alike."""
+        return decay_groups(self.module, learning_rate, weight_decay)
+
+    def score(self, evaluation: dict[str, float]) -> float:
+        """Return what drafts are there for: to be accepted."""
+        return evaluation["eval_block_efficiency"]

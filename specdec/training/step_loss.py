@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from specdec.core.errors import Unfit
 from specdec.training.objective import Loss
 
 
@@ -28,6 +29,17 @@ class StepLoss(Loss, Protocol):
     def combine(self, scores: Tensor, wanted: Tensor) -> Tensor:
         """Combine the depths of n steps: scores and wanted [n, K] -> [n]."""
         ...
+
+
+def require_token_loss(loss: Loss, drafting: str) -> None:
+    """Refuse a loss of whole steps; `drafting` is what would be trained by it.
+
+    Raises:
+        Unfit: it is one.
+    """
+    if isinstance(loss, StepLoss):
+        name = type(loss).__name__
+        raise Unfit(f"loss={name}: is of heads; expected a loss of tokens with {drafting}")
 
 
 class Decayed:

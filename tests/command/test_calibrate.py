@@ -51,6 +51,7 @@ def test_what_is_printed(cli: CommandLine, tiny: Tiny) -> None:
     assert "not over the step starts" in " ".join(found["printed"].split())
 
 
+@pytest.mark.thorough
 def test_fewer_samples_and_other_batches(cli: CommandLine, tiny: Tiny) -> None:
     """A batch is only how many samples are read at a time; a limit is how many in all."""
     whole, single = measured(cli, tiny), measured(cli, tiny, "batch=1")
@@ -177,6 +178,7 @@ def test_a_missing_option_is_named(cli: CommandLine, tiny: Tiny, missing: str) -
     assert_one_line(cli("calibrate", *options), [missing])
 
 
+@pytest.mark.thorough
 def test_a_greedy_verifier_may_have_a_draft_that_samples(cli: CommandLine, tiny: Tiny) -> None:
     """At temperature 0 there is something to draw if the draft has a temperature of its own."""
     found = measured(cli, tiny, "positional=true", "proposer.temperature=1", "max_children=300")

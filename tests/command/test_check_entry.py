@@ -11,6 +11,7 @@ from specdec.core.values import Context, Proposal
 from specdec.proposer.draft_model import DraftModel
 from specdec.results.run_dir import read_traces
 from tests.support.complaints import assert_one_line
+from tests.support.marking import thorough
 from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -99,7 +100,7 @@ def misrecorded(monkeypatch: pytest.MonkeyPatch) -> None:
 LENIENT = ["verification=lenient", "verification.rule.lenience=0.1", LOSSY]
 
 
-@pytest.mark.parametrize("fault", ["lenient", "misrecorded", "typical"])
+@pytest.mark.parametrize("fault", [thorough("lenient"), "misrecorded", thorough("typical")])
 def test_a_lossy_run_is_found(
     cli: CommandLine, tiny: Tiny, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +118,7 @@ def test_a_lossy_run_is_found(
     assert row_of(ended.out, "run")[-1] == "NO"
 
 
+@pytest.mark.thorough
 def test_several_runs_are_rows_of_one_table(cli: CommandLine, tiny: Tiny) -> None:
     """A folder of runs stands for all of them; one lossy run is enough to fail."""
     decode(cli, tiny, "both/good", "proposer=none")
@@ -129,6 +131,7 @@ def test_several_runs_are_rows_of_one_table(cli: CommandLine, tiny: Tiny) -> Non
     assert row_of(pair.out, "both/lossy")[-1] == "NO"
 
 
+@pytest.mark.thorough
 def test_later_turns_are_read_after_the_run_s_own_answers(cli: CommandLine, tiny: Tiny) -> None:
     """Rendered after other answers the prompts would have other lengths, and be refused."""
     rows = [json.dumps({"id": n, "turns": ["def add(", f"print({n}", "return"]}) for n in range(12)]

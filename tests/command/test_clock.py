@@ -15,6 +15,7 @@ from specdec.core.trace import PlainSteps, Trace
 from specdec.metrics import Tally, speedup, step_cost
 from specdec.results.run_dir import read_clock, read_tally, read_traces
 from specdec.results.trace_file import TraceFile
+from tests.support.interrupting import stop_after
 
 if TYPE_CHECKING:
     from conftest import CommandLine, Tiny
@@ -120,6 +121,7 @@ def test_plain_steps_are_timed_in_the_middle_of_each_text(
         assert prompt_lengths[trace.prompt_id] == trace.num_prompt_tokens + before
 
 
+@pytest.mark.thorough
 def test_the_clock_takes_a_tenth_of_a_job_at_most(
     cli: CommandLine, tiny: Tiny, ticking: SimpleNamespace
 ) -> None:
@@ -133,20 +135,7 @@ def test_the_clock_takes_a_tenth_of_a_job_at_most(
     assert 0.08 < taken / own < 0.12
 
 
-def interrupt_after(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    arm = import_module("specdec.lab.arm").Arm
-    decode, done = arm.decode, list[Trace]()
-
-    def stopping(self: Any, prompts: Any, looked_at: Any = ()) -> Iterator[Trace]:
-        for trace in decode(self, prompts, looked_at):
-            if len(done) == number:
-                raise KeyboardInterrupt
-            done.append(trace)
-            yield trace
-
-    monkeypatch.setattr(arm, "decode", stopping)
-
-
+@pytest.mark.thorough
 def test_an_interrupted_run_goes_on_with_its_clock(
     cli: CommandLine, tiny: Tiny, ticking: SimpleNamespace
 ) -> None:
@@ -154,7 +143,7 @@ def test_an_interrupted_run_goes_on_with_its_clock(
     options = (write_prompts(8, turns=2), "proposer=ngram")
     overrides, whole = tiny.options("run", *options), decoded(cli, tiny, "whole", *options)
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_after(patch, 7)
+        stop_after(patch, 7)
         assert cli("decode", *overrides).status == 130
     assert {plain.prompt_id for plain in read_clock(Path("run"))} == {"p0", "p1", "p2"}
     identity = json.loads(Path("run/status.json").read_text(encoding="utf-8"))["identity"]

@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 from specdec.core.trace import PlainSteps, Trace
 from specdec.metrics import Tally, cost_ratio, speedup, summarize
 from specdec.results.run_dir import read_clock, read_traces
+from tests.support.interrupting import stop_after
 from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -212,6 +213,7 @@ def test_arms_are_tested_against_the_best_and_reported(comparison: Comparison) -
     )
 
 
+@pytest.mark.thorough
 def test_a_reference_is_the_report_too(cli: CommandLine, tiny: Tiny) -> None:
     options = tiny.options("run", TWO_ARMS, "reference=none", "max_new_tokens=4")
     assert cli("compare", *options, plots=True).status == 0
@@ -356,6 +358,7 @@ def test_a_recorded_run_is_proposed_again(cli: CommandLine, tiny: Tiny) -> None:
     assert summary["num_steps"] < read_json(Path("first/summary.json"))["num_steps"]
 
 
+@pytest.mark.thorough
 def test_a_sampled_recording_is_not_judged_by_its_own_noise(cli: CommandLine, tiny: Tiny) -> None:
     sampled = "sampling.temperature=1"
     assert cli("decode", *tiny.options("first", sampled, "seed=3")).status == 0
@@ -392,27 +395,10 @@ def test_decode_writes_its_run_into_the_folder_itself(cli: CommandLine, tiny: Ti
 # --- Interrupts and failures ---
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, num_texts: int, error: BaseException) -> None:
-    """Raise while the text after the first `num_texts` is decoded, warm-ups not counted."""
-    arm = import_module("specdec.lab.arm").Arm
-    decode, done = arm.decode, []
-
-    def stopping(
-        self: Any, prompts: Sequence[Any], looked_at: Sequence[str] = ()
-    ) -> Iterator[Trace]:
-        for trace in decode(self, prompts):
-            if len(done) == num_texts:
-                raise error
-            done.append(trace)
-            yield trace
-
-    monkeypatch.setattr(arm, "decode", stopping)
-
-
 def test_ctrl_c_leaves_valid_partial_results_and_says_so(
     cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop_after(monkeypatch, 3, KeyboardInterrupt())
+    stop_after(monkeypatch, 3)
     ended = cli("compare", *tiny.options("run", TWO_ARMS))
     assert ended.status == 130
     assert "Traceback" not in ended.err
@@ -438,7 +424,7 @@ def test_ctrl_c_leaves_valid_partial_results_and_says_so(
 def test_ctrl_c_before_the_first_pair_claims_nothing(
     cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop_after(monkeypatch, 1, KeyboardInterrupt())
+    stop_after(monkeypatch, 1)
     ended = cli("compare", *tiny.options("run", TWO_ARMS))
     assert ended.status == 130
     assert "interrupted after 0 of 3 prompts" in ended.out + ended.err
@@ -450,7 +436,7 @@ def test_ctrl_c_before_the_first_pair_claims_nothing(
 def test_ctrl_c_in_decode_leaves_valid_partial_results_and_says_so(
     cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop_after(monkeypatch, 2, KeyboardInterrupt())
+    stop_after(monkeypatch, 2)
     ended = cli("decode", *tiny.options("run"))
     assert ended.status == 130
     assert "Traceback" not in ended.err
@@ -516,7 +502,7 @@ def test_a_sweep_writes_one_run_each(cli: CommandLine, tiny: Tiny) -> None:
 def test_ctrl_c_ends_a_whole_sweep(
     cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop_after(monkeypatch, 1, KeyboardInterrupt())
+    stop_after(monkeypatch, 1)
     sweep = ["tree.gamma=1,2,3", "proposer=ngram", "max_new_tokens=4"]
     ended = cli("decode", "-m", *tiny.options("sweep", *sweep))
     assert ended.status == 130

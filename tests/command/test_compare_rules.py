@@ -14,6 +14,7 @@ from specdec.core.errors import UserError
 from specdec.core.trace import Trace
 from specdec.metrics import Tally, efficiency_contrast, judged
 from specdec.results.run_dir import read_traces
+from tests.support.marking import thorough
 from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -101,7 +102,9 @@ def test_the_reference_is_what_block_efficiency_is_compared_with(compared: Compa
     assert "speedup" in compared.out, "the baseline of the speedup stays proposer=none"
 
 
-@pytest.mark.parametrize(("reference", "found"), [("null", None), ("1", "ngram"), ("0", "none")])
+@pytest.mark.parametrize(
+    ("reference", "found"), [("null", None), ("1", "ngram"), thorough("0", "none")]
+)
 def test_a_reference_by_number_or_the_best(
     cli: CommandLine, tiny: Tiny, reference: str, found: str | None
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,18 @@ FORWARDS = ("tokens=[1,2,3,4]", "contexts=[16,4096]", "repeats=3")
 SMALL = ("proposers=[ngram,draft_model]", *FORWARDS, "widths=[2]", "max_new_tokens=12")
 
 
+def be_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Believe whatever is measured: the machine that tests run on has other work.
+
+    And copy a little only, however near it is.
+    """
+    monkeypatch.setattr("specdec.lab.costs.measurement.doubts", lambda *_: [])
+    monkeypatch.setattr("specdec.lab.costs.copying.MEBIBYTES", {"cpu": 1})
+
+
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Believe whatever is measured: the machine that tests run on has other work."""
-    monkeypatch.setattr("specdec.lab.costs.measurement.doubts", lambda *_: [])
-
-
-@pytest.fixture(autouse=True)
-def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copy a little only, however near it is."""
-    monkeypatch.setattr("specdec.lab.costs.copying.MEBIBYTES", {"cpu": 1})
+    be_quiet(monkeypatch)
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
@@ -55,11 +58,24 @@ def test_what_cannot_be_is_measured_again_and_then_refused(
     )
 
 
-@pytest.fixture
-def measured(tiny: Tiny, cli: CommandLine) -> Ended:
+@pytest.fixture(scope="module")
+def measurement(
+    tiny: Tiny, cli: CommandLine, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Ended]:
+    folder = tmp_path_factory.mktemp("measured")
     models = (f"verifier.path={tiny.verifier}", f"draft.path={tiny.draft}")
     given = (f"prompts.path={tiny.prompts}", f"options=['draft.path={tiny.draft}']")
-    return cli("costs", *models, *given, "output=costs.json", *SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        be_quiet(patch)
+        patch.chdir(folder)
+        return folder, cli("costs", *models, *given, "output=costs.json", *SMALL)
+
+
+@pytest.fixture
+def measured(measurement: tuple[Path, Ended]) -> Ended:
+    """What is measured once for all tests, in `costs.json`, and what was said."""
+    shutil.copytree(measurement[0], ".", dirs_exist_ok=True)
+    return measurement[1]
 
 
 @pytest.fixture
@@ -94,6 +110,7 @@ def test_every_part_is_measured(measured: Ended) -> None:
     assert "predict speed with costs=costs.json" in measured.out
 
 
+@pytest.mark.thorough
 def test_files_of_other_batches_are_set_beside(
     measured: Ended, tiny: Tiny, cli: CommandLine
 ) -> None:
@@ -199,6 +216,7 @@ def test_compare_says_beforehand_what_is_worth_it(
     assert not Path("compared").exists() or not list(Path("compared").iterdir())
 
 
+@pytest.mark.thorough
 def test_costs_of_another_runtime_are_refused_or_said(
     measured: Ended, recorded: Ended, tiny: Tiny, cli: CommandLine
 ) -> None:

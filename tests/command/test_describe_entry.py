@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 import specdec as sd
+from specdec.command.tree_fits import Fit, Fits
 from tests.support.complaints import assert_one_line
 from tests.support.families import FAMILIES, RECURRENT, SMALL, WINDOW
 from tests.support.running import CommandLine, Tiny
@@ -44,17 +45,31 @@ def said(shown: str, name: str) -> list[str]:
     return own
 
 
+@pytest.fixture
+def without_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out which proposers fit: all of them, and all trees, take seconds."""
+    monkeypatch.setattr(
+        "specdec.command.describe.fits_of", lambda config: Fits({"none": Fit()}, {})
+    )
+
+
 def described(cli: CommandLine, *options: str) -> str:
     ended = cli("describe", *options)
     assert ended.status == 0, ended.err
     return ended.out
 
 
+def both(cli: CommandLine, *options: str) -> tuple[str, dict[str, Any]]:
+    """Return what is shown, and the numbers."""
+    shown = described(cli, *options, "output=new/numbers.json")
+    return shown, json.loads(Path("new/numbers.json").read_text())
+
+
 def numbers(cli: CommandLine, *options: str) -> dict[str, Any]:
-    described(cli, *options, "output=new/numbers.json")
-    return json.loads(Path("new/numbers.json").read_text())
+    return both(cli, *options)[1]
 
 
+@pytest.mark.usefixtures("without_fits")
 def test_a_large_model_is_described_by_its_configuration_alone(cli: CommandLine) -> None:
     path = write_config("llama", **LARGE)
     options = [f"verifier.path={path}", "context=4096", "batch=8", "dtype=float16"]
@@ -76,6 +91,7 @@ def test_a_large_model_is_described_by_its_configuration_alone(cli: CommandLine)
     assert "batch=8 does not fit" in said(shown, "memory")[0]
 
 
+@pytest.mark.usefixtures("without_fits")
 def test_fewer_key_heads_take_less(cli: CommandLine) -> None:
     path = write_config("llama", **{**LARGE, "num_key_value_heads": 8})
     found = numbers(cli, f"verifier.path={path}", "dtype=float16", "context=100", "batch=3")
@@ -85,6 +101,7 @@ def test_fewer_key_heads_take_less(cli: CommandLine) -> None:
     assert found["traits"]["attention"] == "grouped-query"
 
 
+@pytest.mark.usefixtures("without_fits")
 def test_the_numbers_are_those_of_the_loaded_model(cli: CommandLine, tiny: Tiny) -> None:
     found = numbers(cli, f"verifier.path={tiny.verifier}", "memory=1GiB")
     lm = sd.load(tiny.verifier)
@@ -96,10 +113,10 @@ def test_the_numbers_are_those_of_the_loaded_model(cli: CommandLine, tiny: Tiny)
     assert found["most_requests"] == room // (lm.max_length * sum(lm.cell_bytes))
 
 
+@pytest.mark.usefixtures("without_fits")
 def test_what_a_window_has_passed_is_said(cli: CommandLine) -> None:
     path = write_config("gemma3_text", **{**SMALL, **FAMILIES["gemma3_text"]})
-    options = [f"verifier.path={path}", "context=100"]
-    shown, found = described(cli, *options), numbers(cli, *options)
+    shown, found = both(cli, f"verifier.path={path}", "context=100")
     window = f"sliding_attention of {WINDOW} tokens in 1 of 2: layer 0"
     assert said(shown, "attention")[1] == window
     cell = found["cell_bytes"] // 2
@@ -108,6 +125,7 @@ def test_what_a_window_has_passed_is_said(cli: CommandLine) -> None:
     assert any("transformers' own cache keeps" in line for line in said(shown, "cache"))
 
 
+@pytest.mark.usefixtures("without_fits")
 def test_experts_are_counted(cli: CommandLine) -> None:
     path = write_config("mixtral", **{**SMALL, **FAMILIES["mixtral"]})
     shown = described(cli, f"verifier.path={path}")
@@ -138,10 +156,9 @@ def test_what_is_not_decoded_with_is_described_and_said(
 
 def test_states_of_recurrent_layers_are_said(cli: CommandLine) -> None:
     path = write_config("mamba2", **{**SMALL, **RECURRENT["mamba2"]})
-    found = numbers(cli, f"verifier.path={path}", "context=64")
+    shown, found = both(cli, f"verifier.path={path}", "context=64")
     assert found["cell_bytes"] == 0
     assert found["request_bytes"] == found["state_bytes"] > 0
-    shown = described(cli, f"verifier.path={path}", "context=64")
     assert any("of states a request" in line for line in said(shown, "cache"))
     assert said(shown, "attention")[0] == "none"
     against = next(line for line in said(shown, "draft_model") if line.startswith("not "))
@@ -152,12 +169,11 @@ def test_states_of_recurrent_layers_are_said(cli: CommandLine) -> None:
 
 def test_an_encoder_decoder_is_counted(cli: CommandLine) -> None:
     path = write_config("t5", **{**SMALL, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 4})
-    found = numbers(cli, f"verifier.path={path}", "context=64")
+    fits, found = both(cli, f"verifier.path={path}", "context=64", "draft.path=zoo:draft")
     model = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(path))
     assert found["weights"]["num_parameters"] == sum(each.numel() for each in model.parameters())
     assert found["traits"]["positions"] == "relative, 32 buckets"
     assert found["cell_bytes"] == found["traits"]["num_layers"] * 2 * 32 * 4
-    fits = described(cli, f"verifier.path={path}", "context=64", "draft.path=zoo:draft")
     assert said(fits, "draft_model")[0].startswith("does not fit: draft.path='zoo:draft'")
 
 
@@ -202,6 +218,7 @@ def test_ranks_beyond_the_vocabulary_do_not_fit(cli: CommandLine) -> None:
 # --- Masks, and the door for Python ---
 
 
+@pytest.mark.usefixtures("without_fits")
 def test_masks_are_drawn(cli: CommandLine) -> None:
     """Causal, and of a prefix LM: the prompt's first token sees its second."""
     shown = described(cli)
@@ -211,11 +228,11 @@ def test_masks_are_drawn(cli: CommandLine) -> None:
     assert "E   x x | x x x      E   x x | x x x" in shown
 
 
+@pytest.mark.usefixtures("without_fits")
 def test_python_says_the_same(cli: CommandLine) -> None:
     found = sd.describe("zoo:verifier", context=100, batch=2, dtype="bfloat16", memory="1GiB")
-    options = ["context=100", "batch=2", "dtype=bfloat16", "memory=1GiB"]
-    assert described(cli, *options).startswith(f"{found}\n")
-    written = numbers(cli, *options)
+    shown, written = both(cli, "context=100", "batch=2", "dtype=bfloat16", "memory=1GiB")
+    assert shown.startswith(f"{found}\n")
     del written["fits"]
     assert written == json.loads(json.dumps(found.numbers()))
 

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from specdec.results.run_dir import read_traces
 from tests.support.complaints import assert_one_line
+from tests.support.marking import thorough
 from tests.support.running import VOCAB_SIZE, CommandLine, Tiny
 from tests.support.seq2seq import tiny_seq2seq
 
@@ -62,7 +63,9 @@ LONG = (
 ANSWERED = ("distill.path=answers.jsonl", "distill.temperature=0", "distill.max_new_tokens=20")
 
 
-@pytest.mark.parametrize("family", sorted(TRAINED))
+@pytest.mark.parametrize(
+    "family", [each if each == "t5" else thorough(each) for each in sorted(TRAINED)]
+)
 def test_heads_learn_what_the_verifier_writes(
     cli: CommandLine, pairs: list[str], family: str
 ) -> None:
@@ -87,6 +90,7 @@ def test_heads_learn_what_the_verifier_writes(
     assert logged("heads", "eval_block_efficiency")[-1] == pytest.approx(tau, abs=0.1)
 
 
+@pytest.mark.thorough
 def test_messages_are_sources_and_texts(cli: CommandLine, pairs: list[str]) -> None:
     """What is interrupted goes on, and another verifier's heads are not taken for one's own."""
     options = ["verifier.path=bart", *MEDUSA, *LONG, "max_steps=24", *pairs]

@@ -78,9 +78,8 @@ def swept(params: str, command: str = "command: decode\n") -> str:
     return f"{command}hydra:\n  mode: MULTIRUN\n  sweeper: {{params: {{{params}}}}}\n"
 
 
-@pytest.mark.parametrize(
-    "declared", ["command: decode\n", pytest.param("", marks=pytest.mark.thorough)]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("declared", ["command: decode\n", ""])
 def test_experiments_of_ones_own_are_swept_together(
     cli: CommandLine, tiny: Tiny, declared: str
 ) -> None:
@@ -88,7 +87,7 @@ def test_experiments_of_ones_own_are_swept_together(
     experiment("gammas", swept("proposer: 'none,ngram', tree.gamma: '1,2'", declared))
     experiment("seeds", swept("proposer: 'none,ngram', seed: '0,1'", declared))
     overrides = [text for text in tiny.options("") if not text.startswith("output=")]
-    overrides += ["experiment=gammas,seeds", "prompts.limit=1", "max_new_tokens=4"]
+    overrides += ["experiment=gammas,seeds", "prompts.limit=1", "max_new_tokens=2"]
     overrides += ["--config-dir", "mine"]
     ended = cli("decode", *overrides)
     assert ended.status == 0, ended.err

@@ -18,6 +18,7 @@ from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.results.run_dir import state_of
 from tests.support.complaints import assert_one_line
 from tests.support.faults import files_of_at_most
+from tests.support.marking import thorough
 from tests.support.running import CommandLine, Tiny
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def texts(run: Path | str) -> dict[str, list[int]]:
 # --- Full disks ---
 
 
-@pytest.mark.parametrize("room", [0, 500, 3_000, 6_000])
+@pytest.mark.parametrize("room", [thorough(0), 500, thorough(3_000), thorough(6_000)])
 def test_a_sweep_on_a_full_disk_has_failed(tiny: Tiny, cli: CommandLine, room: int) -> None:
     """Wherever it gets full: at the lock, the status, the configuration, the traces."""
     with files_of_at_most(room):
@@ -86,7 +87,7 @@ def test_a_launcher_that_fails_fails_the_sweep(
     assert "2 of 2 runs are not complete" in ended.err
 
 
-@pytest.mark.parametrize("room", [0, 500, 3_000, 6_000])
+@pytest.mark.parametrize("room", [thorough(0), 500, thorough(3_000), thorough(6_000)])
 def test_one_run_on_a_full_disk_is_one_line(tiny: Tiny, cli: CommandLine, room: int) -> None:
     with files_of_at_most(room):
         assert_one_line(cli("decode", *tiny.options("run")), ["run", "cannot be written"])
@@ -137,7 +138,7 @@ def damage(file: Path, kind: str) -> None:
         file.write_text(f"{text[:place]}{int(text[place]) + 1}{text[place + 1 :]}")
 
 
-@pytest.mark.parametrize("kind", ["deleted", "cut", "a line less", "garbled"])
+@pytest.mark.parametrize("kind", ["deleted", thorough("cut"), "a line less", thorough("garbled")])
 @pytest.mark.parametrize("name", FILES)
 def test_a_run_whose_files_are_others_is_not_complete(
     tiny: Tiny, cli: CommandLine, copied: Path, whole_run: Path, name: str, kind: str
@@ -225,7 +226,7 @@ def stop_after(
     [(signal.SIGTERM, 143), (KeyboardInterrupt(), 130), (BrokenPipeError(), 141)],
     ids=["SIGTERM", "Ctrl-C", "nobody reads"],
 )
-@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("many", [False, thorough(True)])
 def test_an_end_from_outside_is_no_failure(
     tiny: Tiny,
     cli: CommandLine,

@@ -45,6 +45,7 @@ def test_check_record_and_replay_know_the_processed_distribution(
     assert found["match"] < found["rejection"]
 
 
+@pytest.mark.thorough
 def test_texts_that_were_processed_are_checked_as_such(cli: CommandLine, tiny: Tiny) -> None:
     Path("many.jsonl").write_text("\n".join(json.dumps({"prompt": f"x{n}"}) for n in range(40)))
     overrides = (

@@ -81,10 +81,17 @@ def test_a_datastore_is_known_by_its_content(tiny: Tiny, cli: CommandLine) -> No
         (["proposer=retrieval"], "proposer.path=None: expected a datastore"),
         (["proposer=suffix", "proposer.corpus_path=no"], "proposer.corpus_path='no': no datastore"),
         (["proposer=suffix", "tree=sparse"], "tree=sparse: proposer=suffix copies one text"),
-        (["proposer=hybrid", "proposer.parts=[suffix]"], "expected two proposers or more"),
+        (
+            ["proposer=hybrid", "proposer.parts=[suffix]"],
+            "proposer.parts=['suffix']: expected two proposers or more",
+        ),
         (["proposer=hybrid", "proposer.parts=suffix"], "proposer.parts='suffix': expected a list"),
         (["proposer=hybrid", "proposer.parts=[suffix,nobody]"], "nobody"),
         (["proposer=hybrid", 'proposer.parts=[suffix,"ngram tree.gamma=3"]'], "with options of"),
+        (
+            ["proposer=hybrid", "proposer.parts=[suffix,cascade]"],
+            "proposer.parts.1: has a proposer",
+        ),
         (["proposer=hybrid", "proposer.mode=both"], "proposer.mode='both': expected switch or"),
         (["proposer=hybrid", "proposer.mode=merge"], "single candidates keep their distribution"),
         (["proposer=hybrid", "verification=block"], "cannot decide on deterministic candidates"),

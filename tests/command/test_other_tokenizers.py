@@ -46,10 +46,12 @@ def test_what_cannot_be_is_refused_in_one_line(cli: CommandLine, tiny: Tiny) -> 
         ([COMMON, "tree=sparse", "tree.paths=[[400]]"], "rank 400, but there are "),
         ([TEXT, "verification=block"], "cannot decide on deterministic candidates"),
         ([COMMON, "draft.attention=prefix_lm"], "draft.vocabulary='intersection': the last tok"),
+        ([COMMON, "online=distil"], "online=distil: a draft of another tokenizer learns nothing"),
     ):
         assert expected in refusal(cli, "decode", *options(tiny, "never", *given))
 
 
+@pytest.mark.thorough
 def test_check_replay_and_a_second_run(cli: CommandLine, tiny: Tiny) -> None:
     """Replay drafts along the text where that decides, and else says that it cannot."""
     given = ["prompts.path=many.jsonl", "max_new_tokens=50", "batch=30", "sampling.temperature=1"]
@@ -70,6 +72,7 @@ def test_check_replay_and_a_second_run(cli: CommandLine, tiny: Tiny) -> None:
     assert "single candidates of this proposer cannot be replayed; decode them" in ended.out
 
 
+@pytest.mark.thorough
 def test_calibrate_costs_and_describe(
     cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

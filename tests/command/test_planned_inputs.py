@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.running import CommandLine, Tiny
+from tests.support.running import TEXT, CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -208,8 +208,8 @@ TRAINED = ["train=medusa", "train.num_heads=2", "tree.gamma=2", "max_steps=1,2"]
     ("overrides", "words"),
     [
         (["verifier.path=zoo:verifier,gone"], ["verifier.path='gone': not loaded"]),
-        (["data.path=zoo:train,gone.txt"], ["data.path='gone.txt': no such file"]),
-        (["data.path=zoo:train,bad.jsonl"], ["bad.jsonl:1"]),
+        (["data.path=own.txt,gone.txt"], ["data.path='gone.txt': no such file"]),
+        (["data.path=own.txt,bad.jsonl"], ["bad.jsonl:1"]),
         (["decode=['prompts.path=gone.jsonl']"], ["decode: prompts.path='gone.jsonl'"]),
         (["decode=['prompts.limit=abc']"], ["prompts.limit='abc'"]),
         (
@@ -223,7 +223,8 @@ def test_trainings_are_looked_at_beforehand(
     cli: CommandLine, overrides: list[str], words: list[str]
 ) -> None:
     Path("bad.jsonl").write_text('{"nothing": 1}\n')
-    data = ["data.path=zoo:train", "data.held_out_path=zoo:held_out"]
+    Path("own.txt").write_text(TEXT)
+    data = ["data.path=own.txt", "data.held_out_path=own.txt"]
     common = [
         text for text in TRAINED if not (text.startswith("train") and "draft" in overrides[0])
     ]

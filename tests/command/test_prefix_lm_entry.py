@@ -67,6 +67,7 @@ SMALL = (
 )
 
 
+@pytest.mark.thorough
 def test_heads_are_trained_and_decode(cli: CommandLine, tiny: Tiny) -> None:
     data = (f"verifier.path={tiny.verifier}", f"data.path={tiny.text}")
     ended = cli("train", *SMALL, *data, f"data.held_out_path={tiny.text}", PREFIX, "output=heads")

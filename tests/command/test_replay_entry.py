@@ -55,6 +55,7 @@ def test_a_grid_is_replayed_and_reported(recording: Ended, tiny: Tiny, cli: Comm
     assert Path("replayed/report.html").exists()
 
 
+@pytest.mark.thorough
 def test_what_is_certain_is_counted_as_decoding_counts_it(tiny: Tiny, cli: CommandLine) -> None:
     """At temperature 0 the engine writes the same text; tau must be the very same number."""
     assert record(cli, tiny, "sampling.temperature=0").status == 0
@@ -156,6 +157,7 @@ def test_the_engine_is_checked_against_replay(tiny: Tiny, cli: CommandLine) -> N
     assert all("difference +0.000" in line for line in said)
 
 
+@pytest.mark.thorough
 def test_a_proposer_with_a_broken_state_is_found(
     tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def test_it_is_recorded_and_replayed(cli: CommandLine, tiny: Tiny) -> None:
     assert len(list(Path("replayed").glob("*parrot*/summary.json"))) >= 1
 
 
+@pytest.mark.thorough
 def test_it_is_compared_and_costed(
     cli: CommandLine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,21 +112,25 @@ def test_runs_of_an_overlapping_sweep_are_shared(
 
 
 def test_resume_false_decodes_again(small: Ended, tiny: Tiny, cli: CommandLine) -> None:
-    before = change_times("sweep")
-    again = cli("decode", *sweep_options(tiny, "sweep", *SMALL, "resume=false"))
+    """What is asked for, and nothing else."""
+    before, part = change_times("sweep"), ("proposer=ngram", "tree.gamma=1,2", "resume=false")
+    again = cli("decode", *sweep_options(tiny, "sweep", *part))
     assert again.status == 0, again.err
     after = change_times("sweep")
     assert after.keys() == before.keys()
-    assert all(after[name] > before[name] for name in before)
+    assert {name for name in before if after[name] > before[name]} == {
+        name for name in before if Path(name).parent.name.startswith("ngram")
+    }
 
 
-def test_a_dry_run_says_what_would_run_and_runs_nothing(tiny: Tiny, cli: CommandLine) -> None:
-    ended = cli("decode", *sweep_options(tiny, "sweep", *SMALL), "--dry-run")
+def test_a_dry_run_says_what_would_run_and_runs_nothing(
+    small: Ended, tiny: Tiny, cli: CommandLine
+) -> None:
+    ended = cli("decode", *sweep_options(tiny, "never", *SMALL), "--dry-run")
     assert ended.status == 0, ended.err
-    assert not Path("sweep").exists()
+    assert not Path("never").exists()
     listed = [line.split()[:2] for line in ended.out.splitlines() if line.startswith("new")]
     assert len(listed) == 7
-    assert cli("decode", *sweep_options(tiny, "sweep", *SMALL)).status == 0
     assert {name for _, name in listed} == set(runs("sweep"))
     again = cli("decode", *sweep_options(tiny, "sweep", *SMALL), "--dry-run")
     assert len(re.findall("^complete ", again.out, re.MULTILINE)) == 7
@@ -138,6 +142,7 @@ def test_a_dry_run_of_one_run_runs_nothing_either(tiny: Tiny, cli: CommandLine) 
     assert not Path("run/status.json").exists()
 
 
+@pytest.mark.thorough
 def test_changed_prompts_make_other_runs(small: Ended, tiny: Tiny, cli: CommandLine) -> None:
     """A complete run of other texts would be mistaken for one of these."""
     prompts = Path("prompts.jsonl")
@@ -176,10 +181,10 @@ def test_models_are_loaded_once_for_all_jobs(
 
     load._proven.cache_clear()
     monkeypatch.setattr(from_checkpoint, "_with_all_weights", counting)
-    options = ("proposer=draft_model", "tree.gamma=1,2,3", "seed=0,1")
+    options = ("proposer=draft_model", "tree.gamma=1,2,3")
     ended = cli("decode", *sweep_options(tiny, "sweep", *options))
     assert ended.status == 0, ended.err
-    assert len(runs("sweep")) == 6
+    assert len(runs("sweep")) == 3
     assert sorted(loaded) == ["draft", "verifier"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,9 +56,21 @@ def table() -> Any:  # pandas' own types know no truth of a cell
     return pd.read_csv("sweep/summary.csv")
 
 
+@pytest.fixture(scope="module")
+def training_sweep(
+    tiny: Tiny, cli: CommandLine, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Ended]:
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder, cli("train", *options(tiny, "max_steps=2,4", "seed=0,1"), plots=True)
+
+
 @pytest.fixture
-def trained(tiny: Tiny, cli: CommandLine) -> Ended:
-    return cli("train", *options(tiny, "max_steps=2,4", "seed=0,1"), plots=True)
+def trained(training_sweep: tuple[Path, Ended]) -> Ended:
+    """A copy of a sweep of four trainings, in `sweep`, and what it said."""
+    shutil.copytree(training_sweep[0], ".", dirs_exist_ok=True)
+    return training_sweep[1]
 
 
 def test_every_training_is_decoded_with_and_compared(trained: Ended) -> None:
@@ -192,6 +205,7 @@ def test_a_dry_run_of_one_training_trains_nothing(tiny: Tiny, cli: CommandLine) 
     assert not Path("mine").exists()
 
 
+@pytest.mark.thorough
 def test_an_interrupted_training_goes_on(
     tiny: Tiny, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

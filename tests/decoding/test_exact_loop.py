@@ -7,7 +7,7 @@ decisions: test_lossless_multistep.py decodes with the real streams.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -42,6 +42,7 @@ from specdec.verification.rejection import Rejection
 from specdec.verification.top_plus_one import TopPlusOne
 from specdec.verification.traversal import Traversal
 from tests.support.arms import PROMPT, corpus, decoder
+from tests.support.enumerated import written
 from tests.support.toy import (
     NO_END,
     ChoosingChain,
@@ -158,31 +159,23 @@ PATHS = (
 )
 
 
+ENUMERATED = partial(EnumeratedStream, cells=CELLS)
+
+
 @pytest.fixture
 def enumerate_streams(monkeypatch: pytest.MonkeyPatch) -> Callable[[BranchingStream], None]:
     """Return a function that makes all streams of the next run branch."""
 
     def patch(branching: BranchingStream) -> None:
-        stream = EnumeratedStream(branching, CELLS)
+        stream = ENUMERATED(branching)
         monkeypatch.setattr(request_module, "RandomStream", lambda *key: stream)
 
     return patch
 
 
-def loop_distribution(
-    proposer: Proposer,
-    stopping: Stopping,
-    enumerate_streams: Callable[[BranchingStream], None],
-    **parts: Any,
-) -> TextDistribution:
+def loop_distribution(proposer: Proposer, stopping: Stopping, **parts: Any) -> TextDistribution:
     """Return the exact distribution of what the decoder emits for one request."""
-    speculative = decoder(proposer, TARGET, stopping=stopping, **parts)
-
-    def play(branching: BranchingStream) -> Tokens:
-        enumerate_streams(branching)
-        return speculative.decode([Request("a", PROMPT)])[0].output_ids
-
-    return outcomes(play)
+    return written(decoder(proposer, TARGET, stopping=stopping, **parts), PROMPT, ENUMERATED)
 
 
 @pytest.mark.parametrize(
@@ -191,12 +184,8 @@ def loop_distribution(
     ids=["endless", "ends"],
 )
 @pytest.mark.parametrize("arm", [*ARMS, pytest.param(FULL, marks=pytest.mark.thorough)], ids=str)
-def test_the_loop_has_exactly_the_verifiers_distribution(
-    arm: Arm, ends: frozenset[int], enumerate_streams: Callable[[BranchingStream], None]
-) -> None:
-    found = loop_distribution(
-        arm.make(), Stopping(arm.length, ends), enumerate_streams, rule=arm.rule
-    )
+def test_the_loop_has_exactly_the_verifiers_distribution(arm: Arm, ends: frozenset[int]) -> None:
+    found = loop_distribution(arm.make(), Stopping(arm.length, ends), rule=arm.rule)
     expected = text_distribution(TARGET, arm.length, ends, PROMPT)
     bias = total_variation(found, expected)
     assert bias < EXACT, f"TV {bias:.3e}: with {arm} the text's distribution is not the verifier's"
@@ -216,12 +205,10 @@ class ChoosingAfterwards(Hybrid):
         return [copied[0] if alike else drawn[0]]
 
 
-def test_to_choose_by_what_was_drawn_is_found(
-    enumerate_streams: Callable[[BranchingStream], None],
-) -> None:
+def test_to_choose_by_what_was_drawn_is_found() -> None:
     """What is left of the draws has another distribution than the one it was drawn from."""
     proposer = hybrid(ChoosingAfterwards)
-    found = loop_distribution(proposer, Stopping(3), enumerate_streams)
+    found = loop_distribution(proposer, Stopping(3))
     assert total_variation(found, text_distribution(TARGET, 3, NO_END, PROMPT)) > 0.01
 
 
@@ -266,12 +253,10 @@ def processed_target(tokens: Tokens) -> Tensor:
 @pytest.mark.thorough
 @pytest.mark.parametrize("ends", [NO_END, frozenset({1})], ids=["endless", "ends"])
 @pytest.mark.parametrize("arm", [arm for arm in ARMS if arm.name in PATHS], ids=str)
-def test_processors_see_the_path_of_each_node(
-    arm: Arm, ends: frozenset[int], enumerate_streams: Callable[[BranchingStream], None]
-) -> None:
+def test_processors_see_the_path_of_each_node(arm: Arm, ends: frozenset[int]) -> None:
     """So the text has exactly the processed distribution, whatever the tree and the rule."""
     options = {"sampling": Sampling(processors=[less_of_the_last]), "rule": arm.rule}
-    found = loop_distribution(arm.make(), Stopping(arm.length, ends), enumerate_streams, **options)
+    found = loop_distribution(arm.make(), Stopping(arm.length, ends), **options)
     expected = text_distribution(processed_target, arm.length, ends, PROMPT)
     assert total_variation(expected, text_distribution(TARGET, arm.length, ends, PROMPT)) > 0.05
     bias = total_variation(found, expected)
@@ -374,10 +359,8 @@ class _WrongRewind(TableLM):
     ],
     ids=["correction-from-p", "rejected-cell-kept", "wrong-cell-kept"],
 )
-def test_a_wrong_loop_is_found(
-    wrong: dict[str, Any], enumerate_streams: Callable[[BranchingStream], None]
-) -> None:
+def test_a_wrong_loop_is_found(wrong: dict[str, Any]) -> None:
     proposer = DraftModel(table_lm(DRAFT), ChoosingChain(2))
-    found = loop_distribution(proposer, Stopping(3), enumerate_streams, **wrong)
+    found = loop_distribution(proposer, Stopping(3), **wrong)
     bias = total_variation(found, text_distribution(TARGET, 3, prompt=PROMPT))
     assert bias > 1e-3, f"TV {bias:.1e}: the enumeration of the loop is blind to this bug"

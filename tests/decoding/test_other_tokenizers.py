@@ -4,18 +4,16 @@ The verifier has a, b and ab, the draft b, a and ba: one text has several encodi
 what is committed becomes other tokens of the draft's while it grows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 from torch import Tensor
 
 from specdec.core.protocols import Proposer, TreePolicy, VerificationRule
 from specdec.core.values import Context, Draw, Proposal
-from specdec.decoding import request as request_module
-from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
-from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.draft_tokens import CommonTokens
 from specdec.tree.chain import Chain
@@ -24,6 +22,7 @@ from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 from specdec.verification.traversal import Traversal
 from tests.support.arms import PROMPT, decoder
+from tests.support.enumerated import written
 from tests.support.toy import (
     NO_END,
     ChoosingChain,
@@ -31,7 +30,6 @@ from tests.support.toy import (
     ChoosingTree,
     EnumeratedStream,
     TextDistribution,
-    Tokens,
     full_context,
     gridded,
     text_distribution,
@@ -82,36 +80,17 @@ ARMS = [
 ]
 
 
-@pytest.fixture
-def enumerate_streams(monkeypatch: pytest.MonkeyPatch) -> Callable[[BranchingStream], None]:
-    def patch(branching: BranchingStream) -> None:
-        stream = EnumeratedStream(branching, CELLS)
-        monkeypatch.setattr(request_module, "RandomStream", lambda *key: stream)
-
-    return patch
-
-
 def distribution(
-    proposer: Proposer,
-    rule: VerificationRule,
-    ends: frozenset[int],
-    enumerate_streams: Callable[[BranchingStream], None],
+    proposer: Proposer, rule: VerificationRule, ends: frozenset[int]
 ) -> TextDistribution:
     speculative = decoder(proposer, TARGET, rule=rule, stopping=Stopping(LENGTH, ends))
-
-    def play(branching: BranchingStream) -> Tokens:
-        enumerate_streams(branching)
-        return speculative.decode([Request("a", PROMPT)])[0].output_ids
-
-    return outcomes(play)
+    return written(speculative, PROMPT, partial(EnumeratedStream, cells=CELLS))
 
 
 @pytest.mark.parametrize("ends", [NO_END, frozenset({1})], ids=["endless", "ends"])
 @pytest.mark.parametrize("arm", ARMS, ids=str)
-def test_the_text_has_exactly_the_verifier_s_distribution(
-    arm: Arm, ends: frozenset[int], enumerate_streams: Callable[[BranchingStream], None]
-) -> None:
-    found = distribution(arm.make(), arm.rule, ends, enumerate_streams)
+def test_the_text_has_exactly_the_verifier_s_distribution(arm: Arm, ends: frozenset[int]) -> None:
+    found = distribution(arm.make(), arm.rule, ends)
     expected = text_distribution(TARGET, LENGTH, ends, PROMPT)
     assert total_variation(found, expected) < EXACT
 
@@ -132,13 +111,11 @@ def _not_renormalised(q: Tensor) -> Tensor:
     return 0.7 * q
 
 
-def test_a_q_that_is_not_renormalised_is_found(
-    enumerate_streams: Callable[[BranchingStream], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_q_that_is_not_renormalised_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     arm = ARMS[0]
     monkeypatch.setattr(
         "specdec.proposer.draft_model.tokens_of",
         lambda model, depth: Whole(model, model.translation),  # pyright: ignore
     )
-    found = distribution(arm.make(), arm.rule, NO_END, enumerate_streams)
+    found = distribution(arm.make(), arm.rule, NO_END)
     assert total_variation(found, text_distribution(TARGET, LENGTH, NO_END, PROMPT)) > 1e-3

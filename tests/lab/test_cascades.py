@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
 from specdec.command.compose import compose_decode
 from specdec.command.cost_shapes import planned
 from specdec.command.options import arm_spec, plain
-from specdec.core.errors import UserError
+from specdec.core.errors import Unfit, UserError
 from specdec.decoding.claims import claims_of
 from specdec.lab.calibration.spec import CalibrationSpec
 from specdec.lab.compatibility import require_parts_fit
@@ -21,6 +22,7 @@ from specdec.results.options import options
 from specdec.testing.table_lm import random_table
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
+from tests.support.families import RECURRENT, SMALL
 from tests.test_configs import composed
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -90,6 +92,20 @@ def test_bad_options_are_refused_before_a_model_is_loaded(change: str, complaint
     with pytest.raises(UserError, match=complaint) as found:
         require_parts_fit(spec(change, *(["tree.widths=[2]"] if change == "tree=sampled" else [])))
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("inner", "option"),
+    [
+        ("draft_model tree=sparse", "proposer.inner.tree"),
+        ("suffix proposer.num_nodes=3", "proposer.inner.num_nodes=3"),
+        ("hybrid proposer.parts=[suffix,ngram] proposer.mode=merge", "proposer.inner.mode=merge"),
+    ],
+)
+def test_a_middle_model_that_reads_chains_alone_gets_no_branches(inner: str, option: str) -> None:
+    AutoConfig.for_model("mamba2", **{**SMALL, **RECURRENT["mamba2"]}).save_pretrained("middle")
+    with pytest.raises(Unfit, match=f"^{option}: draft.path='middle' cannot read trees"):
+        require_parts_fit(spec("draft.path=middle", f'proposer.inner="{inner}"'))
 
 
 def test_replay_takes_it_for_its_middle_model() -> None:

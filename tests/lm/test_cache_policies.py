@@ -14,18 +14,17 @@ from specdec.cache.policy import CachePolicy
 from specdec.core.errors import UserError
 from specdec.core.protocols import Proposer
 from specdec.core.values import Draw
-from specdec.decoding import request as request_module
 from specdec.lm.accounting import cells_of
 from specdec.lm.cached_as import cached_as
 from specdec.lm.hf import HFCausalLM
-from specdec.proof.enumeration import BranchingStream, outcomes
 from tests.support.each_proposer import PROPOSERS
+from tests.support.enumerated import written
 from tests.support.families import noisy_copy, plain_logits, random_ids, tiny_model
+from tests.support.marking import thorough
 from tests.support.toy import (
     NO_END,
     ChoosingChain,
     ChoosingTree,
-    EnumeratedStream,
     Tokens,
     text_distribution,
     total_variation,
@@ -111,7 +110,7 @@ def expected(family: str, name: str) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [thorough(1), 3])
 @pytest.mark.parametrize("proposer", sorted(PROPOSERS))
 def test_all_proposers_write_what_the_policy_says(proposer: str, batch: int, name: str) -> None:
     model = tiny_model("llama")
@@ -189,9 +188,7 @@ DRAFTS: Mapping[str, Callable[[], Proposer]] = {
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(EXACT))
 @pytest.mark.parametrize("drafts", sorted(DRAFTS))
-def test_the_text_has_exactly_the_distribution_under_the_policy(
-    drafts: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_text_has_exactly_the_distribution_under_the_policy(drafts: str, name: str) -> None:
     policy, reference = EXACT[name]
     decoder = decoder_of(lm_of(SMALL, policy), DRAFTS[drafts](), temperature=1.0, new=LENGTH)
 
@@ -199,14 +196,9 @@ def test_the_text_has_exactly_the_distribution_under_the_policy(
     def target(tokens: Tokens) -> Tensor:
         return reference(SMALL, tokens).double().softmax(dim=-1)
 
-    def play(branching: BranchingStream) -> Tokens:
-        stream = EnumeratedStream(branching)
-        monkeypatch.setattr(request_module, "RandomStream", lambda *key: stream)
-        return decoder.decode([sd.Request("a", PROMPT)])[0].output_ids
-
     with torch.inference_mode():
         aim = text_distribution(target, LENGTH, NO_END, PROMPT)
-    found = total_variation(outcomes(play), aim)
+    found = total_variation(written(decoder, PROMPT), aim)
     assert found < 1e-5, f"TV {found:.1e}"
 
 

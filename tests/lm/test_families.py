@@ -18,6 +18,7 @@ from specdec.lm import hf
 from specdec.lm.batch import TreeBatch, pad
 from specdec.lm.hf import HFCausalLM
 from tests.support.families import (
+    EACH_FAMILY,
     FAMILIES,
     VOCAB_SIZE,
     WINDOW,
@@ -32,7 +33,7 @@ from tests.support.ragged import EXACT, Conversation, difference, path_to
 EAGER = ["llama", "mistral", "gemma3_text"]
 MODELS = [*((family, None) for family in FAMILIES), *((family, "eager") for family in EAGER)]
 each_model = pytest.mark.parametrize(("family", "attention"), MODELS)
-each_family = pytest.mark.parametrize("family", FAMILIES)
+each_family = pytest.mark.parametrize("family", EACH_FAMILY)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from specdec.proposer.none import NoProposer
 from specdec.proposer.recorded import Recorded
 from specdec.tree.chain import Chain
 from specdec.verification.rejection import Rejection
-from tests.support.families import FAMILIES, VOCAB_SIZE, noisy_copy, random_ids, tiny_model
+from tests.support.families import EACH_FAMILY, VOCAB_SIZE, noisy_copy, random_ids, tiny_model
 
 MAX_NEW_TOKENS = 16
 GAMMA = 3
@@ -75,7 +75,7 @@ def generated(model: Any, prompt: Sequence[int], end_ids: frozenset[int]) -> Tok
     return tuple(output[0, len(prompt) :].tolist())
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=EACH_FAMILY)
 def reference(request: pytest.FixtureRequest) -> Reference:
     return Reference.of(request.param, tiny_model(request.param))
 

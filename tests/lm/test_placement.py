@@ -19,6 +19,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.placement import device_of, is_spread, require_spreadable
 from specdec.lm.recurrent import causal_lm
 from tests.support.families import tiny_model
+from tests.support.marking import thorough
 from tests.support.ragged import EXACT, Conversation
 from tests.support.spread import FIRST, SECOND, spread, two_devices, two_parts
 
@@ -84,7 +85,7 @@ def decoded(verifier: HFCausalLM, proposer: object, batch: int, temperature: flo
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [thorough(1), 3])
 def test_texts_are_those_of_one_device(batch: int, temperature: float, on_disk: HFCausalLM) -> None:
     plain = sd.load("zoo:verifier")
     kinds: list[Callable[[HFCausalLM], object]] = [

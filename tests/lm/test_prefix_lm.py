@@ -11,7 +11,6 @@ from torch import Tensor
 import specdec as sd
 from specdec.core.errors import UserError
 from specdec.core.protocols import Proposer
-from specdec.decoding import request as request_module
 from specdec.decoding.turns import request_of
 from specdec.lm import mask
 from specdec.lm.check_prefix import prefix_error, require_two_ways
@@ -20,13 +19,13 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.mask import PREFIX_LM
 from specdec.lm.prefix_lm import PrefixLM, RecomputingPrefixLM
 from specdec.prompts import Message, Prompt
-from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.recording.hidden_states import States
 from specdec.recording.pit_values import Decoded, transforms
 from specdec.recording.scoring import score
 from specdec.recording.texts import Text
 from tests.lm.test_cache_policies import DRAFTS
 from tests.support.each_proposer import PROPOSERS
+from tests.support.enumerated import written
 from tests.support.families import (
     FAMILIES,
     WINDOWED,
@@ -34,9 +33,9 @@ from tests.support.families import (
     random_ids,
     tiny_model,
 )
+from tests.support.marking import thorough
 from tests.support.toy import (
     NO_END,
-    EnumeratedStream,
     Tokens,
     text_distribution,
     total_variation,
@@ -185,20 +184,15 @@ def small_model() -> Any:
     return tiny_model("llama", vocab_size=V)  # of two layers: with one the mask would not matter
 
 
-@pytest.mark.parametrize("kind", [PrefixLM, RecomputingPrefixLM])
-@pytest.mark.parametrize("drafts", sorted(DRAFTS))
+@pytest.mark.parametrize("kind", [PrefixLM, thorough(RecomputingPrefixLM)])
+@pytest.mark.parametrize("drafts", [*sorted(DRAFTS.keys() - {"siblings"}), thorough("siblings")])
 def test_the_text_has_exactly_the_distribution_with_the_mask(
-    drafts: str, kind: type[HFCausalLM], monkeypatch: pytest.MonkeyPatch
+    drafts: str, kind: type[HFCausalLM]
 ) -> None:
     verifier, stopping = kind(small_model()), sd.Stopping(LENGTH, NO_END)
     decoder = sd.SpeculativeDecoder(
         verifier, DRAFTS[drafts](), sd.Rejection(), sd.Sampling(1.0), stopping
     )
-
-    def play(branching: BranchingStream) -> Tokens:
-        stream = EnumeratedStream(branching)
-        monkeypatch.setattr(request_module, "RandomStream", lambda *key: stream)
-        return decoder.decode([sd.Request("a", PROMPT)])[0].output_ids
 
     def aim(num_prompt: int) -> dict[Tokens, float]:
         @cache
@@ -208,7 +202,7 @@ def test_the_text_has_exactly_the_distribution_with_the_mask(
 
         return text_distribution(target, LENGTH, NO_END, PROMPT)
 
-    found = outcomes(play)
+    found = written(decoder, PROMPT)
     assert total_variation(found, aim(len(PROMPT))) < 1e-5
     assert total_variation(found, aim(1)) > 1e-3, "a causal model writes otherwise"
 

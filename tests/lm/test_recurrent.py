@@ -11,7 +11,6 @@ from torch import Tensor
 import specdec as sd
 from specdec.core.errors import UserError
 from specdec.core.protocols import Proposer
-from specdec.decoding import request as request_module
 from specdec.lm import hf, recurrent
 from specdec.lm.cached_as import cached_as, require_for_states
 from specdec.lm.check import prove
@@ -20,10 +19,10 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer_kinds import LayerKind, layer_kinds, why_no_trees
 from specdec.lm.loadable import refuse_unsupported
 from specdec.lm.recurrent import RecurrentLM, causal_lm
-from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.proposer.medusa import Medusa
 from tests.proposer import test_medusa
 from tests.support.each_proposer import PROPOSERS
+from tests.support.enumerated import written
 from tests.support.families import (
     BOUNDED_STEPS,
     FAMILIES,
@@ -38,7 +37,6 @@ from tests.support.ragged import Conversation
 from tests.support.toy import (
     NO_END,
     ChoosingChain,
-    EnumeratedStream,
     Tokens,
     text_distribution,
     total_variation,
@@ -203,9 +201,7 @@ DRAFTS: Mapping[str, Callable[[HFCausalLM], Proposer]] = {
 @pytest.mark.thorough
 @pytest.mark.parametrize("family", ["qwen3_5_text", "lfm2", "mamba2"])
 @pytest.mark.parametrize("drafts", sorted(DRAFTS))
-def test_the_text_has_exactly_the_distribution_of_the_model(
-    drafts: str, family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_text_has_exactly_the_distribution_of_the_model(drafts: str, family: str) -> None:
     model = tiny_model(family, vocab_size=V)
     proposer = DRAFTS[drafts](causal_lm(noisy_copy(model, 0.5)))
     decoder = decoder_of(causal_lm(model), proposer, temperature=1.0, new=LENGTH)
@@ -214,14 +210,9 @@ def test_the_text_has_exactly_the_distribution_of_the_model(
     def target(tokens: Tokens) -> Tensor:
         return plain_logits(model, tokens)[-1].double().softmax(dim=-1)
 
-    def play(branching: BranchingStream) -> Tokens:
-        stream = EnumeratedStream(branching)
-        monkeypatch.setattr(request_module, "RandomStream", lambda *key: stream)
-        return decoder.decode([sd.Request("a", PROMPT)])[0].output_ids
-
     with torch.inference_mode():
         aim = text_distribution(target, LENGTH, NO_END, PROMPT)
-    found = total_variation(outcomes(play), aim)
+    found = total_variation(written(decoder, PROMPT), aim)
     assert found < 1e-4, f"TV {found:.1e}"
 
 

@@ -1,10 +1,8 @@
 """Learning from the command line: runs, what they keep, how they go on, and what is refused."""
 
 import json
-from collections.abc import Iterator, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,6 +12,7 @@ from specdec.report.plots.over_time import over_time
 from specdec.report.write import write_report
 from specdec.results.run_dir import read_traces
 from tests.online.test_learning import timeless
+from tests.support.interrupting import stop_after
 from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -30,21 +29,6 @@ def write_prompts(num: int) -> str:
     ]
     Path("prompts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return "prompts.path=prompts.jsonl"
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Interrupt a command before its text `number`, from 0."""
-    arm = import_module("specdec.lab.arm").Arm
-    decode, done = arm.decode, list[Trace]()
-
-    def stopping(self: Any, prompts: Any, looked_at: Any = ()) -> Iterator[Trace]:
-        for trace in decode(self, prompts, looked_at):
-            if len(done) == number:
-                raise KeyboardInterrupt
-            done.append(trace)
-            yield trace
-
-    monkeypatch.setattr(arm, "decode", stopping)
 
 
 def traces_of(folder: str) -> Sequence[Trace]:

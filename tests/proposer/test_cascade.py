@@ -20,7 +20,7 @@ from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.lab.replay.replayer import distributions_of
 from specdec.lm.hf import HFCausalLM
-from specdec.proof.enumeration import BranchingStream, outcomes
+from specdec.lm.recurrent import causal_lm
 from specdec.proposer.cascade import Cascade, _Draft
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.ngram import NGram, NGramIndex
@@ -32,12 +32,12 @@ from specdec.verification.block import Block
 from specdec.verification.match import Match
 from specdec.verification.rejection import Rejection
 from tests.support.arms import decoder
+from tests.support.enumerated import written
 from tests.support.families import tiny_model
 from tests.support.toy import (
     NO_END,
     ChoosingChain,
     ChoosingTree,
-    EnumeratedStream,
     RankedTree,
     TextDistribution,
     Tokens,
@@ -56,8 +56,6 @@ MIDDLE = mixture(TARGET, full_context(22, 1.0, V), 0.4)
 TINY = mixture(MIDDLE, full_context(23, 1.0, V), 0.4)
 TEXT = (0, 1, 1, 0, 1)  # n-grams find its end again
 
-Play = Callable[[Cascade, VerificationRule, int], TextDistribution]
-
 
 def tiny(depth: int = 1) -> DraftModel:
     return DraftModel(table_lm(TINY, V), ChoosingChain(depth))
@@ -69,23 +67,12 @@ def cascade(
     return kind(table_lm(MIDDLE, V), inner, rule or Rejection(), Chain(depth))
 
 
-@pytest.fixture
-def enumerated(monkeypatch: pytest.MonkeyPatch) -> Play:
-    """Return what finds the exact distribution of what is decoded with a cascade."""
-
-    def distribution(proposer: Cascade, rule: VerificationRule, length: int) -> TextDistribution:
-        verifier = table_lm(TARGET, V)
-        loop = decoder(proposer, verifier=verifier, rule=rule, stopping=Stopping(length))
-        loop._claims = None  # plays are no sample of what is drawn
-
-        def play(branching: BranchingStream) -> Tokens:
-            stream = EnumeratedStream(branching)
-            monkeypatch.setattr(request_module, "RandomStream", lambda *key: stream)
-            return loop.decode([Request("a", TEXT)])[0].output_ids
-
-        return outcomes(play)
-
-    return distribution
+def enumerated(proposer: Cascade, rule: VerificationRule, length: int) -> TextDistribution:
+    """Return the exact distribution of what is decoded with a cascade."""
+    verifier = table_lm(TARGET, V)
+    loop = decoder(proposer, verifier=verifier, rule=rule, stopping=Stopping(length))
+    loop._claims = None  # plays are no sample of what is drawn
+    return written(loop, TEXT)
 
 
 def bias(found: TextDistribution, length: int) -> float:
@@ -109,9 +96,7 @@ CASCADES: dict[str, Callable[[], Cascade]] = {
 
 @pytest.mark.parametrize("rule", [Rejection(), Block()], ids=["rejection", "block"])
 @pytest.mark.parametrize("name", CASCADES)
-def test_the_text_has_exactly_the_verifiers_distribution(
-    name: str, rule: VerificationRule, enumerated: Play
-) -> None:
+def test_the_text_has_exactly_the_verifiers_distribution(name: str, rule: VerificationRule) -> None:
     """All random decisions are enumerated, those within the proposer too."""
     length = 4 if name == "ngram" else 3
     found = bias(enumerated(CASCADES[name](), rule, length), length)
@@ -181,14 +166,12 @@ def wrong(kind: type[_Draft]) -> type[Cascade]:
     ],
     ids=["inner-q", "inner-q-block", "correction-dropped", "shifted-q"],
 )
-def test_a_wrong_cascade_is_found(
-    kind: type[_Draft], rule: VerificationRule, enumerated: Play
-) -> None:
+def test_a_wrong_cascade_is_found(kind: type[_Draft], rule: VerificationRule) -> None:
     found = bias(enumerated(cascade(tiny(), kind=wrong(kind)), rule, 3), 3)
     assert found > FOUND, f"TV {found:.1e}: the enumeration is blind to this bug"
 
 
-def test_a_wrong_rule_within_is_found(enumerated: Play) -> None:
+def test_a_wrong_rule_within_is_found() -> None:
     """It is refused where it is proven; past that, the enumeration shows it."""
     with pytest.raises(UserError, match="off by"):
         cascade(tiny(), _FromQ())
@@ -380,6 +363,22 @@ def test_bad_parts_are_refused_in_one_line(change: dict[str, Any], complaint: st
         Cascade(**{**parts, **change})
     assert "\n" not in str(found.value)
     assert Cascade(**parts).draw is Draw.SINGLE
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        DraftModel(random_table(2), sd.Sparse([[0], [1]])),
+        sd.Suffix(2, num_nodes=3),
+        sd.Hybrid([sd.Suffix(2), NGram(2)], mode="merge"),
+    ],
+    ids=lambda inner: type(inner).__name__,
+)
+def test_a_middle_model_that_reads_chains_alone_gets_no_branches(inner: Proposer) -> None:
+    """Whatever makes them: it is said before a token is decoded."""
+    middle = causal_lm(tiny_model("mamba2"))
+    with pytest.raises(Unfit, match=r"^inner: mamba2 cannot read trees"):
+        Cascade(middle, inner, Rejection(), Chain(2))
 
 
 def test_three_models_have_three_caches() -> None:

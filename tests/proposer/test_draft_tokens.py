@@ -36,7 +36,7 @@ from tests.support.asking import context, draft_ids, proposals_of
 from tests.support.families import RECURRENT, tiny_model
 from tests.support.small_tokenizers import byte_level, metaspace, wordpiece
 from tests.support.toy import full_context
-from tests.support.translating import TranslatingTable, toy_draft
+from tests.support.translating import TranslatingTable, toy_draft, toy_translation
 
 V = 3  # of both toys: a, b, ab and b, a, ba
 Q = full_context(seed=5, vocab_size=V)
@@ -124,6 +124,48 @@ def assert_cells_are_of_the_text(model: TranslatingTable, one: Context) -> None:
     text = model.translation.verifier.said(one.token_ids)
     assert text.startswith(said)
     assert len(text) - len(said) <= 12, "too little of it is kept"
+
+
+# xab is x, ab to the draft, and xabc is xa, bc.
+SINGLE = ["x", "a", "b", "c"]
+MERGING = [*SINGLE, "bc", "ab", "xa"]
+
+
+def merging_draft(kind: str) -> DraftModel:
+    distribution, translation = (
+        full_context(seed=5, vocab_size=len(MERGING)),
+        toy_translation(kind, SINGLE, MERGING),
+    )
+    model = TranslatingTable(distribution, len(MERGING), translation)
+    return DraftModel(model, Chain(2))
+
+
+@pytest.mark.parametrize("kind", ["intersection", "strings"])
+@pytest.mark.parametrize(
+    ("committed", "text", "goes_back"),
+    [
+        ([3, 0, 1, 2], [3, 0, 1, 2, 3, 1], False),  # others drafted the rest: a part of a hybrid
+        ([3, 0, 1, 2, 3, 1], [3, 0, 1, 2], True),  # what it drafted behind was refused: a cascade
+        ([3, 0, 1, 2, 3, 1], [3, 0, 1, 0], True),
+    ],
+)
+def test_a_text_may_be_another_one_at_the_next_step(
+    kind: str, committed: list[int], text: list[int], goes_back: bool
+) -> None:
+    """It reads that text, and nothing of what its cells held."""
+    proposer = merging_draft(kind)
+    proposals_of(proposer, context([3]), vocab_size=len(SINGLE))
+    proposer.update([context(committed)], [Verdict((), committed[-1], Outcome.RECOVERED)])
+    proposer.propose([context(committed)])
+    if goes_back:
+        proposer.rewind([context(text)])
+    else:
+        proposer.update([context(committed)], [Verdict((), committed[-1], Outcome.RECOVERED)])
+    (found,) = proposer.propose([context(text)])
+    (alone,) = proposals_of(merging_draft(kind), context(text), vocab_size=len(SINGLE))
+    assert found.tree == alone.tree
+    if found.draft_probs is not None and alone.draft_probs is not None:
+        assert torch.equal(found.draft_probs, alone.draft_probs)
 
 
 TREES: dict[str, TreePolicy] = {

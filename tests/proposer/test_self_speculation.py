@@ -13,14 +13,12 @@ import specdec as sd
 from specdec.core.errors import UserError
 from specdec.core.protocols import TreeFinisher
 from specdec.core.values import Context, Draw, Proposal
-from specdec.decoding import request as request_module
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
 from specdec.lm.fingerprint import described
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
-from specdec.proof.enumeration import BranchingStream, outcomes
 from specdec.proposer.early_exit import EarlyExit, EarlyExitHead
 from specdec.proposer.layer_skip import LayerSkip
 from specdec.proposer.self_speculation import SelfSpeculation
@@ -28,12 +26,13 @@ from specdec.verification.block import Block
 from specdec.verification.rejection import Rejection
 from specdec.verification.traversal import Traversal
 from tests.lm.test_layer_split import deeper
+from tests.support.enumerated import written
 from tests.support.families import plain_logits, random_ids, tiny_model
+from tests.support.marking import thorough
 from tests.support.toy import (
     NO_END,
     ChoosingChain,
     ChoosingTree,
-    EnumeratedStream,
     Tokens,
     text_distribution,
     total_variation,
@@ -134,30 +133,25 @@ def target(tokens: Tokens) -> Tensor:  # [V] float64
 
 
 PAIRS = [
-    ("chain", ChoosingChain(2), Rejection()),
-    ("block", ChoosingChain(2), Block()),
-    ("siblings", ChoosingTree((-1, 0, 0), Draw.IID), Rejection()),
-    ("traversal", ChoosingTree((-1, 0, 0), Draw.WITHOUT_REPLACEMENT), Traversal()),
-    ("ranked", sd.Sparse([[0], [1], [0, 0]]), Rejection()),
+    pytest.param(ChoosingChain(2), Rejection(), id="chain"),
+    thorough(ChoosingChain(2), Block(), id="block"),
+    thorough(ChoosingTree((-1, 0, 0), Draw.IID), Rejection(), id="siblings"),
+    thorough(ChoosingTree((-1, 0, 0), Draw.WITHOUT_REPLACEMENT), Traversal(), id="traversal"),
+    pytest.param(sd.Sparse([[0], [1], [0, 0]]), Rejection(), id="ranked"),
 ]
 
 
-@pytest.mark.parametrize(("pair", "tree", "rule"), PAIRS, ids=[each[0] for each in PAIRS])
-@pytest.mark.parametrize("name", [*MAKERS])
-def test_texts_have_exactly_the_verifiers_distribution(
-    name: str, pair: str, tree: Any, rule: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("tree", "rule"), PAIRS)
+@pytest.mark.parametrize("name", ["trained", "skip", thorough("exit"), thorough("first")])
+def test_texts_have_exactly_the_verifiers_distribution(name: str, tree: Any, rule: Any) -> None:
     """All decisions of several steps enumerated, while layers read in turns."""
     verifier = HFCausalLM(SMALL)
     proposer = MAKERS[name](verifier, tree)
     decoder = SpeculativeDecoder(verifier, proposer, rule, stopping=Stopping(LENGTH, NO_END))
 
-    def play(branching: BranchingStream) -> Tokens:
-        stream = EnumeratedStream(branching)
-        monkeypatch.setattr(request_module, "RandomStream", lambda *key: stream)
-        return decoder.decode([sd.Request("a", PROMPT)])[0].output_ids
-
-    found = total_variation(outcomes(play), text_distribution(target, LENGTH, NO_END, PROMPT))
+    found = total_variation(
+        written(decoder, PROMPT), text_distribution(target, LENGTH, NO_END, PROMPT)
+    )
     assert found < ROUNDING, f"TV {found:.1e}"
 
 

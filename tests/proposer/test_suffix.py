@@ -154,6 +154,7 @@ def test_it_keeps_its_protocol(nodes: int | None) -> None:
         ({"gamma": 1, "num_nodes": "2"}, "num_nodes='2': expected an integer >= 1"),
         ({"gamma": 1, "depth_per_matched": 0}, "depth_per_matched=0: expected a number"),
         ({"gamma": 1, "corpus_path": "nowhere"}, "corpus_path='nowhere': no datastore.json"),
+        ({"gamma": 1, "corpus_path": 3}, "corpus_path=3: expected a datastore"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], complaint: str) -> None:

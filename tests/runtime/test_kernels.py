@@ -139,6 +139,7 @@ def test_what_does_not_fit_is_refused() -> None:
         thin_attention(query, key, key, mask.bfloat16(), 1.0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("capability", ["default", "avx2"])
 def test_they_are_right_with_the_instructions_of_older_processors(
     capability: str, tmp_path: Path

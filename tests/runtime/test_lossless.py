@@ -1,7 +1,7 @@
 """Texts of programs have the verifier's distribution: enumerated exactly, and by many draws."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -11,14 +11,14 @@ from torch import Tensor
 import specdec as sd
 from specdec.core.protocols import Proposer
 from specdec.core.values import Context, Draw, Proposal
-from specdec.decoding import request as request_module
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics.pit import uniformity
-from specdec.proof.enumeration import BranchingStream, outcomes
+from specdec.proof.enumeration import BranchingStream
 from specdec.recording.pit_values import Decoded, transforms
 from tests.proposer import test_chained, test_medusa
 from tests.support import each_proposer
 from tests.support.each_proposer import PROPOSERS, runtime_of
+from tests.support.enumerated import written
 from tests.support.families import noisy_copy, plain_logits, tiny_model
 from tests.support.toy import (
     NO_END,
@@ -84,16 +84,16 @@ def test_the_text_of_programs_is_exactly_the_verifiers(
 ) -> None:
     """All decisions of several steps enumerated, while programs write and rewind the caches."""
     run_by(monkeypatch)
-    require_exact(name, monkeypatch)
+    require_exact(name)
 
 
 @pytest.mark.whole
 @pytest.mark.thorough
-def test_so_it_is_through_kernels_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    require_exact("tree", monkeypatch)
+def test_so_it_is_through_kernels_of_our_own() -> None:
+    require_exact("tree")
 
 
-def require_exact(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def require_exact(name: str) -> None:
     verifier, draft = (HFCausalLM(each, runtime="compiled") for each in (VERIFIER, DRAFT))
     decoder = sd.SpeculativeDecoder(
         verifier,
@@ -102,12 +102,8 @@ def require_exact(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         stopping=sd.Stopping(LENGTH, NO_END),
     )
 
-    def play(branching: BranchingStream) -> Tokens:
-        stream = EnumeratedStream(branching)
-        monkeypatch.setattr(request_module, "RandomStream", lambda *key: stream)
-        return decoder.decode([sd.Request("a", PROMPT)])[0].output_ids
-
-    found = total_variation(outcomes(play), text_distribution(target, LENGTH, NO_END, PROMPT))
+    aim = text_distribution(target, LENGTH, NO_END, PROMPT)
+    found = total_variation(written(decoder, PROMPT), aim)
     assert found < ROUNDING, f"TV {found:.1e}"
 
 
@@ -171,6 +167,7 @@ CHAINS: Mapping[str, tuple[Make, Drafted]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("run_by", RUNTIMES)
 @pytest.mark.parametrize("name", sorted(CHAINS))
 def test_chains_that_one_program_drafts_leave_the_text_as_it_is(
@@ -190,12 +187,8 @@ def test_chains_that_one_program_drafts_leave_the_text_as_it_is(
         allow_lossy=True,  # an enumeration has other frequencies than draws, and no one minds
     )
 
-    def play(branching: BranchingStream) -> Tokens:
-        stream = Led(branching, drafted, watched)
-        monkeypatch.setattr(request_module, "RandomStream", lambda *key: stream)
-        return decoder.decode([sd.Request("a", PROMPT)])[0].output_ids
-
-    found = total_variation(outcomes(play), text_distribution(target, LENGTH, NO_END, PROMPT))
+    found = written(decoder, PROMPT, partial(Led, drafted=drafted, watched=watched))
+    found = total_variation(found, text_distribution(target, LENGTH, NO_END, PROMPT))
     assert found < ROUNDING, f"TV {found:.1e}"
     assert watched.num_chains > 9, "each of three tokens behind each of three"
 

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from specdec.lm.placement import device_of
+from tests.support.marking import thorough
 
 VOCAB_SIZE = 61
 WINDOW = 6  # of the sliding-window families: shorter than most texts of the tests
@@ -45,6 +46,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 4,
     },
 }  # fmt: skip
+# One mask or two, no rotations, latent keys and experts; the others are much like one of these.
+TYPICAL = ("llama", "gpt2", "gemma3_text", "mixtral", "deepseek_v3")
+EACH_FAMILY = [name if name in TYPICAL else thorough(name) for name in FAMILIES]
 LINEAR = {
     "head_dim": 8, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "num_hidden_layers": 4,

@@ -121,6 +121,8 @@ SPARSE = [
     Pair("sparse-like", full_context(4, 0.7, V), lacking(full_context(4, 0.7, V))),
     Pair("sparse-unlike", full_context(55, 0.7, V), lacking(full_context(56, 2.0, V))),
 ]
+# Each case has one of them at least; what is the matter with a rule shows here first.
+FIRST_PAIRS = [*RANDOM[3:5], HAND[1], HAND[4], HAND[7], HAND[-1], SPARSE[1]]
 FEW_PAIRS = [RANDOM[3], RANDOM[4], *SPARSE]  # for what takes tenths of a second
 
 # --- cases --------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from specdec.training.trainer import Trainer
 from tests.support.building import Build
 
 
+@pytest.mark.thorough
 def test_wandb_without_an_account_logs_offline(
     build: Build,
     tmp_path: Path,

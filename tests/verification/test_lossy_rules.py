@@ -21,9 +21,11 @@ from specdec.verification.lenient import Lenient
 from specdec.verification.top_k import TopK
 from specdec.verification.typical import Typical
 from tests.support.harness import bias, decisions, names
+from tests.support.marking import thorough
 from tests.support.rule_cases import (
     BINARY,
     EXACT,
+    FIRST_PAIRS,
     FORKED,
     HAND,
     PAIRS,
@@ -85,7 +87,11 @@ def test_they_are_lossy_indeed_and_must_be_allowed(rule: VerificationRule, draw:
     assert max(strays) > 1e-2
 
 
-@pytest.mark.parametrize("pair", [*RANDOM, *HAND], ids=names([*RANDOM, *HAND]))
+@pytest.mark.parametrize(
+    "pair",
+    [pair if pair in FIRST_PAIRS else thorough(pair) for pair in PAIRS],
+    ids=names(PAIRS),
+)
 @every_case
 def test_the_reported_divergence_is_that_of_the_enumerated_distribution(
     case: Case, pair: Pair

@@ -1,21 +1,26 @@
 """Is pace=adaptive never slower than plain decoding, and near the best fixed depth in hindsight?
 
-   python benchmarks/adaptive_length.py                         # about ten minutes on two cores
-   python benchmarks/adaptive_length.py rounds=1 new_tokens=48  # a first look
+   python benchmarks/adaptive_length.py                # about ten minutes on two cores
+   python benchmarks/adaptive_length.py new_tokens=48  # a first look
 
-Each cell is a draft, a temperature and a number of requests in flight. In each round all arms of a
-cell decode the same prompts in turns, in one process: fixed depths once, plain decoding and a
-controller that starts knowing nothing `pairs` times. Shown are the median over pairs of plain over
-adaptive seconds per token (prefill excluded), and the regret: the median of adaptive over that of
-the fastest fixed depth. Eight requests in flight get four times as many prompts, so that runs are
-of some hundred steps each. What was measured stands in the file `output`; the same command goes on
-where it was interrupted.
+Each cell is a draft, a temperature and a number of requests in flight. All arms decode the same
+prompts in one process: a single request in flight prompt by prompt in turns, eight of them all
+prompts in turns. Plain decoding and the controller, which starts knowing nothing and goes on
+learning from turn to turn, take `pairs` of these turns, fixed depths one. Shown are plain over
+adaptive seconds per token (prefill excluded), the median and the quartiles over turns, and the
+regret: adaptive over the fastest fixed depth.
+
+Of eight requests in flight only those steps count that have eight. When no prompts are left, fewer
+and fewer are in flight. Texts are of one length here, so that plain decoding ends all of them at
+once and never pays for that, where whoever drafts does.
+
+What was measured stands in the file `output`; the same command goes on where it was interrupted.
 """
 
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +33,17 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import specdec as sd
 from specdec.core.protocols import Pace, Proposer
-from specdec.core.trace import Trace
+from specdec.core.values import Context, Proposal, Verdict
 from specdec.lm.hf import HFCausalLM
+from specdec.pacing.fixed import Fixed
+from specdec.prompts.load import Prompt
 from specdec.zoo import ZOO_FOLDER
 
 DEFAULTS = {
-    "prompts": 8,
+    "prompts": 8,  # of one request in flight, and five times as many of eight
     "new_tokens": 96,
     "rounds": 1,
-    "pairs": 3,
+    "pairs": 2,
     "output": "outputs/adaptive_length.jsonl",
 }
 DEPTHS = (1, 2, 3, 4, 6, 8)
@@ -97,8 +104,11 @@ class Bench:
             return sd.NGram(depth)
         return sd.DraftModel(self.drafts[cell.draft], sd.Chain(depth))
 
-    def seconds_per_token(self, cell: Cell, depth: int, seed: int, pace: Pace | None) -> float:
-        """Decode all prompts with one arm."""
+    def arm(self, cell: Cell, name: str, seed: int) -> "Arm":
+        """Return what decodes under a name: plain decoding, a fixed depth or the controller."""
+        depth = {PLAIN: 0, ADAPTIVE: MOST}.get(name) if not name.isdecimal() else int(name)
+        assert depth is not None
+        watch = Watch(sd.Adaptive() if name == ADAPTIVE else Fixed(), cell.batch)
         decoder = sd.SpeculativeDecoder(
             self.verifier,
             self.proposer(cell, depth),
@@ -107,30 +117,71 @@ class Bench:
             self.stopping,
             cell.batch,
             seed,
-            pace=pace,
+            pace=watch,
         )
-        prompts = self.prompts[: self.num_prompts * min(4, cell.batch)]
-        traces = decoder.decode(prompts)
-        return _seconds(traces) / sum(len(trace.output_ids) for trace in traces)
+        return Arm(decoder, watch)
 
     def round(self, cell: Cell, number: int) -> dict[str, list[float]]:
-        """Decode with all arms in turns, the pairs one way and the other."""
-        found: dict[str, list[float]] = {name: [] for name in (PLAIN, ADAPTIVE)}
-        for pair in range(self.num_pairs):
-            for name in (PLAIN, ADAPTIVE)[:: -1 if (number + pair) % 2 else 1]:
-                depth, pace = (MOST, sd.Adaptive()) if name == ADAPTIVE else (0, None)
-                found[name].append(self.seconds_per_token(cell, depth, number, pace))
-        for depth in DEPTHS:
-            found[str(depth)] = [self.seconds_per_token(cell, depth, number, None)]
+        """Decode with all arms in turns, every other turn in the opposite order."""
+        names = [*[PLAIN, ADAPTIVE] * self.num_pairs, *map(str, DEPTHS)]
+        arms = {name: self.arm(cell, name, number) for name in names}
+        found: dict[str, list[float]] = {name: [] for name in arms}
+        prompts = self.prompts[: self.num_prompts if cell.batch == 1 else 5 * self.num_prompts]
+        turns = [[prompt] for prompt in prompts] if cell.batch == 1 else [prompts]
+        for place, turn in enumerate(turns):
+            for name in names[:: -1 if place % 2 else 1]:
+                found[name].append(arms[name].seconds_per_token(turn))
         return found
 
 
-def _seconds(traces: Sequence[Trace]) -> float:
-    return sum(
-        step.propose_seconds + step.verify_seconds + step.other_seconds
-        for trace in traces
-        for step in trace.steps
-    )
+class Watch:
+    """Counts the seconds and tokens of the steps that have all requests in flight."""
+
+    def __init__(self, pace: Pace, batch: int):
+        self._pace, self._batch = pace, batch
+        self._before = 0
+        self.seconds, self.tokens = 0.0, 0
+
+    @property
+    def min_confidence(self) -> float:
+        """That of the pace."""
+        return self._pace.min_confidence
+
+    def open(self, max_depth: int) -> None:
+        """Begin to count anew; the pace goes on."""
+        self._pace.open(max_depth)
+        self.seconds, self.tokens = 0.0, 0
+
+    def depths(self, contexts: Sequence[Context]) -> Sequence[int]:
+        """Return those of the pace."""
+        self._before = sum(len(each.token_ids) for each in contexts)
+        return self._pace.depths(contexts)
+
+    def learn(
+        self,
+        contexts: Sequence[Context],
+        proposals: Sequence[Proposal],
+        verdicts: Sequence[Verdict],
+        seconds: Mapping[str, float],
+    ) -> None:
+        """Count the step, and let the pace learn from it."""
+        if len(contexts) == self._batch:
+            self.seconds += sum(seconds[name] for name in ("propose", "verify", "other"))
+            self.tokens += sum(len(each.token_ids) for each in contexts) - self._before
+        self._pace.learn(contexts, proposals, verdicts, seconds)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What decodes, and what is counted of it."""
+
+    decoder: sd.SpeculativeDecoder
+    watch: Watch
+
+    def seconds_per_token(self, prompts: Sequence[Prompt]) -> float:
+        """Decode prompts; the controller goes on where it was."""
+        self.decoder.decode(list(prompts))
+        return self.watch.seconds / self.watch.tokens
 
 
 def known(path: Path, options: dict[str, Any]) -> Rounds:
@@ -145,8 +196,8 @@ def known(path: Path, options: dict[str, Any]) -> Rounds:
 
 def table(found: Rounds) -> Table:
     """Lay out the medians, a cell a line."""
-    shown = Table(title="pace=adaptive: medians, and the range of pairs", title_justify="left")
-    for name in ("cell", "best fixed", "its speedup", "speedup", "range", "regret", ""):
+    shown = Table(title="pace=adaptive: medians and quartiles over turns", title_justify="left")
+    for name in ("cell", "best fixed", "its speedup", "speedup", "quartiles", "regret", ""):
         shown.add_column(name, no_wrap=True)
     for cell in map(str, CELLS):
         rounds = [each for (name, _), each in found.items() if name == cell]
@@ -155,11 +206,12 @@ def table(found: Rounds) -> Table:
         arms = {arm: [each for one in rounds for each in one[arm]] for arm in rounds[0]}
         medians = {arm: statistics.median(some) for arm, some in arms.items()}
         best = min(medians.keys() - {ADAPTIVE}, key=lambda arm: medians[arm])
-        pairs = [p / a for p, a in zip(arms[PLAIN], arms[ADAPTIVE], strict=True)]
+        pairs = sorted(p / a for p, a in zip(arms[PLAIN], arms[ADAPTIVE], strict=True))
         faster, lost = statistics.median(pairs), medians[ADAPTIVE] / medians[best] - 1
+        low, high = pairs[len(pairs) // 4], pairs[-1 - len(pairs) // 4]
         kept = faster >= FLOOR and lost <= REGRET
         verdict = "" if kept else f"missed: {FLOOR:g} of none, {REGRET:.0%} of the best"
-        its, reach = medians[PLAIN] / medians[best], f"{min(pairs):.2f} .. {max(pairs):.2f}"
+        its, reach = medians[PLAIN] / medians[best], f"{low:.2f} .. {high:.2f}"
         shown.add_row(cell, best, f"{its:.3f}", f"{faster:.3f}", reach, f"{lost:+.1%}", verdict)
     return shown
 

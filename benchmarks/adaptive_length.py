@@ -4,15 +4,14 @@
    python benchmarks/adaptive_length.py new_tokens=48  # a first look
 
 Each cell is a draft, a temperature and a number of requests in flight. All arms decode the same
-prompts in one process: a single request in flight prompt by prompt in turns, eight of them all
-prompts in turns. Plain decoding and the controller, which starts knowing nothing and goes on
-learning from turn to turn, take `pairs` of these turns, fixed depths one. Shown are plain over
-adaptive seconds per token (prefill excluded), the median and the quartiles over turns, and the
-regret: adaptive over the fastest fixed depth.
+prompts in one process, as many of them at a time as are in flight, and take turns: plain decoding
+and the controller, which starts knowing nothing and goes on learning, `pairs` times, fixed depths
+once. Shown are plain over adaptive seconds per token (prefill excluded), median and quartiles over
+turns, and the regret: the median of adaptive over the fixed depth that took least in all.
 
-Of eight requests in flight only those steps count that have eight. When no prompts are left, fewer
-and fewer are in flight. Texts are of one length here, so that plain decoding ends all of them at
-once and never pays for that, where whoever drafts does.
+Only those steps count that have all requests in flight. Texts are of one length here, so that plain
+decoding ends all of them at once and never pays for fewer and fewer, where whoever drafts does. A
+step that takes more than five times as long as most of its arm counts as five: the machine stalls.
 
 What was measured stands in the file `output`; the same command goes on where it was interrupted.
 """
@@ -36,7 +35,6 @@ from specdec.core.protocols import Pace, Proposer
 from specdec.core.values import Context, Proposal, Verdict
 from specdec.lm.hf import HFCausalLM
 from specdec.pacing.fixed import Fixed
-from specdec.prompts.load import Prompt
 from specdec.zoo import ZOO_FOLDER
 
 DEFAULTS = {
@@ -127,10 +125,13 @@ class Bench:
         arms = {name: self.arm(cell, name, number) for name in names}
         found: dict[str, list[float]] = {name: [] for name in arms}
         prompts = self.prompts[: self.num_prompts if cell.batch == 1 else 5 * self.num_prompts]
-        turns = [[prompt] for prompt in prompts] if cell.batch == 1 else [prompts]
-        for place, turn in enumerate(turns):
-            for name in names[:: -1 if place % 2 else 1]:
-                found[name].append(arms[name].seconds_per_token(turn))
+        for place in range(0, len(prompts), cell.batch):
+            for arm in arms.values():
+                arm.watch.begin()
+            for name in names[:: -1 if place // cell.batch % 2 else 1]:
+                arms[name].decoder.decode(prompts[place : place + cell.batch])
+            for name, arm in arms.items():
+                found[name].append(arm.watch.seconds_per_token())
         return found
 
 
@@ -140,17 +141,26 @@ class Watch:
     def __init__(self, pace: Pace, batch: int):
         self._pace, self._batch = pace, batch
         self._before = 0
-        self.seconds, self.tokens = 0.0, 0
+        self._steps: list[tuple[float, int]] = []  # seconds and tokens
 
     @property
     def min_confidence(self) -> float:
         """That of the pace."""
         return self._pace.min_confidence
 
+    def begin(self) -> None:
+        """Count anew; the pace goes on."""
+        self._steps = []
+
+    def seconds_per_token(self) -> float:
+        """Return the mean, where a stall of the machine counts as five usual steps."""
+        most = 5 * statistics.median(seconds for seconds, _ in self._steps)
+        total = sum(min(most, seconds) for seconds, _ in self._steps)
+        return total / sum(tokens for _, tokens in self._steps)
+
     def open(self, max_depth: int) -> None:
-        """Begin to count anew; the pace goes on."""
+        """Tell the pace."""
         self._pace.open(max_depth)
-        self.seconds, self.tokens = 0.0, 0
 
     def depths(self, contexts: Sequence[Context]) -> Sequence[int]:
         """Return those of the pace."""
@@ -166,8 +176,9 @@ class Watch:
     ) -> None:
         """Count the step, and let the pace learn from it."""
         if len(contexts) == self._batch:
-            self.seconds += sum(seconds[name] for name in ("propose", "verify", "other"))
-            self.tokens += sum(len(each.token_ids) for each in contexts) - self._before
+            took = sum(seconds[name] for name in ("propose", "verify", "other"))
+            tokens = sum(len(each.token_ids) for each in contexts) - self._before
+            self._steps.append((took, tokens))
         self._pace.learn(contexts, proposals, verdicts, seconds)
 
 
@@ -177,11 +188,6 @@ class Arm:
 
     decoder: sd.SpeculativeDecoder
     watch: Watch
-
-    def seconds_per_token(self, prompts: Sequence[Prompt]) -> float:
-        """Decode prompts; the controller goes on where it was."""
-        self.decoder.decode(list(prompts))
-        return self.watch.seconds / self.watch.tokens
 
 
 def known(path: Path, options: dict[str, Any]) -> Rounds:
@@ -204,14 +210,18 @@ def table(found: Rounds) -> Table:
         if not rounds:
             continue
         arms = {arm: [each for one in rounds for each in one[arm]] for arm in rounds[0]}
-        medians = {arm: statistics.median(some) for arm, some in arms.items()}
-        best = min(medians.keys() - {ADAPTIVE}, key=lambda arm: medians[arm])
-        pairs = sorted(p / a for p, a in zip(arms[PLAIN], arms[ADAPTIVE], strict=True))
-        faster, lost = statistics.median(pairs), medians[ADAPTIVE] / medians[best] - 1
-        low, high = pairs[len(pairs) // 4], pairs[-1 - len(pairs) // 4]
+        best = min(arms.keys() - {ADAPTIVE}, key=lambda arm: sum(arms[arm]))
+        turns = sorted(p / a for p, a in zip(arms[PLAIN], arms[ADAPTIVE], strict=True))
+        faster, low, high = (
+            statistics.median(turns),
+            turns[len(turns) // 4],
+            turns[-1 - len(turns) // 4],
+        )
+        its = statistics.median(p / b for p, b in zip(arms[PLAIN], arms[best], strict=True))
+        lost = statistics.median(a / b - 1 for a, b in zip(arms[ADAPTIVE], arms[best], strict=True))
         kept = faster >= FLOOR and lost <= REGRET
         verdict = "" if kept else f"missed: {FLOOR:g} of none, {REGRET:.0%} of the best"
-        its, reach = medians[PLAIN] / medians[best], f"{low:.2f} .. {high:.2f}"
+        reach = f"{low:.2f} .. {high:.2f}"
         shown.add_row(cell, best, f"{its:.3f}", f"{faster:.3f}", reach, f"{lost:+.1%}", verdict)
     return shown
 

@@ -15,7 +15,7 @@ from specdec.lab.measured_on import measured_on
 from specdec.lab.training_run import fit
 from specdec.lm.hf import HFCausalLM
 from specdec.notebook.given import folder_of, require_verifier
-from specdec.proposer.heads import HeadsProposer
+from specdec.proposer.feature_proposer import FeatureProposer
 from specdec.results.flat import Frame
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.verifier_states import VerifierStates
@@ -50,7 +50,7 @@ class TrainedHeads:
     """
 
     path: Path
-    kind: type[HeadsProposer]
+    kind: type[FeatureProposer]
     steps: int
 
     @property
@@ -64,7 +64,7 @@ class TrainedHeads:
 
     def load(
         self, verifier: HFCausalLM, tree: TreePolicy, temperature: float | None = None
-    ) -> HeadsProposer:
+    ) -> FeatureProposer:
         """Return a proposer with the best heads.
 
         Raises:

@@ -66,6 +66,10 @@ class DraftHeads(OnVerifier):
         """Project the state of one head."""
         return self.vocabulary_heads[head](state) if self.vocabulary_heads else unembed(state)
 
+    def trained_above(self) -> list[nn.Parameter]:
+        """Return those of its weights that `logits` trains."""
+        return list(self.vocabulary_heads.parameters())
+
     def start_from(self, unembedding: Tensor) -> None:  # [V, H]
         """Copy the verifier's vocabulary head into each head's own."""
         for weight in self.vocabulary_heads.parameters():

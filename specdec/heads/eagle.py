@@ -115,6 +115,10 @@ class EagleHead(DraftHeads):
         """Project an output, of whatever step."""
         return unembed(self.norm_output(state))
 
+    def trained_above(self) -> list[nn.Parameter]:
+        """Return the norm's weight."""
+        return list(self.norm_output.parameters())
+
     def forced(
         self,
         features: Tensor,

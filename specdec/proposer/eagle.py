@@ -9,9 +9,10 @@ from specdec.core.on_device import on_device
 from specdec.core.unlike_vocabularies import fitted
 from specdec.core.values import Context, Proposal
 from specdec.heads.eagle import EagleHead
+from specdec.lm.layer import CachedLayer
 from specdec.proposer.feature_proposer import FeatureProposer, below
 from specdec.proposer.frontier_cells import FrontierCells
-from specdec.proposer.growth import LogitSource, grow
+from specdec.proposer.growth import LogitSource
 
 
 class Eagle(FeatureProposer):
@@ -36,6 +37,12 @@ class Eagle(FeatureProposer):
     kind = EagleHead
     heads: EagleHead
 
+    @property
+    def _rows(self) -> CachedLayer:
+        """Its cells, which hold a row for each state that was read."""
+        assert self._cells is not None
+        return self._cells
+
     def _inputs(self, context: Context) -> Tensor:  # [n, 2 H]
         """Pair each new feature with the token behind it."""
         features = self._features(context)
@@ -47,23 +54,21 @@ class Eagle(FeatureProposer):
         return self.verifier.embed(token_ids).to(next(self.heads.parameters()).dtype)
 
     def _grow(self, contexts: Sequence[Context]) -> list[Proposal]:
-        rows = [context.row for context in contexts]
-        lengths = [self._cells.length(row) for row in rows]
-        cells = FrontierCells(lengths, self.verifier.device)
-        source = self._along(contexts, cells)
-        proposals = grow(self.tree, contexts, source, self.temperature)
-        for row, length in zip(rows, lengths, strict=True):
-            self._cells.truncate(row, length)
+        lengths = {context.row: self._rows.length(context.row) for context in contexts}
+        proposals = super()._grow(contexts)
+        for row, length in lengths.items():
+            self._rows.truncate(row, length)
         return proposals
 
-    def _along(self, contexts: Sequence[Context], cells: FrontierCells) -> LogitSource:
+    def _source(self, contexts: Sequence[Context]) -> LogitSource:
         """Read the level that was chosen last, each token with the output above it."""
         rows = [context.row for context in contexts]
+        places = FrontierCells([self._rows.length(row) for row in rows], self.verifier.device)
         output = self._last_outputs(contexts)[:, None]  # [B, 1, H]
         while True:
             logits = self.heads.logits(0, output, self.verifier.unembed)
             frontier = yield fitted(logits, self._vocab_size)
-            where = cells.add(frontier)
+            where = places.add(frontier)
             above = below(output, frontier.parents)
             both = self.heads.next(above, self._embedded(frontier.token_ids))
-            output = self._tried(partial(self._cells.extend, rows, both, *where))
+            output = self._tried(partial(self._rows.extend, rows, both, *where))

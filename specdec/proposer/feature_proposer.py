@@ -24,7 +24,7 @@ from specdec.lm.fingerprint import require_trained_on
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer import CachedLayer
 from specdec.lm.vocabularies import require_model
-from specdec.proposer.growth import propose_where
+from specdec.proposer.growth import LogitSource, grow, propose_where
 from specdec.proposer.tree_fit import require_kind, require_levels
 from specdec.proposer.tree_proposer import TreeProposer
 from specdec.runtime.choice import AUTO, EAGER, require_runtime
@@ -153,12 +153,15 @@ class FeatureProposer(TreeProposer):
         """
         ready = [context for context in contexts if self._has_state(context)]
         if ready:
-            self._read(ready)
+            self._take_in(ready)
         return propose_where(self._has_state, contexts, self._grow)
 
-    @abstractmethod
     def _grow(self, contexts: Sequence[Context]) -> list[Proposal]:
-        """Draft from what was read."""
+        return grow(self.tree, contexts, self._source(contexts), self.temperature)
+
+    @abstractmethod
+    def _source(self, contexts: Sequence[Context]) -> LogitSource:
+        """Compute the logits after each level of candidates, from what was read."""
 
     def _inputs(self, context: Context) -> Tensor:  # [n, W]
         """Return what the layer reads of n new states, or of the last of which heads speak."""
@@ -169,7 +172,7 @@ class FeatureProposer(TreeProposer):
         found = [context.features[layer].to(self._dtype) for layer in self.layers]
         return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
 
-    def _read(self, contexts: Sequence[Context]) -> None:
+    def _take_in(self, contexts: Sequence[Context]) -> None:
         states = [self._inputs(context) for context in contexts]
         rows = [context.row for context in contexts]
         if self._cells is None:

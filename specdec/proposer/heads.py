@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from specdec.core.unlike_vocabularies import fitted
 from specdec.core.values import Context, Proposal
 from specdec.heads.base import Heads
 from specdec.proposer.feature_proposer import FeatureProposer, below
-from specdec.proposer.growth import LogitSource, grow
+from specdec.proposer.growth import LogitSource
 from specdec.proposer.head_programs import ChainOfHeads, all_levels, one_level
 from specdec.proposer.tree_proposer import chains
 from specdec.runtime.choice import function_of
@@ -30,7 +29,6 @@ class HeadsProposer(FeatureProposer):
         UserError: the tree is deeper than there are heads, or names a rank beyond the vocabulary.
     """
 
-    kind: ClassVar[type[Heads]]
     heads: Heads
 
     def _run_by(self, runtime: str) -> None:
@@ -65,7 +63,7 @@ class HeadsProposer(FeatureProposer):
     def _grow(self, contexts: Sequence[Context]) -> list[Proposal]:
         whole = self._whole_chain(contexts)
         if whole is None:
-            return grow(self.tree, contexts, self._source(contexts), self.temperature)
+            return super()._grow(contexts)
         hidden = self._last_outputs(contexts)[:, None]
         roots = on_device([[context.token_ids[-1]] for context in contexts], hidden.device)
         uniforms = on_device(whole.uniforms, hidden.device, torch.float64)

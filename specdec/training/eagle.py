@@ -1,8 +1,5 @@
 """Train the head of EAGLE or MTP on a frozen verifier (Li et al. 2025, EAGLE-3, section 3.2)."""
 
-import torch
-from torch import Tensor, nn
-
 from specdec.core.values import FINAL, Layer
 from specdec.heads.base import DraftHeads
 from specdec.heads.eagle import EagleHead

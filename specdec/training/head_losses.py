@@ -78,8 +78,8 @@ class HeadLosses(nn.Module):
 
     def _trained(self, verifier: HFCausalLM) -> Sequence[Tensor]:
         """The vocabulary projections that gradients are wanted for."""
-        own = list(self.heads.vocabulary_heads.parameters())
-        return own or trained_above(verifier.model)
+        own = self.heads.trained_above()
+        return own if self.heads.vocabulary_heads else [*own, *trained_above(verifier.model)]
 
     def _logits(self, verifier: HFCausalLM, head: int, state: Tensor) -> Tensor:  # [n, H] -> [n, V]
         return self.heads.logits(head, state, verifier.unembed).float()

@@ -145,9 +145,8 @@ class VerifierStates:
             "dtype": known["dtype"],
             "max_length": self.max_length,
             "tokens": samples.digest(),  # of the data, as the chat template renders them
+            "layers": list(self.layers),
         }
-        if self.layers != (FINAL,):
-            identity["layers"] = list(self.layers)
         return StateCache(
             cache_path,
             samples.lengths.tolist(),
@@ -250,14 +249,23 @@ class VerifierStates:
             return read(token_ids)[0]
 
     def of_layers(self, layers: Sequence[Layer]) -> "VerifierStates":
-        """Return the same samples, of which the states of these layers are read; not yet prepared.
+        """Return the same samples, of which the states of these layers are read.
 
         The last one is `final`: the teacher's distributions follow from it.
+
+        Raises:
+            UserError: the cache has the states of others.
         """
-        assert self._prepared is None or tuple(layers) == tuple(self.layers)
         assert layers[-1] == FINAL
+        if tuple(layers) == tuple(self.layers):
+            return self
         other = copy.copy(self)
         other.layers = tuple(layers)
+        if self._prepared is not None:
+            samples, path = self._samples, self._cache_path
+            unread = replace(self._data.held_out, hidden=None)
+            cache = None if path is None else other._open_cache(path, samples)
+            other._prepared = replace(self._data, held_out=unread, cache=cache)
         return other
 
     def of(self, verifier: HFCausalLM) -> "VerifierStates":

@@ -18,8 +18,7 @@ ANY_DEPTH = 1 << 20  # it drafts as deep as it is asked to
 class EagleHead(DraftHeads):
     """One decoder layer over [embedding; feature], of which an output is the next feature.
 
-    By its options it is the head of EAGLE-1 and EAGLE-3 (Li et al. 2024, 2025), or the module of
-    MTP (DeepSeek-V3, 2024, section 2.2), one for all depths (FastMTP, Cai et al. 2025).
+    By its options it is the head of EAGLE-1 and EAGLE-3 (Li et al. 2024, 2025), or that of MTP.
 
     Row t of a text reads the verifier's states at t (`reads`, fused to H numbers) and the token at
     t + 1, sees the rows before it, and speaks about token t + 2 + s at step s = 0. At later steps
@@ -31,7 +30,7 @@ class EagleHead(DraftHeads):
     Args:
         steps: of training, each on the outputs of the one before (training-time test).
         reads: layers of the verifier, ascending: i is the output of decoder layer i, and `final`
-            stands behind the last norm.
+            stands behind the last norm. None: that alone.
         fusion: of embedding and feature, see `FeatureLayer`.
         norm_features: whether each layer's states are normalised before they are fused.
         norm_output: whether the next feature is the normalised output, as the vocabulary head's is.
@@ -50,7 +49,7 @@ class EagleHead(DraftHeads):
         hidden_size: int,
         vocab_size: int,
         steps: int = 4,
-        reads: Sequence[Layer] = (FINAL,),
+        reads: Sequence[Layer] | None = None,
         fusion: str = "concat",
         norm_features: bool = False,
         norm_output: bool = False,
@@ -64,7 +63,7 @@ class EagleHead(DraftHeads):
         require_bool("norm_features", norm_features)
         require_bool("norm_output", norm_output)
         self.num_heads = steps
-        self.reads = _checked(reads)
+        self.reads = (FINAL,) if reads is None else _checked(reads)
         self.vocabulary_heads = nn.ModuleList()
         self._feeds_normed = norm_output
         number, size = len(self.reads), hidden_size

@@ -11,7 +11,7 @@ from torch import nn
 from specdec.core.randomness import RandomStream
 from specdec.core.values import Context, Layer
 from specdec.online.student import Student
-from specdec.online.texts import STATES, Texts
+from specdec.online.texts import Texts
 
 STEP, REQUEST = "step", "request"
 
@@ -34,8 +34,6 @@ class Distiller:
     and draft with the same weights.
     """
 
-    layers: Sequence[Layer] = (STATES,)
-
     def __init__(
         self,
         student: Student,
@@ -44,6 +42,7 @@ class Distiller:
         timetable: Timetable,
         device: torch.device,
     ):
+        self.layers: Sequence[Layer] = student.layers
         self._student = student
         self._texts = texts
         self._optimizer = optimizer

@@ -31,7 +31,7 @@ NUM_HEADS = 2
 
 
 def check_heads(training: type[HeadTraining], **options: Any) -> None:
-    """Train heads of a kind, two if they have a number, for a step, save and load them, and draft with them.
+    """Train heads of a kind for a step, save and load them, and draft with them.
 
     The loss must have a gradient for every weight, what is loaded must be what was saved, and the
     proposer must hold its contract on drawn and on fixed trees; see `check_proposer`.

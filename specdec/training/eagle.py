@@ -1,4 +1,4 @@
-"""Train the head of EAGLE or MTP on a frozen verifier (Li et al. 2025, EAGLE-3, section 3.2)."""
+"""Train the head of EAGLE on a frozen verifier (Li et al. 2025, EAGLE-3, section 3.2)."""
 
 from specdec.core.values import FINAL, Layer
 from specdec.heads.base import DraftHeads
@@ -32,15 +32,15 @@ class EagleTraining(HeadTraining):
     """
 
     proposer = Eagle
-    proposer_name = "eagle"  # what decodes with it, whatever its options are called together
 
     def _heads(self, verifier: dict[str, str]) -> DraftHeads:
-        of = self.states.verifier
-        require_no_source(of, "train=eagle")
-        options = dict(self._options)
-        reads = options.get("reads")
-        options["reads"] = spread_over(of) if reads is None else list(reads)
-        return EagleHead(of.state_size, of.vocab_size, **options, verifier=verifier)
+        require_no_source(self.states.verifier, "train")
+        if self._options.get("reads") is None:
+            self._options["reads"] = self._usual_layers()
+        return super()._heads(verifier)
+
+    def _usual_layers(self) -> list[Layer] | None:
+        return spread_over(self.states.verifier)
 
     def _begin(self, heads: DraftHeads) -> None:
         assert isinstance(heads, EagleHead)

@@ -258,5 +258,5 @@ def test_layers_that_are_not_there_are_refused() -> None:
     "reads", [[], [1, 0], [0, 0], ["final", 0], [-1], ["last"], [True], "final"], ids=str
 )
 def test_what_is_no_list_of_layers_is_refused(reads: Any) -> None:
-    with pytest.raises(UserError, match="^reads="):
+    with pytest.raises(UserError, match=r"^reads="):
         EagleHead(32, 61, reads=reads)

@@ -275,7 +275,7 @@ def test_a_head_of_other_layers_is_refused(
     config = json.loads(file.read_text())
     assert config["reads"] == [0, "final"]
     file.write_text(json.dumps({**config, "reads": ["final"]}))
-    with pytest.raises(UserError, match="^path="):
+    with pytest.raises(UserError, match=r"^path="):
         Eagle.load(str(tmp_path), verifier, Chain(2))
 
 

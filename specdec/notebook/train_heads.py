@@ -100,7 +100,7 @@ def train_heads(
         loss: of a token, or of a step; None: `sd.CrossEntropy()`.
         acceptance: how block efficiency is measured; None: `sd.HeldOut`, greedy, along a chain.
         trainer: steps, batch size, learning rate and the rest; None: `sd.Trainer()`.
-        options: of the kind of heads: `num_heads`, `steps`, `num_layers`, `decay`, `share` and so on.
+        options: of the kind of heads: `num_heads` or `steps`, `decay`, `share` and so on.
 
     Returns:
         The folder, `table()` of losses and evaluations, a pandas frame, and `load`.

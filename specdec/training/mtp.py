@@ -1,4 +1,4 @@
-"""Train a module of multi-token prediction beside a finished verifier (FastMTP, Cai et al. 2025)."""
+"""Train multi-token prediction beside a finished verifier (FastMTP, Cai et al. 2025)."""
 
 from specdec.core.values import Layer
 from specdec.proposer.mtp import Mtp

@@ -23,8 +23,8 @@ PUBLIC = {
     " NoProposer Pool Recorded Retrieval Suffix",
     "trees": "Calibrated Chain Dynamic Filtered Sampled Sequoia Sparse",
     "rules": "Block KSeq Lenient Match Rejection TopK TopPlusOne Traversal Typical",
-    "training": "Trainer MedusaTraining ChainedTraining EagleTraining MtpTraining VerifierStates Reading"
-    " Distill HeldOut OnlineDistillation",
+    "training": "Trainer MedusaTraining ChainedTraining EagleTraining MtpTraining VerifierStates"
+    " Reading Distill HeldOut OnlineDistillation",
     "losses": "CrossEntropy ExpectedAccepted KL LK TotalVariation",
     "numbers and proofs": "Tally summarize prove_lossless",
 }

@@ -11,7 +11,7 @@ from specdec.core.protocols import SourceReader
 from specdec.core.values import FINAL, Layer
 from specdec.lm import mask
 from specdec.lm.hf import HFCausalLM
-from specdec.runtime.program import hidden_of
+from specdec.lm.listening import heard
 from specdec.training.data.readings import readings
 from specdec.training.data.source_split import decoder_states
 from specdec.training.objective import Batch
@@ -63,9 +63,6 @@ def hidden_along(
 def _states(
     lm: HFCausalLM, token_ids: Tensor, layers: Sequence[Layer], **sight: Any
 ) -> Tensor:  # [B, T] -> [B, T, H of each layer]
-    below = any(layer != FINAL for layer in layers)
-    base = lm.model.base_model
-    output = base(input_ids=token_ids, use_cache=False, output_hidden_states=below, **sight)
-    if not below:
-        return output.last_hidden_state
-    return torch.cat([hidden_of(output, layer) for layer in layers], dim=-1)
+    with heard(lm.model, layers) as states:
+        lm.model.base_model(input_ids=token_ids, use_cache=False, **sight)
+    return torch.cat([states[layer] for layer in layers], dim=-1)

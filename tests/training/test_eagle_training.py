@@ -218,10 +218,7 @@ def learnt(
     if shift:
         forced = head_of(one).forced
         shifted = torch.cat([token_ids[:, shift:], token_ids[:, -shift:]], dim=1)
-
-        def misread(features: Tensor, ids: Tensor, *given: Any) -> list[Tensor]:
-            return forced(features, shifted, *given)
-
+        misread: Any = lambda features, _, *given: forced(features, shifted, *given)
         head_of(one).forced = misread
     trainer = Trainer(max_steps=150, learning_rate=1e-2, warmup_steps=5, weight_decay=0.0)
     trainer.fit(one, folder)

@@ -31,10 +31,12 @@ from .proof.lossless import prove_lossless as prove_lossless
 from .proposer.cascade import Cascade as Cascade
 from .proposer.chained import Chained as Chained
 from .proposer.draft_model import DraftModel as DraftModel
+from .proposer.eagle import Eagle as Eagle
 from .proposer.early_exit import EarlyExit as EarlyExit
 from .proposer.hybrid import Hybrid as Hybrid
 from .proposer.layer_skip import LayerSkip as LayerSkip
 from .proposer.medusa import Medusa as Medusa
+from .proposer.mtp import Mtp as Mtp
 from .proposer.ngram import NGram as NGram
 from .proposer.none import NoProposer as NoProposer
 from .proposer.pool import Pool as Pool
@@ -47,6 +49,7 @@ from .training.chained import ChainedTraining as ChainedTraining
 from .training.data.distill import Distill as Distill
 from .training.data.reading import Reading as Reading
 from .training.data.verifier_states import VerifierStates as VerifierStates
+from .training.eagle import EagleTraining as EagleTraining
 from .training.expected_acceptance import HeldOut as HeldOut
 from .training.loss.cross_entropy import CrossEntropy as CrossEntropy
 from .training.loss.expected_accepted import ExpectedAccepted as ExpectedAccepted
@@ -54,6 +57,7 @@ from .training.loss.kl import KL as KL
 from .training.loss.lk import LK as LK
 from .training.loss.total_variation import TotalVariation as TotalVariation
 from .training.medusa import MedusaTraining as MedusaTraining
+from .training.mtp import MtpTraining as MtpTraining
 from .training.trainer import Trainer as Trainer
 from .tree.calibrated import Calibrated as Calibrated
 from .tree.chain import Chain as Chain

@@ -36,6 +36,18 @@ class Fault:
 
 
 FAULTS = (
+    # Chains of features.
+    Fault("heads/eagle.py", "torch.arange(step, step + both.shape[1]",
+          "torch.arange(0, both.shape[1]", "training/test_eagle_training.py"),
+    Fault("heads/eagle.py", "pad(token_ids, (0, step + 1))[:, step + 1 :]",
+          "pad(token_ids, (0, step))[:, step:]", "training/test_eagle_training.py"),
+    Fault("heads/unrolled.py", ".triu(1)", ".triu(2)", "training/test_eagle_training.py"),
+    Fault("proposer/eagle.py", "self._rows.truncate(row, length)", "pass",
+          "proposer/test_eagle.py"),
+    Fault("proposer/feature_proposer.py", "self._cells.truncate(context.row, 0)", "pass",
+          "proposer/test_eagle.py"),
+    Fault("training/head_losses.py", "hidden[..., -self.heads.hidden_size :]",
+          "hidden[..., : self.heads.hidden_size]", "training/test_eagle_training.py"),
     # What learns while it drafts.
     Fault("proposer/draft_model.py", "self.model = own = lm.with_own_weights()", "own = lm",
           "online"),

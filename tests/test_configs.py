@@ -109,7 +109,8 @@ def plug_in(group: str, stem: str) -> dict[str, Any]:
 SEATED = [stem for stem in stems("proposer") if "verifier" in plug_in("proposer", stem)]
 HEADS = [stem for stem in SEATED if stem in stems("train")]
 NEEDED |= {f"proposer={stem}": ["proposer.path=heads", "tree=sparse"] for stem in HEADS}
-SMALL |= dict.fromkeys(HEADS, ("data.max_length=16", "train.num_heads=2", "tree.gamma=2"))
+NUMBER = {stem: "steps" if "steps" in plug_in("train", stem) else "num_heads" for stem in HEADS}
+SMALL |= {stem: ("data.max_length=16", f"train.{NUMBER[stem]}=2", "tree.gamma=2") for stem in HEADS}
 
 
 def locate(target: str) -> Any:
@@ -223,7 +224,7 @@ def calibrate(cli: CommandLine, tiny: Tiny) -> None:
 
 
 def train_heads(cli: CommandLine, tiny: Tiny, stem: str) -> None:
-    ended = train(cli, tiny, stem, "train.num_heads=4", "output=heads")
+    ended = train(cli, tiny, stem, f"train.{NUMBER[stem]}=4", "output=heads")
     assert ended.status == 0, ended.err
 
 

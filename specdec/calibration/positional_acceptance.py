@@ -17,11 +17,11 @@ from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.unlike_vocabularies import fitted, known
 from specdec.core.values import Draw
-from specdec.heads.base import Heads
+from specdec.heads.base import DraftHeads
 from specdec.heads.forcing import HeadTargets, forced_states
 from specdec.lm.hf import HFCausalLM
 from specdec.training.chunked import LOGITS_AT_ONCE
-from specdec.training.data.last_hidden import last_hidden
+from specdec.training.data.last_hidden import hidden_along, last_hidden
 from specdec.training.data.samples import Samples
 from specdec.training.objective import Batch
 from specdec.tree.sampled import without_replacement
@@ -135,19 +135,20 @@ def _draft_pieces(
         yield ScoredPositions(0, some, verifier.unembed(verifier_hidden[some]), logits)
 
 
-def head_pieces(heads: Heads, verifier: HFCausalLM, depth: int) -> PieceSource:
+def head_pieces(heads: DraftHeads, verifier: HFCausalLM, depth: int) -> PieceSource:
     """Compare the first `depth` heads with their verifier, after the true tokens in between."""
     return partial(_head_pieces, heads, verifier, depth)
 
 
 def _head_pieces(
-    heads: Heads, verifier: HFCausalLM, depth: int, batch: Batch
+    heads: DraftHeads, verifier: HFCausalLM, depth: int, batch: Batch
 ) -> Iterator[ScoredPositions]:
     batch = batch.to(verifier.device)
-    targets = HeadTargets.of(batch.token_ids, batch.counted, heads.num_heads).with_all(depth)
-    hidden = last_hidden(verifier, batch)
-    verifier_hidden = hidden.flatten(0, 1)
-    states = forced_states(heads, verifier, hidden.to(next(heads.parameters()).dtype), targets)
+    targets = HeadTargets.of(batch.token_ids, batch.counted, depth).with_all(depth)
+    hidden = hidden_along(verifier, batch, heads.layers)
+    verifier_hidden = hidden[..., -heads.hidden_size :].flatten(0, 1)
+    read = hidden.to(next(heads.parameters()).dtype)
+    states = forced_states(heads, verifier, read, batch.token_ids, targets)
     size = _positions_at_once(verifier)
     for head in range(depth):
         for at, state in zip(targets.positions.split(size), states[head].split(size), strict=True):

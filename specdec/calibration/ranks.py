@@ -13,11 +13,11 @@ from torch import Tensor
 
 from specdec.core.ordering import ranks_of
 from specdec.core.unlike_vocabularies import fitted, known
-from specdec.heads.base import Heads
+from specdec.heads.base import DraftHeads
 from specdec.heads.forcing import HeadTargets, forced_states
 from specdec.lm.hf import HFCausalLM
 from specdec.training.chunked import LOGITS_AT_ONCE
-from specdec.training.data.last_hidden import last_hidden
+from specdec.training.data.last_hidden import hidden_along, last_hidden
 from specdec.training.data.samples import Samples
 from specdec.training.objective import Batch
 
@@ -26,12 +26,14 @@ Ranker = Callable[[Batch], Tensor]
 
 
 @torch.inference_mode()
-def head_ranks(heads: Heads, verifier: HFCausalLM, depth: int, batch: Batch) -> Tensor:  # [S, D]
+def head_ranks(
+    heads: DraftHeads, verifier: HFCausalLM, depth: int, batch: Batch
+) -> Tensor:  # [S, D]
     """Rank the tokens for the first `depth` heads, which read the true tokens, if any."""
     batch = batch.to(verifier.device)
-    targets = HeadTargets.of(batch.token_ids, batch.counted, heads.num_heads).with_all(depth)
-    hidden = last_hidden(verifier, batch).to(next(heads.parameters()).dtype)
-    states = forced_states(heads, verifier, hidden, targets)
+    targets = HeadTargets.of(batch.token_ids, batch.counted, depth).with_all(depth)
+    hidden = hidden_along(verifier, batch, heads.reads).to(next(heads.parameters()).dtype)
+    states = forced_states(heads, verifier, hidden, batch.token_ids, targets)
     columns = [
         _in_pieces(
             states[head],

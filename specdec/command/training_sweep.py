@@ -102,8 +102,9 @@ def _check_training(spec: TrainingSpec) -> None:
             )
         with named_options(spec.tuning.names):
             require_tuning(spec.tuning.options)
-    if spec.source is CandidateSource.HEADS:
-        require_levels(spec.tree.build(), spec.train.options["num_heads"], " (train.num_heads)")
+    number = spec.train.get("num_heads")  # there is none where one goes on from its own outputs
+    if spec.source is CandidateSource.HEADS and isinstance(number, int):
+        require_levels(spec.tree.build(), number, " (train.num_heads)")
 
 
 def name(config: DictConfig, keys: Sequence[str]) -> str:
@@ -185,7 +186,7 @@ def _place(spec: TrainingSpec) -> str:
     """
     place = None if spec.source is None else PLACES.get(spec.source)
     if place is None:
-        expected = "medusa, chained, exit, draft_model"
+        expected = "medusa, chained, eagle, mtp, exit, draft_model"
         raise UserError(f"train={spec.train.name}: proposes nothing; a sweep trains {expected}")
     return place
 

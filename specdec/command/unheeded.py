@@ -137,7 +137,7 @@ UNHEEDED: Mapping[str, Sequence[Unheeded]] = {
         ),
         Unheeded(
             _of("loss", "tree", "sampling", "verifier", "evaluation", "dtype", "data.max_length"),
-            "is of heads, exits and drafts; expected train=medusa, chained, exit or draft_model",
+            "is of heads, exits and drafts; expected train=medusa, or another of these",
             _is_alone,
         ),
         Unheeded(

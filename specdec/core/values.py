@@ -22,6 +22,7 @@ from specdec.core.tree import CandidateTree
 
 # A hidden layer: the index of a decoder layer, or "final" for what the vocabulary head reads.
 Layer = int | str
+FINAL: Layer = "final"
 
 
 class Draw(Enum):

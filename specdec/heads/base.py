@@ -1,27 +1,88 @@
 """What all heads share: a state for every token ahead, and a vocabulary projection of it."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from specdec.core.errors import require, require_int
+from specdec.core.values import FINAL, Layer
 from specdec.heads.on_verifier import OnVerifier
 from specdec.heads.prefix import PrefixAttention
 
+Embed = Callable[[Tensor], Tensor]  # the verifier's embeddings: [...] -> [..., H]
 Unembed = Callable[[Tensor], Tensor]  # the verifier's vocabulary head: [..., H] -> [..., V]
 
 
-class Heads(OnVerifier):
-    """K heads on the verifier's last hidden states.
+class DraftHeads(OnVerifier):
+    """What drafts from hidden states of a verifier: a state for each of K tokens ahead.
 
     Head i (from 0) speaks at position t about token t + 2 + i; the verifier's own head speaks
-    about t + 1. With `own_vocabulary_head` each head has a projection of its own, to start from the
-    verifier's (`start_from`); without, all share the verifier's.
+    about t + 1. `reads` names the verifier's layers whose states at t it reads, side by side.
     """
 
+    reads: Sequence[Layer] = (FINAL,)
     reads_tokens = False  # whether a head's q depends on the tokens between t and its own
+    num_heads: int  # K: of training, and of a draft unless another depth is asked for
+    vocabulary_heads: nn.ModuleList  # of each head; none: all share the verifier's
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """What is kept of a text to train on: what is read, and last what the teacher says."""
+        return self.reads if FINAL in self.reads else (*self.reads, FINAL)
+
+    @property
+    def feature_size(self) -> int:
+        """How many numbers it reads at a position."""
+        return len(self.reads) * self.hidden_size
+
+    @property
+    def max_depth(self) -> int:
+        """The deepest token that it can speak about."""
+        return self.num_heads
+
+    @property
+    def cached_layer(self) -> nn.Module | None:
+        """The decoder layer of its own whose cells follow the text, if it has one."""
+        return None
+
+    @abstractmethod
+    def forced(
+        self,
+        features: Tensor,
+        token_ids: Tensor,
+        positions: Tensor,
+        following_ids: Tensor,
+        embed: Embed,
+    ) -> list[Tensor]:
+        """Read texts as they go on (teacher forcing); return the states [n, H] of each depth.
+
+        Takes what is read along B texts, [B, T, H of each layer], and their tokens [B, T]; n
+        positions of the flattened texts, and the tokens behind each of these, [n, depth + 1].
+        """
+
+    def logits(self, head: int, state: Tensor, unembed: Unembed) -> Tensor:  # [..., H] -> [..., V]
+        """Project the state of one head."""
+        return self.vocabulary_heads[head](state) if self.vocabulary_heads else unembed(state)
+
+    def trained_above(self) -> list[nn.Parameter]:
+        """Return those of its weights that `logits` trains."""
+        return list(self.vocabulary_heads.parameters())
+
+    def start_from(self, unembedding: Tensor) -> None:  # [V, H]
+        """Copy the verifier's vocabulary head into each head's own."""
+        for weight in self.vocabulary_heads.parameters():
+            weight.data.copy_(unembedding)
+
+
+class Heads(DraftHeads):
+    """K heads on the verifier's last hidden states, each a function of what it is given.
+
+    With `own_vocabulary_head` each head has a projection of its own, to start from the verifier's
+    (`start_from`); without, all share the verifier's.
+    """
+
     prefix: PrefixAttention | None
 
     def __init__(
@@ -48,10 +109,10 @@ class Heads(OnVerifier):
         what = "predict several tokens ahead from the last hidden state of one language model"
         return f"{self.num_heads} heads that {what}"
 
-    def start_from(self, unembedding: Tensor) -> None:  # [V, H]
-        """Copy the verifier's vocabulary head into each head's own."""
-        for weight in self.vocabulary_heads.parameters():
-            weight.data.copy_(unembedding)
+    @property
+    def cached_layer(self) -> nn.Module | None:
+        """The prefix layer."""
+        return self.prefix
 
     @abstractmethod
     def step(self, head: int, hidden: Tensor, embeddings: Tensor, previous: Tensor) -> Tensor:
@@ -69,18 +130,34 @@ class Heads(OnVerifier):
         state = self.step(head, hidden, embeddings, previous)
         return (state, self.vocabulary_heads[head](state)) if self.vocabulary_heads else (state,)
 
-    def states(self, hidden: Tensor, embeddings: Tensor) -> list[Tensor]:
-        """Return all heads' states along a text: [..., H] and [..., K, H] -> K times [..., H]."""
+    def forced(
+        self,
+        features: Tensor,
+        token_ids: Tensor,
+        positions: Tensor,
+        following_ids: Tensor,
+        embed: Embed,
+    ) -> list[Tensor]:
+        """Ask every head at the positions; all but the prefix layer looks at one of them."""
+        read = features if self.prefix is None else self.prefix(features)
+        states = read.flatten(0, 1)[positions]
+        known = following_ids[:, :-1]
+        embeddings = states.new_empty(*known.shape, 0)  # for heads that read no tokens
+        if self.reads_tokens:
+            embeddings = embed(known).to(states.dtype)
+        return self.states(states, embeddings, known.shape[1])
+
+    def states(self, hidden: Tensor, embeddings: Tensor, depth: int | None = None) -> list[Tensor]:
+        """Return the first heads' states along a text: [..., H] and [..., D, H] -> D of [..., H].
+
+        All K of them by default.
+        """
         states: list[Tensor] = []
         state = hidden
-        for head in range(self.num_heads):
+        for head in range(depth or self.num_heads):
             state = self.step(head, hidden, embeddings[..., : head + 1, :], state)
             states.append(state)
         return states
-
-    def logits(self, head: int, state: Tensor, unembed: Unembed) -> Tensor:  # [..., H] -> [..., V]
-        """Project the state of one head."""
-        return self.vocabulary_heads[head](state) if self.vocabulary_heads else unembed(state)
 
 
 class ResidualBlock(nn.Module):

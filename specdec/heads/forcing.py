@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from specdec.heads.base import Heads
+from specdec.heads.base import DraftHeads
 from specdec.lm.hf import HFCausalLM
 
 
@@ -36,16 +36,16 @@ class HeadTargets:
 
 
 def forced_states(
-    heads: Heads, verifier: HFCausalLM, hidden: Tensor, targets: HeadTargets
+    heads: DraftHeads,
+    verifier: HFCausalLM,
+    hidden: Tensor,  # [B, T, W]: what is read, side by side; what stands behind is the teacher's
+    token_ids: Tensor,  # [B, T]
+    targets: HeadTargets,
 ) -> list[Tensor]:
-    """Let heads read the text as it goes on (teacher forcing): hidden [B, T, H] -> K times [n, H].
+    """Let heads read the text as it goes on (teacher forcing); return D times [n, H].
 
-    `targets` must look as many tokens ahead as there are heads.
+    D is how many tokens ahead `targets` look.
     """
-    read = hidden if heads.prefix is None else heads.prefix(hidden)
-    states = read.flatten(0, 1)[targets.positions]
-    known = targets.following_ids[:, : heads.num_heads]
-    embeddings = states.new_empty(*known.shape, 0)  # for heads that read no tokens
-    if heads.reads_tokens:
-        embeddings = verifier.embed(known).to(states.dtype)
-    return heads.states(states, embeddings)
+    features = hidden[..., : heads.feature_size]
+    behind = targets.positions, targets.following_ids
+    return heads.forced(features, token_ids, *behind, verifier.embed)

@@ -20,13 +20,13 @@ from specdec.lm.cache import RowCache, cache_word
 from specdec.lm.chain_cells import ChainCells
 from specdec.lm.context import steady_length
 from specdec.lm.layer_kinds import why_no_trees
+from specdec.lm.listening import heard
 from specdec.lm.new_cells import NewCells, Span
 from specdec.lm.placement import device_of, entry_of, is_whole, moved
 from specdec.lm.programs import Programs
 from specdec.lm.translation import Translation
 from specdec.lm.unembedding import logits_of
 from specdec.runtime.choice import AUTO, EAGER, next_best, steps_of, suited
-from specdec.runtime.program import hidden_of
 from specdec.runtime.proven import RefusedError
 
 P = ParamSpec("P")
@@ -403,19 +403,21 @@ class HFCausalLM:
             attention_mask = self._mask_kind.of_cells(
                 self._cache, rows, positions, attend, self.model.dtype
             )
-        output = module(
-            input_ids=moved(cells.token_ids, self._entry),
-            position_ids=moved(positions, self._entry),
-            attention_mask=moved(attention_mask, self._entry) if self._mask_kind.attends else None,
-            **{self._cache_word: self._cache},
-            use_cache=True,
-            output_hidden_states=bool(layers),
-        )
+        with heard(self.model, layers) as states:
+            output = module(
+                input_ids=moved(cells.token_ids, self._entry),
+                position_ids=moved(positions, self._entry),
+                attention_mask=moved(attention_mask, self._entry)
+                if self._mask_kind.attends
+                else None,
+                **{self._cache_word: self._cache},
+                use_cache=True,
+            )
         self.num_calls += 1
         self.num_cells += cells.token_ids.numel()
         for row, start in zip(rows, starts, strict=True):
             self._cache.lengths[row] = start + num_new
-        hidden = {layer: hidden_of(output, layer).to(self.device) for layer in layers}
+        hidden = {layer: states[layer].to(self.device) for layer in layers}
         return Forward(getattr(output, "logits", self._no_logits).to(self.device), hidden)
 
 

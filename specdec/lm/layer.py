@@ -1,4 +1,4 @@
-"""One decoder layer over hidden states, with a KV cache that follows the committed text."""
+"""A decoder layer of a proposer's own, with a KV cache that follows the committed text."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,17 +14,18 @@ from specdec.runtime.choice import COMPILED, function_of
 from specdec.runtime.program import Function
 from specdec.runtime.slot_cache import SlotCache
 
-# hidden [B, M, H], positions [B, M], additive mask [B, 1, M, L], cache -> [B, M, H]
+# What it reads [B, M, W], positions [B, M], additive mask [B, 1, M, L], cache -> [B, M, H]
 Layer = Callable[[Tensor, Tensor, Tensor, Cache], Tensor]
 CHUNK = 512  # states per forward: bounds the mask, whatever the prompt
 STEP = 64  # the most states that are a step's, and not a prompt's
 
 
 class CachedLayer:
-    """Append states to rows of unlike lengths; nothing is ever taken back but whole rows."""
+    """Rows of unlike lengths: what is appended stays, what extends them is truncated again."""
 
-    def __init__(self, layer: Layer):
+    def __init__(self, layer: Layer, called: str = "the layer"):
         self._layer = layer
+        self._called = called
         self._program: Function | None = None
         self.open(1, 64)
 
@@ -32,7 +33,7 @@ class CachedLayer:
         """Run steps as `runtime` says; prompts are always read eagerly."""
         step = _step_of(self._layer)
         compiled = runtime == COMPILED
-        self._program = function_of(runtime, step, dtype, "the prefix layer") if compiled else None
+        self._program = function_of(runtime, step, dtype, self._called) if compiled else None
 
     def open(self, num_rows: int, capacity: int) -> None:
         """Start afresh with empty rows."""
@@ -42,8 +43,16 @@ class CachedLayer:
         """Empty a row."""
         self._cache.lengths[row] = 0
 
+    def length(self, row: int) -> int:
+        """Return the number of cells of a row."""
+        return self._cache.lengths[row]
+
+    def truncate(self, row: int, length: int) -> None:
+        """Drop all cells of a row but its first `length`."""
+        self._cache.keep(row, length, ())
+
     def append(self, rows: Sequence[int], states: Sequence[Tensor]) -> Tensor:
-        """Append each row's new states [n, H], n > 0; returns what comes out of its last [B, H].
+        """Append what each row reads anew [n, W], n > 0; returns the output of its last [B, H].
 
         Raises:
             RefusedError: the program of a step cannot be had, or says something else than the
@@ -53,42 +62,60 @@ class CachedLayer:
         for start in range(0, max(map(len, states)), CHUNK):
             active = [index for index, new in enumerate(states) if len(new) > start]
             chunks = [states[index][start : start + CHUNK] for index in active]
-            output = self._forward([rows[index] for index in active], chunks)
+            some_rows = [rows[index] for index in active]
+            starts = [self._cache.lengths[row] for row in some_rows]
+            output = self.extend(some_rows, pad_sequence(chunks, batch_first=True))
             for number, (index, chunk) in enumerate(zip(active, chunks, strict=True)):
                 last[index] = output[number, len(chunk) - 1]
+                self.truncate(some_rows[number], starts[number] + len(chunk))  # no padding
         return torch.stack([last[index] for index in range(len(rows))])
 
-    def _forward(self, rows: Sequence[int], chunks: Sequence[Tensor]) -> Tensor:  # [B, M, H]
-        hidden = pad_sequence(list(chunks), batch_first=True)
+    def extend(
+        self,
+        rows: Sequence[int],
+        states: Tensor,  # [B, M, W]
+        positions: Tensor | None = None,  # [B, M]
+        attend: Tensor | None = None,  # [B, M, L] bool
+    ) -> Tensor:  # [B, M, H]
+        """Add M cells to each row; by default each follows the one before it.
+
+        Raises:
+            RefusedError: as of `append`.
+        """
         starts = [self._cache.lengths[row] for row in rows]
-        num_new, device = hidden.shape[1], hidden.device
+        num_new, device = states.shape[1], states.device
         slots = on_device(starts, device)[:, None] + torch.arange(num_new, device=device)
-        neighbours = list(rows) == list(range(rows[0], rows[0] + len(rows)))
-        if self._program and self._cache.is_allocated and neighbours and num_new <= STEP:
+        if self._program and attend is None and self._serves(rows, num_new):
             length = max(2, max(starts) + num_new)  # one cell would be a size of its own
             buffers = self._cache.buffers(range(rows[0], rows[0] + len(rows)), length)
             columns = torch.arange(length, device=device)
-            (output,) = self._program(hidden, slots, columns, *buffers)
+            (output,) = self._program(states, slots, columns, *buffers)
         else:
             self._cache.place(rows, num_new, device)
-            seen = mask.additive(mask.causal(starts, num_new, device), hidden.dtype)
-            output = self._layer(hidden, slots, seen, self._cache)
-        for row, start, chunk in zip(rows, starts, chunks, strict=True):
-            self._cache.lengths[row] = start + len(chunk)  # without the padding
+            seen = mask.causal(starts, num_new, device) if attend is None else attend
+            places = slots if positions is None else positions
+            output = self._layer(states, places, mask.additive(seen, states.dtype), self._cache)
+        for row, start in zip(rows, starts, strict=True):
+            self._cache.lengths[row] = start + num_new
         return output
+
+    def _serves(self, rows: Sequence[int], num_new: int) -> bool:
+        """Whether a program can run these rows: neighbours, with few new cells."""
+        neighbours = list(rows) == list(range(rows[0], rows[0] + len(rows)))
+        return self._cache.is_allocated and neighbours and num_new <= STEP
 
 
 def _step_of(layer: Layer) -> Function:
     """Write a layer's step as a function of tensors: positions are slots, as in any text."""
 
     def step(
-        hidden: Tensor,  # [B, M, H]
+        states: Tensor,  # [B, M, W]
         slots: Tensor,  # [B, M]
         columns: Tensor,  # [L]
         keys: Tensor,  # [B, heads, capacity, dim]
         values: Tensor,
     ) -> tuple[Tensor, ...]:
-        seen = mask.additive(columns <= slots[:, :, None], hidden.dtype)
-        return (layer(hidden, slots, seen, SlotCache((keys, values), slots, columns.shape[0])),)
+        seen = mask.additive(columns <= slots[:, :, None], states.dtype)
+        return (layer(states, slots, seen, SlotCache((keys, values), slots, columns.shape[0])),)
 
     return step

@@ -11,9 +11,9 @@ from specdec.core.values import Layer
 from specdec.lm import mask
 from specdec.lm.batch import pad
 from specdec.lm.hf import HFCausalLM, without_gradients
+from specdec.lm.listening import heard
 from specdec.lm.new_cells import NewCells
 from specdec.lm.row_texts import RowTexts
-from specdec.runtime.program import hidden_of
 
 
 class RecomputingLM(HFCausalLM):
@@ -81,19 +81,17 @@ class RecomputingLM(HFCausalLM):
             cells.require_chain(starts, self.max_length - 1, self.tree_refusal)
         self._texts.append(rows, token_ids)
         read = pad([self._texts[row] for row in rows], self.device)  # [B, T]
-        output = self.model(
-            input_ids=read,
-            use_cache=False,
-            output_hidden_states=bool(layers),
-            **self._whole(cells, starts, read.shape[1]),
-        )
+        with heard(self.model, layers) as states:
+            output = self.model(
+                input_ids=read, use_cache=False, **self._whole(cells, starts, read.shape[1])
+            )
         self.num_calls += 1
         self.num_cells += read.numel()
         new = on_device(starts, self.device)[:, None] + torch.arange(
             cells.num_new, device=self.device
         )
         rows_of = torch.arange(len(rows), device=self.device)[:, None]
-        hidden = {layer: hidden_of(output, layer)[rows_of, new] for layer in layers}
+        hidden = {layer: states[layer][rows_of, new] for layer in layers}
         return Forward(output.logits[rows_of, new], hidden)
 
     def _seen(self, rows: Sequence[int], attend: Tensor) -> Tensor:  # [B, T, T]

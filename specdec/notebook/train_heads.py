@@ -15,7 +15,7 @@ from specdec.lab.measured_on import measured_on
 from specdec.lab.training_run import fit
 from specdec.lm.hf import HFCausalLM
 from specdec.notebook.given import folder_of, require_verifier
-from specdec.proposer.heads import HeadsProposer
+from specdec.proposer.feature_proposer import FeatureProposer
 from specdec.results.flat import Frame
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.verifier_states import VerifierStates
@@ -50,7 +50,7 @@ class TrainedHeads:
     """
 
     path: Path
-    kind: type[HeadsProposer]
+    kind: type[FeatureProposer]
     steps: int
 
     @property
@@ -64,7 +64,7 @@ class TrainedHeads:
 
     def load(
         self, verifier: HFCausalLM, tree: TreePolicy, temperature: float | None = None
-    ) -> HeadsProposer:
+    ) -> FeatureProposer:
         """Return a proposer with the best heads.
 
         Raises:
@@ -94,12 +94,13 @@ def train_heads(
         data: a text or conversations, see `docs/training.md`; or `sd.VerifierStates`, with all
             that can be said of reading them, distillation and a cache.
         output: the folder that the heads go into.
-        training: `sd.MedusaTraining`, `sd.ChainedTraining` (Ankner et al. 2024), or your own kind.
+        training: `sd.MedusaTraining`, `sd.ChainedTraining`, `sd.EagleTraining`, `sd.MtpTraining`,
+            or your own kind.
         held_out: data to evaluate on; None: a twentieth of `data`, which is not trained on.
         loss: of a token, or of a step; None: `sd.CrossEntropy()`.
         acceptance: how block efficiency is measured; None: `sd.HeldOut`, greedy, along a chain.
         trainer: steps, batch size, learning rate and the rest; None: `sd.Trainer()`.
-        options: of the kind of heads: `num_heads`, `num_layers`, `decay`, `share` and so on.
+        options: of the kind of heads: `num_heads` or `steps`, `decay`, `share` and so on.
 
     Returns:
         The folder, `table()` of losses and evaluations, a pandas frame, and `load`.
@@ -112,7 +113,7 @@ def train_heads(
     trainer, loss = trainer or Trainer(), loss or CrossEntropy()
     _require_parts(training, loss, acceptance, trainer)
     states = _states(verifier, data, held_out, trainer.seed)
-    acceptance = acceptance or HeldOut(Chain(_num_heads(training, options)), Sampling(0.0))
+    acceptance = acceptance or HeldOut(Chain(_depth(training, options)), Sampling(0.0))
     objective = training(states, loss, acceptance, **options)
     parts = {"verifier": verifier, "train": {"kind": training, **options}, "loss": loss}
     parts |= {"data": _data_read(states), "evaluation": acceptance}
@@ -120,11 +121,14 @@ def train_heads(
     return TrainedHeads(place, training.proposer, training_steps(place) or 0)
 
 
-def _num_heads(training: type[HeadTraining], options: Mapping[str, Any]) -> int:
+def _depth(training: type[HeadTraining], options: Mapping[str, Any]) -> int:
     """Return how deep a chain the heads will draft: what is asked for, or the kind's default."""
-    known = signature(training).parameters.get("num_heads")
-    found = options.get("num_heads", 1 if known is None else known.default)
-    require_int("num_heads", found, 1)
+    takes = signature(training).parameters
+    name = next((each for each in ("num_heads", "steps") if each in takes), None)
+    if name is None:
+        return 1
+    found = options.get(name, takes[name].default)
+    require_int(name, found, 1)
     return found
 
 

@@ -137,7 +137,7 @@ class OnlineDistillation:
             why = "prompts that see themselves whole predict nothing; expected false"
             raise Unfit(f"online.prompts=true: {why}")
         student = Student.of(proposer, verifier, self._loss, self._decay)
-        texts = Texts(self._buffer_bytes, self._prompts)
+        texts = Texts(self._buffer_bytes, self._prompts, student.layers)
         rate, decay, anchor = self._rates
         groups = decay_groups(student.trained, rate, decay)
         optimizer = AnchoredAdamW(groups, anchor, betas=(0.9, 0.95))

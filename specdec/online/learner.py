@@ -14,7 +14,7 @@ from specdec.core.randomness import RandomStream
 from specdec.core.values import Context, Layer
 from specdec.online.lesson import Lessons
 from specdec.online.student import Student
-from specdec.online.texts import STATES, Stretches, Texts
+from specdec.online.texts import Stretches, Texts
 
 STEP, REQUEST = "step", "request"
 
@@ -40,8 +40,6 @@ class Distiller:
     same weights.
     """
 
-    layers: Sequence[Layer] = (STATES,)
-
     def __init__(
         self,
         student: Student,
@@ -50,6 +48,7 @@ class Distiller:
         timetable: Timetable,
         device: torch.device,
     ):
+        self.layers: Sequence[Layer] = student.layers
         self._student = student
         self._texts = texts
         self._optimizer = optimizer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,15 +13,15 @@ from transformers import PreTrainedModel
 
 from specdec.core.errors import Unfit
 from specdec.core.protocols import Proposer, Teachable
-from specdec.core.values import CandidateSource
-from specdec.heads.base import Heads
+from specdec.core.values import FINAL, CandidateSource, Layer
+from specdec.heads.base import DraftHeads
 from specdec.lm.hf import HFCausalLM
 from specdec.training.draft_losses import DraftLosses
 from specdec.training.head_losses import HeadLosses
 from specdec.training.objective import Loss
 from specdec.training.step_loss import StepLoss
 
-# Sums the losses of hidden [N, T, H], token ids [N, T] and counted [N, T].
+# Sums the losses of hidden [N, T, W], token ids [N, T] and counted [N, T].
 LossOfTexts = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -36,6 +36,7 @@ class Student:
     trained: nn.Module
     drafting: nn.Module
     loss: LossOfTexts
+    layers: Sequence[Layer] = (FINAL,)  # whose states it learns from, the last ones at the end
 
     @classmethod
     def of(cls, proposer: Proposer, verifier: HFCausalLM, loss: Loss, decay: float) -> Student:
@@ -50,8 +51,9 @@ class Student:
         require_teachable(getattr(proposer, "source", None), name, loss)
         drafting = proposer.own_weights()
         copied = copy.deepcopy(drafting).float().requires_grad_(True).eval()
-        if isinstance(copied, Heads):
-            return cls(copied, drafting, partial(HeadLosses(copied, loss, decay), verifier))
+        if isinstance(copied, DraftHeads):
+            losses = partial(HeadLosses(copied, loss, decay), verifier)
+            return cls(copied, drafting, losses, copied.layers)
         if isinstance(copied, PreTrainedModel):
             return cls(copied, drafting, DraftLosses(copied, verifier, loss))
         raise Unfit(untaught(name))

@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from specdec.core.randomness import RandomStream
-from specdec.core.values import Context
+from specdec.core.values import FINAL, Context, Layer
 
 TOKEN_BYTES = 8  # of an int64
-STATES = "final"  # what the vocabulary head reads: the verifier's distributions follow from it
 
 
 class Stretches(NamedTuple):
     """Stretches of N texts, padded at the end to T tokens."""
 
-    hidden: Tensor  # [N, T, H]: the verifier's last states; 0 where there are none
+    hidden: Tensor  # [N, T, W]: the verifier's states, side by side; 0 where there are none
     token_ids: Tensor  # [N, T] int64
     counted: Tensor  # [N, T] bool: tokens whose prediction is learned, never the first
 
@@ -36,7 +35,7 @@ class Remembered:
 
     first: int  # the first of the tokens below whose prediction is learned, at least 1
     token_ids: list[int] = field(default_factory=list[int])
-    pieces: list[Tensor] = field(default_factory=list[Tensor])  # [n, H] each
+    pieces: list[Tensor] = field(default_factory=list[Tensor])  # [n, W] each
     gone: int = 0
 
     @property
@@ -50,14 +49,14 @@ class Remembered:
         return sum(piece.nbytes for piece in self.pieces) + TOKEN_BYTES * len(self.token_ids)
 
     @property
-    def states(self) -> Tensor:  # [n, H]
+    def states(self) -> Tensor:  # [n, W]
         """All of its states."""
         if len(self.pieces) > 1:
             self.pieces = [torch.cat(self.pieces)]
         return self.pieces[0]
 
     def grow(self, whole: Sequence[int], states: Tensor) -> None:
-        """Take what the `whole` text has more, and states [n, H] of the tokens that had none."""
+        """Take what the `whole` text has more, and states [n, W] of the tokens that had none."""
         self.token_ids += whole[self.gone + len(self.token_ids) :]
         known = sum(map(len, self.pieces))
         # A text that ended within a step has fewer tokens than the step had states.
@@ -84,10 +83,12 @@ class Texts:
     """The newest texts, as many as `num_bytes` hold: older ones are forgotten.
 
     A text in flight grows with every step. With `prompts` the tokens of prompts are learned, too.
+    `layers` are those of the states, the last one at the end: distributions follow from it.
     """
 
-    def __init__(self, num_bytes: int, prompts: bool):
+    def __init__(self, num_bytes: int, prompts: bool, layers: Sequence[Layer] = (FINAL,)):
         self._num_bytes = num_bytes
+        self._layers = layers
         self._prompts = prompts
         self._kept = deque[Remembered]()
         self._in_flight = dict[int, Remembered]()  # by row
@@ -101,7 +102,8 @@ class Texts:
 
     def grow(self, context: Context) -> None:
         """Take what was committed; `context` is that of the next step."""
-        self._in_flight[context.row].grow(context.token_ids, context.features[STATES])
+        states = torch.cat([context.features[layer] for layer in self._layers], dim=-1)
+        self._in_flight[context.row].grow(context.token_ids, states)
         sizes = [text.num_bytes for text in self._kept]
         size = sum(sizes)
         while size > self._num_bytes and len(self._kept) > 1:

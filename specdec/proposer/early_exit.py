@@ -14,7 +14,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.layer_split import LayerSplit, decoder_layers
 from specdec.lm.vocabularies import require_model
 from specdec.proposer.draft_model import DraftModel
-from specdec.proposer.heads import load_heads
+from specdec.proposer.feature_proposer import load_heads
 from specdec.proposer.self_speculation import SelfSpeculation
 from specdec.proposer.tree_fit import require_kind
 

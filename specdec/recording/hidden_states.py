@@ -1,6 +1,6 @@
 """What the verifier makes of texts, for proposers that read its hidden states."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 import torch
@@ -11,8 +11,6 @@ from specdec.core.protocols import CausalLM, SourceReader, WholePrompts
 from specdec.core.trace import TextKey
 from specdec.core.values import Layer
 from specdec.recording.texts import Text
-
-FINAL: Layer = "final"  # of the layer that the vocabulary head reads
 
 
 class States:
@@ -34,9 +32,10 @@ class States:
             self._read(list(islice(neighbours, self._batch)), layers)
         return {layer: self._found[text.key, layer].to(self._verifier.device) for layer in layers}
 
-    def know(self, text: Text, state: Tensor) -> None:
-        """Take up the last states [L, H] of a text's tokens but the last."""
-        self._found[text.key, FINAL] = state
+    def know(self, text: Text, states: Mapping[Layer, Tensor]) -> None:
+        """Take up the states [L, H] of a text's tokens but the last, by layer."""
+        for layer, state in states.items():
+            self._found[text.key, layer] = state
 
     def _require_states(self) -> None:
         """Refuse a verifier with an encoder: the tokens of a source have no states of a decoder."""

@@ -10,11 +10,11 @@ from torch import Tensor
 from specdec.core.errors import UserError
 from specdec.core.protocols import CausalLM, SourceReader
 from specdec.core.unlike_vocabularies import fitted
-from specdec.heads.base import Heads
+from specdec.heads.base import DraftHeads
 from specdec.heads.forcing import HeadTargets, forced_states
 from specdec.lm.batch import pad
 from specdec.lm.hf import HFCausalLM
-from specdec.recording.hidden_states import FINAL, States
+from specdec.recording.hidden_states import States
 from specdec.recording.texts import Text, logits_along
 
 
@@ -74,14 +74,15 @@ class ModelDistributions:
 class HeadDistributions:
     """Heads, asked from every place of a text at once."""
 
-    heads: Heads
+    heads: DraftHeads
     verifier: HFCausalLM
     states: States | None = None  # that others have read, too
+    depth: int | None = None  # how far ahead they are asked; None: as far as they were trained
 
     @property
     def num_depths(self) -> int:
         """One for each head."""
-        return self.heads.num_heads
+        return self.depth or self.heads.num_heads
 
     @property
     def reads_path(self) -> bool:
@@ -90,37 +91,41 @@ class HeadDistributions:
 
     def along(self, texts: Sequence[Text], vocab_size: int) -> Iterator[Tensor]:
         """Let the verifier read the texts, unless it has, and each head its states."""
-        targets, (num_rows, length) = self._head_targets(texts), _shape(texts)
-        hidden = self._hidden(texts, length=max(map(_length, texts)) + self.heads.num_heads)
-        states = forced_states(self.heads, self.verifier, hidden, targets)
+        width = max(map(_length, texts)) + self.num_depths
+        tokens = pad([[*text.prompt_ids, *text.output_ids] for text in texts], self.verifier.device)
+        token_ids = torch.nn.functional.pad(tokens, (0, width + self.num_depths + 1))
+        targets, (num_rows, length) = self._head_targets(texts, token_ids, width), _shape(texts)
+        hidden = self._hidden(texts, width)
+        read = token_ids[:, :width]
+        states = forced_states(self.heads, self.verifier, hidden, read, targets)
         for head, state in enumerate(states):
             logits = self.heads.logits(head, state, self.verifier.unembed)
             yield fitted(logits, vocab_size).view(num_rows, length, -1)
 
-    def _hidden(self, texts: Sequence[Text], length: int) -> Tensor:  # [B, length, H]
+    def _hidden(self, texts: Sequence[Text], length: int) -> Tensor:  # [B, length, W]
         known = self.states or States(self.verifier, len(texts))
-        found = [known.of(text, (FINAL,), texts[row:])[FINAL] for row, text in enumerate(texts)]
+        found: list[Tensor] = []
+        for row, text in enumerate(texts):
+            states = known.of(text, self.heads.reads, texts[row:])
+            found.append(torch.cat([states[layer] for layer in self.heads.reads], dim=-1))
         states = found[0].new_zeros(len(texts), length, found[0].shape[-1])
         for row, (text, state) in enumerate(zip(texts, found, strict=True)):
             begins = self._num_unread(text)
             states[row, : len(state) - begins] = state[begins:]
         return states.to(next(self.heads.parameters()).dtype)
 
-    def _head_targets(self, texts: Sequence[Text]) -> HeadTargets:
+    def _head_targets(self, texts: Sequence[Text], token_ids: Tensor, width: int) -> HeadTargets:
         """Ask at every place, also behind the end of short texts: what comes of that is not used.
 
         The root of a step that begins at s is the token before it, and the heads read the state
         below that root.
         """
-        num_heads, (_, length) = self.heads.num_heads, _shape(texts)
-        width = max(map(_length, texts)) + num_heads
+        num_heads, (_, length) = self.num_depths, _shape(texts)
         device = self.verifier.device
         below_roots = [
             [max(0, len(text.prompt_ids) + start - 2) for start in range(length)] for text in texts
         ]
         places = torch.tensor(below_roots, device=device)
-        padded = [[*text.prompt_ids, *text.output_ids, *[0] * width] for text in texts]
-        token_ids = pad([row[: width + num_heads + 1] for row in padded], device)
         ahead = places[..., None] + torch.arange(1, num_heads + 2, device=device)
         following = token_ids.gather(1, ahead.clamp(max=token_ids.shape[1] - 1).flatten(1))
         unread = torch.tensor([self._num_unread(text) for text in texts], device=device)

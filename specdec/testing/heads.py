@@ -1,6 +1,7 @@
 """Can a kind of heads be trained, saved, loaded and drafted with? Tried on a random model."""
 
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from specdec.core.errors import UserError
 from specdec.core.jsonl import write_text
 from specdec.core.sampling import Sampling
-from specdec.heads.base import Heads
+from specdec.heads.base import DraftHeads
 from specdec.lm.hf import HFCausalLM
 from specdec.testing.proposers import check_proposer
 from specdec.training.acceptance import Acceptance
@@ -30,7 +31,7 @@ NUM_HEADS = 2
 
 
 def check_heads(training: type[HeadTraining], **options: Any) -> None:
-    """Train two heads of a kind for a step, save and load them, and draft with them.
+    """Train heads of a kind for a step, save and load them, and draft with them.
 
     The loss must have a gradient for every weight, what is loaded must be what was saved, and the
     proposer must hold its contract on drawn and on fixed trees; see `check_proposer`.
@@ -48,7 +49,8 @@ def check_heads(training: type[HeadTraining], **options: Any) -> None:
         write_text(text, " ".join(WORDS[number * number % len(WORDS)] for number in range(200)))
         states = VerifierStates(verifier, str(text), str(text), max_length=16, eval_samples=2)
         acceptance = Acceptance(Chain(NUM_HEADS), Sampling(0.0), 1, max_new_tokens=4)
-        one = training(states, KL(), acceptance, num_heads=NUM_HEADS, **options)
+        number = {"num_heads": NUM_HEADS} if "num_heads" in signature(training).parameters else {}
+        one = training(states, KL(), acceptance, **number, **options)
         one.prepare()
         module = one.module
         assert isinstance(module, HeadLosses)
@@ -72,7 +74,7 @@ def _train_a_step(one: HeadTraining, module: HeadLosses) -> None:
 
 
 def _require_loaded(
-    training: type[HeadTraining], heads: Heads, verifier: HFCausalLM, folder: str
+    training: type[HeadTraining], heads: DraftHeads, verifier: HFCausalLM, folder: str
 ) -> None:
     """What a folder holds must be what was trained, in half precision."""
     loaded = training.proposer.load(folder, verifier, Chain(NUM_HEADS)).heads

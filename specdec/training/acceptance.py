@@ -1,16 +1,19 @@
 """Measure what heads and drafts are trained for: block efficiency on held-out prompts."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from specdec.core.errors import require_int
 from specdec.core.protocols import Proposer, TreePolicy
 from specdec.core.sampling import Sampling
+from specdec.core.values import FINAL, Layer
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.pairing import is_lossless
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
-from specdec.heads.base import Heads
+from specdec.heads.base import DraftHeads
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, block_efficiency
 from specdec.metrics.estimate import Estimate
@@ -69,13 +72,17 @@ class Acceptance:
             self._own.prepare()
 
     def measure(
-        self, verifier: HFCausalLM, proposer: Proposer, draft: Heads | HFCausalLM, held_out: Batch
+        self,
+        verifier: HFCausalLM,
+        proposer: Proposer,
+        draft: DraftHeads | HFCausalLM,
+        held_out: Batch,
     ) -> dict[str, float]:
         """Return tau = emitted tokens / verifier calls over the prompts of `held_out`.
 
         With its interval; see `named`. `draft` is what the proposer drafts with.
         """
-        requests = self._requests(self.texts(verifier, held_out))
+        requests = self._requests(self.texts(verifier, held_out, layers_of(draft)))
         decoder = SpeculativeDecoder(
             verifier,
             proposer,
@@ -90,9 +97,11 @@ class Acceptance:
             traces = decoder.decode(requests)
         return named(by_category(Tally.of(traces)))
 
-    def texts(self, verifier: HFCausalLM, held_out: Batch) -> HeldTexts:
-        """Return what acceptance is measured along."""
-        return HeldTexts.of_samples(held_out) if self._own is None else self._own.texts(verifier)
+    def texts(self, verifier: HFCausalLM, held_out: Batch, layers: Sequence[Layer]) -> HeldTexts:
+        """Return what acceptance is measured along, and the states of these layers."""
+        if self._own is None:
+            return HeldTexts.of_samples(held_out)
+        return self._own.texts(verifier, layers)
 
     def _requests(self, texts: HeldTexts) -> list[Request]:
         rows = zip(texts.batch.token_ids, texts.batch.counted, strict=True)
@@ -108,6 +117,11 @@ class Acceptance:
         first = int(counted.int().argmax())
         end = int(counted.nonzero()[-1]) + 1  # padding stands behind
         return token_ids[: first or min(self._prompt_tokens, max(1, end // 2))].tolist()
+
+
+def layers_of(draft: DraftHeads | HFCausalLM) -> Sequence[Layer]:
+    """Return the verifier's layers whose states are kept along texts, the last one at the end."""
+    return draft.layers if isinstance(draft, DraftHeads) else (FINAL,)
 
 
 def by_category(tally: Tally) -> dict[str, Estimate]:

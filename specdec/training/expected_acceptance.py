@@ -17,13 +17,13 @@ from torch.nn.utils.rnn import pad_sequence
 from specdec.core.closed_form import TextNodes
 from specdec.core.protocols import Proposer
 from specdec.core.sampling import Sampling, draw
-from specdec.core.values import Draw
-from specdec.heads.base import Heads
+from specdec.core.values import FINAL, Draw, Layer
+from specdec.heads.base import DraftHeads
 from specdec.lm.generation import end_ids_of, heeded
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally
 from specdec.metrics.estimate import FloatArray
-from specdec.recording.hidden_states import FINAL, States
+from specdec.recording.hidden_states import States
 from specdec.recording.texts import Text, batches, processed
 from specdec.replaying.closed_form import CELLS_AT_ONCE, from_first
 from specdec.replaying.draft_distributions import (
@@ -33,7 +33,7 @@ from specdec.replaying.draft_distributions import (
 )
 from specdec.replaying.expected_steps import Replayed
 from specdec.replaying.survival import ahead, of_tree
-from specdec.training.acceptance import Acceptance, by_category
+from specdec.training.acceptance import Acceptance, by_category, layers_of
 from specdec.training.held_texts import HeldTexts, named
 from specdec.training.objective import Batch
 from specdec.tree.filtered import Filtered
@@ -69,19 +69,25 @@ class HeldOut(Acceptance):
     """
 
     def measure(
-        self, verifier: HFCausalLM, proposer: Proposer, draft: Heads | HFCausalLM, held_out: Batch
+        self,
+        verifier: HFCausalLM,
+        proposer: Proposer,
+        draft: DraftHeads | HFCausalLM,
+        held_out: Batch,
     ) -> dict[str, float]:
         """Return `eval_block_efficiency`, and the ends of its interval by whole prompts."""
         tree = self.tree
         if not isinstance(tree, FixedTree):
             return super().measure(verifier, proposer, draft, held_out)
-        of_heads = isinstance(draft, Heads)
+        of_heads = isinstance(draft, DraftHeads)
         longest = verifier.max_length if of_heads else min(draft.max_length, verifier.max_length)
-        held = self.texts(verifier, held_out)
+        held = self.texts(verifier, held_out, layers_of(draft))
         texts = list(_texts(held.batch, longest))
-        states = _states(verifier, held.batch, texts)
+        states = _states(verifier, held.batch, texts, layers_of(draft))
         distributions: DraftDistributions = (
-            HeadDistributions(draft, verifier, states) if of_heads else ModelDistributions(draft)
+            HeadDistributions(draft, verifier, states, tree.max_depth)
+            if of_heads
+            else ModelDistributions(draft)
         )
         sampling = heeded(self.sampling, verifier, end_ids_of(verifier))
         emitted, calls = np.zeros((2, len(held.prompt_ids)))
@@ -118,13 +124,16 @@ def _tally(held: HeldTexts, emitted: FloatArray, calls: FloatArray) -> Tally:  #
     return Tally.from_rows([*rows.values()])
 
 
-def _states(verifier: HFCausalLM, held_out: Batch, texts: Sequence[Text]) -> States:
+def _states(
+    verifier: HFCausalLM, held_out: Batch, texts: Sequence[Text], layers: Sequence[Layer]
+) -> States:
     """Take up what the verifier has read by now, or let it read."""
     states = States(verifier)
     if held_out.hidden is not None:
         for text in texts:
             length = len(text.prompt_ids) + len(text.output_ids) - 1
-            states.know(text, held_out.hidden[int(text.prompt_id), :length])
+            read = held_out.hidden[int(text.prompt_id), :length]
+            states.know(text, dict(zip(layers, read.chunk(len(layers), dim=-1), strict=True)))
     return states
 
 

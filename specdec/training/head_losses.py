@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from specdec.core.errors import require
-from specdec.heads.base import Heads
+from specdec.heads.base import DraftHeads
 from specdec.heads.forcing import HeadTargets, forced_states
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.unembedding import trained_above
@@ -23,7 +23,7 @@ class HeadLosses(nn.Module):
         UserError: `share` is less than 1, but the loss must see all positions.
     """
 
-    def __init__(self, heads: Heads, loss: Loss, decay: float, share: float = 1.0):
+    def __init__(self, heads: DraftHeads, loss: Loss, decay: float, share: float = 1.0):
         super().__init__()
         self.heads = heads
         self.loss = of_steps(loss, decay)
@@ -34,16 +34,17 @@ class HeadLosses(nn.Module):
     def forward(
         self, verifier: HFCausalLM, hidden: Tensor, token_ids: Tensor, counted: Tensor
     ) -> Tensor:
-        """Sum the losses: hidden [B, T, H], token ids and counted [B, T] -> scalar.
+        """Sum the losses: hidden [B, T, W], token ids and counted [B, T] -> scalar.
 
-        Of the verifier the heads read embeddings and may share the vocabulary head; it teaches.
+        W numbers are what the heads read, and behind that the last states, if they do not read
+        them. Of the verifier they read embeddings and may share the vocabulary head; it teaches.
         """
         ahead = HeadTargets.of(token_ids, counted, self.heads.num_heads)
         run, factor = random_run(len(ahead.positions), self._share, ahead.positions.device)
         # Neighbours, because the verifier's distribution after t serves the heads of K positions.
         ahead = ahead.at(run)
-        states = forced_states(self.heads, verifier, hidden, ahead)
-        flat_hidden = hidden.flatten(0, 1).detach()
+        states = forced_states(self.heads, verifier, hidden, token_ids, ahead)
+        flat_hidden = hidden[..., -self.heads.hidden_size :].flatten(0, 1).detach()
 
         def scores(piece: slice, chunk: Sequence[Tensor]) -> Tensor:  # [n, K]
             targets = ahead.following_ids[piece, 1:]
@@ -77,8 +78,8 @@ class HeadLosses(nn.Module):
 
     def _trained(self, verifier: HFCausalLM) -> Sequence[Tensor]:
         """The vocabulary projections that gradients are wanted for."""
-        own = list(self.heads.vocabulary_heads.parameters())
-        return own or trained_above(verifier.model)
+        own = self.heads.trained_above()
+        return own if self.heads.vocabulary_heads else [*own, *trained_above(verifier.model)]
 
     def _logits(self, verifier: HFCausalLM, head: int, state: Tensor) -> Tensor:  # [n, H] -> [n, V]
         return self.heads.logits(head, state, verifier.unembed).float()
@@ -108,7 +109,7 @@ class HeadLosses(nn.Module):
     ) -> Tensor:  # [K, 3]
         """Count per head: right at rank 1, right within rank 5, all."""
         ahead = HeadTargets.of(token_ids, counted, self.heads.num_heads)
-        states = forced_states(self.heads, verifier, hidden, ahead)
+        states = forced_states(self.heads, verifier, hidden, token_ids, ahead)
         size = self._chunk_size
         hits = torch.zeros(len(states), 3, device=hidden.device)
         for head, state in enumerate(states):

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from specdec.core.errors import UserError, require, require_number, require_share
 from specdec.core.values import CandidateSource
-from specdec.heads.base import Heads
+from specdec.heads.base import DraftHeads
 from specdec.lm.fingerprint import described
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.unembedding import slope
-from specdec.proposer.heads import HeadsProposer
+from specdec.proposer.feature_proposer import FeatureProposer
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.head_losses import HeadLosses
@@ -26,7 +26,7 @@ OF_VERIFIER = ("hidden_size", "vocab_size", "verifier")  # what is no option of 
 
 
 class HeadTraining(OnStates):
-    """K heads on the verifier's last hidden states; only the heads are trained and saved.
+    """Heads on the verifier's hidden states; only the heads are trained and saved.
 
     A kind of heads is its proposer, which knows the module. `options` are of the module's
     constructor, as `num_heads` is; its sizes and `verifier` are those of the verifier.
@@ -44,7 +44,7 @@ class HeadTraining(OnStates):
             deeper than there are heads, or the loss needs all positions and `share` is less than 1.
     """
 
-    proposer: ClassVar[type[HeadsProposer]]  # who decodes with the heads
+    proposer: ClassVar[type[FeatureProposer]]  # who decodes with the heads
     module: nn.Module  # `HeadLosses`, once prepared
     __signature__: ClassVar[Signature]
 
@@ -76,7 +76,9 @@ class HeadTraining(OnStates):
         self._decay, self._share = decay, share
         self._options = options
         with torch.device("meta"):  # heads without numbers: what is wrong is refused at once
-            self._measurable(self._losses(self._heads({})).heads, states.verifier)
+            heads = self._losses(self._heads({})).heads
+            self._measurable(heads, states.verifier)
+        self.states = states.of_layers(heads.layers)
 
     def _require_known(self, name: str) -> None:
         known = self.__signature__.parameters
@@ -97,19 +99,23 @@ class HeadTraining(OnStates):
         verifier = self.states.verifier
         torch.manual_seed(self.states.seed)
         heads = self._heads(described(verifier))
-        if heads.vocabulary_heads:
-            heads.start_from(slope(verifier.model))
+        self._begin(heads)
         self.module = self._losses(heads)
 
-    def _heads(self, verifier: dict[str, str]) -> Heads:
+    def _begin(self, heads: DraftHeads) -> None:
+        """Give fresh heads what they have of the verifier."""
+        if heads.vocabulary_heads:
+            heads.start_from(slope(self.states.verifier.model))
+
+    def _heads(self, verifier: dict[str, str]) -> DraftHeads:
         of = self.states.verifier
         kind = self.proposer.kind
         return kind(of.state_size, of.vocab_size, **self._options, verifier=verifier)
 
-    def _losses(self, heads: Heads) -> HeadLosses:
+    def _losses(self, heads: DraftHeads) -> HeadLosses:
         return HeadLosses(heads, self._loss, self._decay, self._share)
 
-    def _measurable(self, heads: Heads, verifier: HFCausalLM) -> None:
+    def _measurable(self, heads: DraftHeads, verifier: HFCausalLM) -> None:
         """Refuse heads that cannot be decoded with, on this verifier and with this tree."""
         self.proposer(heads, verifier, self._acceptance.tree)
         embedding = verifier.model.get_input_embeddings().weight

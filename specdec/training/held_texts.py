@@ -9,6 +9,7 @@ import torch
 from specdec.core.errors import UserError
 from specdec.core.room import Room
 from specdec.core.sampling import Sampling
+from specdec.core.values import Layer
 from specdec.decoding.request import Request
 from specdec.decoding.turns import decode_turns, request_of
 from specdec.lm.hf import HFCausalLM
@@ -66,13 +67,13 @@ class OwnPrompts:
     def _prompts(self) -> Sequence[Prompt]:
         return load_prompts(self._path, self._limit, option="evaluation.prompts")
 
-    def texts(self, verifier: HFCausalLM) -> HeldTexts:
+    def texts(self, verifier: HFCausalLM, layers: Sequence[Layer]) -> HeldTexts:
         """Return the prompts' turns with their answers, those without a token left out."""
         known = self._known
         if known is None or not is_frozen(verifier):
             known = self._answered(verifier)
             batch = known.batch.to(verifier.device)
-            self._known = known = replace(known, batch=with_hidden(verifier, batch))
+            self._known = known = replace(known, batch=with_hidden(verifier, batch, layers))
         return known
 
     def _answered(self, verifier: HFCausalLM) -> HeldTexts:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from specdec.core.errors import UserError, require, require_int, require_number
+from specdec.core.values import FINAL
 from specdec.lm.fingerprint import card_name
 from specdec.training.data.sources import require_no_source
 from specdec.training.head_losses import HeadLosses
@@ -56,6 +57,9 @@ class Joint(OnStates):
         if not isinstance(training, HeadTraining):
             name = type(training).__name__
             raise UserError(f"joint=true: {name} has no heads; expected train=medusa or chained")
+        if tuple(training.states.layers) != (FINAL,):
+            read = list(training.states.layers)
+            raise UserError(f"joint=true: heads that read layers {read}; expected reads=[final]")
         require_tuning(
             {
                 "method": method,

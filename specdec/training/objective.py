@@ -17,7 +17,7 @@ class Batch:
     counted: Tensor  # [B, T] bool: the tokens whose prediction the loss counts
     places: tuple[int, ...] = ()  # [B]: where the samples stand in their file, if it has places
     step: int = 0  # of training, that the batch is for
-    hidden: Tensor | None = None  # [B, T, H]: the verifier's last states, where they are known
+    hidden: Tensor | None = None  # [B, T, W]: the verifier's states, where they are known
 
     @classmethod
     def of(cls, token_ids: Tensor) -> "Batch":

@@ -134,7 +134,10 @@ def test_heads_are_measured_and_grown(cli: CommandLine, tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        (["proposer=ngram"], ["proposer='ngram'", "medusa, chained, early_exit, draft_model"]),
+        (
+            ["proposer=ngram"],
+            ["proposer='ngram'", "medusa, chained, eagle, mtp, early_exit, draft_model"],
+        ),
         (["proposer=none"], ["proposer='none'"]),
         (["depth=0"], ["depth=0", ">= 1"]),
         (["max_rank=-1"], ["max_rank=-1"]),

@@ -19,12 +19,12 @@ PUBLIC = {
     "caches": "Clear ErrorWhenFull SlidingWindow",
     "the loop": "SpeculativeDecoder Request Stopping Sampling",
     "paces": "Adaptive",
-    "proposers": "Cascade Chained DraftModel EarlyExit Hybrid LayerSkip Medusa NGram NoProposer"
-    " Pool Recorded Retrieval Suffix",
+    "proposers": "Cascade Chained DraftModel Eagle EarlyExit Hybrid LayerSkip Medusa Mtp NGram"
+    " NoProposer Pool Recorded Retrieval Suffix",
     "trees": "Calibrated Chain Dynamic Filtered Sampled Sequoia Sparse",
     "rules": "Block KSeq Lenient Match Rejection TopK TopPlusOne Traversal Typical",
-    "training": "Trainer MedusaTraining ChainedTraining VerifierStates Reading Distill HeldOut"
-    " OnlineDistillation",
+    "training": "Trainer MedusaTraining ChainedTraining EagleTraining MtpTraining VerifierStates"
+    " Reading Distill HeldOut OnlineDistillation",
     "losses": "CrossEntropy ExpectedAccepted KL LK TotalVariation",
     "numbers and proofs": "Tally summarize prove_lossless",
 }

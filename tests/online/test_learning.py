@@ -12,13 +12,13 @@ from specdec.core.errors import Unfit, UserError
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.trace import Step, Trace
-from specdec.core.values import Context, Layer
+from specdec.core.values import FINAL, Context, Layer
 from specdec.lm.hf import HFCausalLM
 from specdec.metrics import summarize
 from specdec.online.distil import OnlineDistillation
 from specdec.online.learner import Distiller
 from specdec.online.state import read_state, write_state
-from specdec.online.texts import STATES, Texts
+from specdec.online.texts import Texts
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.ngram import NGram
 from specdec.training.loss.expected_accepted import ExpectedAccepted
@@ -149,7 +149,7 @@ def context(row: int, token_ids: list[int], start: int, stop: int, prompt: int =
     """The state of token t of a row is (row, t)."""
     states = torch.tensor([[float(row), float(t)] for t in range(start, stop)]).view(-1, 2)
     stream = RandomStream(0)
-    features: dict[Layer, torch.Tensor] = {STATES: states}
+    features: dict[Layer, torch.Tensor] = {FINAL: states}
     return Context(row, str(row), token_ids, prompt, Sampling(), 9, stream, stream, features)
 
 

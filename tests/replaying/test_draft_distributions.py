@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,11 +12,13 @@ from specdec.core.errors import UserError
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.values import Context
-from specdec.heads.base import Heads
+from specdec.heads.base import DraftHeads
+from specdec.heads.eagle import EagleHead
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.proposer.chained import Chained, ChainedHeads
-from specdec.proposer.heads import HeadsProposer
+from specdec.proposer.eagle import Eagle
+from specdec.proposer.feature_proposer import FeatureProposer
 from specdec.proposer.levels import Frontier
 from specdec.proposer.medusa import Medusa, MedusaHeads
 from specdec.recording.texts import Text
@@ -30,14 +34,19 @@ TEXTS = [
 ]
 
 
-def medusa(verifier: HFCausalLM, more: int = 0) -> tuple[Heads, HeadsProposer]:
+def medusa(verifier: HFCausalLM, more: int = 0) -> tuple[DraftHeads, FeatureProposer]:
     heads = MedusaHeads(32, verifier.vocab_size + more, NUM_HEADS, 1, True)
     return heads, Medusa(heads, verifier, Chain(NUM_HEADS))
 
 
-def chained(verifier: HFCausalLM, link: str, prefix: bool) -> tuple[Heads, HeadsProposer]:
+def chained(verifier: HFCausalLM, link: str, prefix: bool) -> tuple[DraftHeads, FeatureProposer]:
     heads = ChainedHeads(32, verifier.vocab_size, NUM_HEADS, 1, True, link, prefix, 4)
     return heads, Chained(heads, verifier, Chain(NUM_HEADS))
+
+
+def eagle(verifier: HFCausalLM, fusion: str, **options: Any) -> tuple[DraftHeads, FeatureProposer]:
+    heads = EagleHead(32, verifier.vocab_size, NUM_HEADS, [0, "final"], fusion, **options)
+    return heads, Eagle(heads, verifier, Chain(NUM_HEADS))
 
 
 KINDS = {
@@ -46,10 +55,12 @@ KINDS = {
     "medusa of more tokens": lambda verifier: medusa(verifier, 5),
     "chained by tokens": lambda verifier: chained(verifier, "token", False),
     "chained by both, with prefix attention": lambda verifier: chained(verifier, "both", True),
+    "eagle": lambda verifier: eagle(verifier, "concat", num_attention_heads=2),
+    "mtp": lambda verifier: eagle(verifier, "project", norm_output=True),
 }
 
 
-def shaken(heads: Heads) -> None:
+def shaken(heads: DraftHeads) -> None:
     """Make every head say something of its own."""
     with torch.no_grad():
         for weight in heads.parameters():
@@ -76,18 +87,19 @@ def test_heads_say_what_they_say_in_decoding(tiny: Tiny, kind: str) -> None:
 
 
 def drafted(
-    proposer: HeadsProposer, verifier: HFCausalLM, text: Text, start: int
+    proposer: FeatureProposer, verifier: HFCausalLM, text: Text, start: int
 ) -> list[Tensor]:  # of [V]
     """Let the proposer draft along the text from one place on, in a step of its own."""
     tokens = [*text.prompt_ids, *text.output_ids]
     live = tokens[: len(text.prompt_ids) + start]
     verifier.open(1, len(tokens))
-    (features,) = verifier.prefill([0], [live[:-1]], layers=("final",))
+    (features,) = verifier.prefill([0], [live[:-1]], layers=proposer.layers)
     stream = RandomStream("unused")
     context = Context(0, "a", live, len(text.prompt_ids), Sampling(), 99, stream, stream, features)
     proposer.open(1, len(tokens), verifier.vocab_size)
     proposer.reset([context])
-    source = proposer._read([context])
+    proposer._take_in([context])
+    source = proposer._source([context])
     said = [next(source)[0, 0]]
     for token in text.output_ids[start : start + NUM_HEADS - 1]:
         place = Frontier(torch.tensor([[token]]), torch.tensor([[0]]), is_whole_level=True)

@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import nn
 
-from specdec.heads.base import Heads
+from specdec.heads.base import DraftHeads, Heads
 from specdec.lm.hf import HFCausalLM
 from tests.support.families import tiny_model
 
@@ -61,15 +61,16 @@ def toy_model(noise: float = 0.0, num_layers: int = 1) -> HFCausalLM:
     return HFCausalLM(model)
 
 
-def toy_heads(kind: type[Heads], verifier: HFCausalLM, **options: Any) -> Heads:
+def toy_heads(kind: type[DraftHeads], verifier: HFCausalLM, **options: Any) -> DraftHeads:
     """Make heads that say something else each, and often what the verifier says."""
     unembedding = verifier.model.get_output_embeddings()
     assert isinstance(unembedding, nn.Embedding | nn.Linear)
     vocab_size, size = unembedding.weight.shape
     made: Any = kind  # each kind has options of its own
-    heads: Heads = made(hidden_size=size, vocab_size=vocab_size, **options).double().eval()
-    if heads.prefix is not None:
-        blank(heads.prefix)
+    heads: DraftHeads = made(hidden_size=size, vocab_size=vocab_size, **options).double().eval()
+    drawn = heads.prefix if isinstance(heads, Heads) else heads
+    if drawn is not None:
+        blank(drawn)
     heads.start_from(unembedding.weight)
     shake(heads, 0.1, seed=3)
     return heads

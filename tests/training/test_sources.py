@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from specdec.core.errors import UserError
 from specdec.core.sampling import Sampling
+from specdec.core.values import FINAL
 from specdec.heads.forcing import HeadTargets, forced_states
 from specdec.lm.cached_as import cached_like
 from specdec.lm.encoder_decoder import EncoderDecoderLM
@@ -229,7 +230,7 @@ def test_prefix_layers_look_at_the_decoder_alone() -> None:
     for row, (source, text) in enumerate(PAIRS):
         prompt = (*source, lm.start_id)
         texts.append(Text(f"{row}", "", 0, prompt, tuple(text), (), "length", len(text)))
-        known.know(texts[-1], hidden[row, : len(source) + len(text)])
+        known.know(texts[-1], {FINAL: hidden[row, : len(source) + len(text)]})
     read = HeadDistributions(heads, lm, known)
     assert [read.first_start(text) for text in texts] == [1, 1, 1]
     found = list(read.along(texts, lm.vocab_size))
@@ -237,7 +238,7 @@ def test_prefix_layers_look_at_the_decoder_alone() -> None:
         own = [each[row : row + 1, len(source) :] for each in (hidden, batch.token_ids)]
         counted = batch.counted[row : row + 1, len(source) :]
         targets = HeadTargets.of(own[1], counted, 2)
-        states = forced_states(heads, lm, own[0], targets)
+        states = forced_states(heads, lm, own[0], own[1], targets)
         for head, state in enumerate(states):
             number = len(text) - 1 - head  # that a step would draft at this depth
             expected = heads.logits(head, state, lm.unembed)[: max(0, number)]

@@ -12,7 +12,7 @@ from specdec.core.errors import UserError
 from specdec.core.vouching import changed, read_note, vouch, write_note
 from specdec.lm.checkpoint import Checkpoint
 from specdec.lm.load import load
-from specdec.proposer.heads import load_heads
+from specdec.proposer.feature_proposer import load_heads
 from specdec.proposer.medusa import MedusaHeads
 from specdec.training.lm import LanguageModeling
 from specdec.training.trained_folder import training_tokens, write_trained

@@ -13,13 +13,13 @@ from specdec.calibration.path_counts import PathCounts, calibration
 from specdec.calibration.positional_acceptance import PositionalMeter
 from specdec.calibration.ranks import Ranker, draft_ranks, head_ranks, ranks_along
 from specdec.core.errors import UserError
-from specdec.heads.base import Heads
+from specdec.heads.base import DraftHeads
 from specdec.lab.calibration.sampled_children import build_meter, measure_positional
 from specdec.lab.calibration.spec import DRAFT_DEPTH, CalibrationSpec, require_depth
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.loadable import vocabulary_size
 from specdec.proposer.early_exit import EarlyExit
-from specdec.proposer.heads import HeadsProposer
+from specdec.proposer.feature_proposer import FeatureProposer
 from specdec.results.progress import Progress
 from specdec.training.data.samples import Samples
 
@@ -58,7 +58,7 @@ def load_instruments(spec: CalibrationSpec) -> Instruments:
     if not spec.drafts_alone:
         verifier = spec.verifier.build()
         heads = load_heads(spec, verifier)
-        require_depth(spec.depth, heads.num_heads)
+        require_depth(spec.depth, heads.max_depth)
         depth = spec.depth or heads.num_heads
         meter = build_meter(spec, verifier, heads, depth) if spec.positional else None
         ranker = partial(head_ranks, heads, verifier, depth)
@@ -82,14 +82,14 @@ def load_draft(spec: CalibrationSpec, verifier: HFCausalLM | None = None) -> HFC
     return proposer.alone().model
 
 
-def load_heads(spec: CalibrationSpec, verifier: HFCausalLM) -> Heads:
+def load_heads(spec: CalibrationSpec, verifier: HFCausalLM) -> DraftHeads:
     """Load the heads of a proposer.
 
     Raises:
         UserError: it has none of ours.
     """
     proposer = spec.proposer.build_for(verifier)
-    if not isinstance(proposer, HeadsProposer):
+    if not isinstance(proposer, FeatureProposer):
         raise UserError(f"proposer={spec.proposer.name}: expected a HeadsProposer, with its heads")
     return proposer.heads
 

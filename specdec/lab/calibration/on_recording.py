@@ -40,8 +40,8 @@ def on_recording(spec: CalibrationSpec, folder: File) -> tuple[dict[str, Any], H
     reader = fingerprint(verifier)
     require_made_for(recording, reader, None)
     if not spec.drafts_alone:
-        drafts = HeadDistributions(load_heads(spec, verifier), verifier)
-        depth = spec.depth or drafts.num_depths
+        drafts = HeadDistributions(load_heads(spec, verifier), verifier, depth=spec.depth)
+        depth = drafts.num_depths
     else:
         draft = load_draft(spec, verifier)
         drafts, depth = ModelDistributions(draft), spec.depth or DRAFT_DEPTH

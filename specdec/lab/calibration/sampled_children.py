@@ -8,7 +8,7 @@ from rich.console import Console
 
 from specdec.calibration.positional_acceptance import PositionalMeter, draft_pieces, head_pieces
 from specdec.core.errors import UserError
-from specdec.heads.base import Heads
+from specdec.heads.base import DraftHeads
 from specdec.lab.calibration.spec import CalibrationSpec
 from specdec.lm.hf import HFCausalLM
 from specdec.report.rank_tree import (
@@ -27,11 +27,11 @@ SIZES_SHOWN = 64  # nodes of the largest tree in the table
 
 
 def build_meter(
-    spec: CalibrationSpec, verifier: HFCausalLM, draft: HFCausalLM | Heads, depth: int
+    spec: CalibrationSpec, verifier: HFCausalLM, draft: HFCausalLM | DraftHeads, depth: int
 ) -> PositionalMeter:
     """Say what is to be compared with what; `depth` is how many heads are."""
     verifier.require_states("verifier.path")
-    if isinstance(draft, Heads):
+    if isinstance(draft, DraftHeads):
         pieces = head_pieces(draft, verifier, depth)
     else:
         draft.require_states("draft.path")

@@ -18,7 +18,7 @@ from specdec.lm.translation import translation_of
 from specdec.proposer.cascade import Cascade
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.early_exit import EarlyExit
-from specdec.proposer.heads import HeadsProposer
+from specdec.proposer.feature_proposer import FeatureProposer
 from specdec.proposer.self_speculation import SelfSpeculation
 from specdec.replaying.arm import ClosedArm
 from specdec.replaying.costs import ProposerKey
@@ -110,11 +110,11 @@ class ReplayArm:
         kind = f"{type(proposer).__module__}.{type(proposer).__qualname__}"
         tree, closed, source = None, None, id(proposer)
         proposer = _by_itself(proposer)
-        if isinstance(proposer, DraftModel | Cascade | HeadsProposer):
+        if isinstance(proposer, DraftModel | Cascade | FeatureProposer):
             tree = proposer.tree
             if is_ours(kind) and not _translates(proposer):
                 closed = _closed(tree, rule, proposer.temperature)
-                heads = isinstance(proposer, HeadsProposer)
+                heads = isinstance(proposer, FeatureProposer)
                 source = id(proposer.heads if heads else proposer.model)
         if closed is None:
             require_jumps(rule, proposer.draw)

@@ -15,7 +15,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.metrics import Tally, mean_tally
 from specdec.proposer.cascade import Cascade
 from specdec.proposer.draft_model import DraftModel
-from specdec.proposer.heads import HeadsProposer
+from specdec.proposer.feature_proposer import FeatureProposer
 from specdec.recording.hidden_states import States
 from specdec.recording.recorded import Recording
 from specdec.recording.texts import Text
@@ -157,9 +157,10 @@ class Replayer:
         self, proposer: Proposer, closed: Mapping[str, ClosedArm]
     ) -> dict[str, list[Replayed]]:
         """Replay arms of one draft in closed form."""
+        deepest = max(arm.tree.max_depth for arm in closed.values())
         return replay(
             self.texts,
-            distributions_of(proposer, self.verifier, self._states),
+            distributions_of(proposer, self.verifier, self._states, deepest),
             closed,
             self.sampling,
             self.verifier,
@@ -187,17 +188,20 @@ class Replayer:
 
 
 def distributions_of(
-    proposer: Proposer, verifier: HFCausalLM, states: States | None = None
+    proposer: Proposer,
+    verifier: HFCausalLM,
+    states: States | None = None,
+    depth: int | None = None,
 ) -> ModelDistributions | HeadDistributions:
-    """Return what a proposer's candidates are drawn from.
+    """Return what a proposer's candidates are drawn from; heads are asked so many tokens ahead.
 
     Raises:
         Unfit: neither a model nor heads draft.
     """
     if isinstance(proposer, DraftModel | Cascade):  # whose chains are its middle model's
         return ModelDistributions(proposer.model)
-    if isinstance(proposer, HeadsProposer):
-        return HeadDistributions(proposer.heads, verifier, states)
+    if isinstance(proposer, FeatureProposer):
+        return HeadDistributions(proposer.heads, verifier, states, depth)
     raise Unfit(f"{type(proposer).__name__}: neither a draft model nor heads")
 
 

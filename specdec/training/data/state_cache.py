@@ -18,7 +18,7 @@ from specdec.training.data.manifest import differences
 
 
 class StateCache:
-    """The verifier's last hidden states of every sample of a data file, in one memory-mapped file.
+    """The verifier's hidden states of every sample of a data file, in one memory-mapped file.
 
     A sample's states are written when they are first asked for; `sums` has their checksum, or 0,
     and what is not as it says is computed again, with one warning. The folder belongs to one

@@ -1,4 +1,4 @@
-"""What heads are trained on: token ids, and the verifier's last hidden states along them."""
+"""What heads are trained on: token ids, and the verifier's hidden states along them."""
 
 import copy
 from collections.abc import Sequence
@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from specdec.core.errors import require, require_int
 from specdec.core.protocols import SourceReader
+from specdec.core.values import FINAL, Layer
 from specdec.lm.cached_as import cached_like
 from specdec.lm.fingerprint import DIGESTS, fingerprint
 from specdec.lm.hf import HFCausalLM
 from specdec.runtime.choice import COMPILED, texts_of
 from specdec.training.data.distill import Distill
-from specdec.training.data.last_hidden import is_frozen, last_hidden, with_hidden
+from specdec.training.data.last_hidden import hidden_along, is_frozen, with_hidden
 from specdec.training.data.overlap import RUN
 from specdec.training.data.reading import Reading, Share, Source
 from specdec.training.data.samples import Samples
@@ -80,6 +81,7 @@ class VerifierStates:
         verifier.require_states("verifier.path")
         self.max_length = min(max_length, verifier.max_length)
         self.verifier = verifier
+        self.layers: Sequence[Layer] = (FINAL,)
         self.seed = seed
         self.data_path = data_path
         self.held_out_path = held_out_path
@@ -143,11 +145,12 @@ class VerifierStates:
             "dtype": known["dtype"],
             "max_length": self.max_length,
             "tokens": samples.digest(),  # of the data, as the chat template renders them
+            "layers": list(self.layers),
         }
         return StateCache(
             cache_path,
             samples.lengths.tolist(),
-            self.verifier.state_size,
+            self.verifier.state_size * len(self.layers),
             self.verifier.model.dtype,
             identity,
         )
@@ -189,8 +192,8 @@ class VerifierStates:
         return replace(batch, hidden=cache.batch(batch.places))
 
     @torch.no_grad()
-    def hidden(self, batch: Batch) -> Tensor:  # [B, T, H] float32
-        """Return the last hidden states, from the cache where there is one."""
+    def hidden(self, batch: Batch) -> Tensor:  # [B, T, H of each layer] float32
+        """Return the hidden states, the last ones at the end; from the cache, if there is one."""
         if batch.hidden is not None:
             return batch.hidden.float()
         self._place(batch.token_ids.device)
@@ -224,7 +227,7 @@ class VerifierStates:
         """
         known = self._data.held_out
         if known.hidden is None and is_frozen(self.verifier):
-            known = with_hidden(self.verifier, known)
+            known = with_hidden(self.verifier, known, self.layers)
             self._prepared = replace(self._data, held_out=known)
         return known
 
@@ -237,13 +240,33 @@ class VerifierStates:
         if self._device != device:
             nn.Module.to(self.verifier.model, device)
 
-    def _run(self, batch: Batch) -> Tensor:  # [B, T, H]
-        token_ids = batch.token_ids
-        if self.verifier.runtime != COMPILED or self.verifier.prompt_mask is not None:
-            return last_hidden(self.verifier, batch)
+    def _run(self, batch: Batch) -> Tensor:  # [B, T, H of each layer]
+        token_ids, plain = batch.token_ids, self.verifier.prompt_mask is None
+        if self.verifier.runtime != COMPILED or not plain or self.layers != (FINAL,):
+            return hidden_along(self.verifier, batch, self.layers)
         read = texts_of(self.verifier.runtime, self.verifier.model)
         with torch.autocast(token_ids.device.type, enabled=False):
             return read(token_ids)[0]
+
+    def of_layers(self, layers: Sequence[Layer]) -> "VerifierStates":
+        """Return the same samples, of which the states of these layers are read.
+
+        The last one is `final`: the teacher's distributions follow from it.
+
+        Raises:
+            UserError: the cache has the states of others.
+        """
+        assert layers[-1] == FINAL
+        if tuple(layers) == tuple(self.layers):
+            return self
+        other = copy.copy(self)
+        other.layers = tuple(layers)
+        if self._prepared is not None:
+            samples, path = self._samples, self._cache_path
+            unread = replace(self._data.held_out, hidden=None)
+            cache = None if path is None else other._open_cache(path, samples)
+            other._prepared = replace(self._data, held_out=unread, cache=cache)
+        return other
 
     def of(self, verifier: HFCausalLM) -> "VerifierStates":
         """Return the same samples, read by another verifier with the same tokens, uncached."""

@@ -190,11 +190,9 @@ class HeadsProposer(TreeProposer):
 
     def _at_once(self, hidden: Tensor) -> LogitSource:
         """Ask all heads before any token is known, since they read none."""
-        num_nodes = 1
         for found in self._tried(partial(self._level, 0, hidden)):  # [B, 1, V], or a state
             logits = found if self.heads.vocabulary_heads else self.verifier.unembed(found)
-            frontier = yield fitted(logits, self._vocab_size).expand(-1, num_nodes, -1)
-            num_nodes = frontier.token_ids.shape[1]
+            yield fitted(logits, self._vocab_size)
 
     def _along(self, hidden: Tensor, contexts: Sequence[Context]) -> LogitSource:
         """Ask head by head: each reads the tokens that were chosen by those before it."""

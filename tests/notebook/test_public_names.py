@@ -21,7 +21,7 @@ PUBLIC = {
     "paces": "Adaptive",
     "proposers": "Cascade Chained DraftModel EarlyExit Hybrid LayerSkip Medusa NGram NoProposer"
     " Pool Recorded Retrieval Suffix",
-    "trees": "Calibrated Chain Dynamic Filtered Sampled Sequoia Sparse",
+    "trees": "BestFirst Calibrated Chain Dynamic Filtered Sampled Sequoia Sparse",
     "rules": "Block KSeq Lenient Match Rejection TopK TopPlusOne Traversal Typical",
     "training": "Trainer MedusaTraining ChainedTraining VerifierStates Reading Distill HeldOut"
     " OnlineDistillation",

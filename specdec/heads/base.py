@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from specdec.core.errors import require, require_int
+from specdec.heads.correction import MarkovCorrection
 from specdec.heads.on_verifier import OnVerifier
 from specdec.heads.prefix import PrefixAttention
 
@@ -21,8 +22,9 @@ class Heads(OnVerifier):
     verifier's (`start_from`); without, all share the verifier's.
     """
 
-    reads_tokens = False  # whether a head's q depends on the tokens between t and its own
+    reads_tokens = False  # whether a head's state depends on the tokens between t and its own
     prefix: PrefixAttention | None
+    correction: MarkovCorrection | None  # of all heads' logits, by the token before each one's own
 
     def __init__(
         self,
@@ -38,6 +40,7 @@ class Heads(OnVerifier):
         require(isinstance(own, bool), "own_vocabulary_head", own, "true or false")
         self.num_heads = num_heads
         self.prefix = None
+        self.correction = None
         self.vocabulary_heads = nn.ModuleList(
             nn.Linear(hidden_size, vocab_size, bias=False) for _ in range(num_heads if own else 0)
         )
@@ -47,6 +50,11 @@ class Heads(OnVerifier):
         """What they are, for their card."""
         what = "predict several tokens ahead from the last hidden state of one language model"
         return f"{self.num_heads} heads that {what}"
+
+    @property
+    def reads_path(self) -> bool:
+        """Whether a head's q depends on the tokens between t and its own."""
+        return self.reads_tokens or self.correction is not None
 
     def start_from(self, unembedding: Tensor) -> None:  # [V, H]
         """Copy the verifier's vocabulary head into each head's own."""
@@ -65,7 +73,10 @@ class Heads(OnVerifier):
     def level(
         self, head: int, hidden: Tensor, embeddings: Tensor, previous: Tensor
     ) -> tuple[Tensor, ...]:
-        """Return a head's state, as `step` does, and with vocabulary heads its logits [..., V]."""
+        """Return a head's state, as `step` does, and with vocabulary heads its logits [..., V].
+
+        Those are as they are before a correction.
+        """
         state = self.step(head, hidden, embeddings, previous)
         return (state, self.vocabulary_heads[head](state)) if self.vocabulary_heads else (state,)
 
@@ -78,9 +89,16 @@ class Heads(OnVerifier):
             states.append(state)
         return states
 
-    def logits(self, head: int, state: Tensor, unembed: Unembed) -> Tensor:  # [..., H] -> [..., V]
-        """Project the state of one head."""
-        return self.vocabulary_heads[head](state) if self.vocabulary_heads else unembed(state)
+    def logits(
+        self, head: int, state: Tensor, previous_ids: Tensor, unembed: Unembed
+    ) -> Tensor:  # [..., H], [...] -> [..., V]
+        """Project the state of one head; `previous_ids` are the tokens before its own."""
+        own = self.vocabulary_heads[head](state) if self.vocabulary_heads else unembed(state)
+        return self.corrected(own, previous_ids)
+
+    def corrected(self, logits: Tensor, previous_ids: Tensor) -> Tensor:  # [..., V], [...]
+        """Correct logits by the tokens before; one row of logits may serve many tokens."""
+        return logits if self.correction is None else logits + self.correction(previous_ids)
 
 
 class ResidualBlock(nn.Module):

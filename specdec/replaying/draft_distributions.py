@@ -86,7 +86,7 @@ class HeadDistributions:
     @property
     def reads_path(self) -> bool:
         """Some heads know nothing of each other's tokens."""
-        return self.heads.reads_tokens
+        return self.heads.reads_path
 
     def along(self, texts: Sequence[Text], vocab_size: int) -> Iterator[Tensor]:
         """Let the verifier read the texts, unless it has, and each head its states."""
@@ -94,7 +94,8 @@ class HeadDistributions:
         hidden = self._hidden(texts, length=max(map(_length, texts)) + self.heads.num_heads)
         states = forced_states(self.heads, self.verifier, hidden, targets)
         for head, state in enumerate(states):
-            logits = self.heads.logits(head, state, self.verifier.unembed)
+            before = targets.following_ids[:, head]
+            logits = self.heads.logits(head, state, before, self.verifier.unembed)
             yield fitted(logits, vocab_size).view(num_rows, length, -1)
 
     def _hidden(self, texts: Sequence[Text], length: int) -> Tensor:  # [B, length, H]

@@ -63,7 +63,7 @@ def distribution(heads: ChainedHeads, model: Any, text: list[int], head: int) ->
     hidden = hidden if heads.prefix is None else heads.prefix(hidden)
     embeddings = model.get_input_embeddings()(torch.tensor(text[t + 1 :] + [0] * (K - head - 1)))
     state = heads.states(hidden[0, -1], embeddings)[head]
-    return heads.logits(head, state, model.get_output_embeddings())
+    return heads.logits(head, state, torch.tensor(text[-1]), model.get_output_embeddings())
 
 
 class Checked(Chained):

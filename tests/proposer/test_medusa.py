@@ -30,22 +30,24 @@ K = 3
 PATHS = [[0, 0, 0], [1, 0], [0, 2], [2]]
 
 
-def random_heads(model: Any, seed: int = 0) -> MedusaHeads:
+def random_heads(model: Any, seed: int = 0, **options: Any) -> MedusaHeads:
     """Heads that say something else each, and now and then what the verifier says."""
     weight = model.get_output_embeddings().weight
-    heads = MedusaHeads(weight.shape[1], weight.shape[0], K)
+    heads = MedusaHeads(weight.shape[1], weight.shape[0], K, **options)
     heads.start_from(weight)
     generator = torch.Generator().manual_seed(seed)
     for block in heads.blocks.parameters():
         block.data.copy_(0.3 * torch.randn(block.shape, generator=generator))
+    for block in () if heads.correction is None else heads.correction.parameters():
+        block.data.copy_(0.5 * torch.randn(block.shape, generator=generator))
     return heads
 
 
 def distributions_of(
     heads: MedusaHeads, hidden: torch.Tensor, unembed: Unembed
 ) -> torch.Tensor:  # [K, V]
-    states = heads.states(hidden, torch.zeros(K, 0))
-    return torch.stack([heads.logits(i, state, unembed) for i, state in enumerate(states)])
+    states, none = heads.states(hidden, torch.zeros(K, 0)), torch.tensor(0)
+    return torch.stack([heads.logits(i, state, none, unembed) for i, state in enumerate(states)])
 
 
 class Checked(Medusa):

@@ -30,8 +30,10 @@ TEXTS = [
 ]
 
 
-def medusa(verifier: HFCausalLM, more: int = 0) -> tuple[Heads, HeadsProposer]:
-    heads = MedusaHeads(32, verifier.vocab_size + more, NUM_HEADS, 1, True)
+def medusa(
+    verifier: HFCausalLM, more: int = 0, correction: str = "none"
+) -> tuple[Heads, HeadsProposer]:
+    heads = MedusaHeads(32, verifier.vocab_size + more, NUM_HEADS, 1, True, correction, 4)
     return heads, Medusa(heads, verifier, Chain(NUM_HEADS))
 
 
@@ -42,6 +44,7 @@ def chained(verifier: HFCausalLM, link: str, prefix: bool) -> tuple[Heads, Heads
 
 KINDS = {
     "medusa": medusa,
+    "medusa, corrected": lambda verifier: medusa(verifier, 0, "markov"),
     "medusa of fewer tokens": lambda verifier: medusa(verifier, -7),
     "medusa of more tokens": lambda verifier: medusa(verifier, 5),
     "chained by tokens": lambda verifier: chained(verifier, "token", False),

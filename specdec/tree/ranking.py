@@ -20,11 +20,12 @@ def likeliest(draft_probs: Tensor, width: int) -> tuple[Tensor, Tensor]:  # [B, 
     values, ids = draft_probs.topk(width)
     # Of tokens as likely as the last one, `topk` may have chosen any.
     least = values[..., -1:]
-    every = torch.arange(vocab_size, device=ids.device)
-    tied = torch.where(draft_probs == least, every, vocab_size).topk(width, largest=False).values
+    every = torch.arange(vocab_size, dtype=torch.int32, device=ids.device)
+    tied = torch.where(draft_probs == least, every, vocab_size).topk(width, largest=False)
     num_above = (values > least).sum(dim=-1, keepdim=True)
     place = torch.arange(width, device=ids.device)
-    ids = torch.where(place < num_above, ids, tied.gather(-1, (place - num_above).clamp(min=0)))
+    tied_ids = tied.values.long().gather(-1, (place - num_above).clamp(min=0))
+    ids = torch.where(place < num_above, ids, tied_ids)
     # Sorted by ids first, then by probabilities, which leaves equal ones in order.
     ids = ids.clamp(max=vocab_size - 1).sort(dim=-1).values  # beyond it where q is no number
     found, order = draft_probs.gather(-1, ids).sort(dim=-1, descending=True, stable=True)

@@ -203,14 +203,18 @@ ROUNDING = 1e-5  # float32, in the logits of three tokens
 PAIRS = [
     ("chain", ChoosingChain(2), Rejection()),
     ("block", ChoosingChain(2), Block()),
-    ("match", ChoosingChain(2), Match()),
-    ("siblings", ChoosingTree((-1, 0, 0, 1), Draw.IID), Rejection()),
-    ("k-seq on blocks", ChoosingTree((-1, 0, 0, 1), Draw.IID), KSeqBlock()),
-    ("traversal", ChoosingTree((-1, 0, 0, 2), Draw.WITHOUT_REPLACEMENT), Traversal()),
+    ("siblings", ChoosingTree((-1, 0, 0), Draw.IID), Rejection()),
+    ("traversal", ChoosingTree((-1, 0, 0), Draw.WITHOUT_REPLACEMENT), Traversal()),
     ("ranked", sd.Sparse([[0], [1], [0, 0]]), Rejection()),
     ("best first", sd.BestFirst(4, 2), Rejection()),
     ("best first, matched", sd.BestFirst(5, 2), Match()),
 ]
+LONGER = [
+    ("matched", ChoosingChain(2), Match()),
+    ("deeper siblings", ChoosingTree((-1, 0, 0, 1), Draw.IID), KSeqBlock()),
+    ("deeper traversal", ChoosingTree((-1, 0, 0, 2), Draw.WITHOUT_REPLACEMENT), Traversal()),
+]
+CASES = [*PAIRS, *(pytest.param(*each, marks=pytest.mark.thorough) for each in LONGER)]
 
 
 @cache
@@ -218,47 +222,47 @@ def target(tokens: Tokens) -> Tensor:  # [V] float64
     return plain_logits(SMALL, tokens)[-1].double().softmax(dim=-1)
 
 
-@pytest.mark.parametrize(("name", "tree", "rule"), PAIRS, ids=[each[0] for each in PAIRS])
-def test_texts_have_exactly_the_verifiers_distribution(
-    name: str, tree: Any, rule: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All random decisions of several steps are enumerated."""
-    proposer = Medusa(corrected(SMALL), HFCausalLM(SMALL), tree)
-    decoder = SpeculativeDecoder(
-        proposer.verifier, proposer, rule, stopping=Stopping(LENGTH, NO_END)
-    )
+def enumerated(proposer: Medusa, rule: Any, monkeypatch: pytest.MonkeyPatch) -> dict[Tokens, float]:
+    """The texts of several steps, from all random decisions that there are."""
+    lm = proposer.verifier
+    decoder = SpeculativeDecoder(lm, proposer, rule, stopping=Stopping(LENGTH, NO_END))
 
     def play(branching: BranchingStream) -> Tokens:
         stream = EnumeratedStream(branching)
         monkeypatch.setattr(request_module, "RandomStream", lambda *key: stream)
         return decoder.decode([Request("a", PROMPT)])[0].output_ids
 
-    expected = text_distribution(target, LENGTH, NO_END, PROMPT)
-    assert total_variation(outcomes(play), expected) < ROUNDING
+    return outcomes(play)
 
 
-def test_a_q_without_the_correction_is_found_out() -> None:
+@pytest.mark.parametrize(
+    ("name", "tree", "rule"), CASES, ids=[each[0] for each in (*PAIRS, *LONGER)]
+)
+def test_texts_have_exactly_the_verifiers_distribution(
+    name: str, tree: Any, rule: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proposer = Medusa(corrected(SMALL), HFCausalLM(SMALL), tree)
+    found = enumerated(proposer, rule, monkeypatch)
+    assert total_variation(found, text_distribution(target, LENGTH, NO_END, PROMPT)) < ROUNDING
+
+
+def test_a_q_without_the_correction_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn with it, and told to the rule without: a control that must fail."""
 
     class Forgetful(Medusa):
         def propose(self, contexts: Sequence[Context]) -> list[Proposal]:
             drawn = super().propose(contexts)
             for one, proposal in zip(contexts, drawn, strict=True):
-                for depth, row in enumerate(() if one.max_depth == 0 else proposal.draft_probs):
+                for depth in range(proposal.tree.num_draft_tokens):
                     state = self.heads.states(one.features["final"][-1], torch.zeros(K, 0))[depth]
-                    row.copy_(self.heads.vocabulary_heads[depth](state).softmax(dim=-1))
+                    assert proposal.draft_probs is not None
+                    row = self.heads.vocabulary_heads[depth](state).softmax(dim=-1)
+                    proposal.draft_probs[depth].copy_(row)
             return drawn
 
-    lm = HFCausalLM(SMALL)
-    requests = [Request(str(n), PROMPT) for n in range(40)]
-    for kind, fails in ((Medusa, False), (Forgetful, True)):
-        proposer = kind(corrected(SMALL), lm, sd.Chain(2))
-        decoder = SpeculativeDecoder(lm, proposer, Rejection(), stopping=Stopping(8, NO_END))
-        if fails:
-            with pytest.raises(UserError, match="not drawn from its draft_probs"):
-                decoder.decode(requests)
-        else:
-            decoder.decode(requests)
+    proposer = Forgetful(corrected(SMALL), HFCausalLM(SMALL), ChoosingChain(2))
+    with pytest.raises(UserError, match="not drawn from its draft_probs"):
+        enumerated(proposer, Rejection(), monkeypatch)
 
 
 def test_tokens_that_a_correction_does_not_know_are_refused() -> None:

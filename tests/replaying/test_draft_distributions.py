@@ -105,6 +105,13 @@ def test_prompts_of_one_token_begin_without_candidates(tiny: Tiny) -> None:
     assert ModelDistributions(verifier).first_start(TEXTS[1]) == 0
 
 
+def test_heads_say_whether_they_depend_on_the_candidates(tiny: Tiny) -> None:
+    verifier = load(str(tiny.verifier))
+    found = {kind: make(verifier)[0] for kind, make in KINDS.items()}
+    reading = {k for k, heads in found.items() if HeadDistributions(heads, verifier).reads_path}
+    assert reading == {kind for kind in KINDS if "chained" in kind or "corrected" in kind}
+
+
 def test_a_draft_model_is_read_once_for_all_depths(tiny: Tiny) -> None:
     draft = load(str(tiny.draft))
     with torch.inference_mode():

@@ -68,8 +68,9 @@ def toy_heads(kind: type[Heads], verifier: HFCausalLM, **options: Any) -> Heads:
     vocab_size, size = unembedding.weight.shape
     made: Any = kind  # each kind has options of its own
     heads: Heads = made(hidden_size=size, vocab_size=vocab_size, **options).double().eval()
-    if heads.prefix is not None:
-        blank(heads.prefix)
+    for part in (heads.prefix, heads.correction):
+        if part is not None:
+            blank(part)
     heads.start_from(unembedding.weight)
     shake(heads, 0.1, seed=3)
     return heads

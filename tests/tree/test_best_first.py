@@ -54,7 +54,7 @@ class Watched(BestFirst):
     """Notes how many nodes it is asked about at once."""
 
     tree: BestFirst
-    asked: list[int] = field(default_factory=list[int])
+    numbers: list[int] = field(default_factory=list[int])
 
     def __post_init__(self) -> None:
         vars(self).update(vars(self.tree))
@@ -62,7 +62,7 @@ class Watched(BestFirst):
     def expand(
         self, above: Level | None, depth: int, draft_probs: Tensor, streams: Sequence[RandomStream]
     ) -> Level:
-        self.asked.append(draft_probs.shape[1])
+        self.numbers.append(draft_probs.shape[1])
         return super().expand(above, depth, draft_probs, streams)
 
 
@@ -128,8 +128,8 @@ def test_exactly_the_likeliest_paths_are_there(name: str, num_nodes: int, max_de
     tree = Watched(BestFirst(num_nodes, max_depth))
     (found,) = grown(draft, tree, (1,))
     assert set(paths_of(found)) == best(ordered(draft, max_depth=max_depth), num_nodes)
-    assert len(tree.asked) == min(num_nodes, max_depth)
-    assert all(map(int.__le__, tree.asked, tree.parents)), "more rows than it says it asks for"
+    assert len(tree.numbers) == min(num_nodes, max_depth)
+    assert all(map(int.__le__, tree.numbers, tree.parents)), "more rows than it says it asks for"
 
 
 def test_no_more_rows_are_asked_for_than_a_tree_can_have_parents() -> None:
@@ -141,7 +141,7 @@ def test_no_more_rows_are_asked_for_than_a_tree_can_have_parents() -> None:
     assert BestFirst(1).parents == [1]
     tree = Watched(many)
     grown(DRAFTS["flat"], tree, (1,))
-    assert tree.asked == [1, 5, 4, 3]
+    assert tree.numbers == [1, 5, 4, 3]
 
 
 @each_draft

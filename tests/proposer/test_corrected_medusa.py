@@ -141,7 +141,7 @@ def test_the_best_paths_are_those_of_the_corrected_rows() -> None:
         ready.features["final"] = hidden  # pyright: ignore
         proposer.reset([ready])
         (proposal,) = proposer.propose([ready])
-        grown, paths = proposal.tree, [()]
+        grown, paths = proposal.tree, list[Tokens]([()])
         for node, parent in enumerate(grown.parents[1:], start=1):
             paths.append((*paths[parent], grown.token_ids[node]))
         found.append(paths[1:])

@@ -59,6 +59,7 @@ from .training.loss.total_variation import TotalVariation as TotalVariation
 from .training.medusa import MedusaTraining as MedusaTraining
 from .training.mtp import MtpTraining as MtpTraining
 from .training.trainer import Trainer as Trainer
+from .tree.best_first import BestFirst as BestFirst
 from .tree.calibrated import Calibrated as Calibrated
 from .tree.chain import Chain as Chain
 from .tree.dynamic import Dynamic as Dynamic

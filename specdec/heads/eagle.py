@@ -110,7 +110,7 @@ class EagleHead(DraftHeads):
         fed = self.norm_output(outputs) if self._feeds_normed else outputs
         return torch.cat([embeddings, fed], dim=-1)
 
-    def logits(self, head: int, state: Tensor, unembed: Unembed) -> Tensor:  # [..., H] -> [..., V]
+    def projected(self, head: int, state: Tensor, unembed: Unembed) -> Tensor:
         """Project an output, of whatever step."""
         return unembed(self.norm_output(state))
 

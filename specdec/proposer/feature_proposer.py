@@ -67,6 +67,9 @@ class FeatureProposer(TreeProposer):
             heads.hidden_size,
             expected,
         )
+        known = heads.correction is None or heads.vocab_size >= verifier.vocab_size
+        expected = f"{verifier.vocab_size} tokens at least, which a correction has to know"
+        require(known, "heads.vocab_size", heads.vocab_size, expected)
         require_layers(verifier, heads.reads)
         self.heads = heads
         self.verifier = verifier

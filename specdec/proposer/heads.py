@@ -77,26 +77,28 @@ class HeadsProposer(FeatureProposer):
     def _source(self, contexts: Sequence[Context]) -> LogitSource:
         """Compute one head's distributions after each of the F nodes of the level above it."""
         hidden = self._last_outputs(contexts)[:, None]  # [B, 1, H]
-        return self._along(hidden, contexts) if self.heads.reads_tokens else self._at_once(hidden)
+        roots = on_device([[context.token_ids[-1]] for context in contexts], hidden.device)
+        read = self._along if self.heads.reads_tokens else self._at_once
+        return read(hidden, roots)
 
-    def _at_once(self, hidden: Tensor) -> LogitSource:
-        """Ask all heads before any token is known, since they read none."""
-        num_nodes = 1
+    def _at_once(self, hidden: Tensor, token_ids: Tensor) -> LogitSource:
+        """Ask all heads before any token is known, since they read none; a correction may."""
         for found in self._tried(partial(self._level, 0, hidden)):  # [B, 1, V], or a state
             logits = found if self.heads.vocabulary_heads else self.verifier.unembed(found)
-            frontier = yield fitted(logits, self._vocab_size).expand(-1, num_nodes, -1)
-            num_nodes = frontier.token_ids.shape[1]
+            logits = self.heads.corrected(logits, token_ids)  # [B, F, V], if there is one
+            frontier = yield fitted(logits, self._vocab_size)
+            token_ids = frontier.token_ids
 
-    def _along(self, hidden: Tensor, contexts: Sequence[Context]) -> LogitSource:
+    def _along(self, hidden: Tensor, roots: Tensor) -> LogitSource:
         """Ask head by head: each reads the tokens that were chosen by those before it."""
         state = hidden.view(hidden.shape)  # a tensor of its own: programs tell inputs apart
-        roots = [[[context.token_ids[-1]]] for context in contexts]
-        path = on_device(roots, hidden.device)  # [B, F, i + 1]: from the root down
+        path = roots[..., None]  # [B, F, i + 1]: from the root down
         for head in range(len(self._levels)):
             embeddings = self.verifier.embed(path).to(hidden.dtype)
             inputs = hidden, embeddings, state
             state, *own = self._tried(partial(self._level, head, *inputs))  # [B, F, H], and logits
             logits = own[0] if own else self.verifier.unembed(state)
+            logits = self.heads.corrected(logits, path[..., -1])
             frontier = yield fitted(logits, self._vocab_size)
             path = below(path, frontier.parents)
             path = torch.cat([path, frontier.token_ids[..., None]], dim=-1)

@@ -47,13 +47,15 @@ class HeadLosses(nn.Module):
         flat_hidden = hidden[..., -self.heads.hidden_size :].flatten(0, 1).detach()
 
         def scores(piece: slice, chunk: Sequence[Tensor]) -> Tensor:  # [n, K]
-            targets = ahead.following_ids[piece, 1:]
+            ids = ahead.following_ids[piece]
             verifier_log_p = self._verifier_log_p(
                 verifier, flat_hidden, ahead.positions[piece], len(chunk)
             )
             found = [
                 self.loss(
-                    self._logits(verifier, head, state), targets[:, head], next(verifier_log_p)
+                    self._logits(verifier, head, state, ids[:, head]),
+                    ids[:, head + 1],
+                    next(verifier_log_p),
                 )
                 for head, state in enumerate(chunk)
             ]
@@ -77,12 +79,14 @@ class HeadLosses(nn.Module):
         return max(1, LOGITS_AT_ONCE // (self.heads.vocab_size * self.heads.num_heads))
 
     def _trained(self, verifier: HFCausalLM) -> Sequence[Tensor]:
-        """The vocabulary projections that gradients are wanted for."""
+        """The vocabulary projections, and what corrects them, that gradients are wanted for."""
         own = self.heads.trained_above()
         return own if self.heads.vocabulary_heads else [*own, *trained_above(verifier.model)]
 
-    def _logits(self, verifier: HFCausalLM, head: int, state: Tensor) -> Tensor:  # [n, H] -> [n, V]
-        return self.heads.logits(head, state, verifier.unembed).float()
+    def _logits(
+        self, verifier: HFCausalLM, head: int, state: Tensor, previous_ids: Tensor
+    ) -> Tensor:  # [n, H], [n] -> [n, V]
+        return self.heads.logits(head, state, previous_ids, verifier.unembed).float()
 
     @torch.no_grad()
     def _verifier_log_p(
@@ -115,8 +119,9 @@ class HeadLosses(nn.Module):
         for head, state in enumerate(states):
             for start in range(0, len(state), size):
                 piece = slice(start, start + size)
-                wanted, targets = ahead.wanted[piece, head], ahead.following_ids[piece, head + 1]
-                best = self._logits(verifier, head, state[piece]).topk(5, dim=-1).indices
-                right = (best == targets[:, None]) & wanted[:, None]
+                wanted, ids = ahead.wanted[piece, head], ahead.following_ids[piece]
+                logits = self._logits(verifier, head, state[piece], ids[:, head])
+                best = logits.topk(5, dim=-1).indices
+                right = (best == ids[:, head + 1, None]) & wanted[:, None]
                 hits[head] += torch.stack([right[:, 0].sum(), right.sum(), wanted.sum()])
         return hits

@@ -21,7 +21,7 @@ PUBLIC = {
     "paces": "Adaptive",
     "proposers": "Cascade Chained DraftModel Eagle EarlyExit Hybrid LayerSkip Medusa Mtp NGram"
     " NoProposer Pool Recorded Retrieval Suffix",
-    "trees": "Calibrated Chain Dynamic Filtered Sampled Sequoia Sparse",
+    "trees": "BestFirst Calibrated Chain Dynamic Filtered Sampled Sequoia Sparse",
     "rules": "Block KSeq Lenient Match Rejection TopK TopPlusOne Traversal Typical",
     "training": "Trainer MedusaTraining ChainedTraining EagleTraining MtpTraining VerifierStates"
     " Reading Distill HeldOut OnlineDistillation",

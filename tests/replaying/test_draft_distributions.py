@@ -34,8 +34,10 @@ TEXTS = [
 ]
 
 
-def medusa(verifier: HFCausalLM, more: int = 0) -> tuple[DraftHeads, FeatureProposer]:
-    heads = MedusaHeads(32, verifier.vocab_size + more, NUM_HEADS, 1, True)
+def medusa(
+    verifier: HFCausalLM, more: int = 0, correction: str = "none"
+) -> tuple[DraftHeads, FeatureProposer]:
+    heads = MedusaHeads(32, verifier.vocab_size + more, NUM_HEADS, 1, True, correction, 4)
     return heads, Medusa(heads, verifier, Chain(NUM_HEADS))
 
 
@@ -51,6 +53,7 @@ def eagle(verifier: HFCausalLM, fusion: str, **options: Any) -> tuple[DraftHeads
 
 KINDS = {
     "medusa": medusa,
+    "medusa, corrected": lambda verifier: medusa(verifier, 0, "markov"),
     "medusa of fewer tokens": lambda verifier: medusa(verifier, -7),
     "medusa of more tokens": lambda verifier: medusa(verifier, 5),
     "chained by tokens": lambda verifier: chained(verifier, "token", False),
@@ -112,6 +115,13 @@ def test_prompts_of_one_token_begin_without_candidates(tiny: Tiny) -> None:
     distributions = HeadDistributions(medusa(verifier)[0], verifier)
     assert [distributions.first_start(text) for text in TEXTS] == [0, 1, 0]
     assert ModelDistributions(verifier).first_start(TEXTS[1]) == 0
+
+
+def test_heads_say_whether_they_depend_on_the_candidates(tiny: Tiny) -> None:
+    verifier = load(str(tiny.verifier))
+    found = {kind: make(verifier)[0] for kind, make in KINDS.items()}
+    reading = {k for k, heads in found.items() if HeadDistributions(heads, verifier).reads_path}
+    assert reading == {kind for kind in KINDS if "chained" in kind or "corrected" in kind}
 
 
 def test_a_draft_model_is_read_once_for_all_depths(tiny: Tiny) -> None:

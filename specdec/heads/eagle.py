@@ -140,7 +140,7 @@ class EagleHead(DraftHeads):
     def _unrolled(self, both: Tensor, step: int, attention: UnrolledAttention) -> Tensor:
         read, added_to = self.layer.fused(*both.chunk(2, dim=-1))
         places = torch.arange(step, step + both.shape[1], device=both.device)[None]
-        queries, keys, values = self.layer.asked(read, places)
+        queries, keys, values = self.layer.projected(read, places)
         keys, values = self.layer.repeated(keys), self.layer.repeated(values)
         return self.layer.finished(attention(queries, keys, values), added_to)
 

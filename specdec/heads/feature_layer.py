@@ -68,7 +68,7 @@ class FeatureLayer(nn.Module):
         found = self.project(both)
         return self.norm_projected(found), found
 
-    def asked(self, read: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def projected(self, read: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries [B, heads, M, dim], and keys and values [B, key heads, M, dim]."""
         shape = (*read.shape[:-1], -1, self.head_size)
         parts = (self.queries(read), self.keys(read), self.values(read))
@@ -94,7 +94,7 @@ class FeatureLayer(nn.Module):
     ) -> Tensor:  # [B, M, H]
         """Read M places behind the cached ones."""
         read, added_to = self.fused(*both.chunk(2, dim=-1))
-        queries, keys, values = self.asked(read, positions)
+        queries, keys, values = self.projected(read, positions)
         keys, values = cache.update(keys, values, 0)
         keys, values = self.repeated(keys), self.repeated(values)
         found = scaled_dot_product_attention(queries, keys, values, attn_mask=attention_mask)

@@ -1,6 +1,6 @@
 """Heads on the verifier's last hidden state draft: what all kinds of such heads share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -78,16 +78,14 @@ class HeadsProposer(FeatureProposer):
         """Compute one head's distributions after each of the F nodes of the level above it."""
         hidden = self._last_outputs(contexts)[:, None]  # [B, 1, H]
         roots = on_device([[context.token_ids[-1]] for context in contexts], hidden.device)
-        read = self._along if self.heads.reads_tokens else self._at_once
-        return read(hidden, roots)
+        if self.heads.reads_tokens:
+            return self._along(hidden, roots)
+        return self._at_once(self._said(hidden), roots)
 
-    def _at_once(self, hidden: Tensor, token_ids: Tensor) -> LogitSource:
-        """Ask all heads before any token is known, since they read none; a correction may."""
-        for found in self._tried(partial(self._level, 0, hidden)):  # [B, 1, V], or a state
-            logits = found if self.heads.vocabulary_heads else self.verifier.unembed(found)
-            logits = self.heads.corrected(logits, token_ids)  # [B, F, V], if there is one
-            frontier = yield fitted(logits, self._vocab_size)
-            token_ids = frontier.token_ids
+    def _said(self, hidden: Tensor) -> Iterator[Tensor]:  # of [B, 1, V]
+        """Ask all heads at once, since they read no tokens."""
+        for found in self._tried(partial(self._level, 0, hidden)):  # logits, or a state
+            yield found if self.heads.vocabulary_heads else self.verifier.unembed(found)
 
     def _along(self, hidden: Tensor, roots: Tensor) -> LogitSource:
         """Ask head by head: each reads the tokens that were chosen by those before it."""

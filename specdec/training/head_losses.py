@@ -12,7 +12,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.unembedding import trained_above
 from specdec.training.chunked import LOGITS_AT_ONCE, chunk_by_chunk, chunked_sum
 from specdec.training.objective import Loss
-from specdec.training.position_subset import random_run
+from specdec.training.position_subset import Subset, random_run
 from specdec.training.step_loss import of_steps
 
 
@@ -23,13 +23,21 @@ class HeadLosses(nn.Module):
         UserError: `share` is less than 1, but the loss must see all positions.
     """
 
-    def __init__(self, heads: DraftHeads, loss: Loss, decay: float, share: float = 1.0):
+    def __init__(
+        self,
+        heads: DraftHeads,
+        loss: Loss,
+        decay: float,
+        share: float = 1.0,
+        subset: Subset = random_run,
+    ):
         super().__init__()
         self.heads = heads
         self.loss = of_steps(loss, decay)
         expected = f"1 with loss={type(loss).__name__}, whose weights need every position"
         require(share == 1 or not self.loss.needs_all, "share", share, expected)
         self._share = share
+        self._subset = subset
 
     def forward(
         self, verifier: HFCausalLM, hidden: Tensor, token_ids: Tensor, counted: Tensor
@@ -40,9 +48,9 @@ class HeadLosses(nn.Module):
         them. Of the verifier they read embeddings and may share the vocabulary head; it teaches.
         """
         ahead = HeadTargets.of(token_ids, counted, self.heads.num_heads)
-        run, factor = random_run(len(ahead.positions), self._share, ahead.positions.device)
-        # Neighbours, because the verifier's distribution after t serves the heads of K positions.
-        ahead = ahead.at(run)
+        count, device = len(ahead.positions), ahead.positions.device
+        chosen, factor = self._subset(count, self._share, device)
+        ahead = ahead.at(chosen)
         states = forced_states(self.heads, verifier, hidden, token_ids, ahead)
         flat_hidden = hidden[..., -self.heads.hidden_size :].flatten(0, 1).detach()
 

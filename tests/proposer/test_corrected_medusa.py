@@ -184,7 +184,8 @@ def test_rows_in_training_are_the_rows_in_drafting() -> None:
             continue
         ready = context(text[: t + 2])
         ready.features["final"] = hidden[row, : t + 1]  # pyright: ignore
-        source = proposer._read([ready])
+        proposer._take_in([ready])
+        source = proposer._source([ready])
         said = [next(source)[0, 0]]
         for token in text[t + 2 : t + 1 + K]:
             below = Frontier(torch.tensor([[token]]), torch.tensor([[0]]), is_whole_level=True)

@@ -36,6 +36,19 @@ class Fault:
 
 
 FAULTS = (
+    # Blocks of masks.
+    Fault("heads/block_attention.py", "> last[:, None, :, None, None]",
+          "> 1 + last[:, None, :, None, None]", "training/test_block_training.py"),
+    Fault("heads/block_attention.py", ".triu(1)", ".triu(2)", "training/test_block_training.py"),
+    Fault("heads/block.py", "torch.arange(1, hidden.shape[1] + 1",
+          "torch.arange(0, hidden.shape[1]", "training/test_block_training.py"),
+    Fault("heads/block.py", "first[text[order]]", "0", "training/test_block_training.py"),
+    Fault("proposer/block.py", "seen = seen[:, -1:].expand(-1, hidden.shape[1], -1)", "pass",
+          "proposer/test_block_draft.py"),
+    Fault("proposer/block.py", "self._text.truncate(row, length)", "pass",
+          "proposer/test_block_draft.py"),
+    Fault("proposer/feature_proposer.py", "token_ids = frontier.token_ids", "pass",
+          "proposer/test_block_draft.py"),
     # Chains of features.
     Fault("heads/eagle.py", "torch.arange(step, step + both.shape[1]",
           "torch.arange(0, both.shape[1]", "training/test_eagle_training.py"),

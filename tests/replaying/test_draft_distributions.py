@@ -13,9 +13,11 @@ from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.values import Context
 from specdec.heads.base import DraftHeads
+from specdec.heads.block import BlockHead
 from specdec.heads.eagle import EagleHead
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
+from specdec.proposer.block import BlockDraft
 from specdec.proposer.chained import Chained, ChainedHeads
 from specdec.proposer.eagle import Eagle
 from specdec.proposer.feature_proposer import FeatureProposer
@@ -51,6 +53,11 @@ def eagle(verifier: HFCausalLM, fusion: str, **options: Any) -> tuple[DraftHeads
     return heads, Eagle(heads, verifier, Chain(NUM_HEADS))
 
 
+def block(verifier: HFCausalLM, **options: Any) -> tuple[DraftHeads, FeatureProposer]:
+    heads = BlockHead(32, verifier.vocab_size, NUM_HEADS, 2, [0, "final"], rank=4, **options)
+    return heads, BlockDraft(heads, verifier, Chain(NUM_HEADS))
+
+
 KINDS = {
     "medusa": medusa,
     "medusa, corrected": lambda verifier: medusa(verifier, 0, "markov"),
@@ -59,6 +66,10 @@ KINDS = {
     "chained by tokens": lambda verifier: chained(verifier, "token", False),
     "chained by both, with prefix attention": lambda verifier: chained(verifier, "both", True),
     "eagle": lambda verifier: eagle(verifier, "concat", num_attention_heads=2),
+    "block": block,
+    "block that sees itself, in place": lambda verifier: block(
+        verifier, mask="bidirectional", labels="in_place", correction="none"
+    ),
     "mtp": lambda verifier: eagle(verifier, "project", norm_output=True),
 }
 

@@ -49,6 +49,8 @@ HEADS: list[tuple[str, dict[str, Any]]] = [
     ("chained", {"link": "both", "num_layers": 2, "own_vocabulary_head": False}),
     ("chained", {"link": "token", "prefix_attention": True}),
     ("medusa", {"correction": "markov", "rank": 3}),
+    ("block", {"mask": "bidirectional", "labels": "in_place", "correction": "none"}),
+    ("block", {"num_layers": 2, "rank": 3}),
 ]
 
 

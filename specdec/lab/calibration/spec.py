@@ -95,8 +95,8 @@ class CalibrationSpec:
         known = proposer.has_heads or self.drafts_alone
         known = known and not proposer.is_cascade  # which grows no tree
         expected = (
-            "one of medusa, chained, eagle, mtp, block, early_exit, draft_model, or of your own with heads"
-            " or a draft model"
+            "one of medusa, chained, eagle, mtp, block, early_exit, draft_model, or of your own"
+            " with heads or a draft model"
         )
         require(known, "proposer", proposer.name, expected)
         if self.draft is not None:

@@ -102,8 +102,8 @@ def _check_training(spec: TrainingSpec) -> None:
             )
         with named_options(spec.tuning.names):
             require_tuning(spec.tuning.options)
-    number = spec.train.get("num_heads")  # of a chain that goes on there is none
-    if spec.source is CandidateSource.HEADS and number is not None:
+    number = spec.train.get("num_heads")  # there is none where one goes on from its own outputs
+    if spec.source is CandidateSource.HEADS and isinstance(number, int):
         require_levels(spec.tree.build(), number, " (train.num_heads)")
 
 

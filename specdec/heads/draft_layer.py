@@ -31,7 +31,7 @@ class DraftLayer(nn.Module):
         super().__init__()
         self.num_heads = _num_heads(hidden_size, num_attention_heads)
         self.num_key_value_heads = _num_keys(self.num_heads, num_key_value_heads)
-        width = intermediate_size or 8 * hidden_size // 3
+        width = 8 * hidden_size // 3 if intermediate_size is None else intermediate_size
         require_int("intermediate_size", width, 1)
         self.head_size = hidden_size // self.num_heads
         keys_size = self.num_key_value_heads * self.head_size

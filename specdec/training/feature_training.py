@@ -22,8 +22,7 @@ class FeatureTraining(HeadTraining):
 
     def _begin(self, heads: DraftHeads) -> None:
         assert isinstance(heads, FeatureHead)
-        hidden, _, counted = self.states.along_texts(self.states.batch(0, 1))
-        last = hidden[..., -heads.hidden_size :][counted]
+        last = self.states.hidden(self.states.batch(0, 1))[..., -heads.hidden_size :]
         heads.start_at(float(last.square().mean().sqrt()))
 
 

@@ -252,11 +252,3 @@ def test_layers_that_are_not_there_are_refused() -> None:
     head = EagleHead(32, 61, reads=[1])
     with pytest.raises(UserError, match=r"reads=\[1\]: expected numbers from 0 to 0, or final"):
         Eagle(head, HFCausalLM(model), Chain(2))
-
-
-@pytest.mark.parametrize(
-    "reads", [[], [1, 0], [0, 0], ["final", 0], [-1], ["last"], [True], "final"], ids=str
-)
-def test_what_is_no_list_of_layers_is_refused(reads: Any) -> None:
-    with pytest.raises(UserError, match=r"^reads="):
-        EagleHead(32, 61, reads=reads)

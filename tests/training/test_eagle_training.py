@@ -216,13 +216,14 @@ def learnt(
     one.states.batch = lambda first, count: known  # pyright: ignore[reportAttributeAccessIssue]
     one.states._prepared = replace(one.states._data, held_out=known)
     if shift:
-        forced = head_of(one).forced
+        head: Any = head_of(one)
+        forced = head.forced
         shifted = torch.cat([token_ids[:, shift:], token_ids[:, -shift:]], dim=1)
 
-        def misread(features: Tensor, ids: Tensor, *given: Any) -> list[Tensor]:
+        def misread(features: Tensor, _: Tensor, *given: Any) -> list[Tensor]:
             return forced(features, shifted, *given)
 
-        head_of(one).forced = misread
+        head.forced = misread
     trainer = Trainer(max_steps=150, learning_rate=1e-2, warmup_steps=5, weight_decay=0.0)
     trainer.fit(one, folder)
     return list(prompt), written

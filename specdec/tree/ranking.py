@@ -53,11 +53,8 @@ def ranked_level(
         assert above.scores is not None
         scores = scores * above.scores.gather(1, above.frontier)[..., None]
     places = torch.arange(num_above, device=scores.device).repeat_interleave(width)
-    parents, scores, token_ids = (
-        places.expand(num_rows, -1),
-        scores.flatten(1),
-        token_ids.flatten(1),
-    )
+    parents = places.expand(num_rows, -1)
+    scores, token_ids = scores.flatten(1), token_ids.flatten(1)
     if most is not None and most < scores.shape[1]:
         chosen = _best(scores, most)
         parents, scores, token_ids = (x.gather(1, chosen) for x in (parents, scores, token_ids))

@@ -12,14 +12,10 @@ class MarkovCorrection(nn.Module):
     """Adds W2 W1[x] to the logits behind a token x (DSpark, arXiv 2607.05147, "vanilla").
 
     W1 and W2 are [V, r]. W2 is zero at first, so that a fresh one changes nothing.
-
-    Raises:
-        UserError: `rank` is not at least 1.
     """
 
     def __init__(self, vocab_size: int, rank: int):
         super().__init__()
-        require_int("rank", rank, 1)
         self.before = nn.Embedding(vocab_size, rank)  # W1
         self.after = nn.Linear(rank, vocab_size, bias=False)  # W2
         nn.init.normal_(self.before.weight, std=SPREAD)

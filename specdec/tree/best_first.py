@@ -21,9 +21,8 @@ class BestFirst:
 
     Best-first search takes one node after another from a heap, and asks for one row after another.
     Here whole levels grow, on the device and for all requests, and the best n paths are chosen in
-    the end. None is lost: a node at depth d that has a child in the tree shares it with d - 1
-    nodes above, the child, and all better nodes of its level, so that at most n - d of a level are
-    asked about.
+    the end. None is lost: a node at depth d is in the tree with d - 1 nodes above it and all better
+    ones of its level, so that n - d + 1 of a level are enough, and n - d of those with children.
 
     Of equally likely paths the shorter comes first, then the one whose parent comes first, then the
     one with the smaller token id.
@@ -85,8 +84,9 @@ class BestFirst:
     ) -> Level:
         """Take each frontier node's likeliest tokens; those go on that there is room for."""
         width = min(self._children(depth), draft_probs.shape[-1])
-        beam = max(1, self.num_nodes - depth)
-        return ranked_level(above, *likeliest(draft_probs, width), beam, self._min_gain)
+        most = self.num_nodes - depth + 1
+        found = likeliest(draft_probs, width)
+        return ranked_level(above, *found, max(1, most - 1), self._min_gain, most)
 
     def kept(self, levels: Sequence[Level], there: Tensor) -> Tensor:
         """Keep the best `num_nodes` of all levels."""

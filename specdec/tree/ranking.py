@@ -34,25 +34,34 @@ def likeliest(draft_probs: Tensor, width: int) -> tuple[Tensor, Tensor]:  # [B, 
 
 
 def ranked_level(
-    above: Level | None, probs: Tensor, token_ids: Tensor, beam: int, min_gain: float
+    above: Level | None,
+    probs: Tensor,
+    token_ids: Tensor,
+    beam: int,
+    min_gain: float,
+    most: int | None = None,
 ) -> Level:
     """Hang K children from each node of a frontier; the best `beam` of all of them go on.
 
     Takes what the draft gives them after their parents, and which they are: [B, F, K] each. A
     child's score is the joint probability of its path; without any, or with less than `min_gain`,
-    it is not there.
+    it is not there. The best `most` become candidates; None: all of them.
     """
     num_rows, num_above, width = probs.shape
     scores = probs
     if above is not None:
         assert above.scores is not None
         scores = scores * above.scores.gather(1, above.frontier)[..., None]
-    scores = scores.flatten(1)
-    parents = torch.arange(num_above, device=scores.device).repeat_interleave(width)
+    places = torch.arange(num_above, device=scores.device).repeat_interleave(width)
+    parents = places.expand(num_rows, -1)
+    scores, token_ids = scores.flatten(1), token_ids.flatten(1)
+    if most is not None and most < scores.shape[1]:
+        chosen = _best(scores, most)
+        parents, scores, token_ids = (x.gather(1, chosen) for x in (parents, scores, token_ids))
     return Level(
-        token_ids.flatten(1),
-        parents.expand(num_rows, -1),
-        _descending(scores)[:, :beam].sort(dim=-1).values,
+        token_ids,
+        parents,
+        _best(scores, beam),
         (scores > 0) & (scores >= min_gain),
         scores=scores,
     )
@@ -64,10 +73,10 @@ def best_of(levels: Sequence[Level], there: Tensor, num_nodes: int) -> Tensor:  
     Of equal scores the upper node stands first and stays first: no child without its parent.
     """
     scores = torch.cat([level.scores for level in levels if level.scores is not None], dim=1)
-    order = _descending(scores.masked_fill(~there, -1.0))
-    chosen = torch.zeros_like(there).scatter_(1, order[:, :num_nodes], True)
-    return there & chosen
+    chosen = _best(scores.masked_fill(~there, -1.0), num_nodes)
+    return there & torch.zeros_like(there).scatter_(1, chosen, True)
 
 
-def _descending(scores: Tensor) -> Tensor:  # [B, N] -> [B, N] places
-    return scores.sort(dim=-1, descending=True, stable=True).indices
+def _best(scores: Tensor, number: int) -> Tensor:  # [B, N] -> [B, <= number] places, ascending
+    order = scores.sort(dim=-1, descending=True, stable=True).indices
+    return order[:, :number].sort(dim=-1).values

@@ -39,6 +39,13 @@ PROPOSERS: Mapping[str, Make] = {
         None,
         runtime_of(verifier),
     ),
+    "corrected": lambda verifier, draft: sd.Medusa(
+        test_medusa.random_heads(verifier.model, correction="markov", rank=4),
+        verifier,
+        sd.BestFirst(5, 3),
+        None,
+        runtime_of(verifier),
+    ),
     "chained": lambda verifier, draft: sd.Chained(
         chained_heads(verifier.model), verifier, sd.Chain(3), None, runtime_of(verifier)
     ),

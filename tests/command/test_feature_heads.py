@@ -1,4 +1,4 @@
-"""What reads features, through the command line: trained, decoded, and known to every other command."""
+"""What reads features through the command line: trained, decoded, known to all commands."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_it_decodes_chains_and_trees(cli: CommandLine, tiny: Tiny, head: tuple[s
 def test_it_is_recorded_replayed_and_calibrated(
     cli: CommandLine, tiny: Tiny, head: tuple[str, ...]
 ) -> None:
-    """A chain in closed form that is deeper than the training, and trees along the texts."""
+    """A chain in closed form, of EAGLE deeper than its training, and trees along the texts."""
     warm = ("sampling.temperature=1", "tree.gamma=3")
     ended = cli("record", *tiny.options("recording", *head, *warm))
     assert ended.status == 0, ended.err
@@ -181,6 +181,6 @@ def test_a_tree_deeper_than_the_block_is_refused(cli: CommandLine, tiny: Tiny) -
 def test_one_kind_is_not_taken_for_another(
     cli: CommandLine, tiny: Tiny, head: tuple[str, ...]
 ) -> None:
-    other = {"proposer=eagle": "mtp", "proposer=mtp": "eagle"}[head[0]]
+    other = "eagle" if head[0] == "proposer=mtp" else "mtp"
     ended = cli("decode", *tiny.options("run", f"proposer={other}", "proposer.path=head"))
     assert_one_line(ended, ["proposer.path='head'", f"use {head[0]}"])

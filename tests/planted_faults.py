@@ -41,7 +41,7 @@ FAULTS = (
           "> 1 + last[:, None, :, None, None]", "training/test_block_training.py"),
     Fault("heads/block_attention.py", ".triu(1)", ".triu(2)", "training/test_block_training.py"),
     Fault("heads/block.py", "torch.arange(1, hidden.shape[1] + 1",
-          "torch.arange(0, hidden.shape[1]", "training/test_block_training.py"),
+          "torch.arange(hidden.shape[1]", "training/test_block_training.py"),
     Fault("heads/block.py", "first[text[order]]", "0", "training/test_block_training.py"),
     Fault("proposer/block.py", "seen = seen[:, -1:].expand(-1, hidden.shape[1], -1)", "pass",
           "proposer/test_block_draft.py"),

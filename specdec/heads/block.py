@@ -20,6 +20,7 @@ MASKS = (CAUSAL, BIDIRECTIONAL)
 SHIFTED, IN_PLACE = "shifted", "in_place"
 LABELS = (SHIFTED, IN_PLACE)
 SPREAD = 0.02  # of a fresh mask vector
+SCORES_AT_ONCE = 1 << 25  # of attention: 128 MiB in fp32
 
 
 class BlockHead(FeatureHead):
@@ -120,19 +121,31 @@ class BlockHead(FeatureHead):
         embed: Embed,
     ) -> list[Tensor]:
         """Go through a block behind each position; the text's tokens ahead are not read."""
+        depth, context = following_ids.shape[1] - 1, self.context(features)
         roots = embed(following_ids[:, 0]).to(features.dtype)
-        hidden = self.slots(roots, following_ids.shape[1] - 1)
-        texts = _Texts.of(positions, *token_ids.shape)
-        context = self.context(features)
-        places = torch.arange(token_ids.shape[1], device=positions.device)[None]
-        slots = torch.arange(1, hidden.shape[1] + 1, device=positions.device)
-        found = texts.gathered(hidden)
+        num_scores = len(positions) * depth * token_ids.shape[1] * self._layers[0].num_heads
+        # Gradients want the scores of all; without them a part at a time will do.
+        num_parts = 1 if torch.is_grad_enabled() else 1 + num_scores // SCORES_AT_ONCE
+        if num_parts == 1:
+            return list(self._packed(context, positions, roots, depth).unbind(dim=1))
+        rows = roots.new_empty(len(positions), depth, self.hidden_size)
+        for first in range(num_parts):  # each with some of every text
+            part = slice(first, None, num_parts)
+            rows[part] = self._packed(context, positions[part], roots[part], depth)
+        return list(rows.unbind(dim=1))
+
+    def _packed(
+        self, context: Tensor, positions: Tensor, roots: Tensor, depth: int
+    ) -> Tensor:  # [B, T, H], [n], [n, H] -> [n, depth, H]
+        hidden = self.slots(roots, depth)
+        num_texts, length = context.shape[:2]
+        texts = _Texts.of(positions, num_texts, length)
+        places = torch.arange(length, device=positions.device)[None]
+        behind = torch.arange(1, hidden.shape[1] + 1, device=positions.device)
+        slots, found = texts.last[..., None] + behind, texts.gathered(hidden)
         for layer in self._layers:
-            found = layer.packed(
-                *(found, texts.last[..., None] + slots, context, places),
-                *(texts.last, self.is_causal),
-            )
-        return list(self.rows(found[texts.text, texts.number]).unbind(dim=1))
+            found = layer.packed(found, slots, context, places, texts.last, self.is_causal)
+        return self.rows(found[texts.text, texts.number])
 
     def drafted(
         self, hidden: Tensor, positions: Tensor, attention_mask: Tensor, cache: Cache

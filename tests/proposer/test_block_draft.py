@@ -287,21 +287,3 @@ def test_layers_that_are_not_there_are_refused() -> None:
     head = random_head(model, "default", reads=[1])
     with pytest.raises(UserError, match=r"reads=\[1\]: expected numbers from 0 to 0, or final"):
         BlockDraft(head, HFCausalLM(model), Chain(2))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"mask": "both"}, "mask='both': expected one of causal, bidirectional"),
-        ({"labels": "late"}, "labels='late': expected one of shifted, in_place"),
-        ({"correction": "rnn"}, "correction='rnn': expected one of none, markov"),
-        ({"num_heads": 0}, "num_heads=0"),
-        ({"num_layers": 0}, "num_layers=0"),
-        ({"rank": 0}, "rank=0"),
-        ({"reads": [1, 0]}, "reads="),
-    ],
-    ids=lambda each: str(each) if isinstance(each, dict) else "",
-)
-def test_options_that_are_none_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=f"^{message}"):
-        BlockHead(32, 61, **options)

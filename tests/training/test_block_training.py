@@ -175,6 +175,16 @@ def test_a_causal_row_does_not_depend_on_how_many_follow(mask: str, labels: str)
 
 
 @each_kind
+def test_parts_of_the_places_are_read_alike(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no gradient is wanted, the scores of all places need not be there at once."""
+    head, places = small_head(kind), torch.tensor([3, 9, 9, LENGTH + 2, 4, LENGTH + 7, 0])
+    given = some_texts(head)
+    whole = packed(head, given, places)
+    monkeypatch.setattr("specdec.heads.block.SCORES_AT_ONCE", 2 * DEPTH * LENGTH * 4)
+    torch.testing.assert_close(packed(head, given, places), whole, rtol=0, atol=1e-12)
+
+
+@each_kind
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 def test_the_loss_is_the_sum_over_counted_tokens(
     states: VerifierStates, kind: str, loss: Any

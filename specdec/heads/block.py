@@ -41,7 +41,8 @@ class BlockHead(FeatureHead):
         reads: layers of the verifier, ascending: i is the output of decoder layer i, and `final`
             stands behind the last norm. None: that alone.
         mask: whether a slot sees the slots before it alone (`causal`), so that a row is the same
-            however many follow, or the whole block (`bidirectional`).
+            however many follow, or the whole block (`bidirectional`), which is always as long as
+            it was in training.
         labels: `shifted`: slot j speaks of the token at t + 2 + j; `in_place`: of that at its own
             position, and slot 0 says nothing.
         correction: of a row's logits by the token before it: none or markov.
@@ -103,14 +104,17 @@ class BlockHead(FeatureHead):
         return self.norm_context(self.fuse(features))
 
     def slots(self, roots: Tensor, depth: int) -> Tensor:  # [..., H] -> [..., S, H]
-        """Put masks behind the embeddings of last tokens, for rows of `depth` tokens."""
-        count = depth - 1 + self._num_silent
+        """Put masks behind the embeddings of last tokens, for `depth` rows at least.
+
+        Where a slot sees the whole block, that is as long as in training: rows depend on it.
+        """
+        count = (depth if self.is_causal else self.num_heads) - 1 + self._num_silent
         masks = self.mask_vector.to(roots.dtype).expand(*roots.shape[:-1], count, -1)
         return torch.cat([roots[..., None, :], masks], dim=-2)
 
-    def rows(self, hidden: Tensor) -> Tensor:  # [..., S, H] -> [..., depth, H]
-        """Return the slots that speak, that of depth 1 first."""
-        return hidden[..., self._num_silent :, :]
+    def rows(self, hidden: Tensor, depth: int) -> Tensor:  # [..., S, H] -> [..., depth, H]
+        """Return the first `depth` of the slots that speak."""
+        return hidden[..., self._num_silent : self._num_silent + depth, :]
 
     def forced(
         self,
@@ -123,7 +127,8 @@ class BlockHead(FeatureHead):
         """Go through a block behind each position; the text's tokens ahead are not read."""
         depth, context = following_ids.shape[1] - 1, self.context(features)
         roots = embed(following_ids[:, 0]).to(features.dtype)
-        num_scores = len(positions) * depth * token_ids.shape[1] * self._layers[0].num_heads
+        num_heads = self._layers[0].num_heads
+        num_scores = len(positions) * self.num_heads * token_ids.shape[1] * num_heads
         # Gradients want the scores of all; without them a part at a time will do.
         num_parts = 1 if torch.is_grad_enabled() else 1 + num_scores // SCORES_AT_ONCE
         if num_parts == 1:
@@ -145,7 +150,7 @@ class BlockHead(FeatureHead):
         slots, found = texts.last[..., None] + behind, texts.gathered(hidden)
         for layer in self._layers:
             found = layer.packed(found, slots, context, places, texts.last, self.is_causal)
-        return self.rows(found[texts.text, texts.number])
+        return self.rows(found[texts.text, texts.number], depth)
 
     def drafted(
         self, hidden: Tensor, positions: Tensor, attention_mask: Tensor, cache: Cache

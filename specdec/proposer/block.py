@@ -23,7 +23,7 @@ class BlockDraft(FeatureProposer):
     A cache holds keys and values of each committed token but the last, all of true features; the
     block's own are forgotten. All nodes of a level share one row, the marginal distribution of that
     depth, unless it is corrected by the token of each node: a token's q is what it was drawn from.
-    The block has as many rows as the tree has levels.
+    A causal block has as many rows as the tree has levels, another as many as it was trained with.
 
     Args:
         heads: a module of this kind; `BlockDraft.load` reads a folder of it.
@@ -68,7 +68,8 @@ class BlockDraft(FeatureProposer):
     def _source(self, contexts: Sequence[Context]) -> LogitSource:
         """Go through the blocks, before any token is known."""
         roots = on_device([[one.token_ids[-1]] for one in contexts], self.verifier.device)
-        rows = self.heads.rows(self._block([one.row for one in contexts], roots[:, 0]))
+        found = self._block([one.row for one in contexts], roots[:, 0])
+        rows = self.heads.rows(found, self.max_depth)
         return self._at_once(self._said(rows), roots)
 
     def _said(self, rows: Tensor) -> Iterator[Tensor]:  # [B, D, H] -> of [B, 1, V]

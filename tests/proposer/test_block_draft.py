@@ -78,12 +78,12 @@ def random_head(model: Any, kind: str, **more: Any) -> BlockHead:
 
 @torch.no_grad()
 def rows_of(
-    head: BlockHead, features: Tensor, root: Tensor, depth: int, unembed: Any
-) -> Tensor:  # [t, W], [H] -> [depth, V]
+    head: BlockHead, features: Tensor, root: Tensor, unembed: Any
+) -> Tensor:  # [t, W], [H] -> [num_heads, V]
     """What each row says before it is corrected: one plain forward, without any cache."""
     in_place = head._num_silent == 1
     context = head.norm_context(head.fuse(features))
-    hidden = torch.stack([root, *[head.mask_vector] * (depth - 1 + in_place)])
+    hidden = torch.stack([root, *[head.mask_vector] * (head.num_heads - 1 + in_place)])
     for layer in head.blocks:
         assert isinstance(layer, BlockLayer)
         hidden = plain_layer(layer, context, hidden, head.is_causal)
@@ -112,15 +112,13 @@ def plain_layer(layer: BlockLayer, context: Tensor, hidden: Tensor, is_causal: b
 
 
 @torch.no_grad()
-def distributions(
-    head: BlockHead, model: Any, text: Sequence[int], num_committed: int, depth: int
-) -> Tensor:
-    """The logits [V] after a text whose end is drafted, by a block of `depth` rows."""
+def distributions(head: BlockHead, model: Any, text: Sequence[int], num_committed: int) -> Tensor:
+    """The logits [V] after a text whose end is drafted, by a block as long as in training."""
     states = model(torch.tensor([text[: num_committed - 1]]), output_hidden_states=True)
     entries = [layer + 1 if isinstance(layer, int) else -1 for layer in head.reads]
     features = torch.cat([states.hidden_states[entry] for entry in entries], dim=-1)[0]
     root = model.get_input_embeddings()(torch.tensor(text[num_committed - 1]))
-    row = rows_of(head, features, root, depth, model.get_output_embeddings())
+    row = rows_of(head, features, root, model.get_output_embeddings())
     logits = row[len(text) - num_committed]
     if head.correction is not None:
         logits = logits + head.correction.after.weight @ head.correction.before.weight[text[-1]]
@@ -147,9 +145,7 @@ class Checked(BlockDraft):
                 continue
             above = [tree.token_ids[each] for each in tree.path_to(node)]
             text, num_committed = [*one.token_ids, *above], len(one.token_ids)
-            found = distributions(
-                self.heads, self.verifier.model, text, num_committed, self.tree.max_depth
-            )
+            found = distributions(self.heads, self.verifier.model, text, num_committed)
             if proposal.draft_probs is not None:
                 expected = one.sampling.warp(found)
                 torch.testing.assert_close(

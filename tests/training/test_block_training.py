@@ -123,7 +123,7 @@ def test_training_rows_are_those_of_decoding(kind: str) -> None:
         seen = mask.causal(ends, block.shape[1], block.device)
         if not head.is_causal:
             seen = seen[:, -1:].expand(-1, block.shape[1], -1)
-        found = head.rows(cells.extend([0, 1], block, attend=seen, layer=head.drafted))
+        found = head.rows(cells.extend([0, 1], block, attend=seen, layer=head.drafted), DEPTH)
         # Beside what else is packed: another block of the same place, and its neighbours.
         at = torch.tensor([end - 1 + LENGTH * row for row, end in enumerate(ends)])
         among = torch.cat([positions, at, at])
@@ -161,17 +161,21 @@ def test_a_row_knows_nothing_of_what_it_predicts(kind: str) -> None:
 @pytest.mark.parametrize("labels", ["shifted", "in_place"])
 @each_mask
 def test_a_causal_row_does_not_depend_on_how_many_follow(mask: str, labels: str) -> None:
-    """And one that sees its whole block does."""
+    """And one that sees its whole block does: that is as long as in training, whoever asks."""
     kind = {"mask": mask, "labels": labels, "correction": "none"}
     torch.manual_seed(1)
-    head = BlockHead(WIDTH, VOCAB_SIZE, 5, reads=[0, "final"], **kind).double()
-    shake(head)
-    given, places = some_texts(head), torch.tensor([3, 9])
-    long, short = packed(head, given, places, 5), packed(head, given, places, 2)
+    long = BlockHead(WIDTH, VOCAB_SIZE, 5, reads=[0, "final"], **kind).double()
+    shake(long)
+    short = BlockHead(WIDTH, VOCAB_SIZE, 2, reads=[0, "final"], **kind).double()
+    short.load_state_dict(long.state_dict())
+    given, places = some_texts(long), torch.tensor([3, 9])
+    rows, first = (packed(long, given, places, depth) for depth in (5, 2))
+    torch.testing.assert_close(first, rows[:, :2], rtol=0, atol=1e-12)
+    of_short = packed(short, given, places, 2)
     if mask == "causal":
-        torch.testing.assert_close(long[:, :2], short, rtol=0, atol=1e-12)
+        torch.testing.assert_close(of_short, first, rtol=0, atol=1e-12)
     else:
-        assert ((long[:, :2] - short).abs().amax(dim=-1) > 1e-3).all()
+        assert ((of_short - first).abs().amax(dim=-1) > 1e-3).all()
 
 
 @each_kind
@@ -203,7 +207,7 @@ def test_the_loss_is_the_sum_over_counted_tokens(
             target = t + 2 + depth
             if chosen[0, target]:
                 text = ids[:target].tolist()
-                logits = distributions(head, verifier.model, text, t + 2, DEPTH)
+                logits = distributions(head, verifier.model, text, t + 2)
                 score = loss(logits[None], ids[target][None], own[target - 1][None])
                 total = total + 0.5**depth * score.sum()
     with torch.no_grad():

@@ -70,7 +70,7 @@ def small_head(kind: str) -> BlockHead:
     options = {"num_layers": 2, **KINDS[kind], "reads": [0, 2, "final"]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+        heads: Any = {"num_attention_heads": 4, "num_key_value_heads": 2}
         head = BlockHead(WIDTH, VOCAB_SIZE, DEPTH, **options, **heads).double()
     shake(head)
     return head
@@ -162,7 +162,7 @@ def test_a_row_knows_nothing_of_what_it_predicts(kind: str) -> None:
 @each_mask
 def test_a_causal_row_does_not_depend_on_how_many_follow(mask: str, labels: str) -> None:
     """And one that sees its whole block does: that is as long as in training, whoever asks."""
-    kind = {"mask": mask, "labels": labels, "correction": "none"}
+    kind: Any = {"mask": mask, "labels": labels, "correction": "none"}
     torch.manual_seed(1)
     long = BlockHead(WIDTH, VOCAB_SIZE, 5, reads=[0, "final"], **kind).double()
     shake(long)
@@ -284,10 +284,15 @@ def learnt(
         forced = head_of(one).forced
 
         def misread(
-            features: Tensor, ids: Tensor, places: Tensor, following: Tensor, embed: Any
+            features: Tensor,
+            token_ids: Tensor,
+            positions: Tensor,
+            following_ids: Tensor,
+            embed: Any,
         ) -> list[Tensor]:
-            earlier = torch.cat([ids.flatten()[places, None], following[:, :-1]], dim=1)
-            return forced(features, ids, (places - 1).clamp(min=0), earlier, embed)
+            roots = token_ids.flatten()[positions, None]
+            earlier = torch.cat([roots, following_ids[:, :-1]], dim=1)
+            return forced(features, token_ids, (positions - 1).clamp(min=0), earlier, embed)
 
         head_of(one).forced = misread
     trainer = Trainer(max_steps=150, learning_rate=1e-2, warmup_steps=5, weight_decay=0.0)

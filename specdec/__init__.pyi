@@ -28,6 +28,7 @@ from .online.distil import OnlineDistillation as OnlineDistillation
 from .pacing.adaptive import Adaptive as Adaptive
 from .prompts import load_prompts as load_prompts
 from .proof.lossless import prove_lossless as prove_lossless
+from .proposer.block import BlockDraft as BlockDraft
 from .proposer.cascade import Cascade as Cascade
 from .proposer.chained import Chained as Chained
 from .proposer.draft_model import DraftModel as DraftModel
@@ -45,6 +46,7 @@ from .proposer.retrieval import Retrieval as Retrieval
 from .proposer.suffix import Suffix as Suffix
 from .recording.recorded import Recording as Recording
 from .results.explanation import Explanation as Explanation
+from .training.block import BlockTraining as BlockTraining
 from .training.chained import ChainedTraining as ChainedTraining
 from .training.data.distill import Distill as Distill
 from .training.data.reading import Reading as Reading
@@ -59,6 +61,7 @@ from .training.loss.total_variation import TotalVariation as TotalVariation
 from .training.medusa import MedusaTraining as MedusaTraining
 from .training.mtp import MtpTraining as MtpTraining
 from .training.trainer import Trainer as Trainer
+from .tree.best_first import BestFirst as BestFirst
 from .tree.calibrated import Calibrated as Calibrated
 from .tree.chain import Chain as Chain
 from .tree.dynamic import Dynamic as Dynamic

@@ -151,10 +151,12 @@ def _head_pieces(
     states = forced_states(heads, verifier, read, batch.token_ids, targets)
     size = _positions_at_once(verifier)
     for head in range(depth):
-        for at, state in zip(targets.positions.split(size), states[head].split(size), strict=True):
+        before = targets.following_ids[:, head]
+        pieces = (each.split(size) for each in (targets.positions, states[head], before))
+        for at, state, previous_ids in zip(*pieces, strict=True):
             # Head i speaks at t about token t + 2 + i, and the verifier at t + 1 + i.
             verifier_logits = verifier.unembed(verifier_hidden[at + 1 + head])
-            logits = heads.logits(head, state, verifier.unembed)
+            logits = heads.logits(head, state, previous_ids, verifier.unembed)
             yield ScoredPositions(head, at, verifier_logits, fitted(logits, verifier.vocab_size))
 
 

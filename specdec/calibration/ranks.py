@@ -5,7 +5,7 @@ At position t of a text the root of a tree is token t + 1, and column i of a row
 for each position whose D tokens all are there and count.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -36,10 +36,10 @@ def head_ranks(
     states = forced_states(heads, verifier, hidden, batch.token_ids, targets)
     columns = [
         _in_pieces(
-            states[head],
+            (states[head], targets.following_ids[:, head]),
             targets.following_ids[:, head + 1],
-            lambda state, head=head: fitted(
-                heads.logits(head, state, verifier.unembed), verifier.vocab_size
+            lambda state, before, head=head: fitted(
+                heads.logits(head, state, before, verifier.unembed), verifier.vocab_size
             ),
             heads.vocab_size,
         )
@@ -60,7 +60,7 @@ def draft_ranks(model: HFCausalLM, vocab_size: int, depth: int, batch: Batch) ->
     ahead = targets.positions[:, None] + torch.arange(1, depth + 1, device=model.device)
     before, place = ahead.unique(return_inverse=True)
     ranks = _in_pieces(
-        hidden[before],
+        (hidden[before],),
         batch.token_ids.flatten()[before + 1],
         lambda state: model.unembed(state)[:, :vocab_size],
         model.vocab_size,
@@ -69,12 +69,12 @@ def draft_ranks(model: HFCausalLM, vocab_size: int, depth: int, batch: Batch) ->
 
 
 def _in_pieces(
-    states: Tensor, token_ids: Tensor, project: Callable[[Tensor], Tensor], vocab_size: int
-) -> Tensor:  # [n, H], [n] -> [n]
-    """Project states to logits and rank tokens among them, a bounded number at a time."""
+    read: Sequence[Tensor], token_ids: Tensor, project: Callable[..., Tensor], vocab_size: int
+) -> Tensor:  # each [n, ...], [n] -> [n]
+    """Project what is read to logits and rank tokens among them, a bounded number at a time."""
     size = max(1, LOGITS_AT_ONCE // vocab_size)
-    pieces = zip(states.split(size), token_ids.split(size), strict=True)
-    return torch.cat([ranks_of(project(state).float(), ids) for state, ids in pieces])
+    pieces = zip(*(each.split(size) for each in (*read, token_ids)), strict=True)
+    return torch.cat([ranks_of(project(*some).float(), ids) for *some, ids in pieces])
 
 
 def ranks_along(

@@ -186,7 +186,7 @@ def _place(spec: TrainingSpec) -> str:
     """
     place = None if spec.source is None else PLACES.get(spec.source)
     if place is None:
-        expected = "medusa, chained, eagle, mtp, exit, draft_model"
+        expected = "medusa, chained, eagle, mtp, block, exit, draft_model"
         raise UserError(f"train={spec.train.name}: proposes nothing; a sweep trains {expected}")
     return place
 

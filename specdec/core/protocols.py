@@ -402,6 +402,19 @@ class DrawnChain(Protocol):
         ...
 
 
+@runtime_checkable
+class TemperedTree(Protocol):
+    """What a tree policy may have besides, which ranks candidates as the text is sampled."""
+
+    @property
+    def is_tempered(self) -> bool:
+        """Whether `expand` gets distributions at the text's temperature; of greedy text at 1.
+
+        Other trees of ranks get them at 1. The option `temperature` of a draft goes before both.
+        """
+        ...
+
+
 class VerificationRule(Protocol):
     """Which candidates survive."""
 

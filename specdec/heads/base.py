@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from specdec.core.errors import require, require_int
 from specdec.core.values import FINAL, Layer
+from specdec.heads.correction import MarkovCorrection
 from specdec.heads.on_verifier import OnVerifier
 from specdec.heads.prefix import PrefixAttention
 
@@ -23,9 +24,19 @@ class DraftHeads(OnVerifier):
     """
 
     reads: Sequence[Layer] = (FINAL,)
-    reads_tokens = False  # whether a head's q depends on the tokens between t and its own
+    reads_tokens = False  # whether a head's state depends on the tokens between t and its own
     num_heads: int  # K: of training, and of a draft unless another depth is asked for
     vocabulary_heads: nn.ModuleList  # of each head; none: all share the verifier's
+    correction: MarkovCorrection | None  # of all logits, by the token before each one's own
+
+    def __init__(self, hidden_size: int, vocab_size: int, verifier: dict[str, str] | None):
+        super().__init__(hidden_size, vocab_size, verifier)
+        self.correction = None
+
+    @property
+    def reads_path(self) -> bool:
+        """Whether a head's q depends on the tokens between t and its own."""
+        return self.reads_tokens or self.correction is not None
 
     @property
     def layers(self) -> Sequence[Layer]:
@@ -62,13 +73,24 @@ class DraftHeads(OnVerifier):
         positions of the flattened texts, and the tokens behind each of these, [n, depth + 1].
         """
 
-    def logits(self, head: int, state: Tensor, unembed: Unembed) -> Tensor:  # [..., H] -> [..., V]
-        """Project the state of one head."""
+    def logits(
+        self, head: int, state: Tensor, previous_ids: Tensor, unembed: Unembed
+    ) -> Tensor:  # [..., H], [...] -> [..., V]
+        """Project the state of one head; `previous_ids` are the tokens before its own."""
+        return self.corrected(self.projected(head, state, unembed), previous_ids)
+
+    def projected(self, head: int, state: Tensor, unembed: Unembed) -> Tensor:
+        """Project the state [..., H] of one head to what a correction is added to, [..., V]."""
         return self.vocabulary_heads[head](state) if self.vocabulary_heads else unembed(state)
+
+    def corrected(self, logits: Tensor, previous_ids: Tensor) -> Tensor:  # [..., V], [...]
+        """Correct logits by the tokens before; one row of logits may serve many tokens."""
+        return logits if self.correction is None else logits + self.correction(previous_ids)
 
     def trained_above(self) -> list[nn.Parameter]:
         """Return those of its weights that `logits` trains."""
-        return list(self.vocabulary_heads.parameters())
+        correcting = [] if self.correction is None else self.correction.parameters()
+        return [*self.vocabulary_heads.parameters(), *correcting]
 
     def start_from(self, unembedding: Tensor) -> None:  # [V, H]
         """Copy the verifier's vocabulary head into each head's own."""
@@ -126,7 +148,10 @@ class Heads(DraftHeads):
     def level(
         self, head: int, hidden: Tensor, embeddings: Tensor, previous: Tensor
     ) -> tuple[Tensor, ...]:
-        """Return a head's state, as `step` does, and with vocabulary heads its logits [..., V]."""
+        """Return a head's state, as `step` does, and with vocabulary heads its logits [..., V].
+
+        Those are as they are before a correction.
+        """
         state = self.step(head, hidden, embeddings, previous)
         return (state, self.vocabulary_heads[head](state)) if self.vocabulary_heads else (state,)
 

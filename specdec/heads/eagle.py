@@ -6,16 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from specdec.core.errors import require, require_bool, require_int
-from specdec.core.values import FINAL, Layer
-from specdec.heads.base import DraftHeads, Embed, Unembed
-from specdec.heads.feature_layer import EPSILON, FeatureLayer
+from specdec.core.errors import require_bool, require_int
+from specdec.core.values import Layer
+from specdec.heads.base import Embed
+from specdec.heads.draft_layer import norm
+from specdec.heads.feature_head import FeatureHead
+from specdec.heads.feature_layer import FeatureLayer
 from specdec.heads.unrolled import UnrolledAttention
 
 ANY_DEPTH = 1 << 20  # it drafts as deep as it is asked to
 
 
-class EagleHead(DraftHeads):
+class EagleHead(FeatureHead):
     """One decoder layer over [embedding; feature], of which an output is the next feature.
 
     By its options it is the head of EAGLE-1 and EAGLE-3 (Li et al. 2024, 2025), or that of MTP.
@@ -24,8 +26,6 @@ class EagleHead(DraftHeads):
     t + 1, sees the rows before it, and speaks about token t + 2 + s at step s = 0. At later steps
     it reads token t + 1 + s, and its own output in place of the feature, as position t + s. Rows of
     true features stand in a cache; the rest is forgotten when a draft is over.
-
-    Embeddings and vocabulary head are the verifier's, and stay there.
 
     Args:
         steps: of training, each on the outputs of the one before (training-time test).
@@ -58,21 +58,17 @@ class EagleHead(DraftHeads):
         intermediate_size: int | None = None,
         verifier: dict[str, str] | None = None,
     ):
-        super().__init__(hidden_size, vocab_size, verifier)
+        super().__init__(hidden_size, vocab_size, steps, reads, verifier)
         require_int("steps", steps, 1)
         require_bool("norm_features", norm_features)
         require_bool("norm_output", norm_output)
-        self.num_heads = steps
-        self.reads = (FINAL,) if reads is None else _checked(reads)
-        self.vocabulary_heads = nn.ModuleList()
         self._feeds_normed = norm_output
         number, size = len(self.reads), hidden_size
-        norms = (nn.RMSNorm(size, eps=EPSILON) for _ in range(number if norm_features else 0))
+        norms = (norm(size) for _ in range(number if norm_features else 0))
         self.norm_features = nn.ModuleList(norms)
         self.fuse = nn.Linear(number * size, size, bias=False) if number > 1 else nn.Identity()
         sizes = (num_attention_heads, num_key_value_heads, intermediate_size)
         self.layer = FeatureLayer(hidden_size, fusion, *sizes)
-        self.norm_output = nn.RMSNorm(size, eps=EPSILON)
 
     @property
     def summary(self) -> str:
@@ -94,10 +90,6 @@ class EagleHead(DraftHeads):
         """The layer itself."""
         return self.layer
 
-    def start_at(self, scale: float) -> None:
-        """Let outputs be about as long as the verifier's last states, whose head reads them."""
-        nn.init.constant_(self.norm_output.weight, scale)
-
     def first(self, features: Tensor, embeddings: Tensor) -> Tensor:
         """Return what the layer reads of true features: [.., H of each], [.., H] -> [.., 2 H]."""
         states = features.split(self.hidden_size, dim=-1)
@@ -109,14 +101,6 @@ class EagleHead(DraftHeads):
         """Return what the layer reads of its own outputs: [..., H] twice -> [..., 2 H]."""
         fed = self.norm_output(outputs) if self._feeds_normed else outputs
         return torch.cat([embeddings, fed], dim=-1)
-
-    def logits(self, head: int, state: Tensor, unembed: Unembed) -> Tensor:  # [..., H] -> [..., V]
-        """Project an output, of whatever step."""
-        return unembed(self.norm_output(state))
-
-    def trained_above(self) -> list[nn.Parameter]:
-        """Return the norm's weight."""
-        return list(self.norm_output.parameters())
 
     def forced(
         self,
@@ -143,20 +127,3 @@ class EagleHead(DraftHeads):
         queries, keys, values = self.layer.projected(read, places)
         keys, values = self.layer.repeated(keys), self.layer.repeated(values)
         return self.layer.finished(attention(queries, keys, values), added_to)
-
-
-def _checked(reads: Sequence[Layer]) -> tuple[Layer, ...]:
-    """Refuse layers that are none, or in another order than they have in a model.
-
-    Raises:
-        UserError: so it is.
-    """
-    expected = "[1,3,5] or [1,3,final]: numbers of layers from below, and `final` behind them"
-    require(isinstance(reads, list | tuple) and len(reads) > 0, "reads", reads, expected)
-    numbers = [each for each in reads if each != FINAL]
-    good = all(type(each) is int and each >= 0 for each in numbers)
-    require(good, "reads", reads, expected)
-    ascending = sorted(set(map(int, numbers)))
-    in_order = [*ascending, FINAL] if FINAL in reads else ascending
-    require(list(reads) == in_order, "reads", reads, expected)
-    return tuple(reads)

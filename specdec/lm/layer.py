@@ -21,11 +21,15 @@ STEP = 64  # the most states that are a step's, and not a prompt's
 
 
 class CachedLayer:
-    """Rows of unlike lengths: what is appended stays, what extends them is truncated again."""
+    """Rows of unlike lengths: what is appended stays, what extends them is truncated again.
 
-    def __init__(self, layer: Layer, called: str = "the layer"):
+    A layer may be several in one, each with cells of its own; all have the same lengths.
+    """
+
+    def __init__(self, layer: Layer, called: str = "the layer", num_layers: int = 1):
         self._layer = layer
         self._called = called
+        self._num_layers = num_layers
         self._program: Function | None = None
         self.open(1, 64)
 
@@ -37,7 +41,7 @@ class CachedLayer:
 
     def open(self, num_rows: int, capacity: int) -> None:
         """Start afresh with empty rows."""
-        self._cache = RowCache(1, num_rows, capacity)
+        self._cache = RowCache(self._num_layers, num_rows, capacity)
 
     def reset(self, row: int) -> None:
         """Empty a row."""
@@ -76,8 +80,11 @@ class CachedLayer:
         states: Tensor,  # [B, M, W]
         positions: Tensor | None = None,  # [B, M]
         attend: Tensor | None = None,  # [B, M, L] bool
+        layer: Layer | None = None,
     ) -> Tensor:  # [B, M, H]
         """Add M cells to each row; by default each follows the one before it.
+
+        `layer` makes them in place of the one whose cells the rows have; it is run eagerly.
 
         Raises:
             RefusedError: as of `append`.
@@ -85,7 +92,8 @@ class CachedLayer:
         starts = [self._cache.lengths[row] for row in rows]
         num_new, device = states.shape[1], states.device
         slots = on_device(starts, device)[:, None] + torch.arange(num_new, device=device)
-        if self._program and attend is None and self._serves(rows, num_new):
+        own = attend is None and layer is None
+        if self._program and own and self._serves(rows, num_new):
             length = max(2, max(starts) + num_new)  # one cell would be a size of its own
             buffers = self._cache.buffers(range(rows[0], rows[0] + len(rows)), length)
             columns = torch.arange(length, device=device)
@@ -94,7 +102,8 @@ class CachedLayer:
             self._cache.place(rows, num_new, device)
             seen = mask.causal(starts, num_new, device) if attend is None else attend
             places = slots if positions is None else positions
-            output = self._layer(states, places, mask.additive(seen, states.dtype), self._cache)
+            made_by = layer or self._layer
+            output = made_by(states, places, mask.additive(seen, states.dtype), self._cache)
         for row, start in zip(rows, starts, strict=True):
             self._cache.lengths[row] = start + num_new
         return output
@@ -112,10 +121,9 @@ def _step_of(layer: Layer) -> Function:
         states: Tensor,  # [B, M, W]
         slots: Tensor,  # [B, M]
         columns: Tensor,  # [L]
-        keys: Tensor,  # [B, heads, capacity, dim]
-        values: Tensor,
+        *buffers: Tensor,  # keys and values [B, heads, capacity, dim], of one layer after another
     ) -> tuple[Tensor, ...]:
         seen = mask.additive(columns <= slots[:, :, None], states.dtype)
-        return (layer(states, slots, seen, SlotCache((keys, values), slots, columns.shape[0])),)
+        return (layer(states, slots, seen, SlotCache(buffers, slots, columns.shape[0])),)
 
     return step

@@ -95,7 +95,7 @@ def train_heads(
             that can be said of reading them, distillation and a cache.
         output: the folder that the heads go into.
         training: `sd.MedusaTraining`, `sd.ChainedTraining`, `sd.EagleTraining`, `sd.MtpTraining`,
-            or your own kind.
+            `sd.BlockTraining`, or your own kind.
         held_out: data to evaluate on; None: a twentieth of `data`, which is not trained on.
         loss: of a token, or of a step; None: `sd.CrossEntropy()`.
         acceptance: how block efficiency is measured; None: `sd.HeldOut`, greedy, along a chain.

@@ -66,7 +66,7 @@ class Eagle(FeatureProposer):
         places = FrontierCells([self._rows.length(row) for row in rows], self.verifier.device)
         output = self._last_outputs(contexts)[:, None]  # [B, 1, H]
         while True:
-            logits = self.heads.logits(0, output, self.verifier.unembed)
+            logits = self.heads.projected(0, output, self.verifier.unembed)
             frontier = yield fitted(logits, self._vocab_size)
             where = places.add(frontier)
             above = below(output, frontier.parents)

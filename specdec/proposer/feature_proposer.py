@@ -2,7 +2,7 @@
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from io import StringIO
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from specdec.core.errors import Unfit, UserError, require
 from specdec.core.protocols import TreePolicy
+from specdec.core.unlike_vocabularies import fitted
 from specdec.core.values import CandidateSource, Context, Layer, Proposal, Verdict
 from specdec.core.vouching import require_as_trained
 from specdec.heads.base import DraftHeads
@@ -67,6 +68,9 @@ class FeatureProposer(TreeProposer):
             heads.hidden_size,
             expected,
         )
+        known = heads.correction is None or heads.vocab_size >= verifier.vocab_size
+        expected = f"{verifier.vocab_size} tokens at least, which a correction has to know"
+        require(known, "heads.vocab_size", heads.vocab_size, expected)
         require_layers(verifier, heads.reads)
         self.heads = heads
         self.verifier = verifier
@@ -162,6 +166,16 @@ class FeatureProposer(TreeProposer):
     @abstractmethod
     def _source(self, contexts: Sequence[Context]) -> LogitSource:
         """Compute the logits after each level of candidates, from what was read."""
+
+    def _at_once(self, levels: Iterable[Tensor], token_ids: Tensor) -> LogitSource:
+        """Yield logits [B, 1, V] that are known before any token, corrected by those before them.
+
+        `token_ids` are the roots [B, 1].
+        """
+        for logits in levels:
+            corrected = self.heads.corrected(logits, token_ids)  # [B, F, V], if there is one
+            frontier = yield fitted(corrected, self._vocab_size)
+            token_ids = frontier.token_ids
 
     def _inputs(self, context: Context) -> Tensor:  # [n, W]
         """Return what the layer reads of n new states, or of the last of which heads speak."""

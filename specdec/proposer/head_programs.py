@@ -93,6 +93,7 @@ class ChainOfHeads:
             embeddings = self._read(path, hidden)
             state, *own = self._heads.level(head, hidden, embeddings, state)
             logits = own[0] if self._unembed is None else self._unembed(state)
+            logits = self._heads.corrected(logits, path[:, -1:])
             probs, token_ids = drawn(head, logits)
             levels.append((logits, probs, token_ids))
             path = torch.cat([path, token_ids], dim=1)

@@ -1,6 +1,6 @@
 """Heads on the verifier's last hidden state draft: what all kinds of such heads share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -77,26 +77,26 @@ class HeadsProposer(FeatureProposer):
     def _source(self, contexts: Sequence[Context]) -> LogitSource:
         """Compute one head's distributions after each of the F nodes of the level above it."""
         hidden = self._last_outputs(contexts)[:, None]  # [B, 1, H]
-        return self._along(hidden, contexts) if self.heads.reads_tokens else self._at_once(hidden)
+        roots = on_device([[context.token_ids[-1]] for context in contexts], hidden.device)
+        if self.heads.reads_tokens:
+            return self._along(hidden, roots)
+        return self._at_once(self._said(hidden), roots)
 
-    def _at_once(self, hidden: Tensor) -> LogitSource:
-        """Ask all heads before any token is known, since they read none."""
-        num_nodes = 1
-        for found in self._tried(partial(self._level, 0, hidden)):  # [B, 1, V], or a state
-            logits = found if self.heads.vocabulary_heads else self.verifier.unembed(found)
-            frontier = yield fitted(logits, self._vocab_size).expand(-1, num_nodes, -1)
-            num_nodes = frontier.token_ids.shape[1]
+    def _said(self, hidden: Tensor) -> Iterator[Tensor]:  # of [B, 1, V]
+        """Ask all heads at once, since they read no tokens."""
+        for found in self._tried(partial(self._level, 0, hidden)):  # logits, or a state
+            yield found if self.heads.vocabulary_heads else self.verifier.unembed(found)
 
-    def _along(self, hidden: Tensor, contexts: Sequence[Context]) -> LogitSource:
+    def _along(self, hidden: Tensor, roots: Tensor) -> LogitSource:
         """Ask head by head: each reads the tokens that were chosen by those before it."""
         state = hidden.view(hidden.shape)  # a tensor of its own: programs tell inputs apart
-        roots = [[[context.token_ids[-1]]] for context in contexts]
-        path = on_device(roots, hidden.device)  # [B, F, i + 1]: from the root down
+        path = roots[..., None]  # [B, F, i + 1]: from the root down
         for head in range(len(self._levels)):
             embeddings = self.verifier.embed(path).to(hidden.dtype)
             inputs = hidden, embeddings, state
             state, *own = self._tried(partial(self._level, head, *inputs))  # [B, F, H], and logits
             logits = own[0] if own else self.verifier.unembed(state)
+            logits = self.heads.corrected(logits, path[..., -1])
             frontier = yield fitted(logits, self._vocab_size)
             path = below(path, frontier.parents)
             path = torch.cat([path, frontier.token_ids[..., None]], dim=-1)

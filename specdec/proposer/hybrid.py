@@ -318,8 +318,8 @@ def require_mergeable(mode: str, draws: Draws) -> None:
     if mode == MERGE and drawn:
         raise Unfit(
             f"mode={mode!r}: {', '.join(drawn)} candidates keep their distribution only"
-            " among themselves; expected parts that choose the likeliest, tree=sparse or"
-            " tree=dynamic, or mode=switch"
+            " among themselves; expected parts that choose the likeliest, tree=sparse,"
+            " tree=dynamic or tree=best_first, or mode=switch"
         )
 
 

@@ -20,11 +20,15 @@ class Paths:
         self._texts = [on_device(list(text), device) for text in texts]  # each [T]
         self._below = torch.zeros(len(contexts), 1, 0, dtype=torch.int64, device=device)
 
-    def processed(self, logits: Tensor) -> Tensor:  # [B, F, V] -> [B, F, V]
-        """Process the logits after the nodes of the frontier as the verifier's are."""
+    def processed(self, logits: Tensor) -> Tensor:  # [B, F, V], or [B, 1, V] of all F nodes
+        """Process the logits after the nodes of the frontier as the verifier's are.
+
+        Where nothing is to be done they come back as they are, else as [B, F, V].
+        """
         if not self._needed:
             return logits
-        width = logits.shape[1]
+        width = self._below.shape[1]
+        logits = logits.expand(-1, width, -1)
         rows = zip(self._processors, self._texts, self._below, logits, strict=True)
         return torch.stack(
             [

@@ -87,7 +87,7 @@ class HeadDistributions:
     @property
     def reads_path(self) -> bool:
         """Some heads know nothing of each other's tokens."""
-        return self.heads.reads_tokens
+        return self.heads.reads_path
 
     def along(self, texts: Sequence[Text], vocab_size: int) -> Iterator[Tensor]:
         """Let the verifier read the texts, unless it has, and each head its states."""
@@ -99,7 +99,8 @@ class HeadDistributions:
         read = token_ids[:, :width]
         states = forced_states(self.heads, self.verifier, hidden, read, targets)
         for head, state in enumerate(states):
-            logits = self.heads.logits(head, state, self.verifier.unembed)
+            before = targets.following_ids[:, head]
+            logits = self.heads.logits(head, state, before, self.verifier.unembed)
             yield fitted(logits, vocab_size).view(num_rows, length, -1)
 
     def _hidden(self, texts: Sequence[Text], length: int) -> Tensor:  # [B, length, W]

@@ -12,7 +12,7 @@ from specdec.lm.hf import HFCausalLM
 from specdec.lm.unembedding import trained_above
 from specdec.training.chunked import LOGITS_AT_ONCE, chunk_by_chunk, chunked_sum
 from specdec.training.objective import Loss
-from specdec.training.position_subset import random_run
+from specdec.training.position_subset import Subset, random_run
 from specdec.training.step_loss import of_steps
 
 
@@ -23,13 +23,21 @@ class HeadLosses(nn.Module):
         UserError: `share` is less than 1, but the loss must see all positions.
     """
 
-    def __init__(self, heads: DraftHeads, loss: Loss, decay: float, share: float = 1.0):
+    def __init__(
+        self,
+        heads: DraftHeads,
+        loss: Loss,
+        decay: float,
+        share: float = 1.0,
+        subset: Subset = random_run,
+    ):
         super().__init__()
         self.heads = heads
         self.loss = of_steps(loss, decay)
         expected = f"1 with loss={type(loss).__name__}, whose weights need every position"
         require(share == 1 or not self.loss.needs_all, "share", share, expected)
         self._share = share
+        self._subset = subset
 
     def forward(
         self, verifier: HFCausalLM, hidden: Tensor, token_ids: Tensor, counted: Tensor
@@ -40,20 +48,22 @@ class HeadLosses(nn.Module):
         them. Of the verifier they read embeddings and may share the vocabulary head; it teaches.
         """
         ahead = HeadTargets.of(token_ids, counted, self.heads.num_heads)
-        run, factor = random_run(len(ahead.positions), self._share, ahead.positions.device)
-        # Neighbours, because the verifier's distribution after t serves the heads of K positions.
-        ahead = ahead.at(run)
+        count, device = len(ahead.positions), ahead.positions.device
+        chosen, factor = self._subset(count, self._share, device)
+        ahead = ahead.at(chosen)
         states = forced_states(self.heads, verifier, hidden, token_ids, ahead)
         flat_hidden = hidden[..., -self.heads.hidden_size :].flatten(0, 1).detach()
 
         def scores(piece: slice, chunk: Sequence[Tensor]) -> Tensor:  # [n, K]
-            targets = ahead.following_ids[piece, 1:]
+            ids = ahead.following_ids[piece]
             verifier_log_p = self._verifier_log_p(
                 verifier, flat_hidden, ahead.positions[piece], len(chunk)
             )
             found = [
                 self.loss(
-                    self._logits(verifier, head, state), targets[:, head], next(verifier_log_p)
+                    self._logits(verifier, head, state, ids[:, head]),
+                    ids[:, head + 1],
+                    next(verifier_log_p),
                 )
                 for head, state in enumerate(chunk)
             ]
@@ -77,12 +87,14 @@ class HeadLosses(nn.Module):
         return max(1, LOGITS_AT_ONCE // (self.heads.vocab_size * self.heads.num_heads))
 
     def _trained(self, verifier: HFCausalLM) -> Sequence[Tensor]:
-        """The vocabulary projections that gradients are wanted for."""
+        """The vocabulary projections, and what corrects them, that gradients are wanted for."""
         own = self.heads.trained_above()
         return own if self.heads.vocabulary_heads else [*own, *trained_above(verifier.model)]
 
-    def _logits(self, verifier: HFCausalLM, head: int, state: Tensor) -> Tensor:  # [n, H] -> [n, V]
-        return self.heads.logits(head, state, verifier.unembed).float()
+    def _logits(
+        self, verifier: HFCausalLM, head: int, state: Tensor, previous_ids: Tensor
+    ) -> Tensor:  # [n, H], [n] -> [n, V]
+        return self.heads.logits(head, state, previous_ids, verifier.unembed).float()
 
     @torch.no_grad()
     def _verifier_log_p(
@@ -115,8 +127,9 @@ class HeadLosses(nn.Module):
         for head, state in enumerate(states):
             for start in range(0, len(state), size):
                 piece = slice(start, start + size)
-                wanted, targets = ahead.wanted[piece, head], ahead.following_ids[piece, head + 1]
-                best = self._logits(verifier, head, state[piece]).topk(5, dim=-1).indices
-                right = (best == targets[:, None]) & wanted[:, None]
+                wanted, ids = ahead.wanted[piece, head], ahead.following_ids[piece]
+                logits = self._logits(verifier, head, state[piece], ids[:, head])
+                best = logits.topk(5, dim=-1).indices
+                right = (best == ids[:, head + 1, None]) & wanted[:, None]
                 hits[head] += torch.stack([right[:, 0].sum(), right.sum(), wanted.sum()])
         return hits

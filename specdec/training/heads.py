@@ -21,6 +21,7 @@ from specdec.training.data.verifier_states import VerifierStates
 from specdec.training.head_losses import HeadLosses
 from specdec.training.objective import Batch, Loss
 from specdec.training.on_states import OnStates
+from specdec.training.position_subset import Subset, random_run
 
 OF_VERIFIER = ("hidden_size", "vocab_size", "verifier")  # what is no option of heads
 
@@ -45,11 +46,14 @@ class HeadTraining(OnStates):
     """
 
     proposer: ClassVar[type[FeatureProposer]]  # who decodes with the heads
+    subset: ClassVar[Subset] = random_run  # how a share of the positions is chosen
     module: nn.Module  # `HeadLosses`, once prepared
     __signature__: ClassVar[Signature]
 
     def __init_subclass__(cls) -> None:
         """Show the module's own options, which are written there alone, in the signature."""
+        if not hasattr(cls, "proposer"):  # what several kinds share
+            return
         shared = [*signature(HeadTraining.__init__).parameters.values()][1:-1]
         of_module = signature(cls.proposer.kind).parameters.values()
         options = [each for each in of_module if each.name not in OF_VERIFIER]
@@ -113,7 +117,7 @@ class HeadTraining(OnStates):
         return kind(of.state_size, of.vocab_size, **self._options, verifier=verifier)
 
     def _losses(self, heads: DraftHeads) -> HeadLosses:
-        return HeadLosses(heads, self._loss, self._decay, self._share)
+        return HeadLosses(heads, self._loss, self._decay, self._share, type(self).subset)
 
     def _measurable(self, heads: DraftHeads, verifier: HFCausalLM) -> None:
         """Refuse heads that cannot be decoded with, on this verifier and with this tree."""

@@ -5,7 +5,7 @@ from specdec.training.heads import HeadTraining
 
 
 class MedusaTraining(HeadTraining):
-    """K heads that know nothing of each other.
+    """K heads that know nothing of each other, or of the one token before.
 
     Args:
         states: the data, and the verifier that reads them.
@@ -16,6 +16,8 @@ class MedusaTraining(HeadTraining):
         num_heads: tokens that are predicted, one a head.
         num_layers: of each head.
         own_vocabulary_head: false: all heads share the verifier's.
+        correction: of the logits by the token before, in training the text's: none or markov.
+        rank: of that correction.
 
     Raises:
         UserError: an option is out of its range, or the heads could not be decoded with.

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from specdec.core.errors import require_int, require_number
 from specdec.core.randomness import RandomStream
 from specdec.core.values import Draw, Level
 from specdec.tree.fixed import require_confidence
+from specdec.tree.ranking import best_of, ranked_level
 
 
 class Dynamic:
@@ -68,28 +68,9 @@ class Dynamic:
         self, above: Level | None, depth: int, draft_probs: Tensor, streams: Sequence[RandomStream]
     ) -> Level:
         """Take each frontier node's likeliest tokens; the best of all of them go on."""
-        num_rows, num_above, vocab_size = draft_probs.shape
-        best = draft_probs.topk(min(self._beam, vocab_size), dim=-1)  # [B, F, K]
-        width = best.indices.shape[-1]
-        scores = best.values
-        if above is not None:
-            assert above.scores is not None
-            scores = scores * above.scores.gather(1, above.frontier)[..., None]
-        scores = scores.flatten(1)
-        parents = torch.arange(num_above, device=scores.device).repeat_interleave(width)
-        frontier = scores.topk(min(self._beam, scores.shape[1]), dim=-1).indices
-        return Level(
-            best.indices.flatten(1),
-            parents.expand(num_rows, -1),
-            frontier.sort(dim=-1).values,
-            (scores > 0) & (scores >= self._min_gain),
-            scores=scores,
-        )
+        best = draft_probs.topk(min(self._beam, draft_probs.shape[-1]), dim=-1)  # [B, F, K]
+        return ranked_level(above, best.values, best.indices, self._beam, self._min_gain)
 
     def kept(self, levels: Sequence[Level], there: Tensor) -> Tensor:
         """Keep the best `num_nodes` of all levels."""
-        scores = torch.cat([level.scores for level in levels if level.scores is not None], dim=1)
-        # Of equal scores the upper node stands first and stays first: no child without its parent.
-        order = scores.masked_fill(~there, -1.0).sort(dim=-1, descending=True, stable=True).indices
-        chosen = torch.zeros_like(there).scatter_(1, order[:, : self.num_nodes], True)
-        return there & chosen
+        return best_of(levels, there, self.num_nodes)

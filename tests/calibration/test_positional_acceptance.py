@@ -173,7 +173,9 @@ def test_heads_are_compared_at_their_own_depths(
                 known = verifier.embed(token_ids[t + 1 : t + 2 + head])
                 state = heads.step(head, read, known, state)
                 p = plain_logits(verifier.model, token_ids[: t + 2 + head].tolist())[-1]
-                expected[row, t, head] = (p, heads.logits(head, state, verifier.unembed))
+                before = token_ids[t + 1 + head]
+                q = heads.logits(head, state, before, verifier.unembed)
+                expected[row, t, head] = (p, q)
     assert len(expected) > 5 * depth
     pieces = head_pieces(heads, verifier, depth)
     assert_same_distributions(collected(pieces(batch), batch), expected)

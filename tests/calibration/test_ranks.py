@@ -71,7 +71,7 @@ def test_ranks_of_heads(
         for number in range(head + 1):
             known = verifier.embed(before[t + 1 : t + 2 + number])
             state = heads.step(number, read, known, state)
-        return heads.logits(head, state, verifier.unembed)
+        return heads.logits(head, state, before[t + 1 + head], verifier.unembed)
 
     expected = by_hand(texts(), depth, distribution)
     assert len(expected) > 5

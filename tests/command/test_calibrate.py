@@ -136,7 +136,7 @@ def test_heads_are_measured_and_grown(cli: CommandLine, tiny: Tiny) -> None:
     [
         (
             ["proposer=ngram"],
-            ["proposer='ngram'", "medusa, chained, eagle, mtp, early_exit, draft_model"],
+            ["proposer='ngram'", "medusa, chained, eagle, mtp, block, early_exit, draft_model"],
         ),
         (["proposer=none"], ["proposer='none'"]),
         (["depth=0"], ["depth=0", ">= 1"]),

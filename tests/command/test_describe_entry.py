@@ -15,6 +15,7 @@ from tests.support.running import CommandLine, Tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
+ALL_TREES = "best_first, chain, dynamic, filtered, paths, sampled, sparse"
 LARGE = {
     "hidden_size": 8192,
     "intermediate_size": 28672,
@@ -182,11 +183,11 @@ def test_an_encoder_decoder_is_counted(cli: CommandLine) -> None:
 
 def test_the_code_that_refuses_arms_says_what_fits(cli: CommandLine) -> None:
     shown = described(cli)
-    assert said(shown, "draft_model")[0] == "chain, dynamic, filtered, paths, sampled, sparse"
+    assert said(shown, "draft_model")[0] == ALL_TREES
     assert said(shown, "ngram") == [
         "chain",
-        "not dynamic, filtered, paths, sampled, sparse: proposer=ngram copies one text and knows no"
-        " probabilities; expected tree=chain",
+        "not best_first, dynamic, filtered, paths, sampled, sparse: proposer=ngram copies one text"
+        " and knows no probabilities; expected tree=chain",
     ]
     assert said(shown, "none") == ["one token a step, no tree"]
     lacking = "calibrated, sequoia: tree.path=None: expected a file of specdec-calibrate"
@@ -197,12 +198,12 @@ def test_the_code_that_refuses_arms_says_what_fits(cli: CommandLine) -> None:
 def test_a_draft_and_heads_are_held_against_the_model(cli: CommandLine, tiny: Tiny) -> None:
     verifier = f"verifier.path={tiny.verifier}"
     fits = described(cli, verifier, f"draft.path={tiny.draft}")
-    assert said(fits, "draft_model") == ["chain, dynamic, filtered, paths, sampled, sparse"]
+    assert said(fits, "draft_model") == [ALL_TREES]
     strange = described(cli, verifier, f"draft.path={tiny.stranger}", "proposer.path=zoo:medusa")
     assert "its vocabulary of" in said(strange, "draft_model")[0]
     assert said(strange, "medusa")[0].startswith("does not fit: proposer.path='zoo:medusa': heads")
     own = described(cli, "proposer.path=zoo:medusa")
-    assert said(own, "medusa") == ["chain, dynamic, filtered, paths, sampled, sparse"]
+    assert said(own, "medusa") == [ALL_TREES]
     assert "use proposer=medusa" in said(own, "chained")[1]
 
 

@@ -36,6 +36,7 @@ DRAWS = {
     ("chain",): Draw.SINGLE,
     ("filtered",): Draw.FILTERED,
     ("dynamic",): Draw.DETERMINISTIC,
+    ("best_first",): Draw.DETERMINISTIC,
     ("sparse",): Draw.DETERMINISTIC,
     ("calibrated", "tree.path=tree.json", "tree.num_nodes=3"): Draw.DETERMINISTIC,
     ("sequoia", "tree.path=tree.json", "tree.num_nodes=3"): Draw.WITHOUT_REPLACEMENT,

@@ -1,4 +1,4 @@
-"""Feature chains through the command line: trained, decoded, and known to every other command."""
+"""What reads features through the command line: trained, decoded, known to all commands."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ SMALL = (
 
 
 def train(cli: CommandLine, tiny: Tiny, kind: str, *more: str) -> Ended:
+    depth = "train.num_heads=4" if kind == "block" else "train.steps=2"
     data = (f"data.path={tiny.text}", f"data.held_out_path={tiny.text}")
     return cli(
         *("train", f"train={kind}", f"verifier.path={tiny.verifier}", *data, *SMALL),
-        *("train.steps=2", "output=head", *more),
+        *(depth, "output=head", *more),
     )
 
 
-@pytest.fixture(params=["eagle", "mtp"])
+@pytest.fixture(params=["eagle", "mtp", "block"])
 def head(request: pytest.FixtureRequest, cli: CommandLine, tiny: Tiny) -> tuple[str, ...]:
     """Return the options that draft with a head that was just trained."""
     ended = train(cli, tiny, request.param)
@@ -43,7 +44,7 @@ def head(request: pytest.FixtureRequest, cli: CommandLine, tiny: Tiny) -> tuple[
 
 
 def test_it_decodes_chains_and_trees(cli: CommandLine, tiny: Tiny, head: tuple[str, ...]) -> None:
-    """Deeper than it was trained, too; and what is greedy is as without it."""
+    """Chains that go on deeper than they were trained, too; greedy text is as without them."""
     plain = cli("decode", *tiny.options("plain", "proposer=none"))
     assert plain.status == 0, plain.err
     cases = {
@@ -71,7 +72,7 @@ def test_it_decodes_chains_and_trees(cli: CommandLine, tiny: Tiny, head: tuple[s
 def test_it_is_recorded_replayed_and_calibrated(
     cli: CommandLine, tiny: Tiny, head: tuple[str, ...]
 ) -> None:
-    """A chain in closed form that is deeper than the training, and trees along the texts."""
+    """A chain in closed form, of EAGLE deeper than its training, and trees along the texts."""
     warm = ("sampling.temperature=1", "tree.gamma=3")
     ended = cli("record", *tiny.options("recording", *head, *warm))
     assert ended.status == 0, ended.err
@@ -151,9 +152,35 @@ def test_what_cannot_be_trained_is_refused(
     assert_one_line(train(cli, tiny, "eagle", *options), names)
 
 
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["train.mask=all"], ["train.mask='all'", "causal, bidirectional"]),
+        (["train.labels=late"], ["train.labels='late'", "shifted, in_place"]),
+        (["train.correction=gru"], ["train.correction='gru'", "none, markov"]),
+        (["train.num_heads=0"], ["train.num_heads=0"]),
+        (["tree.gamma=5"], ["5 levels", "4 heads"]),
+        (["train.reads=[5]"], ["train.reads=[5]", "from 0 to 0, or final"]),
+        (["loss=expected_accepted", "train.share=0.5"], ["train.share=0.5"]),
+    ],
+    ids=lambda value: value[0] if "=" in value[0] else "",
+)
+def test_a_block_that_cannot_be_trained_is_refused(
+    cli: CommandLine, tiny: Tiny, options: list[str], names: list[str]
+) -> None:
+    assert_one_line(train(cli, tiny, "block", *options), names)
+
+
+def test_a_tree_deeper_than_the_block_is_refused(cli: CommandLine, tiny: Tiny) -> None:
+    ended = train(cli, tiny, "block")
+    assert ended.status == 0, ended.err
+    head = ("proposer=block", "proposer.path=head", "tree.gamma=5")
+    assert_one_line(cli("decode", *tiny.options("run", *head)), ["5 levels", "4 heads"])
+
+
 def test_one_kind_is_not_taken_for_another(
     cli: CommandLine, tiny: Tiny, head: tuple[str, ...]
 ) -> None:
-    other = {"proposer=eagle": "mtp", "proposer=mtp": "eagle"}[head[0]]
+    other = "eagle" if head[0] == "proposer=mtp" else "mtp"
     ended = cli("decode", *tiny.options("run", f"proposer={other}", "proposer.path=head"))
     assert_one_line(ended, ["proposer.path='head'", f"use {head[0]}"])

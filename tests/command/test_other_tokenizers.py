@@ -88,7 +88,7 @@ def test_calibrate_costs_and_describe(
         assert ended.status == 0, ended.err
 
     ended = cli("describe", *models, COMMON)
-    assert "chain, dynamic, filtered, paths, sampled, sparse" in ended.out
+    assert "best_first, chain, dynamic, filtered, paths, sampled, sparse" in ended.out
     ended = cli("describe", *models, TEXT)
     assert "a draft of vocabulary=strings writes one text" in ended.out
 

@@ -33,6 +33,7 @@ from specdec.proposer.recorded import Recorded
 from specdec.proposer.retrieval import Retrieval
 from specdec.proposer.suffix import Suffix
 from specdec.testing.table_lm import TableLM
+from specdec.tree.best_first import BestFirst
 from specdec.tree.chain import Chain
 from specdec.verification.block import Block
 from specdec.verification.gbv import GreedyMultiPath
@@ -131,6 +132,8 @@ ARMS = [
     Arm("recorded", lambda: Recorded({"a": TEXT, "b": TEXT}, 2, accuracy=0.5), 3),
     Arm("ranked_tree_2_2", lambda: RankedTree((-1, 0, 0, 1, 1, 2, 2), DRAFT), 5),
     Arm("ranked_tree_uneven", lambda: RankedTree((-1, 0, 0, 2, 2, 3, 5), DRAFT), 5),
+    Arm("best_first", lambda: drafting(BestFirst(4, 2)), 5),
+    Arm("best_first_match", lambda: drafting(BestFirst(4, 2, min_gain=0.1)), 5, Match()),
     Arm("chain_block", lambda: drafting(ChoosingChain(2)), 3, Block()),
     Arm("filtered", lambda: drafting(ChoosingFiltered(2, PASSES)), 3),
     Arm("filtered_block", lambda: drafting(ChoosingFiltered(2, PASSES)), 3, Block()),

@@ -23,6 +23,7 @@ from specdec.core.values import Context, Draw
 from specdec.decoding.request import Flight
 from specdec.decoding.stopping import Stopping
 from specdec.proposer.draft_model import DraftModel
+from specdec.tree.best_first import BestFirst
 from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic
 from specdec.tree.filtered import Filtered
@@ -56,6 +57,7 @@ TREES: dict[str, Callable[[], TreePolicy]] = {
     "top_plus_one": lambda: Sampled([2, 1], "top_plus_one"),
     "filtered": lambda: Filtered(DEPTH, min_prob=0.3),
     "dynamic": lambda: Dynamic(num_nodes=4, max_depth=DEPTH, beam=2),
+    "best_first": lambda: BestFirst(num_nodes=4, max_depth=DEPTH),
     "sparse": lambda: Sparse([[0, 0], [0, 1], [1]]),
 }
 

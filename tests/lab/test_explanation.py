@@ -21,6 +21,7 @@ TREES: dict[str, TreePolicy] = {
     "sampled": sd.Sampled([2, 1], "without_replacement"),
     "filtered": sd.Filtered(3),
     "dynamic": sd.Dynamic(5),
+    "best_first": sd.BestFirst(5),
     "sparse": sd.Sparse([[0], [1], [0, 0]]),
 }
 RULES: dict[str, VerificationRule] = {

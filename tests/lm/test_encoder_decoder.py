@@ -74,7 +74,7 @@ PAIRS = [
     (family, proposer)
     for family in FULL
     for proposer in sorted(PROPOSERS)
-    if family in READS_TREES or proposer not in ("draft_tree", "medusa")
+    if family in READS_TREES or proposer not in ("draft_tree", "medusa", "corrected")
 ]
 
 

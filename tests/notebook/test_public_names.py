@@ -19,12 +19,12 @@ PUBLIC = {
     "caches": "Clear ErrorWhenFull SlidingWindow",
     "the loop": "SpeculativeDecoder Request Stopping Sampling",
     "paces": "Adaptive",
-    "proposers": "Cascade Chained DraftModel Eagle EarlyExit Hybrid LayerSkip Medusa Mtp NGram"
-    " NoProposer Pool Recorded Retrieval Suffix",
-    "trees": "Calibrated Chain Dynamic Filtered Sampled Sequoia Sparse",
+    "proposers": "BlockDraft Cascade Chained DraftModel Eagle EarlyExit Hybrid LayerSkip Medusa Mtp"
+    " NGram NoProposer Pool Recorded Retrieval Suffix",
+    "trees": "BestFirst Calibrated Chain Dynamic Filtered Sampled Sequoia Sparse",
     "rules": "Block KSeq Lenient Match Rejection TopK TopPlusOne Traversal Typical",
-    "training": "Trainer MedusaTraining ChainedTraining EagleTraining MtpTraining VerifierStates"
-    " Reading Distill HeldOut OnlineDistillation",
+    "training": "Trainer MedusaTraining ChainedTraining EagleTraining MtpTraining BlockTraining"
+    " VerifierStates Reading Distill HeldOut OnlineDistillation",
     "losses": "CrossEntropy ExpectedAccepted KL LK TotalVariation",
     "numbers and proofs": "Tally summarize prove_lossless",
 }

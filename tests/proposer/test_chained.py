@@ -17,6 +17,7 @@ from specdec.decoding.stopping import Stopping
 from specdec.lm.hf import HFCausalLM
 from specdec.proposer.chained import Chained, ChainedHeads
 from specdec.proposer.none import NoProposer
+from specdec.tree.best_first import BestFirst
 from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic
 from specdec.tree.sampled import Sampled
@@ -31,6 +32,7 @@ TREES: dict[str, TreePolicy] = {
     "chain": Chain(K),
     "sampled": Sampled([2, 1, 2], "without_replacement"),
     "dynamic": Dynamic(8, K, 4),
+    "best first": BestFirst(8, K),
     "dynamic sure": Dynamic(8, K, 4, min_confidence=0.1),
 }
 KINDS: dict[str, dict[str, Any]] = {
@@ -61,7 +63,7 @@ def distribution(heads: ChainedHeads, model: Any, text: list[int], head: int) ->
     hidden = hidden if heads.prefix is None else heads.prefix(hidden)
     embeddings = model.get_input_embeddings()(torch.tensor(text[t + 1 :] + [0] * (K - head - 1)))
     state = heads.states(hidden[0, -1], embeddings)[head]
-    return heads.logits(head, state, model.get_output_embeddings())
+    return heads.logits(head, state, torch.tensor(text[-1]), model.get_output_embeddings())
 
 
 class Checked(Chained):

@@ -84,7 +84,7 @@ def distribution(head: EagleHead, model: Any, text: Sequence[int], num_committed
     for embedding in embeddings[num_committed:]:
         rows.append(head.next(last_output(head, torch.stack(rows)), embedding))
     output = last_output(head, torch.stack(rows))
-    return head.logits(0, output, model.get_output_embeddings())
+    return head.projected(0, output, model.get_output_embeddings())
 
 
 def last_output(head: EagleHead, rows: Tensor) -> Tensor:  # [n, 2 H] -> [H]

@@ -21,6 +21,7 @@ from specdec.decoding.stopping import Stopping
 from specdec.lm.hf import HFCausalLM
 from specdec.proposer.draft_model import DraftModel
 from specdec.proposer.none import NoProposer
+from specdec.tree.best_first import BestFirst
 from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic
 from specdec.tree.filtered import Filtered
@@ -91,6 +92,9 @@ SHAPES: dict[str, TreePolicy] = {
     "dynamic": Dynamic(9, 3, 4),
     "dynamic gain": Dynamic(20, 4, 6, min_gain=0.04),
     "dynamic sure": Dynamic(20, 4, 5, min_confidence=SURE),
+    "best first": BestFirst(9, 3),
+    "best first gain": BestFirst(20, 4, 5, min_gain=0.04),
+    "best first sure": BestFirst(20, 4, min_confidence=SURE),
     "iid": Sampled([2, 2, 1], "iid", SURE),
     "2,1,1": Sampled([2, 1, 1], "without_replacement", SURE),
     "1,1,2": Sampled([1, 1, 2], "without_replacement", SURE),
@@ -188,7 +192,7 @@ def test_every_node_s_distribution_is_that_after_its_own_path(family: str, shape
             tokens = [tree.token_ids[child] for child in tree.children[node]]
             if proposal.draft_probs is None:
                 ranks = [logits.argsort(descending=True).tolist().index(t) for t in tokens]
-                if isinstance(SHAPES[shape], Dynamic):
+                if isinstance(SHAPES[shape], Dynamic | BestFirst):
                     assert ranks == list(range(len(tokens)))
                 else:
                     assert ranks == sorted(ranks)

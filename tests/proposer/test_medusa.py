@@ -17,6 +17,7 @@ from specdec.heads.base import Unembed
 from specdec.lm.hf import HFCausalLM
 from specdec.proposer.medusa import Medusa, MedusaHeads
 from specdec.proposer.none import NoProposer
+from specdec.tree.best_first import BestFirst
 from specdec.tree.chain import Chain
 from specdec.tree.dynamic import Dynamic
 from specdec.tree.sampled import Sampled
@@ -29,22 +30,24 @@ K = 3
 PATHS = [[0, 0, 0], [1, 0], [0, 2], [2]]
 
 
-def random_heads(model: Any, seed: int = 0) -> MedusaHeads:
+def random_heads(model: Any, seed: int = 0, **options: Any) -> MedusaHeads:
     """Heads that say something else each, and now and then what the verifier says."""
     weight = model.get_output_embeddings().weight
-    heads = MedusaHeads(weight.shape[1], weight.shape[0], K)
+    heads = MedusaHeads(weight.shape[1], weight.shape[0], K, **options)
     heads.start_from(weight)
     generator = torch.Generator().manual_seed(seed)
     for block in heads.blocks.parameters():
         block.data.copy_(0.3 * torch.randn(block.shape, generator=generator))
+    for block in () if heads.correction is None else heads.correction.parameters():
+        block.data.copy_(0.5 * torch.randn(block.shape, generator=generator))
     return heads
 
 
 def distributions_of(
     heads: MedusaHeads, hidden: torch.Tensor, unembed: Unembed
 ) -> torch.Tensor:  # [K, V]
-    states = heads.states(hidden, torch.zeros(K, 0))
-    return torch.stack([heads.logits(i, state, unembed) for i, state in enumerate(states)])
+    states, none = heads.states(hidden, torch.zeros(K, 0)), torch.tensor(0)
+    return torch.stack([heads.logits(i, state, none, unembed) for i, state in enumerate(states)])
 
 
 class Checked(Medusa):
@@ -165,7 +168,11 @@ def test_sampled_trees_share_the_distributions_of_their_levels(draw: str, batch:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_dynamic_tree_is_the_best_by_the_products_of_the_heads(batch: int) -> None:
+@pytest.mark.parametrize("temperature", [0.0, 0.6])
+@pytest.mark.parametrize("tree", [Dynamic(9, K, 9), BestFirst(9, K)], ids=["beams", "best first"])
+def test_a_tree_is_the_best_by_the_products_of_the_heads(
+    tree: Dynamic | BestFirst, temperature: float, batch: int
+) -> None:
     """Against all paths of the likeliest tokens, scored by hand; and greedy text is unchanged."""
     model = tiny_model("llama")
     lm = HFCausalLM(model)
@@ -179,20 +186,20 @@ def test_a_dynamic_tree_is_the_best_by_the_products_of_the_heads(batch: int) -> 
             for one, proposal in zip(contexts, proposals, strict=True):
                 if one.max_depth == 0:
                     continue
-                distributions = distributions_of(
-                    heads, one.features["final"][-1], lm.unembed
-                ).softmax(dim=-1)
+                ranked_at = temperature if temperature and isinstance(tree, BestFirst) else 1.0
+                logits = distributions_of(heads, one.features["final"][-1], lm.unembed)
+                distributions = Sampling(ranked_at).warp(logits)
                 scores, level = list[float](), torch.ones(1)
                 for distribution in distributions[: one.max_depth]:
                     level = (
                         (level[:, None] * distribution).flatten().sort(descending=True).values[:200]
                     )
                     scores += level.tolist()
-                tree, found = proposal.tree, [1.0]
-                for node in range(1, len(tree.parents)):
-                    distribution = distributions[tree.depths[node] - 1]
+                grown, found = proposal.tree, [1.0]
+                for node in range(1, len(grown.parents)):
+                    distribution = distributions[grown.depths[node] - 1]
                     found.append(
-                        found[tree.parents[node]] * float(distribution[tree.token_ids[node]])
+                        found[grown.parents[node]] * float(distribution[grown.token_ids[node]])
                     )
                 best = sorted(scores, reverse=True)[:9]
                 assert sorted(found[1:], reverse=True) == pytest.approx(best, rel=1e-4)
@@ -200,12 +207,14 @@ def test_a_dynamic_tree_is_the_best_by_the_products_of_the_heads(batch: int) -> 
             return proposals
 
     requests = [Request(str(n), random_ids(n, seed=n)) for n in (5, 3, 8)]
-    options = {"sampling": Sampling(0), "stopping": Stopping(9), "batch": batch}
-    proposer = Scored(heads, lm, Dynamic(9, K, 9))
+    sampling = Sampling(temperature)
+    options: dict[str, Any] = {"sampling": sampling, "stopping": Stopping(9), "batch": batch}
+    proposer = Scored(heads, lm, tree)
     traces = SpeculativeDecoder(lm, proposer, Rejection(), **options).decode(requests)
     assert num_checked > 15
-    plain = SpeculativeDecoder(lm, NoProposer(), Rejection(), **options).decode(requests)
-    assert [t.output_ids for t in traces] == [t.output_ids for t in plain]
+    if temperature == 0:
+        plain = SpeculativeDecoder(lm, NoProposer(), Rejection(), **options).decode(requests)
+        assert [t.output_ids for t in traces] == [t.output_ids for t in plain]
 
 
 def test_a_tree_deeper_than_the_heads_is_refused() -> None:

@@ -13,9 +13,11 @@ from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.core.values import Context
 from specdec.heads.base import DraftHeads
+from specdec.heads.block import BlockHead
 from specdec.heads.eagle import EagleHead
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
+from specdec.proposer.block import BlockDraft
 from specdec.proposer.chained import Chained, ChainedHeads
 from specdec.proposer.eagle import Eagle
 from specdec.proposer.feature_proposer import FeatureProposer
@@ -34,8 +36,10 @@ TEXTS = [
 ]
 
 
-def medusa(verifier: HFCausalLM, more: int = 0) -> tuple[DraftHeads, FeatureProposer]:
-    heads = MedusaHeads(32, verifier.vocab_size + more, NUM_HEADS, 1, True)
+def medusa(
+    verifier: HFCausalLM, more: int = 0, correction: str = "none"
+) -> tuple[DraftHeads, FeatureProposer]:
+    heads = MedusaHeads(32, verifier.vocab_size + more, NUM_HEADS, 1, True, correction, 4)
     return heads, Medusa(heads, verifier, Chain(NUM_HEADS))
 
 
@@ -49,13 +53,23 @@ def eagle(verifier: HFCausalLM, fusion: str, **options: Any) -> tuple[DraftHeads
     return heads, Eagle(heads, verifier, Chain(NUM_HEADS))
 
 
+def block(verifier: HFCausalLM, **options: Any) -> tuple[DraftHeads, FeatureProposer]:
+    heads = BlockHead(32, verifier.vocab_size, NUM_HEADS, 2, [0, "final"], rank=4, **options)
+    return heads, BlockDraft(heads, verifier, Chain(NUM_HEADS))
+
+
 KINDS = {
     "medusa": medusa,
+    "medusa, corrected": lambda verifier: medusa(verifier, 0, "markov"),
     "medusa of fewer tokens": lambda verifier: medusa(verifier, -7),
     "medusa of more tokens": lambda verifier: medusa(verifier, 5),
     "chained by tokens": lambda verifier: chained(verifier, "token", False),
     "chained by both, with prefix attention": lambda verifier: chained(verifier, "both", True),
     "eagle": lambda verifier: eagle(verifier, "concat", num_attention_heads=2),
+    "block": block,
+    "block that sees itself, in place": lambda verifier: block(
+        verifier, mask="bidirectional", labels="in_place", correction="none"
+    ),
     "mtp": lambda verifier: eagle(verifier, "project", norm_output=True),
 }
 
@@ -112,6 +126,13 @@ def test_prompts_of_one_token_begin_without_candidates(tiny: Tiny) -> None:
     distributions = HeadDistributions(medusa(verifier)[0], verifier)
     assert [distributions.first_start(text) for text in TEXTS] == [0, 1, 0]
     assert ModelDistributions(verifier).first_start(TEXTS[1]) == 0
+
+
+def test_heads_say_whether_they_depend_on_the_candidates(tiny: Tiny) -> None:
+    verifier = load(str(tiny.verifier))
+    found = {kind: make(verifier)[0] for kind, make in KINDS.items()}
+    reading = {k for k, heads in found.items() if HeadDistributions(heads, verifier).reads_path}
+    assert reading == {kind for kind in KINDS if "chained" in kind or "corrected" in kind}
 
 
 def test_a_draft_model_is_read_once_for_all_depths(tiny: Tiny) -> None:

@@ -24,6 +24,7 @@ from tests.support.uncompiled import without_compiler
 MODEL = tiny_model("llama")
 HEADS = {
     "medusa": test_medusa.random_heads(MODEL),
+    "medusa markov": test_medusa.random_heads(MODEL, correction="markov"),
     **{kind: test_chained.random_heads(MODEL, kind) for kind in test_chained.KINDS},
 }
 REQUESTS = [sd.Request("a", [3, 4, 5, 9, 2, 7]), sd.Request("b", [7]), sd.Request("c", [8, 2])]
@@ -39,7 +40,7 @@ class Grown(sd.Chain):
 
 
 def proposer_of(name: str, tree: sd.Chain, runtime: str) -> HeadsProposer:
-    kind = sd.Medusa if name == "medusa" else sd.Chained
+    kind = sd.Medusa if name.startswith("medusa") else sd.Chained
     return kind(HEADS[name], HFCausalLM(MODEL), tree, None, runtime)
 
 

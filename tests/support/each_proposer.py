@@ -8,7 +8,7 @@ import specdec as sd
 from specdec.core.protocols import Proposer
 from specdec.lm.hf import HFCausalLM
 from specdec.tree.sparse import Sparse
-from tests.proposer import test_chained, test_medusa
+from tests.proposer import test_block_draft, test_chained, test_medusa
 
 PATHS = [[0], [1], [0, 0], [1, 0], [0, 0, 0]]
 
@@ -36,6 +36,20 @@ PROPOSERS: Mapping[str, Make] = {
         test_medusa.random_heads(verifier.model),
         verifier,
         Sparse(PATHS),
+        None,
+        runtime_of(verifier),
+    ),
+    "corrected": lambda verifier, draft: sd.Medusa(
+        test_medusa.random_heads(verifier.model, correction="markov", rank=4),
+        verifier,
+        sd.BestFirst(5, 3),
+        None,
+        runtime_of(verifier),
+    ),
+    "block": lambda verifier, draft: sd.BlockDraft(
+        test_block_draft.random_head(verifier.model, "default", reads=["final"]),
+        verifier,
+        sd.Chain(3),
         None,
         runtime_of(verifier),
     ),

@@ -17,6 +17,7 @@ PREFIX = {"prefix_attention": True, "num_attention_heads": 4}
 KINDS: dict[str, tuple[type[Heads], dict[str, Any]]] = {
     "medusa": (MedusaHeads, {}),
     "medusa shared": (MedusaHeads, {"own_vocabulary_head": False, "num_layers": 2}),
+    "medusa markov": (MedusaHeads, {"correction": "markov", "rank": 3}),
     "token": (ChainedHeads, {"link": "token"}),
     "hidden": (ChainedHeads, {"link": "hidden"}),
     "both": (ChainedHeads, {"link": "both", "num_layers": 2}),

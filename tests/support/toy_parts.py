@@ -68,9 +68,10 @@ def toy_heads(kind: type[DraftHeads], verifier: HFCausalLM, **options: Any) -> D
     vocab_size, size = unembedding.weight.shape
     made: Any = kind  # each kind has options of its own
     heads: DraftHeads = made(hidden_size=size, vocab_size=vocab_size, **options).double().eval()
-    drawn = heads.prefix if isinstance(heads, Heads) else heads
-    if drawn is not None:
-        blank(drawn)
+    drawn = (heads.prefix, heads.correction) if isinstance(heads, Heads) else (heads,)
+    for part in drawn:
+        if part is not None:
+            blank(part)
     heads.start_from(unembedding.weight)
     shake(heads, 0.1, seed=3)
     return heads

@@ -44,10 +44,13 @@ SAMPLINGS = {
     "top_k,min_p": Sampling(0.8, top_k=5, min_p=0.1),
 }
 DRAFTS = {"temperature": 0.5, "min_confidence": 0.5}
-LINKS: list[dict[str, Any]] = [
-    {"link": "hidden"},
-    {"link": "both", "num_layers": 2, "own_vocabulary_head": False},
-    {"link": "token", "prefix_attention": True},
+HEADS: list[tuple[str, dict[str, Any]]] = [
+    ("chained", {"link": "hidden"}),
+    ("chained", {"link": "both", "num_layers": 2, "own_vocabulary_head": False}),
+    ("chained", {"link": "token", "prefix_attention": True}),
+    ("medusa", {"correction": "markov", "rank": 3}),
+    ("block", {"mask": "bidirectional", "labels": "in_place", "correction": "none"}),
+    ("block", {"num_layers": 2, "rank": 3}),
 ]
 
 
@@ -94,7 +97,7 @@ class ToyTraces:
             for name, given in self._grown(proposer):
                 yield from self._decided(name, proposer, given)
         yield from self._chains()
-        yield from self._links()
+        yield from self._heads()
 
     def _grown(self, proposer: Part) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the trees that a proposer takes, and what else it takes."""
@@ -148,13 +151,14 @@ class ToyTraces:
             yield case(f"{name}={value}", {name: value})
         yield case("judges", {}, judges={name: self._rules[name] for name in ("block", "typical")})
 
-    def _links(self) -> Iterator[Decoded]:
-        """Decode a tree of chained heads of each kind."""
-        chained, tree = Part("proposer", "chained"), self._tree("sampled", {"widths": [2, 1, 1]})
-        for options in LINKS:
-            heads = toy_heads(chained.kind.kind, self._verifier, **options)
-            built = chained.build(self._given | {"heads": heads, "tree": tree})
-            name = f"chained sampled rejection: {spelt('heads', options)}"
+    def _heads(self) -> Iterator[Decoded]:
+        """Decode a tree of heads of other shapes."""
+        tree = self._tree("sampled", {"widths": [2, 1, 1]})
+        for kind, options in HEADS:
+            proposer = Part("proposer", kind)
+            heads = toy_heads(proposer.kind.kind, self._verifier, **options)
+            built = proposer.build(self._given | {"heads": heads, "tree": tree})
+            name = f"{kind} sampled rejection: {spelt('heads', options)}"
             yield Decoded(name, self._decode(built, Rejection()))
 
     def _decode(

@@ -31,6 +31,7 @@ from tests.support.building import prepared
 K = 3
 KINDS: dict[str, tuple[Callable[..., HeadTraining], dict[str, Any]]] = {
     "medusa": (MedusaTraining, {}),
+    "medusa markov": (MedusaTraining, {"correction": "markov", "rank": 3}),
     "chained": (
         ChainedTraining,
         {"link": "both", "prefix_attention": True, "num_attention_heads": 4},
@@ -83,7 +84,7 @@ def ratios(
     found: list[Tensor] = []
     for head, target in enumerate(range(first, min(first + K, end))):
         state = heads.step(head, root, verifier.embed(ids[first - 1 : target]), state)
-        logits = heads.logits(head, state, verifier.unembed)
+        logits = heads.logits(head, state, ids[target - 1], verifier.unembed)
         if temperature == 0:
             found.append(logits.softmax(-1)[ids[target]])
             continue

@@ -36,6 +36,11 @@ PREFIX = {"prefix_attention": True, "num_attention_heads": 4}
 KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "medusa": (MedusaTraining, {}),
     "medusa shared": (MedusaTraining, {"own_vocabulary_head": False, "num_layers": 2}),
+    "medusa markov": (MedusaTraining, {"correction": "markov", "rank": 5}),
+    "markov shared": (
+        MedusaTraining,
+        {"correction": "markov", "rank": 5, "own_vocabulary_head": False},
+    ),
     "token": (ChainedTraining, {"link": "token", "num_layers": 2}),
     "hidden": (ChainedTraining, {"link": "hidden"}),
     "both": (ChainedTraining, {"link": "both", "own_vocabulary_head": False}),
@@ -86,7 +91,7 @@ def by_hand(one: HeadTraining, loss: Any, batch: Batch, decay: float) -> Tensor:
                 if target >= len(ids):
                     break
                 state = heads.step(head, read[t], verifier.embed(ids[t + 1 : target]), state)
-                logits = heads.logits(head, state, verifier.unembed)
+                logits = heads.logits(head, state, ids[target - 1], verifier.unembed)
                 if counted[target]:
                     score = loss(logits[None], ids[target][None], own[target - 1][None])
                     total = total + decay**head * score.sum()
@@ -128,7 +133,7 @@ def test_chunks_change_nothing(
     torch.testing.assert_close(gradients(one, batch), whole, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["medusa", "medusa shared", "both prefix"])
+@pytest.mark.parametrize("kind", ["medusa", "medusa shared", "markov shared", "both prefix"])
 def test_gradients_are_those_of_differences(states: VerifierStates, kind: str) -> None:
     """The chunks differentiate themselves, so autograd's own bookkeeping does not vouch for it."""
     one = objective(states, kind, KL())

@@ -49,6 +49,10 @@ each_method = pytest.mark.parametrize("method", METHODS)
 KINDS: dict[str, tuple[Callable[..., HeadTraining], dict[str, Any]]] = {
     "medusa": (MedusaTraining, {}),
     "medusa shared": (MedusaTraining, {"own_vocabulary_head": False}),
+    "markov shared": (
+        MedusaTraining,
+        {"own_vocabulary_head": False, "correction": "markov", "rank": 3},
+    ),
     "chained": (ChainedTraining, {}),
     "chained shared": (ChainedTraining, {"own_vocabulary_head": False}),
 }

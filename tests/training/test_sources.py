@@ -241,7 +241,8 @@ def test_prefix_layers_look_at_the_decoder_alone() -> None:
         states = forced_states(heads, lm, own[0], own[1], targets)
         for head, state in enumerate(states):
             number = len(text) - 1 - head  # that a step would draft at this depth
-            expected = heads.logits(head, state, lm.unembed)[: max(0, number)]
+            expected = heads.logits(head, state, targets.following_ids[:, head], lm.unembed)
+            expected = expected[: max(0, number)]
             torch.testing.assert_close(found[head][row, 1 : 1 + len(expected)], expected)
 
 

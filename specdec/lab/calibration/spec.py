@@ -97,8 +97,8 @@ class CalibrationSpec:
         known = proposer.source is not CandidateSource.PARTS and not proposer.is_cascade
         known = known and (proposer.has_heads or self.drafts_alone)
         expected = (
-            "one of medusa, chained, eagle, mtp, early_exit, draft_model, or of your own with heads"
-            " or a draft model"
+            "one of medusa, chained, eagle, mtp, block, early_exit, draft_model, or of your own"
+            " with heads or a draft model"
         )
         require(known, "proposer", proposer.name, expected)
         if self.draft is not None:

@@ -7,7 +7,7 @@ from itertools import compress
 from torch import Tensor
 
 from specdec.core.on_host import integers
-from specdec.core.protocols import TreePolicy
+from specdec.core.protocols import TemperedTree, TreePolicy
 from specdec.core.randomness import RandomStream
 from specdec.core.values import Level
 
@@ -35,6 +35,7 @@ class WatchedTree:
         self.parents = tree.parents
         self.min_confidence = tree.min_confidence
         self.may_stop = tree.may_stop
+        self.is_tempered = isinstance(tree, TemperedTree) and tree.is_tempered
         self.growth = Growth()
         self._frontier: list[Path] = []
 

@@ -21,7 +21,7 @@ from rich.table import Table
 import specdec as sd
 from specdec.core.protocols import Proposer
 from specdec.core.sampling import Sampling
-from specdec.heads.base import Heads
+from specdec.heads.base import DraftHeads
 from specdec.lm.hf import HFCausalLM
 from specdec.training.acceptance import Acceptance
 from specdec.training.data.samples import Samples
@@ -61,7 +61,11 @@ class Three(HeldOut):
         self._many = Acceptance(tree, sampling, number, max_new_tokens=length)
 
     def measure(
-        self, verifier: HFCausalLM, proposer: Proposer, draft: Heads | HFCausalLM, held_out: Batch
+        self,
+        verifier: HFCausalLM,
+        proposer: Proposer,
+        draft: DraftHeads | HFCausalLM,
+        held_out: Batch,
     ) -> dict[str, float]:
         """Return block efficiency and seconds of each way, as `closed`, `closed_seconds`, ..."""
         found: dict[str, float] = {}

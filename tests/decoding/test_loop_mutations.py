@@ -12,7 +12,6 @@ from torch import Tensor
 from specdec.core.protocols import Proposer
 from specdec.core.sampling import Sampling
 from specdec.decoding.stopping import Stopping
-from specdec.proof.enumeration import BranchingStream
 from specdec.proposer.draft_model import DraftModel
 from specdec.tree.chain import Chain
 from specdec.tree.filtered import Filtered
@@ -30,7 +29,6 @@ from tests.support.toy import (
     warped,
 )
 
-enumerate_streams = exact_loop.enumerate_streams  # the fixture
 COLD = Sampling(temperature=0.5)
 DETECTED = 1e-3
 
@@ -152,7 +150,6 @@ MUTATIONS = [
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
 def test_a_bug_of_drafting_or_of_the_loop_is_found(
     mutation: Mutation,
-    enumerate_streams: Callable[[BranchingStream], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The distribution of the text is right, then the bug is planted and it is not any more."""
@@ -162,7 +159,6 @@ def test_a_bug_of_drafting_or_of_the_loop_is_found(
         found = loop_distribution(
             mutation.make(),
             Stopping(mutation.length),
-            enumerate_streams,
             sampling=mutation.sampling,
         )
         return total_variation(found, expected)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from specdec.core.errors import Unfit, UserError
 from specdec.core.sampling import Sampling
+from specdec.heads.base import Heads
 from specdec.heads.forcing import HeadTargets
 from specdec.training import head_losses
 from specdec.training.acceptance import Acceptance
@@ -77,6 +78,7 @@ def ratios(
     """List w of the K tokens (before `end`) that a step would draft from token `first` on."""
     assert isinstance(one.module, HeadLosses)
     heads, verifier = one.module.heads, one.states.verifier
+    assert isinstance(heads, Heads)
     hidden = verifier.model.base_model(ids[None]).last_hidden_state[0]
     own = verifier.model(ids[None]).logits[0]
     read = hidden if heads.prefix is None else heads.prefix(hidden[None])[0]

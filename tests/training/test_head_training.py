@@ -13,6 +13,7 @@ from specdec.core.sampling import Sampling
 from specdec.decoding.decoder import SpeculativeDecoder
 from specdec.decoding.request import Request
 from specdec.decoding.stopping import Stopping
+from specdec.heads.base import Heads
 from specdec.lm.hf import HFCausalLM
 from specdec.training import head_losses
 from specdec.training.acceptance import Acceptance
@@ -79,6 +80,7 @@ def masked(batch: Batch) -> Batch:
 def by_hand(one: HeadTraining, loss: Any, batch: Batch, decay: float) -> Tensor:
     """One token after another: head i at t speaks about t + 2 + i; the verifier at t + 1 + i."""
     heads, verifier = losses_of(one).heads, one.states.verifier
+    assert isinstance(heads, Heads)
     total = torch.zeros(())
     for ids, counted in zip(batch.token_ids, batch.counted, strict=True):
         hidden = verifier.model.base_model(ids[None]).last_hidden_state[0]

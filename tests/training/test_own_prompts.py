@@ -9,6 +9,7 @@ import torch
 
 from specdec.core.errors import UserError
 from specdec.core.sampling import Sampling
+from specdec.core.values import FINAL
 from specdec.lm.hf import HFCausalLM
 from specdec.lm.load import load
 from specdec.proposer.draft_model import DraftModel
@@ -53,7 +54,7 @@ def test_the_answers_are_what_is_measured_along(
     verifier: HFCausalLM, draft: HFCausalLM, prompts: str
 ) -> None:
     acceptance = HeldOut(Chain(2), Sampling(1.0), max_new_tokens=9, prompts=prompts)
-    texts = acceptance.texts(verifier, nothing())
+    texts = acceptance.texts(verifier, nothing(), (FINAL,))
     assert list(texts.categories) == [row["category"] for row in ROWS]
     assert texts.batch.counted.sum(dim=1).max() == 9
     assert verifier.tokenizer is not None
@@ -86,7 +87,7 @@ def test_turns_of_a_prompt_are_one_unit(
     rows = [{"id": n, "turns": [f"say {n}", "and more"]} for n in range(6)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     acceptance = HeldOut(Chain(2), Sampling(1.0), max_new_tokens=5, prompts=str(file))
-    texts = acceptance.texts(verifier, nothing())
+    texts = acceptance.texts(verifier, nothing(), (FINAL,))
     assert sorted(texts.prompt_ids) == sorted([f"{n}" for n in range(6)] * 2)
     assert set(measured(verifier, draft, acceptance)) == {TAU, f"{TAU}_low", f"{TAU}_high"}
 
@@ -105,13 +106,13 @@ def test_only_a_verifier_that_changes_answers_again(verifier: HFCausalLM, prompt
     acceptance = HeldOut(Chain(2), Sampling(0.0), max_new_tokens=9, prompts=prompts)
     verifier = HFCausalLM(deepcopy(verifier.model), verifier.tokenizer)  # others load it, too
     verifier.model.requires_grad_(False)
-    first = acceptance.texts(verifier, nothing())
-    assert acceptance.texts(verifier, nothing()) is first
+    first = acceptance.texts(verifier, nothing(), (FINAL,))
+    assert acceptance.texts(verifier, nothing(), (FINAL,)) is first
     verifier.model.requires_grad_(True)
     with torch.no_grad():
         for weight in verifier.model.parameters():
             weight.copy_(weight.flip(0))
-    again = acceptance.texts(verifier, nothing())
+    again = acceptance.texts(verifier, nothing(), (FINAL,))
     assert not torch.equal(again.batch.token_ids, first.batch.token_ids)
 
 

@@ -61,13 +61,9 @@ class FeatureProposer(TreeProposer):
         require_runtime(runtime, verifier.device)
         require_levels(tree, heads.max_depth)
         verifier.require_states("verifier.path")
-        expected = f"heads for states of {verifier.state_size} numbers, as the verifier's are"
-        require(
-            heads.hidden_size == verifier.state_size,
-            "heads.hidden_size",
-            heads.hidden_size,
-            expected,
-        )
+        size = verifier.state_size
+        expected = f"heads for states of {size} numbers, as the verifier's are"
+        require(heads.hidden_size == size, "heads.hidden_size", heads.hidden_size, expected)
         known = heads.correction is None or heads.vocab_size >= verifier.vocab_size
         expected = f"{verifier.vocab_size} tokens at least, which a correction has to know"
         require(known, "heads.vocab_size", heads.vocab_size, expected)

@@ -39,6 +39,9 @@ def heard(model: PreTrainedModel, layers: Sequence[Layer]) -> Iterator[dict[Laye
 def _module(model: PreTrainedModel, layer: Layer) -> nn.Module:
     """Return what computes a layer's states; the last ones stand behind the decoder's norm."""
     if isinstance(layer, int):
-        return decoder_layers(model)[layer]
+        layers = decoder_layers(model)
+        assert 0 <= layer < len(layers) - 1, f"layer {layer} of {len(layers)}; the last is `final`"
+        return layers[layer]
+    assert layer == FINAL, layer
     decoder = model.get_decoder()
     return model.base_model if decoder is model else decoder

@@ -1,6 +1,7 @@
 """Every kind of proposer with `check`, `costs` and `calibrate`: a result, or a line why not."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ PROPOSERS = {
     "cascade": [],
 }
 # Heads are trained where they are tested.
-ELSEWHERE = {"none", "recorded", "medusa", "chained"}
+ELSEWHERE = {"none", "recorded", "medusa", "chained", "eagle", "mtp", "block"}
 SELF_DRAFTED = {
     "exit, block": ["early_exit", "verification=block", "sampling.top_p=0.9"],
     "exit, tree": ["early_exit", "tree=sampled", "tree.widths=[2,2]", "verification=traversal"],
@@ -96,7 +97,7 @@ def test_costs_measures_them_or_says_why_not(
     replayed = cli("replay", *known, f"arms={json.dumps(arms)}", f"options=['{models[1]}']")
     assert replayed.status == 0, replayed.err
     arms_priced = {
-        file.parent.name.split(",")[0]
+        re.split("[,-]", file.parent.name)[0]  # the rest tells arms of one proposer apart
         for file in Path("replayed").glob("*/summary.json")
         if json.loads(file.read_text())["tokens_per_second"]["value"]
     }

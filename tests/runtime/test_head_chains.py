@@ -11,6 +11,7 @@ from specdec.core.draft_chain import DraftChain
 from specdec.core.randomness import RandomStream
 from specdec.core.sampling import Sampling
 from specdec.lm.hf import HFCausalLM
+from specdec.proposer import feature_proposer
 from specdec.proposer import heads as heads_module
 from specdec.proposer.head_programs import ChainOfHeads
 from specdec.proposer.heads import HeadsProposer
@@ -68,7 +69,7 @@ def test_the_same_tokens_as_level_by_level(
     grown = texts(proposer_of(name, Grown(3), "eager"), sampling, batch)
     if runtime != "eager":
         (without_cpp if runtime == "compiled" else without_compiler)(monkeypatch)
-    monkeypatch.setattr(heads_module, "grow", None)  # nothing may grow
+    monkeypatch.setattr(feature_proposer, "grow", None)  # nothing may grow
     whole = proposer_of(name, sd.Chain(3), "eager" if runtime == "eager" else "compiled")
     assert texts(whole, sampling, batch) == grown
 
